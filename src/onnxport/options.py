@@ -1,0 +1,86 @@
+"""What a user can choose. One frozen dataclass serves the API, the CLI and the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from onnxport.errors import OptionError
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+ValidationLevel = Literal["full", "quick", "none"]
+ExternalData = Literal["auto", "always"]
+Framework = Literal["pt", "tf"]
+
+MIN_OPSET = 18
+"""Lowest ONNX opset that the engine below (`torch.onnx`, exported-program path) produces."""
+MAX_OPSET = 23
+"""Highest ONNX opset that the same engine's operator library produces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Choose how a checkpoint is exported.
+
+    Attributes:
+        task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
+        opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
+        atol: largest absolute difference that validation accepts; `None` for the configuration's own.
+        rtol: largest relative difference that validation accepts; `None` for the configuration's own.
+        dtype: floating-point type of weights and activations in the graph.
+        device: torch device on which the model is traced and the reference is run.
+        framework: `tf` to read `tf_model.h5`; `None` to use whatever weights the checkpoint has.
+        revision: branch, tag or commit on the hub.
+        cache_dir: where downloads are kept; `None` for the hub client's default.
+        token: access token of the hub.
+        trust_remote_code: allow code in the checkpoint's repository to run.
+        validate: `full` runs several shapes, `quick` the traced one, `none` nothing.
+        external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
+        dry_run: plan and report, write nothing.
+        force: replace an output directory that isn't empty.
+        keep_invalid: keep the output although validation failed.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    task: str | None = None
+    opset: int | None = None
+    atol: float | None = None
+    rtol: float | None = None
+    dtype: Dtype = "fp32"
+    device: str = "cpu"
+    framework: Framework | None = None
+    revision: str | None = None
+    cache_dir: str | None = None
+    token: str | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
+    validate: ValidationLevel = "full"
+    external_data: ExternalData = "auto"
+    dry_run: bool = False
+    force: bool = False
+    keep_invalid: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                choices = ", ".join(str(choice) for choice in allowed if choice is not None)
+                raise OptionError(f"--{name.replace('_', '-')} {value!r} is not one of: {choices}")
+        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise OptionError(
+                f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
+                f"leave the option out for the default"
+            )
+        for name in ("atol", "rtol"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise OptionError(f"--{name} {value!r} is not a number that is zero or more")
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "dtype": get_args(Dtype),
+    "validate": get_args(ValidationLevel),
+    "external_data": get_args(ExternalData),
+    "framework": (None, *get_args(Framework)),
+}
