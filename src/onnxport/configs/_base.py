@@ -1,0 +1,297 @@
+"""The description of a model that all others start from: inputs, outputs, axes, versions, dummy inputs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from packaging.version import Version
+
+from onnxport.configs import _dummies
+from onnxport.configs._parameters import (
+    ParameterFormat,
+    compute_effective_axis_dimension,
+    compute_serialized_parameters_size,
+)
+from onnxport.configs._patching import PatchingSpec, resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ONNX_OPSET = 11
+"""Opset of a configuration that doesn't say otherwise."""
+EXTERNAL_DATA_FORMAT_SIZE_LIMIT = 2 * 1024**3
+"""Bytes of parameters from which a protobuf file can't hold them."""
+
+Axes = Mapping[str, Mapping[int, str]]
+"""Names of tensors, each with the names of its dynamic axes."""
+
+_BATCH = {0: "batch"}
+_BATCH_SEQUENCE = {0: "batch", 1: "sequence"}
+
+
+def _outputs(**names: Mapping[int, str]) -> OrderedDict[str, Mapping[int, str]]:
+    return OrderedDict(names)
+
+
+class OnnxConfig(ABC):
+    """Describe a model for its export: a subclass says at least what its inputs are.
+
+    Args:
+        config: the model's configuration.
+        task: what the model is used for, a key of `_tasks_to_common_outputs`.
+        patching_specs: attributes that are replaced while the model is traced.
+
+    Raises:
+        ValueError: the task is unknown.
+    """
+
+    default_fixed_batch: ClassVar[int] = 2
+    default_fixed_sequence: ClassVar[int] = 8
+    default_fixed_num_choices: ClassVar[int] = 4
+    torch_onnx_minimum_version: ClassVar[Version] = Version("1.8")
+    _tasks_to_common_outputs: ClassVar[dict[str, OrderedDict[str, Mapping[int, str]]]] = {
+        "causal-lm": _outputs(logits=_BATCH_SEQUENCE),
+        "default": _outputs(last_hidden_state=_BATCH_SEQUENCE),
+        "image-classification": _outputs(logits=_BATCH_SEQUENCE),
+        "image-segmentation": _outputs(
+            logits=_BATCH_SEQUENCE, pred_boxes=_BATCH_SEQUENCE, pred_masks=_BATCH_SEQUENCE
+        ),
+        "masked-im": _outputs(logits=_BATCH_SEQUENCE),
+        "masked-lm": _outputs(logits=_BATCH_SEQUENCE),
+        "multiple-choice": _outputs(logits=_BATCH),
+        "object-detection": _outputs(logits=_BATCH_SEQUENCE, pred_boxes=_BATCH_SEQUENCE),
+        "question-answering": _outputs(start_logits=_BATCH_SEQUENCE, end_logits=_BATCH_SEQUENCE),
+        "semantic-segmentation": _outputs(logits={0: "batch", 1: "num_labels", 2: "height", 3: "width"}),
+        "seq2seq-lm": _outputs(logits={0: "batch", 1: "decoder_sequence"}),
+        "sequence-classification": _outputs(logits=_BATCH),
+        "token-classification": _outputs(logits=_BATCH_SEQUENCE),
+        "vision2seq-lm": _outputs(logits=_BATCH_SEQUENCE),
+        "speech2seq-lm": _outputs(logits=_BATCH_SEQUENCE),
+    }
+
+    def __init__(
+        self, config: PreTrainedConfig, task: str = "default", patching_specs: list[PatchingSpec] | None = None
+    ) -> None:
+        if task not in self._tasks_to_common_outputs:
+            raise ValueError(
+                f"{task} is not a supported task, supported tasks: {self._tasks_to_common_outputs.keys()}"
+            )
+        self._config: Any = config
+        self.task = task
+        self._patching_specs = resolve(patching_specs)
+
+    @classmethod
+    def from_model_config(cls, config: PreTrainedConfig, task: str = "default") -> Self:
+        """Return the description of a model with the configuration `config`."""
+        return cls(config, task=task)
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Axes:
+        """Inputs of the graph, in order, with their dynamic axes."""
+
+    @property
+    def outputs(self) -> Axes:
+        """Outputs of the graph, in order, with their dynamic axes; a copy, free to be changed."""
+        return copy.deepcopy(self._tasks_to_common_outputs[self.task])
+
+    @property
+    def values_override(self) -> Mapping[str, Any] | None:
+        """Values that the model's configuration takes during the export."""
+        return {"use_cache": False} if hasattr(self._config, "use_cache") else None
+
+    @property
+    def default_batch_size(self) -> int:
+        """Batch size of dummy inputs, unless asked for another."""
+        return self.default_fixed_batch
+
+    @property
+    def default_sequence_length(self) -> int:
+        """Sequence length of dummy inputs, unless asked for another."""
+        return self.default_fixed_sequence
+
+    @property
+    def default_num_choices(self) -> int:
+        """Choices per question in dummy inputs, unless asked for another."""
+        return self.default_fixed_num_choices
+
+    @property
+    def default_onnx_opset(self) -> int:
+        """Lowest opset that the model needs."""
+        return DEFAULT_ONNX_OPSET
+
+    @property
+    def atol_for_validation(self) -> float:
+        """Largest absolute difference between the model and its graph that is still right."""
+        return 1e-5
+
+    @property
+    def is_torch_support_available(self) -> bool:
+        """Whether PyTorch is installed, in the version that the model needs or a later one."""
+        try:
+            installed = Version(metadata.version("torch"))
+        except metadata.PackageNotFoundError:
+            return False
+        return installed >= self.torch_onnx_minimum_version
+
+    @staticmethod
+    def use_external_data_format(num_parameters: int) -> bool:
+        """Say whether that many float32 parameters are too many for one protobuf file."""
+        size = compute_serialized_parameters_size(num_parameters, ParameterFormat.Float)
+        return size >= EXTERNAL_DATA_FORMAT_SIZE_LIMIT
+
+    def generate_dummy_inputs(
+        self,
+        preprocessor: Any,
+        batch_size: int = -1,
+        seq_length: int = -1,
+        num_choices: int = -1,
+        is_pair: bool = False,
+        framework: Any = None,
+        num_channels: int = 3,
+        image_width: int = 40,
+        image_height: int = 40,
+        sampling_rate: int = 22050,
+        time_duration: float = 5.0,
+        frequency: int = 220,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Mapping[str, Any]:
+        """Make inputs of the wanted sizes with the model's own preprocessor.
+
+        The long signature is that of `transformers.onnx`; subclasses and callers pass these by name.
+
+        Args:
+            preprocessor: tokenizer, image processor, feature extractor, or a processor that holds one of them.
+            batch_size: samples; -1 for the default.
+            seq_length: tokens per text, special ones included; -1 for the default.
+            num_choices: choices per question (multiple-choice only); -1 for the default.
+            is_pair: make each text a pair of texts, together `seq_length` tokens.
+            framework: `pt`, `np`, a `TensorType`, or `None` for lists.
+            num_channels: channels of the pictures.
+            image_width: width of the pictures, in pixels.
+            image_height: height of the pictures, in pixels.
+            sampling_rate: samples per second of the sounds, where the feature extractor doesn't have its own.
+            time_duration: length of the sounds, in seconds.
+            frequency: pitch of the sounds, in hertz.
+            tokenizer: deprecated name of `preprocessor`.
+
+        Returns:
+            The inputs by name, in the preprocessor's order.
+
+        Raises:
+            ValueError: both a tokenizer and a preprocessor, or a preprocessor that can't be used.
+            NotImplementedError: `framework` is TensorFlow.
+        """
+        from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
+
+        returned = _dummies.framework_name(framework)
+        preprocessor = self._component(_only_one(preprocessor, tokenizer))
+        batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        if isinstance(preprocessor, PreTrainedTokenizerBase):
+            return self._text_inputs(preprocessor, batch, seq_length, num_choices, is_pair, returned)
+        if isinstance(preprocessor, ImageProcessingMixin | FeatureExtractionMixin):
+            kind = preprocessor.model_input_names[0]
+            if kind == "pixel_values":
+                images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
+                return dict(preprocessor(images=images, return_tensors=returned))
+            if isinstance(preprocessor, ImageProcessingMixin):
+                raise ValueError(
+                    f"The `preprocessor` is an image processor ({type(preprocessor).__name__}) and expects"
+                    f' `model_input_names[0]` to be "pixel_values", got {kind}'
+                )
+            if kind in ("input_features", "input_values"):
+                rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
+                audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
+                return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
+        raise ValueError(
+            "Unable to generate dummy inputs for the model. Please provide a tokenizer or a preprocessor."
+        )
+
+    def generate_dummy_inputs_onnxruntime(self, reference_model_inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the inputs for ONNX Runtime; a hook for models whose graph takes others than the model."""
+        return reference_model_inputs
+
+    def patch_ops(self) -> None:
+        """Put the patches in place."""
+        for spec in self._patching_specs:
+            spec.set(spec.custom_op)
+
+    def restore_ops(self) -> None:
+        """Put back what the patches replaced, last one first."""
+        for spec in reversed(self._patching_specs):
+            spec.set(spec.orig_op)
+
+    @classmethod
+    def flatten_output_collection_property(cls, name: str, field: Iterable[Any]) -> dict[str, Any]:
+        """Flatten a value that holds several tensors by one level.
+
+        Args:
+            name: name of the value.
+            field: the value, an iterable of iterables of tensors.
+
+        Returns:
+            The tensors as `name.0`, `name.1`, …
+        """
+        return {f"{name}.{index}": item for index, item in enumerate(chain.from_iterable(field))}
+
+    def _text_inputs(
+        self, tokenizer: Any, batch: int, seq_length: int, num_choices: int, is_pair: bool, framework: str | None
+    ) -> dict[str, Any]:
+        special = tokenizer.num_special_tokens_to_add(is_pair)
+        length = compute_effective_axis_dimension(seq_length, self.default_sequence_length, special)
+        if self.task == "multiple-choice":
+            choices = compute_effective_axis_dimension(num_choices, self.default_num_choices)
+            return _dummies.tokenize_choices(tokenizer, batch, length, choices, framework)
+        return _dummies.tokenize_texts(tokenizer, batch, length, is_pair, framework)
+
+    def _generate_dummy_images(
+        self, batch_size: int = 2, num_channels: int = 3, image_height: int = 40, image_width: int = 40
+    ) -> list[Any]:
+        return list(_dummies.pictures(batch_size, num_channels, image_height, image_width))
+
+    def _generate_dummy_audio(
+        self, batch_size: int = 2, sampling_rate: int = 22050, time_duration: float = 5.0, frequency: int = 220
+    ) -> list[Any]:
+        return _dummies.sounds(batch_size, sampling_rate, time_duration, frequency)
+
+    def _component(self, preprocessor: Any) -> Any:
+        """Return the part of a processor that makes this model's inputs; anything else as it is."""
+        from transformers import ProcessorMixin
+
+        if not isinstance(preprocessor, ProcessorMixin):
+            return preprocessor
+        names = self.inputs or {}
+        parts = ["tokenizer", "image_processor", "feature_extractor"]
+        if "pixel_values" in names:
+            parts.insert(0, "image_processor")
+        elif "input_features" in names or "input_values" in names:
+            parts.insert(0, "feature_extractor")
+        found = (getattr(preprocessor, part, None) for part in parts)
+        return next((part for part in found if part is not None), preprocessor)
+
+
+def _only_one(preprocessor: Any, tokenizer: Any) -> Any:
+    """Return the preprocessor, or the tokenizer that was given by the deprecated name."""
+    from transformers import PreTrainedTokenizerBase
+
+    if tokenizer is None:
+        return preprocessor
+    if isinstance(preprocessor, PreTrainedTokenizerBase):
+        raise ValueError("You cannot provide both a tokenizer and a preprocessor to generate dummy inputs.")
+    warnings.warn(
+        "The `tokenizer` argument is deprecated and will be removed; use `preprocessor` instead.",
+        FutureWarning,
+        stacklevel=3,
+    )
+    logger.warning("Overwriting the `preprocessor` argument with `tokenizer` to generate dummy inputs.")
+    return tokenizer

@@ -1,0 +1,137 @@
+"""Dummy inputs: texts, pictures and sounds of a wanted size, run through the checkpoint's own preprocessor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import PreTrainedTokenizerBase
+
+_FALLBACK_TOKEN = "0"
+_PLAIN_WORDS = (" a", " 0", " the")
+_PICTURE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_SOUND_AMPLITUDE = 0.5
+
+
+def framework_name(framework: Any) -> str | None:
+    """Return `framework` (a string, a `TensorType` or `None`) as the string that preprocessors take.
+
+    Raises:
+        NotImplementedError: `framework` is TensorFlow, which Transformers 5 doesn't have.
+    """
+    name = framework.value if isinstance(framework, Enum) else framework
+    if name in ("tf", "tensorflow"):
+        raise NotImplementedError(
+            "dummy inputs can't be TensorFlow tensors: TensorFlow is not in Transformers 5; use framework='pt'"
+        )
+    return None if name is None else str(name)
+
+
+def tokenize_texts(
+    tokenizer: PreTrainedTokenizerBase, batch: int, length: int, is_pair: bool, framework: str | None
+) -> dict[str, Any]:
+    """Tokenize `batch` texts, or pairs, of `length` tokens each (special tokens come on top).
+
+    A text is one token repeated without separators: the unknown token or, where the tokenizer has none or
+    merges it with itself, a plain word. A pair shares the length between its two texts.
+    """
+    first_length, second_length = (length - length // 2, length // 2) if is_pair else (length, 0)
+    special = tokenizer.num_special_tokens_to_add(is_pair)
+    chosen: dict[str, Any] | None = None
+    for unit in _units(tokenizer):
+        texts = [[unit * first_length] * batch]
+        if is_pair:
+            texts.append([unit * second_length] * batch)
+        encoded = dict(tokenizer(*texts))
+        chosen = encoded if chosen is None else chosen
+        if all(len(ids) == max(length, 0) + special for ids in encoded.get("input_ids", ())):
+            chosen = encoded
+            break
+    assert chosen is not None
+    return {name: to_tensor(value, framework) for name, value in chosen.items()}
+
+
+def tokenize_choices(
+    tokenizer: PreTrainedTokenizerBase, batch: int, length: int, choices: int, framework: str | None
+) -> dict[str, Any]:
+    """Tokenize `batch` questions with `choices` answers each, every text `length` tokens long.
+
+    Returns:
+        Tensors of shape [batch, choices, sequence].
+    """
+    text = next(_units(tokenizer)) * length
+    texts = [text] * batch * choices
+    encoded = dict(tokenizer(texts, texts))
+    return {
+        name: to_tensor([rows[start : start + choices] for start in range(0, len(rows), choices)], framework)
+        for name, rows in encoded.items()
+    }
+
+
+def _units(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    yield str(tokenizer.unk_token) if tokenizer.unk_token else _FALLBACK_TOKEN
+    yield from _PLAIN_WORDS
+
+
+def pictures(batch: int, channels: int, height: int, width: int) -> list[Image.Image]:
+    """Return `batch` random pictures; the same ones every time.
+
+    Raises:
+        ValueError: no kind of picture has that many channels.
+    """
+    import numpy
+    from PIL import Image
+
+    if channels not in _PICTURE_MODES:
+        raise ValueError(f"can't make a dummy picture with {channels} channels, only with 1, 3 or 4")
+    random = numpy.random.default_rng(0)
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    pixels = (random.integers(0, 256, shape, dtype=numpy.uint8) for _ in range(batch))
+    return [Image.fromarray(array, _PICTURE_MODES[channels]) for array in pixels]
+
+
+def sounds(batch: int, rate: int, seconds: float, frequency: float) -> list[Any]:
+    """Return `batch` copies of a sine of `frequency` Hz, sampled `rate` times a second, as NumPy arrays."""
+    import numpy
+
+    time = numpy.linspace(0, seconds, int(seconds * rate), endpoint=False)
+    wave = _SOUND_AMPLITUDE * numpy.sin(2 * numpy.pi * frequency * time)
+    return [wave] * batch
+
+
+def to_tensor(value: Any, framework: str | None) -> Any:
+    """Return nested lists as a tensor of `framework`; as they are where that is `None`."""
+    if framework is None:
+        return value
+    if framework == "pt":
+        import torch
+
+        return torch.as_tensor(value)
+    import numpy
+
+    return numpy.asarray(value)
+
+
+def zeros(shape: Sequence[int], framework: str | None = "pt") -> Any:
+    """Return float32 zeros: a NumPy array for `np`, a PyTorch tensor otherwise."""
+    if framework == "np":
+        import numpy
+
+        return numpy.zeros(shape, dtype=numpy.float32)
+    import torch
+
+    return torch.zeros(*shape, dtype=torch.float32)
+
+
+def extend_mask(mask: Any, length: int) -> Any:
+    """Return the [batch, sequence] mask with `length` ones of its own dtype after each row."""
+    import numpy
+
+    if isinstance(mask, numpy.ndarray):
+        return numpy.concatenate([mask, numpy.ones((mask.shape[0], length), dtype=mask.dtype)], axis=1)
+    import torch
+
+    return torch.cat([mask, torch.ones(mask.shape[0], length, dtype=mask.dtype)], dim=1)

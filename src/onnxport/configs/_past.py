@@ -1,0 +1,198 @@
+"""The description of a decoder: what a model with a key/value cache takes and gives in addition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Self
+
+from onnxport.configs import _dummies
+from onnxport.configs._base import Axes, OnnxConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from onnxport.configs._patching import PatchingSpec
+
+_CACHE_NAMES = {"inputs": "past_key_values", "outputs": "present"}
+
+
+class OnnxConfigWithPast(OnnxConfig):
+    """Describe a model that can take the keys and values of earlier tokens.
+
+    Args:
+        config: the model's configuration.
+        task: what the model is used for.
+        patching_specs: attributes that are replaced while the model is traced.
+        use_past: whether the graph takes and gives the cache.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        task: str = "default",
+        patching_specs: list[PatchingSpec] | None = None,
+        use_past: bool = False,
+    ) -> None:
+        super().__init__(config, task=task, patching_specs=patching_specs)
+        self.use_past = use_past
+
+    @classmethod
+    def with_past(cls, config: PreTrainedConfig, task: str = "default") -> Self:
+        """Return the description of a model that takes and gives its cache."""
+        return cls(config, task=task, use_past=True)
+
+    @property
+    def outputs(self) -> Axes:
+        """Outputs of the task, then the cache as `present.*`."""
+        outputs = dict(super().outputs)
+        if self.use_past:
+            self.fill_with_past_key_values_(outputs, direction="outputs")
+        return outputs
+
+    @property
+    def values_override(self) -> Mapping[str, Any] | None:
+        """Values that the model's configuration takes during the export."""
+        return {"use_cache": self.use_past} if hasattr(self._config, "use_cache") else None
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that have a cache.
+
+        Raises:
+            AttributeError: the model's configuration doesn't say it under that name.
+        """
+        if not hasattr(self._config, "num_layers"):
+            raise AttributeError(
+                "could not find the number of layers attribute in the model configuration, override the num_layers"
+                " property of the model OnnxConfig to solve this"
+            )
+        return int(self._config.num_layers)
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads per layer.
+
+        Raises:
+            AttributeError: the model's configuration doesn't say it under that name.
+        """
+        if not hasattr(self._config, "num_attention_heads"):
+            raise AttributeError(
+                "could not find the number of attention heads attribute in the model configuration, override the"
+                " num_attention_heads property of the model OnnxConfig to solve this"
+            )
+        return int(self._config.num_attention_heads)
+
+    def generate_dummy_inputs(  # type: ignore[override]  # narrower by contract: the original's is, too
+        self,
+        tokenizer: Any,
+        batch_size: int = -1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: Any = None,
+    ) -> Mapping[str, Any]:
+        """Make texts and, with past, a cache that is two tokens longer than them.
+
+        Args:
+            tokenizer: the model's tokenizer (or any preprocessor that the base takes).
+            batch_size: samples; -1 for the default.
+            seq_length: tokens per text; -1 for the default.
+            is_pair: make each text a pair of texts.
+            framework: `pt`, `np`, a `TensorType`, or `None` for lists (with past: for PyTorch tensors).
+
+        Returns:
+            The inputs by name; `past_key_values` is a list of (key, value), float32 zeros of shape
+            [batch, heads, past, head size].
+
+        Raises:
+            ValueError: a cache is wanted and PyTorch isn't installed.
+        """
+        framework = self._cache_framework(framework)
+        inputs = dict(
+            OnnxConfig.generate_dummy_inputs(
+                self, tokenizer, batch_size=batch_size, seq_length=seq_length, is_pair=is_pair, framework=framework
+            )
+        )
+        if not self.use_past:
+            return inputs
+        batch, length = inputs["input_ids"].shape
+        past = length + 2
+        shape = (batch, cache_heads(self._config, self.num_attention_heads), past, self._head_size)
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] = _dummies.extend_mask(inputs["attention_mask"], past)
+        inputs["past_key_values"] = [
+            (_dummies.zeros(shape, framework), _dummies.zeros(shape, framework)) for _ in range(self.num_layers)
+        ]
+        return inputs
+
+    def fill_with_past_key_values_(
+        self,
+        inputs_or_outputs: MutableMapping[str, Mapping[int, str]],
+        direction: str,
+        inverted_values_shape: bool = False,
+    ) -> None:
+        """Add the cache's tensors, with their axes, to the inputs or outputs.
+
+        Args:
+            inputs_or_outputs: what is added to.
+            direction: `inputs` (`past_key_values.*`) or `outputs` (`present.*`).
+            inverted_values_shape: whether a value's dynamic axis is 1 instead of 2.
+
+        Raises:
+            ValueError: another direction.
+        """
+        name = cache_name(direction)
+        value_axis = 1 if inverted_values_shape else 2
+        for layer in range(self.num_layers):
+            inputs_or_outputs[f"{name}.{layer}.key"] = {0: "batch", 2: "past_sequence + sequence"}
+            inputs_or_outputs[f"{name}.{layer}.value"] = {0: "batch", value_axis: "past_sequence + sequence"}
+
+    def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
+        self, name: str, field: Iterable[Any]
+    ) -> dict[str, Any]:
+        """Flatten a cache by layer, key and value; anything else as the base does."""
+        if name not in _CACHE_NAMES.values():
+            return super().flatten_output_collection_property(name, field)
+        flattened: dict[str, Any] = {}
+        for layer, tensors in enumerate(field):
+            self._flatten_past_key_values_(flattened, name, layer, tensors)
+        return flattened
+
+    def _flatten_past_key_values_(self, flattened_output: dict[str, Any], name: str, idx: int, t: Any) -> None:
+        flattened_output[f"{name}.{idx}.key"] = t[0]
+        flattened_output[f"{name}.{idx}.value"] = t[1]
+
+    @property
+    def _head_size(self) -> int:
+        return head_size(self._config, self.num_attention_heads)
+
+    def _cache_framework(self, framework: Any) -> str | None:
+        """Return the framework of the tensors; with past it can't be left open."""
+        name = _dummies.framework_name(framework)
+        if not self.use_past:
+            return name
+        if find_spec("torch") is None:
+            raise ValueError("Cannot generate dummy past_keys inputs without PyTorch installed.")
+        return name or "pt"
+
+
+def cache_name(direction: str) -> str:
+    """Return what the cache is called among the inputs or the outputs.
+
+    Raises:
+        ValueError: `direction` is neither.
+    """
+    if direction not in _CACHE_NAMES:
+        raise ValueError(f'direction must either be "inputs" or "outputs", but {direction} was given')
+    return _CACHE_NAMES[direction]
+
+
+def head_size(config: Any, heads: int) -> int:
+    """Return the size of one attention head: what the configuration says, or the hidden size shared out."""
+    stated = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return int(stated or config.hidden_size // heads)
+
+
+def cache_heads(config: Any, heads: int) -> int:
+    """Return how many heads the cache has: fewer than `heads` where they share keys and values."""
+    return int(getattr(config, "num_key_value_heads", None) or heads)

@@ -1,0 +1,141 @@
+"""The description of an encoder and a decoder in one graph, with a cache for both of the decoder's attentions."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from onnxport.configs import _dummies
+from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._past import OnnxConfigWithPast, cache_name, head_size
+
+_PAST_BEYOND_DECODER = 3
+"""Tokens by which the decoder's past is longer than its input."""
+
+
+class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
+    """Describe an encoder-decoder model that can take the keys and values of earlier tokens."""
+
+    @property
+    def outputs(self) -> Axes:
+        """Outputs of the task, their sequences named after the part they come from, then `present.*`."""
+        outputs: OrderedDict[str, Mapping[int, str]] = OrderedDict()
+        for name, axes in super(OnnxConfigWithPast, self).outputs.items():
+            sequence = "encoder_sequence" if "encoder" in name else "decoder_sequence"
+            outputs[name] = {axis: sequence if "sequence" in symbol else symbol for axis, symbol in axes.items()}
+        if self.use_past:
+            self.fill_with_past_key_values_(outputs, direction="outputs")
+        return outputs
+
+    @property
+    def num_layers(self) -> tuple[int, int]:  # type: ignore[override]  # a pair in the original, too
+        """Layers of the encoder and of the decoder.
+
+        Raises:
+            AttributeError: the model's configuration doesn't say them under any of the known names.
+        """
+        encoder = _first(self._config, "encoder_layers", "num_layers")
+        decoder = _first(self._config, "decoder_layers", "num_decoder_layers", "num_layers")
+        if encoder is None or decoder is None:
+            raise AttributeError(
+                "could not find the number of encoder and decoder layers attributes in the model configuration,"
+                " override the num_layers property of the model OnnxConfig to solve this"
+            )
+        return encoder, decoder
+
+    @property
+    def num_attention_heads(self) -> tuple[int, int]:  # type: ignore[override]  # a pair in the original, too
+        """Attention heads of the encoder and of the decoder.
+
+        Raises:
+            AttributeError: the model's configuration doesn't say them under any of the known names.
+        """
+        encoder = _first(self._config, "encoder_attention_heads", "num_attention_heads")
+        decoder = _first(self._config, "decoder_attention_heads", "num_attention_heads")
+        if encoder is None or decoder is None:
+            raise AttributeError(
+                "could not find the number of attention heads for the encoder and the decoder attributes in the"
+                " model configuration, override the num_attention_heads property of the model OnnxConfig to solve"
+                " this"
+            )
+        return encoder, decoder
+
+    def generate_dummy_inputs(
+        self,
+        tokenizer: Any,
+        batch_size: int = -1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: Any = None,
+    ) -> Mapping[str, Any]:
+        """Make the encoder's texts, the decoder's (prefixed `decoder_`) and, with past, the cache.
+
+        With past, the decoder is asked for a single token, and gets at least the tokenizer's special ones.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            batch_size: samples; -1 for the default.
+            seq_length: tokens per text; -1 for the default.
+            is_pair: make each text a pair of texts.
+            framework: `pt`, `np`, a `TensorType`, or `None` for lists (with past: for PyTorch tensors).
+
+        Returns:
+            The inputs by name; `past_key_values` is a list of (decoder key, decoder value, encoder key,
+            encoder value), one entry per layer of the decoder.
+
+        Raises:
+            ValueError: a cache is wanted and PyTorch isn't installed.
+        """
+        framework = self._cache_framework(framework)
+        sizes = {"batch_size": batch_size, "is_pair": is_pair, "framework": framework}
+        inputs = dict(OnnxConfig.generate_dummy_inputs(self, tokenizer, seq_length=seq_length, **sizes))
+        decoder_length = 1 if self.use_past else seq_length
+        decoder = OnnxConfig.generate_dummy_inputs(self, tokenizer, seq_length=decoder_length, **sizes)
+        inputs |= {f"decoder_{name}": tensor for name, tensor in decoder.items()}
+        if self.use_past:
+            inputs["past_key_values"] = self._dummy_cache(inputs, framework)
+        return inputs
+
+    def fill_with_past_key_values_(  # type: ignore[override]  # no inverted values in the original, either
+        self, inputs_or_outputs: MutableMapping[str, Mapping[int, str]], direction: str
+    ) -> None:
+        """Add the cache's tensors, four for each layer of the decoder, to the inputs or outputs.
+
+        Args:
+            inputs_or_outputs: what is added to.
+            direction: `inputs` (`past_key_values.*`) or `outputs` (`present.*`).
+
+        Raises:
+            ValueError: another direction.
+        """
+        name = cache_name(direction)
+        past = "past_decoder_sequence" if direction == "inputs" else "past_decoder_sequence + sequence"
+        for layer in range(self.num_layers[1]):
+            for part, symbol in (("decoder", past), ("encoder", "past_encoder_sequence")):
+                for tensor in ("key", "value"):
+                    inputs_or_outputs[f"{name}.{layer}.{part}.{tensor}"] = {0: "batch", 2: symbol}
+
+    def _flatten_past_key_values_(self, flattened_output: dict[str, Any], name: str, idx: int, t: Any) -> None:
+        flattened_output[f"{name}.{idx}.decoder.key"] = t[0]
+        flattened_output[f"{name}.{idx}.decoder.value"] = t[1]
+        flattened_output[f"{name}.{idx}.encoder.key"] = t[2]
+        flattened_output[f"{name}.{idx}.encoder.value"] = t[3]
+
+    def _dummy_cache(self, inputs: Mapping[str, Any], framework: str | None) -> list[tuple[Any, ...]]:
+        """Return zeros for every layer of the decoder; both of its attentions have the decoder's heads."""
+        batch, encoder_length = inputs["input_ids"].shape
+        past = inputs["decoder_input_ids"].shape[1] + _PAST_BEYOND_DECODER
+        heads = self.num_attention_heads[1]
+        size = head_size(self._config, heads)
+        lengths = (past, past, encoder_length, encoder_length)
+        return [
+            tuple(_dummies.zeros((batch, heads, length, size), framework) for length in lengths)
+            for _ in range(self.num_layers[1])
+        ]
+
+
+def _first(config: Any, *names: str) -> int | None:
+    """Return the first of these attributes that the configuration has."""
+    values = (getattr(config, name, None) for name in names)
+    return next((int(value) for value in values if value is not None), None)
