@@ -1,0 +1,141 @@
+"""The output directory appears whole or not at all.
+
+Files are written into a hidden directory beside the output, flushed to disk, and the directory is renamed into
+place. An old output is moved aside first and comes back if the last rename fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxport.bundles.manifest import FILE_NAME, read_manifest
+from onnxport.errors import CheckpointError, OutputError
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """Refuse an output that would lose something or can't be written, before any work is done.
+
+    Args:
+        output: directory to create.
+        force: replace an earlier export.
+
+    Raises:
+        OutputError: it is a file, holds something, or its parent can't be written.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise OutputError(f"output {output} is not a directory; choose another or remove it")
+    if output.is_dir() and any(output.iterdir()):
+        if not force:
+            raise OutputError(f"output {output} is not empty; use --force to replace an earlier export, or another path")
+        _check_replaceable(output)
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"output {output} can't be created: {parent} is not a writable directory")
+
+
+def _check_replaceable(output: Path) -> None:
+    """Let `force` replace only what an export wrote: anything else would be lost."""
+    try:
+        manifest = read_manifest(output)
+    except CheckpointError as error:
+        raise OutputError(f"output {output} isn't replaced, its manifest can't be read: {error}") from error
+    if manifest is None:
+        raise OutputError(f"output {output} holds no {FILE_NAME}, so onnxport didn't write it; remove it yourself")
+    own = {FILE_NAME, *manifest.files}
+    for component in manifest.components:
+        own |= {component.file, *component.external_data}
+    found = {str(path.relative_to(output)) for path in output.rglob("*") if not path.is_dir()}
+    foreign = sorted(found - own)
+    if foreign:
+        raise OutputError(
+            f"output {output} isn't replaced: it holds files that onnxport didn't write ({', '.join(foreign[:5])}); "
+            "move them away or choose another path"
+        )
+
+
+@contextlib.contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """Give a directory to write into, and rename it to `output` when the block ends well.
+
+    Args:
+        output: directory to create or replace; `check_output` has accepted it.
+
+    Yields:
+        An empty directory on the same file system. On an error it is removed and `output` stays as it was.
+
+    Raises:
+        OutputError: the disk is full or the output can't be written.
+    """
+    output = output.absolute()
+    created = _make_parents(output.parent)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    except OSError as error:
+        _remove_empty(created)
+        raise OutputError(f"output {output} can't be created: {error.strerror or error}") from error
+    try:
+        yield stage
+        _flush(stage)
+        _swap(stage, output)
+    except OSError as error:
+        raise OutputError(f"output {output} can't be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if not output.exists():
+            _remove_empty(created)
+
+
+def _make_parents(parent: Path) -> list[Path]:
+    """Create missing parents and return those created, innermost first."""
+    missing = [path for path in (parent, *parent.parents) if not path.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _remove_empty(missing)
+        raise OutputError(f"output directory {parent} can't be created: {error.strerror or error}") from error
+    return missing
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def _flush(directory: Path) -> None:
+    """Force every file and directory of a tree to disk."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _swap(stage: Path, output: Path) -> None:
+    """Rename `stage` to `output`, moving an old output aside and back if that fails."""
+    stage.chmod(0o777 & ~_umask())
+    if not output.exists():
+        stage.rename(output)
+        return
+    old = stage.with_suffix(".old")
+    output.rename(old)
+    try:
+        stage.rename(output)
+    except BaseException:
+        old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,121 @@
+"""`onnxport.json`: what was exported, from what, with which options and versions, and how it was proved."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxport.errors import CorruptCheckpointError
+
+FILE_NAME = "onnxport.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TensorDescription:
+    """Describe one input or output.
+
+    Attributes:
+        name: flat name in the graph.
+        dtype: ONNX element type in lower case, `int64` or `float32`.
+        axes: per axis its size, or its label where it may vary.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ComponentDescription:
+    """Describe one graph of the directory.
+
+    Attributes:
+        name: the component's name, `model` for a single graph.
+        file: file of the graph.
+        external_data: files that hold its weights, empty where they are inside the graph.
+        opset: opset of the default ONNX domain.
+        parameters: number of elements of all initializers.
+        bytes: bytes of graph and external data together.
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+        fixed_axes: axes that the description wants to vary and the model can't, as `input: label = size`.
+    """
+
+    name: str
+    file: str
+    external_data: tuple[str, ...]
+    opset: int
+    parameters: int
+    bytes: int
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[TensorDescription, ...]
+    fixed_axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Hold everything that `onnxport.json` says.
+
+    Attributes:
+        task: the task that was exported.
+        source: model name, revision, model type, architecture, weights format and digests.
+        options: the options of the export, without the token.
+        versions: package to version.
+        components: the graphs.
+        validation: the validation report as plain values.
+        files: every other file of the directory.
+    """
+
+    task: str
+    source: dict[str, Any]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    components: tuple[ComponentDescription, ...]
+    validation: dict[str, Any]
+    files: tuple[str, ...] = ()
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def to_json(self) -> str:
+        """Return the text of `onnxport.json`."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read the text of `onnxport.json`.
+
+        Raises:
+            CorruptCheckpointError: it isn't such a text, or of a later format.
+        """
+        try:
+            values = json.loads(text)
+            version = values["format_version"]
+            if version > FORMAT_VERSION:
+                raise CorruptCheckpointError(
+                    f"{FILE_NAME} has format {version}, this onnxport reads up to {FORMAT_VERSION}: upgrade onnxport"
+                )
+            components = tuple(_component(component) for component in values.pop("components"))
+            return cls(**{**values, "components": components, "files": tuple(values["files"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptCheckpointError(f"{FILE_NAME} is damaged: {error}; export the model again") from error
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """Read a directory's manifest; None where it has none.
+
+    Raises:
+        CorruptCheckpointError: the manifest is damaged.
+    """
+    file = directory / FILE_NAME
+    return Manifest.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _component(values: dict[str, Any]) -> ComponentDescription:
+    tensors = {
+        side: tuple(TensorDescription(t["name"], t["dtype"], tuple(t["axes"])) for t in values[side])
+        for side in ("inputs", "outputs")
+    }
+    lists = {key: tuple(values[key]) for key in ("external_data", "fixed_axes")}
+    return ComponentDescription(**{**values, **tensors, **lists})

@@ -1,0 +1,48 @@
+"""How axes are labelled: the labels of 4.37.2 as they are recorded, and the names that today's clients expect.
+
+A label is a symbol (`batch`) or a sum of symbols (`past_sequence + sequence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Axes = Mapping[int, str]
+"""Axis index to label, dynamic axes only."""
+
+_TODAY = {
+    "batch": "batch_size",
+    "sequence": "sequence_length",
+    "past_sequence": "past_sequence_length",
+    "encoder_sequence": "encoder_sequence_length",
+    "decoder_sequence": "decoder_sequence_length",
+    "past_encoder_sequence": "past_encoder_sequence_length",
+    "past_decoder_sequence": "past_decoder_sequence_length",
+    "choice": "num_choices",
+}
+"""Symbols of 4.37.2 to the symbols of the optimum layout, which other clients follow."""
+
+PAST_INPUTS = "past_key_values."
+
+
+def symbols_of(label: str) -> tuple[str, ...]:
+    """Split a label into its symbols: `a + b` is `("a", "b")`."""
+    return tuple(part.strip() for part in label.split("+"))
+
+
+def true_label(name: str, label: str) -> str:
+    """Correct the label of a past input: 4.37.2 labels it with the length that only the present has.
+
+    Args:
+        name: flat name of the graph input, such as `past_key_values.0.key`.
+        label: its recorded label.
+    """
+    if not name.startswith(PAST_INPUTS):
+        return label
+    past = [symbol for symbol in symbols_of(label) if symbol.startswith("past_")]
+    return past[0] if past else label
+
+
+def today_label(label: str) -> str:
+    """Translate a label of 4.37.2 into the names that today's clients expect."""
+    return " + ".join(_TODAY.get(symbol, symbol) for symbol in symbols_of(label))

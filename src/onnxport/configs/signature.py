@@ -1,0 +1,117 @@
+"""What a graph takes and returns: flat names in order, each with its labelled axes, and the sizes that fit them.
+
+`signature_of` reads it off an OnnxConfig once; tracing, validation and the manifest use the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxport.configs.axes import symbols_of, today_label, true_label
+
+if TYPE_CHECKING:
+    from onnxport.configs import OnnxConfig
+
+Labels = dict[str, dict[int, str]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Name the inputs and outputs of a graph.
+
+    Attributes:
+        inputs: flat input name to (axis to label), in the graph's order.
+        outputs: flat output name to (axis to label), in the graph's order.
+    """
+
+    inputs: Labels
+    outputs: Labels
+
+    def for_inputs(self, names: Mapping[str, Any]) -> Signature:
+        """Keep only the inputs that `names` holds: a description may list inputs that a head doesn't take."""
+        return Signature({name: axes for name, axes in self.inputs.items() if name in names}, self.outputs)
+
+    def relabelled(self, label: Callable[[str], str]) -> Signature:
+        """Apply `label` to every label."""
+        return Signature(_relabel(self.inputs, label), _relabel(self.outputs, label))
+
+    def today(self) -> Signature:
+        """Return the same signature with the axis names that today's clients expect."""
+        return self.relabelled(today_label)
+
+
+def _relabel(labels: Labels, label: Callable[[str], str]) -> Labels:
+    return {name: {axis: label(text) for axis, text in axes.items()} for name, axes in labels.items()}
+
+
+def signature_of(config: OnnxConfig) -> Signature:
+    """Read the signature off a configuration, with labels that are true for every tensor.
+
+    4.37.2 gave a past input the label of the present, and left the length of `decoder_input_ids` out where a past
+    is given; both are put right here, the configuration itself keeps what it always said.
+    """
+    seq2seq = any(".encoder." in name for name in config.inputs)
+    inputs = {name: {axis: true_label(name, text) for axis, text in axes.items()} for name, axes in config.inputs.items()}
+    outputs = {name: dict(axes) for name, axes in config.outputs.items()}
+    if not seq2seq:
+        return Signature(inputs, outputs)
+    if "decoder_input_ids" in inputs:
+        inputs["decoder_input_ids"].setdefault(1, "decoder_sequence")
+    if "attention_mask" in inputs:
+        inputs["attention_mask"][1] = inputs.get("input_ids", {}).get(1, "encoder_sequence")
+    return Signature(inputs, outputs).relabelled(_decoder_sum)
+
+
+def _decoder_sum(label: str) -> str:
+    return "past_decoder_sequence + decoder_sequence" if label == "past_decoder_sequence + sequence" else label
+
+
+def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:
+    """Find the size of every symbol from example shapes.
+
+    Args:
+        signature: the labelled inputs.
+        shapes: shape of every input that is given.
+
+    Returns:
+        Symbol to size. A symbol that occurs in sums only is found by subtraction.
+    """
+    sizes: dict[str, int] = {}
+    sums: list[tuple[tuple[str, ...], int]] = []
+    for name, axes in signature.inputs.items():
+        for axis, label in axes.items():
+            symbols = symbols_of(label)
+            if name in shapes and len(symbols) == 1:
+                sizes.setdefault(label, shapes[name][axis])
+            elif name in shapes:
+                sums.append((symbols, shapes[name][axis]))
+    for symbols, total in sums:
+        unknown = [symbol for symbol in symbols if symbol not in sizes]
+        rest = total - sum(sizes.get(symbol, 0) for symbol in symbols)
+        if len(unknown) == 1 and rest > 0:
+            sizes[unknown[0]] = rest
+    return sizes
+
+
+def axis_size(label: str, size: int, old: Mapping[str, int], new: Mapping[str, int]) -> int:
+    """Return the size that an axis gets when the symbols change from `old` to `new`.
+
+    An axis that is a multiple of its symbol (Bloom folds the heads into the batch) stays that multiple; one whose
+    symbols aren't all known keeps its size.
+
+    Args:
+        label: label of the axis.
+        size: its size while the symbols had the sizes `old`.
+        old: symbol to size, as `solve` returned it.
+        new: symbol to size, those that stay may be left out.
+    """
+    symbols = symbols_of(label)
+    if any(symbol not in old for symbol in symbols):
+        return size
+    total = sum(new.get(symbol, old[symbol]) for symbol in symbols)
+    if len(symbols) == 1 and old[label] and size % old[label] == 0:
+        return total * (size // old[label])
+    return total

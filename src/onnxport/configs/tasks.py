@@ -1,0 +1,113 @@
+"""Which tasks exist, under which names, and which Auto classes load a model for each.
+
+A task has one name of ours (the name of today's pipeline where there is one), the feature name that 4.37.2 used
+where it had one, and aliases. `-with-past` on any of these names asks for the key/value cache in the graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from onnxport.errors import UnsupportedError
+
+PAST_SUFFIX = "-with-past"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Describe one task.
+
+    Attributes:
+        name: our name, that of today's pipelines where there is one.
+        feature: the name that `transformers.onnx` 4.37.2 used, or the nearest for tasks it didn't know.
+        auto_classes: Auto classes of Transformers 5 that load a model for it, the first that fits is used.
+        aliases: further names that a user may type.
+        with_past: whether the key/value cache is part of the graph.
+    """
+
+    name: str
+    feature: str
+    auto_classes: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    with_past: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """Name with the cache suffix where the cache is asked for."""
+        return self.name + PAST_SUFFIX * self.with_past
+
+    @property
+    def full_feature(self) -> str:
+        """4.37.2 feature name with the cache suffix where the cache is asked for."""
+        return self.feature + PAST_SUFFIX * self.with_past
+
+    def past(self, with_past: bool = True) -> Task:
+        """Return the same task with or without the cache."""
+        return Task(self.name, self.feature, self.auto_classes, self.aliases, with_past)
+
+
+TASKS: tuple[Task, ...] = (
+    Task("fill-mask", "masked-lm", ("AutoModelForMaskedLM",)),
+    Task("text-generation", "causal-lm", ("AutoModelForCausalLM",)),
+    Task("text2text-generation", "seq2seq-lm", ("AutoModelForSeq2SeqLM",), ("summarization", "translation")),
+    Task(
+        "text-classification",
+        "sequence-classification",
+        ("AutoModelForSequenceClassification",),
+        ("sentiment-analysis", "zero-shot-classification"),
+    ),
+    Task("token-classification", "token-classification", ("AutoModelForTokenClassification",), ("ner",)),
+    Task("question-answering", "question-answering", ("AutoModelForQuestionAnswering",)),
+    Task("multiple-choice", "multiple-choice", ("AutoModelForMultipleChoice",)),
+    Task("next-sentence-prediction", "next-sentence-prediction", ("AutoModelForNextSentencePrediction",)),
+    Task("image-classification", "image-classification", ("AutoModelForImageClassification",)),
+    Task("object-detection", "object-detection", ("AutoModelForObjectDetection",)),
+    Task("image-segmentation", "image-segmentation", ("AutoModelForImageSegmentation",)),
+    Task("semantic-segmentation", "semantic-segmentation", ("AutoModelForSemanticSegmentation",)),
+    Task("depth-estimation", "depth-estimation", ("AutoModelForDepthEstimation",)),
+    Task("masked-im", "masked-im", ("AutoModelForMaskedImageModeling",), ("masked-image-modeling",)),
+    Task("image-to-text", "vision2seq-lm", ("AutoModelForImageTextToText",), ("image-text-to-text",)),
+    Task(
+        "automatic-speech-recognition",
+        "speech2seq-lm",
+        ("AutoModelForSpeechSeq2Seq", "AutoModelForCTC"),
+        ("ctc",),
+    ),
+    Task("audio-classification", "audio-classification", ("AutoModelForAudioClassification",)),
+    Task(
+        "audio-frame-classification", "audio-frame-classification", ("AutoModelForAudioFrameClassification",)
+    ),
+    Task("audio-xvector", "audio-xvector", ("AutoModelForAudioXVector",)),
+    Task(
+        "zero-shot-image-classification",
+        "zero-shot-image-classification",
+        ("AutoModelForZeroShotImageClassification",),
+    ),
+    Task(
+        "zero-shot-object-detection", "zero-shot-object-detection", ("AutoModelForZeroShotObjectDetection",)
+    ),
+    Task("feature-extraction", "default", ("AutoModel",), ("sentence-similarity", "image-feature-extraction")),
+)
+"""All tasks, heads before the bare model: inference from `architectures` takes the first that fits."""
+
+_BY_NAME = {name: task for task in TASKS for name in (task.name, task.feature, *task.aliases)}
+
+
+def canonical_task(name: str) -> Task:
+    """Find a task by any of its names.
+
+    Args:
+        name: our name, a 4.37.2 feature name or an alias, each optionally with `-with-past`.
+
+    Raises:
+        UnsupportedError: no task has this name.
+    """
+    base = name.removesuffix(PAST_SUFFIX)
+    task = _BY_NAME.get(base)
+    if task is None:
+        near = difflib.get_close_matches(base, _BY_NAME, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(sorted(task.name for task in TASKS))
+        raise UnsupportedError(f"task {name!r} is unknown: {hint}Tasks: {known}")
+    return task.past(base != name)

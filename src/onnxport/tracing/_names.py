@@ -1,0 +1,96 @@
+"""Give a captured graph its names: inputs, outputs, and the symbols of their axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from onnxport.configs.axes import symbols_of
+from onnxport.configs.signature import Signature
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
+
+
+def name_graph(graph: ir.Graph, signature: Signature, inputs: list[str]) -> None:
+    """Rename a graph's inputs, outputs and symbolic dimensions in place, and order them as the signature does.
+
+    Args:
+        graph: a captured graph whose inputs stand in the order of `inputs`.
+        signature: names and labels, in the graph's future order.
+        inputs: flat input names in the order of the capture.
+    """
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
+    by_name = {str(value.name): value for value in graph.inputs}
+    graph.inputs[:] = [by_name[name] for name in signature.inputs if name in by_name]
+    for value, name in zip(graph.outputs, signature.outputs, strict=True):
+        value.name = name
+    renames = _symbol_names(graph, signature)
+    for value in _values(graph):
+        _rename_dims(value, renames)
+    for value in graph.outputs:
+        _label_output(value, signature.outputs[str(value.name)], set(renames.values()))
+
+
+def _symbol_names(graph: ir.Graph, signature: Signature) -> dict[str, str]:
+    """Map the engine's symbols to labels: each lone symbol of an input takes the label of its axis."""
+    names: dict[str, str] = {}
+    for value in graph.inputs:
+        for axis, label in signature.inputs[str(value.name)].items():
+            symbol = _symbol(value, axis)
+            if symbol is not None and len(symbols_of(label)) == 1 and label not in names.values():
+                names.setdefault(symbol, label)
+    for value in graph.inputs:
+        for axis in signature.inputs[str(value.name)]:
+            symbol = _symbol(value, axis)
+            if symbol is not None:
+                names.setdefault(symbol, f"{value.name}_dim_{axis}")
+    return names
+
+
+def _symbol(value: ir.Value, axis: int) -> str | None:
+    """Return the name of the lone symbol on an axis; None for a number or an expression."""
+    assert value.shape is not None, "a captured graph's inputs have shapes"
+    text = str(getattr(value.shape[axis], "value", "") or "")
+    return text if _SYMBOL.fullmatch(text) else None
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    nodes = [output for node in graph.all_nodes() for output in node.outputs]
+    return [*graph.inputs, *nodes, *graph.outputs]
+
+
+def _rename_dims(value: ir.Value, names: Mapping[str, str]) -> None:
+    import onnx_ir as ir
+
+    if value.shape is None:
+        return
+    dims = []
+    for dim in value.shape:
+        text = getattr(dim, "value", dim)
+        dims.append(_SYMBOL.sub(lambda m: names.get(m[0], m[0]), text) if isinstance(text, str) else text)
+    value.shape = ir.Shape(dims)
+
+
+def _label_output(value: ir.Value, labels: Mapping[int, str], known: set[str]) -> None:
+    """Give a symbolic output axis the description's label where the engine has no name of ours for it.
+
+    A sum of known symbols is written in the description's order of terms.
+    """
+    import onnx_ir as ir
+
+    if value.shape is None:
+        return
+    dims = [getattr(dim, "value", dim) for dim in value.shape]
+    for axis, label in labels.items():
+        text = dims[axis] if axis < len(dims) else 0
+        if isinstance(text, int):
+            continue
+        terms = set(_SYMBOL.findall(text or ""))
+        if not terms or not terms <= known or sorted(terms) == sorted(symbols_of(label)):
+            dims[axis] = label
+    value.shape = ir.Shape(dims)

@@ -1,0 +1,119 @@
+"""From a model and its description to an `onnx_ir.Model`: state the axes, capture, name.
+
+Every dynamic axis is left to the engine (`Dim.AUTO`); what the description knows, that two axes have one size or that
+one is the sum of two others, is stated as `torch._check` at the top of forward. The engine then proves or refutes
+dynamism itself, and its symbols are renamed to the description's labels afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnxport.configs.arguments import Layout, call, overridden
+from onnxport.configs.axes import symbols_of
+from onnxport.configs.signature import Signature, solve
+from onnxport.errors import TraceError
+from onnxport.tracing._capture import capture
+from onnxport.tracing._names import name_graph
+
+if TYPE_CHECKING:
+    import onnx_ir
+    import torch
+
+    from onnxport.configs import OnnxConfig
+
+
+def trace(
+    model: Any,
+    config: OnnxConfig,
+    layout: Layout,
+    signature: Signature,
+    *,
+    opset: int | None = None,
+) -> onnx_ir.Model:
+    """Capture a model as an ONNX graph.
+
+    Args:
+        model: a Transformers model; it is traced in evaluation mode, its settings are put back afterwards.
+        config: description of the graph.
+        layout: example inputs; every dynamic axis must have at least two elements.
+        signature: the labels that the graph's axes get.
+        opset: ONNX opset to produce, the engine's default without.
+
+    Returns:
+        A graph with the signature's inputs and outputs, in order. An axis that the model can't vary is a number.
+
+    Raises:
+        TraceError: the engine couldn't capture the model.
+    """
+    signature = signature.for_inputs(layout.flat)
+    aliases = {f"input_{index}": name for index, name in enumerate(layout.flat)}
+    relations = _relations(signature, layout.flat)
+    training = model.training
+    model.eval()
+    forward = model.forward
+
+    def described_forward(**inputs: Any) -> dict[str, Any]:
+        flat = {aliases[alias]: value for alias, value in inputs.items()}
+        _state(relations, flat)
+        return call(forward, config, layout, flat)
+
+    own = "forward" in vars(model)
+    model.forward = described_forward
+    try:
+        with overridden(model, config):
+            graph_model = capture(
+                model,
+                {alias: layout.flat[name] for alias, name in aliases.items()},
+                {alias: tuple(signature.inputs[name]) for alias, name in aliases.items()},
+                opset,
+            )
+    except TraceError:
+        raise
+    except Exception as error:
+        raise TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}") from error
+    finally:
+        model.train(training)
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+    name_graph(graph_model.graph, signature, list(layout.flat))
+    return graph_model
+
+
+Place = tuple[str, int]
+"""An axis of an input: flat name and axis index."""
+
+
+def _relations(signature: Signature, flat: Mapping[str, torch.Tensor]) -> list[tuple[Place, list[Place]]]:
+    """List what is known of the axes: each is the sum of the axes that first carried its label's symbols."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in flat.items()}
+    sizes = solve(signature, shapes)
+    first: dict[str, Place] = {}
+    places = [((name, axis), label) for name, axes in signature.inputs.items() for axis, label in axes.items()]
+    for (name, axis), label in places:
+        if label in sizes and shapes[name][axis] == sizes[label]:
+            first.setdefault(label, (name, axis))
+    relations = []
+    for (name, axis), label in places:
+        symbols = symbols_of(label)
+        known = [first[symbol] for symbol in symbols if symbol in first]
+        total = sum(sizes.get(symbol, 0) for symbol in symbols)
+        if len(known) == len(symbols) and known != [(name, axis)] and shapes[name][axis] == total:
+            relations.append(((name, axis), known))
+    return relations
+
+
+def _state(relations: list[tuple[Place, list[Place]]], flat: Mapping[str, torch.Tensor]) -> None:
+    import torch
+
+    for (name, axis), parts in relations:
+        total: Any = sum(flat[part].shape[index] for part, index in parts)
+        torch._check(flat[name].shape[axis] == total)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,48 @@
+"""Compare what the original and the graph returned, one output at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxport.validation.report import OutputDifference
+from onnxport.validation.tolerances import Tolerance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def compare(name: str, original: NDArray, graph: NDArray, tolerance: Tolerance) -> OutputDifference:
+    """Compare one output in shape, dtype and values.
+
+    NaN equals NaN and an infinity equals itself: a graph that reproduces them reproduces the original.
+
+    Args:
+        name: flat output name.
+        original: what PyTorch returned.
+        graph: what ONNX Runtime returned.
+        tolerance: bounds, see `onnxport.validation.tolerances`.
+    """
+    if original.shape != graph.shape:
+        return _failed(name, graph, f"shape {graph.shape}, the original has {original.shape}")
+    if original.dtype != graph.dtype:
+        return _failed(name, graph, f"dtype {graph.dtype}, the original has {original.dtype}")
+    a, b = original.astype(np.float64), graph.astype(np.float64)
+    unequal = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    finite = np.isfinite(a) & np.isfinite(b)
+    if bool((unequal & ~finite).any()):
+        count = int((unequal & ~finite).sum())
+        return _failed(name, graph, f"{count} of {a.size} values are NaN or infinite in one and not in the other")
+    difference = np.where(finite, np.abs(a - b, where=finite, out=np.zeros_like(a)), 0.0)
+    magnitude = np.abs(np.where(finite, a, 0.0))
+    max_abs = float(difference.max(initial=0.0))
+    telling = magnitude > tolerance.atol
+    max_rel = float((difference[telling] / magnitude[telling]).max(initial=0.0))
+    allowed = tolerance.atol + tolerance.rtol * float(magnitude.max(initial=0.0))
+    problem = "" if max_abs <= allowed else f"differs by {max_abs:.3g}, allowed is {allowed:.3g}"
+    return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem)
+
+
+def _failed(name: str, graph: NDArray, problem: str) -> OutputDifference:
+    return OutputDifference(name, str(graph.dtype), graph.shape, None, None, False, problem)

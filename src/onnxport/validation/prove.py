@@ -1,0 +1,190 @@
+"""Run the original and the graph on the same inputs, at sizes that the graph was never traced at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.configs.arguments import Layout, call, overridden
+from onnxport.configs.axes import symbols_of
+from onnxport.configs.examples import Examples
+from onnxport.configs.signature import solve
+from onnxport.errors import ValidationError
+from onnxport.validation.compare import compare
+from onnxport.validation.report import Case, ValidationReport
+from onnxport.validation.tolerances import Tolerance
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Name what is proved: a graph file and the model that it came from.
+
+    Attributes:
+        name: the component's name.
+        file: the graph.
+        model: the original, a Transformers model in evaluation mode.
+        examples: where inputs come from; its signature has the graph's labels.
+        traced: symbol to size at which the graph was traced.
+    """
+
+    name: str
+    file: Path
+    model: Any
+    examples: Examples
+    traced: Mapping[str, int]
+
+
+def prove(subject: Subject, level: str, tolerance: Tolerance, progress: Progress | None = None) -> ValidationReport:
+    """Compare a graph with its original.
+
+    Args:
+        subject: the graph and the original.
+        level: `full` for every case, `quick` for the traced sizes alone.
+        tolerance: bounds of the comparison.
+        progress: called with a stage and the share that is done.
+
+    Returns:
+        A report; it is failed where one output of one case differs.
+
+    Raises:
+        ValidationError: ONNX Runtime can't load or run the graph.
+    """
+    session = open_session(subject.file)
+    plan = list(_plan(session, subject)) if level == "full" else [("traced", dict(subject.traced), False)]
+    cases = []
+    for index, (name, sizes, padding) in enumerate(plan):
+        if progress:
+            progress(f"validate {subject.name}: {name}", index / len(plan))
+        layout = subject.examples.at(sizes, padding=padding)
+        cases.append(_run_case(subject, session, (name, layout), tolerance))
+    status = "passed" if all(case.passed for case in cases) else "failed"
+    return ValidationReport(status, level, tolerance.atol, tolerance.rtol, tuple(cases))
+
+
+def open_session(file: Path) -> onnxruntime.InferenceSession:
+    """Load a graph on ONNX Runtime's CPU provider.
+
+    Raises:
+        ValidationError: ONNX Runtime refuses the graph.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValidationError(f"ONNX Runtime can't load {file.name}: {error}") from error
+
+
+def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:
+    """Return the symbols on the axes of a graph's inputs."""
+    labels = [dim for value in session.get_inputs() for dim in value.shape if isinstance(dim, str)]
+    return {symbol for label in labels for symbol in symbols_of(label)}
+
+
+def _plan(session: onnxruntime.InferenceSession, subject: Subject) -> Iterator[tuple[str, dict[str, int], bool]]:
+    """Yield (name, sizes, padding): the traced sizes, batch 1, odd lengths, padding, and no past where there is one."""
+    free = dynamic_symbols(session)
+    traced = dict(subject.traced)
+    yield "traced", traced, False
+    for name, changes, padding in _CASES:
+        sizes = {symbol: changes.get(_kind(symbol), _same)(size) for symbol, size in traced.items() if symbol in free}
+        if name != "no past" or any(symbol.startswith("past") for symbol in sizes):
+            yield name, {**traced, **sizes}, padding
+
+
+def _same(size: int) -> int:
+    return size
+
+
+def _kind(symbol: str) -> str:
+    """Sort a symbol into what its size counts."""
+    if symbol.startswith("past_encoder"):
+        return "encoder"
+    for kind in ("batch", "past", "decoder", "encoder", "sequence", "choice", "height", "width"):
+        if kind in symbol:
+            return kind
+    return symbol
+
+
+_LENGTHS_11 = {"sequence": lambda _: 11, "encoder": lambda _: 11, "decoder": lambda _: 5, "past": lambda _: 7}
+_CASES: tuple[tuple[str, dict[str, Callable[[int], int]], bool], ...] = (
+    ("batch 1", {"batch": lambda _: 1}, False),
+    (
+        "odd lengths",
+        {
+            **_LENGTHS_11,
+            "batch": lambda _: 3,
+            "choice": lambda _: 3,
+            "height": lambda size: size + 32,
+            "width": lambda size: size + 64,
+        },
+        False,
+    ),
+    ("padding", {**_LENGTHS_11, "batch": lambda _: 3}, True),
+    ("no past", {**_LENGTHS_11, "batch": lambda _: 3, "past": lambda _: 0}, False),
+)
+
+
+def _run_case(
+    subject: Subject,
+    session: onnxruntime.InferenceSession,
+    case: tuple[str, Layout],
+    tolerance: Tolerance,
+) -> Case:
+    name, layout = case
+    signature = subject.examples.signature.for_inputs(layout.flat)
+    sizes = solve(signature, {key: tuple(tensor.shape) for key, tensor in layout.flat.items()})
+    try:
+        original = run_original(subject.model, subject.examples, layout)
+    except Exception as error:
+        if name == "traced":
+            raise ValidationError(f"the original doesn't run on its own example inputs: {error}") from error
+        return Case(subject.name, name, sizes, (), f"the original refuses these sizes: {type(error).__name__}: {error}")
+    try:
+        graph = run_graph(session, layout)
+    except Exception as error:
+        raise ValidationError(f"{subject.file.name} doesn't run, {name} ({sizes}): {error}") from error
+    outputs = tuple(compare(key, original[key], graph[key], tolerance) for key in graph)
+    return Case(subject.name, name, sizes, outputs)
+
+
+def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
+    """Run the original and return its outputs as arrays, by flat name."""
+    import torch
+
+    device = next(model.parameters()).device
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    flat = {
+        name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        for name, tensor in layout.flat.items()
+    }
+    with torch.no_grad(), overridden(model, examples.config):
+        outputs = call(model, examples.config, layout, flat)
+    return {name: to_array(tensor) for name, tensor in outputs.items()}
+
+
+def to_array(tensor: Any) -> Any:
+    """Return a tensor as an array on the host."""
+    return tensor.detach().cpu().numpy()
+
+
+def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str, Any]:
+    """Run a graph on flat inputs and return its outputs by name; inputs that the graph lacks are left out."""
+    feed = {}
+    for value in session.get_inputs():
+        array = to_array(layout.flat[value.name])
+        feed[value.name] = array.astype(_NUMPY[value.type]) if array.dtype.kind == "f" else array
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+_NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}

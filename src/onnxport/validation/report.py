@@ -1,0 +1,106 @@
+"""What a validation found, as values that the manifest keeps and the CLI prints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """Compare one output at one case.
+
+    Attributes:
+        name: flat output name.
+        dtype: dtype that ONNX Runtime returned.
+        shape: shape that ONNX Runtime returned.
+        max_abs: largest absolute difference over all elements; None where the values can't be compared.
+        max_rel: largest difference relative to the original's element, over elements whose magnitude is above the
+            absolute tolerance.
+        passed: whether shape, dtype and values agree.
+        problem: what disagrees, empty where it passed.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    max_abs: float | None
+    max_rel: float | None
+    passed: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Report one combination of sizes.
+
+    Attributes:
+        component: the graph that was run.
+        name: what the case stands for, such as `batch 1`.
+        sizes: symbol to size.
+        outputs: the comparison of every output.
+        note: why the case proves nothing (the original itself refuses these sizes), empty where it ran.
+    """
+
+    component: str
+    name: str
+    sizes: dict[str, int]
+    outputs: tuple[OutputDifference, ...]
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output agreed."""
+        return all(output.passed for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Report a validation.
+
+    Attributes:
+        status: `passed`, `failed` or `skipped`.
+        level: the level that was asked for.
+        atol: absolute tolerance.
+        rtol: relative tolerance.
+        cases: every case that was run.
+        note: why nothing was run, where the status is `skipped`.
+    """
+
+    status: str
+    level: str
+    atol: float
+    rtol: float
+    cases: tuple[Case, ...] = ()
+    note: str = ""
+
+    @property
+    def failures(self) -> list[str]:
+        """One line for every output that failed."""
+        return [
+            f"{case.component}, {case.name} ({_sizes(case.sizes)}), {output.name}: {output.problem}"
+            for case in self.cases
+            for output in case.outputs
+            if not output.passed
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ValidationReport:
+        """Read a report back from what `to_dict` gave."""
+        cases = tuple(
+            Case(**{**case, "outputs": tuple(_difference(output) for output in case["outputs"])})
+            for case in values.get("cases", ())
+        )
+        return cls(**{**values, "cases": cases})
+
+
+def _difference(values: dict[str, Any]) -> OutputDifference:
+    return OutputDifference(**{**values, "shape": tuple(values["shape"])})
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())

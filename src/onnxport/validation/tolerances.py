@@ -1,0 +1,39 @@
+"""How much a graph may differ from its original.
+
+An output passes where `|graph - original| <= atol + rtol * max|original|`: the relative part is taken of the output's
+largest magnitude, since rounding errors of a matrix product scale with the terms that are summed, not with the sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxport.options import ExportOptions
+
+RTOL = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+"""Relative tolerances: about 2**10 units in the last place of fp32 (2**-23), 20 of fp16 (2**-10) and 12 of bf16
+(2**-7), what summing a few thousand rounded terms in another order costs."""
+MIN_ATOL = {"fp32": 0.0, "fp16": 1e-3, "bf16": 1e-2}
+"""Lower bounds of the absolute tolerance: below them the type itself can't tell values near 1 apart."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Hold the two bounds of a comparison.
+
+    Attributes:
+        atol: absolute difference that passes anywhere.
+        rtol: difference that passes, relative to the output's largest finite magnitude.
+    """
+
+    atol: float
+    rtol: float
+
+
+def tolerance_of(default_atol: float, options: ExportOptions) -> Tolerance:
+    """Choose the tolerance: the user's where given, else the description's for fp32 and the type's for others."""
+    atol = options.atol if options.atol is not None else max(default_atol, MIN_ATOL[options.dtype])
+    rtol = options.rtol if options.rtol is not None else RTOL[options.dtype]
+    return Tolerance(atol, rtol)
