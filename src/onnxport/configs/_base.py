@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from packaging.version import Version
 
-from onnxport.configs import _dummies
+from onnxport.configs import _dummies, caches
 from onnxport.configs._parameters import (
     ParameterFormat,
     compute_effective_axis_dimension,
@@ -243,6 +243,19 @@ class OnnxConfig(ABC):
             The tensors as `name.0`, `name.1`, …
         """
         return {f"{name}.{index}": item for index, item in enumerate(chain.from_iterable(field))}
+
+    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+        """Build the cache that today's model takes from the list of tuples that the graph's inputs are; a hook.
+
+        Args:
+            past: one tuple of tensors per layer.
+            arguments: the model's other arguments, by name.
+        """
+        return caches.past_to_cache(past)
+
+    def cache_to_past(self, cache: Any) -> Any:
+        """Return one tuple of tensors per layer from the cache that today's model returns; a hook."""
+        return caches.cache_to_past(cache)
 
     def _text_inputs(
         self, tokenizer: Any, batch: int, seq_length: int, num_choices: int, is_pair: bool, framework: str | None
