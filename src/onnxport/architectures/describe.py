@@ -1,0 +1,137 @@
+"""Which task a checkpoint is for, which class loads it, and the description of each graph that it becomes."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures import MODEL_TYPES, load_config_class
+from onnxport.configs.derived import DerivedOnnxConfig
+from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.configs.tasks import TASKS, Task
+from onnxport.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from onnxport.configs import OnnxConfig
+
+
+@dataclass(frozen=True)
+class Component:
+    """Name one graph of an export.
+
+    Attributes:
+        name: file name without suffix, `model` for a single graph.
+        model: the module that becomes the graph.
+        config: description of the graph.
+        preprocessor: what makes its example inputs.
+    """
+
+    name: str
+    model: Any
+    config: OnnxConfig
+    preprocessor: Any
+
+
+def supported_tasks(model_type: str) -> list[Task]:
+    """List the tasks for which Transformers has a class of this model type, heads first."""
+    return [task for task in TASKS if any(model_type in _class_names(name) for name in task.auto_classes)]
+
+
+def infer_task(config: PreTrainedConfig) -> Task:
+    """Find the task that a checkpoint was trained for.
+
+    Args:
+        config: the model's configuration, whose `architectures` names the class.
+
+    Returns:
+        The task; with the cache for decoders that generate.
+
+    Raises:
+        UnsupportedError: `architectures` is missing or names a class that no task has.
+    """
+    architectures = list(config.architectures or ())
+    for architecture in architectures:
+        for task in TASKS:
+            if any(architecture in _class_names(name).get(config.model_type, ()) for name in task.auto_classes):
+                return task.past(task.name == "text-generation" and not config.is_encoder_decoder)
+    if any(architecture.endswith("ForPreTraining") for architecture in architectures):
+        return supported_tasks(config.model_type)[0]
+    known = ", ".join(task.name for task in supported_tasks(config.model_type)) or "none"
+    named = ", ".join(architectures) or "nothing"
+    raise UnsupportedError(
+        f"the task can't be inferred: config.json names {named} as its architecture; "
+        f"choose one with --task (supported for {config.model_type}: {known})"
+    )
+
+
+def model_class(config: PreTrainedConfig, task: Task) -> type:
+    """Return the Auto class that loads a model for a task.
+
+    Raises:
+        UnsupportedError: Transformers has no such class for the model type.
+    """
+    import transformers
+
+    remote = getattr(config, "auto_map", None) or {}
+    for name in task.auto_classes:
+        if config.model_type in _class_names(name) or name in remote:
+            found: type = getattr(transformers, name)
+            return found
+    known = [other.name for other in supported_tasks(config.model_type)]
+    near = difflib.get_close_matches(task.name, known, n=1)
+    hint = f"the nearest is {near[0]!r}; " if near else ""
+    raise UnsupportedError(
+        f"{config.model_type} doesn't support task {task.name!r}: {hint}supported are {', '.join(known) or 'none'}"
+    )
+
+
+def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
+    """Map model types to the names of the classes that an Auto class loads."""
+    import transformers
+
+    mapping = getattr(transformers, auto_class)._model_mapping._model_mapping
+    return {key: (value,) if isinstance(value, str) else tuple(value) for key, value in mapping.items()}
+
+
+def describe(model: Any, task: Task, preprocessor: Any) -> tuple[Component, ...]:
+    """Describe every graph that a model becomes.
+
+    Args:
+        model: a loaded Transformers model.
+        task: the task, with or without past.
+        preprocessor: what the checkpoint ships, None for nothing.
+
+    Raises:
+        UnsupportedError: the model can't be described for this task.
+    """
+    if preprocessor is None:
+        preprocessor = plain_tokenizer(model.config)
+    if model.config.model_type == "vision-encoder-decoder":
+        return _vision_encoder_decoder(model, preprocessor)
+    return (Component("model", model, _describe_one(model, task, preprocessor), preprocessor),)
+
+
+def _describe_one(model: Any, task: Task, preprocessor: Any) -> OnnxConfig:
+    known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
+    decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
+    if known is None or decoder or task.full_feature not in known.features:
+        return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past)
+    config_class = load_config_class(known.config)
+    make = config_class.with_past if task.with_past else config_class.from_model_config
+    config: OnnxConfig = make(model.config, task=task.feature)
+    return config
+
+
+def _vision_encoder_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
+    known = load_config_class(MODEL_TYPES["vision-encoder-decoder"].config)(model.config)
+    encoder = known.get_encoder_config(model.config.encoder)
+    decoder = known.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
+    image_processor = getattr(preprocessor, "image_processor", preprocessor)
+    tokenizer = getattr(preprocessor, "tokenizer", None) or plain_tokenizer(model.config.decoder)
+    return (
+        Component("encoder_model", model.encoder, encoder, image_processor),
+        Component("decoder_model", model.decoder, decoder, tokenizer),
+    )

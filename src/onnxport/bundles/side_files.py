@@ -1,0 +1,58 @@
+"""Everything of a checkpoint that isn't weights: configuration, generation settings, tokenizer, processors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+_NAMES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.spm",
+    "*.bpe.model",
+    "spiece.model",
+    "sentencepiece*.model",
+    "*preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.*",
+    "normalizer.json",
+    "entity_vocab.json",
+    "README.md",
+    "LICENSE*",
+)
+"""Patterns of the files that clients read beside a graph; the licence and the model card go with the weights."""
+
+
+def side_files(directory: Path) -> list[Path]:
+    """List the files of a checkpoint that an export takes along, by name."""
+    found = {path for pattern in _NAMES for path in directory.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def write_side_files(stage: Path, directory: Path, config: Any, preprocessor: Any) -> None:
+    """Copy what the checkpoint has, and write what clients need and it lacks.
+
+    Args:
+        stage: directory to write into.
+        directory: the checkpoint.
+        config: the model's configuration, written where the checkpoint has none (GGUF).
+        preprocessor: written first where the checkpoint has files of it, so that today's formats
+            (`tokenizer.json`) exist; the checkpoint's own files win.
+    """
+    originals = side_files(directory)
+    names = {path.name for path in originals}
+    if "config.json" not in names:
+        config.save_pretrained(stage)
+        preprocessor.save_pretrained(stage)
+    elif any(name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece")) for name in names):
+        if "tokenizer.json" not in names and hasattr(preprocessor, "save_pretrained"):
+            preprocessor.save_pretrained(stage)
+    for path in originals:
+        shutil.copyfile(path, stage / path.name)

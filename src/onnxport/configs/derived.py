@@ -1,0 +1,147 @@
+"""A description for any model: inputs from forward's parameters and the preprocessor, outputs from one run.
+
+Used where no hand-written description exists, and for every decoder that is exported for generation: those get the
+names that today's clients expect, `position_ids` among them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.configs._dummies import extend_mask
+from onnxport.configs._past import OnnxConfigWithPast
+from onnxport.configs.caches import cache_to_past
+from onnxport.errors import UnsupportedError
+
+_TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_AXES: dict[str, dict[int, str]] = {
+    "input_ids": {0: "batch", 1: "sequence"},
+    "attention_mask": {0: "batch", 1: "sequence"},
+    "token_type_ids": {0: "batch", 1: "sequence"},
+    "position_ids": {0: "batch", 1: "sequence"},
+    "decoder_input_ids": {0: "batch", 1: "decoder_sequence"},
+    "decoder_attention_mask": {0: "batch", 1: "decoder_sequence"},
+    "pixel_values": {0: "batch", 2: "height", 3: "width"},
+    "pixel_mask": {0: "batch", 1: "height", 2: "width"},
+    "input_values": {0: "batch", 1: "audio_sequence"},
+    "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
+}
+_NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "past_key_values", "rope_deltas")
+
+
+class DerivedOnnxConfig(OnnxConfigWithPast):
+    """Describe a model by looking at it.
+
+    Args:
+        model: a Transformers model; it is run once, on two short examples.
+        preprocessor: its tokenizer, processor, image processor or feature extractor.
+        use_past: whether the graph takes and gives the key/value cache.
+
+    Raises:
+        UnsupportedError: the model's inputs or its cache can't be described.
+    """
+
+    def __init__(self, model: Any, preprocessor: Any, use_past: bool = False) -> None:
+        super().__init__(model.config, task="default", use_past=use_past)
+        self._parameters = tuple(inspect.signature(type(model).forward).parameters)
+        self._inputs: dict[str, Mapping[int, str]] = {}
+        self._outputs: dict[str, Mapping[int, str]] = {}
+        self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self._generates = model.can_generate() and not model.config.is_encoder_decoder
+        self._look_at(model, preprocessor)
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """Inputs of the graph, in order, with their dynamic axes."""
+        inputs = dict(self._inputs)
+        if self.use_past:
+            self.fill_with_past_key_values_(inputs, "inputs")
+            inputs["attention_mask"] = {0: "batch", 1: "past_sequence + sequence"}
+        return inputs
+
+    @property
+    def outputs(self) -> Mapping[str, Mapping[int, str]]:
+        """Outputs of the graph, in order; their axes are found by tracing."""
+        outputs = dict(self._outputs)
+        if self.use_past:
+            self.fill_with_past_key_values_(outputs, "outputs")
+        return outputs
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that have a cache."""
+        return len(self._cache_shapes)
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self,
+        tokenizer: Any,
+        batch_size: int = -1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: Any = "pt",
+    ) -> Mapping[str, Any]:
+        """Make inputs with the preprocessor, positions and, with past, a cache; see `OnnxConfigWithPast`."""
+        import torch
+
+        generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
+        made = generate(tokenizer, batch_size, seq_length, is_pair=is_pair, framework="pt")
+        inputs = {name: value for name, value in made.items() if name in self._parameters}
+        if not self._generates or "input_ids" not in inputs:
+            return inputs
+        inputs.pop("token_type_ids", None)
+        batch, length = inputs["input_ids"].shape
+        past = length + 2 if self.use_past else 0
+        if "position_ids" in self._parameters:
+            inputs["position_ids"] = torch.arange(past, past + length).expand(batch, length).clone()
+        if self.use_past:
+            inputs["attention_mask"] = extend_mask(inputs["attention_mask"], past)
+            inputs["past_key_values"] = [
+                tuple(torch.zeros(batch, heads, past, size) for heads, size in layer) for layer in self._cache_shapes
+            ]
+        return inputs
+
+    def _look_at(self, model: Any, preprocessor: Any) -> None:
+        """Run the model once without past and note its inputs, outputs and cache."""
+        import torch
+
+        wants_past, self.use_past = self.use_past, False
+        inputs = dict(self.generate_dummy_inputs(preprocessor))
+        unknown = [name for name in inputs if name not in _AXES]
+        if unknown:
+            raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
+        order = [name for name in _AXES if name in inputs]
+        self._inputs = {name: _AXES[name] for name in order}
+        device, dtype = next(model.parameters()).device, model.dtype
+        moved = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
+        flags = {"use_cache": True} if wants_past else {}
+        with torch.no_grad():
+            result = model(**moved, return_dict=True, **flags)
+        names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
+        self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
+        if wants_past:
+            self._cache_shapes = _cache_shapes(model, result.get("past_key_values"))
+        self.use_past = wants_past
+
+
+def _cache_shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return ((key heads, key size), (value heads, value size)) per layer.
+
+    Raises:
+        UnsupportedError: the model has no cache of keys and values of shape [batch, heads, length, size].
+    """
+    layers = cache_to_past(cache) if hasattr(cache, "layers") and _is_plain(cache) else []
+    if not layers or any(tensor.dim() != 4 for layer in layers for tensor in layer):
+        raise UnsupportedError(
+            f"{type(model).__name__} keeps a {type(cache).__name__}, not keys and values of every layer: it can't be "
+            "exported with past; export it without, --task text-generation"
+        )
+    return [tuple((int(t.shape[1]), int(t.shape[3])) for t in layer) for layer in layers]  # type: ignore[misc]
+
+
+def _is_plain(cache: Any) -> bool:
+    """Say whether every layer holds keys and values, and nothing else that the next step needs."""
+    return all(
+        getattr(layer, "keys", None) is not None and not hasattr(layer, "conv_states") for layer in cache.layers
+    )

@@ -1,0 +1,94 @@
+"""Repeat the proof of an exported directory against the checkpoint that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxport.bundles.manifest import Manifest, read_manifest
+from onnxport.errors import CheckpointNotFoundError, ValidationError
+from onnxport.options import ExportOptions
+from onnxport.validation.report import Case, ValidationReport
+
+if TYPE_CHECKING:
+    from onnxport.architectures.describe import Component
+    from onnxport.validation.prove import Progress
+    from onnxport.validation.tolerances import Tolerance
+
+
+def validate(
+    directory: str | Path,
+    reference: str | None = None,
+    options: ExportOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Compare an exported directory with its original again.
+
+    Args:
+        directory: what `onnxport.export` wrote.
+        reference: checkpoint to compare with; the manifest's own without.
+        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's.
+        progress: called with the stage and the share that is done.
+
+    Returns:
+        The report; nothing in the directory changes.
+
+    Raises:
+        CheckpointNotFoundError: the directory has no manifest, or lacks a graph.
+        CheckpointError: the reference can't be read.
+        ValidationError: a graph can't be loaded or run.
+    """
+    from onnxport.architectures.describe import describe, model_class
+    from onnxport.configs.tasks import canonical_task
+    from onnxport.weights.checkpoint import open_checkpoint
+    from onnxport.weights.loading import load_config, load_model, load_preprocessor
+
+    directory = Path(directory)
+    manifest = _manifest(directory)
+    given = options or ExportOptions()
+    chosen = replace(given, dtype=manifest.options["dtype"], revision=given.revision or manifest.source["revision"])
+    checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
+    config = load_config(checkpoint, chosen)
+    task = canonical_task(manifest.task)
+    model = load_model(checkpoint, model_class(config, task), chosen)
+    components = describe(model, task, load_preprocessor(checkpoint, chosen))
+    cases: list[Case] = []
+    for component in components:
+        tolerance, found = _prove(directory, component, (manifest, chosen, progress))
+        cases += found
+    status = "passed" if all(case.passed for case in cases) else "failed"
+    return ValidationReport(status, chosen.validate, tolerance.atol, tolerance.rtol, tuple(cases))
+
+
+def _manifest(directory: Path) -> Manifest:
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise CheckpointNotFoundError(f"{directory} holds no onnxport.json: it isn't a directory that onnxport wrote")
+    for component in manifest.components:
+        for name in (component.file, *component.external_data):
+            if not (directory / name).is_file():
+                raise CheckpointNotFoundError(f"{directory} lacks {name}, which its onnxport.json names")
+    return manifest
+
+
+def _prove(
+    directory: Path, component: Component, context: tuple[Manifest, ExportOptions, Progress | None]
+) -> tuple[Tolerance, list[Case]]:
+    from onnxport.configs.examples import Examples
+    from onnxport.configs.signature import signature_of, solve
+    from onnxport.validation.prove import Subject, prove
+    from onnxport.validation.tolerances import tolerance_of
+
+    manifest, options, progress = context
+    described = next((item for item in manifest.components if item.name == component.name), None)
+    if described is None:
+        raise ValidationError(f"{directory} has no component {component.name}, the reference model needs it")
+    signature = signature_of(component.config).today()
+    examples = Examples(component.config, signature, component.preprocessor)
+    layout = examples.at()
+    sizes = solve(signature.for_inputs(layout.flat), {n: tuple(t.shape) for n, t in layout.flat.items()})
+    tolerance = tolerance_of(component.config.atol_for_validation, options)
+    subject = Subject(component.name, directory / described.file, component.model, examples, sizes)
+    return tolerance, list(prove(subject, options.validate, tolerance, progress).cases)
