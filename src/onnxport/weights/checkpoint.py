@@ -1,0 +1,180 @@
+"""Open a checkpoint: find it on disk or on the hub, read its configuration, check its weights by their headers.
+
+Nothing here loads tensors, executes code of the checkpoint, or imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
+from onnxport.options import ExportOptions
+from onnxport.weights.discovery import FoundWeights, WeightFormat, check_gguf, find_weights
+from onnxport.weights.gguf_files import read_gguf_header
+from onnxport.weights.hub import fetch_snapshot, looks_like_repository
+from onnxport.weights.json_files import read_json_object
+
+SIDE_JSON_FILES: dict[str, str] = {
+    "generation_config.json": "the generation settings",
+    "tokenizer.json": "the tokenizer",
+    "tokenizer_config.json": "the tokenizer's settings",
+    "special_tokens_map.json": "the tokenizer's special tokens",
+    "added_tokens.json": "the tokenizer's added tokens",
+    "preprocessor_config.json": "the preprocessor's settings",
+    "processor_config.json": "the processor's settings",
+}
+"""JSON files that must be objects when they are there → what they are."""
+
+_DTYPES = frozenset(
+    {"auto", "float32", "float", "float16", "half", "bfloat16", "float64", "double"}
+    | {f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")}
+    | {"int8", "uint8"}
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Describe a checkpoint that passed every check that needs no tensor.
+
+    Attributes:
+        name: as the user gave it.
+        directory: where its files are; the snapshot for a repository of the hub.
+        revision: commit of the snapshot; `None` for a local directory.
+        config: content of `config.json`; empty for a bare GGUF file.
+        format: how the weights are stored.
+        weight_files: the weights, in the order of their names.
+        gguf_architecture: architecture that a GGUF file declares.
+    """
+
+    name: str
+    directory: Path
+    revision: str | None
+    config: dict[str, Any] = field(repr=False)
+    format: WeightFormat
+    weight_files: tuple[Path, ...]
+    gguf_architecture: str | None = None
+
+    @property
+    def model_type(self) -> str:
+        """The model type that the configuration declares, or a GGUF file's architecture."""
+        declared = self.config.get("model_type")
+        return declared if isinstance(declared, str) else self.gguf_architecture or ""
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The model classes that the configuration declares; usually one, sometimes none."""
+        declared = self.config.get("architectures")
+        return tuple(item for item in declared if isinstance(item, str)) if isinstance(declared, list) else ()
+
+
+def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
+    """Open a local directory, a GGUF file, or a repository of the hub.
+
+    Args:
+        model: path or `owner/name`; what exists as a path is taken as one.
+        options: revision, cache directory, token, framework, whether code may run.
+
+    Raises:
+        CheckpointNotFoundError: no such directory, repository, configuration or weights.
+        CorruptCheckpointError: a file is truncated, malformed, or contradicts another.
+        UntrustedCodeError: it needs its own code, or a pickled file holds more than tensors.
+        UnsupportedError: it is an adapter, not a model.
+        MissingDependencyError: it is a GGUF file and the `gguf` package isn't installed.
+    """
+    name = str(model)
+    path = Path(model).expanduser()
+    if path.is_file():
+        return _open_file(name, path, options)
+    if path.is_dir():
+        return _open_directory(name, path, None, options)
+    if path.exists() or isinstance(model, Path) or not looks_like_repository(name):
+        raise CheckpointNotFoundError(
+            f"{name}: there is no such directory, and it can't be the name of a repository of the hub either; "
+            f"give a directory with config.json and weights, or owner/name"
+        )
+    snapshot = fetch_snapshot(name, options)
+    return _open_directory(name, snapshot, snapshot.name, options)
+
+
+def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
+    if path.suffix.lower() != ".gguf":
+        raise CheckpointNotFoundError(
+            f"{name} is a file; give the directory that holds config.json and the weights ({path.parent}), "
+            f"or a .gguf file"
+        )
+    if options.framework == "tf":
+        raise CheckpointNotFoundError(f"{name} is a GGUF file, and --framework tf reads tf_model.h5; leave it out")
+    return _assemble(name, path.parent, None, {}, check_gguf(path))
+
+
+def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint:
+    config_path = directory / "config.json"
+    if not config_path.is_file():
+        if options.framework != "tf" and any(directory.glob("*.gguf")):
+            return _assemble(name, directory, revision, {}, find_weights(directory, options.framework, {}))
+        raise _no_config(name, directory, revision)
+    config = read_json_object(config_path, purpose="the model's configuration")
+    _check_config(config_path, config)
+    _check_code(name, config, options)
+    for file_name, purpose in SIDE_JSON_FILES.items():
+        if (directory / file_name).is_file():
+            read_json_object(directory / file_name, purpose=purpose)
+    return _assemble(name, directory, revision, config, find_weights(directory, options.framework, config))
+
+
+def _assemble(
+    name: str, directory: Path, revision: str | None, config: dict[str, Any], weights: FoundWeights
+) -> Checkpoint:
+    architecture = read_gguf_header(weights.files[0]).architecture if weights.format == "gguf" else None
+    if weights.format == "gguf" and not architecture:
+        raise CorruptCheckpointError(
+            f"{weights.files[0]}: the GGUF file doesn't say its architecture (general.architecture); convert it again"
+        )
+    return Checkpoint(name, directory, revision, config, weights.format, weights.files, architecture)
+
+
+def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNotFoundError:
+    where = f"{name} at revision {revision}" if revision else str(directory)
+    nested = sorted(path.parent.name for path in directory.glob("*/config.json"))
+    hint = f"; {', '.join(nested[:3])} below it has one" if nested else ""
+    return CheckpointNotFoundError(
+        f"{where} has no config.json, so the model's type isn't known{hint}; give the directory of a saved "
+        f"Transformers model (`model.save_pretrained(...)`)"
+    )
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        found = "has no model_type" if model_type is None else f"has the model_type {model_type!r}, not a text"
+        architectures = config.get("architectures")
+        hint = f" (its architectures are {architectures})" if architectures else ""
+        raise CorruptCheckpointError(
+            f"{path} {found}{hint}; add the line \"model_type\": \"...\" with the type of the model, such as \"bert\""
+        )
+    for key in ("dtype", "torch_dtype"):
+        declared = config.get(key)
+        for value in declared.values() if isinstance(declared, dict) else (declared,):
+            if value is not None and (not isinstance(value, str) or value.removeprefix("torch.") not in _DTYPES):
+                raise CorruptCheckpointError(
+                    f"{path}: {key} is {value!r}, which isn't a dtype of weights; "
+                    f"correct it to one such as float32, float16 or bfloat16, or remove it"
+                )
+
+
+def _check_code(name: str, config: dict[str, Any], options: ExportOptions) -> None:
+    """Refuse a model whose configuration class is code of its repository, unless that was allowed."""
+    auto_map = config.get("auto_map")
+    if not isinstance(auto_map, dict) or "AutoConfig" not in auto_map or options.trust_remote_code:
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config["model_type"] in CONFIG_MAPPING_NAMES:
+        return
+    raise UntrustedCodeError(
+        f"{name}: the model type {config['model_type']!r} isn't part of Transformers; it is code of the repository "
+        f"({auto_map['AutoConfig']}), which would run on this machine. Read that code, and pass --trust-remote-code "
+        f"(trust_remote_code=True) if you trust it"
+    )

@@ -1,0 +1,94 @@
+"""Read the JSON files of a checkpoint; a file that is cut off or isn't an object is an error that says where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+
+
+def read_json_object(path: Path, *, purpose: str) -> dict[str, Any]:
+    """Read a JSON file that must hold an object.
+
+    Args:
+        path: the file.
+        purpose: what the file is for, as it reads in an error ("the model's configuration").
+
+    Raises:
+        CheckpointNotFoundError: there is no such file, or it can't be opened.
+        CorruptCheckpointError: the file is empty, isn't UTF-8, isn't JSON, or its top level isn't an object.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointNotFoundError(
+            f"{path}: {purpose} can't be read ({error.strerror or error}); check the path and its permissions"
+        ) from error
+    if not raw.strip():
+        raise CorruptCheckpointError(f"{path}: {purpose} is empty (0 bytes of JSON); download or save the file again")
+    return parse_json_object(raw, path, purpose=purpose)
+
+
+def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0) -> dict[str, Any]:
+    """Parse bytes that must be a JSON object without repeated names.
+
+    Args:
+        raw: UTF-8 text.
+        path: the file that the bytes come from, for the message.
+        purpose: what the bytes are, for the message.
+        position: offset of the bytes in the file, for the message.
+
+    Raises:
+        CorruptCheckpointError: the bytes aren't UTF-8, aren't JSON, or aren't an object.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except UnicodeDecodeError as error:
+        where = position + error.start
+        raise CorruptCheckpointError(
+            f"{path}: {purpose} isn't UTF-8 text (byte {where} is 0x{raw[error.start]:02x}); "
+            f"download or save the file again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(
+            f"{path}: {purpose} isn't valid JSON ({_reason(error, raw)}); download or save the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CorruptCheckpointError(
+            f"{path}: {purpose} must be a JSON object, found {_json_type(value)}; download or save the file again"
+        )
+    return value
+
+
+class _RepeatedNameError(ValueError):
+    """Say that an object of the JSON text has the same name twice."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _RepeatedNameError(f"the name {name!r} occurs twice in one object")
+            seen.add(name)
+    return found
+
+
+def _reason(error: Exception, raw: bytes) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        at_end = error.pos >= len(raw.decode("utf-8", "replace").rstrip()) or error.msg.startswith("Unterminated")
+        cut = ", the file seems cut off" if at_end else ""
+        return f"{error.msg} at line {error.lineno} column {error.colno}{cut}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error)
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
