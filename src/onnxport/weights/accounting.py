@@ -1,0 +1,168 @@
+"""Account for every parameter and every tensor of a load: nothing random, nothing left over unexplained.
+
+Missing parameters and different shapes are always errors. A leftover tensor is accepted when another class of the
+same model type has a parameter of that name and shape: it is the head (or pooler) of another task.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import WeightsMismatchError
+from onnxport.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 8
+_HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
+_OLD_BUFFERS = re.compile(r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$")
+"""Constants that releases of Transformers before 4.31 saved with the parameters; now they are computed."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Say how the tensors of a checkpoint met the parameters of a model.
+
+    Attributes:
+        missing: parameters and buffers without tensor.
+        unexpected: tensors without parameter.
+        mismatched: name, shape in the checkpoint, shape in the model.
+        shapes: tensor of the checkpoint → shape; `None` when not known.
+    """
+
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: frozenset[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    shapes: Mapping[str, tuple[int, ...]] | None
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> Account:
+        """Take over the loading information of Transformers."""
+        mismatched = frozenset((name, tuple(found), tuple(wanted)) for name, found, wanted in info.get("mismatched_keys", ()))
+        return cls(frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]), mismatched, shapes)
+
+    @property
+    def only_pooler_missing(self) -> bool:
+        """Whether the missing parameters are those of a pooler, and there are some."""
+        return bool(self.missing) and all(re.search(r"(^|\.)pooler\.", name) for name in self.missing)
+
+
+def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> frozenset[str]:
+    """Accept a load, or refuse it.
+
+    Args:
+        account: what Transformers reported.
+        model: the loaded model.
+        checkpoint: where the tensors came from.
+
+    Returns:
+        The leftover tensors that were accepted.
+
+    Raises:
+        WeightsMismatchError: naming the parameters without tensor, the tensors without parameter and the shapes.
+    """
+    missing = sorted({*(n for n in account.missing if not _HARMLESS_BUFFERS.search(n)), *_hidden(account, model)})
+    leftover = {name for name in account.unexpected if not _OLD_BUFFERS.search(name)}
+    unexplained = sorted(_unexplained(leftover, account, model, checkpoint)) if leftover else []
+    if missing or unexplained or account.mismatched:
+        raise WeightsMismatchError(_message(account, model, checkpoint, missing, unexplained))
+    if leftover:
+        logger.info(
+            "%s: %d tensors belong to another task's head and aren't used by %s: %s",
+            checkpoint.name, len(leftover), type(model).__name__, _names(sorted(leftover)),
+        )  # fmt: skip
+    return frozenset(account.unexpected)
+
+
+def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
+    """Yield the parameters that Transformers was told not to report missing, and that the checkpoint doesn't have.
+
+    Buffers among them are computed when the model is built, and tied parameters share another's tensor.
+    """
+    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    if account.shapes is None or not patterns:
+        return
+    ignorable = re.compile("|".join(f"({pattern})" for pattern in patterns))
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
+    for name, _ in model.named_parameters():
+        spellings = {name, name.removeprefix(prefix), prefix + name}
+        if ignorable.search(name) and name not in tied and not spellings & account.shapes.keys():
+            yield name
+
+
+def _unexplained(
+    leftover: set[str], account: Account, model: PreTrainedModel, checkpoint: Checkpoint
+) -> set[str]:
+    """Return the leftover tensors that no other class of the same model type has a place for."""
+    remaining = set(leftover)
+    for model_class in _relatives(model, checkpoint):
+        if not remaining:
+            break
+        for name, shape in _places(model_class, model.config).items():
+            found = (account.shapes or {}).get(name, shape)
+            # The size of another head (its number of labels) isn't this configuration's: the rank must agree.
+            if name in remaining and len(found) == len(shape):
+                remaining.discard(name)
+    return remaining
+
+
+def _relatives(model: PreTrainedModel, checkpoint: Checkpoint) -> Iterator[type]:
+    """Yield the classes for the model's configuration: those that the checkpoint declares, then the others."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    seen: set[type] = {type(model)}
+    tables = [value for name, value in vars(modeling_auto).items() if re.fullmatch(r"MODEL_(\w+_)?MAPPING", name)]
+    names = list(checkpoint.architectures)
+    for table in tables:
+        found = table._model_mapping.get(model.config.model_type, ()) if hasattr(table, "_model_mapping") else ()
+        names += [found] if isinstance(found, str) else list(found)
+    for name in names:
+        candidate = getattr(transformers, name, None)
+        if isinstance(candidate, type) and candidate not in seen and hasattr(candidate, "_from_config"):
+            seen.add(candidate)
+            yield candidate
+
+
+def _places(model_class: Any, config: Any) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes that a class's state dict has, from a model without memory."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model = model_class(copy.deepcopy(config))
+    except Exception as error:  # a relative that this configuration can't build explains nothing
+        logger.debug("%s can't be built from this configuration: %s", model_class.__name__, error)
+        return {}
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    prefix = f"{model.base_model_prefix}."
+    return own | {name.removeprefix(prefix): shape for name, shape in own.items() if name.startswith(prefix)}
+
+
+def _message(
+    account: Account, model: PreTrainedModel, checkpoint: Checkpoint, missing: list[str], unexplained: list[str]
+) -> str:
+    parts = [f"{checkpoint.name}: the weights don't fit {type(model).__name__}"]
+    if missing:
+        parts.append(f"{len(missing)} parameters have no tensor (they would be random): {_names(missing)}")
+    if unexplained:
+        parts.append(f"{len(unexplained)} tensors have no parameter: {_names(unexplained)}")
+    if account.mismatched:
+        shown = [f"{n} is {list(found)}, must be {list(wanted)}" for n, found, wanted in sorted(account.mismatched)]
+        parts.append(f"{len(shown)} tensors have another shape: {_names(shown)}")
+    saved = ", ".join(checkpoint.architectures) or "an unknown class"
+    return f"{'; '.join(parts)}. It was saved from {saved}: export a task of that class, or correct config.json"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,232 @@
+"""Load a checkpoint's configuration and model; the model is whole, or there is an error, never a random parameter.
+
+Transformers gets the tensors of the files that were checked, not the directory: it finds no other files to read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from onnxport.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    MissingDependencyError,
+    OnnxportError,
+    OptionError,
+    UnsupportedError,
+    UntrustedCodeError,
+    WeightsMismatchError,
+)
+from onnxport.options import ExportOptions
+from onnxport.weights.accounting import Account, settle
+from onnxport.weights.checkpoint import Checkpoint
+from onnxport.weights.preprocessors import load_preprocessor
+from onnxport.weights.quiet import quiet
+from onnxport.weights.tensors import read_state
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = ["load_config", "load_model", "load_preprocessor"]
+
+logger = logging.getLogger(__name__)
+
+_DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedConfig:
+    """Load the configuration of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: a value of `config.json` isn't what its class expects.
+        UnsupportedError: Transformers has no such model type, or the weights are quantized.
+        UntrustedCodeError: the configuration class is code that isn't allowed to run.
+    """
+    from transformers import AutoConfig
+
+    source = checkpoint.weight_files[0] if checkpoint.format == "gguf" else checkpoint.directory / "config.json"
+    extra = {"gguf_file": source.name} if checkpoint.format == "gguf" else {}
+    if checkpoint.format != "gguf":
+        _check_model_type(checkpoint, options)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
+            )
+    except Exception as error:
+        raise _config_error(error, checkpoint, source) from error
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is not None and checkpoint.format != "gguf":
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__
+        raise UnsupportedError(
+            f"{checkpoint.name}: the weights are quantized ({method}), and only floating-point ones can be exported; "
+            f"export the checkpoint that they were quantized from"
+        )
+    return cast("PretrainedConfig", config)
+
+
+def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
+    """Load a model whose every parameter comes from the checkpoint, in evaluation mode.
+
+    A model that can leave its pooler out is loaded without it when the checkpoint has none. Tensors of the
+    checkpoint that belong to another task's head are left aside, with a log record.
+
+    Args:
+        checkpoint: where the tensors are.
+        model_class: a model class of Transformers, such as `BertForMaskedLM`.
+        options: dtype, device, whether code may run.
+
+    Raises:
+        WeightsMismatchError: parameters without tensor, tensors without parameter, or different shapes.
+        CorruptCheckpointError: a tensor can't be read.
+        UntrustedCodeError: a pickled file holds more than tensors.
+        OptionError: there is no such device.
+    """
+    config = load_config(checkpoint, options)
+    device = _device(options)
+    with quiet():
+        if checkpoint.format == "tensorflow":
+            model = _load_tensorflow(checkpoint, model_class, config, options)
+        else:
+            model = _load_strictly(checkpoint, model_class, config, options)
+        _attach_generation_config(model, checkpoint)
+    return cast("PreTrainedModel", model.to(device).eval())
+
+
+def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    known = list(CONFIG_MAPPING.keys())
+    auto_map = checkpoint.config.get("auto_map")
+    is_code = isinstance(auto_map, dict) and "AutoConfig" in auto_map and options.trust_remote_code
+    if checkpoint.model_type in known or is_code:
+        return
+    near = difflib.get_close_matches(checkpoint.model_type, known, n=5, cutoff=0.5)
+    hint = f"the nearest it knows are {', '.join(near)}" if near else f"it knows {len(known)} others, none of them near"
+    raise UnsupportedError(
+        f"{checkpoint.name}: the model type {checkpoint.model_type!r} isn't known to the installed Transformers; "
+        f"{hint}. Correct model_type in {checkpoint.directory / 'config.json'}, or upgrade transformers"
+    )
+
+
+def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> CheckpointError | UnsupportedError:
+    reason = _first_lines(error)
+    if "trust_remote_code" in str(error):
+        return UntrustedCodeError(
+            f"{checkpoint.name}: its configuration is code of the repository, which would run on this machine; "
+            f"read that code, and pass --trust-remote-code (trust_remote_code=True) if you trust it"
+        )
+    if checkpoint.format == "gguf":
+        return UnsupportedError(
+            f"{source}: the GGUF architecture {checkpoint.gguf_architecture!r} can't be read ({reason}); "
+            f"export the safetensors checkpoint that the file was converted from"
+        )
+    return CorruptCheckpointError(f"{source}: {type(error).__name__} while reading it: {reason}; correct that value")
+
+
+def _load_strictly(
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+) -> PreTrainedModel:
+    model, account = _load_once(checkpoint, model_class, config, options, {})
+    if account.only_pooler_missing and _takes_pooling_switch(model_class):
+        logger.info("%s: the checkpoint has no pooler, so the model is loaded without one", checkpoint.name)
+        model, account = _load_once(checkpoint, model_class, config, options, {"add_pooling_layer": False})
+    settle(account, model, checkpoint)
+    return model
+
+
+def _load_once(
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions, extra: dict[str, Any]
+) -> tuple[PreTrainedModel, Account]:
+    arguments = {"dtype": _dtype(options), "output_loading_info": True, "ignore_mismatched_sizes": True, **extra}
+    try:
+        if checkpoint.format == "gguf":
+            model, info = model_class.from_pretrained(
+                checkpoint.directory, gguf_file=checkpoint.weight_files[0].name, local_files_only=True, **arguments
+            )
+            return model, Account.of(info, None)
+        state = read_state(checkpoint)
+        model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **arguments)
+        return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    except OnnxportError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(f"{checkpoint.name}: reading its weights needs a package: {error}") from error
+    except Exception as error:
+        raise CorruptCheckpointError(
+            f"{checkpoint.name}: {model_class.__name__} couldn't be built from "
+            f"{', '.join(path.name for path in checkpoint.weight_files[:3])} "
+            f"({type(error).__name__}: {_first_lines(error)}); check config.json against the weights"
+        ) from error
+
+
+def _load_tensorflow(
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+) -> PreTrainedModel:
+    from onnxport.weights.tensorflow import read_tensorflow_state
+
+    path = checkpoint.weight_files[0]
+    try:
+        model = model_class._from_config(config)
+        state = read_tensorflow_state(path, model)
+    except WeightsMismatchError:
+        # A checkpoint without pooler is loaded into a model without one, as for the other formats.
+        if not _takes_pooling_switch(model_class):
+            raise
+        model = model_class._from_config(config, add_pooling_layer=False)
+        state = read_tensorflow_state(path, model)
+    outcome = model.load_state_dict(state, strict=False)
+    account = Account.of(
+        {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
+    )
+    settle(account, model, checkpoint)
+    return cast("PreTrainedModel", model.to(_dtype(options)))
+
+
+def _takes_pooling_switch(model_class: Any) -> bool:
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def _attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    if checkpoint.format == "gguf" or not model.can_generate():
+        return
+    from transformers import GenerationConfig
+
+    if (checkpoint.directory / "generation_config.json").is_file():
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint.directory, local_files_only=True)
+        except Exception as error:
+            raise CorruptCheckpointError(
+                f"{checkpoint.directory / 'generation_config.json'}: {type(error).__name__} while reading it: "
+                f"{_first_lines(error)}; correct or remove the file"
+            ) from error
+
+
+def _dtype(options: ExportOptions) -> torch.dtype:
+    import torch
+
+    return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))
+
+
+def _device(options: ExportOptions) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(options.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(
+            f"--device {options.device!r} can't be used here ({_first_lines(error)}); use cpu, or a device that "
+            f"the installed torch supports"
+        ) from error
+    return device
+
+
+def _first_lines(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

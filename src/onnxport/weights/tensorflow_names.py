@@ -1,0 +1,92 @@
+"""Translate Keras variable names and layouts into those of the PyTorch models of Transformers 4.
+
+The rules are those of Keras layers and of two spellings that Transformers used in TensorFlow variable names: `_._` is
+a list index, and `a___b` stands for `b`. Model-specific exceptions are the literal table `_EXCEPTIONS`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+# Keras leaf → PyTorch leaves to try, in order.
+_LEAVES: dict[str, tuple[str, ...]] = {
+    "kernel": ("weight",),
+    "embeddings": ("weight", "embeddings"),
+    "gamma": ("weight", "gamma"),
+    "beta": ("bias", "beta"),
+    "moving_mean": ("running_mean",),
+    "moving_variance": ("running_var",),
+    "depthwise_kernel": ("depthwise.weight", "weight"),
+    "pointwise_kernel": ("pointwise.weight", "weight"),
+}
+
+# Pattern in a translated name → replacement, for models whose TensorFlow modules were named otherwise.
+_EXCEPTIONS: tuple[tuple[str, str], ...] = ()
+
+_AXES: dict[tuple[str, int], tuple[int, ...]] = {
+    ("kernel", 2): (1, 0),
+    ("kernel", 3): (2, 1, 0),
+    ("kernel", 4): (3, 2, 0, 1),
+    ("pointwise_kernel", 3): (2, 1, 0),
+    ("pointwise_kernel", 4): (3, 2, 0, 1),
+    ("depthwise_kernel", 3): (1, 2, 0),
+    ("depthwise_kernel", 4): (2, 3, 0, 1),
+}
+
+
+def leaf(variable: str) -> str:
+    """Return the last level of a Keras variable name, without the `:0`."""
+    return re.sub(r":\d+$", "", variable).rsplit("/", 1)[-1]
+
+
+def pytorch_names(variable: str) -> tuple[str, ...]:
+    """Return the names that a variable may have in a Transformers 4 PyTorch state dict, most likely first.
+
+    Args:
+        variable: `tf_bert_for_masked_lm/mlm___cls/predictions/transform/dense/kernel:0`.
+
+    Returns:
+        `("cls.predictions.transform.dense.weight", …)`; the outermost scope is the model's own and is dropped first.
+    """
+    levels = re.sub(r":\d+$", "", variable).split("/")
+    levels = [part for level in levels for part in level.rsplit("___", 1)[-1].split("_._") if part]
+    names: list[str] = []
+    for start in (1, 0) if len(levels) > 1 else (0,):
+        for last in _LEAVES.get(levels[-1], (levels[-1],)):
+            name = ".".join([*levels[start:-1], last])
+            names += [re.sub(pattern, new, name) for pattern, new in _EXCEPTIONS if re.search(pattern, name)]
+            names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def pytorch_layout(variable: str, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return a variable's array with PyTorch's order of axes.
+
+    Keras kernels end in (in, out) and PyTorch's begin with (out, in); what isn't a Keras kernel, GPT-2's Conv1D
+    included, has the same order in both. Axes of size 1 are added or dropped to reach `shape`, and the two axes of a
+    depthwise kernel (in, multiplier) become one.
+
+    Args:
+        variable: the Keras variable name, whose leaf says what kind of tensor it is.
+        array: the values in Keras layout.
+        shape: the shape of the PyTorch parameter.
+
+    Returns:
+        The reordered array; its shape is `shape` unless the variable doesn't fit, which is for the caller to report.
+    """
+    kind = leaf(variable)
+    axes = _AXES.get((kind, array.ndim))
+    if axes is not None:
+        array = array.transpose(axes)
+    if kind == "depthwise_kernel" and array.size == int(np.prod(shape)):
+        return array.reshape(shape)
+    if _without_ones(array.shape) == _without_ones(shape):
+        return array.reshape(shape)
+    return array
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

@@ -1,0 +1,107 @@
+"""Read the tensors of a checkpoint that was checked: mapped from safetensors, unpickled as tensors only."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import CorruptCheckpointError, OnnxportError, UntrustedCodeError
+from onnxport.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Read all tensors of a safetensors or PyTorch checkpoint, on the CPU, with the dtypes they were saved in.
+
+    Raises:
+        CorruptCheckpointError: a file can't be read, or holds something that isn't a tensor.
+        UntrustedCodeError: a pickled file refers to more than tensors.
+    """
+    read: Callable[[Path], dict[str, torch.Tensor]]
+    read = _read_safetensors if checkpoint.format == "safetensors" else _read_pickled
+    state: dict[str, torch.Tensor] = {}
+    for path in checkpoint.weight_files:
+        for name, tensor in read(path).items():
+            if name in state:
+                raise CorruptCheckpointError(
+                    f"{checkpoint.name}: tensor {name!r} is in {path.name} and in a shard before it; "
+                    f"save the checkpoint again, each tensor once"
+                )
+            state[name] = tensor
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CorruptCheckpointError(
+            f"{path}: the tensors can't be read ({error}); download or save the file again"
+        ) from error
+
+
+def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
+    content = _unpickle(path)
+    nested = content.get("state_dict") if isinstance(content, Mapping) else None
+    if isinstance(nested, Mapping):
+        content = nested
+    return _only_tensors(path, content)
+
+
+def _unpickle(path: Path) -> Any:
+    """Unpickle tensors and nothing else; zip files are mapped, so tensors that aren't used stay on disk."""
+    import torch
+
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        refused = " ".join(str(error).split())
+        if "GLOBAL" in refused or "not an allowed" in refused or "Unsupported" in refused:
+            raise UntrustedCodeError(
+                f"{path} holds more than tensors, so reading it stopped ({refused[:300]}). If you trust where it "
+                f"comes from, load it yourself and save its state dict as safetensors; otherwise don't use the file"
+            ) from error
+        raise _unreadable(path, error) from error
+    except OnnxportError:
+        raise
+    except Exception as error:  # torch raises nearly everything on damaged files
+        raise _unreadable(path, error) from error
+
+
+def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    import torch
+
+    if not isinstance(content, Mapping):
+        raise CorruptCheckpointError(
+            f"{path} holds a {type(content).__name__}, not a state dict of tensors; save `model.state_dict()`"
+        )
+    state: dict[str, torch.Tensor] = {}
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CorruptCheckpointError(
+                f"{path}: {name!r} is a {type(value).__name__}, not a tensor; save `model.state_dict()`, "
+                f"without the optimizer or other values"
+            )
+        state[name] = value
+    if not state:
+        raise CorruptCheckpointError(f"{path} holds no tensors; save the checkpoint again")
+    return state
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptCheckpointError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return CorruptCheckpointError(
+        f"{path}: the tensors can't be read ({reason}): the file is truncated or damaged; download or save it again"
+    )
