@@ -68,7 +68,7 @@ def infer_task(config: PreTrainedConfig) -> Task:
 
 
 def model_class(config: PreTrainedConfig, task: Task) -> type:
-    """Return the Auto class that loads a model for a task.
+    """Return the class that loads a model for a task: the checkpoint's own where it fits, else Transformers' choice.
 
     Raises:
         UnsupportedError: Transformers has no such class for the model type.
@@ -77,8 +77,10 @@ def model_class(config: PreTrainedConfig, task: Task) -> type:
 
     remote = getattr(config, "auto_map", None) or {}
     for name in task.auto_classes:
-        if config.model_type in _class_names(name) or name in remote:
-            found: type = getattr(transformers, name)
+        fitting = _class_names(name).get(config.model_type, ())
+        if name in remote or fitting:
+            own = [architecture for architecture in config.architectures or () if architecture in fitting]
+            found: type = getattr(transformers, name if name in remote else [*own, *fitting][0])
             return found
     known = [other.name for other in supported_tasks(config.model_type)]
     near = difflib.get_close_matches(task.name, known, n=1)

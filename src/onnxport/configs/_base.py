@@ -35,6 +35,7 @@ EXTERNAL_DATA_FORMAT_SIZE_LIMIT = 2 * 1024**3
 Axes = Mapping[str, Mapping[int, str]]
 """Names of tensors, each with the names of its dynamic axes."""
 
+_SOUND_INPUTS = ("input_features", "input_values")
 _BATCH = {0: "batch"}
 _BATCH_SEQUENCE = {0: "batch", 1: "sequence"}
 
@@ -192,27 +193,21 @@ class OnnxConfig(ABC):
             ValueError: both a tokenizer and a preprocessor, or a preprocessor that can't be used.
             NotImplementedError: `framework` is TensorFlow.
         """
-        from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
+        from transformers import PreTrainedTokenizerBase
 
         returned = _dummies.framework_name(framework)
         preprocessor = self._component(_only_one(preprocessor, tokenizer))
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         if isinstance(preprocessor, PreTrainedTokenizerBase):
             return self._text_inputs(preprocessor, batch, seq_length, num_choices, is_pair, returned)
-        if isinstance(preprocessor, ImageProcessingMixin | FeatureExtractionMixin):
-            kind = preprocessor.model_input_names[0]
-            if kind == "pixel_values":
-                images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
-                return dict(preprocessor(images=images, return_tensors=returned))
-            if isinstance(preprocessor, ImageProcessingMixin):
-                raise ValueError(
-                    f"The `preprocessor` is an image processor ({type(preprocessor).__name__}) and expects"
-                    f' `model_input_names[0]` to be "pixel_values", got {kind}'
-                )
-            if kind in ("input_features", "input_values"):
-                rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
-                audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
-                return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
+        kind = _media_kind(preprocessor)
+        if kind == "pixel_values":
+            images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
+            return dict(preprocessor(images=images, return_tensors=returned))
+        if kind in _SOUND_INPUTS:
+            rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
+            audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
+            return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
         raise ValueError(
             "Unable to generate dummy inputs for the model. Please provide a tokenizer or a preprocessor."
         )
@@ -291,6 +286,25 @@ class OnnxConfig(ABC):
             parts.insert(0, "feature_extractor")
         found = (getattr(preprocessor, part, None) for part in parts)
         return next((part for part in found if part is not None), preprocessor)
+
+
+def _media_kind(preprocessor: Any) -> str | None:
+    """Return what an image processor or feature extractor makes, `None` for anything else.
+
+    Raises:
+        ValueError: an image processor that doesn't make pixels.
+    """
+    from transformers import FeatureExtractionMixin, ImageProcessingMixin
+
+    if not isinstance(preprocessor, ImageProcessingMixin | FeatureExtractionMixin):
+        return None
+    kind = str(getattr(preprocessor, "model_input_names", ("",))[0])
+    if kind != "pixel_values" and isinstance(preprocessor, ImageProcessingMixin):
+        raise ValueError(
+            f"The `preprocessor` is an image processor ({type(preprocessor).__name__}) and expects"
+            f' `model_input_names[0]` to be "pixel_values", got {kind}'
+        )
+    return kind
 
 
 def _only_one(preprocessor: Any, tokenizer: Any) -> Any:

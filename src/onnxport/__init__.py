@@ -1,0 +1,43 @@
+"""From a Hugging Face Transformers checkpoint to a proved ONNX directory."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import OnnxportError
+from onnxport.options import ExportOptions
+
+if TYPE_CHECKING:
+    from onnxport._export import ExportResult, export
+    from onnxport.bundles.inspection import inspect
+    from onnxport.bundles.manifest import Manifest
+    from onnxport.validation import ValidationReport, validate
+
+__version__ = "0.1.0"
+__all__ = [
+    "ExportOptions",
+    "ExportResult",
+    "Manifest",
+    "OnnxportError",
+    "ValidationReport",
+    "__version__",
+    "export",
+    "inspect",
+    "validate",
+]
+
+_LAZY = {
+    "ExportResult": "onnxport._export",
+    "Manifest": "onnxport.bundles.manifest",
+    "ValidationReport": "onnxport.validation",
+    "export": "onnxport._export",
+    "inspect": "onnxport.bundles.inspection",
+    "validate": "onnxport.validation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'onnxport' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
