@@ -137,6 +137,8 @@ def _open(
     wanted = canonical_task(options.task) if options.task else None
     checkpoint = open_checkpoint(model, options)
     config = load_config(checkpoint, options)
+    if not config.architectures and checkpoint.format == "gguf":
+        wanted = wanted or canonical_task("text-generation-with-past")
     task = wanted or infer_task(config)
     auto_class = model_class(config, task)
     preprocessor = load_preprocessor(checkpoint, options)
