@@ -1,0 +1,292 @@
+"""Text encoders: token ids and a mask, some with segment ids, and the models that take more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from packaging.version import Version
+
+from onnxport.configs import OnnxConfig
+
+Axes = Mapping[str, Mapping[int, str]]
+
+
+class TextOnnxConfig(OnnxConfig):
+    """Describe a text encoder by its class attributes.
+
+    Attributes:
+        input_names: inputs, in order; all have the axes batch, (choice,) sequence.
+        atol: absolute tolerance of validation.
+        opset: lowest opset of the original.
+    """
+
+    input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    atol: ClassVar[float] = 1e-5
+    opset: ClassVar[int] = 11
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph; multiple choice has an axis for the choices."""
+        axes = {0: "batch", 1: "sequence"}
+        if self.task == "multiple-choice":
+            axes = {0: "batch", 1: "choice", 2: "sequence"}
+        return {name: dict(axes) for name in self.input_names}
+
+    @property
+    def atol_for_validation(self) -> float:
+        """Largest absolute difference between the model and its graph that is still right."""
+        return self.atol
+
+    @property
+    def default_onnx_opset(self) -> int:
+        """Lowest opset of the original."""
+        return self.opset
+
+
+class SegmentedTextOnnxConfig(TextOnnxConfig):
+    """Describe a text encoder that tells the first text of a pair from the second."""
+
+    input_names = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class AlbertOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe ALBERT."""
+
+
+class BertOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe BERT."""
+
+
+class BigBirdOnnxConfig(TextOnnxConfig):
+    """Describe BigBird."""
+
+
+class CamembertOnnxConfig(TextOnnxConfig):
+    """Describe CamemBERT."""
+
+
+class ConvBertOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe ConvBERT."""
+
+
+class Data2VecTextOnnxConfig(TextOnnxConfig):
+    """Describe Data2Vec for text."""
+
+
+class DistilBertOnnxConfig(TextOnnxConfig):
+    """Describe DistilBERT."""
+
+
+class ElectraOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe ELECTRA."""
+
+
+class ErnieOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe ERNIE, whose segment ids are followed by task ids."""
+
+    input_names = ("input_ids", "attention_mask", "token_type_ids", "task_type_ids")
+
+
+class FlaubertOnnxConfig(TextOnnxConfig):
+    """Describe FlauBERT."""
+
+
+class IBertOnnxConfig(TextOnnxConfig):
+    """Describe I-BERT."""
+
+
+class MegaOnnxConfig(TextOnnxConfig):
+    """Describe Mega; Transformers 5 no longer has the model."""
+
+
+class MobileBertOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe MobileBERT."""
+
+
+class RemBertOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe RemBERT."""
+
+    atol = 1e-4
+
+
+class RobertaOnnxConfig(TextOnnxConfig):
+    """Describe RoBERTa."""
+
+
+class RobertaPreLayerNormOnnxConfig(TextOnnxConfig):
+    """Describe RoBERTa with the normalisation first."""
+
+
+class RoFormerOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe RoFormer."""
+
+
+class SqueezeBertOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe SqueezeBERT."""
+
+
+class XLMOnnxConfig(SegmentedTextOnnxConfig):
+    """Describe XLM."""
+
+
+class XLMRobertaOnnxConfig(TextOnnxConfig):
+    """Describe XLM-RoBERTa."""
+
+
+class XLMRobertaXLOnnxConfig(TextOnnxConfig):
+    """Describe XLM-RoBERTa-XL."""
+
+
+class XmodOnnxConfig(TextOnnxConfig):
+    """Describe X-MOD."""
+
+
+class DebertaOnnxConfig(TextOnnxConfig):
+    """Describe DeBERTa, which has segment ids where its configuration gives them types."""
+
+    opset = 12
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph."""
+        inputs = dict(super().inputs)
+        if self._config.type_vocab_size > 0:
+            inputs["token_type_ids"] = dict(inputs["input_ids"])
+        return inputs
+
+    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """Make texts, without segment ids where the model has no types for them."""
+        made = super().generate_dummy_inputs(preprocessor, *args, **kwargs)
+        return {name: value for name, value in made.items() if name in self.inputs}
+
+
+class DebertaV2OnnxConfig(DebertaOnnxConfig):
+    """Describe DeBERTa-v2 and v3."""
+
+
+class LongformerOnnxConfig(TextOnnxConfig):
+    """Describe Longformer, whose every second token attends to all others in the example."""
+
+    input_names = ("input_ids", "attention_mask", "global_attention_mask")
+    atol = 1e-4
+    opset = 14
+
+    @property
+    def outputs(self) -> Axes:
+        """Outputs of the graph; the bare model also pools."""
+        outputs = dict(super().outputs)
+        if self.task == "default":
+            outputs["pooler_output"] = {0: "batch"}
+        return outputs
+
+    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """Make texts and a mask of the tokens with global attention."""
+        import torch
+
+        inputs = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
+        mask = torch.zeros_like(torch.as_tensor(inputs["input_ids"]))
+        mask[..., ::2] = 1
+        inputs["global_attention_mask"] = mask
+        return inputs
+
+
+class LayoutLMOnnxConfig(TextOnnxConfig):
+    """Describe LayoutLM: every token has a box on its page."""
+
+    input_names = ("input_ids", "bbox", "attention_mask", "token_type_ids")
+    box: ClassVar[tuple[int, ...]] = (48, 84, 73, 128)
+    """Left, top, right and bottom of the example's tokens, of a page of 1000 by 1000."""
+
+    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """Make texts whose tokens all lie in one box.
+
+        Raises:
+            NotImplementedError: another framework than PyTorch.
+        """
+        import torch
+
+        inputs = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
+        if not isinstance(inputs["input_ids"], torch.Tensor):
+            raise NotImplementedError("Exporting the model to ONNX is currently only supported for PyTorch.")
+        batch, length = inputs["input_ids"].shape
+        inputs["bbox"] = torch.tensor(self.box).expand(batch, length, 4).clone()
+        return inputs
+
+
+class PerceiverOnnxConfig(OnnxConfig):
+    """Describe Perceiver, which calls whatever it reads `inputs`."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph."""
+        axes = {0: "batch", 1: "choice", 2: "sequence"} if self.task == "multiple-choice" else {0: "batch", 1: "sequence"}
+        return {"inputs": axes, "attention_mask": dict(axes)}
+
+    @property
+    def atol_for_validation(self) -> float:
+        """Largest absolute difference between the model and its graph that is still right."""
+        return 1e-4
+
+    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """Make texts or pictures under the name `inputs`."""
+        made = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
+        for name in ("input_ids", "pixel_values"):
+            if name in made:
+                made = {"inputs": made.pop(name), **made}
+        return made
+
+
+class LayoutLMv3OnnxConfig(OnnxConfig):
+    """Describe LayoutLMv3: tokens, their boxes, and the page as a picture."""
+
+    torch_onnx_minimum_version = Version("1.12")
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph, in the order that the head's forward has."""
+        text = {0: "batch", 1: "sequence"}
+        pixels = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
+        if self.task in ("question-answering", "sequence-classification"):
+            return {"input_ids": text, "attention_mask": dict(text), "bbox": dict(text), "pixel_values": pixels}
+        few = {0: "batch", 1: "num_channels"}
+        return {"input_ids": text, "bbox": dict(text), "attention_mask": dict(text), "pixel_values": few}
+
+    @property
+    def default_onnx_opset(self) -> int:
+        """Lowest opset of the original."""
+        return 12
+
+    def generate_dummy_inputs(  # type: ignore[override]  # a processor is all that fits; the original's is so, too
+        self,
+        processor: Any,
+        batch_size: int = -1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: Any = None,
+        num_channels: int = 3,
+        image_width: int = 40,
+        image_height: int = 40,
+    ) -> Mapping[str, Any]:
+        """Make pages: a picture, one word per token, each in the same box.
+
+        Args:
+            processor: a LayoutLMv3 processor.
+            batch_size: pages; -1 for the default.
+            seq_length: tokens per page; -1 for the default.
+            is_pair: whether special tokens are counted for a pair.
+            framework: `pt` or `np`.
+            num_channels: channels of the pictures.
+            image_width: width of the pictures, in pixels.
+            image_height: height of the pictures, in pixels.
+        """
+        from onnxport.configs import compute_effective_axis_dimension
+
+        processor.image_processor.apply_ocr = False
+        batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        special = processor.tokenizer.num_special_tokens_to_add(is_pair)
+        length = compute_effective_axis_dimension(seq_length, self.default_sequence_length, special)
+        words = [[processor.tokenizer.unk_token] * length] * batch
+        boxes = [[list(LayoutLMOnnxConfig.box)] * length] * batch
+        images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
+        return dict(processor(images, text=words, boxes=boxes, return_tensors=framework))
