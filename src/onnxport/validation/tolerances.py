@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxport.options import ExportOptions
 
-RTOL = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
-"""Relative tolerances: about 2**10 units in the last place of fp32 (2**-23), 20 of fp16 (2**-10) and 12 of bf16
-(2**-7), what summing a few thousand rounded terms in another order costs."""
+RTOL = {"fp32": 5e-4, "fp16": 2e-2, "bf16": 1e-1}
+"""Relative tolerances: what rounding in another order costs, and far below what a wrong graph shows (from 1e-2 on).
+Measured for fp32: 1.5e-4 for the 30 layers of SmolLM2-135M behind a random past, 1e-5 and less for shallow models."""
 MIN_ATOL = {"fp32": 0.0, "fp16": 1e-3, "bf16": 1e-2}
 """Lower bounds of the absolute tolerance: below them the type itself can't tell values near 1 apart."""
 
