@@ -171,9 +171,7 @@ def write_fixture(name: str, root: Path) -> None:
     model, preprocessor, inputs = MAKERS[name](rng)
     model(inputs)
     randomize(model, rng)
-    outputs = {
-        key: value.numpy() for key, value in model(inputs, training=False).items() if hasattr(value, "numpy")
-    }
+    outputs = {key: value.numpy() for key, value in model(inputs, training=False).items() if hasattr(value, "numpy")}
     directory = root / name
     model.save_pretrained(directory)
     preprocessor.save_pretrained(directory)

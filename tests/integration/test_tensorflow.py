@@ -97,6 +97,31 @@ def test_a_leftover_inside_the_base_model_is_an_error(bert_file: Path) -> None:
         read_tensorflow_state(bert_file, transformers.BertModel(config, add_pooling_layer=False))
 
 
+def add_variable(path: Path, layer: str, name: str, shape: tuple[int, ...]) -> None:
+    with h5py.File(path, "r+") as file:
+        group = file[layer]
+        group.create_dataset(name, data=np.ones(shape, np.float32))
+        group.attrs["weight_names"] = [*group.attrs["weight_names"], name]
+
+
+def test_a_pooler_that_the_head_does_not_use_may_remain(bert_file: Path) -> None:
+    add_variable(bert_file, "bert", "tf_bert_for_masked_lm/bert/pooler/dense/kernel:0", (16, 16))
+    read_tensorflow_state(bert_file, build("bert"))
+
+
+def test_a_leftover_of_a_model_with_a_head_is_an_error(bert_file: Path) -> None:
+    add_variable(bert_file, "mlm___cls", "tf_bert_for_masked_lm/classifier/kernel:0", (16, 3))
+    with pytest.raises(WeightsMismatchError, match="tf_bert_for_masked_lm/classifier/kernel:0"):
+        read_tensorflow_state(bert_file, build("bert"))
+
+
+def test_tied_parameters_with_different_tensors_are_an_error(tmp_path: Path) -> None:
+    path = Path(shutil.copy(FIXTURES / "gpt2" / "tf_model.h5", tmp_path / "tf_model.h5"))
+    add_variable(path, "transformer", "tfgpt2lm_head_model/lm_head/kernel:0", (16, 60))
+    with pytest.raises(WeightsMismatchError, match=r"wte/embeddings:0 and, differently, by .*lm_head/kernel:0"):
+        read_tensorflow_state(path, build("gpt2"))
+
+
 def test_a_tensor_of_another_shape_is_named(bert_file: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(FIXTURES / "bert", intermediate_size=20)
     with pytest.raises(WeightsMismatchError, match=r"intermediate\.dense\.weight has shape \(20, 16\)"):

@@ -16,12 +16,16 @@ import numpy as np
 
 from onnxport.errors import WeightsMismatchError
 from onnxport.weights.tensorflow_file import read_variables
-from onnxport.weights.tensorflow_names import pytorch_layout, pytorch_names
+from onnxport.weights.tensorflow_names import is_dead, pytorch_layout, pytorch_names
 
 if TYPE_CHECKING:
     import torch
 
 _NAMED_IN_ERRORS = 20
+
+# Modules that TensorFlow's models had beside a head that doesn't use them. A model without the module doesn't need its
+# tensors; `{prefix}` is the base model's.
+_UNNEEDED = (r"^{prefix}\.pooler\.", r"^cls\.seq_relationship\.")
 
 
 @dataclass
@@ -83,7 +87,7 @@ def _tied_owners(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> d
 
 
 def _renamer(model: torch.nn.Module) -> Callable[[str], str]:
-    """Return Transformers' own translation of a Transformers 4 key into today's (for TensorFlow's models: renamings)."""
+    """Return Transformers' own translation of a Transformers 4 key into today's."""
     from transformers import PreTrainedModel
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
@@ -124,6 +128,8 @@ def _bind(
 ) -> _Binding:
     binding = _Binding()
     for variable, array in variables.items():
+        if is_dead(variable):
+            continue
         key = match(variable)
         if key is None:
             binding.leftovers.append(variable)
@@ -162,18 +168,18 @@ def _constants(
 def _may_remain(variable: str, model: torch.nn.Module) -> bool:
     """Say whether a leftover is known to be unneeded, or belongs to a head that a base model doesn't have."""
     name = pytorch_names(variable)[0]
-    if any(re.search(pattern, name) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()):
-        return True
     prefix = getattr(model, "base_model_prefix", "")
+    unneeded = [pattern.format(prefix=re.escape(prefix)) for pattern in _UNNEEDED]
+    unneeded += getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    if any(re.search(pattern, name) for pattern in unneeded):
+        return True
     if not prefix or hasattr(model, prefix):
         return False
     own = {prefix, *(key.split(".", 1)[0] for key in model.state_dict())}
     return name.split(".", 1)[0] not in own
 
 
-def _mismatch(
-    path: Path, model: torch.nn.Module, missing: list[str], leftovers: list[str], problems: list[str]
-) -> str:
+def _mismatch(path: Path, model: torch.nn.Module, missing: list[str], leftovers: list[str], problems: list[str]) -> str:
     lines = [f"The tensors of {path} are not those of {type(model).__name__}."]
     for title, names in (
         ("Parameters without tensor", missing),

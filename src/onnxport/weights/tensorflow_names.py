@@ -23,8 +23,15 @@ _LEAVES: dict[str, tuple[str, ...]] = {
     "pointwise_kernel": ("pointwise.weight", "weight"),
 }
 
-# Pattern in a translated name → replacement, for models whose TensorFlow modules were named otherwise.
-_EXCEPTIONS: tuple[tuple[str, str], ...] = ()
+# Pattern in a translated name → replacement, for models whose TensorFlow modules were named otherwise. DeBERTa v2 has
+# the names of DeBERTa v1 there.
+_EXCEPTIONS = (
+    (r"\.attention\.self\.pos_proj\.", ".attention.self.pos_key_proj."),
+    (r"\.attention\.self\.pos_q_proj\.", ".attention.self.pos_query_proj."),
+)
+
+# Variables that TensorFlow's own models create and never compute with: ALBERT adds `decoder/bias` instead.
+_DEAD = (r"^[^/]*albert[^/]*/predictions/bias(:\d+)?$",)
 
 _AXES: dict[tuple[str, int], tuple[int, ...]] = {
     ("kernel", 2): (1, 0),
@@ -40,6 +47,11 @@ _AXES: dict[tuple[str, int], tuple[int, ...]] = {
 def leaf(variable: str) -> str:
     """Return the last level of a Keras variable name, without the `:0`."""
     return re.sub(r":\d+$", "", variable).rsplit("/", 1)[-1]
+
+
+def is_dead(variable: str) -> bool:
+    """Say whether TensorFlow's model has a variable without ever using it."""
+    return any(re.search(pattern, variable) for pattern in _DEAD)
 
 
 def pytorch_names(variable: str) -> tuple[str, ...]:
