@@ -1,6 +1,6 @@
 """The pipeline: describe, trace, write, prove, bundle. Read this first.
 
-    checkpoint → describe → trace → plan → (stage: write → prove → bundle) → rename into place
+checkpoint → describe → trace → plan → (stage: write → prove → bundle) → rename into place
 """
 
 from __future__ import annotations

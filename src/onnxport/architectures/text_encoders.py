@@ -220,7 +220,9 @@ class PerceiverOnnxConfig(OnnxConfig):
     @property
     def inputs(self) -> Axes:
         """Inputs of the graph."""
-        axes = {0: "batch", 1: "choice", 2: "sequence"} if self.task == "multiple-choice" else {0: "batch", 1: "sequence"}
+        axes = (
+            {0: "batch", 1: "choice", 2: "sequence"} if self.task == "multiple-choice" else {0: "batch", 1: "sequence"}
+        )
         return {"inputs": axes, "attention_mask": dict(axes)}
 
     @property

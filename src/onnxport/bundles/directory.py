@@ -31,7 +31,9 @@ def check_output(output: Path, *, force: bool) -> None:
         raise OutputError(f"output {output} is not a directory; choose another or remove it")
     if output.is_dir() and any(output.iterdir()):
         if not force:
-            raise OutputError(f"output {output} is not empty; use --force to replace an earlier export, or another path")
+            raise OutputError(
+                f"output {output} is not empty; use --force to replace an earlier export, or another path"
+            )
         _check_replaceable(output)
     parent = output.absolute().parent
     while not parent.exists():

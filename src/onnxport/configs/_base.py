@@ -64,9 +64,7 @@ class OnnxConfig(ABC):
         "causal-lm": _outputs(logits=_BATCH_SEQUENCE),
         "default": _outputs(last_hidden_state=_BATCH_SEQUENCE),
         "image-classification": _outputs(logits=_BATCH_SEQUENCE),
-        "image-segmentation": _outputs(
-            logits=_BATCH_SEQUENCE, pred_boxes=_BATCH_SEQUENCE, pred_masks=_BATCH_SEQUENCE
-        ),
+        "image-segmentation": _outputs(logits=_BATCH_SEQUENCE, pred_boxes=_BATCH_SEQUENCE, pred_masks=_BATCH_SEQUENCE),
         "masked-im": _outputs(logits=_BATCH_SEQUENCE),
         "masked-lm": _outputs(logits=_BATCH_SEQUENCE),
         "multiple-choice": _outputs(logits=_BATCH),
@@ -84,9 +82,7 @@ class OnnxConfig(ABC):
         self, config: PreTrainedConfig, task: str = "default", patching_specs: list[PatchingSpec] | None = None
     ) -> None:
         if task not in self._tasks_to_common_outputs:
-            raise ValueError(
-                f"{task} is not a supported task, supported tasks: {self._tasks_to_common_outputs.keys()}"
-            )
+            raise ValueError(f"{task} is not a supported task, supported tasks: {self._tasks_to_common_outputs.keys()}")
         self._config: Any = config
         self.task = task
         self._patching_specs = resolve(patching_specs)
@@ -208,9 +204,7 @@ class OnnxConfig(ABC):
             rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
             audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
             return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
-        raise ValueError(
-            "Unable to generate dummy inputs for the model. Please provide a tokenizer or a preprocessor."
-        )
+        raise ValueError("Unable to generate dummy inputs for the model. Please provide a tokenizer or a preprocessor.")
 
     def generate_dummy_inputs_onnxruntime(self, reference_model_inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the inputs for ONNX Runtime; a hook for models whose graph takes others than the model."""

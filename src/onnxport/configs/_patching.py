@@ -37,6 +37,5 @@ def resolve(specs: Iterable[PatchingSpec] | None) -> list[PatchingSpec]:
         AttributeError: a spec names an attribute that its object doesn't have.
     """
     return [
-        spec if spec.orig_op is not None else replace(spec, orig_op=getattr(spec.o, spec.name))
-        for spec in specs or ()
+        spec if spec.orig_op is not None else replace(spec, orig_op=getattr(spec.o, spec.name)) for spec in specs or ()
     ]

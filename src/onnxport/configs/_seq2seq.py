@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, ClassVar
 
 from onnxport.configs import _dummies
 from onnxport.configs._base import Axes, OnnxConfig
 from onnxport.configs._past import OnnxConfigWithPast, cache_name, head_size
 
-_PAST_BEYOND_DECODER = 3
-"""Tokens by which the decoder's past is longer than its input."""
-
 
 class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
-    """Describe an encoder-decoder model that can take the keys and values of earlier tokens."""
+    """Describe an encoder-decoder model that can take the keys and values of earlier tokens.
+
+    Attributes:
+        past_beyond_decoder: how many tokens longer the decoder's past is than its input, in examples.
+    """
+
+    past_beyond_decoder: ClassVar[int] = 3
 
     @property
     def outputs(self) -> Axes:
@@ -125,7 +128,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
     def _dummy_cache(self, inputs: Mapping[str, Any], framework: str | None) -> list[tuple[Any, ...]]:
         """Return zeros for every layer of the decoder; both of its attentions have the decoder's heads."""
         batch, encoder_length = inputs["input_ids"].shape
-        past = inputs["decoder_input_ids"].shape[1] + _PAST_BEYOND_DECODER
+        past = inputs["decoder_input_ids"].shape[1] + self.past_beyond_decoder
         heads = self.num_attention_heads[1]
         size = head_size(self._config, heads)
         lengths = (past, past, encoder_length, encoder_length)

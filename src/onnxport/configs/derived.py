@@ -142,6 +142,4 @@ def _cache_shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[i
 
 def _is_plain(cache: Any) -> bool:
     """Say whether every layer holds keys and values, and nothing else that the next step needs."""
-    return all(
-        getattr(layer, "keys", None) is not None and not hasattr(layer, "conv_states") for layer in cache.layers
-    )
+    return all(getattr(layer, "keys", None) is not None and not hasattr(layer, "conv_states") for layer in cache.layers)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs.axes import symbols_of, today_label, true_label
+from onnxport.configs.axes import PAST_INPUTS, symbols_of, today_label, true_label
 
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
@@ -54,9 +54,14 @@ def signature_of(config: OnnxConfig) -> Signature:
     is given; both are put right here, the configuration itself keeps what it always said.
     """
     seq2seq = any(".encoder." in name for name in config.inputs)
-    inputs = {name: {axis: true_label(name, text) for axis, text in axes.items()} for name, axes in config.inputs.items()}
+    inputs = {
+        name: {axis: true_label(name, text) for axis, text in axes.items()} for name, axes in config.inputs.items()
+    }
     outputs = {name: dict(axes) for name, axes in config.outputs.items()}
     if not seq2seq:
+        past = any(name.startswith(PAST_INPUTS) for name in inputs)
+        if past and inputs.get("attention_mask") == inputs.get("input_ids"):
+            inputs["attention_mask"][1] = f"past_sequence + {inputs['input_ids'][1]}"
         return Signature(inputs, outputs)
     if "decoder_input_ids" in inputs:
         inputs["decoder_input_ids"].setdefault(1, "decoder_sequence")

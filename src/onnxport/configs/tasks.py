@@ -75,18 +75,14 @@ TASKS: tuple[Task, ...] = (
         ("ctc",),
     ),
     Task("audio-classification", "audio-classification", ("AutoModelForAudioClassification",)),
-    Task(
-        "audio-frame-classification", "audio-frame-classification", ("AutoModelForAudioFrameClassification",)
-    ),
+    Task("audio-frame-classification", "audio-frame-classification", ("AutoModelForAudioFrameClassification",)),
     Task("audio-xvector", "audio-xvector", ("AutoModelForAudioXVector",)),
     Task(
         "zero-shot-image-classification",
         "zero-shot-image-classification",
         ("AutoModelForZeroShotImageClassification",),
     ),
-    Task(
-        "zero-shot-object-detection", "zero-shot-object-detection", ("AutoModelForZeroShotObjectDetection",)
-    ),
+    Task("zero-shot-object-detection", "zero-shot-object-detection", ("AutoModelForZeroShotObjectDetection",)),
     Task("feature-extraction", "default", ("AutoModel",), ("sentence-similarity", "image-feature-extraction")),
 )
 """All tasks, heads before the bare model: inference from `architectures` takes the first that fits."""

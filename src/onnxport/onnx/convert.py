@@ -49,9 +49,7 @@ def check_onnxruntime_requirements(minimum_version: Version) -> None:
         )
 
 
-def ensure_model_and_config_inputs_match(
-    model: PreTrainedModel, model_inputs: Iterable[str]
-) -> tuple[bool, list[str]]:
+def ensure_model_and_config_inputs_match(model: PreTrainedModel, model_inputs: Iterable[str]) -> tuple[bool, list[str]]:
     """Compare input names with the parameters of a model's forward.
 
     Args:
@@ -183,7 +181,9 @@ def validate_model_outputs(
     preprocessor = _only_one(preprocessor, tokenizer)
     logger.info("Validating ONNX model...")
     session = open_session(Path(onnx_model))
-    layout = example_inputs(config, preprocessor, larger=1, graph_inputs={v.name: v.shape for v in session.get_inputs()})
+    layout = example_inputs(
+        config, preprocessor, larger=1, graph_inputs={v.name: v.shape for v in session.get_inputs()}
+    )
     training, home = reference_model.training, next(reference_model.parameters()).device
     reference_model.eval()
     try:
@@ -216,7 +216,9 @@ def example_inputs(
     examples = Examples(config, signature, preprocessor)
     base = examples.at()
     sizes = _sizes(signature, base)
-    wanted = {symbol: max(size, 2) + larger for symbol, size in sizes.items() if _varies(symbol, signature, graph_inputs)}
+    wanted = {
+        symbol: max(size, 2) + larger for symbol, size in sizes.items() if _varies(symbol, signature, graph_inputs)
+    }
     if not larger:
         wanted = {symbol: size for symbol, size in wanted.items() if size != sizes[symbol]}
     return examples.at(wanted) if wanted else base
@@ -243,9 +245,7 @@ def _only_one(preprocessor: Any, tokenizer: Any) -> Any:
         return preprocessor
     if isinstance(preprocessor, PreTrainedTokenizerBase):
         raise ValueError("You cannot provide both a tokenizer and a preprocessor to export the model.")
-    warnings.warn(
-        "The `tokenizer` argument is deprecated; use `preprocessor` instead.", FutureWarning, stacklevel=3
-    )
+    warnings.warn("The `tokenizer` argument is deprecated; use `preprocessor` instead.", FutureWarning, stacklevel=3)
     logger.info("Overwriting the `preprocessor` argument with `tokenizer`.")
     return tokenizer
 
@@ -272,9 +272,7 @@ def _check_names(names: list[str], reference: dict[str, Any], session: Any) -> N
     absent = set(names) - {value.name for value in session.get_outputs()}
     if missing or absent:
         logger.info("\t-[x] ONNX model output names %s do not match reference model %s", set(names), set(reference))
-        raise ValueError(
-            "Outputs doesn't match between reference model and ONNX exported model: " f"{missing or absent}"
-        )
+        raise ValueError(f"Outputs doesn't match between reference model and ONNX exported model: {missing or absent}")
     logger.info("\t-[✓] ONNX model output names match reference model (%s)", set(names))
 
 

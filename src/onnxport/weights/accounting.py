@@ -7,10 +7,11 @@ same model type has a parameter of that name and shape: it is the head (or poole
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import WeightsMismatchError
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 8
+_COMPOSITES = ("encoder-decoder", "speech-encoder-decoder", "vision-encoder-decoder")
 _HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
-_OLD_BUFFERS = re.compile(r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$")
+_OLD_BUFFERS = re.compile(
+    r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$"
+)
 """Constants that releases of Transformers before 4.31 saved with the parameters; now they are computed."""
 
 
@@ -46,13 +50,10 @@ class Account:
     @classmethod
     def of(cls, info: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> Account:
         """Take over the loading information of Transformers."""
-        mismatched = frozenset((name, tuple(found), tuple(wanted)) for name, found, wanted in info.get("mismatched_keys", ()))
+        mismatched = frozenset(
+            (name, tuple(found), tuple(wanted)) for name, found, wanted in info.get("mismatched_keys", ())
+        )
         return cls(frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]), mismatched, shapes)
-
-    @property
-    def only_pooler_missing(self) -> bool:
-        """Whether the missing parameters are those of a pooler, and there are some."""
-        return bool(self.missing) and all(re.search(r"(^|\.)pooler\.", name) for name in self.missing)
 
 
 def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> frozenset[str]:
@@ -82,6 +83,31 @@ def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> 
     return frozenset(account.unexpected)
 
 
+def drop_missing_poolers(account: Account, model: PreTrainedModel) -> Account:
+    """Take out the poolers that the checkpoint doesn't have, where nothing of the model needs them.
+
+    That is what `add_pooling_layer=False` does: for the model itself, and for the encoder of a composite
+    encoder-decoder model, which reads the hidden states only. Elsewhere a head needs the pooler.
+
+    Returns:
+        The account without the parameters that are gone.
+    """
+    missing = set(account.missing)
+    prefixes = ("", "encoder.") if model.config.model_type in _COMPOSITES else ("",)
+    for prefix in prefixes:
+        owner = model.get_submodule(prefix.rstrip("."))
+        own = {f"{prefix}pooler.{name}" for name in _parameter_names(getattr(owner, "pooler", None))}
+        if own and own <= missing and "add_pooling_layer" in inspect.signature(type(owner).__init__).parameters:
+            owner.pooler = None
+            missing -= own
+            logger.info("%s has no pooler in this checkpoint, and is loaded without one", type(owner).__name__)
+    return replace(account, missing=frozenset(missing))
+
+
+def _parameter_names(module: Any) -> list[str]:
+    return [] if module is None else [name for name, _ in module.named_parameters()]
+
+
 def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
     """Yield the parameters that Transformers was told not to report missing, and that the checkpoint doesn't have.
 
@@ -99,9 +125,7 @@ def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
             yield name
 
 
-def _unexplained(
-    leftover: set[str], account: Account, model: PreTrainedModel, checkpoint: Checkpoint
-) -> set[str]:
+def _unexplained(leftover: set[str], account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
     """Return the leftover tensors that no other class of the same model type has a place for."""
     remaining = set(leftover)
     for model_class in _relatives(model, checkpoint):

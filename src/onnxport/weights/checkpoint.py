@@ -152,7 +152,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         architectures = config.get("architectures")
         hint = f" (its architectures are {architectures})" if architectures else ""
         raise CorruptCheckpointError(
-            f"{path} {found}{hint}; add the line \"model_type\": \"...\" with the type of the model, such as \"bert\""
+            f'{path} {found}{hint}; add the line "model_type": "..." with the type of the model, such as "bert"'
         )
     for key in ("dtype", "torch_dtype"):
         declared = config.get(key)

@@ -64,7 +64,9 @@ def read_gguf_header(path: Path) -> GgufHeader:
         raise _corrupt(path, f"general.alignment is {alignment!r}, not a positive number")
     start = -(-header_end // alignment) * alignment
     _check_ends(path, tensors, size - start)
-    return GgufHeader({key: value for key, value in metadata.items() if value is not None}, tuple(t[0] for t in tensors))
+    return GgufHeader(
+        {key: value for key, value in metadata.items() if value is not None}, tuple(t[0] for t in tensors)
+    )
 
 
 def _check_ends(path: Path, tensors: list[tuple[str, tuple[int, ...], int, int]], available: int) -> None:

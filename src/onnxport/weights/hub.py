@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -11,6 +12,8 @@ from typing import Any
 from onnxport.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import ExportOptions
 from onnxport.weights.quiet import quiet
+
+logger = logging.getLogger(__name__)
 
 _REPOSITORY_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 _MAX_ID_LENGTH = 96
@@ -115,12 +118,15 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _list_files(api: Any, repository: str, revision: str | None) -> list[str] | None:
     """Return the names of a repository's files; `None` when the hub can't be reached or is switched off."""
-    import httpx2
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = api.model_info(repository, revision=revision)
-    except (OfflineModeIsEnabled, httpx2.TransportError):
+    except Exception as error:  # what the transport raises is the client's choice, and changes with it
+        answered = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+        if answered or isinstance(error, ValueError):
+            raise
+        logger.info("%s: the hub can't be reached (%s); looking in the cache", repository, error)
         return None
     return [sibling.rfilename for sibling in info.siblings or ()]
 

@@ -22,10 +22,10 @@ from onnxport.errors import (
     WeightsMismatchError,
 )
 from onnxport.options import ExportOptions
-from onnxport.weights.accounting import Account, settle
+from onnxport.weights.accounting import Account, drop_missing_poolers, settle
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.preprocessors import load_preprocessor
-from onnxport.weights.quiet import quiet
+from onnxport.weights.quiet import hidden_bars, quiet
 from onnxport.weights.tensors import read_state
 
 if TYPE_CHECKING:
@@ -132,23 +132,23 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Che
 def _load_strictly(
     checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
 ) -> PreTrainedModel:
-    model, account = _load_once(checkpoint, model_class, config, options, {})
-    if account.only_pooler_missing and _takes_pooling_switch(model_class):
-        logger.info("%s: the checkpoint has no pooler, so the model is loaded without one", checkpoint.name)
-        model, account = _load_once(checkpoint, model_class, config, options, {"add_pooling_layer": False})
-    settle(account, model, checkpoint)
+    model, account = _load_once(checkpoint, model_class, config, options)
+    settle(drop_missing_poolers(account, model), model, checkpoint)
     return model
 
 
 def _load_once(
-    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions, extra: dict[str, Any]
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
 ) -> tuple[PreTrainedModel, Account]:
-    arguments = {"dtype": _dtype(options), "output_loading_info": True, "ignore_mismatched_sizes": True, **extra}
+    arguments = {"dtype": _dtype(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         if checkpoint.format == "gguf":
-            model, info = model_class.from_pretrained(
-                checkpoint.directory, gguf_file=checkpoint.weight_files[0].name, local_files_only=True, **arguments
-            )
+            from transformers import modeling_gguf_pytorch_utils
+
+            with hidden_bars(modeling_gguf_pytorch_utils):
+                model, info = model_class.from_pretrained(
+                    checkpoint.directory, gguf_file=checkpoint.weight_files[0].name, local_files_only=True, **arguments
+                )
             return model, Account.of(info, None)
         state = read_state(checkpoint)
         model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **arguments)
@@ -174,22 +174,21 @@ def _load_tensorflow(
     try:
         model = model_class._from_config(config)
         state = read_tensorflow_state(path, model)
-    except WeightsMismatchError:
+    except WeightsMismatchError as mismatch:
         # A checkpoint without pooler is loaded into a model without one, as for the other formats.
-        if not _takes_pooling_switch(model_class):
+        if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
             raise
-        model = model_class._from_config(config, add_pooling_layer=False)
-        state = read_tensorflow_state(path, model)
+        try:
+            model = model_class._from_config(config, add_pooling_layer=False)
+            state = read_tensorflow_state(path, model)
+        except WeightsMismatchError:
+            raise mismatch from None
     outcome = model.load_state_dict(state, strict=False)
     account = Account.of(
         {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
     )
     settle(account, model, checkpoint)
     return cast("PreTrainedModel", model.to(_dtype(options)))
-
-
-def _takes_pooling_switch(model_class: Any) -> bool:
-    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
 
 
 def _attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from onnxport.errors import CorruptCheckpointError, UntrustedCodeError
 from onnxport.weights.file_kinds import refuse_stand_in
@@ -109,8 +109,8 @@ def scan_pickle(stream: IO[bytes]) -> PickleFacts:
     strings: set[str] = set()
     memo: dict[int, Any] = {}
     recent: list[Any] = []
-    for opcode, argument, _ in pickletools.genops(stream):
-        name = opcode.name
+    for opcode, operand, _ in pickletools.genops(stream):
+        name, argument = opcode.name, cast("Any", operand)
         if name in ("GLOBAL", "INST"):
             found.add(str(argument).replace(" ", ".", 1))
         elif name == "STACK_GLOBAL":
@@ -133,7 +133,7 @@ def scan_pickle(stream: IO[bytes]) -> PickleFacts:
 
 def _stacked_name(recent: list[Any]) -> str:
     # A name that isn't plain text on top of the stack can't be known without executing: it is reported, and refused.
-    module, attribute = (recent[-2:] if len(recent) >= 2 else (None, None))
+    module, attribute = recent[-2:] if len(recent) >= 2 else (None, None)
     if isinstance(module, str) and isinstance(attribute, str):
         return f"{module}.{attribute}"
     return "a name computed while unpickling"

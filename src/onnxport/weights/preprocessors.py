@@ -39,7 +39,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
     failures: list[str] = []
     for kind in kinds:
         try:
-            return _load(kind, checkpoint, options)
+            loaded = _load(kind, checkpoint, options)
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise UntrustedCodeError(
@@ -48,6 +48,10 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
                 ) from error
             _refuse_damaged_tokenizer(checkpoint, error)
             failures.append(f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
+        if not (unread := _unread_vocabulary(loaded, checkpoint)):
+            return loaded
+        failures.append(f"{type(loaded).__name__} reads {unread}, and none of them is there")
     if failures:
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
     return None
@@ -88,6 +92,14 @@ def _load(kind: str, checkpoint: Checkpoint, options: ExportOptions) -> Any:
         return getattr(transformers, kind).from_pretrained(
             checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
         )
+
+
+def _unread_vocabulary(loaded: Any, checkpoint: Checkpoint) -> str:
+    """Return the files that a tokenizer reads when it has none of them: it would know special tokens only."""
+    names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
+    if checkpoint.format == "gguf" or any((checkpoint.directory / name).is_file() for name in names):
+        return ""
+    return " or ".join(names)
 
 
 def _refuse_damaged_tokenizer(checkpoint: Checkpoint, error: Exception) -> None:

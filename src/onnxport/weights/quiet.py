@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "httpx2")
 
@@ -30,8 +32,23 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hidden_bars(module: Any) -> Iterator[None]:
+    """Switch off the bars of a module that uses `tqdm` directly, out of reach of its package's own switch.
+
+    Raises:
+        AttributeError: the module has no `tqdm`: it no longer needs this.
+    """
+    original = module.tqdm
+    module.tqdm = partial(original, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = original
+
+
 def _hide_hub_bars(stack: ExitStack) -> None:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if not are_progress_bars_disabled():
         disable_progress_bars()

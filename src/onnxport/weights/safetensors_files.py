@@ -106,7 +106,9 @@ def _check_layout(path: Path, entries: dict[str, TensorEntry], available: int) -
         if entry.begin < position:
             raise _corrupt(path, f"tensor {name!r} begins at byte {entry.begin}, inside {previous!r} up to {position}")
         if entry.begin > position:
-            raise _corrupt(path, f"{entry.begin - position} bytes between {previous!r} and {name!r} are unaccounted for")
+            raise _corrupt(
+                path, f"{entry.begin - position} bytes between {previous!r} and {name!r} are unaccounted for"
+            )
         position, previous = entry.end, name
     if position != available:
         raise _corrupt(path, f"{available - position} bytes after the last tensor {previous!r} are unaccounted for")
