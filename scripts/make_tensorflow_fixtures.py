@@ -27,7 +27,35 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 SEED = 20240131
 VOCABULARY_SIZE = 60
-WORDS = "the a an of to and in on at is was it this that dog cat bird fish tree house red blue green big small old new".split()
+WORDS = (  # fmt: skip
+    "the",
+    "a",
+    "an",
+    "of",
+    "to",
+    "and",
+    "in",
+    "on",
+    "at",
+    "is",
+    "was",
+    "it",
+    "this",
+    "that",
+    "dog",
+    "cat",
+    "bird",
+    "fish",
+    "tree",
+    "house",
+    "red",
+    "blue",
+    "green",
+    "big",
+    "small",
+    "old",
+    "new",
+)
 
 
 def vocabulary(specials: list[str]) -> dict[str, int]:
