@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 SEED = 20240131
 VOCABULARY_SIZE = 60
-WORDS = (  # fmt: skip
+WORDS = (
     "the",
     "a",
     "an",
