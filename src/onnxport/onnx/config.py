@@ -1,0 +1,19 @@
+"""`transformers.onnx.config`: the bases that a user's own descriptions extend."""
+
+from onnxport.configs import (
+    DEFAULT_ONNX_OPSET,
+    EXTERNAL_DATA_FORMAT_SIZE_LIMIT,
+    OnnxConfig,
+    OnnxConfigWithPast,
+    OnnxSeq2SeqConfigWithPast,
+    PatchingSpec,
+)
+
+__all__ = [
+    "DEFAULT_ONNX_OPSET",
+    "EXTERNAL_DATA_FORMAT_SIZE_LIMIT",
+    "OnnxConfig",
+    "OnnxConfigWithPast",
+    "OnnxSeq2SeqConfigWithPast",
+    "PatchingSpec",
+]

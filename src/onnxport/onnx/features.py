@@ -1,0 +1,257 @@
+"""`transformers.onnx.features`: which features each model type supports, and how its checkpoints are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onnxport.architectures import MODEL_TYPES, load_config_class
+from onnxport.configs.tasks import PAST_SUFFIX
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
+
+Constructor = Callable[..., Any]
+_WEIGHTS = {
+    "pt": ("pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json", "model.safetensors.index.json"),
+    "tf": ("tf_model.h5",),
+}
+_AUTO_CLASSES = {
+    "default": "AutoModel",
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "object-detection": "AutoModelForObjectDetection",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "image-classification": "AutoModelForImageClassification",
+    "image-segmentation": "AutoModelForImageSegmentation",
+    "masked-im": "AutoModelForMaskedImageModeling",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
+    "vision2seq-lm": "AutoModelForImageTextToText",
+    "speech2seq-lm": "AutoModelForSpeechSeq2Seq",
+}
+"""Task to Auto class; AutoModelForVision2Seq is called AutoModelForImageTextToText in Transformers 5."""
+_TF_TASKS = (
+    "default",
+    "masked-lm",
+    "causal-lm",
+    "seq2seq-lm",
+    "sequence-classification",
+    "token-classification",
+    "multiple-choice",
+    "question-answering",
+    "semantic-segmentation",
+)
+
+
+def supported_features_mapping(
+    *supported_features: str, onnx_config_cls: str | None = None
+) -> dict[str, Constructor]:
+    """Map features to what constructs their description.
+
+    Args:
+        supported_features: feature names, with or without `-with-past`.
+        onnx_config_cls: name of a configuration class; a dotted path is taken by its last part.
+
+    Returns:
+        Feature to a partial of the class's `with_past` or `from_model_config`.
+
+    Raises:
+        ValueError: no class is given.
+    """
+    if onnx_config_cls is None:
+        raise ValueError("A OnnxConfig class must be provided")
+    name = onnx_config_cls.rsplit(".", 1)[-1] if ":" not in onnx_config_cls else onnx_config_cls
+    config_class = load_config_class(name)
+    mapping = {}
+    for feature in supported_features:
+        make = config_class.with_past if feature.endswith(PAST_SUFFIX) else config_class.from_model_config
+        mapping[feature] = partial(make, task=feature.removesuffix(PAST_SUFFIX))
+    return mapping
+
+
+class _Tables:
+    """Build a table when it is first read: the façade imports neither torch nor transformers."""
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._value: Any = None
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if self._value is None:
+            self._value = self._build()
+        return self._value
+
+
+def _model_types() -> dict[str, dict[str, Constructor]]:
+    return {
+        name: supported_features_mapping(*known.features, onnx_config_cls=known.config)
+        for name, known in MODEL_TYPES.items()
+    }
+
+
+def _auto_models(tasks: Any) -> dict[str, type]:
+    import transformers
+
+    return {task: getattr(transformers, _AUTO_CLASSES[task]) for task in tasks}
+
+
+class FeaturesManager:
+    """Know the features of every model type, and load models for them."""
+
+    _TASKS_TO_AUTOMODELS: ClassVar[Any] = _Tables(lambda: _auto_models(_AUTO_CLASSES))
+    _TASKS_TO_TF_AUTOMODELS: ClassVar[Any] = _Tables(lambda: _auto_models(_TF_TASKS))
+    _SUPPORTED_MODEL_TYPE: ClassVar[Any] = _Tables(_model_types)
+    AVAILABLE_FEATURES: ClassVar[list[str]] = sorted({f for known in MODEL_TYPES.values() for f in known.features})
+
+    @staticmethod
+    def get_supported_features_for_model_type(
+        model_type: str, model_name: str | None = None
+    ) -> dict[str, Constructor]:
+        """Return the features of a model type, each with what constructs its description.
+
+        Raises:
+            KeyError: the model type isn't supported.
+        """
+        table = FeaturesManager._SUPPORTED_MODEL_TYPE
+        key = model_type.lower().replace("_", "-")
+        if key not in table:
+            shown = f"{model_type} ({model_name})" if model_name else model_type
+            raise KeyError(
+                f"{shown} is not supported yet. Only {list(table)} are supported. "
+                f"If you want to support {model_type} please propose a PR or open up an issue."
+            )
+        features: dict[str, Constructor] = table[key]
+        return features
+
+    @staticmethod
+    def feature_to_task(feature: str) -> str:
+        """Return a feature's task: its name without `-with-past`."""
+        return feature.replace(PAST_SUFFIX, "")
+
+    @staticmethod
+    def _validate_framework_choice(framework: str) -> None:
+        """Check that a framework is one of the two known, and installed.
+
+        Raises:
+            ValueError: it is neither `pt` nor `tf`.
+        """
+        if framework not in ("pt", "tf"):
+            raise ValueError(f"Only two frameworks are supported for ONNX export: pt or tf, but {framework} was provided.")
+
+    @staticmethod
+    def get_model_class_for_feature(feature: str, framework: str = "pt") -> type:
+        """Return the Auto class that loads a model for a feature.
+
+        For `tf` it is the PyTorch class, into which the TensorFlow weights are read.
+
+        Raises:
+            ValueError: the framework is unknown.
+            KeyError: the feature is unknown.
+        """
+        task = FeaturesManager.feature_to_task(feature)
+        FeaturesManager._validate_framework_choice(framework)
+        table = FeaturesManager._TASKS_TO_AUTOMODELS if framework == "pt" else FeaturesManager._TASKS_TO_TF_AUTOMODELS
+        if task not in table:
+            raise KeyError(f"Unknown task: {feature}. Possible values are {list(table)}")
+        found: type = table[task]
+        return found
+
+    @staticmethod
+    def determine_framework(model: str, framework: str | None = None) -> str:
+        """Say which framework's weights a model has.
+
+        Args:
+            model: directory, or repository on the hub.
+            framework: returned as it is, where given.
+
+        Raises:
+            FileNotFoundError: the directory holds no weights.
+        """
+        if framework is not None:
+            return framework
+        directory = Path(model)
+        if not directory.is_dir():
+            return "pt"
+        for name, files in _WEIGHTS.items():
+            if any((directory / file).is_file() for file in files):
+                return name
+        if any(directory.glob("*.gguf")):
+            return "pt"
+        raise FileNotFoundError(
+            f"Cannot determine framework from given checkpoint location: {model} holds none of "
+            f"{', '.join(file for files in _WEIGHTS.values() for file in files)}"
+        )
+
+    @staticmethod
+    def get_model_from_feature(
+        feature: str, model: str, framework: str | None = None, cache_dir: str | None = None
+    ) -> PreTrainedModel:
+        """Load a model for a feature, from whatever weights it has.
+
+        Args:
+            feature: name of the feature.
+            model: directory, or repository on the hub.
+            framework: `pt` or `tf`; found out where it isn't given.
+            cache_dir: where downloads are kept.
+
+        Raises:
+            CheckpointError: the checkpoint can't be read, or its weights don't fit the class.
+        """
+        from onnxport.architectures.describe import model_class
+        from onnxport.configs.tasks import canonical_task
+        from onnxport.options import ExportOptions
+        from onnxport.weights.checkpoint import open_checkpoint
+        from onnxport.weights.loading import load_config, load_model
+
+        framework = FeaturesManager.determine_framework(model, framework)
+        FeaturesManager.get_model_class_for_feature(feature, framework)
+        options = ExportOptions(framework="tf" if framework == "tf" else None, cache_dir=cache_dir)
+        checkpoint = open_checkpoint(model, options)
+        config = load_config(checkpoint, options)
+        loaded: PreTrainedModel = load_model(checkpoint, model_class(config, canonical_task(feature)), options)
+        return loaded
+
+    @staticmethod
+    def check_supported_model_or_raise(model: Any, feature: str = "default") -> tuple[str, Constructor]:
+        """Check that a model supports a feature.
+
+        Args:
+            model: a model with its configuration.
+            feature: name of the feature.
+
+        Returns:
+            The model type, and what constructs the description.
+
+        Raises:
+            KeyError: the model type isn't supported.
+            ValueError: it doesn't support the feature.
+        """
+        model_type = model.config.model_type
+        features = FeaturesManager.get_supported_features_for_model_type(
+            model_type, model_name=getattr(model, "name", "")
+        )
+        if feature not in features:
+            raise ValueError(
+                f"{model_type.replace('_', '-')} doesn't support feature {feature}. Supported values are: {features}"
+            )
+        return model_type, features[feature]
+
+    @staticmethod
+    def get_config(model_type: str, feature: str) -> Constructor:
+        """Return what constructs the description of a model type and feature.
+
+        Raises:
+            KeyError: the model type or the feature isn't known.
+        """
+        found: Callable[[PreTrainedConfig], OnnxConfig] = FeaturesManager._SUPPORTED_MODEL_TYPE[
+            model_type.replace("_", "-")
+        ][feature]
+        return found

@@ -1,0 +1,48 @@
+"""`transformers.onnx.utils`: sizes, and the preprocessor that a checkpoint ships."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxport.configs import ParameterFormat, compute_effective_axis_dimension, compute_serialized_parameters_size
+
+__all__ = [
+    "ParameterFormat",
+    "compute_effective_axis_dimension",
+    "compute_serialized_parameters_size",
+    "get_preprocessor",
+]
+
+
+def get_preprocessor(model_name: str) -> Any:
+    """Load whatever preprocessor a checkpoint has.
+
+    Args:
+        model_name: directory, or repository on the hub.
+
+    Returns:
+        A processor, a tokenizer, a feature extractor or an image processor; None where there is none.
+
+    Raises:
+        ValueError: there are a tokenizer and a feature extractor that no processor holds together.
+    """
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    whole = _try(AutoProcessor, model_name)
+    if whole is not None:
+        return whole
+    tokenizer = _try(AutoTokenizer, model_name)
+    extractor = _try(AutoFeatureExtractor, model_name) or _try(AutoImageProcessor, model_name)
+    if tokenizer is not None and extractor is not None:
+        raise ValueError(
+            f"Couldn't auto-detect preprocessor for {model_name}. Found both a tokenizer and a feature extractor."
+        )
+    return tokenizer if tokenizer is not None else extractor
+
+
+def _try(auto_class: Any, model_name: str) -> Any:
+    """Load with an Auto class; None where the checkpoint has nothing for it."""
+    try:
+        return auto_class.from_pretrained(model_name)
+    except (ValueError, OSError, KeyError, ImportError):
+        return None
