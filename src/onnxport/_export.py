@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.bundles.directory import check_output, staged
-from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
+from onnxport.bundles.inspection import describe_value
+from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions
 from onnxport.validation.report import ValidationReport
@@ -278,7 +279,7 @@ def _describe_graph(item: _Traced, sizes: dict[str, int]) -> ComponentDescriptio
     graph = item.graph.graph
     data = tuple(name for name in sizes if name.startswith(f"{item.file}_data"))
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
-    inputs = tuple(_describe_value(value) for value in graph.inputs)
+    inputs = tuple(describe_value(value) for value in graph.inputs)
     wanted = item.examples.signature.inputs
     fixed = tuple(
         f"{tensor.name}: {label} = {tensor.axes[axis]}"
@@ -294,16 +295,6 @@ def _describe_graph(item: _Traced, sizes: dict[str, int]) -> ComponentDescriptio
         parameters=sum(tensor.size for tensor in tensors),
         bytes=sum(sizes[name] for name in (item.file, *data)),
         inputs=inputs,
-        outputs=tuple(_describe_value(value) for value in graph.outputs),
+        outputs=tuple(describe_value(value) for value in graph.outputs),
         fixed_axes=fixed,
     )
-
-
-def _describe_value(value: ir.Value) -> TensorDescription:
-    dims = [getattr(dim, "value", dim) for dim in value.shape or ()]
-    axes = tuple(dim if isinstance(dim, int) else str(dim or "?") for dim in dims)
-    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
-    return TensorDescription(str(value.name), _DTYPES.get(dtype, dtype), axes)
-
-
-_DTYPES = {"float": "float32", "double": "float64"}

@@ -1,0 +1,1 @@
+"""The directory that an export becomes: its manifest, its files, how it is written and read."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import CorruptCheckpointError, OnnxportError, UntrustedCodeError
+from onnxport.errors import CheckpointError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -67,17 +67,26 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        refused = " ".join(str(error).split())
-        if "GLOBAL" in refused or "not an allowed" in refused or "Unsupported" in refused:
-            raise UntrustedCodeError(
-                f"{path} holds more than tensors, so reading it stopped ({refused[:300]}). If you trust where it "
-                f"comes from, load it yourself and save its state dict as safetensors; otherwise don't use the file"
-            ) from error
-        raise _unreadable(path, error) from error
-    except OnnxportError:
-        raise
+        raise _refused(path, error) from error
     except Exception as error:  # torch raises nearly everything on damaged files
         raise _unreadable(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> CheckpointError:
+    """Say what torch refused, without its advice to unpickle everything."""
+    told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    reason = " ".join(told.split())[:300]
+    if "Unsupported operand" in reason:
+        return CorruptCheckpointError(
+            f"{path} is pickled in a way that torch doesn't read as tensors only ({reason}: usually a pickle protocol "
+            f"above 2); save its state dict as safetensors, or with `torch.save` as it is by default"
+        )
+    if "GLOBAL" in reason or "class" in reason or "persistent" in reason:
+        return UntrustedCodeError(
+            f"{path} holds more than tensors, so reading it stopped ({reason}). If you trust where it comes from, "
+            f"load it yourself and save its state dict as safetensors; otherwise don't use the file"
+        )
+    return _unreadable(path, error)
 
 
 def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
@@ -101,7 +110,9 @@ def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptCheckpointError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    # torch's first sentence advises weights_only=False: what it found comes after it.
+    told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    reason = " ".join(told.split())[:300] or type(error).__name__
     return CorruptCheckpointError(
         f"{path}: the tensors can't be read ({reason}): the file is truncated or damaged; download or save it again"
     )

@@ -1,0 +1,116 @@
+"""Read what a directory with ONNX graphs holds, without loading their weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxport.bundles.manifest import TensorDescription, read_manifest
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class GraphInspection:
+    """Describe one ONNX file.
+
+    Attributes:
+        file: name of the file.
+        opset: opset of the default domain.
+        nodes: number of nodes, those of subgraphs included.
+        operators: operator to how often it occurs, the most frequent first.
+        parameters: number of elements of all initializers.
+        bytes: bytes of the file and of the files with its weights.
+        external_data: names of the files with its weights.
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+    """
+
+    file: str
+    opset: int
+    nodes: int
+    operators: dict[str, int]
+    parameters: int
+    bytes: int
+    external_data: tuple[str, ...]
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[TensorDescription, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Describe a directory.
+
+    Attributes:
+        graphs: its ONNX files, by name.
+        model: the checkpoint that it came from, where a manifest says it.
+        task: its task, where a manifest says it.
+        validation: status of its validation, where a manifest says it.
+    """
+
+    graphs: tuple[GraphInspection, ...]
+    model: str | None = None
+    task: str | None = None
+    validation: str | None = None
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Describe a directory with ONNX files, or one such file.
+
+    Args:
+        path: directory or file.
+
+    Raises:
+        CheckpointNotFoundError: there is no ONNX file.
+        CorruptCheckpointError: a file can't be read.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted([*path.glob("*.onnx"), *path.glob("onnx/*.onnx")])
+    if not files:
+        raise CheckpointNotFoundError(f"{path} holds no .onnx file; give an exported directory or a graph")
+    graphs = tuple(_inspect_graph(file) for file in files)
+    manifest = read_manifest(path) if path.is_dir() else None
+    if manifest is None:
+        return Inspection(graphs)
+    return Inspection(graphs, manifest.source["model"], manifest.task, manifest.validation["status"])
+
+
+def _inspect_graph(file: Path) -> GraphInspection:
+    import onnx_ir as ir
+
+    try:
+        model = ir.load(str(file))
+    except Exception as error:
+        raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    external = sorted({str(t.location) for t in tensors if isinstance(t, ir.ExternalTensor)})
+    missing = [name for name in external if not (file.parent / name).is_file()]
+    if missing:
+        raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which isn't there")
+    operators = Counter(node.op_type for node in model.graph.all_nodes())
+    return GraphInspection(
+        file=file.name,
+        opset=model.opset_imports.get("", 0),
+        nodes=sum(operators.values()),
+        operators=dict(operators.most_common()),
+        parameters=sum(tensor.size for tensor in tensors),
+        bytes=sum((file.parent / name).stat().st_size for name in (file.name, *external)),
+        external_data=tuple(external),
+        inputs=tuple(describe_value(value) for value in model.graph.inputs),
+        outputs=tuple(describe_value(value) for value in model.graph.outputs),
+    )
+
+
+def describe_value(value: ir.Value) -> TensorDescription:
+    """Describe an input or output of a graph."""
+    dims = [getattr(dim, "value", dim) for dim in value.shape or ()]
+    axes = tuple(dim if isinstance(dim, int) else str(dim or "?") for dim in dims)
+    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
+    return TensorDescription(str(value.name), _DTYPES.get(dtype, dtype), axes)
+
+
+_DTYPES = {"float": "float32", "double": "float64"}

@@ -1,0 +1,58 @@
+"""Command-line options, made from the fields of `ExportOptions`: one source for the API and the command."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from onnxport.options import ExportOptions
+
+
+def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """Add an option for each field.
+
+    Args:
+        parser: parser of a verb.
+        names: fields to add, all without.
+    """
+    texts = _descriptions()
+    hints = get_type_hints(ExportOptions)
+    wanted = set(names) if names is not None else {field.name for field in fields(ExportOptions)}
+    for field in fields(ExportOptions):
+        if field.name not in wanted:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if hints[field.name] is bool:
+            parser.add_argument(flag, action="store_true", help=texts[field.name])
+            continue
+        kind, choices = _type(hints[field.name])
+        parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=texts[field.name])
+
+
+def options_from(arguments: argparse.Namespace) -> ExportOptions:
+    """Return the options that were parsed; fields that the verb doesn't have keep their defaults.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+    known = {field.name for field in fields(ExportOptions)}
+    return ExportOptions(**{name: value for name, value in vars(arguments).items() if name in known})
+
+
+def _type(hint: Any) -> tuple[type, tuple[str, ...] | None]:
+    """Return the type that a value is parsed with, and its choices where they are few."""
+    options = [arg for arg in get_args(hint) if arg is not type(None)] if get_origin(hint) is not Literal else [hint]
+    chosen = options[0] if options else hint
+    if get_origin(chosen) is Literal:
+        return str, get_args(chosen)
+    return chosen, None
+
+
+def _descriptions() -> dict[str, str]:
+    """Read each field's description off the class's docstring."""
+    block = (ExportOptions.__doc__ or "").split("Attributes:")[1].split("Raises:")[0]
+    found = re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+:|\Z)", block, re.M | re.S)
+    return {name: " ".join(text.replace("`", "").replace("%", "%%").split()) for name, text in found}
