@@ -119,7 +119,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
             self._fill_alone(outputs, "present")
         return outputs
 
-    def generate_dummy_inputs(
+    def generate_dummy_inputs(  # type: ignore[override]  # narrower by contract
         self,
         tokenizer: Any,
         batch_size: int = -1,
@@ -144,7 +144,9 @@ class BartOnnxConfig(M2M100OnnxConfig):
             inputs["past_key_values"] = [(zeros.clone(), zeros.clone()) for _ in range(self.num_layers[1])]
         return inputs
 
-    def flatten_output_collection_property(self, name: str, field: Any) -> dict[str, Any]:
+    def flatten_output_collection_property(  # type: ignore[override]  # an instance method by contract
+        self, name: str, field: Any
+    ) -> dict[str, Any]:
         """Flatten a cache of four tensors per layer, or of two where the decoder is alone."""
         if self.task == "causal-lm":
             flattened: dict[str, Any] = {}

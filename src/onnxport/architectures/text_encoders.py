@@ -47,7 +47,7 @@ class TextOnnxConfig(OnnxConfig):
 class SegmentedTextOnnxConfig(TextOnnxConfig):
     """Describe a text encoder that tells the first text of a pair from the second."""
 
-    input_names = ("input_ids", "attention_mask", "token_type_ids")
+    input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class AlbertOnnxConfig(SegmentedTextOnnxConfig):

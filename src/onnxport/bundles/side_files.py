@@ -28,6 +28,7 @@ _NAMES = (
     "LICENSE*",
 )
 """Patterns of the files that clients read beside a graph; the licence and the model card go with the weights."""
+_TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
 
 def side_files(directory: Path) -> list[Path]:
@@ -51,8 +52,7 @@ def write_side_files(stage: Path, directory: Path, config: Any, preprocessor: An
     if "config.json" not in names:
         config.save_pretrained(stage)
         preprocessor.save_pretrained(stage)
-    elif any(name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece")) for name in names):
-        if "tokenizer.json" not in names and hasattr(preprocessor, "save_pretrained"):
-            preprocessor.save_pretrained(stage)
+    elif "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names):
+        preprocessor.save_pretrained(stage)
     for path in originals:
         shutil.copyfile(path, stage / path.name)

@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="onnxport", description="From a Transformers checkpoint to a proved ONNX directory.")
+    parser = argparse.ArgumentParser(
+        prog="onnxport", description="From a Transformers checkpoint to a proved ONNX directory."
+    )
     parser.add_argument("--version", action="version", version=f"onnxport {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in VERBS.items():

@@ -16,18 +16,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     Console(soft_wrap=False).print(table)
 
 
 def print_line(text: str) -> None:
     """Print a line to standard output."""
-    print(text)  # noqa: T201
+    print(text)
 
 
 def bytes_text(count: int | None) -> str:

@@ -33,5 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_line(json.dumps(shown, indent=2))
     else:
-        print_table("architectures", ("model type", "tasks"), ((name, ", ".join(tasks)) for name, tasks in shown.items()))
+        print_table(
+            "architectures", ("model type", "tasks"), ((name, ", ".join(tasks)) for name, tasks in shown.items())
+        )
     return 0

@@ -63,7 +63,7 @@ class Examples:
         return layout
 
     def _generate(self, sizes: Mapping[str, int]) -> Mapping[str, Any]:
-        wanted = {}
+        wanted: dict[str, Any] = {}
         for parameter, symbols in (("batch_size", _BATCH), ("seq_length", _SEQUENCE)):
             size = next((sizes[symbol] for symbol in symbols if symbol in sizes), None)
             if size:

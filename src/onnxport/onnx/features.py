@@ -51,9 +51,7 @@ _TF_TASKS = (
 )
 
 
-def supported_features_mapping(
-    *supported_features: str, onnx_config_cls: str | None = None
-) -> dict[str, Constructor]:
+def supported_features_mapping(*supported_features: str, onnx_config_cls: str | None = None) -> dict[str, Constructor]:
     """Map features to what constructs their description.
 
     Args:
@@ -70,7 +68,7 @@ def supported_features_mapping(
         raise ValueError("A OnnxConfig class must be provided")
     name = onnx_config_cls.rsplit(".", 1)[-1] if ":" not in onnx_config_cls else onnx_config_cls
     config_class = load_config_class(name)
-    mapping = {}
+    mapping: dict[str, Constructor] = {}
     for feature in supported_features:
         make = config_class.with_past if feature.endswith(PAST_SUFFIX) else config_class.from_model_config
         mapping[feature] = partial(make, task=feature.removesuffix(PAST_SUFFIX))
@@ -112,9 +110,7 @@ class FeaturesManager:
     AVAILABLE_FEATURES: ClassVar[list[str]] = sorted({f for known in MODEL_TYPES.values() for f in known.features})
 
     @staticmethod
-    def get_supported_features_for_model_type(
-        model_type: str, model_name: str | None = None
-    ) -> dict[str, Constructor]:
+    def get_supported_features_for_model_type(model_type: str, model_name: str | None = None) -> dict[str, Constructor]:
         """Return the features of a model type, each with what constructs its description.
 
         Raises:
@@ -144,7 +140,9 @@ class FeaturesManager:
             ValueError: it is neither `pt` nor `tf`.
         """
         if framework not in ("pt", "tf"):
-            raise ValueError(f"Only two frameworks are supported for ONNX export: pt or tf, but {framework} was provided.")
+            raise ValueError(
+                f"Only two frameworks are supported for ONNX export: pt or tf, but {framework} was provided."
+            )
 
     @staticmethod
     def get_model_class_for_feature(feature: str, framework: str = "pt") -> type:

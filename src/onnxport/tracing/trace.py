@@ -111,7 +111,7 @@ def _state(relations: list[tuple[Place, list[Place]]], flat: Mapping[str, torch.
 
     for (name, axis), parts in relations:
         total: Any = sum(flat[part].shape[index] for part, index in parts)
-        torch._check(flat[name].shape[axis] == total)
+        torch._check(flat[name].shape[axis] == total)  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def compare(name: str, original: NDArray, graph: NDArray, tolerance: Tolerance) -> OutputDifference:
+def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: Tolerance) -> OutputDifference:
     """Compare one output in shape, dtype and values.
 
     NaN equals NaN and an infinity equals itself: a graph that reproduces them reproduces the original.
@@ -44,5 +44,5 @@ def compare(name: str, original: NDArray, graph: NDArray, tolerance: Tolerance) 
     return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem)
 
 
-def _failed(name: str, graph: NDArray, problem: str) -> OutputDifference:
+def _failed(name: str, graph: NDArray[Any], problem: str) -> OutputDifference:
     return OutputDifference(name, str(graph.dtype), graph.shape, None, None, False, problem)
