@@ -35,8 +35,6 @@ def parse(text: str) -> list[tuple[str, str]]:
         model_type, _, feature = item.strip().partition(":")
         chosen = [pair for pair in pairs() if pair[0] == model_type and feature in ("", pair[1])]
         if not chosen:
-            raise ValueError(
-                f"{item!r} is not a pair of conformance/pairs.json; write type:feature, as in bert:default"
-            )
+            raise ValueError(f"{item!r} is not in conformance/pairs.json; write type:feature, as in bert:default")
         found += chosen
     return found

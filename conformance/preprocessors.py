@@ -136,7 +136,7 @@ def _special_tokens(unk: str | None, num_special: int, ids: dict[str, int | None
     if unk == _END_OF_TEXT:
         start = {0: _END_OF_TEXT, 2: "<|startoftext|>", 3: "<|startoftranscript|>"}[num_special]
         named = {"unk": unk, "bos": start, "eos": unk}
-        return named if num_special == 0 else {**named, "pad": unk}
+        return named if num_special == 0 else {**named, "pad": "!" if num_special == 2 else unk}
     if unk is not None and unk.startswith("["):
         return {"unk": unk, "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
     named = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "mask": "<mask>"}
@@ -154,9 +154,9 @@ def _vocabulary(size: int, named: dict[str, str], ids: dict[str, int | None]) ->
     found: dict[str, int] = {}
     for kind, other in (("pad", "pad"), ("bos", "cls"), ("eos", "sep")):
         token, wanted = named.get(kind, named.get(other)), ids.get(kind)
-        if token is not None and token not in found and isinstance(wanted, int) and 0 <= wanted < size:
-            if wanted not in found.values():
-                found[token] = wanted
+        is_free = isinstance(wanted, int) and 0 <= wanted < size and wanted not in found.values()
+        if token is not None and token not in found and is_free:
+            found[token] = wanted
     free = (index for index in range(size) if index not in set(found.values()))
     for token in (*named.values(), "<|notimestamps|>", *string.ascii_lowercase, *string.digits):
         if token not in found and (index := next(free, None)) is not None:
