@@ -190,7 +190,7 @@ def test_config_errors(masked: tuple[Path, Any]) -> None:
     with pytest.raises(CorruptCheckpointError, match=r"config\.json.*hidden_size"):
         load_config(open_checkpoint(directory, OPTIONS), OPTIONS)
     path.write_text(json.dumps(good | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
-    with pytest.raises(UnsupportedError, match="quantized.*gptq"):
+    with pytest.raises(UnsupportedError, match=r"quantized.*gptq"):
         load_config(open_checkpoint(directory, OPTIONS), OPTIONS)
 
 

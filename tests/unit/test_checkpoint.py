@@ -51,7 +51,11 @@ def set_config(directory: Path, **changes: object) -> None:
 
 def test_opens_a_directory(directory: Path) -> None:
     checkpoint = open_checkpoint(directory, OPTIONS)
-    assert (checkpoint.format, checkpoint.model_type, checkpoint.architectures) == ("safetensors", "bert", ("BertModel",))
+    assert (checkpoint.format, checkpoint.model_type, checkpoint.architectures) == (
+        "safetensors",
+        "bert",
+        ("BertModel",),
+    )
     assert checkpoint.weight_files == (directory / "model.safetensors",)
     assert (checkpoint.name, checkpoint.revision) == (str(directory), None)
 
@@ -66,7 +70,7 @@ def test_needs_neither_torch_nor_transformers(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "..", "-x/y", "bad name"])
-def test_names_what_is_neither_directory_nor_repository(tmp_path: Path, name: str, monkeypatch: object) -> None:
+def test_names_what_is_neither_directory_nor_repository(tmp_path: Path, name: str) -> None:
     target = tmp_path / "gone" if name == ".." else name
     with pytest.raises(CheckpointNotFoundError, match=r"no such directory.*owner/name"):
         open_checkpoint(target, OPTIONS)

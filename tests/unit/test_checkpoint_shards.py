@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.test_checkpoint import write_safetensors
 
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import ExportOptions
 from onnxport.weights.checkpoint import open_checkpoint
+from tests.unit.test_checkpoint import write_safetensors
 
 OPTIONS = ExportOptions()
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
