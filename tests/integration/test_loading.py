@@ -158,6 +158,35 @@ def test_tied_weights_and_base_models(tmp_path: Path, saved: str, wanted: str, c
         assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["Marian", "Pegasus"])
+def test_tables_of_sines_that_were_not_saved_are_computed(tmp_path: Path, name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, pad_token_id=1,
+        decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=20,
+    )  # fmt: skip
+    class_name = {"Marian": "MarianMTModel", "Pegasus": "PegasusForConditionalGeneration"}[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, class_name)(config).eval()
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda state: [state.pop(key) for key in list(state) if "embed_positions" in key])
+    loaded = load(tmp_path, class_name)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
+    # A learned table in the same place is never invented.
+    rewrite(tmp_path, lambda state: state.pop("model.encoder.layers.0.fc1.bias"))
+    with pytest.raises(WeightsMismatchError, match=r"encoder\.layers\.0\.fc1\.bias"):
+        load(tmp_path, class_name)
+
+
+def test_a_declared_omission_must_not_be_random(masked: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns = [r"intermediate\.dense\.weight", r"intermediate\.dense\.bias"]
+    monkeypatch.setattr(transformers.BertForMaskedLM, "_keys_to_ignore_on_load_missing", patterns)
+    rewrite(masked[0], lambda state: state.pop("bert.encoder.layer.0.intermediate.dense.bias"))
+    assert load(masked[0], "BertForMaskedLM")
+    rewrite(masked[0], lambda state: state.pop("bert.encoder.layer.0.intermediate.dense.weight"))
+    with pytest.raises(WeightsMismatchError, match=r"layer\.0\.intermediate\.dense\.weight"):
+        load(masked[0], "BertForMaskedLM")
+
+
 def test_gpt2_masks_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
     build("GPT2LMHeadModel", GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
 

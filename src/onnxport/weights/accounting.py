@@ -70,7 +70,8 @@ def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> 
     Raises:
         WeightsMismatchError: naming the parameters without tensor, the tensors without parameter and the shapes.
     """
-    missing = sorted({*(n for n in account.missing if not _HARMLESS_BUFFERS.search(n)), *_hidden(account, model)})
+    needed = {n for n in account.missing if not _HARMLESS_BUFFERS.search(n) and not _is_computed(model, n)}
+    missing = sorted({*needed, *_hidden(account, model)})
     leftover = {name for name in account.unexpected if not _OLD_BUFFERS.search(name)}
     unexplained = sorted(_unexplained(leftover, account, model, checkpoint)) if leftover else []
     if missing or unexplained or account.mismatched:
@@ -109,9 +110,10 @@ def _parameter_names(module: Any) -> list[str]:
 
 
 def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
-    """Yield the parameters that Transformers was told not to report missing, and that the checkpoint doesn't have.
+    """Yield the random parameters that Transformers was told not to report missing.
 
-    Buffers among them are computed when the model is built, and tied parameters share another's tensor.
+    Those that start as a constant (ones, zeros) or as a formula are what the class's author left out on purpose.
+    Buffers are computed when the model is built, and tied parameters share another's tensor.
     """
     patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     if account.shapes is None or not patterns:
@@ -119,10 +121,19 @@ def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
     ignorable = re.compile("|".join(f"({pattern})" for pattern in patterns))
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
-    for name, _ in model.named_parameters():
+    for name, value in model.named_parameters():
         spellings = {name, name.removeprefix(prefix), prefix + name}
-        if ignorable.search(name) and name not in tied and not spellings & account.shapes.keys():
+        if not ignorable.search(name) or name in tied or spellings & account.shapes.keys():
+            continue
+        is_constant = bool((value == value.flatten()[:1]).all())
+        if not is_constant and not _is_computed(model, name):
             yield name
+
+
+def _is_computed(model: PreTrainedModel, name: str) -> bool:
+    """Tell whether a parameter is a table of sines: older releases didn't save those (Marian, Pegasus)."""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    return any("Sinusoidal" in base.__name__ for base in type(owner).__mro__)
 
 
 def _unexplained(leftover: set[str], account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
