@@ -38,3 +38,32 @@ def parse(text: str) -> list[tuple[str, str]]:
             raise ValueError(f"{item!r} is not in conformance/pairs.json; write type:feature, as in bert:default")
         found += chosen
     return found
+
+
+SAMPLE = (
+    ("albert", "question-answering"),
+    ("bart", "seq2seq-lm-with-past"),
+    ("beit", "image-classification"),
+    ("bert", "masked-lm"),
+    ("bert", "multiple-choice"),
+    ("big-bird", "sequence-classification"),
+    ("bloom", "causal-lm-with-past"),
+    ("clip", "default"),
+    ("convnext", "default"),
+    ("deberta-v2", "token-classification"),
+    ("detr", "object-detection"),
+    ("gpt2", "causal-lm-with-past"),
+    ("gpt-neo", "sequence-classification"),
+    ("imagegpt", "default"),
+    ("layoutlmv3", "token-classification"),
+    ("longformer", "masked-lm"),
+    ("marian", "causal-lm"),
+    ("mobilevit", "image-classification"),
+    ("perceiver", "masked-lm"),
+    ("segformer", "semantic-segmentation"),
+    ("swin", "image-classification"),
+    ("t5", "seq2seq-lm-with-past"),
+    ("vision-encoder-decoder", "vision2seq-lm"),
+    ("whisper", "speech2seq-lm"),
+)
+"""Pairs over all families and features, for the tests that run every time."""

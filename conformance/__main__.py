@@ -1,0 +1,62 @@
+"""`python -m conformance make DIR`, `run`, `page`: checkpoints, exports, documentation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from conformance.page import page, summary
+from conformance.pairs import SAMPLE, pairs, parse
+from conformance.runner import read, run
+
+_WORK = Path("build/conformance")
+_PAGE = Path("docs/conformance-4.37.md")
+
+
+def main() -> int:
+    """Run the command; return 1 when a pair failed."""
+    arguments = _parser().parse_args()
+    if arguments.verb == "make":
+        from conformance.checkpoints import make_all
+
+        print(f"{make_all(arguments.directory)} checkpoints in {arguments.directory}")
+        return 0
+    if arguments.verb == "page":
+        found = read(arguments.results)
+        arguments.page.write_text(page([found[pair] for pair in pairs() if pair in found]), encoding="utf-8")
+        return 0
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    chosen = parse(arguments.pairs) if arguments.pairs else list(SAMPLE) if arguments.sample else pairs()
+    if not arguments.resume:
+        arguments.results.unlink(missing_ok=True)
+    records = run(chosen, directory=arguments.directory, results=arguments.results, jobs=arguments.jobs)
+    if set(chosen) == set(pairs()):
+        _PAGE.write_text(page(records), encoding="utf-8")
+    print(summary(records), file=sys.stderr)
+    return int(any(record["status"] != "passed" for record in records))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    make = verbs.add_parser("make", help="write the tiny checkpoints of all pairs")
+    make.add_argument("directory", type=Path)
+    runs = verbs.add_parser("run", help="export pairs; all of them, unless told otherwise")
+    runs.add_argument("--pairs", help="comma-separated type:feature, or type for all its features")
+    runs.add_argument("--sample", action="store_true", help="the fixed sample that the tests run")
+    runs.add_argument("--jobs", type=int, default=2, help="worker processes")
+    runs.add_argument("--results", type=Path, default=_WORK / "results.jsonl", help="file of JSON lines")
+    runs.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
+    runs.add_argument("--directory", type=Path, default=_WORK, help="where checkpoints and outputs go")
+    written = verbs.add_parser("page", help="write the page of the documentation from a results file")
+    written.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
+    written.add_argument("--page", type=Path, default=_PAGE)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

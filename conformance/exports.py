@@ -1,0 +1,127 @@
+"""Export one pair both ways: as a user of `transformers.onnx` did, and with the `onnxport` command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conformance.checkpoints import make_checkpoint
+
+PASSED, FAILED = "passed", "failed"
+MINIMUM_CASES = 4
+"""Sizes at which the command proves every graph: the traced ones and three others."""
+
+
+def run_pair(model_type: str, feature: str, directory: Path) -> dict[str, Any]:
+    """Make the pair's checkpoint, export and validate it both ways.
+
+    Args:
+        model_type: as in `FeaturesManager`.
+        feature: one of the model type's features.
+        directory: where checkpoints are kept, and where outputs are written and removed again.
+
+    Returns:
+        `facade` and `public`, each with `status`, `seconds`, `message` and `trace`; `status` for both together.
+    """
+    start = time.perf_counter()
+    output = directory / "outputs" / f"{model_type}-{feature}"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    try:
+        facade = _attempt(lambda: _through_facade(_checkpoint(model_type, feature, directory), feature, output))
+        public = _attempt(lambda: _through_command(_checkpoint(model_type, feature, directory), feature, output))
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    status = PASSED if facade["status"] == public["status"] == PASSED else FAILED
+    seconds = round(time.perf_counter() - start, 1)
+    return {"status": status, "seconds": seconds, "facade": facade, "public": public}
+
+
+def _checkpoint(model_type: str, feature: str, directory: Path) -> Path:
+    return make_checkpoint(model_type, feature, directory / "checkpoints")
+
+
+def _attempt(action: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """Run an export; tell how it ended, with an error's first line and the innermost frames that raised it."""
+    start = time.perf_counter()
+    try:
+        extra = action() or {}
+        found: dict[str, Any] = {"status": PASSED, **extra}
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        trace = traceback.format_exception(error)
+        found = {
+            "status": FAILED,
+            "message": f"{type(error).__name__}: {lines[0]}"[:500],
+            "trace": "".join(trace)[-6000:],
+        }
+    return {**found, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _through_facade(checkpoint: Path, feature: str, output: Path) -> None:
+    """Export as the documentation of `transformers.onnx` said: load, describe, export, validate."""
+    from onnxport.onnx import FeaturesManager, export, validate_model_outputs
+    from onnxport.onnx.utils import get_preprocessor
+
+    model = FeaturesManager.get_model_from_feature(feature, str(checkpoint))
+    _, construct = FeaturesManager.check_supported_model_or_raise(model, feature=feature)
+    config = construct(model.config)
+    if feature == "vision2seq-lm":
+        parts = _halves(checkpoint, model, config)
+    else:
+        parts = [(model, config, get_preprocessor(str(checkpoint)))]
+    for number, (part, described, preprocessor) in enumerate(parts):
+        file = output / f"facade-{number}.onnx"
+        _, outputs = export(preprocessor, part, described, described.default_onnx_opset, file)
+        validate_model_outputs(described, preprocessor, part, file, outputs, described.atol_for_validation)
+
+
+def _halves(checkpoint: Path, model: Any, config: Any) -> list[tuple[Any, Any, Any]]:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    encoder = config.get_encoder_config(model.config.encoder)
+    decoder = config.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
+    return [
+        (model.encoder, encoder, AutoImageProcessor.from_pretrained(checkpoint)),
+        (model.decoder, decoder, AutoTokenizer.from_pretrained(checkpoint)),
+    ]
+
+
+def _through_command(checkpoint: Path, feature: str, output: Path) -> dict[str, Any]:
+    """Export with the command's own function, and read from the manifest what it proved.
+
+    Raises:
+        RuntimeError: the command failed; the message is its last line.
+        AssertionError: it ended well, but its manifest doesn't say that every graph passed at four sizes.
+    """
+    from onnxport.cli import main
+
+    target = output / "public"
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = main(["export", str(checkpoint), str(target), "--task", feature, "--quiet", "--debug"])
+    if code != 0:
+        text = said.getvalue().strip()
+        raise RuntimeError(f"{_last_line(text)}\n\n{text[-5000:]}")
+    manifest = json.loads((target / "onnxport.json").read_text())
+    cases: dict[str, int] = {}
+    for case in manifest["validation"]["cases"]:
+        cases[case["component"]] = cases.get(case["component"], 0) + 1
+    proved = manifest["validation"]["status"] == "passed"
+    assert proved and cases and min(cases.values()) >= MINIMUM_CASES, (
+        f"validation: {manifest['validation']['status']}, {cases}"
+    )
+    fixed = [axis for component in manifest["components"] for axis in component["fixed_axes"]]
+    return {"cases": sum(cases.values()), "fixed_axes": fixed}
+
+
+def _last_line(text: str) -> str:
+    errors = [line for line in text.splitlines() if line.startswith("onnxport: ")]
+    return errors[-1] if errors else text.rsplit("\n", 1)[-1]

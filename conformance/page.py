@@ -1,0 +1,53 @@
+"""Write results as a page of the documentation, and as a summary on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance.pairs import pairs, table
+from conformance.runner import messages
+
+_HEAD = """# Conformance with `transformers.onnx` 4.37.2
+
+`make conformance` exports every (model type, feature) pair that 4.37.2 supported, each from a tiny checkpoint with
+seeded random weights, in two ways:
+
+- *façade*: `FeaturesManager`, `onnxport.onnx.export` and `validate_model_outputs`, as a user of 4.37.2 called them;
+- *command*: `onnxport export`, whose validation compares every output at four sizes or more.
+
+4.37.2 itself, run on the same pairs with today's PyTorch, validated 256 of 265. Tiny random weights show that graphs
+compute the same; they say nothing about tolerances at real size. This page is written by `python -m conformance page`.
+"""
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """Return the Markdown page of these records."""
+    by_pair = {(record["model_type"], record["feature"]): record for record in records}
+    lines = [_HEAD, "## Totals", "", "| | passed | failed | not run |", "| --- | --- | --- | --- |"]
+    for title, way in (("façade", "facade"), ("command", "public"), ("both", None)):
+        passed = sum(_passed(record, way) for record in records)
+        lines.append(f"| {title} | {passed} | {len(records) - passed} | {len(pairs()) - len(records)} |")
+    lines += ["", "## By model type", "", "| model type | features | façade | command |", "| --- | --- | --- | --- |"]
+    for model_type, entry in table().items():
+        own = [by_pair[model_type, feature] for feature in entry["features"] if (model_type, feature) in by_pair]
+        facade, public = (sum(_passed(record, way) for record in own) for way in ("facade", "public"))
+        lines.append(f"| {model_type} | {len(entry['features'])} | {facade} | {public} |")
+    lines += ["", "## Failures", ""]
+    failed = [record for record in records if record["status"] != "passed"]
+    for record in failed:
+        lines.append(f"- `{record['model_type']}:{record['feature']}` {record['status']}")
+        lines += [f"  - `{message}`" for message in messages(record)]
+    return "\n".join([*lines, *([] if failed else ["None."])]) + "\n"
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """Return the totals and the failed pairs as plain text."""
+    failed = [record for record in records if record["status"] != "passed"]
+    lines = [f"{record['model_type']}:{record['feature']}  {'; '.join(messages(record))[:200]}" for record in failed]
+    seconds = sum(record["seconds"] for record in records)
+    lines.append(f"{len(records) - len(failed)} passed, {len(failed)} failed, {seconds:.0f} s of work")
+    return "\n".join(lines)
+
+
+def _passed(record: dict[str, Any], way: str | None) -> bool:
+    return bool((record if way is None else record.get(way, {})).get("status") == "passed")

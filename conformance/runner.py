@@ -1,0 +1,176 @@
+"""Run pairs in worker processes: one that hangs or crashes is replaced, and what is done isn't done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import queue
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+PAIR_SECONDS = 180.0
+"""How long one pair may take before its worker is killed."""
+START_SECONDS = 300.0
+"""How long a worker may take to import everything."""
+IDLE_SECONDS = 2.0
+"""How long an idle worker may take to end by itself."""
+PAIRS_PER_WORKER = 40
+"""After how many pairs a worker is replaced, so that what PyTorch's tracing keeps in memory is freed."""
+
+Pair = tuple[str, str]
+
+
+def run(
+    pairs: list[Pair], *, directory: Path, results: Path, jobs: int, seconds: float = PAIR_SECONDS
+) -> list[dict[str, Any]]:
+    """Export pairs and append one JSON line for each to `results`; pairs that already have a line are left out.
+
+    Args:
+        pairs: what to export.
+        directory: where checkpoints and outputs go.
+        results: file of JSON lines; it may exist.
+        jobs: worker processes.
+        seconds: time limit for one pair.
+
+    Returns:
+        One record per pair, in the order of `pairs`.
+    """
+    done = read(results)
+    waiting: queue.SimpleQueue[Pair] = queue.SimpleQueue()
+    todo = [pair for pair in pairs if pair not in done]
+    for pair in todo:
+        waiting.put(pair)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    lock = threading.Lock()
+
+    def keep(pair: Pair, record: dict[str, Any]) -> None:
+        with lock:
+            done[pair] = {"model_type": pair[0], "feature": pair[1], **record}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(done[pair]) + "\n")
+            print(_line(len([p for p in todo if p in done]), len(todo), done[pair]), file=sys.stderr, flush=True)
+
+    def drive() -> None:
+        worker = Worker(directory, threads=jobs)
+        try:
+            while True:
+                try:
+                    pair = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                keep(pair, worker.do(pair, seconds))
+        finally:
+            worker.stop()
+
+    drivers = [threading.Thread(target=drive) for _ in range(min(jobs, len(todo)))]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    return [done[pair] for pair in pairs if pair in done]
+
+
+def read(results: Path) -> dict[Pair, dict[str, Any]]:
+    """Return the records of a results file by pair; a line cut short by a crash is left out."""
+    found: dict[Pair, dict[str, Any]] = {}
+    if results.is_file():
+        for line in results.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            found[record["model_type"], record["feature"]] = record
+    return found
+
+
+class Worker:
+    """Drive one process that exports pairs, and replace it when it hangs, crashes or has done its share."""
+
+    def __init__(self, directory: Path, threads: int = 1) -> None:
+        self._directory = directory
+        self._torch_threads = max(1, multiprocessing.cpu_count() // threads)
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._count = 0
+
+    def do(self, pair: Pair, seconds: float) -> dict[str, Any]:
+        """Export one pair; a hang or crash of the process is a record, too."""
+        if self._process is None or self._count >= PAIRS_PER_WORKER:
+            self.stop()
+            self._start()
+        assert self._pipe is not None
+        self._count += 1
+        start = time.perf_counter()
+        try:
+            self._pipe.send(pair)
+            if self._pipe.poll(seconds):
+                record: dict[str, Any] = self._pipe.recv()
+                return record
+            status, message = "timeout", f"no result after {seconds:.0f} s"
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join(10)
+            status, message = "crashed", f"the process ended with exit code {self._process.exitcode}"
+        self.stop()
+        return {"status": status, "seconds": round(time.perf_counter() - start, 1), "message": message}
+
+    def stop(self) -> None:
+        """End the process, if there is one: an idle one goes when its pipe is closed, a busy one is killed."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            self._process.join(IDLE_SECONDS)
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self._directory, self._torch_threads), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._count = 0
+        if not self._pipe.poll(START_SECONDS) or self._pipe.recv() != "ready":
+            raise RuntimeError("a worker process didn't start")
+
+
+def _work(pipe: Connection, directory: Path, torch_threads: int) -> None:
+    """Serve pairs in a worker process until the pipe is closed."""
+    import warnings
+
+    import torch
+    import transformers
+
+    from conformance.exports import run_pair
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("onnxport").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(torch_threads)
+    pipe.send("ready")
+    while True:
+        try:
+            model_type, feature = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(run_pair(model_type, feature, directory))
+
+
+def _line(number: int, total: int, record: dict[str, Any]) -> str:
+    text = f"[{number}/{total}] {record['model_type']}:{record['feature']} {record['status']} {record['seconds']} s"
+    return "\n    ".join([text, *messages(record)])
+
+
+def messages(record: dict[str, Any]) -> list[str]:
+    """Return one line per way in which a pair failed."""
+    if "message" in record:
+        return [str(record["message"])]
+    ways = {name: record[name] for name in ("facade", "public") if record.get(name, {}).get("status") == "failed"}
+    return [f"{name}: {way['message']}" for name, way in ways.items()]
