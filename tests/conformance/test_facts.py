@@ -15,7 +15,11 @@ from onnxport.onnx.features import FeaturesManager
 FACTS = json.loads((Path(__file__).parent / "data" / "facts.json").read_text())
 PLAIN = ("default_onnx_opset", "atol_for_validation", "values_override", "task", "num_layers", "num_attention_heads")
 DIFFERENT = {
-    ("blenderbot", "causal-lm-with-past", "outputs"): "the original counted the encoder's layers for the decoder's cache",
+    (
+        "blenderbot",
+        "causal-lm-with-past",
+        "outputs",
+    ): "the original counted the encoder's layers for the decoder's cache",
     ("roformer", "multiple-choice", "inputs"): "the original left the axis of the choices out",
 }
 """(model type, feature, fact) that the compatibility page lists as put right."""
@@ -74,3 +78,29 @@ def test_all_pairs_are_listed_in_order() -> None:
 @pytest.mark.parametrize("name", CONFIG_CLASSES)
 def test_every_class_of_the_original_is_there(name: str) -> None:
     assert load_config_class(name).__name__ == name
+
+
+DUMMIES = [record for record in FACTS if record.get("dummy_inputs")]
+
+
+@pytest.mark.parametrize("record", DUMMIES, ids=lambda r: f"{r['model_type']}:{r['feature']}")
+def test_pair_makes_the_recorded_example_inputs(record: dict[str, Any]) -> None:
+    import torch
+
+    from conformance.checkpoints import make_config
+    from conformance.preprocessors import make_preprocessor
+
+    model_type, feature = record["model_type"], record["feature"]
+    model = make_config(model_type, feature)
+    config = FeaturesManager.get_config(model_type, feature)(model)
+    made = config.generate_dummy_inputs(make_preprocessor(model_type, feature, model), framework="pt")
+    found: dict[str, Any] = {}
+    for name, value in made.items():
+        parts = (
+            {name: value} if isinstance(value, torch.Tensor) else {f"{name}.0.{i}": t for i, t in enumerate(value[0])}
+        )
+        found |= {key: [list(t.shape), str(t.dtype).removeprefix("torch.")] for key, t in parts.items()}
+    wanted = dict(record["dummy_inputs"]["named"])
+    if wanted.get("decoder_attention_mask", [None, ""])[1] == "float32":
+        wanted["decoder_attention_mask"] = [wanted["decoder_attention_mask"][0], "int64"]  # the original's float mask
+    assert found == wanted
