@@ -1,0 +1,88 @@
+"""Opt in to the old names: `import onnxport.compat` makes `transformers.onnx` importable again.
+
+After it, `import transformers.onnx` (and its submodules) gives `onnxport.onnx`, and
+`from transformers.models.bert import BertOnnxConfig` works for every configuration class of 4.37.2, also from
+`transformers.models.bert.configuration_bert`. Nothing of Transformers is replaced: names are only added.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from onnxport.architectures import MODEL_FOLDERS, load_config_class
+
+_OLD, _NEW = "transformers.onnx", "onnxport.onnx"
+_MODELS = "transformers.models."
+
+
+class _Alias(Loader):
+    """Load a module of `transformers.onnx` as the one of `onnxport.onnx`."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(_NEW + spec.name.removeprefix(_OLD))
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+class _Finder(MetaPathFinder):
+    """Find `transformers.onnx`, and add the old classes to a model's modules when they are imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name == _OLD or name.startswith(_OLD + "."):
+            return ModuleSpec(name, _Alias(), is_package=name == _OLD)
+        folder = name.removeprefix(_MODELS).split(".")[0] if name.startswith(_MODELS) else ""
+        if folder not in MODEL_FOLDERS or name not in (_MODELS + folder, f"{_MODELS}{folder}.configuration_{folder}"):
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Extended(spec.loader, folder)
+                return spec
+        return None
+
+
+class _Extended(Loader):
+    """Load a module of a model's folder, then add the folder's old configuration classes."""
+
+    def __init__(self, loader: Loader, folder: str) -> None:
+        self._loader = loader
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _extend(sys.modules.get(module.__name__, module), self._folder)
+
+
+def _extend(module: ModuleType, folder: str) -> None:
+    for name in MODEL_FOLDERS[folder]:
+        if name not in vars(module):
+            setattr(module, name, load_config_class(name))
+
+
+def _install() -> None:
+    """Put the finder first, once, and extend the modules that are imported already."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder())
+    for folder in MODEL_FOLDERS:
+        for name in (_MODELS + folder, f"{_MODELS}{folder}.configuration_{folder}"):
+            if name in sys.modules:
+                _extend(sys.modules[name], folder)
+
+
+_install()
