@@ -65,13 +65,11 @@ def signature_of(config: OnnxConfig) -> Signature:
         return Signature(inputs, outputs)
     if "decoder_input_ids" in inputs:
         inputs["decoder_input_ids"].setdefault(1, "decoder_sequence")
-    if "attention_mask" in inputs:
-        inputs["attention_mask"][1] = inputs.get("input_ids", {}).get(1, "encoder_sequence")
-    return Signature(inputs, outputs).relabelled(_decoder_sum)
-
-
-def _decoder_sum(label: str) -> str:
-    return "past_decoder_sequence + decoder_sequence" if label == "past_decoder_sequence + sequence" else label
+    corrections = {"past_decoder_sequence + sequence": "past_decoder_sequence + decoder_sequence"}
+    if "attention_mask" in inputs:  # it masks the encoder's states, and so the keys that were made of them
+        inputs["attention_mask"][1] = "encoder_sequence"
+        corrections["past_encoder_sequence"] = "encoder_sequence"
+    return Signature(inputs, outputs).relabelled(lambda label: corrections.get(label, label))
 
 
 def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:

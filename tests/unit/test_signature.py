@@ -1,0 +1,47 @@
+"""Signatures: labels that are true, and sizes that fit them."""
+
+from __future__ import annotations
+
+from transformers import BartConfig, BloomConfig, GPT2Config
+
+from onnxport.architectures import load_config_class
+from onnxport.configs.signature import Signature, axis_size, signature_of, solve
+
+
+def test_a_past_input_is_as_long_as_the_past() -> None:
+    signature = signature_of(load_config_class("GPT2OnnxConfig").with_past(GPT2Config(n_layer=1))).today()
+    assert signature.inputs["past_key_values.0.key"] == {0: "batch_size", 2: "past_sequence_length"}
+    assert signature.inputs["attention_mask"] == {0: "batch_size", 1: "past_sequence_length + sequence_length"}
+    assert signature.outputs["present.0.key"] == {0: "batch_size", 2: "past_sequence_length + sequence_length"}
+
+
+def test_a_decoder_that_stands_alone_masks_its_past() -> None:
+    config = load_config_class("BartOnnxConfig").with_past(BartConfig(decoder_layers=1), task="causal-lm")
+    assert signature_of(config).inputs["attention_mask"][1] == "past_sequence + encoder_sequence"
+
+
+def test_cross_attention_has_the_length_of_the_mask() -> None:
+    inputs = signature_of(load_config_class("T5OnnxConfig").with_past(_t5())).inputs
+    assert inputs["attention_mask"][1] == inputs["past_key_values.0.encoder.key"][2] == inputs["input_ids"][1]
+    assert inputs["decoder_input_ids"][1] == "decoder_sequence"
+    assert inputs["decoder_attention_mask"][1] == "past_decoder_sequence + decoder_sequence"
+
+
+def _t5() -> object:
+    from transformers import T5Config
+
+    return T5Config(num_layers=1)
+
+
+def test_sizes_are_solved_and_applied() -> None:
+    signature = Signature({"a": {0: "b", 1: "s"}, "m": {1: "p + s"}}, {})
+    sizes = solve(signature, {"a": (2, 8), "m": (2, 18)})
+    assert sizes == {"b": 2, "s": 8, "p": 10}
+    assert axis_size("p + s", 18, sizes, {"p": 0, "s": 11}) == 11
+    assert axis_size("unknown", 5, sizes, {"p": 0}) == 5
+
+
+def test_blooms_folded_heads_follow_the_batch() -> None:
+    config = load_config_class("BloomOnnxConfig").with_past(BloomConfig(n_layer=1, n_head=4))
+    label = signature_of(config).inputs["past_key_values.0.key"][0]
+    assert axis_size(label, 8, {"batch": 2}, {"batch": 3}) == 12
