@@ -49,6 +49,8 @@ ADAPTED: dict[str, dict[str, Any]] = {
     "detr": {"backbone_config": _TINY_BACKBONE},
     # The head for masked words has hidden_size - embedding_size columns more: with none, it is an empty matrix.
     "mobilebert": {"embedding_size": 16},
+    # A classifier of several texts at once needs to know where each ends; 4.37.2 set one only for GPT-2, GPT-J, Bloom.
+    "gpt-neo": {"pad_token_id": 1},
 }
 """Arguments of tiny configurations that differ from those recorded with 4.37.2, each with the reason beside it."""
 
