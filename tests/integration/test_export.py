@@ -1,0 +1,177 @@
+"""From a checkpoint to a proved directory, through the API and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import onnxport
+from onnxport.cli import main
+from onnxport.errors import OutputError, UnsupportedError, ValidationError
+
+
+def left_over(parent: Path) -> list[str]:
+    return sorted(path.name for path in parent.iterdir())
+
+
+def test_a_directory_with_a_proof(bert: Path, tmp_path: Path) -> None:
+    result = onnxport.export(bert, tmp_path / "out")
+    manifest = onnxport.Manifest.from_json((tmp_path / "out" / "onnxport.json").read_text())
+    assert manifest == result.manifest
+    assert manifest.task == "fill-mask"
+    assert manifest.validation["status"] == "passed"
+    assert [case["name"] for case in manifest.validation["cases"]] == ["traced", "batch 1", "odd lengths", "padding"]
+    (component,) = manifest.components
+    assert [tensor.name for tensor in component.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert {tensor.axes for tensor in component.inputs} == {("batch_size", "sequence_length")}
+    assert component.outputs[0].axes[:2] == ("batch_size", "sequence_length")
+    for name in ("config.json", "tokenizer.json", "model.onnx"):
+        assert (tmp_path / "out" / name).is_file()
+    assert left_over(tmp_path) == ["out"]
+
+
+def test_one_decoder_graph_for_prefill_and_decode(gpt2: Path, tmp_path: Path) -> None:
+    result = onnxport.export(gpt2, tmp_path / "out")
+    assert result.manifest.task == "text-generation-with-past"
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    caches = [value for value in session.get_inputs() if value.name.startswith("past_key_values.")]
+
+    def step(ids: np.ndarray, past: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
+        feed = {
+            "input_ids": ids,
+            "attention_mask": np.ones((1, length + ids.shape[1]), dtype=np.int64),
+            "position_ids": np.arange(length, length + ids.shape[1])[None],
+            **past,
+        }
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    nothing = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), dtype=np.float32) for value in caches}
+    ids = np.array([[5, 6, 7, 8, 9]])
+    whole = step(ids, nothing, 0)["logits"]
+    first = step(ids[:, :4], nothing, 0)
+    past = {name: first[name.replace("past_key_values", "present")] for name in nothing}
+    np.testing.assert_allclose(step(ids[:, 4:], past, 4)["logits"][0, -1], whole[0, -1], atol=1e-5)
+
+
+def test_external_data_has_the_name_that_clients_look_for(bert: Path, tmp_path: Path) -> None:
+    options = onnxport.ExportOptions(external_data="always", validate="quick")
+    result = onnxport.export(bert, tmp_path / "out", options)
+    assert result.manifest.components[0].external_data == ("model.onnx_data",)
+    assert onnxport.inspect(tmp_path / "out").graphs[0].external_data == ("model.onnx_data",)
+
+
+def test_half_precision(bert: Path, tmp_path: Path) -> None:
+    result = onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(dtype="fp16"))
+    assert result.manifest.components[0].outputs[0].dtype == "float16"
+    assert result.manifest.validation["status"] == "passed"
+
+
+def test_feature_names_of_old_and_tasks_of_today(bert: Path, tmp_path: Path) -> None:
+    options = onnxport.ExportOptions(task="masked-lm", validate="none", dry_run=True)
+    result = onnxport.export(bert, tmp_path / "out", options)
+    assert result.manifest.task == "fill-mask"
+    assert result.directory is None
+    assert left_over(tmp_path) == []
+
+
+def test_a_mismatch_leaves_nothing(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="differs from the original"):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(atol=0.0, rtol=0.0))
+    assert left_over(tmp_path) == []
+
+
+def test_a_mismatch_can_be_kept(bert: Path, tmp_path: Path) -> None:
+    options = onnxport.ExportOptions(atol=0.0, rtol=0.0, keep_invalid=True)
+    assert onnxport.export(bert, tmp_path / "out", options).manifest.validation["status"] == "failed"
+    assert onnxport.validate(tmp_path / "out", options=options).status == "failed"
+    assert onnxport.validate(tmp_path / "out").status == "passed"
+
+
+def test_unknown_and_unsupported_tasks(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="did you mean 'fill-mask'"):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task="fil-mask"))
+    with pytest.raises(UnsupportedError, match="bert doesn't support task 'image-classification'"):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task="image-classification"))
+
+
+def test_an_output_with_other_files_is_kept(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(OutputError):
+            onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(force=force))
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_force_replaces_an_earlier_export_and_a_failure_keeps_it(bert: Path, tmp_path: Path) -> None:
+    quick = onnxport.ExportOptions(validate="none")
+    onnxport.export(bert, tmp_path / "out", quick)
+    before = (tmp_path / "out" / "onnxport.json").read_bytes()
+    with pytest.raises(OutputError, match="--force"):
+        onnxport.export(bert, tmp_path / "out", quick)
+    with pytest.raises(ValidationError):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(force=True, atol=0.0, rtol=0.0))
+    assert (tmp_path / "out" / "onnxport.json").read_bytes() == before
+    onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(force=True, validate="quick"))
+    assert (tmp_path / "out" / "onnxport.json").read_bytes() != before
+    assert left_over(tmp_path) == ["out"]
+
+
+def test_a_write_that_fails_leaves_nothing(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("onnxport.weights.writing.write_graph", full)
+    with pytest.raises(OutputError, match="No space left"):
+        onnxport.export(bert, tmp_path / "deep" / "out", onnxport.ExportOptions(validate="none"))
+    assert left_over(tmp_path) == []
+
+
+def test_an_interrupt_leaves_nothing(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxport.weights.writing.write_graph", stop)
+    assert main(["export", str(bert), str(tmp_path / "out"), "--quiet"]) == 130
+    assert capsys.readouterr().err.strip() == "onnxport: interrupted"
+    assert left_over(tmp_path) == []
+
+
+def test_the_command_prints_json_only(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", str(bert), str(tmp_path / "out"), "--json", "--validate", "quick"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "fill-mask"
+    assert main(["run", str(tmp_path / "out"), "--input-ids", "5,6,7", "--json"]) in (0, 1)
+    assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["export", "{tmp}/none", "{tmp}/out"], 1, "no such directory"),
+        (["export", "{bert}", "{tmp}/out", "--opset", "5"], 2, "--opset 5 is out of range"),
+        (["export", "{bert}", "{tmp}/out", "--task", "nonsense"], 1, "task 'nonsense' is unknown"),
+        (["export", "{bert}"], 2, "OUTPUT|output"),
+        (["list", "--model-type", "bertt"], 1, "did you mean"),
+        (["inspect", "{tmp}"], 1, "no .onnx file"),
+        (["validate", "{tmp}"], 1, "no onnxport.json"),
+        (["run", "{tmp}", "--text", "x"], 1, "no onnxport.json"),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str], code: int, message: str, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(bert=bert, tmp=tmp_path) for argument in arguments]
+    assert main(filled) == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert any(part in error for part in message.split("|"))
+    assert left_over(tmp_path) == []

@@ -1,0 +1,74 @@
+"""Trained models export, validate, and give the answers that they are known for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from tokenizers import Tokenizer
+
+import onnxport
+from onnxport.cli import main
+from scripts.fetch_real_models import model_directory
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Export each model once, when a test first asks for it."""
+
+    class Exports(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = tmp_path_factory.mktemp("real") / name
+            onnxport.export(model_directory(name), self[name])
+            return self[name]
+
+    return Exports()
+
+
+def status(directory: Path) -> str:
+    return json.loads((directory / "onnxport.json").read_text())["validation"]["status"]
+
+
+def test_minilm_ranks_sentences(exported: dict[str, Path]) -> None:
+    directory = exported["minilm"]
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(["A man is eating food.", "Someone is having a meal.", "Shares fell sharply."])
+    mask = np.array([item.attention_mask for item in encoded])
+    feed = {
+        "input_ids": np.array([item.ids for item in encoded]),
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+    }
+    (states,) = onnxruntime.InferenceSession(directory / "model.onnx").run(["last_hidden_state"], feed)
+    vectors = (states * mask[..., None]).sum(axis=1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert vectors[0] @ vectors[1] > 0.5 > 0.2 > vectors[0] @ vectors[2]
+    assert status(directory) == "passed"
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("rxnmapper", "fill-mask"), ("rxnfp", "text-classification"), ("microformer", "text-generation-with-past")],
+)
+def test_pickled_checkpoints(exported: dict[str, Path], name: str, task: str) -> None:
+    manifest = onnxport.Manifest.from_json((exported[name] / "onnxport.json").read_text())
+    assert manifest.task == task
+    assert manifest.validation["status"] == "passed"
+
+
+def test_tied_weights_are_written_once(exported: dict[str, Path]) -> None:
+    weights = (model_directory("microformer") / "pytorch_model.bin").stat().st_size
+    assert (exported["microformer"] / "model.onnx").stat().st_size < 1.1 * weights
+
+
+def test_smollm2_knows_the_capital_of_france(exported: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    directory = exported["smollm2"]
+    assert status(directory) == "passed"
+    capsys.readouterr()
+    prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    assert main(["run", str(directory), "--text", prompt, "--max-new-tokens", "12"]) == 0
+    assert "Paris" in capsys.readouterr().out
