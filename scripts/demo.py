@@ -1,6 +1,6 @@
 """Export all-MiniLM-L6-v2, prove it, and compare sentences with the exported model.
 
-    make demo
+make demo
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def show_similarities() -> None:
 
 
 if __name__ == "__main__":
-    code = main(
-        ["export", str(model_directory("minilm")), str(OUTPUT), "--task", "feature-extraction", "--force"]
-    )
+    code = main(["export", str(model_directory("minilm")), str(OUTPUT), "--task", "feature-extraction", "--force"])
     if code:
         sys.exit(code)
     show_similarities()

