@@ -1,0 +1,82 @@
+"""Imports point down one list, and a light import stays light."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.policy.source import FILES, SOURCE, label
+
+LAYERS = (
+    ("errors",),
+    ("options",),
+    ("configs",),
+    ("architectures",),
+    ("passes", "weights"),
+    ("tracing",),
+    ("bundles",),
+    ("validation",),
+    ("_export",),
+    ("onnx", "cli", "compat"),
+    ("__init__",),
+    ("__main__",),
+)
+"""Lowest first; a module imports from its own part and from lower layers."""
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Return the parts of the package that a syntax tree imports, inside functions too."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "onnxport":
+            names += [f"onnxport.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("onnxport.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_imports_point_down(path: Path) -> None:
+    own = part_of(path)
+    parts = {name for name in imports(ast.parse(path.read_text(encoding="utf-8"))) if name in HEIGHT}
+    assert not {name for name in parts - {own} if HEIGHT[name] >= HEIGHT[own]}
+
+
+def test_every_part_has_a_layer() -> None:
+    assert {part_of(path) for path in FILES} <= set(HEIGHT)
+
+
+@pytest.mark.parametrize("text", ["import onnxport.cli", "from onnxport import cli", "from onnxport.cli import main"])
+def test_the_rule_sees_every_way_to_import(text: str) -> None:
+    assert imports(ast.parse(f"def f():\n    {text}")) == {"cli"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import onnxport", "import onnxport.onnx", "from onnxport.cli import main", "import onnxport.architectures"],
+)
+def test_import_is_light(statement: str) -> None:
+    heavy = ("torch", "transformers", "onnxruntime", "onnx", "onnxscript")
+    code = f"{statement}; import sys; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_every_module_imports(path: Path) -> None:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    if parts[-1] in ("__main__", "compat"):  # these two act when they are imported
+        return
+    importlib.import_module(".".join(parts).removesuffix(".__init__"))

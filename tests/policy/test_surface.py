@@ -1,0 +1,52 @@
+"""What a user can rely on: the names of the package, whatever is imported first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import onnxport
+
+NAMES = {
+    "ExportOptions",
+    "ExportResult",
+    "Manifest",
+    "OnnxportError",
+    "ValidationReport",
+    "__version__",
+    "export",
+    "inspect",
+    "validate",
+}
+
+
+def test_public_names() -> None:
+    assert set(onnxport.__all__) == NAMES
+    assert len(NAMES) <= 15
+    assert set(dir(onnxport)) >= NAMES
+    for name in NAMES:
+        assert getattr(onnxport, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        _ = onnxport.exprot
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import onnxport._export",
+        "import onnxport.validation, onnxport.validation.directory",
+        "import onnxport.bundles.inspection",
+        "import onnxport.cli.export, onnxport.cli.inspect, onnxport.cli.validate",
+        "import onnxport.onnx",
+    ],
+)
+def test_verbs_are_functions_whatever_was_imported_before(before: str) -> None:
+    code = (
+        f"{before}; import onnxport; assert all(map(callable, (onnxport.export, onnxport.validate, onnxport.inspect)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
