@@ -49,6 +49,14 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
         """Lowest opset of the original."""
         return 13
 
+    @property
+    def model_values(self) -> Mapping[str, Any]:
+        """Values for the trace: a classifier finds a text's last token by its padding, so there must be one."""
+        values = dict(super().model_values)
+        if self._config.pad_token_id is None:
+            values["pad_token_id"] = 0
+        return values
+
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """Make texts and a cache, in the order of `inputs`; see `OnnxConfigWithPast`."""
         made = dict(super().generate_dummy_inputs(*args, **kwargs))

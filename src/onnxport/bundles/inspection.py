@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ class GraphInspection:
     """Describe one ONNX file.
 
     Attributes:
-        file: name of the file.
+        file: path of the file inside the directory.
         opset: opset of the default domain.
         nodes: number of nodes, those of subgraphs included.
         operators: operator to how often it occurs, the most frequent first.
@@ -28,6 +29,7 @@ class GraphInspection:
         external_data: names of the files with its weights.
         inputs: in the graph's order.
         outputs: in the graph's order.
+        component: the component's name, where a manifest says it.
     """
 
     file: str
@@ -39,6 +41,7 @@ class GraphInspection:
     external_data: tuple[str, ...]
     inputs: tuple[TensorDescription, ...]
     outputs: tuple[TensorDescription, ...]
+    component: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,40 +72,68 @@ def inspect(path: str | Path) -> Inspection:
         CorruptCheckpointError: a file can't be read.
     """
     path = Path(path)
+    if not path.exists():
+        raise CheckpointNotFoundError(f"{path} isn't there; give an exported directory or a graph")
     files = [path] if path.is_file() else sorted([*path.glob("*.onnx"), *path.glob("onnx/*.onnx")])
     if not files:
         raise CheckpointNotFoundError(f"{path} holds no .onnx file; give an exported directory or a graph")
-    graphs = tuple(_inspect_graph(file) for file in files)
+    root = path if path.is_dir() else path.parent
     manifest = read_manifest(path) if path.is_dir() else None
+    components = {item.file: item.name for item in manifest.components} if manifest else {}
+    graphs = tuple(_inspect_graph(file, str(file.relative_to(root)), components) for file in files)
     if manifest is None:
         return Inspection(graphs)
-    return Inspection(graphs, manifest.source["model"], manifest.task, manifest.validation["status"])
+    return Inspection(graphs, manifest.source.get("model"), manifest.task, manifest.validation.get("status"))
 
 
-def _inspect_graph(file: Path) -> GraphInspection:
-    import onnx_ir as ir
-
-    try:
-        model = ir.load(str(file))
-    except Exception as error:
-        raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
-    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
-    external = sorted({str(t.location) for t in tensors if isinstance(t, ir.ExternalTensor)})
-    missing = [name for name in external if not (file.parent / name).is_file()]
-    if missing:
-        raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which isn't there")
-    operators = Counter(node.op_type for node in model.graph.all_nodes())
+def _inspect_graph(file: Path, name: str, components: Mapping[str, str]) -> GraphInspection:
+    model = _load(file)
+    tensors = [v.const_value for g in model.graphs() for v in g.initializers.values() if v.const_value is not None]
+    external = _external_files(file, tensors)
+    operators = Counter(_operator(node) for node in model.graph.all_nodes())
     return GraphInspection(
-        file=file.name,
+        file=name,
         opset=model.opset_imports.get("", 0),
         nodes=sum(operators.values()),
         operators=dict(operators.most_common()),
         parameters=sum(tensor.size for tensor in tensors),
-        bytes=sum((file.parent / name).stat().st_size for name in (file.name, *external)),
-        external_data=tuple(external),
+        bytes=sum((file.parent / part).stat().st_size for part in (file.name, *external)),
+        external_data=external,
         inputs=tuple(describe_value(value) for value in model.graph.inputs),
         outputs=tuple(describe_value(value) for value in model.graph.outputs),
+        component=components.get(name),
     )
+
+
+def _load(file: Path) -> ir.Model:
+    """Read a graph; weights outside the file stay there."""
+    import onnx_ir as ir
+
+    try:
+        model = ir.load(str(file))
+    except OSError:
+        raise
+    except Exception as error:
+        raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
+    if not model.opset_imports:
+        # Protobuf reads an empty or foreign file as a model with nothing set.
+        raise CorruptCheckpointError(f"{file} isn't an ONNX file: it names no opset")
+    return model
+
+
+def _external_files(file: Path, tensors: Iterable[ir.TensorProtocol]) -> tuple[str, ...]:
+    import onnx_ir as ir
+
+    names = tuple(sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}))
+    missing = [name for name in names if not (file.parent / name).is_file()]
+    if missing:
+        raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which isn't there")
+    return names
+
+
+def _operator(node: ir.Node) -> str:
+    """Name a node's operator, with its domain unless that is ONNX's own."""
+    return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
 
 
 def describe_value(value: ir.Value) -> TensorDescription:

@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import sys
-import traceback
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 from onnxport import __version__
-from onnxport.errors import OnnxportError, OptionError
+from onnxport.cli._outcome import exit_code
+
+__all__ = ["main"]
 
 VERBS = {
     "export": "export a checkpoint to a directory with its ONNX graphs, proved against the original",
@@ -24,6 +21,7 @@ VERBS = {
     "list": "list architectures and tasks",
     "run": "try an exported directory on a text, a picture or a sound",
 }
+"""Verbs to what they do; each is the module of this package with its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,56 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = _parser().parse_args(argv)
-    except OptionError as error:
-        return _fail(error, 2)
-    except SystemExit as error:
-        return int(error.code or 0)
-    return _guarded(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    verb = import_module(f"onnxport.cli.{arguments.verb}")
+    return exit_code(lambda: verb.run(arguments), debug=arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
+    debug = "show warnings of other packages, and the traceback of an error"
     parser = argparse.ArgumentParser(
         prog="onnxport", description="From a Transformers checkpoint to a proved ONNX directory."
     )
     parser.add_argument("--version", action="version", version=f"onnxport {__version__}")
+    parser.add_argument("--debug", action="store_true", help=debug)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         import_module(f"onnxport.cli.{name}").add_arguments(verb)
-        verb.add_argument("--debug", action="store_true", help="show warnings, and the traceback of an error")
+        verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
     return parser
-
-
-def _guarded(arguments: argparse.Namespace) -> int:
-    if not arguments.debug:
-        _silence()
-    try:
-        code: int = import_module(f"onnxport.cli.{arguments.verb}").run(arguments)
-        return code
-    except KeyboardInterrupt:
-        print("onnxport: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if arguments.debug:
-            traceback.print_exc()
-        if isinstance(error, OptionError):
-            return _fail(error, 2)
-        if isinstance(error, (OnnxportError, OSError)):
-            return _fail(error, 1)
-        return _fail(f"{type(error).__name__}: {error} (this is a bug: run with --debug for the traceback)", 1)
-
-
-def _fail(error: object, code: int) -> int:
-    print(f"onnxport: error: {error}", file=sys.stderr)
-    return code
-
-
-def _silence() -> None:
-    """Keep other packages' warnings off the terminal."""
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger().setLevel(logging.ERROR)

@@ -29,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = N
             parser.add_argument(flag, action="store_true", help=texts[field.name])
             continue
         kind, choices = _type(hints[field.name])
-        parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=texts[field.name])
+        default = f" (default: {field.default})" if field.default is not None else ""
+        text = texts[field.name] + default
+        parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=text)
 
 
 def options_from(arguments: argparse.Namespace) -> ExportOptions:

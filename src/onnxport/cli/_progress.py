@@ -1,13 +1,16 @@
-"""A bar on standard error for whatever takes long."""
+"""Progress on standard error for whatever takes long: a bar on a terminal, a line per stage elsewhere."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Progress = Callable[[str, float | None], None]
+
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[str, float | None], None]]:
+def progress_bar(quiet: bool) -> Iterator[Progress]:
     """Give a callback that shows a stage and the share of it that is done.
 
     Args:
@@ -18,11 +21,19 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, float | None], None]]:
     """
     if quiet:
         yield lambda stage, done: None
-        return
+    elif sys.stderr.isatty():
+        with _bar() as show:
+            yield show
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)
 
@@ -30,3 +41,16 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, float | None], None]]:
             progress.update(task, description=stage, total=None if done is None else 1.0, completed=done or 0.0)
 
         yield show
+
+
+def _lines() -> Progress:
+    """Print each stage once, so that a log tells where the time goes without control characters."""
+    shown = ""
+
+    def show(stage: str, done: float | None) -> None:
+        nonlocal shown
+        if stage != shown:
+            shown = stage
+            print(f"onnxport: {stage}", file=sys.stderr, flush=True)
+
+    return show

@@ -1,34 +1,48 @@
-"""Reports as tables that read well without colour."""
+"""Reports as tables that read well without colour, on standard output."""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxport._export import ExportResult
-    from onnxport.bundles.inspection import GraphInspection
-    from onnxport.validation.report import ValidationReport
+    from onnxport.bundles.inspection import GraphInspection, Inspection
+    from onnxport.validation.report import OutputDifference, ValidationReport
+
+WIDTH_WITHOUT_TERMINAL = 160
+_ROWS = 12
+"""Outputs that are shown in full; of more (a long cache) the first and the last."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to standard output."""
+    """Print a table."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(title) if title else None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    Console(soft_wrap=False).print(table)
+    fitting = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if fitting else WIDTH_WITHOUT_TERMINAL, highlight=False).print(table)
 
 
 def print_line(text: str) -> None:
-    """Print a line to standard output."""
+    """Print a line."""
     print(text)
+
+
+def print_json(values: object) -> None:
+    """Print values as JSON."""
+    print(json.dumps(values, indent=2))
 
 
 def bytes_text(count: int | None) -> str:
@@ -48,24 +62,50 @@ def axes_text(axes: Iterable[Any]) -> str:
     return "[" + ", ".join(str(axis) for axis in axes) + "]"
 
 
+@dataclass
+class _Worst:
+    """Gather what all cases say about one output."""
+
+    component: str
+    name: str
+    max_abs: float | None = None
+    max_rel: float | None = None
+    passed: bool = True
+
+    def add(self, output: OutputDifference) -> None:
+        self.max_abs = _larger(self.max_abs, output.max_abs)
+        self.max_rel = _larger(self.max_rel, output.max_rel)
+        self.passed &= output.passed
+
+    def row(self) -> tuple[str, ...]:
+        status = "passed" if self.passed else "FAILED"
+        return self.component, self.name, _number(self.max_abs), _number(self.max_rel), status
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    known = [value for value in (a, b) if value is not None]
+    return max(known) if known else None
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2e}"
+
+
 def print_validation(report: ValidationReport) -> None:
     """Print each output's largest differences over all cases, and what failed."""
     if not report.cases:
-        print_line(f"validation: {report.status}{' (' + report.note + ')' if report.note else ''}")
+        print_line(f"validation: {report.status}{f' ({report.note})' if report.note else ''}")
         return
-    worst: dict[tuple[str, str], list[float]] = {}
+    worst: dict[tuple[str, str], _Worst] = {}
     for case in report.cases:
         for output in case.outputs:
-            entry = worst.setdefault((case.component, output.name), [0.0, 0.0])
-            entry[0] = max(entry[0], output.max_abs if output.max_abs is not None else float("inf"))
-            entry[1] = max(entry[1], output.max_rel if output.max_rel is not None else float("inf"))
-    rows = [(component, name, f"{a:.2e}", f"{r:.2e}") for (component, name), (a, r) in worst.items()]
-    print_table(
-        f"validation: {report.status}, {len(report.cases)} cases ({', '.join(c.name for c in report.cases)}), "
-        f"atol {report.atol:g}, rtol {report.rtol:g}",
-        ("component", "output", "largest absolute difference", "largest relative difference"),
-        _shortened(rows),
+            worst.setdefault((case.component, output.name), _Worst(case.component, output.name)).add(output)
+    names = ", ".join(dict.fromkeys(case.name for case in report.cases))
+    print_line(
+        f"validation: {report.status}, {len(report.cases)} cases ({names}), atol {report.atol:g}, rtol {report.rtol:g}"
     )
+    columns = ("component", "output", "largest absolute difference", "largest relative difference", "status")
+    print_table("", columns, [item.row() for item in _shortened(list(worst.values()))])
     for case in report.cases:
         if case.note:
             print_line(f"not proved, {case.name}: {case.note}")
@@ -73,11 +113,17 @@ def print_validation(report: ValidationReport) -> None:
         print_line(f"failed: {failure}")
 
 
-def _shortened(rows: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
-    """Leave out the middle of a long cache: its first and last tensors tell enough."""
-    if len(rows) <= 12:
-        return rows
-    return [*rows[:7], ("…", f"{len(rows) - 10} more", "", ""), *rows[-3:]]
+def _shortened(outputs: list[_Worst]) -> list[_Worst]:
+    """Join those in the middle that passed to one row with their largest differences."""
+    if len(outputs) <= _ROWS:
+        return outputs
+    head, middle, tail = outputs[:7], outputs[7:-3], outputs[-3:]
+    failed = [item for item in middle if not item.passed]
+    joined = [item for item in middle if item.passed]
+    rest = _Worst("…", f"{len(joined)} more")
+    for item in joined:
+        rest.max_abs, rest.max_rel = _larger(rest.max_abs, item.max_abs), _larger(rest.max_rel, item.max_rel)
+    return [*head, *failed, *([rest] if joined else []), *tail]
 
 
 def print_export(result: ExportResult) -> None:
@@ -90,15 +136,23 @@ def print_export(result: ExportResult) -> None:
     for component in manifest.components:
         for fixed in component.fixed_axes:
             print_line(f"fixed by the model: {component.name}, {fixed}")
-    print_table("files", ("file", "size"), ((file.name, bytes_text(file.bytes)) for file in result.plan))
+    print_table("", ("file", "size"), ((file.name, bytes_text(file.bytes)) for file in result.plan))
     print_validation(ValidationReport.from_dict(manifest.validation))
 
 
-def print_graph(graph: GraphInspection) -> None:
-    """Print what one graph holds."""
+def print_inspection(found: Inspection) -> None:
+    """Print what a directory's graphs hold, and where they come from if a manifest says it."""
+    if found.task:
+        print_line(f"{found.model or 'model'} for {found.task}, validation {found.validation or 'unknown'}")
+    for graph in found.graphs:
+        _print_graph(graph)
+
+
+def _print_graph(graph: GraphInspection) -> None:
+    name = f"{graph.component} ({graph.file})" if graph.component else graph.file
     print_line(
-        f"{graph.file}: opset {graph.opset}, {graph.nodes} nodes, {graph.parameters:,} parameters, "
-        f"{bytes_text(graph.bytes)}"
+        f"{name}: opset {graph.opset}, {graph.nodes:,} nodes, {graph.parameters:,} parameters, "
+        f"{bytes_text(graph.bytes)}" + (f" with {', '.join(graph.external_data)}" if graph.external_data else "")
     )
     rows = [("input", t.name, t.dtype, axes_text(t.axes)) for t in graph.inputs]
     rows += [("output", t.name, t.dtype, axes_text(t.axes)) for t in graph.outputs]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 
 from onnxport.cli._options import add_options, options_from
+from onnxport.cli._outcome import DONE, FAILED, print_error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("model", help="local directory, GGUF file, or repository on the hub")
-    parser.add_argument("output", help="directory to create")
+    parser.add_argument("model", metavar="MODEL", help="local directory, GGUF file, or repository on the hub")
+    parser.add_argument("output", metavar="OUTPUT", help="directory to create")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no report, only errors (and --json)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,4 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_line(result.manifest.to_json().rstrip())
     elif not arguments.quiet:
         print_export(result)
-    return int(result.manifest.validation["status"] == "failed")
+    if result.manifest.validation["status"] == "failed":
+        print_error(f"the graph differs from the original; {result.directory} is kept, as --keep-invalid asks")
+        return FAILED
+    return DONE

@@ -233,6 +233,11 @@ class OnnxConfig(ABC):
         """
         return {f"{name}.{index}": item for index, item in enumerate(chain.from_iterable(field))}
 
+    @property
+    def model_values(self) -> Mapping[str, Any]:
+        """Values that the model's configuration takes while it is traced and compared; a hook."""
+        return self.values_override or {}
+
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache that today's model takes from the list of tuples that the graph's inputs are; a hook.
 

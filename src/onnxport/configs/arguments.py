@@ -108,7 +108,7 @@ def call(model: Any, config: OnnxConfig, layout: Layout, flat: Mapping[str, Any]
 @contextmanager
 def overridden(model: Any, config: OnnxConfig) -> Iterator[None]:
     """Apply a description's `values_override` to the model's configuration, and put the old values back."""
-    values = {"return_dict": True, **(config.values_override or {})}
+    values = {"return_dict": True, **config.model_values}
     old = {name: getattr(model.config, name) for name in values if hasattr(model.config, name)}
     for name in old:
         setattr(model.config, name, values[name])

@@ -127,14 +127,12 @@ def export_pytorch(
     matches, matched = ensure_model_and_config_inputs_match(model, {name.split(".")[0] for name in layout.flat})
     if not matches:
         raise ValueError("Model and config inputs doesn't match")
-    config.patch_ops()
     try:
         with torch.no_grad():
             model.to(target)
             layout.flat = {name: tensor.to(target) for name, tensor in layout.flat.items()}
             graph = trace(model, config, layout, signature_of(config), opset=_opset(opset))
     finally:
-        config.restore_ops()
         model.to(home)
     write_graph(graph, Path(output))
     return matched, list(config.outputs)

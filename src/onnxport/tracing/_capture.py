@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxport.tracing.patches import patched
+
 if TYPE_CHECKING:
     import onnx_ir
     import torch
@@ -34,7 +36,7 @@ def capture(
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
     config = EngineConfig(dynamic_shapes=shapes, opset_version=opset)
-    with _quiet():
+    with _quiet(), patched():
         exported: onnx_ir.Model = OnnxExporter().export(model, dict(inputs), config).program
     return exported
 

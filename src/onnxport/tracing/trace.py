@@ -61,6 +61,7 @@ def trace(
 
     own = "forward" in vars(model)
     model.forward = described_forward
+    config.patch_ops()
     try:
         with overridden(model, config):
             graph_model = capture(
@@ -74,6 +75,7 @@ def trace(
     except Exception as error:
         raise TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}") from error
     finally:
+        config.restore_ops()
         model.train(training)
         if own:
             model.forward = forward

@@ -14,6 +14,8 @@ PROTOBUF_LIMIT = 2 * 1024**3
 """Bytes that a protobuf message can't reach (its lengths are signed 32-bit numbers)."""
 GRAPH_ALLOWANCE = 64 * 1024**2
 """Bytes kept for the graph itself when weights are weighed against the limit."""
+SMALL_TENSOR = 1024
+"""Bytes up to which a tensor stays in the graph: ONNX Runtime's shape inference reads axes and shapes only there."""
 EXTERNAL_SUFFIX = "_data"
 """Appended to the graph's file name: the name that clients of the optimum layout look for."""
 
@@ -47,5 +49,5 @@ def write_graph(model: ir.Model, file: Path, external_data: ExternalData = "auto
     if data is None:
         ir.save(model, str(file))
         return [file]
-    ir.save(model, str(file), external_data=data.name, size_threshold_bytes=0)
+    ir.save(model, str(file), external_data=data.name, size_threshold_bytes=SMALL_TENSOR)
     return [file, data]

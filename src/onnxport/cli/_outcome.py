@@ -1,0 +1,101 @@
+"""From what a verb did to an exit code: one line per error on stderr, tracebacks and warnings only when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+
+from onnxport.errors import OnnxportError, OptionError
+
+DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+
+
+def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
+    """Run a verb and return its exit code; every error becomes one line on standard error.
+
+    Args:
+        verb: does the work and returns `DONE` or `FAILED`.
+        debug: print the traceback of an error, and let other packages' warnings through.
+    """
+    try:
+        with contextlib.nullcontext() if debug else quiet_packages(), _printable_output():
+            code = verb()
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        print("onnxport: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return FAILED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print_error(message_of(error))
+        return MISUSE if isinstance(error, OptionError) else FAILED
+
+
+def message_of(error: Exception) -> str:
+    """Say in one line what went wrong."""
+    if isinstance(error, OnnxportError):
+        return _one_line(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}"
+    if isinstance(error, OSError):
+        return _one_line(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs, or use a machine with more"
+    first = (_one_line(str(error).strip().split("\n")[0]) + " ").lstrip()
+    return f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)"
+
+
+def print_error(text: str) -> None:
+    """Print an error's line to standard error."""
+    print(f"onnxport: error: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def quiet_packages() -> Iterator[None]:
+    """Keep other packages' warnings off the terminal in a block; everything is as before after it."""
+    name, before = "TRANSFORMERS_VERBOSITY", os.environ.get("TRANSFORMERS_VERBOSITY")
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(max(disabled, logging.WARNING))
+        os.environ.setdefault(name, "error")
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            if before is None:
+                os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _printable_output() -> Iterator[None]:
+    """Print characters that standard output's encoding lacks as `?` instead of failing."""
+    before = getattr(sys.stdout, "errors", None)
+    if before is None or not hasattr(sys.stdout, "reconfigure"):
+        yield
+        return
+    sys.stdout.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        sys.stdout.reconfigure(errors=before)
+
+
+def _drop_output() -> None:
+    """Point standard output at nothing: its reader is gone, and Python flushes it once more at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: object) -> str:
+    return " ".join(part.strip() for part in str(error).splitlines() if part.strip())
