@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from onnxport import options
 from onnxport.options import ExportOptions
 
 
@@ -54,7 +55,13 @@ def _type(hint: Any) -> tuple[type, tuple[str, ...] | None]:
 
 
 def _descriptions() -> dict[str, str]:
-    """Read each field's description off the class's docstring."""
+    """Read each field's description off the class's docstring, in a command line's words."""
     block = (ExportOptions.__doc__ or "").split("Attributes:")[1].split("Raises:")[0]
     found = re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+:|\Z)", block, re.M | re.S)
-    return {name: " ".join(text.replace("`", "").replace("%", "%%").split()) for name, text in found}
+    return {name: _in_words(text) for name, text in found}
+
+
+def _in_words(text: str) -> str:
+    plain = " ".join(text.split()).rstrip(".").replace("`", "").replace("%", "%%")
+    plain = re.sub(r"\b(MIN|MAX)_OPSET\b", lambda name: str(getattr(options, name[0])), plain)
+    return re.sub(r"\bNone\b", "leave it out", plain)

@@ -28,7 +28,7 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
             sys.stdout.flush()
             return code
     except KeyboardInterrupt:
-        print("onnxport: interrupted", file=sys.stderr)
+        sys.stderr.write("onnxport: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
@@ -57,7 +57,7 @@ def message_of(error: Exception) -> str:
 
 def print_error(text: str) -> None:
     """Print an error's line to standard error."""
-    print(f"onnxport: error: {text}", file=sys.stderr)
+    sys.stderr.write(f"onnxport: error: {text}\n")
 
 
 @contextlib.contextmanager

@@ -51,6 +51,6 @@ def _lines() -> Progress:
         nonlocal shown
         if stage != shown:
             shown = stage
-            print(f"onnxport: {stage}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"onnxport: {stage}\n")
 
     return show
