@@ -2,7 +2,9 @@
 
 After it, `import transformers.onnx` (and its submodules) gives `onnxport.onnx`, and
 `from transformers.models.bert import BertOnnxConfig` works for every configuration class of 4.37.2, also from
-`transformers.models.bert.configuration_bert`. Nothing of Transformers is replaced: names are only added.
+`transformers.models.bert.configuration_bert`. Nothing of Transformers is replaced: names are only added. A finder
+in `sys.meta_path` does it when a module is imported, so no model is imported for it; a folder that Transformers 5
+no longer has (mega) holds the old classes only.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from onnxport.architectures import MODEL_FOLDERS, load_config_class
 
 _OLD, _NEW = "transformers.onnx", "onnxport.onnx"
 _MODELS = "transformers.models."
+_SEVERAL_FILES = {"data2vec": ("configuration_data2vec_text", "configuration_data2vec_vision")}
+_GONE_FOLDERS = ("mega",)
+"""Model folders of 4.37.2 that Transformers 5 doesn't have."""
 
 
 class _Alias(Loader):
@@ -40,14 +45,25 @@ class _Finder(MetaPathFinder):
         if name == _OLD or name.startswith(_OLD + "."):
             return ModuleSpec(name, _Alias(), is_package=name == _OLD)
         folder = name.removeprefix(_MODELS).split(".")[0] if name.startswith(_MODELS) else ""
-        if folder not in MODEL_FOLDERS or name not in (_MODELS + folder, f"{_MODELS}{folder}.configuration_{folder}"):
+        if name not in _homes(folder):
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
                 spec.loader = _Extended(spec.loader, folder)
                 return spec
+        if folder in _GONE_FOLDERS:
+            return ModuleSpec(name, _Extended(_Empty(), folder), is_package=name == _MODELS + folder)
         return None
+
+
+class _Empty(Loader):
+    """Load a module of a folder that Transformers 5 no longer has."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None: ...
 
 
 class _Extended(Loader):
@@ -68,6 +84,14 @@ class _Extended(Loader):
         _extend(sys.modules.get(module.__name__, module), self._folder)
 
 
+def _homes(folder: str) -> tuple[str, ...]:
+    """Return the modules in which a folder kept its configuration classes."""
+    if folder not in MODEL_FOLDERS:
+        return ()
+    files = _SEVERAL_FILES.get(folder, (f"configuration_{folder}",))
+    return (_MODELS + folder, *(f"{_MODELS}{folder}.{file}" for file in files))
+
+
 def _extend(module: ModuleType, folder: str) -> None:
     for name in MODEL_FOLDERS[folder]:
         if name not in vars(module):
@@ -76,11 +100,11 @@ def _extend(module: ModuleType, folder: str) -> None:
 
 def _install() -> None:
     """Put the finder first, once, and extend the modules that are imported already."""
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if any(type(finder).__module__ == __name__ for finder in sys.meta_path):  # by name: true after a reload, too
         return
     sys.meta_path.insert(0, _Finder())
     for folder in MODEL_FOLDERS:
-        for name in (_MODELS + folder, f"{_MODELS}{folder}.configuration_{folder}"):
+        for name in _homes(folder):
             if name in sys.modules:
                 _extend(sys.modules[name], folder)
 

@@ -37,3 +37,38 @@ def test_modules_imported_before_are_extended() -> None:
 def test_without_compat_nothing_changes() -> None:
     code = "import onnxport, importlib.util as u; print(u.find_spec('transformers.onnx'))"
     assert run(code) == "None"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from transformers.models.mega import MegaOnnxConfig",
+        "from transformers.models.mega.configuration_mega import MegaOnnxConfig",
+        "from transformers.models.data2vec.configuration_data2vec_text import Data2VecTextOnnxConfig",
+        "from transformers.models.data2vec.configuration_data2vec_vision import Data2VecVisionOnnxConfig",
+    ],
+)
+def test_folders_that_moved_or_are_gone(statement: str) -> None:
+    run(f"import onnxport.compat; {statement}")
+
+
+def test_every_old_class_is_in_its_folder() -> None:
+    code = (
+        "import onnxport.compat, importlib; from onnxport.architectures import MODEL_FOLDERS\n"
+        "for folder, names in MODEL_FOLDERS.items():\n"
+        "    module = importlib.import_module(f'transformers.models.{folder}')\n"
+        "    assert all(hasattr(module, name) for name in names), folder\n"
+    )
+    run(code)
+
+
+def test_installing_twice_changes_nothing() -> None:
+    run(
+        "import sys, importlib, onnxport.compat; before = list(sys.meta_path); importlib.reload(onnxport.compat); "
+        "assert len(sys.meta_path) == len(before); import transformers.onnx"
+    )
+
+
+def test_a_missing_submodule_is_still_missing() -> None:
+    code = "import onnxport.compat\ntry: import transformers.onnx.nothing\nexcept ModuleNotFoundError: print('missing')"
+    assert run(code) == "missing"

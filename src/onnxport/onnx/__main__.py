@@ -48,8 +48,9 @@ def export_with_transformers(args: Namespace) -> None:
         parts = _halves(args, model, onnx_config, output)
     else:
         parts = [(output, model, onnx_config, _preprocessor(args))]
-    lowest = max(config.default_onnx_opset for _, _, config, _ in parts)
-    opset = args.opset if args.opset is not None else lowest
+    needed = [config.default_onnx_opset for _, _, config, _ in parts]
+    lowest = min(needed)  # the original refuses two graphs only below what both need
+    opset = args.opset if args.opset is not None else max(needed)
     if opset < lowest:
         raise ValueError(
             f"Opset {opset} is not sufficient to export {model.config.model_type}. At least  {lowest} is required."

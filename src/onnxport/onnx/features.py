@@ -238,7 +238,8 @@ class FeaturesManager:
         )
         if feature not in features:
             raise ValueError(
-                f"{model_type.replace('_', '-')} doesn't support feature {feature}. Supported values are: {features}"
+                f"{model_type.replace('_', '-')} doesn't support feature {feature}. "
+                f"Supported values are: {list(features)}"
             )
         return model_type, features[feature]
 

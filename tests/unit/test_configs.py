@@ -1,0 +1,271 @@
+"""The bases make dummy inputs of the sizes asked for, with every kind of preprocessor; nothing is traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    ViTImageProcessor,
+    WhisperFeatureExtractor,
+    WhisperProcessor,
+)
+from transformers.utils import TensorType
+
+from onnxport.configs import OnnxConfig, OnnxConfigWithPast, OnnxSeq2SeqConfigWithPast, PatchingSpec
+
+
+class Encoder(OnnxConfig):
+    inputs = property(lambda self: {"input_ids": {0: "batch", 1: "sequence"}})
+
+
+class Listener(OnnxConfig):
+    inputs = property(lambda self: {"input_features": {0: "batch"}})
+
+
+class Decoder(OnnxConfigWithPast):
+    inputs = property(lambda self: {"input_ids": {0: "batch", 1: "sequence"}})
+
+    @property
+    def num_layers(self) -> int:
+        return int(self._config.num_hidden_layers)
+
+
+class EncoderDecoder(OnnxSeq2SeqConfigWithPast):
+    inputs = property(lambda self: {"input_ids": {0: "batch", 1: "encoder_sequence"}})
+
+
+def make_tokenizer(**names: str | None) -> PreTrainedTokenizerFast:
+    words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    known = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **(known | names))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+def shapes(inputs: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in inputs.items() if hasattr(tensor, "shape")}
+
+
+def test_texts_have_the_default_sizes(tokenizer: Any) -> None:
+    inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework="pt")
+    assert set(shapes(inputs).values()) == {(2, 8)}
+    assert all(tensor.dtype == torch.int64 for tensor in inputs.values())
+
+
+def test_a_pair_is_two_texts_of_the_length_together(tokenizer: Any) -> None:
+    inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, seq_length=9, is_pair=True, framework="pt")
+    assert inputs["input_ids"].shape == (2, 9)
+    assert (inputs["input_ids"][0] == 3).sum() == 2  # [SEP] after each text
+
+
+def test_the_length_is_right_without_an_unknown_token() -> None:
+    inputs = Encoder(BertConfig()).generate_dummy_inputs(make_tokenizer(unk_token=None), framework="pt")
+    assert inputs["input_ids"].shape == (2, 8)
+
+
+def test_a_subclass_changes_the_default_sizes(tokenizer: Any) -> None:
+    class Larger(Encoder):
+        default_fixed_batch = 3
+        default_fixed_sequence = 11
+
+    config = Larger(BertConfig())
+    assert (config.default_batch_size, config.default_sequence_length) == (3, 11)
+    assert shapes(config.generate_dummy_inputs(tokenizer, framework="pt"))["input_ids"] == (3, 11)
+
+
+@pytest.mark.parametrize(("sizes", "shape"), [({}, (2, 4, 15)), ({"batch_size": 3, "seq_length": 9}, (3, 4, 17))])
+def test_choices_are_pairs_of_whole_texts(tokenizer: Any, sizes: dict[str, int], shape: tuple[int, ...]) -> None:
+    inputs = Encoder(BertConfig(), task="multiple-choice").generate_dummy_inputs(tokenizer, framework="pt", **sizes)
+    assert inputs["input_ids"].shape == shape
+
+
+@pytest.mark.parametrize(
+    ("framework", "kind"),
+    [(TensorType.PYTORCH, torch.Tensor), ("np", numpy.ndarray), (TensorType.NUMPY, numpy.ndarray), (None, list)],
+)
+def test_the_framework_decides_the_kind(tokenizer: Any, framework: Any, kind: type) -> None:
+    inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework=framework)
+    assert isinstance(inputs["input_ids"], kind)
+
+
+def test_tensorflow_is_said_to_be_gone(tokenizer: Any) -> None:
+    with pytest.raises(NotImplementedError, match="TensorFlow is not in Transformers 5"):
+        Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework="tf")
+
+
+def test_the_deprecated_tokenizer_works(tokenizer: Any) -> None:
+    with pytest.warns(FutureWarning, match="preprocessor"):
+        inputs = Encoder(BertConfig()).generate_dummy_inputs(None, tokenizer=tokenizer, framework="pt")
+    assert inputs["input_ids"].shape == (2, 8)
+
+
+def test_tokenizer_and_preprocessor_exclude_each_other(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="You cannot provide both a tokenizer and a preprocessor"):
+        Encoder(BertConfig()).generate_dummy_inputs(tokenizer, tokenizer=tokenizer)
+
+
+def test_anything_else_is_refused() -> None:
+    with pytest.raises(ValueError, match="Unable to generate dummy inputs for the model"):
+        Encoder(BertConfig()).generate_dummy_inputs(object())
+
+
+def test_pictures_are_sized_by_the_image_processor() -> None:
+    processor = ViTImageProcessor(size={"height": 12, "width": 16})
+    state = numpy.random.get_state()[1].copy()
+    inputs = Encoder(BertConfig()).generate_dummy_inputs(processor, batch_size=3, framework="pt")
+    assert inputs["pixel_values"].shape == (3, 3, 12, 16)
+    again = Encoder(BertConfig()).generate_dummy_inputs(processor, batch_size=3, framework="pt")
+    assert torch.equal(inputs["pixel_values"], again["pixel_values"])
+    assert (numpy.random.get_state()[1] == state).all()
+
+
+def test_an_image_processor_of_something_else_is_refused() -> None:
+    processor = ViTImageProcessor()
+    processor.model_input_names = ["patches"]
+    with pytest.raises(ValueError, match="expects `model_input_names"):
+        Encoder(BertConfig()).generate_dummy_inputs(processor)
+
+
+def test_sound_has_the_rate_of_its_extractor() -> None:
+    extractor = WhisperFeatureExtractor(feature_size=8)
+    inputs = Listener(BertConfig()).generate_dummy_inputs(extractor, framework="pt")
+    assert inputs["input_features"].shape == (2, 8, 3000)
+
+
+def test_a_processor_lends_the_part_that_the_inputs_need(tokenizer: Any) -> None:
+    whole = WhisperProcessor(WhisperFeatureExtractor(feature_size=8), tokenizer)
+    assert "input_ids" in Encoder(BertConfig()).generate_dummy_inputs(whole, framework="pt")
+    assert "input_features" in Listener(BertConfig()).generate_dummy_inputs(whole, framework="pt")
+
+
+def test_a_hook_makes_the_pictures() -> None:
+    class Black(Encoder):
+        def _generate_dummy_images(self, *sizes: Any, **named: Any) -> list[Any]:
+            return [numpy.zeros((10, 10, 3), dtype=numpy.uint8)]
+
+    inputs = Black(BertConfig()).generate_dummy_inputs(ViTImageProcessor(), framework="pt")
+    assert len(inputs["pixel_values"]) == 1
+
+
+def test_the_cache_is_two_longer_than_the_text(tokenizer: Any) -> None:
+    model = GPT2Config(n_embd=32, n_layer=2, n_head=4)
+    inputs = Decoder.with_past(model, task="causal-lm").generate_dummy_inputs(tokenizer, framework="pt")
+    assert inputs["attention_mask"].shape == (2, 18)
+    assert inputs["attention_mask"].dtype == torch.int64
+    assert [tuple(t.shape) for pair in inputs["past_key_values"] for t in pair] == [(2, 4, 10, 8)] * 4
+    assert inputs["past_key_values"][0][0].dtype == torch.float32
+
+
+def test_the_cache_has_the_stated_heads_and_sizes(tokenizer: Any) -> None:
+    model = LlamaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+    inputs = Decoder.with_past(model, task="causal-lm").generate_dummy_inputs(tokenizer, framework="np")
+    assert inputs["past_key_values"][0][0].shape == (2, 2, 10, 16)
+
+
+def test_without_past_there_is_no_cache(tokenizer: Any) -> None:
+    config = Decoder.from_model_config(GPT2Config(), task="causal-lm")
+    assert "past_key_values" not in config.generate_dummy_inputs(tokenizer, framework="pt")
+    assert list(config.outputs) == ["logits"]
+
+
+def test_no_cache_without_torch(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxport.configs._past.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="Cannot generate dummy past_keys inputs without PyTorch installed"):
+        Decoder.with_past(GPT2Config()).generate_dummy_inputs(tokenizer, framework="pt")
+
+
+def test_the_decoder_has_its_own_inputs(tokenizer: Any) -> None:
+    model = T5Config(d_model=32, d_kv=8, num_layers=2, num_heads=4)
+    inputs = EncoderDecoder(model, task="seq2seq-lm").generate_dummy_inputs(tokenizer, framework="pt")
+    assert shapes(inputs) == {
+        "input_ids": (2, 8),
+        "attention_mask": (2, 8),
+        "decoder_input_ids": (2, 8),
+        "decoder_attention_mask": (2, 8),
+    }
+
+
+def test_the_cache_has_the_size_of_a_head_that_t5_states(tokenizer: Any) -> None:
+    model = T5Config(d_model=32, d_kv=16, num_layers=1, num_decoder_layers=2, num_heads=3)
+    inputs = EncoderDecoder.with_past(model, task="seq2seq-lm").generate_dummy_inputs(tokenizer, framework="pt")
+    assert inputs["decoder_input_ids"].shape == (2, 2)  # [CLS] and [SEP]
+    assert len(inputs["past_key_values"]) == 2
+    assert [tuple(t.shape) for t in inputs["past_key_values"][0]] == [(2, 3, 5, 16)] * 2 + [(2, 3, 8, 16)] * 2
+
+
+def test_the_decoder_keeps_its_own_heads(tokenizer: Any) -> None:
+    model = BartConfig(
+        d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=2
+    )
+    config = EncoderDecoder.with_past(model, task="seq2seq-lm")
+    assert config.num_layers == (2, 1)
+    assert config.num_attention_heads == (4, 2)
+    cache = config.generate_dummy_inputs(tokenizer)["past_key_values"]
+    assert len(cache) == 1
+    assert {tensor.shape[1] for tensor in cache[0]} == {2}
+    assert {tensor.shape[3] for tensor in cache[0]} == {16}
+
+
+def test_sequences_are_named_after_their_part() -> None:
+    outputs = EncoderDecoder.with_past(T5Config(num_layers=1), task="default").outputs
+    assert outputs["last_hidden_state"] == {0: "batch", 1: "decoder_sequence"}
+    assert outputs["present.0.decoder.key"] == {0: "batch", 2: "past_decoder_sequence + sequence"}
+    assert outputs["present.0.encoder.value"] == {0: "batch", 2: "past_encoder_sequence"}
+
+
+def test_outputs_are_a_copy() -> None:
+    config = Encoder(BertConfig())
+    config.outputs["last_hidden_state"][0] = "changed"  # type: ignore[index]
+    assert config.outputs["last_hidden_state"][0] == "batch"
+
+
+def test_torch_is_judged_by_its_version() -> None:
+    from packaging.version import Version
+
+    class Future(Encoder):
+        torch_onnx_minimum_version = Version("99")
+
+    assert Encoder(BertConfig()).is_torch_support_available
+    assert not Future(BertConfig()).is_torch_support_available
+
+
+def test_the_wrapper_is_applied_both_ways() -> None:
+    class Target:
+        @staticmethod
+        def value() -> int:
+            return 1
+
+    spec = PatchingSpec(Target, "value", custom_op=lambda: 2, op_wrapper=staticmethod)
+    config = Encoder(BertConfig(), patching_specs=[spec])
+    config.patch_ops()
+    assert Target().value() == 2
+    config.restore_ops()
+    assert Target().value() == 1
+
+
+def test_patches_of_one_attribute_are_undone_in_turn() -> None:
+    class Target:
+        value = 1
+
+    first = PatchingSpec(Target, "value", custom_op=2)  # type: ignore[arg-type]
+    second = PatchingSpec(Target, "value", custom_op=3, orig_op=2)  # type: ignore[arg-type]
+    config = Encoder(BertConfig(), patching_specs=[first, second])
+    config.patch_ops()
+    config.restore_ops()
+    assert Target.value == 1
