@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import argparse
 
+from onnxport.cli._outcome import DONE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("directory", help="what onnxport export wrote")
-    parser.add_argument("--text", action="append", default=[], help="a text; repeat it for several")
-    parser.add_argument("--question", help="a question about the text (question answering)")
-    parser.add_argument("--image", help="a picture file")
-    parser.add_argument("--audio", help="a .wav file, 16-bit samples")
-    parser.add_argument("--input-ids", help="token numbers instead of a text, as 5,12,7")
-    parser.add_argument("--max-new-tokens", type=int, default=20, help="tokens to generate (text generation)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="what onnxport export wrote")
+    add("--text", action="append", default=[], help="a text; repeat it for several")
+    add("--text-pair", action="append", default=[], metavar="TEXT", help="the second text of each --text")
+    add("--question", metavar="TEXT", help="a question about the context (question answering)")
+    add("--context", dest="text", action="append", metavar="TEXT", help="the text that answers: the same as --text")
+    add("--image", metavar="FILE", help="a picture")
+    add("--audio", metavar="FILE.wav", help="a sound, integer samples of any rate")
+    add("--input-ids", type=_numbers, default=(), metavar="N,N,...", help="token numbers instead of a text")
+    add("--max-new-tokens", type=_count, default=20, metavar="N", help="tokens to generate (default: 20)")
+    add("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the graph, and print the answer."""
-    import json
-
+    from onnxport.cli._feeds import Given
     from onnxport.cli._quick_run import quick_run
-    from onnxport.cli._rendering import print_line
+    from onnxport.cli._rendering import print_json, print_line
 
-    answer = quick_run(arguments)
-    print_line(json.dumps(answer.values, indent=2) if arguments.json else "\n".join(answer.lines))
-    return 0
+    given = Given(
+        texts=tuple(arguments.text),
+        pairs=tuple(arguments.text_pair),
+        question=arguments.question,
+        image=arguments.image,
+        audio=arguments.audio,
+        input_ids=arguments.input_ids,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    answer = quick_run(arguments.directory, given)
+    if arguments.json:
+        print_json(answer.values)
+    else:
+        print_line("\n".join(answer.lines))
+    return DONE
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a list of numbers like 5,12,7") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number that is 1 or more")
+    return int(text)

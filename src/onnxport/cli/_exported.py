@@ -1,0 +1,181 @@
+"""An exported directory that is open to be run: its graph, its settings, its tokenizer or processor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.bundles.manifest import Manifest, read_manifest
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UnsupportedError
+from onnxport.errors import ValidationError as GraphError
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from numpy.typing import NDArray
+
+Arrays = dict[str, "NDArray[Any]"]
+
+PAST = "past_key_values."
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Hold an opened directory.
+
+    Attributes:
+        directory: what an export wrote.
+        manifest: what its `onnxport.json` says.
+        session: its only graph, in ONNX Runtime.
+    """
+
+    directory: Path
+    manifest: Manifest
+    session: onnxruntime.InferenceSession
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The graph's inputs by name; each has `shape` and `type`."""
+        return {value.name: value for value in self.session.get_inputs()}
+
+    def settings(self, name: str = "config.json") -> dict[str, Any]:
+        """Read a JSON file of the directory, empty where there is none.
+
+        Raises:
+            CorruptCheckpointError: it isn't a JSON object.
+        """
+        file = self.directory / name
+        if not file.is_file():
+            return {}
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{file} isn't JSON: {error}; export the model again") from error
+        if not isinstance(values, dict):
+            raise CorruptCheckpointError(f"{file} isn't a JSON object; export the model again")
+        return values
+
+    def setting(self, name: str) -> Any:
+        """Return a value that the generation settings or, else, the configuration or its decoder's have."""
+        config = self.settings()
+        places = (self.settings("generation_config.json"), config, config.get("decoder"), config.get("text_config"))
+        return next((place[name] for place in places if place and place.get(name) is not None), None)
+
+    def label(self, index: int) -> str:
+        """Name a class as the model's configuration does."""
+        return str((self.settings().get("id2label") or {}).get(str(index), index))
+
+    def load(self, auto_class: str) -> Any:
+        """Load a preprocessor of the directory by the name of its Auto class; code in the directory never runs.
+
+        Raises:
+            CheckpointNotFoundError: the directory has none.
+        """
+        import transformers
+
+        try:
+            return getattr(transformers, auto_class).from_pretrained(
+                self.directory, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:  # each tokenizer and processor class fails in its own way on what isn't there
+            raise CheckpointNotFoundError(
+                f"{self.directory} has nothing that {auto_class} loads ({type(error).__name__}: {error}); "
+                "text models take token numbers with --input-ids, too"
+            ) from error
+
+    def run(self, feed: Mapping[str, Any]) -> Arrays:
+        """Run the graph with those of its inputs that `feed` has; plain ones that it lacks are made up.
+
+        Returns:
+            The outputs by name; floating point ones as float32.
+
+        Raises:
+            OptionError: an input that the model needs is missing.
+            ValidationError: ONNX Runtime refuses.
+        """
+        wanted = self.inputs
+        complete = self._completed(feed)
+        missing = sorted(wanted.keys() - complete.keys())
+        if missing:
+            raise OptionError(f"the graph needs {', '.join(missing)}, which these options don't give")
+        names = [value.name for value in self.session.get_outputs()]
+        try:
+            typed = {name: _typed(name, complete[name], value.type) for name, value in wanted.items()}
+            results = self.session.run(names, typed)
+        except OptionError:
+            raise
+        except Exception as error:  # the runtime has no public base class for its errors
+            raise GraphError(f"ONNX Runtime can't run {self.manifest.components[0].file}: {error}") from error
+        return {name: _readable(result) for name, result in zip(names, results, strict=True)}
+
+    def _completed(self, feed: Mapping[str, Any]) -> Arrays:
+        """Add masks of ones, types of zeros, positions in order, a decoder's first token and empty caches."""
+        full = {name: np.asarray(array) for name, array in feed.items()}
+        start = self.setting("decoder_start_token_id")
+        if "decoder_input_ids" in self.inputs and full and start is not None:
+            batch = len(next(iter(full.values())))
+            full.setdefault("decoder_input_ids", np.full((batch, 1), start, dtype=np.int64))
+        for prefix in ("", "decoder_"):
+            ids = full.get(f"{prefix}input_ids")
+            if ids is not None:
+                full.setdefault(f"{prefix}attention_mask", np.ones_like(ids))
+                full.setdefault(f"{prefix}token_type_ids", np.zeros_like(ids))
+                full.setdefault(f"{prefix}position_ids", np.broadcast_to(np.arange(ids.shape[-1]), ids.shape))
+        for name, value in self.inputs.items():
+            if name.startswith(PAST) and name not in full and full:
+                batch = len(next(iter(full.values())))
+                full[name] = np.zeros(_empty_cache(value.shape, batch), dtype=_DTYPES.get(value.type, "float32"))
+        return full
+
+
+def open_exported(directory: str | Path) -> Exported:
+    """Open a directory with one graph.
+
+    Raises:
+        CheckpointNotFoundError: it isn't a directory that onnxport wrote.
+        UnsupportedError: it holds several graphs.
+        ValidationError: ONNX Runtime refuses the graph.
+    """
+    from onnxport.validation.prove import open_session
+
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise CheckpointNotFoundError(
+            f"{directory} holds no onnxport.json: it isn't a directory that onnxport wrote; export the model first"
+        )
+    if len(manifest.components) != 1:
+        names = ", ".join(component.file for component in manifest.components)
+        raise UnsupportedError(f"{directory} holds several graphs ({names}); onnxport run tries directories with one")
+    file = directory / manifest.components[0].file
+    if not file.is_file():
+        raise CheckpointNotFoundError(f"{directory} lacks {file.name}, which its onnxport.json names")
+    return Exported(directory, manifest, open_session(file))
+
+
+def _empty_cache(shape: list[Any], batch: int) -> list[int]:
+    """Return the shape of a cache that holds nothing: the batch as it is, all other open axes 0."""
+    symbolic = [index for index, dim in enumerate(shape) if not isinstance(dim, int)]
+    return [dim if isinstance(dim, int) else (batch if index == symbolic[0] else 0) for index, dim in enumerate(shape)]
+
+
+def _typed(name: str, array: NDArray[Any], kind: str) -> NDArray[Any]:
+    if kind not in _DTYPES:
+        raise OptionError(f"input {name} is a {kind}, which onnxport run can't make")
+    return np.ascontiguousarray(array, dtype=_DTYPES[kind])
+
+
+def _readable(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
