@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conformance.page import page, summary
 from conformance.pairs import SAMPLE, pairs, parse
-from conformance.runner import read, run
+from conformance.runner import PAIR_SECONDS, read, run
 
 _WORK = Path("build/conformance")
 _PAGE = Path("docs/conformance-4.37.md")
@@ -33,7 +33,9 @@ def _run(arguments: argparse.Namespace) -> int:
     chosen = parse(arguments.pairs) if arguments.pairs else list(SAMPLE) if arguments.sample else pairs()
     if not arguments.resume:
         arguments.results.unlink(missing_ok=True)
-    records = run(chosen, directory=arguments.directory, results=arguments.results, jobs=arguments.jobs)
+    records = run(
+        chosen, directory=arguments.directory, results=arguments.results, jobs=arguments.jobs, seconds=arguments.seconds
+    )
     if set(chosen) == set(pairs()):
         _PAGE.write_text(page(records), encoding="utf-8")
     print(summary(records), file=sys.stderr)
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--pairs", help="comma-separated type:feature, or type for all its features")
     runs.add_argument("--sample", action="store_true", help="the fixed sample that the tests run")
     runs.add_argument("--jobs", type=int, default=2, help="worker processes")
+    runs.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one pair")
     runs.add_argument("--results", type=Path, default=_WORK / "results.jsonl", help="file of JSON lines")
     runs.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
     runs.add_argument("--directory", type=Path, default=_WORK, help="where checkpoints and outputs go")

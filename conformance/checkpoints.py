@@ -54,6 +54,13 @@ ADAPTED: dict[str, dict[str, Any]] = {
 }
 """Arguments of tiny configurations that differ from those recorded with 4.37.2, each with the reason beside it."""
 
+IMAGE_SIZES = {
+    # A picture of 32 pixels ends as a feature map of 1 x 1, and what has size one while tracing can't vary afterwards.
+    "mobilevit": 128,
+    "segformer": 64,
+}
+"""Pixels of the pictures that a checkpoint's image processor makes, where they differ from those recorded."""
+
 _TOKEN_IDS = ("pad", "bos", "eos", "sep", "cls", "decoder_start", "forced_eos", "forced_bos")
 _MARKER = "conformance.json"
 
@@ -103,7 +110,7 @@ def make_checkpoint(model_type: str, feature: str, directory: str | Path) -> Pat
         model = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
     randomize(model)
     model.save_pretrained(target)
-    make_preprocessor(model_type, feature, config).save_pretrained(target)
+    make_preprocessor(model_type, feature, config, IMAGE_SIZES.get(model_type)).save_pretrained(target)
     if model_type == "vision-encoder-decoder":
         make_tokenizer_for(model_type, config).save_pretrained(target)
     (target / _MARKER).write_text(json.dumps({"model_type": model_type, "task": task}))

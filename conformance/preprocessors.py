@@ -14,13 +14,14 @@ from conformance.pairs import table
 _END_OF_TEXT = "<|endoftext|>"
 
 
-def make_preprocessor(model_type: str, feature: str, config: Any) -> Any:
+def make_preprocessor(model_type: str, feature: str, config: Any, image_size: int | None = None) -> Any:
     """Build what makes a tiny model's inputs, of the kind that 4.37.2 uses for it.
 
     Args:
         model_type: as in `FeaturesManager`, such as `big-bird`.
         feature: such as `masked-lm`; it matters where one model type reads texts or pictures (perceiver).
         config: the tiny model's configuration, for the vocabulary's size and the special tokens' ids.
+        image_size: height and width of pictures, the recorded one without.
 
     Returns:
         A fast tokenizer, image processor, or CLIP-, OWL-ViT-, LayoutLMv3- or Whisper processor. For
@@ -31,7 +32,7 @@ def make_preprocessor(model_type: str, feature: str, config: Any) -> Any:
     if model_type == "perceiver" and feature == "image-classification":
         name = wanted["image_class"]
     if name.endswith("ImageProcessor"):
-        return make_image_processor(name, wanted["image_size"], config)
+        return make_image_processor(name, image_size or wanted["image_size"], config)
     if not name.endswith("Processor"):
         return make_tokenizer_for(model_type, config)
     return _make_processor(name, model_type, config)
