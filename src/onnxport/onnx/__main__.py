@@ -97,8 +97,8 @@ def _preprocessor(args: Namespace) -> Any:
         "processor": "AutoProcessor",
     }
     if args.preprocessor == "auto":
-        return get_preprocessor(args.model)
-    return getattr(transformers, classes[args.preprocessor]).from_pretrained(args.model)
+        return get_preprocessor(args.model, cache_dir=args.cache_dir)
+    return getattr(transformers, classes[args.preprocessor]).from_pretrained(args.model, cache_dir=args.cache_dir)
 
 
 def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part]:
@@ -107,8 +107,8 @@ def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part
 
     encoder = config.get_encoder_config(model.config.encoder)
     decoder = config.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
-    images = AutoImageProcessor.from_pretrained(args.model)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    images = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, cache_dir=args.cache_dir)
     return [
         (output.parent / "encoder_model.onnx", model.encoder, encoder, images),
         (output.parent / "decoder_model.onnx", model.decoder, decoder, tokenizer),

@@ -14,11 +14,12 @@ __all__ = [
 ]
 
 
-def get_preprocessor(model_name: str) -> Any:
+def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
     """Load whatever preprocessor a checkpoint has.
 
     Args:
         model_name: directory, or repository on the hub.
+        cache_dir: where downloads are kept; the original didn't have it.
 
     Returns:
         A processor, a tokenizer, a feature extractor or an image processor; None where there is none.
@@ -28,11 +29,11 @@ def get_preprocessor(model_name: str) -> Any:
     """
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-    whole = _try(AutoProcessor, model_name)
+    whole = _try(AutoProcessor, model_name, cache_dir)
     if whole is not None:
         return whole
-    tokenizer = _try(AutoTokenizer, model_name)
-    extractor = _try(AutoFeatureExtractor, model_name) or _try(AutoImageProcessor, model_name)
+    tokenizer = _try(AutoTokenizer, model_name, cache_dir)
+    extractor = _try(AutoFeatureExtractor, model_name, cache_dir) or _try(AutoImageProcessor, model_name, cache_dir)
     if tokenizer is not None and extractor is not None:
         raise ValueError(
             f"Couldn't auto-detect preprocessor for {model_name}. Found both a tokenizer and a feature extractor."
@@ -40,9 +41,9 @@ def get_preprocessor(model_name: str) -> Any:
     return tokenizer if tokenizer is not None else extractor
 
 
-def _try(auto_class: Any, model_name: str) -> Any:
+def _try(auto_class: Any, model_name: str, cache_dir: str | None) -> Any:
     """Load with an Auto class; None where the checkpoint has nothing for it."""
     try:
-        return auto_class.from_pretrained(model_name)
+        return auto_class.from_pretrained(model_name, cache_dir=cache_dir)
     except (ValueError, OSError, KeyError, ImportError):
         return None

@@ -1,0 +1,93 @@
+"""`python -m onnxport.onnx` behaves as `python -m transformers.onnx` did, and leaves nothing half done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnxport.onnx.__main__ import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["onnxport.onnx", *map(str, arguments)])
+    return main()
+
+
+def everything(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.rglob("*"))
+
+
+def test_a_directory_gets_the_model(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(monkeypatch, "-m", bert, "--feature", "masked-lm", "--export_with_transformers", tmp_path / "a" / "b")
+    assert code == 0
+    assert everything(tmp_path) == ["a", "b", "model.onnx"]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_existing_file_is_replaced(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kept-name.onnx"
+    file.write_bytes(b"old")
+    assert run(monkeypatch, "--model", bert, "--feature", "masked-lm", "--opset", 11, file) == 0
+    assert everything(tmp_path) == ["kept-name.onnx"]
+    assert file.stat().st_size > 1000
+
+
+def test_a_failed_validation_leaves_nothing(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def differs(*_: object) -> None:
+        raise ValueError("Outputs values doesn't match")
+
+    monkeypatch.setattr("onnxport.onnx.convert.validate_model_outputs", differs)
+    assert run(monkeypatch, "-m", bert, "--feature", "masked-lm", tmp_path / "new" / "out") == 1
+    assert everything(tmp_path) == []
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Outputs values doesn't match" in captured.err
+
+
+def test_a_failed_validation_keeps_what_was_there(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def differs(*_: object) -> None:
+        raise ValueError("Outputs values doesn't match")
+
+    (tmp_path / "model.onnx").write_bytes(b"old")
+    monkeypatch.setattr("onnxport.onnx.convert.validate_model_outputs", differs)
+    assert run(monkeypatch, "-m", bert, "--feature", "masked-lm", tmp_path) == 1
+    assert (tmp_path / "model.onnx").read_bytes() == b"old"
+    assert everything(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--opset", "10"], "Opset 10 is not sufficient to export bert. At least  11 is required."),
+        (["--feature", "nonsense"], "Unknown task: nonsense"),
+        (["--feature", "causal-lm-with-past"], "bert doesn't support feature causal-lm-with-past"),
+        (["--framework", "tf"], "tf_model.h5"),
+        (["--preprocessor", "image_processor"], "image processor"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert run(monkeypatch, "-m", bert, *arguments, tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    last = captured.err.strip().splitlines()[-1]
+    assert last.startswith("onnxport: error: ") and message in last
+    assert "Traceback" not in captured.err and captured.out == ""
+    assert everything(tmp_path) == []
+
+
+def test_misuse_ends_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "--framework", "jax", tmp_path)
+    assert ended.value.code == 2
