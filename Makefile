@@ -5,6 +5,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/installed
+BENCH ?=
 
 .PHONY: help demo test lint types format bench conformance real-models
 
@@ -30,7 +31,7 @@ format: $(READY) ## put style and formatting right
 	$(BIN)/ruff format .
 
 bench: $(READY) ## measure time and memory of exports
-	$(BIN)/python benchmarks/export_time.py
+	$(BIN)/python -m benchmarks.export_time $(BENCH)
 
 conformance: $(READY) ## export all 265 pairs of 4.37.2 (hours)
 	$(BIN)/python -m conformance run --jobs 2

@@ -1,0 +1,1 @@
+"""What exports cost, in seconds and bytes, beside what they cost elsewhere."""
