@@ -151,16 +151,13 @@ def _open(
 
 def _trace(component: Component, options: ExportOptions) -> _Traced:
     from onnxport.configs.examples import Examples
-    from onnxport.configs.signature import signature_of, solve
+    from onnxport.configs.signature import signature_of
     from onnxport.tracing import trace
+    from onnxport.validation.prove import trace_examples
 
     signature = signature_of(component.config).today()
     examples = Examples(component.config, signature, component.preprocessor)
-    layout = examples.at()
-    sizes = solve(signature.for_inputs(layout.flat), {n: tuple(t.shape) for n, t in layout.flat.items()})
-    small = {symbol: 3 for symbol, size in sizes.items() if size < 2 and "length" in symbol}
-    if small:
-        layout, sizes = examples.at(small), {**sizes, **small}
+    layout, sizes = trace_examples(component.model, examples)
     layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
     graph = trace(component.model, component.config, layout, signature, opset=options.opset)
     return _Traced(component, graph, examples, sizes)

@@ -95,7 +95,7 @@ CONFIG_CLASSES: dict[str, str] = {
     "LayoutLMv3OnnxConfig": "onnxport.architectures.text_encoders:LayoutLMv3OnnxConfig",
     "LevitOnnxConfig": "onnxport.architectures.vision:LevitOnnxConfig",
     "LongT5OnnxConfig": "onnxport.architectures.seq2seq:LongT5OnnxConfig",
-    "LongformerOnnxConfig": "onnxport.architectures.text_encoders:LongformerOnnxConfig",
+    "LongformerOnnxConfig": "onnxport.architectures.longformer:LongformerOnnxConfig",
     "M2M100OnnxConfig": "onnxport.architectures.seq2seq:M2M100OnnxConfig",
     "MBartOnnxConfig": "onnxport.architectures.seq2seq:MBartOnnxConfig",
     "MT5OnnxConfig": "onnxport.architectures.seq2seq:MT5OnnxConfig",

@@ -165,32 +165,6 @@ class DebertaV2OnnxConfig(DebertaOnnxConfig):
     """Describe DeBERTa-v2 and v3."""
 
 
-class LongformerOnnxConfig(TextOnnxConfig):
-    """Describe Longformer, whose every second token attends to all others in the example."""
-
-    input_names = ("input_ids", "attention_mask", "global_attention_mask")
-    atol = 1e-4
-    opset = 14
-
-    @property
-    def outputs(self) -> Axes:
-        """Outputs of the graph; the bare model also pools."""
-        outputs = dict(super().outputs)
-        if self.task == "default":
-            outputs["pooler_output"] = {0: "batch"}
-        return outputs
-
-    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts and a mask of the tokens with global attention."""
-        import torch
-
-        inputs = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
-        mask = torch.zeros_like(torch.as_tensor(inputs["input_ids"]))
-        mask[..., ::2] = 1
-        inputs["global_attention_mask"] = mask
-        return inputs
-
-
 class LayoutLMOnnxConfig(TextOnnxConfig):
     """Describe LayoutLM: every token has a box on its page."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def fill_mask(exported: Exported, given: Given) -> Answer:
     logits = exported.run(feed)["logits"]
     lines, values = [], []
     for row, column in zip(*np.nonzero(masked), strict=True):
-        best = _ranked(softmax(logits[row, column]), lambda i: _token(tokenizer, i))
+        best = _ranked(softmax(logits[row, column]), lambda index: _token(tokenizer, index))
         lines.append(f"text {row + 1}, token {column + 1}: {_shares(best)}")
         values.append({"text": int(row), "token": int(column), "best": best})
     return Answer(lines, values)
@@ -125,7 +126,7 @@ def choices(exported: Exported, given: Given) -> Answer:
     """Tell which of the second texts goes best with the first: the graph takes [1, choices, length]."""
     feed = {name: array[None] for name, array in text_feed(given, tokenizer_of(exported, given)).items()}
     shares = softmax(exported.run(feed)["logits"])[0]
-    values = _ranked(shares, lambda i: f"choice {i + 1}")
+    values = _ranked(shares, lambda index: f"choice {index + 1}")
     return Answer([_shares(values)], values)
 
 
@@ -155,19 +156,21 @@ def _best_span(start: NDArray[Any], end: NDArray[Any], allowed: NDArray[Any]) ->
     return {"start": int(first), "end": int(last), "score": float(ordered[first, last])}
 
 
-def _ranked(scores: NDArray[Any], name: Any) -> dict[str, float]:
-    return {name(int(index)): float(scores[index]) for index in np.argsort(-scores)[:_BEST]}
+def _ranked(scores: NDArray[Any], name: Callable[[int], str]) -> list[dict[str, Any]]:
+    """Name the best, the best first; two may have one name."""
+    order = np.argsort(-scores)[:_BEST]
+    return [{"label": name(int(index)), "index": int(index), "score": float(scores[index])} for index in order]
 
 
 def _token(tokenizer: Any, index: Any) -> str:
     """Write a token; characters that stand for spaces or bytes in the vocabulary are decoded."""
     if tokenizer is None:
         return str(index)
-    return tokenizer.decode([int(index)]).strip() or str(tokenizer.convert_ids_to_tokens(int(index)))
+    return str(tokenizer.decode([int(index)]).strip() or tokenizer.convert_ids_to_tokens(int(index)) or index)
 
 
-def _shares(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+def _shares(ranked: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in ranked)
 
 
 def _first(values: list[float]) -> str:

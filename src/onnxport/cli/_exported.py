@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.bundles.manifest import Manifest, read_manifest
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UnsupportedError
-from onnxport.errors import ValidationError as GraphError
+from onnxport.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    OnnxportError,
+    OptionError,
+    UnsupportedError,
+    ValidationError,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, "NDArray[Any]"]
 
 PAST = "past_key_values."
+_FATAL = 4
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -73,6 +80,12 @@ class Exported:
         places = (self.settings("generation_config.json"), config, config.get("decoder"), config.get("text_config"))
         return next((place[name] for place in places if place and place.get(name) is not None), None)
 
+    def first_token(self) -> int:
+        """Return the token that a decoder starts from, as Transformers finds it."""
+        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+        found = (self.setting(name) for name in names)
+        return next((int(token) for token in found if token is not None), 0)
+
     def label(self, index: int) -> str:
         """Name a class as the model's configuration does."""
         return str((self.settings().get("id2label") or {}).get(str(index), index))
@@ -103,30 +116,34 @@ class Exported:
 
         Raises:
             OptionError: an input that the model needs is missing.
+            UnsupportedError: it needs the cache of an encoder.
             ValidationError: ONNX Runtime refuses.
         """
+        import onnxruntime
+
         wanted = self.inputs
         complete = self._completed(feed)
         missing = sorted(wanted.keys() - complete.keys())
         if missing:
             raise OptionError(f"the graph needs {', '.join(missing)}, which these options don't give")
         names = [value.name for value in self.session.get_outputs()]
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL  # its errors come as exceptions, which are shown
         try:
             typed = {name: _typed(name, complete[name], value.type) for name, value in wanted.items()}
-            results = self.session.run(names, typed)
-        except OptionError:
+            results = self.session.run(names, typed, options)
+        except OnnxportError:
             raise
         except Exception as error:  # the runtime has no public base class for its errors
-            raise GraphError(f"ONNX Runtime can't run {self.manifest.components[0].file}: {error}") from error
+            raise ValidationError(f"ONNX Runtime can't run {self.manifest.components[0].file}: {error}") from error
         return {name: _readable(result) for name, result in zip(names, results, strict=True)}
 
     def _completed(self, feed: Mapping[str, Any]) -> Arrays:
         """Add masks of ones, types of zeros, positions in order, a decoder's first token and empty caches."""
         full = {name: np.asarray(array) for name, array in feed.items()}
-        start = self.setting("decoder_start_token_id")
-        if "decoder_input_ids" in self.inputs and full and start is not None:
+        if "decoder_input_ids" in self.inputs and full:
             batch = len(next(iter(full.values())))
-            full.setdefault("decoder_input_ids", np.full((batch, 1), start, dtype=np.int64))
+            full.setdefault("decoder_input_ids", np.full((batch, 1), self.first_token(), dtype=np.int64))
         for prefix in ("", "decoder_"):
             ids = full.get(f"{prefix}input_ids")
             if ids is not None:
@@ -136,7 +153,7 @@ class Exported:
         for name, value in self.inputs.items():
             if name.startswith(PAST) and name not in full and full:
                 batch = len(next(iter(full.values())))
-                full[name] = np.zeros(_empty_cache(value.shape, batch), dtype=_DTYPES.get(value.type, "float32"))
+                full[name] = np.zeros(_empty_cache(name, value.shape, batch), dtype=_DTYPES.get(value.type, "float32"))
         return full
 
 
@@ -151,6 +168,8 @@ def open_exported(directory: str | Path) -> Exported:
     from onnxport.validation.prove import open_session
 
     directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
     manifest = read_manifest(directory)
     if manifest is None:
         raise CheckpointNotFoundError(
@@ -165,8 +184,17 @@ def open_exported(directory: str | Path) -> Exported:
     return Exported(directory, manifest, open_session(file))
 
 
-def _empty_cache(shape: list[Any], batch: int) -> list[int]:
-    """Return the shape of a cache that holds nothing: the batch as it is, all other open axes 0."""
+def _empty_cache(name: str, shape: list[Any], batch: int) -> list[int]:
+    """Return the shape of a cache that holds nothing: the batch as it is, all other open axes 0.
+
+    Raises:
+        UnsupportedError: it is what the encoder said, which can't be nothing.
+    """
+    if ".encoder." in name:
+        raise UnsupportedError(
+            "the graph goes on from an earlier step's cache, which onnxport run doesn't have; "
+            "to try the model, export it without -with-past in --task"
+        )
     symbolic = [index for index, dim in enumerate(shape) if not isinstance(dim, int)]
     return [dim if isinstance(dim, int) else (batch if index == symbolic[0] else 0) for index, dim in enumerate(shape)]
 

@@ -116,6 +116,9 @@ def feed_of(exported: Exported, given: Given, tokenizer: Any = None) -> Arrays:
         feed |= image_feed(exported, given)
     if given.audio:
         feed |= audio_feed(exported, given)
+    pixels, rows = feed.get("pixel_values"), max((len(array) for array in feed.values()), default=0)
+    if pixels is not None and len(pixels) == 1 < rows:
+        feed["pixel_values"] = np.repeat(pixels, rows, axis=0)  # the graph has one batch axis for both
     if not feed:
         needed = ", ".join(name for name in exported.inputs if not name.startswith("past_key_values."))
         raise OptionError(f"give --text, --input-ids, --image or --audio: the graph's inputs are {needed}")

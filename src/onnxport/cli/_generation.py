@@ -28,12 +28,11 @@ def answer_sequence(exported: Exported, given: Given) -> Answer:
     takes_text = "input_ids" in exported.inputs
     tokenizer = tokenizer_of(exported, given) if takes_text else exported.load("AutoTokenizer")
     feed = feed_of(exported, given, tokenizer)
-    start = exported.setting("decoder_start_token_id")
     cached = any(name.startswith(PAST) for name in exported.inputs)
-    if "decoder_input_ids" not in exported.inputs or cached or start is None:
+    if "decoder_input_ids" not in exported.inputs or cached:
         return shapes(exported.run(feed))
     batch = len(next(iter(feed.values())))
-    tokens = np.full((batch, 1), start, dtype=np.int64)
+    tokens = np.full((batch, 1), exported.first_token(), dtype=np.int64)
     ends, done = _ends(exported, tokenizer), np.zeros(batch, dtype=bool)
     for _ in range(given.max_new_tokens):
         new = exported.run({**feed, "decoder_input_ids": tokens})["logits"][:, -1].argmax(axis=-1)
@@ -85,4 +84,4 @@ def _decoded(tokenizer: Any, tokens: list[int]) -> dict[str, Any]:
 
 
 def _answer(values: list[dict[str, Any]]) -> Answer:
-    return Answer([value["text"] for value in values], values)
+    return Answer([value["text"] or f"(no text, tokens {value['tokens']})" for value in values], values)

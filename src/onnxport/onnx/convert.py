@@ -15,7 +15,7 @@ from packaging.version import Version, parse
 
 from onnxport.configs.arguments import Layout
 from onnxport.configs.examples import Examples
-from onnxport.configs.signature import Signature, signature_of, solve
+from onnxport.configs.signature import signature_of, solve
 from onnxport.options import MAX_OPSET, MIN_OPSET
 
 if TYPE_CHECKING:
@@ -118,22 +118,23 @@ def export_pytorch(
     import torch
 
     from onnxport.tracing import trace
+    from onnxport.validation.prove import trace_examples
     from onnxport.weights.writing import write_graph
 
-    preprocessor = _only_one(preprocessor, tokenizer)
-    target = _device(device)
-    home = next(model.parameters()).device
-    layout = example_inputs(config, preprocessor)
-    matches, matched = ensure_model_and_config_inputs_match(model, {name.split(".")[0] for name in layout.flat})
-    if not matches:
-        raise ValueError("Model and config inputs doesn't match")
+    signature = signature_of(config)
+    examples = Examples(config, signature, _only_one(preprocessor, tokenizer))
+    training, home = model.training, next(model.parameters()).device
     try:
+        model.to(_device(device)).eval()
+        layout, _ = trace_examples(model, examples)
+        matches, matched = ensure_model_and_config_inputs_match(model, {name.split(".")[0] for name in layout.flat})
+        if not matches:
+            raise ValueError("Model and config inputs doesn't match")
+        layout.flat = {name: tensor.to(model.device) for name, tensor in layout.flat.items()}
         with torch.no_grad():
-            model.to(target)
-            layout.flat = {name: tensor.to(target) for name, tensor in layout.flat.items()}
-            graph = trace(model, config, layout, signature_of(config), opset=_opset(opset))
+            graph = trace(model, config, layout, signature, opset=_opset(opset))
     finally:
-        model.to(home)
+        model.to(home).train(training)
     write_graph(graph, Path(output))
     return matched, list(config.outputs)
 
@@ -179,14 +180,13 @@ def validate_model_outputs(
     preprocessor = _only_one(preprocessor, tokenizer)
     logger.info("Validating ONNX model...")
     session = open_session(Path(onnx_model))
-    layout = example_inputs(
-        config, preprocessor, larger=1, graph_inputs={v.name: v.shape for v in session.get_inputs()}
-    )
+    examples = Examples(config, signature_of(config), preprocessor)
+    layout = larger_inputs(examples, {value.name: value.shape for value in session.get_inputs()})
     training, home = reference_model.training, next(reference_model.parameters()).device
     reference_model.eval()
     try:
         reference_model.to("cpu")
-        reference = run_original(reference_model, Examples(config, signature_of(config), preprocessor), layout)
+        reference = run_original(reference_model, examples, layout)
     finally:
         reference_model.train(training)
         reference_model.to(home)
@@ -196,43 +196,25 @@ def validate_model_outputs(
         _check_output(name, reference[name], results[name], atol)
 
 
-def example_inputs(
-    config: OnnxConfig, preprocessor: Any, larger: int = 0, graph_inputs: dict[str, list[Any]] | None = None
-) -> Layout:
-    """Make inputs for a configuration: for tracing, or larger by some elements per axis for validation.
+def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Layout:
+    """Make inputs with one element more than the configuration's fixed sizes on every axis that a graph leaves free.
 
     Args:
-        config: description of the graph.
-        preprocessor: what generates the inputs.
-        larger: how many elements batch and lengths have more than the configuration's fixed sizes.
-        graph_inputs: shapes of an existing graph; an axis that is fixed there keeps its size.
+        examples: where inputs come from.
+        graph_inputs: name to shape, labels on the free axes.
 
     Returns:
-        Inputs whose dynamic axes have two elements or more.
+        Larger inputs; pictures keep the size that their preprocessor gives them.
     """
-    signature = signature_of(config)
-    examples = Examples(config, signature, preprocessor)
     base = examples.at()
-    sizes = _sizes(signature, base)
-    wanted = {
-        symbol: max(size, 2) + larger for symbol, size in sizes.items() if _varies(symbol, signature, graph_inputs)
-    }
-    if not larger:
-        wanted = {symbol: size for symbol, size in wanted.items() if size != sizes[symbol]}
-    return examples.at(wanted) if wanted else base
+    signature = examples.signature.for_inputs(base.flat)
+    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in base.flat.items()})
+    free = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
+    wanted = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in free - _PICTURE}
+    return examples.at(wanted)
 
 
-def _sizes(signature: Signature, layout: Layout) -> dict[str, int]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in layout.flat.items()}
-    return solve(signature.for_inputs(layout.flat), shapes)
-
-
-def _varies(symbol: str, signature: Signature, graph_inputs: dict[str, list[Any]] | None) -> bool:
-    """Say whether a symbol's axes may change size: text and batch always, others only if the graph leaves them free."""
-    if graph_inputs is None:
-        return "sequence" in symbol or symbol in ("batch", "choice")
-    labels = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
-    return symbol in labels and symbol not in ("height", "width", "num_channels")
+_PICTURE = {"num_channels", "height", "width"}
 
 
 def _only_one(preprocessor: Any, tokenizer: Any) -> Any:

@@ -90,7 +90,8 @@ def _label_output(value: ir.Value, labels: Mapping[int, str], known: set[str]) -
         text = dims[axis] if axis < len(dims) else 0
         if isinstance(text, int):
             continue
-        terms = set(_SYMBOL.findall(str(text or "")))
-        if not terms or not terms <= known or sorted(terms) == sorted(symbols_of(label)):
+        terms = symbols_of(str(text or ""))
+        unknown = not set(_SYMBOL.findall(str(text or ""))) <= known
+        if not text or unknown or sorted(terms) == sorted(symbols_of(label)):
             dims[axis] = label
     value.shape = ir.Shape(dims)

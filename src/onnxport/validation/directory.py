@@ -77,8 +77,8 @@ def _prove(
     directory: Path, component: Component, context: tuple[Manifest, ExportOptions, Progress | None]
 ) -> tuple[Tolerance, list[Case]]:
     from onnxport.configs.examples import Examples
-    from onnxport.configs.signature import signature_of, solve
-    from onnxport.validation.prove import Subject, prove
+    from onnxport.configs.signature import signature_of
+    from onnxport.validation.prove import Subject, prove, trace_examples
     from onnxport.validation.tolerances import tolerance_of
 
     manifest, options, progress = context
@@ -87,8 +87,7 @@ def _prove(
         raise ValidationError(f"{directory} has no component {component.name}, the reference model needs it")
     signature = signature_of(component.config).today()
     examples = Examples(component.config, signature, component.preprocessor)
-    layout = examples.at()
-    sizes = solve(signature.for_inputs(layout.flat), {n: tuple(t.shape) for n, t in layout.flat.items()})
+    _, sizes = trace_examples(component.model, examples)
     tolerance = tolerance_of(component.config.atol_for_validation, options)
     subject = Subject(component.name, directory / described.file, component.model, examples, sizes)
     return tolerance, list(prove(subject, options.validate, tolerance, progress).cases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnxport.validation.tolerances import Tolerance
 if TYPE_CHECKING:
     import onnxruntime
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[str, float | None], None]
 
 
@@ -97,7 +99,8 @@ def _plan(session: onnxruntime.InferenceSession, subject: Subject) -> Iterator[t
     yield "traced", traced, False
     for name, changes, padding in _CASES:
         sizes = {symbol: changes.get(_kind(symbol), _same)(size) for symbol, size in traced.items() if symbol in free}
-        if name != "no past" or any(symbol.startswith("past") for symbol in sizes):
+        needed = _NEEDED.get(name)
+        if needed is None or any(_kind(symbol) == needed for symbol in sizes):
             yield name, {**traced, **sizes}, padding
 
 
@@ -115,6 +118,8 @@ def _kind(symbol: str) -> str:
     return symbol
 
 
+_NEEDED = {"no past": "past", "other picture": "height"}
+"""Cases that make sense only where an axis of that kind is free."""
 _LENGTHS_11 = {"sequence": lambda _: 11, "encoder": lambda _: 11, "decoder": lambda _: 5, "past": lambda _: 7}
 _CASES: tuple[tuple[str, dict[str, Callable[[int], int]], bool], ...] = (
     ("batch 1", {"batch": lambda _: 1}, False),
@@ -124,11 +129,10 @@ _CASES: tuple[tuple[str, dict[str, Callable[[int], int]], bool], ...] = (
             **_LENGTHS_11,
             "batch": lambda _: 3,
             "choice": lambda _: 3,
-            "height": lambda size: size + 32,
-            "width": lambda size: size + 64,
         },
         False,
     ),
+    ("other picture", {"batch": lambda _: 1, "height": lambda size: size * 2, "width": lambda size: size * 3}, False),
     ("padding", {**_LENGTHS_11, "batch": lambda _: 3}, True),
     ("no past", {**_LENGTHS_11, "batch": lambda _: 3, "past": lambda _: 0}, False),
 )
@@ -155,6 +159,31 @@ def _run_case(
         raise ValidationError(f"{subject.file.name} doesn't run, {name} ({sizes}): {error}") from error
     outputs = tuple(compare(key, original[key], graph[key], tolerance) for key in graph)
     return Case(subject.name, name, sizes, outputs)
+
+
+def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
+    """Make the inputs to trace with: every axis that may vary has two elements or more, pictures are no squares.
+
+    Args:
+        model: the original; it decides whether a picture may be of another shape than its preprocessor makes.
+        examples: where inputs come from.
+
+    Returns:
+        The inputs, and symbol to size.
+    """
+    layout = examples.at()
+    signature = examples.signature.for_inputs(layout.flat)
+    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+    changes = {symbol: 3 for symbol, size in sizes.items() if size < 2 and "sequence" in symbol}
+    changes |= {symbol: 2 for symbol, size in sizes.items() if size < 2 and "batch" in symbol}
+    if "height" in sizes and sizes["height"] == sizes.get("width"):
+        wide = {**changes, "height": sizes["height"] * 2, "width": sizes["width"] * 3}
+        try:
+            run_original(model, examples, examples.at(wide))
+            changes = wide
+        except Exception as error:
+            logger.debug("pictures keep their size: %s", error)
+    return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
 
 
 def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
