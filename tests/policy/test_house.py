@@ -43,20 +43,3 @@ def test_the_constraints_pin_plain_versions() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert lines
     assert not [line for line in lines if not re.fullmatch(r"[\w.-]+==[\d.]+", line)]
-
-
-def test_dependencies_are_explained() -> None:
-    import tomllib
-
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = [name for group in project["optional-dependencies"].values() for name in group]
-    names = {re.split(r"[<>=\[ ]", text)[0] for text in [*project["dependencies"], *optional]} - {"onnxport"}
-    page = (REPOSITORY / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    assert not {name for name in names if name not in page}
-
-
-def test_links_of_the_documentation_resolve() -> None:
-    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
-    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text())]
-    assert links
-    assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
