@@ -98,15 +98,19 @@ class Exported:
         """
         import transformers
 
+        lacking = f"{self.directory} has nothing that {auto_class} loads"
+        instead = "text models take token numbers with --input-ids, too"
         try:
-            return getattr(transformers, auto_class).from_pretrained(
+            loaded = getattr(transformers, auto_class).from_pretrained(
                 self.directory, trust_remote_code=False, local_files_only=True
             )
         except Exception as error:  # each tokenizer and processor class fails in its own way on what isn't there
-            raise CheckpointNotFoundError(
-                f"{self.directory} has nothing that {auto_class} loads ({type(error).__name__}: {error}); "
-                "text models take token numbers with --input-ids, too"
-            ) from error
+            raise CheckpointNotFoundError(f"{lacking} ({type(error).__name__}: {error}); {instead}") from error
+        # Without any vocabulary, Transformers 5 makes a tokenizer that knows only its special tokens.
+        names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
+        if names and not any((self.directory / name).is_file() for name in names):
+            raise CheckpointNotFoundError(f"{lacking} (no {' or '.join(names)}); {instead}")
+        return loaded
 
     def run(self, feed: Mapping[str, Any]) -> Arrays:
         """Run the graph with those of its inputs that `feed` has; plain ones that it lacks are made up.

@@ -32,7 +32,7 @@ def read_wav(path: str | Path, rate: int) -> NDArray[np.float32]:
             own_rate, channels, width = sound.getframerate(), sound.getnchannels(), sound.getsampwidth()
             frames = sound.readframes(sound.getnframes())
     except (OSError, EOFError, wave.Error) as error:
-        reason = getattr(error, "strerror", None) or error or "the file ends early"
+        reason = getattr(error, "strerror", None) or str(error) or "the file ends early"
         raise OptionError(f"--audio {path}: {reason}; give a .wav file with integer samples") from error
     whole = len(frames) // (width * channels) * channels
     samples = _decoded(frames[: whole * width], width).reshape(-1, channels).mean(axis=1)

@@ -1,0 +1,95 @@
+"""`onnxport run`, `inspect` and `validate` on directories that `onnxport export` wrote, from tiny seeded models."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conformance.checkpoints import make_checkpoint
+from onnxport.cli import main
+
+
+def exported(model_type: str, feature: str, parent: Path, *more: str) -> Path:
+    checkpoint = make_checkpoint(model_type, feature, parent / "checkpoints")
+    output = parent / f"{model_type}-{feature}"
+    arguments = ["export", str(checkpoint), str(output), "--task", feature, "--validate", "none", "--quiet", *more]
+    assert main(arguments) == 0
+    return output
+
+
+def answer(capsys: pytest.CaptureFixture[str], directory: Path, *arguments: str) -> Any:
+    capsys.readouterr()
+    assert main(["run", str(directory), "--json", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported("gpt2", "causal-lm-with-past", tmp_path_factory.mktemp("decoder"))
+
+
+def test_a_cache_generates_what_the_model_generates(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found = answer(capsys, decoder, "--input-ids", "5,6,7,8", "--max-new-tokens", "6")
+    model = AutoModelForCausalLM.from_pretrained(decoder.parent / "checkpoints" / "gpt2-causal-lm")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        for _ in range(6):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert found[0]["tokens"] == ids[0, 4:].tolist()
+
+
+def test_texts_are_continued(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, decoder, "--text", "ab", "--text", "abcd", "--max-new-tokens", "3")
+    assert [len(entry["tokens"]) for entry in found] == [3, 3]
+    assert main(["run", str(decoder), "--input-ids", "99999999"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "ONNX Runtime can't run model.onnx" in captured.err
+
+
+def test_inspect_and_validate(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(decoder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["task"] == "text-generation-with-past"
+    assert found["graphs"][0]["component"] == "model"
+    assert main(["validate", str(decoder), "--json", "--validate", "quick"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "passed"
+    assert "onnxport: validate model" in captured.err
+    assert main(["validate", str(decoder), "--quiet", "--validate", "quick", "--atol", "0", "--rtol", "0"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("onnxport: error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_picture_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = exported("vit", "image-classification", tmp_path, "--dtype", "fp16")
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    (shares,) = answer(capsys, directory, "--image", str(tmp_path / "picture.png"))
+    assert sum(entry["score"] for entry in shares) == pytest.approx(1, abs=1e-3)
+    assert main(["run", str(directory), "--text", "a"]) == 1
+    assert main(["run", str(directory), "--image", str(directory / "config.json")]) == 2
+    assert "--image" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_sound_of_another_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = exported("whisper", "speech2seq-lm", tmp_path)
+    samples = (np.sin(np.arange(44_100) / 16) * 20_000).astype("<i2")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 44_100, len(samples), "NONE", ""))
+        sound.writeframes(samples.tobytes())
+    (found,) = answer(capsys, directory, "--audio", str(tmp_path / "sound.wav"), "--max-new-tokens", "3")
+    assert len(found["tokens"]) <= 3

@@ -1,0 +1,136 @@
+"""The command line: every option reaches `ExportOptions`, misuse exits 2, `--help` is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import onnxport
+from onnxport import ExportOptions
+from onnxport.cli import _parser, main
+from onnxport.cli._options import options_from
+
+CHOSEN: dict[str, tuple[list[str], Any]] = {
+    "task": (["--task", "fill-mask"], "fill-mask"),
+    "opset": (["--opset", "21"], 21),
+    "atol": (["--atol", "1e-4"], 1e-4),
+    "rtol": (["--rtol", "0.5"], 0.5),
+    "dtype": (["--dtype", "bf16"], "bf16"),
+    "device": (["--device", "cuda:1"], "cuda:1"),
+    "framework": (["--framework", "tf"], "tf"),
+    "revision": (["--revision", "v1"], "v1"),
+    "cache_dir": (["--cache-dir", "/c"], "/c"),
+    "token": (["--token", "secret"], "secret"),
+    "trust_remote_code": (["--trust-remote-code"], True),
+    "validate": (["--validate", "quick"], "quick"),
+    "external_data": (["--external-data", "always"], "always"),
+    "dry_run": (["--dry-run"], True),
+    "force": (["--force"], True),
+    "keep_invalid": (["--keep-invalid"], True),
+}
+
+
+def test_the_table_is_complete() -> None:
+    assert set(CHOSEN) == {field.name for field in fields(ExportOptions)}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_each_option_reaches_its_field(name: str) -> None:
+    words, value = CHOSEN[name]
+    options = options_from(_parser().parse_args(["export", "m", "out", *words]))
+    assert options == ExportOptions(**{name: value})
+
+
+def test_no_options_are_the_defaults() -> None:
+    assert options_from(_parser().parse_args(["export", "m", "out"])) == ExportOptions()
+
+
+def test_help_speaks_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name in CHOSEN:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "None" not in text
+    assert "_OPSET" not in text
+    assert "(default: fp32)" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["export", "m"],
+        ["export", "m", "out", "--dtype", "int3"],
+        ["export", "m", "out", "--opset", "many"],
+        ["export", "m", "out", "--opset", "99"],
+        ["export", "m", "out", "--atol=-1"],
+        ["export", "m", "out", "--rtol", "nan"],
+        ["export", "m", "out", "--no-such-option"],
+        ["run", "d", "--input-ids", "a,b"],
+        ["run", "d", "--max-new-tokens", "0"],
+        ["run", "d", "--text", "x", "--input-ids", "1"],
+        ["run", "d", "--text", "x", "--text-pair", "y", "--text-pair", "z"],
+    ],
+)
+def test_misuse_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error:" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"onnxport {onnxport.__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "list"], ["list", "--debug"]])
+def test_debug_goes_before_or_after_the_verb(arguments: list[str]) -> None:
+    assert _parser().parse_args(arguments).debug
+    assert not _parser().parse_args(["list"]).debug
+
+
+@pytest.mark.parametrize("verb", [[], ["export"], ["validate"], ["inspect"], ["list"], ["run"]])
+def test_help_loads_nothing_heavy(verb: list[str]) -> None:
+    heavy = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy", "rich", "huggingface_hub")
+    code = (
+        "import sys\nfrom onnxport.cli import main\n"
+        f"assert main({[*verb, '--help']!r}) == 0\n"
+        f"loaded = [name for name in {heavy!r} if name in sys.modules]\nassert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: onnxport")
+
+
+def test_export_makes_one_call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def fake(model: str, output: str, options: ExportOptions, *, progress: Any) -> Any:
+        calls.append((model, output, options))
+        progress("trace model", None)
+        progress("write model", 0.5)
+        manifest = SimpleNamespace(to_json=lambda: '{"task": "fill-mask"}\n', validation={"status": status})
+        return SimpleNamespace(manifest=manifest, directory="out")
+
+    monkeypatch.setattr("onnxport._export.export", fake)
+    status = "passed"
+    assert main(["export", "m", "out", "--json", "--task", "fill-mask"]) == 0
+    assert calls == [("m", "out", ExportOptions(task="fill-mask"))]
+    captured = capsys.readouterr()
+    assert captured.out == '{"task": "fill-mask"}\n'
+    assert captured.err == "onnxport: trace model\nonnxport: write model\n"
+    assert main(["export", "m", "out", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    status = "failed"
+    assert main(["export", "m", "out", "--quiet", "--keep-invalid"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("onnxport: error: the graph differs from the original")

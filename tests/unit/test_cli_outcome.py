@@ -1,0 +1,97 @@
+"""What a failure looks like: one line on stderr, the right exit code, a traceback only with `--debug`."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from onnxport.cli._outcome import exit_code, message_of
+from onnxport.errors import OptionError, OutputError, UnsupportedError
+
+
+def failing(error: BaseException) -> int:
+    def verb() -> int:
+        raise error
+
+    return exit_code(verb, debug=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UnsupportedError("no such\n  task"), 1, "onnxport: error: no such task"),
+        (OptionError("--opset 3 is out of range"), 2, "onnxport: error: --opset 3 is out of range"),
+        (OutputError("output x is not empty"), 1, "onnxport: error: output x is not empty"),
+        (KeyboardInterrupt(), 130, "onnxport: interrupted"),
+        (MemoryError(), 1, "onnxport: error: not enough memory; close other programs, or use a machine with more"),
+        (
+            ValueError("first\nsecond"),
+            1,
+            "onnxport: error: ValueError: first (this is a bug, run with --debug for the traceback)",
+        ),
+        (
+            AssertionError(),
+            1,
+            "onnxport: error: AssertionError: (this is a bug, run with --debug for the traceback)",
+        ),
+        *(
+            (OSError(number, os.strerror(number), "/x/y"), 1, f"onnxport: error: /x/y: {os.strerror(number)}")
+            for number in (errno.ENOSPC, errno.EACCES, errno.EROFS)
+        ),
+        (OSError("can't load it"), 1, "onnxport: error: can't load it"),
+    ],
+)
+def test_one_line(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(error) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"{line}\n"
+
+
+def test_debug_prints_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: [][1], debug=True) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_message_of_an_import() -> None:
+    assert "bug" in message_of(ModuleNotFoundError("No module named 'x'"))
+
+
+def test_warnings_are_silenced_and_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+    def verb() -> int:
+        warnings.warn("noise", stacklevel=1)
+        logging.getLogger("torch.onnx").warning("noise")
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+        return 0
+
+    before = (logging.root.manager.disable, os.environ.get("TRANSFORMERS_VERBOSITY"), list(warnings.filters))
+    assert exit_code(verb, debug=False) == 0
+    assert capsys.readouterr().err == ""
+    after = (logging.root.manager.disable, os.environ.get("TRANSFORMERS_VERBOSITY"), list(warnings.filters))
+    assert after == before
+
+
+def test_characters_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+
+    def verb() -> int:
+        sys.stdout.write("naïve …\n")
+        return 0
+
+    assert exit_code(verb, debug=False) == 0
+    assert raw.getvalue() == b"na?ve ?\n"
+
+
+def test_a_reader_that_leaves_early() -> None:
+    command = f"{sys.executable} -m onnxport list --json | head -c 10"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert len(done.stdout) == 10
