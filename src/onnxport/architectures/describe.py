@@ -90,12 +90,17 @@ def model_class(config: PreTrainedConfig, task: Task) -> type:
     )
 
 
+_MORE_CLASSES = {("AutoModelForCausalLM", "flaubert"): "FlaubertWithLMHeadModel"}
+"""Classes that 4.37.2's features need and Transformers' Auto class doesn't know: (Auto class, model type) to class."""
+
+
 def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     """Map model types to the names of the classes that an Auto class loads."""
     import transformers
 
     mapping = getattr(transformers, auto_class)._model_mapping._model_mapping
-    return {key: (value,) if isinstance(value, str) else tuple(value) for key, value in mapping.items()}
+    names = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in mapping.items()}
+    return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
 def describe(model: Any, task: Task, preprocessor: Any) -> tuple[Component, ...]:

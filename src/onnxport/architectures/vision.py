@@ -102,9 +102,18 @@ class MobileNetV2OnnxConfig(MobileNetV1OnnxConfig):
 
 
 class MobileViTOnnxConfig(VisionOnnxConfig):
-    """Describe MobileViT."""
+    """Describe MobileViT.
+
+    The size of its pictures is fixed: whether a feature map is resized before it is cut into patches is decided in
+    Python, from its size.
+    """
 
     pooled = True
+
+    @property
+    def static_symbols(self) -> frozenset[str]:
+        """Height and width."""
+        return frozenset({"height", "width"})
 
 
 class MobileViTV2OnnxConfig(MobileViTOnnxConfig):

@@ -238,6 +238,11 @@ class OnnxConfig(ABC):
         """Values that the model's configuration takes while it is traced and compared; a hook."""
         return self.values_override or {}
 
+    @property
+    def static_symbols(self) -> frozenset[str]:
+        """Symbols whose axes the graph fixes at the traced size, although `inputs` lists them; a hook."""
+        return frozenset()
+
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache that today's model takes from the list of tuples that the graph's inputs are; a hook.
 
@@ -275,7 +280,7 @@ class OnnxConfig(ABC):
         """Return the part of a processor that makes this model's inputs; anything else as it is."""
         from transformers import ProcessorMixin
 
-        if not isinstance(preprocessor, ProcessorMixin):
+        if not isinstance(preprocessor, ProcessorMixin) and not hasattr(preprocessor, "image_processor"):
             return preprocessor
         names = self.inputs or {}
         parts = ["tokenizer", "image_processor", "feature_extractor"]

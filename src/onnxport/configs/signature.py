@@ -53,9 +53,11 @@ def signature_of(config: OnnxConfig) -> Signature:
     4.37.2 gave a past input the label of the present, and left the length of `decoder_input_ids` out where a past
     is given; both are put right here, the configuration itself keeps what it always said.
     """
+    static = config.static_symbols
     seq2seq = any(".encoder." in name for name in config.inputs)
     inputs = {
-        name: {axis: true_label(name, text) for axis, text in axes.items()} for name, axes in config.inputs.items()
+        name: {axis: true_label(name, text) for axis, text in axes.items() if text not in static}
+        for name, axes in config.inputs.items()
     }
     outputs = {name: dict(axes) for name, axes in config.outputs.items()}
     if not seq2seq:

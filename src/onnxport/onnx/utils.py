@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from onnxport.configs import ParameterFormat, compute_effective_axis_dimension, compute_serialized_parameters_size
@@ -30,15 +31,23 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     whole = _try(AutoProcessor, model_name, cache_dir)
-    if whole is not None:
+    if whole is not None and not _reads_pictures_only(model_name):
         return whole
-    tokenizer = _try(AutoTokenizer, model_name, cache_dir)
+    tokenizer = None if _reads_pictures_only(model_name) else _try(AutoTokenizer, model_name, cache_dir)
     extractor = _try(AutoFeatureExtractor, model_name, cache_dir) or _try(AutoImageProcessor, model_name, cache_dir)
     if tokenizer is not None and extractor is not None:
         raise ValueError(
             f"Couldn't auto-detect preprocessor for {model_name}. Found both a tokenizer and a feature extractor."
         )
     return tokenizer if tokenizer is not None else extractor
+
+
+def _reads_pictures_only(model_name: str) -> bool:
+    """Say whether a directory has an image processor and no tokenizer: AutoProcessor may make up a tokenizer."""
+    directory = Path(model_name)
+    return (directory / "preprocessor_config.json").is_file() and not any(
+        (directory / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "processor_config.json")
+    )
 
 
 def _try(auto_class: Any, model_name: str, cache_dir: str | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from onnxport.errors import CorruptCheckpointError, UntrustedCodeError
@@ -50,11 +51,45 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
             failures.append(f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
             continue
         if not (unread := _unread_vocabulary(loaded, checkpoint)):
-            return loaded
+            return _with_settings(loaded, checkpoint, options)
         failures.append(f"{type(loaded).__name__} reads {unread}, and none of them is there")
     if failures:
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
     return None
+
+
+@dataclass(frozen=True)
+class Preprocessors:
+    """Hold a tokenizer and an image processor or feature extractor that no processor holds together.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        image_processor: what prepares pictures, None where the checkpoint is about sounds.
+        feature_extractor: what prepares sounds, None where the checkpoint is about pictures.
+    """
+
+    tokenizer: Any
+    image_processor: Any = None
+    feature_extractor: Any = None
+
+    def save_pretrained(self, directory: Any) -> None:
+        """Write the files of both."""
+        for part in (self.tokenizer, self.image_processor, self.feature_extractor):
+            if part is not None:
+                part.save_pretrained(directory)
+
+
+def _with_settings(loaded: Any, checkpoint: Checkpoint, options: ExportOptions) -> Any:
+    """Add the image processor or feature extractor that AutoProcessor left out of a checkpoint that has one."""
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(loaded, PreTrainedTokenizerBase):
+        return loaded
+    if not (checkpoint.directory / "preprocessor_config.json").is_file():
+        return loaded
+    kind = _settings_kind(checkpoint)
+    part = "image_processor" if kind == "AutoImageProcessor" else "feature_extractor"
+    return Preprocessors(loaded, **{part: _load(kind, checkpoint, options)})
 
 
 def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
