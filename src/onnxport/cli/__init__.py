@@ -37,8 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    verb = import_module(f"onnxport.cli.{arguments.verb}")
-    return exit_code(lambda: verb.run(arguments), debug=arguments.debug)
+    return exit_code(lambda: _run(arguments), debug=arguments.debug)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    code: int = import_module(f"onnxport.cli.{arguments.verb}").run(arguments)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

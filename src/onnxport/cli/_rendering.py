@@ -101,8 +101,9 @@ def print_validation(report: ValidationReport) -> None:
         for output in case.outputs:
             worst.setdefault((case.component, output.name), _Worst(case.component, output.name)).add(output)
     names = ", ".join(dict.fromkeys(case.name for case in report.cases))
+    count = "1 case" if len(report.cases) == 1 else f"{len(report.cases)} cases"
     print_line(
-        f"validation: {report.status}, {len(report.cases)} cases ({names}), atol {report.atol:g}, rtol {report.rtol:g}"
+        f"validation: {report.status}, {count} ({names}), atol {report.atol:g}, rtol {report.rtol:g}"
     )
     columns = ("component", "output", "largest absolute difference", "largest relative difference", "status")
     print_table("", columns, [item.row() for item in _shortened(list(worst.values()))])

@@ -72,7 +72,10 @@ def _rename_dims(value: ir.Value, names: Mapping[str, str]) -> None:
     dims = []
     for dim in value.shape:
         text = getattr(dim, "value", dim)
-        dims.append(_SYMBOL.sub(lambda m: names.get(m[0], m[0]), text) if isinstance(text, str) else text)
+        if isinstance(text, str):
+            text = _SYMBOL.sub(lambda m: names.get(m[0], m[0]), text)
+            text = int(text) if text.isdigit() else text  # how the engine writes an axis that the model fixed
+        dims.append(text)
     value.shape = ir.Shape(dims)
 
 
