@@ -14,12 +14,13 @@ from onnxport.cli._feeds import Given, feed_of, text_feed, tokenizer_of
 def continue_text(exported: Exported, given: Given) -> Answer:
     """Continue each text with a decoder."""
     tokenizer = tokenizer_of(exported, given)
+    ends = _ends(exported, tokenizer)
     texts = given.texts or (None,)
     answers = []
     for text in texts:
         one = Given(texts=(text,) if text is not None else (), input_ids=given.input_ids)
         prompt = text_feed(one, tokenizer)["input_ids"]
-        answers.append(_decoded(tokenizer, _generate(exported, prompt, given.max_new_tokens)))
+        answers.append(_decoded(tokenizer, _generate(exported, prompt, (given.max_new_tokens, ends))))
     return _answer(answers)
 
 
@@ -43,9 +44,9 @@ def answer_sequence(exported: Exported, given: Given) -> Answer:
     return _answer([_decoded(tokenizer, _until(row[1:].tolist(), ends)) for row in tokens])
 
 
-def _generate(exported: Exported, prompt: Any, count: int) -> list[int]:
-    """Return up to `count` tokens that follow a prompt, [1, length]."""
-    ends = _ends(exported, None)
+def _generate(exported: Exported, prompt: Any, limits: tuple[int, set[int]]) -> list[int]:
+    """Return tokens that follow a prompt, [1, length]: so many, or up to one of those that end a text."""
+    count, ends = limits
     past = [name for name in exported.inputs if name.startswith(PAST)]
     step, done, made = prompt, 0, []
     cache: Arrays = {}

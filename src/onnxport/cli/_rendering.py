@@ -102,9 +102,7 @@ def print_validation(report: ValidationReport) -> None:
             worst.setdefault((case.component, output.name), _Worst(case.component, output.name)).add(output)
     names = ", ".join(dict.fromkeys(case.name for case in report.cases))
     count = "1 case" if len(report.cases) == 1 else f"{len(report.cases)} cases"
-    print_line(
-        f"validation: {report.status}, {count} ({names}), atol {report.atol:g}, rtol {report.rtol:g}"
-    )
+    print_line(f"validation: {report.status}, {count} ({names}), atol {report.atol:g}, rtol {report.rtol:g}")
     columns = ("component", "output", "largest absolute difference", "largest relative difference", "status")
     print_table("", columns, [item.row() for item in _shortened(list(worst.values()))])
     for case in report.cases:

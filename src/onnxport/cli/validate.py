@@ -6,6 +6,7 @@ import argparse
 
 from onnxport.cli._options import add_options, options_from
 from onnxport.cli._outcome import DONE, FAILED, print_error
+from onnxport.errors import OptionError
 
 _OPTIONS = ("atol", "rtol", "device", "framework", "revision", "cache_dir", "token", "trust_remote_code", "validate")
 
@@ -22,11 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Validate, and print the report."""
     options = options_from(arguments)
+    if options.validate == "none":
+        raise OptionError("--validate none leaves nothing to do; choose full or quick")
     from onnxport.cli._progress import progress_bar
     from onnxport.cli._rendering import print_json, print_validation
     from onnxport.validation import validate
 
     with progress_bar(arguments.quiet) as progress:
+        progress("load the original", None)
         report = validate(arguments.directory, arguments.reference, options, progress=progress)
     if arguments.json:
         print_json(report.to_dict())
