@@ -11,6 +11,7 @@ OnnxportError
 ├── UnsupportedError       the model type or the task isn't supported
 ├── TraceError             the model couldn't be captured as an ONNX graph
 ├── ValidationError        the exported graph differs from the original
+│   └── NoKernelError             ONNX Runtime can't run it in its dtype
 └── OutputError            the output can't be written, or holds something that would be lost
 """
 
@@ -59,6 +60,10 @@ class TraceError(OnnxportError):
 
 class ValidationError(OnnxportError):
     """Say that the exported graph doesn't compute what the original computes."""
+
+
+class NoKernelError(ValidationError):
+    """Say that ONNX Runtime has no kernel for an operator of the graph in its dtype."""
 
 
 class OutputError(OnnxportError):

@@ -72,6 +72,13 @@ def test_half_precision(bert: Path, tmp_path: Path) -> None:
     assert result.manifest.validation["status"] == "passed"
 
 
+def test_what_onnxruntime_cant_run_is_never_called_proved(bert: Path, tmp_path: Path) -> None:
+    result = onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(dtype="bf16"))
+    assert result.manifest.components[0].outputs[0].dtype == "bfloat16"
+    assert result.manifest.validation["status"] == "skipped"
+    assert "no bfloat16 kernels" in result.manifest.validation["note"]
+
+
 def test_feature_names_of_old_and_tasks_of_today(bert: Path, tmp_path: Path) -> None:
     options = onnxport.ExportOptions(task="masked-lm", validate="none", dry_run=True)
     result = onnxport.export(bert, tmp_path / "out", options)

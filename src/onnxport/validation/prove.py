@@ -12,7 +12,7 @@ from onnxport.configs.arguments import Layout, call, overridden
 from onnxport.configs.axes import symbols_of
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import solve
-from onnxport.errors import ValidationError
+from onnxport.errors import NoKernelError, ValidationError
 from onnxport.validation.compare import compare
 from onnxport.validation.report import Case, ValidationReport
 from onnxport.validation.tolerances import Tolerance
@@ -83,7 +83,8 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValidationError(f"ONNX Runtime can't load {file.name}: {error}") from error
+        kind = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
+        raise kind(f"ONNX Runtime can't load {file.name}: {error}") from error
 
 
 def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:
