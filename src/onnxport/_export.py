@@ -279,13 +279,15 @@ def _manifest(
 
 
 def _describe_graph(item: _Traced, sizes: dict[str, int]) -> ComponentDescription:
+    from onnxport.configs.axes import today_label
+
     graph = item.graph.graph
     data = tuple(name for name in sizes if name.startswith(f"{item.file}_data"))
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
     inputs = tuple(describe_value(value) for value in graph.inputs)
-    wanted = item.examples.signature.inputs
+    wanted = item.component.config.inputs
     fixed = tuple(
-        f"{tensor.name}: {label} = {tensor.axes[axis]}"
+        f"{tensor.name}: {today_label(label)} = {tensor.axes[axis]}"
         for tensor in inputs
         for axis, label in wanted[tensor.name].items()
         if isinstance(tensor.axes[axis], int)

@@ -61,8 +61,8 @@ def trace(
 
     own = "forward" in vars(model)
     model.forward = described_forward
-    config.patch_ops()
     try:
+        config.patch_ops()
         with overridden(model, config):
             graph_model = capture(
                 model,
