@@ -20,6 +20,13 @@ compute the same; they say nothing about tolerances at real size. This page is w
 """
 
 
+_FIXED = """What 4.37.2 called dynamic and today's model computes for one size only; the graph, the manifest and the
+command say so.
+"""
+_REFUSED = """Where the original itself can't run at one of the sizes that validation tries, that size proves nothing.
+"""
+
+
 def page(records: list[dict[str, Any]]) -> str:
     """Return the Markdown page of these records."""
     by_pair = {(record["model_type"], record["feature"]): record for record in records}
@@ -32,6 +39,8 @@ def page(records: list[dict[str, Any]]) -> str:
         own = [by_pair[model_type, feature] for feature in entry["features"] if (model_type, feature) in by_pair]
         facade, public = (sum(_passed(record, way) for record in own) for way in ("facade", "public"))
         lines.append(f"| {model_type} | {len(entry['features'])} | {facade} | {public} |")
+    lines += ["", "## Axes that a model fixes", "", _FIXED, *_remarks(records, "fixed_axes")]
+    lines += ["", "## Sizes that a model refuses", "", _REFUSED, *_remarks(records, "refused")]
     lines += ["", "## Failures", ""]
     failed = [record for record in records if record["status"] != "passed"]
     for record in failed:
@@ -47,6 +56,18 @@ def summary(records: list[dict[str, Any]]) -> str:
     seconds = sum(record["seconds"] for record in records)
     lines.append(f"{len(records) - len(failed)} passed, {len(failed)} failed, {seconds:.0f} s of work")
     return "\n".join(lines)
+
+
+def _remarks(records: list[dict[str, Any]], key: str) -> list[str]:
+    """List what the command's manifests remark under a key, one line for each model type and remark."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        remarks = record.get("public", {}).get(key) or ()
+        if remarks:
+            text = "; ".join(" ".join(str(remark).split())[:160] for remark in remarks)
+            found.setdefault((record["model_type"], text), []).append(record["feature"])
+    lines = [f"- {model_type} ({', '.join(features)}): {text}" for (model_type, text), features in found.items()]
+    return lines or ["None."]
 
 
 def _passed(record: dict[str, Any], way: str | None) -> bool:

@@ -58,12 +58,12 @@ SAMPLE = (
     ("layoutlmv3", "token-classification"),
     ("longformer", "masked-lm"),
     ("marian", "causal-lm"),
-    ("mobilevit", "image-classification"),
+    ("mobilenet-v2", "image-classification"),
     ("perceiver", "masked-lm"),
     ("segformer", "semantic-segmentation"),
-    ("swin", "image-classification"),
     ("t5", "seq2seq-lm-with-past"),
     ("vision-encoder-decoder", "vision2seq-lm"),
+    ("vit", "default"),
     ("whisper", "speech2seq-lm"),
 )
 """Pairs over all families and features, for the tests that run every time."""
