@@ -33,7 +33,7 @@ format: $(READY) ## put style and formatting right
 bench: $(READY) ## measure time and memory of exports
 	$(BIN)/python -m benchmarks.export_time $(BENCH)
 
-conformance: $(READY) ## export all 265 pairs of 4.37.2 (hours)
+conformance: $(READY) ## export all 265 pairs of 4.37.2 and compare (half an hour)
 	$(BIN)/python -m conformance run --jobs 2
 
 real-models: $(READY) ## fetch the trained models that tests use

@@ -49,6 +49,7 @@ SAMPLE = (
     ("big-bird", "sequence-classification"),
     ("bloom", "causal-lm-with-past"),
     ("clip", "default"),
+    ("codegen", "causal-lm"),
     ("convnext", "default"),
     ("deberta-v2", "token-classification"),
     ("detr", "object-detection"),

@@ -53,7 +53,7 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
     def model_values(self) -> Mapping[str, Any]:
         """Values for the trace: a classifier finds a text's last token by its padding, so there must be one."""
         values = dict(super().model_values)
-        if self._config.pad_token_id is None:
+        if getattr(self._config, "pad_token_id", None) is None:
             values["pad_token_id"] = 0
         return values
 
