@@ -125,7 +125,9 @@ def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
         spellings = {name, name.removeprefix(prefix), prefix + name}
         if not ignorable.search(name) or name in tied or spellings & account.shapes.keys():
             continue
-        is_constant = bool((value == value.flatten()[:1]).all())
+        if hasattr(value, "expression"):  # it is made of the checkpoint's tensors, under names that were converted
+            continue
+        is_constant = not value.is_meta and bool((value == value.flatten()[:1]).all())
         if not is_constant and not _is_computed(model, name):
             yield name
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["load_config", "load_model", "load_preprocessor"]
+__all__ = ["attach_generation_config", "load_config", "load_model", "load_preprocessor", "load_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions
             model = _load_tensorflow(checkpoint, model_class, config, options)
         else:
             model = _load_strictly(checkpoint, model_class, config, options)
-        _attach_generation_config(model, checkpoint)
+        attach_generation_config(model, checkpoint)
     return cast("PreTrainedModel", model.to(device).eval())
 
 
@@ -132,27 +134,52 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Che
 def _load_strictly(
     checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
 ) -> PreTrainedModel:
-    model, account = _load_once(checkpoint, model_class, config, options)
+    if checkpoint.format == "gguf":
+        model, account = _load_gguf(checkpoint, model_class, options)
+    else:
+        model, account = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
     settle(drop_missing_poolers(account, model), model, checkpoint)
     return model
 
 
-def _load_once(
-    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+def load_state(
+    checkpoint: Checkpoint,
+    model_class: Any,
+    config: PretrainedConfig,
+    state: Mapping[str, torch.Tensor],
+    options: ExportOptions,
 ) -> tuple[PreTrainedModel, Account]:
-    arguments = {"dtype": _dtype(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        if checkpoint.format == "gguf":
-            from transformers import modeling_gguf_pytorch_utils
+    """Give tensors to Transformers' loader; what matched is in the account, to be settled.
 
-            with hidden_bars(modeling_gguf_pytorch_utils):
-                model, info = model_class.from_pretrained(
-                    checkpoint.directory, gguf_file=checkpoint.weight_files[0].name, local_files_only=True, **arguments
-                )
-            return model, Account.of(info, None)
-        state = read_state(checkpoint)
-        model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **arguments)
-        return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    Raises:
+        CorruptCheckpointError: the model can't be built from them.
+        MissingDependencyError: Transformers needs a package for it.
+    """
+    with _named_errors(checkpoint, model_class):
+        model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **_arguments(options))
+    return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
+    from transformers import modeling_gguf_pytorch_utils
+
+    file = checkpoint.weight_files[0].name
+    with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
+        model, info = model_class.from_pretrained(
+            checkpoint.directory, gguf_file=file, local_files_only=True, **_arguments(options)
+        )
+    return model, Account.of(info, None)
+
+
+def _arguments(options: ExportOptions) -> dict[str, Any]:
+    return {"dtype": _dtype(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
+
+
+@contextmanager
+def _named_errors(checkpoint: Checkpoint, model_class: Any) -> Iterator[None]:
+    """Turn what Transformers raises in a block into errors that name the checkpoint."""
+    try:
+        yield
     except OnnxportError:
         raise
     except ImportError as error:
@@ -191,7 +218,12 @@ def _load_tensorflow(
     return cast("PreTrainedModel", model.to(_dtype(options)))
 
 
-def _attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Give a model that generates the checkpoint's generation settings.
+
+    Raises:
+        CorruptCheckpointError: they can't be read.
+    """
     if checkpoint.format == "gguf" or not model.can_generate():
         return
     from transformers import GenerationConfig
