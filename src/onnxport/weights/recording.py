@@ -36,11 +36,13 @@ class Lost(Expression):
         kind: type of its elements.
         sizes: its shape, which is what most code wants of it.
         operation: what it comes from.
+        is_view: whether it may share another tensor's memory.
     """
 
     kind: DataType
     sizes: Shape
     operation: str
+    is_view: bool
 
     @property
     def dtype(self) -> DataType:
@@ -121,7 +123,7 @@ class Recording(torch.Tensor):
         return pytree.tree_map_only(Expression, lambda made: Recording(made, tape), result)
 
 
-def expression_of(tensor: torch.Tensor) -> Expression | None:
+def expression_of(tensor: torch.Tensor | None) -> Expression | None:
     """Return how a tensor is made of a checkpoint's, None for one that has data."""
     return tensor.expression if isinstance(tensor, Recording) else None
 
@@ -134,20 +136,36 @@ def lost(expression: Expression) -> str:
 
 
 def _lose(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Find out the shapes that an operation gives; what changes a tensor, or gives a number, is refused."""
+    """Find out the shapes that an operation gives.
+
+    One that changes a tensor is refused, unless that is lost already: an initialisation of a computed weight, say.
+    One that gives a number is refused too.
+    """
     if function._schema.is_mutable:
-        raise TypeError("it changes a tensor")
+        return _change(function, args, kwargs)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), (args, kwargs)
     )
     result = function(*args, **kwargs)
     if not all(isinstance(item, torch.Tensor) and item.is_meta for item in pytree.tree_leaves(result)):
         raise TypeError("it looks at values")
+    is_view = any(returned.alias_info is not None for returned in function._schema.returns)
     return pytree.tree_map_only(
         torch.Tensor,
-        lambda tensor: Lost(from_torch_dtype(tensor.dtype), tuple(tensor.shape), str(function)),
+        lambda tensor: Lost(from_torch_dtype(tensor.dtype), tuple(tensor.shape), str(function), is_view),
         result,
     )
+
+
+def _change(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    changed = []
+    for index, argument in enumerate(function._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            changed.append(args[index] if index < len(args) else kwargs.get(argument.name))
+    made = [expression_of(tensor) for tensor in changed]
+    if len(made) != 1 or not isinstance(made[0], Lost) or made[0].is_view:
+        raise TypeError("it changes a tensor")
+    return changed[0]
 
 
 def _same(of: Recording, *_: Any, **__: Any) -> Expression:
