@@ -19,7 +19,8 @@ import onnx_ir as ir
 from onnxport.errors import OutputError
 from onnxport.options import ExportOptions
 from onnxport.weights._wire import assemble
-from onnxport.weights.expressions import ByteRange
+from onnxport.weights.bound_graphs import BoundTensor
+from onnxport.weights.expressions import ByteRange, Reads
 from onnxport.weights.linking import link_file
 from onnxport.weights.planning import GraphPlan, PlannedTensor, expression_of, plan_graph
 from onnxport.weights.reading import Reader
@@ -169,8 +170,13 @@ def _put(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader
     if made.contiguous is not None and reader is not None:
         copy_range(reader, made.contiguous, descriptor, offset)
         return
-    values = np.ascontiguousarray(tensor.numpy())
-    _write(descriptor, values.reshape(-1).view(np.uint8).data, offset)
+    for piece in made.pieces(_reader_of(tensor)):
+        offset = _write(descriptor, piece.view(np.uint8).data, offset)
+
+
+def _reader_of(tensor: ir.TensorProtocol) -> Reads:
+    assert isinstance(tensor, BoundTensor)
+    return tensor.reader
 
 
 def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -> None:
