@@ -168,14 +168,11 @@ def _plan(
 ) -> tuple[PlannedFile, ...]:
     """List the files that will be written; sizes of weights are exact, those of graphs are known after writing."""
     from onnxport.bundles.side_files import side_files
-    from onnxport.weights.writing import external_file, weights_bytes
+    from onnxport.weights.planning import plan_graph
 
     files = []
     for item in traced:
-        data = external_file(item.graph, Path(item.file), options.external_data)
-        files.append(PlannedFile(item.file, None))
-        if data is not None:
-            files.append(PlannedFile(data.name, weights_bytes(item.graph)))
+        files += [PlannedFile(name, size) for name, size in plan_graph(item.graph, item.file, options).files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in side_files(checkpoint.directory)]
     return tuple([*files, PlannedFile(FILE_NAME, None)])
 
@@ -187,12 +184,13 @@ def _write(
     context: tuple[tuple[Component, ...], ExportOptions, Progress],
 ) -> None:
     from onnxport.bundles.side_files import write_side_files
+    from onnxport.weights.planning import plan_graph
     from onnxport.weights.writing import write_graph
 
     components, options, report = context
     for index, item in enumerate(traced):
         report(f"write {item.file}", index / len(traced))
-        write_graph(item.graph, stage / item.file, options.external_data)
+        write_graph(plan_graph(item.graph, item.file, options), item.graph, stage)
     write_side_files(stage, checkpoint.directory, components[0].model.config, components[0].preprocessor)
 
 

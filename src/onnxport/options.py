@@ -10,6 +10,7 @@ from onnxport.errors import OptionError
 Dtype = Literal["fp32", "fp16", "bf16"]
 ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
+Weights = Literal["copy", "link"]
 Framework = Literal["pt", "tf"]
 
 MIN_OPSET = 18
@@ -36,6 +37,7 @@ class ExportOptions:
         trust_remote_code: allow code in the checkpoint's repository to run.
         validate: `full` runs several shapes, `quick` the traced one, `none` nothing.
         external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
+        weights: `copy` the weights, or `link` the safetensors files into the output, which takes no time and no space.
         dry_run: plan and report, write nothing.
         force: replace an output directory that isn't empty.
         keep_invalid: keep the output although validation failed.
@@ -57,6 +59,7 @@ class ExportOptions:
     trust_remote_code: bool = False
     validate: ValidationLevel = "full"
     external_data: ExternalData = "auto"
+    weights: Weights = "copy"
     dry_run: bool = False
     force: bool = False
     keep_invalid: bool = False
@@ -82,5 +85,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "dtype": get_args(Dtype),
     "validate": get_args(ValidationLevel),
     "external_data": get_args(ExternalData),
+    "weights": get_args(Weights),
     "framework": (None, *get_args(Framework)),
 }

@@ -29,6 +29,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "trust_remote_code": (["--trust-remote-code"], True),
     "validate": (["--validate", "quick"], "quick"),
     "external_data": (["--external-data", "always"], "always"),
+    "weights": (["--weights", "link"], "link"),
     "dry_run": (["--dry-run"], True),
     "force": (["--force"], True),
     "keep_invalid": (["--keep-invalid"], True),

@@ -1,7 +1,7 @@
 """The output directory appears whole or not at all.
 
 Files are written into a hidden directory beside the output, flushed to disk, and the directory is renamed into
-place. An old output is moved aside first and comes back if the last rename fails.
+place; an old output changes places with it. A process that is killed leaves that directory; the next removes it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from onnxport.bundles._stages import create_stage, remove_abandoned, restore_old, swap
 from onnxport.bundles.manifest import FILE_NAME, read_manifest
 from onnxport.errors import CheckpointError, OutputError
 
@@ -27,6 +28,7 @@ def check_output(output: Path, *, force: bool) -> None:
     Raises:
         OutputError: it is a file, holds something, or its parent can't be written.
     """
+    restore_old(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise OutputError(f"output {output} is not a directory; choose another or remove it")
     if output.is_dir() and any(output.iterdir()):
@@ -78,18 +80,22 @@ def staged(output: Path) -> Iterator[Path]:
     output = output.absolute()
     created = _make_parents(output.parent)
     try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        remove_abandoned(output)
+        stage = create_stage(output)
     except OSError as error:
         _remove_empty(created)
         raise OutputError(f"output {output} can't be created: {error.strerror or error}") from error
     try:
-        yield stage
-        _flush(stage)
-        _swap(stage, output)
+        yield stage.path
+        _flush(stage.path)
+        stage.path.chmod(0o777 & ~_umask())
+        swap(stage.path, output)
+        _sync(output.parent)
     except OSError as error:
         raise OutputError(f"output {output} can't be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(stage.path, ignore_errors=True)
+        stage.release()
         if not output.exists():
             _remove_empty(created)
 
@@ -112,29 +118,19 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def _flush(directory: Path) -> None:
-    """Force every file and directory of a tree to disk."""
+    """Force every file and directory of a tree to disk, but for links to files that were there before."""
     for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
+            _sync(path)
 
 
-def _swap(stage: Path, output: Path) -> None:
-    """Rename `stage` to `output`, moving an old output aside and back if that fails."""
-    stage.chmod(0o777 & ~_umask())
-    if not output.exists():
-        stage.rename(output)
-        return
-    old = stage.with_suffix(".old")
-    output.rename(old)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        stage.rename(output)
-    except BaseException:
-        old.rename(output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -119,7 +119,7 @@ def export_pytorch(
 
     from onnxport.tracing import trace
     from onnxport.validation.prove import trace_examples
-    from onnxport.weights.writing import write_graph
+    from onnxport.weights.writing import save_graph
 
     signature = signature_of(config)
     examples = Examples(config, signature, _only_one(preprocessor, tokenizer))
@@ -135,7 +135,7 @@ def export_pytorch(
             graph = trace(model, config, layout, signature, opset=_opset(opset))
     finally:
         model.to(home).train(training)
-    write_graph(graph, Path(output))
+    save_graph(graph, Path(output))
     return matched, list(config.outputs)
 
 

@@ -5,6 +5,7 @@ ml_dtypes' loops go element by element; between float32 and bfloat16 the same is
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -27,8 +28,9 @@ TARGETS: frozenset[np.dtype[Any]] = frozenset(
 """Types that can be cast to."""
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_FLOAT16 = np.dtype(np.float16)
 _FLOAT32 = np.dtype(np.float32)
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 """Elements worked on at once: their temporaries stay in the cache."""
 
 
@@ -46,32 +48,55 @@ def cast_into(source: Array, out: Array) -> None:
     """
     if source.dtype == out.dtype:
         np.copyto(out, source)
-    elif source.flags.c_contiguous and out.flags.c_contiguous and source.size > _BLOCK:
+    elif source.flags.c_contiguous and out.flags.c_contiguous:
         flat, target = source.reshape(-1), out.reshape(-1)
         for start in range(0, flat.size, _BLOCK):
-            target[start : start + _BLOCK] = _cast(flat[start : start + _BLOCK], out.dtype)
+            _cast(flat[start : start + _BLOCK], target[start : start + _BLOCK])
     else:
-        np.copyto(out, _cast(source, out.dtype))
+        contiguous = np.empty(out.shape, out.dtype)
+        cast_into(np.ascontiguousarray(source), contiguous)
+        np.copyto(out, contiguous)
 
 
-def _cast(source: Array, dtype: np.dtype[Any]) -> Array:
-    if source.dtype == _BFLOAT16 and dtype == _FLOAT32:
-        return (source.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if dtype.itemsize < 4 and source.dtype.itemsize >= 4 and source.dtype != _FLOAT32:
-        source = source.astype(_FLOAT32)  # torch rounds twice here, by way of float
-    if source.dtype == _FLOAT32 and dtype == _BFLOAT16:
-        return _round_to_bfloat16(source)
-    if source.dtype.itemsize < 4 and source.dtype.kind not in "iub" and source.dtype != np.float16:
-        source = source.astype(_FLOAT32)  # exact; ml_dtypes has no direct cast between its own types and float16
+def _cast(source: Array, out: Array) -> None:
+    """Cast one block."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return source.astype(dtype)
+        _cast_quietly(source, out)
 
 
-def _round_to_bfloat16(source: Array) -> Array:
-    bits = np.ascontiguousarray(source).view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
-    result = rounded.astype(np.uint16)
+def _cast_quietly(source: Array, out: Array) -> None:
+    if source.dtype == _BFLOAT16 and out.dtype == _FLOAT32:
+        bits = out.view(np.uint32)
+        np.copyto(bits, source.view(np.uint16))
+        np.left_shift(bits, np.uint32(16), out=bits)
+        return
+    if source.dtype == _FLOAT16 and out.dtype == _FLOAT32:
+        np.take(_float16_values(), source.view(np.uint16), out=out, mode="clip")
+        return
+    if out.dtype.itemsize < 4 and source.dtype.itemsize >= 4 and source.dtype != _FLOAT32:
+        source = source.astype(_FLOAT32)  # torch rounds twice here, by way of float
+    if source.dtype == _FLOAT32 and out.dtype == _BFLOAT16:
+        _round_to_bfloat16(source, out)
+        return
+    if source.dtype.itemsize < 4 and source.dtype.kind not in "iub":
+        source = source.astype(_FLOAT32)  # exact; ml_dtypes has no direct cast between its own types and float16
+    np.copyto(out, source, casting="unsafe")
+
+
+def _round_to_bfloat16(source: Array, out: Array) -> None:
+    bits = source.view(np.uint32)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    np.copyto(out.view(np.uint16), rounded, casting="unsafe")
     nan = np.isnan(source)
     if nan.any():
-        result[nan] = np.uint16(0x7FC0)
-    return result.view(_BFLOAT16)
+        out.view(np.uint16)[nan] = np.uint16(0x7FC0)
+
+
+@cache
+def _float16_values() -> Array:
+    """Return all 65536 values of float16 as float32: looking one up is faster than numpy's own conversion."""
+    return np.arange(1 << 16, dtype=np.uint16).view(_FLOAT16).astype(_FLOAT32)

@@ -20,6 +20,9 @@ from onnxport.weights.casting import cast_into
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
+PIECE = 1 << 18
+"""Elements that are read, converted and written at once: more would cost the memory's speed instead of the cache's."""
+
 
 @dataclass(frozen=True)
 class ByteRange:
@@ -91,6 +94,20 @@ class Expression:
     def fill(self, out: Array, reader: Reads) -> None:
         """Write its values into an array of its shape and dtype, contiguous or not."""
         np.copyto(out, self.evaluate(reader))
+
+    def pieces(self, reader: Reads) -> Iterator[Array]:
+        """Yield its values in order, as flat arrays that hold until the next one is asked for.
+
+        What is read in the order in which it is stored is in memory in small pieces only.
+        """
+        where, dtype = self.contiguous, self.dtype.numpy()
+        if where is None:
+            yield np.ascontiguousarray(self.evaluate(reader)).reshape(-1)
+            return
+        step = PIECE * dtype.itemsize
+        for start in range(0, where.nbytes, step):
+            part = ByteRange(where.file, where.offset + start, min(step, where.nbytes - start))
+            yield reader.read(part).view(dtype)
 
     def stored(self) -> Iterator[Stored]:
         """Yield the tensors of the checkpoint that it is made of, in order."""
@@ -204,6 +221,15 @@ class Cast(_Unary):
         """Write its values into an array."""
         cast_into(self.of.evaluate(reader), out)
 
+    def pieces(self, reader: Reads) -> Iterator[Array]:
+        """Yield its values in order."""
+        out = np.empty(min(PIECE, self.size), self.dtype.numpy())
+        for piece in self.of.pieces(reader):
+            for start in range(0, piece.size, PIECE):
+                part = piece[start : start + PIECE]
+                cast_into(part, out[: part.size])
+                yield out[: part.size]
+
 
 @dataclass(frozen=True)
 class Transpose(_Unary):
@@ -252,6 +278,10 @@ class Reshape(_Unary):
             self.of.fill(out.reshape(self.of.shape), reader)
         else:
             np.copyto(out, self.evaluate(reader))
+
+    def pieces(self, reader: Reads) -> Iterator[Array]:
+        """Yield its values in order."""
+        return self.of.pieces(reader)
 
     def _contiguous(self) -> ByteRange | None:
         return self.of.contiguous
@@ -330,6 +360,14 @@ class Concatenate(Expression):
             stop = start + part.shape[self.axis]
             part.fill(out[(slice(None),) * self.axis + (slice(start, stop),)], reader)
             start = stop
+
+    def pieces(self, reader: Reads) -> Iterator[Array]:
+        """Yield its values in order."""
+        if math.prod(self.shape[: self.axis]) != 1:
+            yield from super().pieces(reader)
+            return
+        for part in self.parts:
+            yield from part.pieces(reader)
 
     def _contiguous(self) -> ByteRange | None:
         if math.prod(self.parts[0].shape[: self.axis]) != 1:

@@ -1,53 +1,213 @@
-"""Write a graph with its weights: inside the file, or beside it where protobuf can't hold them."""
+"""Write a graph as it was planned, one tensor at a time.
+
+What is unchanged goes from file to file inside the kernel; what is converted is in memory once, with at most one
+tensor of the checkpoint that it is made of.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from onnxport.options import ExternalData
+import numpy as np
+import onnx_ir as ir
+
+from onnxport.errors import OutputError
+from onnxport.options import ExportOptions
+from onnxport.weights._wire import assemble
+from onnxport.weights.bound_graphs import BoundTensor
+from onnxport.weights.expressions import ByteRange, Reads
+from onnxport.weights.linking import link_file
+from onnxport.weights.planning import GraphPlan, PlannedTensor, expression_of, plan_graph
+from onnxport.weights.reading import Reader
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    import onnx
 
-PROTOBUF_LIMIT = 2 * 1024**3
-"""Bytes that a protobuf message can't reach (its lengths are signed 32-bit numbers)."""
-GRAPH_ALLOWANCE = 64 * 1024**2
-"""Bytes kept for the graph itself when weights are weighed against the limit."""
-SMALL_TENSOR = 1024
-"""Bytes up to which a tensor stays in the graph: ONNX Runtime's shape inference reads axes and shapes only there."""
-EXTERNAL_SUFFIX = "_data"
-"""Appended to the graph's file name: the name that clients of the optimum layout look for."""
+Written = Callable[[int], None]
 
-
-def weights_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers of a graph."""
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+_IN_KERNEL = 1 << 26
+"""Bytes that the kernel is asked to copy at once: an interrupt is answered between two requests."""
+_BUFFER = 1 << 18
+"""Bytes copied at once where the kernel can't do it; it stays in the processor's cache."""
+_CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+"""Answers of a kernel that can't copy between two files itself."""
 
 
-def external_file(model: ir.Model, file: Path, external_data: ExternalData) -> Path | None:
-    """Return the file that the weights go into, None where they stay inside the graph."""
-    if external_data == "always" or weights_bytes(model) + GRAPH_ALLOWANCE >= PROTOBUF_LIMIT:
-        return file.with_name(file.name + EXTERNAL_SUFFIX)
-    return None
-
-
-def write_graph(model: ir.Model, file: Path, external_data: ExternalData = "auto") -> list[Path]:
+def write_graph(
+    plan: GraphPlan,
+    model: ir.Model,
+    directory: Path,
+    reader: Reader | None = None,
+    written: Written | None = None,
+) -> list[Path]:
     """Write a graph.
 
     Args:
-        model: graph whose initializers hold tensors.
-        file: file to write; its directory exists.
-        external_data: `always` writes weights beside the graph, `auto` only near the protobuf limit.
+        plan: made by `plan_graph` for the same model.
+        model: graph whose initializers hold tensors; it is as before afterwards.
+        directory: output directory; it exists.
+        reader: reads the checkpoint; None where no tensor is bound to one.
+        written: called with the bytes of each tensor after it was written.
 
     Returns:
         The files written, the graph first.
-    """
-    import onnx_ir as ir
 
-    data = external_file(model, file, external_data)
-    if data is None:
-        ir.save(model, str(file))
-        return [file]
-    ir.save(model, str(file), external_data=data.name, size_threshold_bytes=SMALL_TENSOR)
-    return [file, data]
+    Raises:
+        OutputError: the disk is full, or a file can't be linked.
+        CorruptCheckpointError: a file of the checkpoint changed while it was read.
+    """
+    report = written or _no_report
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items() if value.const_value}
+    with _named_errors(directory):
+        for name, source in plan.links:
+            _link(plan, (name, source), directory, reader)
+        beside = [item for item in plan.tensors if item.file == plan.data_file]
+        if plan.data_file is not None:
+            _write_data(directory / plan.data_file, beside, tensors, reader, report)
+        _write_model(plan, model, directory, reader, report)
+    if reader is not None:
+        reader.verify()
+    return [directory / name for name, _ in plan.files]
+
+
+def save_graph(model: ir.Model, file: Path) -> list[Path]:
+    """Write a graph whose weights are in memory; the files are those of `write_graph`."""
+    return write_graph(plan_graph(model, file.name, ExportOptions()), model, file.parent)
+
+
+def _no_report(_: int) -> None:
+    return None
+
+
+@contextmanager
+def _named_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OutputError(f"{directory} can't be written: {error.strerror or error}{hint}") from error
+
+
+def _link(plan: GraphPlan, link: tuple[str, str], directory: Path, reader: Reader | None) -> None:
+    name, source = link
+    if reader is None:
+        raise TypeError(f"{plan.graph_file} refers to {source}, so it takes a reader to write it")
+    reader.descriptor(source)  # checks that it is the file whose header was read
+    if not (directory / name).exists():  # two graphs may share it
+        link_file(reader.directory / source, directory / name)
+
+
+def _write_data(
+    path: Path,
+    planned: list[PlannedTensor],
+    tensors: dict[str, ir.TensorProtocol],
+    reader: Reader | None,
+    report: Written,
+) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        done: set[int] = set()
+        for item in planned:
+            assert item.offset is not None
+            if item.offset not in done:
+                _put(tensors[item.name], descriptor, item.offset, reader)
+            done.add(item.offset)
+            report(item.nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _write_model(plan: GraphPlan, model: ir.Model, directory: Path, reader: Reader | None, report: Written) -> None:
+    """Write the graph's file, with the tensors that are planned to be in it."""
+    inside = {item.name: item.nbytes for item in plan.tensors if item.file == plan.graph_file}
+    start, streamed, _ = assemble(_serialized(plan, model), inside)
+    descriptor = os.open(directory / plan.graph_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        position = _write(descriptor, start, 0)
+        for item in streamed:
+            position = _write(descriptor, item.head, position)
+            tensor = model.graph.initializers[item.name].const_value
+            assert tensor is not None
+            _put(tensor, descriptor, position, reader)
+            position += item.nbytes
+            report(item.nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _serialized(plan: GraphPlan, model: ir.Model) -> onnx.ModelProto:
+    """Serialize a model whose planned tensors say where they are, instead of what they are."""
+    values = {item.name: model.graph.initializers[item.name] for item in plan.tensors}
+    originals = {name: value.const_value for name, value in values.items()}
+    try:
+        for item in plan.tensors:
+            original = originals[item.name]
+            assert original is not None
+            values[item.name].const_value = ir.ExternalTensor(
+                item.file, item.offset, item.nbytes, original.dtype, shape=_shape(original), name=item.name
+            )
+        return ir.to_proto(model)
+    finally:
+        for name, value in values.items():
+            value.const_value = originals[name]
+
+
+def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape(tensor.shape.numpy())
+
+
+def _put(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader | None) -> None:
+    """Write a tensor's bytes at an offset of a file."""
+    made = expression_of(tensor)
+    if made is None:
+        _write(descriptor, tensor.tobytes(), offset)
+        return
+    if made.contiguous is not None and reader is not None:
+        copy_range(reader, made.contiguous, descriptor, offset)
+        return
+    for piece in made.pieces(_reader_of(tensor)):
+        offset = _write(descriptor, piece.view(np.uint8).data, offset)
+
+
+def _reader_of(tensor: ir.TensorProtocol) -> Reads:
+    assert isinstance(tensor, BoundTensor)
+    return tensor.reader
+
+
+def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -> None:
+    """Copy bytes of a checkpoint to an offset of a file, in the kernel where it can.
+
+    Raises:
+        CorruptCheckpointError: the checkpoint's file ends before the range does.
+    """
+    source, done = reader.descriptor(where.file), 0
+    copy = getattr(os, "copy_file_range", None)
+    while done < where.nbytes and copy is not None:
+        try:
+            count = copy(source, descriptor, min(_IN_KERNEL, where.nbytes - done), where.offset + done, offset + done)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            break
+        if not count:
+            raise reader.cut_short(where)
+        done += count
+    buffer = np.empty(min(_BUFFER, where.nbytes - done), np.uint8)
+    while done < where.nbytes:
+        part = buffer[: where.nbytes - done]
+        reader.read_into(ByteRange(where.file, where.offset + done, part.nbytes), part)
+        done = _write(descriptor, part.data, offset + done) - offset
+
+
+def _write(descriptor: int, content: Any, offset: int) -> int:
+    """Write bytes at an offset of a file, and return the offset after them."""
+    view = memoryview(content)
+    while len(view):
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+    return offset
