@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from onnxport.passes.scopes import SCOPES, scopes_of
 from onnxport.stamping.layout import (
-    SCOPES,
     Layers,
     Region,
     StampError,
     cache_number,
-    scopes_of,
     split,
     with_cache_number,
 )

@@ -79,7 +79,8 @@ def _prove(
 ) -> tuple[Tolerance, list[Case]]:
     from onnxport.configs.examples import Examples
     from onnxport.configs.signature import signature_of
-    from onnxport.validation.prove import Subject, prove, trace_examples
+    from onnxport.tracing.originals import trace_examples
+    from onnxport.validation.prove import Subject, prove
     from onnxport.validation.tolerances import tolerance_of
 
     manifest, options, progress = context
