@@ -19,6 +19,7 @@ LAYERS = (
     ("architectures",),
     ("passes", "weights"),
     ("tracing",),
+    ("blueprints",),
     ("bundles",),
     ("validation",),
     ("_export",),
