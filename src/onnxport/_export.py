@@ -135,13 +135,14 @@ def _open(
     from onnxport.weights.checkpoint import open_checkpoint
     from onnxport.weights.loading import load_config, load_model, load_preprocessor
 
-    wanted = canonical_task(options.task) if options.task else None
+    wanted = canonical_task(options.task) if options.task is not None else None
     checkpoint = open_checkpoint(model, options)
     config = load_config(checkpoint, options)
     if not config.architectures and checkpoint.format == "gguf":
         wanted = wanted or canonical_task("text-generation-with-past")
-    task = wanted or infer_task(config)
-    auto_class = model_class(config, task)
+    code = checkpoint.directory if options.trust_remote_code else None
+    task = wanted or infer_task(config, code=code)
+    auto_class = model_class(config, task, code=code)
     preprocessor = load_preprocessor(checkpoint, options)
     report("load the weights", None)
     loaded = load_model(checkpoint, auto_class, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, get_args
 
 from onnxport.errors import OptionError
@@ -77,8 +78,8 @@ class ExportOptions:
             )
         for name in ("atol", "rtol"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise OptionError(f"--{name} {value!r} is not a number that is zero or more")
+            if value is not None and not 0 <= value < inf:
+                raise OptionError(f"--{name} {value!r} is not a finite number that is zero or more")
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,22 @@ def test_unknown_and_unsupported_tasks(bert: Path, tmp_path: Path) -> None:
         onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task="fil-mask"))
     with pytest.raises(UnsupportedError, match="bert doesn't support task 'image-classification'"):
         onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task="image-classification"))
+    with pytest.raises(UnsupportedError, match="task '' is unknown"):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task=""))
+    with pytest.raises(UnsupportedError, match=r"BertForMaskedLM keeps no cache.*without -with-past"):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task="fill-mask-with-past"))
+
+
+def test_a_stand_in_for_a_tokenizer_isnt_shipped(bert: Path, tmp_path: Path) -> None:
+    """A vocabulary that the type's tokenizer doesn't read: the model is exported, and nothing is made up."""
+    directory = tmp_path / "checkpoint"
+    shutil.copytree(bert, directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).unlink()
+    (directory / "vocab.json").write_text("{}")
+    files = onnxport.export(directory, tmp_path / "out", onnxport.ExportOptions(validate="none")).manifest.files
+    assert "vocab.json" in files
+    assert not any(name.startswith("tokenizer") for name in files)
 
 
 def test_an_output_with_other_files_is_kept(bert: Path, tmp_path: Path) -> None:

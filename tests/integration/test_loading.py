@@ -14,7 +14,9 @@ import transformers
 from transformers import AlbertConfig, BartConfig, BertConfig, GPT2Config, ViTConfig
 
 from onnxport.errors import (
+    CheckpointNotFoundError,
     CorruptCheckpointError,
+    MissingDependencyError,
     OptionError,
     UnsupportedError,
     UntrustedCodeError,
@@ -235,6 +237,12 @@ def test_code_runs_only_with_the_flag(masked: tuple[Path, Any]) -> None:
         open_checkpoint(directory, OPTIONS)
     trusting = ExportOptions(trust_remote_code=True)
     assert load_config(open_checkpoint(directory, trusting), trusting).model_type == "mine"
+    (directory / "configuration_mine.py").write_text("import no_such_package_of_mine\n")
+    with pytest.raises(MissingDependencyError, match="no_such_package_of_mine"):
+        load_config(open_checkpoint(directory, trusting), trusting)
+    (directory / "configuration_mine.py").unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"configuration_mine\.py"):
+        load_config(open_checkpoint(directory, trusting), trusting)
 
 
 def test_unknown_device(masked: tuple[Path, Any]) -> None:
@@ -273,6 +281,15 @@ def test_preprocessors(masked: tuple[Path, Any]) -> None:
     (directory / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(CorruptCheckpointError, match=r"tokenizer\.json: the tokenizer can't be read"):
         preprocessor()
+
+
+def test_settings_of_a_tokenizer_without_its_vocabulary(masked: tuple[Path, Any]) -> None:
+    (masked[0] / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    checkpoint = open_checkpoint(masked[0], OPTIONS)
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"no vocabulary of a tokenizer: looked for .*vocab\.txt.*remove tokenizer_config"
+    ):
+        load_preprocessor(checkpoint, OPTIONS)
 
 
 def test_image_processor_needs_no_torchvision(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def test_names_what_is_neither_directory_nor_repository(tmp_path: Path, name: st
         open_checkpoint(target, OPTIONS)
 
 
+def test_an_empty_name_isnt_the_working_directory() -> None:
+    with pytest.raises(CheckpointNotFoundError, match="the model's name is empty"):
+        open_checkpoint("", OPTIONS)
+
+
 def test_names_the_directory_of_a_file(directory: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match="give the directory"):
         open_checkpoint(directory / "config.json", OPTIONS)
@@ -102,6 +107,8 @@ def test_directory_without_config_points_below(tmp_path: Path) -> None:
         (b"[" * 100_000, r"config\.json.*(nested too deeply|isn't valid JSON)"),
         (b'{"architectures": ["BertModel"]}', r"has no model_type \(its architectures are \['BertModel'\]\)"),
         (b'{"model_type": 3}', r"model_type 3, not a text"),
+        (b'{"model_type": "bert", "architectures": 3}', r"architectures is 3, which isn't a list.*--task"),
+        (b'{"model_type": "bert", "architectures": "BertModel"}', r"architectures is 'BertModel'"),
         (b'{"model_type": "bert", "torch_dtype": "float31"}', r"torch_dtype is 'float31'"),
         (b'{"model_type": "bert", "dtype": 16}', r"dtype is 16"),
     ],

@@ -72,6 +72,7 @@ def test_help_speaks_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> 
         ["export", "m", "out", "--opset", "99"],
         ["export", "m", "out", "--atol=-1"],
         ["export", "m", "out", "--rtol", "nan"],
+        ["export", "m", "out", "--atol", "inf"],
         ["export", "m", "out", "--no-such-option"],
         ["validate", "d", "--validate", "none"],
         ["run", "d", "--input-ids", "a,b"],

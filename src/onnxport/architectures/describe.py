@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
-from onnxport.errors import UnsupportedError
+from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -40,25 +41,30 @@ def supported_tasks(model_type: str) -> list[Task]:
     return [task for task in TASKS if any(model_type in _class_names(name) for name in task.auto_classes)]
 
 
-def infer_task(config: PreTrainedConfig) -> Task:
+def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     """Find the task that a checkpoint was trained for.
 
     Args:
         config: the model's configuration, whose `architectures` names the class.
+        code: directory of the checkpoint where its own code may run, None where it may not.
 
     Returns:
         The task; with the cache for decoders that generate.
 
     Raises:
         UnsupportedError: `architectures` is missing or names a class that no task has.
+        UntrustedCodeError: it names a class that is code of the checkpoint, which may not run.
     """
     architectures = list(config.architectures or ())
     for architecture in architectures:
         for task in TASKS:
-            if any(architecture in _class_names(name).get(config.model_type, ()) for name in task.auto_classes):
+            if any(architecture in _classes_for(config, name, code) for name in task.auto_classes):
                 return task.past(task.name == "text-generation" and not config.is_encoder_decoder)
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
+    own = [name for name in architectures if name in {_class_name(place) for place in _code(config).values()}]
+    if own and code is None:
+        raise UntrustedCodeError(_untrusted(own[0]))
     known = ", ".join(task.name for task in supported_tasks(config.model_type)) or "none"
     named = ", ".join(architectures) or "nothing"
     raise UnsupportedError(
@@ -67,26 +73,75 @@ def infer_task(config: PreTrainedConfig) -> Task:
     )
 
 
-def model_class(config: PreTrainedConfig, task: Task) -> type:
+def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = None) -> type:
     """Return the class that loads a model for a task: the checkpoint's own where it fits, else Transformers' choice.
+
+    Args:
+        config: the model's configuration.
+        task: what the model is for.
+        code: directory of the checkpoint where its own code may run, None where it may not; code comes first.
 
     Raises:
         UnsupportedError: Transformers has no such class for the model type.
+        UntrustedCodeError: the only class is code of the checkpoint, which may not run.
+        CorruptCheckpointError: the checkpoint's code can't be loaded.
     """
     import transformers
 
-    remote = getattr(config, "auto_map", None) or {}
+    own_code = _code(config)
     for name in task.auto_classes:
-        fitting = _class_names(name).get(config.model_type, ())
-        if name in remote or fitting:
+        if code is not None and name in own_code:
+            return _load_code(own_code[name], code)
+        if fitting := _class_names(name).get(config.model_type, ()):
             own = [architecture for architecture in config.architectures or () if architecture in fitting]
-            found: type = getattr(transformers, name if name in remote else [*own, *fitting][0])
+            found: type = getattr(transformers, [*own, *fitting][0])
             return found
+    for name in task.auto_classes:
+        if name in own_code:
+            raise UntrustedCodeError(_untrusted(_class_name(own_code[name])))
     known = [other.name for other in supported_tasks(config.model_type)]
     near = difflib.get_close_matches(task.name, known, n=1)
     hint = f"the nearest is {near[0]!r}; " if near else ""
     raise UnsupportedError(
         f"{config.model_type} doesn't support task {task.name!r}: {hint}supported are {', '.join(known) or 'none'}"
+    )
+
+
+def _code(config: PreTrainedConfig) -> dict[str, str]:
+    """Map Auto classes to the checkpoint's own classes, each as `module.Class`."""
+    declared = getattr(config, "auto_map", None)
+    return {key: value for key, value in (declared or {}).items() if isinstance(value, str)}
+
+
+def _class_name(place: str) -> str:
+    return place.rsplit(".", 1)[-1]
+
+
+def _classes_for(config: PreTrainedConfig, auto_class: str, code: Path | None) -> tuple[str, ...]:
+    """Name the classes that an Auto class may load for a configuration, those of trusted code among them."""
+    places = _code(config)
+    own = (_class_name(places[auto_class]),) if code is not None and auto_class in places else ()
+    return (*own, *_class_names(auto_class).get(config.model_type, ()))
+
+
+def _load_code(place: str, directory: Path) -> type:
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    try:
+        found: type = get_class_from_dynamic_module(place, str(directory), local_files_only=True)
+    except Exception as error:  # code of the checkpoint raises whatever it likes
+        reason = " ".join(str(error).split())[:300]
+        raise CorruptCheckpointError(
+            f"{directory}: {place}, which config.json names under auto_map, can't be loaded "
+            f"({type(error).__name__}: {reason}); correct that code, or install what it imports"
+        ) from error
+    return found
+
+
+def _untrusted(name: str) -> str:
+    return (
+        f"the model class {name} is code of the checkpoint (auto_map in config.json), which would run on this machine; "
+        f"read that code, and pass --trust-remote-code (trust_remote_code=True) if you trust it"
     )
 
 

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from onnxport.configs.plain_tokenizer import is_plain
+
 _NAMES = (
     "config.json",
     "generation_config.json",
@@ -45,14 +47,14 @@ def write_side_files(stage: Path, directory: Path, config: Any, preprocessor: An
         directory: the checkpoint.
         config: the model's configuration, written where the checkpoint has none (GGUF).
         preprocessor: written first where the checkpoint has files of it, so that today's formats
-            (`tokenizer.json`) exist; the checkpoint's own files win.
+            (`tokenizer.json`) exist; the checkpoint's own files win. A stand-in for a lacking one is never written.
     """
     originals = side_files(directory)
     names = {path.name for path in originals}
     if "config.json" not in names:
         config.save_pretrained(stage)
-        preprocessor.save_pretrained(stage)
-    elif "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names):
+    has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
+    if ("config.json" not in names or has_old_format) and not is_plain(preprocessor):
         preprocessor.save_pretrained(stage)
     for path in originals:
         shutil.copyfile(path, stage / path.name)

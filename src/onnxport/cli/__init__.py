@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from onnxport import __version__
-from onnxport.cli._outcome import exit_code
+from onnxport.cli._outcome import exit_code, interrupted
 
 __all__ = ["main"]
 
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return interrupted()
     return exit_code(lambda: _run(arguments), debug=arguments.debug)
 
 

@@ -28,8 +28,7 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
             sys.stdout.flush()
             return code
     except KeyboardInterrupt:
-        sys.stderr.write("onnxport: interrupted\n")
-        return INTERRUPTED
+        return interrupted()
     except BrokenPipeError:
         _drop_output()
         return FAILED
@@ -38,6 +37,12 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
             traceback.print_exc()
         print_error(message_of(error))
         return MISUSE if isinstance(error, OptionError) else FAILED
+
+
+def interrupted() -> int:
+    """Say that Ctrl-C ended the command."""
+    sys.stderr.write("onnxport: interrupted\n")
+    return INTERRUPTED
 
 
 def message_of(error: Exception) -> str:

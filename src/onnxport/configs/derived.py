@@ -13,6 +13,7 @@ from typing import Any
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs.caches import cache_to_past
+from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -133,9 +134,10 @@ def _cache_shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[i
     """
     layers = cache_to_past(cache) if hasattr(cache, "layers") and _is_plain(cache) else []
     if not layers or any(tensor.dim() != 4 for layer in layers for tensor in layer):
+        kept = f"a {type(cache).__name__}, not keys and values of every layer" if cache is not None else "no cache"
         raise UnsupportedError(
-            f"{type(model).__name__} keeps a {type(cache).__name__}, not keys and values of every layer: it can't be "
-            "exported with past; export it without, --task text-generation"
+            f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
+            f"without {PAST_SUFFIX}: --task text-generation, for instance"
         )
     return [tuple((int(t.shape[1]), int(t.shape[3])) for t in layer) for layer in layers]  # type: ignore[misc]
 

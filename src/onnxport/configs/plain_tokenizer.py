@@ -25,9 +25,16 @@ def plain_tokenizer(config: Any) -> Any:
         for kind in ("bos", "eos", "pad")
         if isinstance(index := getattr(config, f"{kind}_token_id", None), int) and 0 <= index < size
     }
-    return PreTrainedTokenizerFast(
+    plain = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=str(size - 1),
         model_input_names=["input_ids", "attention_mask"],
         **special,
     )
+    plain.is_plain = True
+    return plain
+
+
+def is_plain(preprocessor: Any) -> bool:
+    """Say whether a preprocessor is a stand-in made here, which no export may ship."""
+    return getattr(preprocessor, "is_plain", False) is True

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.tracing.patches import patched
+from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -28,17 +29,29 @@ def capture(
         opset: ONNX opset, the engine's default without.
 
     Returns:
-        The graph, inputs and outputs in the order given, weights still shared with the model.
+        The graph as it was lowered, inputs and outputs in the order given. Where the model's parameters and persistent
+        buffers were, there are `ParameterTensor`s under their full names.
     """
     from torch.export import Dim
     from transformers.exporters.exporter_onnx import OnnxConfig as EngineConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
-    config = EngineConfig(dynamic_shapes=shapes, opset_version=opset)
+    config = EngineConfig(dynamic_shapes=shapes, opset_version=opset, optimize=False)
     with _quiet(), patched():
         exported: onnx_ir.Model = OnnxExporter().export(model, dict(inputs), config).program
+    _name_parameters(exported, model)
     return exported
+
+
+def _name_parameters(exported: onnx_ir.Model, model: Any) -> None:
+    """Put a name, a dtype and a shape in the place of every tensor that a checkpoint provides."""
+    names = set(model.state_dict(keep_vars=True))
+    for graph in exported.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if name in names and tensor is not None:
+                value.const_value = ParameterTensor(name, tensor.dtype, tensor.shape.numpy())
 
 
 @contextlib.contextmanager

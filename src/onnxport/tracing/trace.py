@@ -14,6 +14,8 @@ from onnxport.configs.arguments import Layout, call, overridden
 from onnxport.configs.axes import symbols_of
 from onnxport.configs.signature import Signature, solve
 from onnxport.errors import TraceError
+from onnxport.passes.cleanup import CleanUpPass
+from onnxport.passes.sizes import ReadSizesFromFirstInputPass
 from onnxport.tracing._capture import capture
 from onnxport.tracing._names import name_graph
 
@@ -42,7 +44,8 @@ def trace(
         opset: ONNX opset to produce, the engine's default without.
 
     Returns:
-        A graph with the signature's inputs and outputs, in order. An axis that the model can't vary is a number.
+        A clean graph with the signature's inputs and outputs, in order. An axis that the model can't vary is a number.
+        Parameters are `ParameterTensor`s: names, dtypes and shapes, no values.
 
     Raises:
         TraceError: the engine couldn't capture the model.
@@ -82,7 +85,9 @@ def trace(
         else:
             del model.forward
     name_graph(graph_model.graph, signature, list(layout.flat))
-    return graph_model
+    ReadSizesFromFirstInputPass()(graph_model)
+    CleanUpPass()(graph_model)
+    return graph_model.clone()  # the engine's own values overload ==; the copies are plain
 
 
 Place = tuple[str, int]

@@ -52,7 +52,8 @@ def validate(
     checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
     config = load_config(checkpoint, chosen)
     task = canonical_task(manifest.task)
-    model = load_model(checkpoint, model_class(config, task), chosen)
+    code = checkpoint.directory if chosen.trust_remote_code else None
+    model = load_model(checkpoint, model_class(config, task, code=code), chosen)
     components = describe(model, task, load_preprocessor(checkpoint, chosen))
     cases: list[Case] = []
     for component in components:

@@ -84,6 +84,8 @@ def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
         MissingDependencyError: it is a GGUF file and the `gguf` package isn't installed.
     """
     name = str(model)
+    if not name:
+        raise CheckpointNotFoundError("the model's name is empty; give a directory, a .gguf file, or owner/name")
     path = Path(model).expanduser()
     if path.is_file():
         return _open_file(name, path, options)
@@ -154,6 +156,12 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         raise CorruptCheckpointError(
             f'{path} {found}{hint}; add the line "model_type": "..." with the type of the model, such as "bert"'
         )
+    architectures = config.get("architectures")
+    if not (architectures is None or _is_texts(architectures)):
+        raise CorruptCheckpointError(
+            f"{path}: architectures is {architectures!r}, which isn't a list of class names; "
+            f'correct it to one such as ["BertForMaskedLM"], or remove it and name the task with --task'
+        )
     for key in ("dtype", "torch_dtype"):
         declared = config.get(key)
         for value in declared.values() if isinstance(declared, dict) else (declared,):
@@ -162,6 +170,10 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
                     f"{path}: {key} is {value!r}, which isn't a dtype of weights; "
                     f"correct it to one such as float32, float16 or bfloat16, or remove it"
                 )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _check_code(name: str, config: dict[str, Any], options: ExportOptions) -> None:

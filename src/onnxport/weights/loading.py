@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.errors import (
-    CheckpointError,
+    CheckpointNotFoundError,
     CorruptCheckpointError,
     MissingDependencyError,
     OnnxportError,
@@ -116,7 +116,7 @@ def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
     )
 
 
-def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> CheckpointError | UnsupportedError:
+def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> OnnxportError:
     reason = _first_lines(error)
     if "trust_remote_code" in str(error):
         return UntrustedCodeError(
@@ -128,6 +128,10 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Che
             f"{source}: the GGUF architecture {checkpoint.gguf_architecture!r} can't be read ({reason}); "
             f"export the safetensors checkpoint that the file was converted from"
         )
+    if isinstance(error, ImportError):
+        return MissingDependencyError(f"{checkpoint.name}: its configuration is code that needs a package: {reason}")
+    if isinstance(error, OSError):
+        return CheckpointNotFoundError(f"{source} can't be loaded, a file that it names isn't there: {reason}")
     return CorruptCheckpointError(f"{source}: {type(error).__name__} while reading it: {reason}; correct that value")
 
 

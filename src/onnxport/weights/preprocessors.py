@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from onnxport.errors import CorruptCheckpointError, UntrustedCodeError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import ExportOptions
 from onnxport.weights.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.weights.json_files import read_json_object
@@ -34,6 +34,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
 
     Raises:
         CorruptCheckpointError: a file is malformed.
+        CheckpointNotFoundError: there are settings of a tokenizer, and no vocabulary of any kind.
         UntrustedCodeError: it is code that isn't allowed to run.
     """
     kinds = _kinds(checkpoint)
@@ -52,6 +53,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
             continue
         if not (unread := _unread_vocabulary(loaded, checkpoint)):
             return _with_settings(loaded, checkpoint, options)
+        _refuse_lost_vocabulary(checkpoint, unread)
         failures.append(f"{type(loaded).__name__} reads {unread}, and none of them is there")
     if failures:
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
@@ -135,6 +137,16 @@ def _unread_vocabulary(loaded: Any, checkpoint: Checkpoint) -> str:
     if checkpoint.format == "gguf" or any((checkpoint.directory / name).is_file() for name in names):
         return ""
     return " or ".join(names)
+
+
+def _refuse_lost_vocabulary(checkpoint: Checkpoint, unread: str) -> None:
+    """Raise when a tokenizer's settings came without its vocabulary."""
+    held = [name for name in _TOKENIZER_FILES if (checkpoint.directory / name).is_file()]
+    if held == ["tokenizer_config.json"]:
+        raise CheckpointNotFoundError(
+            f"{checkpoint.directory} has tokenizer_config.json, but no vocabulary of a tokenizer: looked for {unread}. "
+            f"Download it too, or remove tokenizer_config.json to export the model without a tokenizer"
+        )
 
 
 def _refuse_damaged_tokenizer(checkpoint: Checkpoint, error: Exception) -> None:

@@ -1,0 +1,93 @@
+"""Build a model whose parameters have shapes and no values: nothing is allocated, nothing is initialised.
+
+Non-persistent buffers (rotary tables, position numbers, masks) are computed by the constructors as ever and stay real;
+persistent ones come from the checkpoint, so they are fake like the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def build_fake(model_class: Any, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Construct a model with fake parameters, in evaluation mode.
+
+    Args:
+        model_class: a model class of Transformers.
+        config: its configuration.
+        dtype: floating-point dtype of the parameters.
+    """
+    from transformers.initialization import no_init_weights
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with no_init_weights(), _fake_parameters(mode), _LargeAreFake(mode):
+        model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = fake_like(buffer, mode)
+    return model.eval()
+
+
+def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    """Return a tensor of the same shape, dtype and strides that has no values; a fake one is returned as it is."""
+    if isinstance(tensor, FakeTensor):
+        return tensor
+    meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return FakeTensor(mode, meta, torch.device("cpu"))
+
+
+def is_fake(tensor: Any) -> bool:
+    """Say whether a tensor, or the parameter around it, has no values."""
+    return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)
+
+
+class _LargeAreFake(TorchFunctionMode):
+    """Make tensors fake from the start where their memory alone would take long, or isn't there."""
+
+    LARGE = 2**24
+    """Elements; a table that a constructor computes has fewer."""
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        super().__init__()
+        self._fake = fake
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand) and _elements(args) >= self.LARGE:
+            with self._fake:
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _elements(sizes: Any) -> int:
+    flat = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)) else sizes
+    return math.prod(size for size in flat if isinstance(size, int))
+
+
+@contextmanager
+def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
+    """Make every parameter that a module registers a fake one; its memory is given back before the next is made."""
+    original = torch.nn.Module.register_parameter
+
+    def register_parameter(self: torch.nn.Module, name: str, param: torch.nn.Parameter | None) -> None:
+        original(self, name, param)
+        if param is not None and not is_fake(param):
+            self._parameters[name] = torch.nn.Parameter(fake_like(param.data, mode), requires_grad=False)
+
+    torch.nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = original  # type: ignore[method-assign]

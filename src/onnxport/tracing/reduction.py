@@ -1,0 +1,193 @@
+"""Choose how few layers a model can be traced with, and the configuration that builds exactly those.
+
+The reduced model is built by the model's own constructor from an edited configuration, and then compared with the full
+one: the layers that were wanted, in order, and everything else unchanged. Where that comes out different, the model is
+traced whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onnxport.tracing.layers import LayerSignature, Stack, find_stacks, scalars
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
+
+_DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
+"""Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
+
+
+@dataclass(frozen=True)
+class TracedStack:
+    """Say how a stack of the full model is represented in the traced one.
+
+    Attributes:
+        path: name of the `ModuleList` in both.
+        traced: signature of each traced layer, as a small number.
+        full: signature of each layer of the full model, by the same numbers.
+    """
+
+    path: str
+    traced: tuple[int, ...]
+    full: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Hold the model to trace and what it stands for.
+
+    Attributes:
+        model: fake parameters, reduced depth where that was possible.
+        stacks: the stacks that were shortened; empty where the model is traced whole.
+        notes: why a model, or a stack, is traced whole.
+    """
+
+    model: Any
+    stacks: tuple[TracedStack, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def reduce(full: PreTrainedModel, build: Build) -> Reduction:
+    """Build the smallest model whose layers stand for all layers of a full one.
+
+    Args:
+        full: the model at full depth, with fake parameters.
+        build: constructs a model with fake parameters from a configuration.
+    """
+    stacks = find_stacks(full)
+    wanted: dict[int, set[int]] = {}
+    for stack in stacks:
+        wanted.setdefault(len(stack), set()).update(stack.representatives())
+    whole = {length for length, chosen in wanted.items() if len(chosen) == length}
+    kept = {length: tuple(range(length)) for length in whole}
+    short = {length: tuple(sorted(chosen)) for length, chosen in wanted.items() if length not in whole}
+    if not short:
+        return Reduction(full)
+    model, reason = _attempt(full, build, {**kept, **short})
+    if model is None:
+        model, kept = _one_by_one(full, build, {**kept, **{length: tuple(range(length)) for length in short}}, short)
+        note = f"not every layer that has a twin was left out: {reason}" if model else f"traced at full depth: {reason}"
+        return Reduction(model or full, _traced_stacks(stacks, kept) if model else (), (note,))
+    return Reduction(model, _traced_stacks(stacks, {**kept, **short}))
+
+
+def _one_by_one(
+    full: PreTrainedModel, build: Build, kept: dict[int, tuple[int, ...]], short: dict[int, tuple[int, ...]]
+) -> tuple[PreTrainedModel | None, dict[int, tuple[int, ...]]]:
+    """Shorten what can be shortened: stacks of one length after the other, by twins or else from the start."""
+    best = None
+    for length, chosen in sorted(short.items(), reverse=True):
+        for attempt in (chosen, tuple(range(max(chosen) + 1))):
+            if len(attempt) < length:
+                model, _ = _attempt(full, build, {**kept, length: attempt})
+                if model is not None:
+                    best, kept = model, {**kept, length: attempt}
+                    break
+    return best, kept
+
+
+def _attempt(
+    full: PreTrainedModel, build: Build, kept: dict[int, tuple[int, ...]]
+) -> tuple[PreTrainedModel | None, str | None]:
+    """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out."""
+    try:
+        model = build(shortened(full.config, kept))
+    except Exception as error:
+        return None, f"it can't be built with {_counts(kept)} layers ({type(error).__name__}: {error})"
+    reason = _difference(full, model, kept)
+    return (None, reason) if reason else (model, None)
+
+
+def _counts(kept: dict[int, tuple[int, ...]]) -> str:
+    return ", ".join(f"{len(chosen)} of {length}" for length, chosen in kept.items())
+
+
+def shortened(config: PreTrainedConfig, kept: dict[int, tuple[int, ...]]) -> PreTrainedConfig:
+    """Copy a configuration with fewer layers.
+
+    Args:
+        config: the full configuration.
+        kept: for each length of a stack, the layers that stay.
+
+    Returns:
+        A copy in which settings that count layers have the new count, and lists with one entry per layer the entries
+        of the layers that stay; in nested configurations, too.
+    """
+    short = copy.deepcopy(config)
+    _shorten(short, kept)
+    return short
+
+
+def _shorten(config: Any, kept: dict[int, tuple[int, ...]]) -> None:
+    from transformers import PreTrainedConfig
+
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _shorten(value, kept)
+        elif isinstance(value, (list, tuple)) and len(value) in kept and len(kept[len(value)]) < len(value):
+            vars(config)[name] = type(value)(value[index] for index in kept[len(value)])
+        elif isinstance(value, (list, tuple)) and _DEPTH.search(name):
+            vars(config)[name] = type(value)(_count(item, kept) for item in value)
+        elif _DEPTH.search(name):
+            vars(config)[name] = _count(value, kept)
+
+
+def _count(value: Any, kept: dict[int, tuple[int, ...]]) -> Any:
+    return len(kept[value]) if type(value) is int and value in kept else value
+
+
+def _difference(full: PreTrainedModel, model: PreTrainedModel, kept: dict[int, tuple[int, ...]]) -> str | None:
+    """Say in what a reduced model differs from the wanted one; None where it doesn't."""
+    stacks = find_stacks(full)
+    for stack in stacks:
+        wanted = [stack.signatures[index] for index in kept[len(stack)]]
+        if _signatures(model, stack.path) != wanted:
+            return f"the layers {list(kept[len(stack)])} of {stack.path} can't be had alone"
+    if _outside(full, stacks, kept) != _outside(model, stacks, {}):
+        return "its depth decides more than the number of layers"
+    return None
+
+
+def _signatures(model: torch.nn.Module, path: str) -> list[LayerSignature]:
+    from onnxport.tracing.layers import signature_of_layer
+
+    try:
+        return [signature_of_layer(layer) for layer in model.get_submodule(path)]  # type: ignore[union-attr]
+    except (AttributeError, TypeError):
+        return []
+
+
+def _outside(model: torch.nn.Module, stacks: tuple[Stack, ...], kept: dict[int, tuple[int, ...]]) -> list[Any]:
+    """List everything outside the stacks: classes, settings, tensors. Counts of layers read as the reduced ones."""
+    inside = tuple(f"{stack.path}." for stack in stacks)
+    found: list[Any] = []
+    for name, module in model.named_modules():
+        if f"{name}.".startswith(inside):
+            continue
+        settings = [
+            (key, _count(value, kept) if _DEPTH.search(key) else value)
+            for key, value in scalars(module)
+            if not (isinstance(value, (list, tuple)) and _DEPTH.search(key))
+        ]
+        tensors = (*module._parameters.items(), *module._buffers.items())
+        shapes = [(key, None if value is None else tuple(value.shape)) for key, value in tensors]
+        found.append((name, type(module), settings, shapes))
+    return found
+
+
+def _traced_stacks(stacks: tuple[Stack, ...], kept: dict[int, tuple[int, ...]]) -> tuple[TracedStack, ...]:
+    return tuple(_traced(stack, kept) for stack in stacks if len(kept[len(stack)]) < len(stack))
+
+
+def _traced(stack: Stack, kept: dict[int, tuple[int, ...]]) -> TracedStack:
+    numbers = {signature: number for number, signature in enumerate(dict.fromkeys(stack.signatures))}
+    full = tuple(numbers[signature] for signature in stack.signatures)
+    return TracedStack(stack.path, tuple(full[index] for index in kept[len(stack)]), full)
