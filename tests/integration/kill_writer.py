@@ -126,9 +126,7 @@ def main() -> None:
         died = killed(work, generator.uniform(0, 1.2 * took) if kind == "timed" else None)
         after = fingerprint(output)
         assert after is None or after == wanted[after[0]], (count, after)
-        assert after is not None or before is None or not exchanges, (
-            f"{count}: the old output is gone, and the new one isn't there"
-        )
+        assert after is not None or before is None or not exchanges, f"{count}: no output any more"
         assert died or after == wanted[version]
         seen[int(after != before)] += 1
         deaths, count = deaths + died, count + 1
