@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import OnnxportError
+from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.options import ExportOptions
 from onnxport.weights import building
 from onnxport.weights.checkpoint import Checkpoint
@@ -174,9 +174,10 @@ def _bind_lazily(
             model, account = load_state(checkpoint, model_class, config, state, options)
             leftover = settle(drop_missing_poolers(account, model), model, checkpoint)
             attach_generation_config(model, checkpoint)
-    except OnnxportError:
-        if not tape.refused:
+    except OnnxportError as error:
+        if not tape.refused and not _is_foreign(error):
             raise
+        tape.refused.append(str(error))
     if tape.refused:
         return f"{model_class.__name__} is loaded with {tape.refused[0]}"
     expressions, tied = _collect(model)
@@ -189,6 +190,11 @@ def _bind_lazily(
         return f"a parameter of {model_class.__name__} is made with {unsaid}, which isn't part of the language"
     compared = tuple(Comparison(*item) for item in tape.compared)
     return Bound(model.eval(), Binding(made, tied, tuple(sorted(leftover)), inventory.files, compared))
+
+
+def _is_foreign(error: OnnxportError) -> bool:
+    """Tell whether an error comes from a model's code, which may want values: an eager load shows whether it does."""
+    return isinstance(error, CorruptCheckpointError) and not isinstance(error.__cause__, OSError | None)
 
 
 def _bind_eagerly(checkpoint: Checkpoint, model_class: Any, options: ExportOptions, note: str) -> Bound:

@@ -1,0 +1,204 @@
+"""Expressions: what they evaluate to, where their bytes are, what they keep in memory, and their JSON."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxport.weights import building
+from onnxport.weights.expressions import PIECE, ByteRange, Cast, Concatenate, Expression, InMemory, Slice, Stored
+from tests.unit.weights_files import Array, checkpoint
+
+RANDOM = np.random.default_rng(0)
+
+
+class Bytes:
+    """A file in memory that remembers what is read."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.reads: list[ByteRange] = []
+
+    def read(self, where: ByteRange, /) -> Array:
+        self.reads.append(where)
+        return np.frombuffer(self.content, np.uint8)[where.offset : where.offset + where.nbytes].copy()
+
+
+def stored(*shape: int, begin: int = 0, key: str = "w") -> Stored:
+    size = int(np.prod(shape)) * 4
+    return Stored("f", key, ir.DataType.FLOAT, shape, begin, begin + size)
+
+
+def values(*shape: int, count: int = 1) -> tuple[Bytes, list[Array]]:
+    arrays = [RANDOM.standard_normal(shape).astype(np.float32) for _ in range(count)]
+    return Bytes(b"".join(array.tobytes() for array in arrays)), arrays
+
+
+def random_expression(generator: random.Random, of: Expression, array: Array) -> tuple[Expression, Array]:
+    """Apply one operation at random, to the expression and to the array."""
+    axis = generator.randrange(array.ndim)
+    match generator.choice(["transpose", "reshape", "slice", "concatenate", "cast"]):
+        case "transpose":
+            axes = generator.sample(range(array.ndim), array.ndim)
+            return building.transpose(of, axes), array.transpose(axes)
+        case "reshape":
+            sizes = generator.choice([[-1], [2, -1], [-1, 2], [1, 2, -1]])
+            array = array.reshape(sizes)
+            return building.reshape(of, array.shape), array
+        case "slice" if array.shape[axis] >= 4:
+            start = 2 * generator.randrange(2)
+            return building.cut(of, axis, start, array.shape[axis]), array.take(range(start, array.shape[axis]), axis)
+        case "cast":
+            array = array.astype(np.float16).astype(np.float32)
+            return building.cast(building.cast(of, ir.DataType.FLOAT16), ir.DataType.FLOAT), array
+    other = building.cut(of, axis, 0, array.shape[axis])
+    return building.concatenate([of, other], axis), np.concatenate([array, array], axis)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_chain_of_operations_gives_what_numpy_gives(seed: int) -> None:
+    generator = random.Random(seed)
+    reader, (array,) = values(4, 6, 2)
+    made: Expression = stored(4, 6, 2)
+    for _ in range(generator.randrange(1, 6)):
+        made, array = random_expression(generator, made, array)
+    assert made.shape == array.shape
+    assert made.nbytes == array.nbytes
+    np.testing.assert_array_equal(made.evaluate(reader), array)
+    np.testing.assert_array_equal(np.concatenate([piece.copy() for piece in made.pieces(reader)]), array.reshape(-1))
+    again = building.from_json(json.loads(json.dumps(building.to_json(made))))
+    assert again == made and hash(again) == hash(made)
+    if made.contiguous is not None:
+        np.testing.assert_array_equal(reader.read(made.contiguous).view(np.float32), array.reshape(-1))
+
+
+def test_what_is_unchanged_is_recognised() -> None:
+    whole = stored(4, 6, begin=100)
+    assert whole.contiguous == ByteRange("f", 100, 96)
+    assert building.reshape(whole, [24]).contiguous == whole.contiguous
+    assert building.cut(whole, 0, 1, 3).contiguous == ByteRange("f", 124, 48)
+    assert building.cut(building.cut(whole, 0, 1, 3), 0, 1, 2).contiguous == ByteRange("f", 148, 24)
+    assert building.cut(whole, 1, 0, 3).contiguous is None
+    assert building.cut(building.reshape(whole, [1, 24]), 1, 2, 5).contiguous == ByteRange("f", 108, 12)
+    assert building.transpose(whole, [1, 0]).contiguous is None
+    assert building.transpose(building.reshape(whole, [24, 1]), [1, 0]).contiguous == whole.contiguous
+    assert building.cast(whole, ir.DataType.FLOAT16).contiguous is None
+
+
+def test_neighbours_are_one_range() -> None:
+    first, second, third = stored(2, 3, begin=8), stored(4, 3, begin=32), stored(2, 3, begin=200)
+    assert building.concatenate([first, second], 0).contiguous == ByteRange("f", 8, 72)
+    assert building.concatenate([second, first], 0).contiguous is None
+    assert building.concatenate([first, third], 0).contiguous is None
+    assert building.concatenate([first, third], 1).contiguous is None
+
+
+def test_operations_that_do_nothing_disappear() -> None:
+    whole = stored(4, 6)
+    assert building.cast(whole, ir.DataType.FLOAT) is whole
+    assert building.reshape(building.reshape(whole, [24]), [4, 6]) is whole
+    assert building.transpose(building.transpose(whole, [1, 0]), [1, 0]) is whole
+    assert building.cut(whole, 0, 0, 4) is whole
+    assert building.concatenate([whole], 1) is whole
+    assert building.cut(building.cast(whole, ir.DataType.FLOAT16), 0, 0, 1) == Cast(
+        Slice(whole, 0, 0, 1), ir.DataType.FLOAT16
+    )
+
+
+def test_a_slice_of_rows_reads_only_them() -> None:
+    reader, (array,) = values(100, 10)
+    rows = building.cast(building.cut(stored(100, 10), 0, 10, 12), ir.DataType.FLOAT16)
+    np.testing.assert_array_equal(rows.evaluate(reader), array[10:12].astype(np.float16))
+    assert reader.reads == [ByteRange("f", 400, 80)]
+
+
+def test_a_cast_is_streamed_in_pieces() -> None:
+    reader, (array,) = values(3, PIECE)
+    made = building.concatenate([building.cast(stored(3, PIECE), ir.DataType.FLOAT16)] * 2, 0)
+    pieces = [piece.copy() for piece in made.pieces(reader)]
+    assert max(piece.size for piece in pieces) == PIECE
+    assert max(read.nbytes for read in reader.reads) == 4 * PIECE
+    np.testing.assert_array_equal(np.concatenate(pieces).reshape(made.shape), np.tile(array, (2, 1)).astype(np.float16))
+
+
+def test_merged_experts_read_one_tensor_at_a_time() -> None:
+    reader, arrays = values(5, 7, count=6)
+    parts = [building.reshape(stored(5, 7, begin=140 * index), [1, 5, 7]) for index in range(6)]
+    made = building.concatenate([building.concatenate(parts[:3], 0), building.concatenate(parts[3:], 0)], 1)
+    np.testing.assert_array_equal(
+        made.evaluate(reader), np.concatenate([np.stack(arrays[:3]), np.stack(arrays[3:])], axis=1)
+    )
+    assert max(read.nbytes for read in reader.reads) == 140
+    assert len(reader.reads) == 6
+
+
+def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
+    array = RANDOM.standard_normal((3, 4))
+    again = building.from_json(building.to_json(building.transpose(InMemory(array), [1, 0])))
+    np.testing.assert_array_equal(again.evaluate(Bytes(b"")), array.T)
+    with pytest.raises(ValueError, match="isn't kept as JSON"):
+        building.to_json(InMemory(np.zeros(building.MAX_JSON_BYTES + 1, np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, [], {}, {"Nonsense": []}, {"Stored": []}, {"Stored": ["f", "k", "FLOAT", [2], 0, 4]},
+        {"Stored": ["f", "k", "NONE", [1], 0, 4]}, {"Cast": ["FLOAT"]},
+        {"Slice": [0, 0, 9, 1, {"Stored": ["f", "k", "FLOAT", [2], 0, 8]}]},
+        {"Reshape": [[3], {"Stored": ["f", "k", "FLOAT", [2], 0, 8]}]},
+        {"InMemory": ["FLOAT", [2], "AAAA"]}, {"Concatenate": [0]},
+    ],
+)  # fmt: skip
+def test_json_that_is_damaged_is_an_error(value: Any) -> None:
+    with pytest.raises(ValueError, match="isn't an expression"):
+        building.from_json(value)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda of: building.reshape(of, [5]),
+        lambda of: building.transpose(of, [0, 0]),
+        lambda of: building.cut(of, 0, 2, 9),
+        lambda of: building.concatenate([], 0),
+        lambda of: building.concatenate([of, stored(4, 5)], 0),
+        lambda of: building.concatenate([of, building.cast(of, ir.DataType.FLOAT16)], 0),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(build: Any) -> None:
+    with pytest.raises(ValueError, match=r"\[4, 6\]|nothing"):
+        build(stored(4, 6))
+
+
+def test_a_cast_whose_rounding_is_unknown_is_an_error() -> None:
+    with pytest.raises(TypeError, match="no cast from FLOAT to FLOAT8E4M3FN"):
+        building.cast(stored(4), ir.DataType.FLOAT8E4M3FN)
+
+
+def test_values_are_compared_in_blocks_and_stop_at_the_first_difference(tmp_path: Path) -> None:
+    array = RANDOM.standard_normal((3000, 3000)).astype(np.float32)
+    changed = array.copy()
+    changed[0, 0] += 1
+    inventory, reader = checkpoint(tmp_path, model={"a": array, "b": array, "c": changed})
+    a, b, c = (inventory.tensors[name] for name in "abc")
+    with reader:
+        assert building.equal_values(a, b, reader)
+        assert not building.equal_values(a, c, reader)
+        reads: list[int] = []
+        read = reader.read
+        reader.read = lambda where: (reads.append(where.nbytes), read(where))[1]  # type: ignore[method-assign]
+        assert not building.equal_values(a, c, reader)
+    assert sum(reads) < array.nbytes
+
+
+def test_empty_parts_are_left_out() -> None:
+    made = building.concatenate([stored(0, 3), stored(2, 3), stored(0, 3)], 0)
+    assert made == stored(2, 3)
+    assert isinstance(building.concatenate([stored(2, 3), stored(2, 3, begin=24)], 1), Concatenate)

@@ -1,0 +1,45 @@
+"""Safetensors files made by hand, without torch, for the tests of what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from safetensors.numpy import save_file
+
+from onnxport.weights.bound_graphs import BoundTensor
+from onnxport.weights.expressions import Expression, Reads
+from onnxport.weights.reading import Inventory, Reader, take_inventory
+
+Array = np.ndarray[Any, Any]
+
+
+def checkpoint(directory: Path, **shards: Mapping[str, Array]) -> tuple[Inventory, Reader]:
+    """Write shards (file name without suffix → tensors) and open them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, tensors in shards.items():
+        save_file(dict(tensors), directory / f"{name}.safetensors")
+    paths = sorted(directory.glob("*.safetensors"))
+    inventory = take_inventory(directory, paths)
+    return inventory, Reader(directory, inventory.files)
+
+
+def graph(tensors: Mapping[str, Expression | Array], reader: Reads) -> ir.Model:
+    """Return a model that adds each initializer to an input of its shape."""
+    inputs, outputs, nodes, initializers = [], [], [], []
+    for name, made in tensors.items():
+        tensor = ir.tensor(made, name=name) if isinstance(made, np.ndarray) else BoundTensor(name, made, reader)
+        shape, kind = ir.Shape(tuple(tensor.shape.numpy())), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+        given = ir.Value(name=f"{name}_in", shape=shape, type=kind)
+        node = ir.node("Add", [given, value])
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{name}_out", shape, kind
+        inputs.append(given)
+        outputs.append(node.outputs[0])
+        nodes.append(node)
+        initializers.append(value)
+    made_graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": 20}, name="test")
+    return ir.Model(made_graph, ir_version=10, producer_name="test")
