@@ -78,6 +78,10 @@ def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
             validate_model_outputs(config, preprocessor, model, stage / file.name, outputs, tolerance)
         for path in stage.iterdir():
             path.replace(parent / path.name)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(parent)) from error  # a full disk doesn't say where
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for directory in created:
@@ -145,14 +149,26 @@ def main() -> int:
     logging.getLogger("onnxport").setLevel(logging.INFO)
     try:
         export_with_transformers(args)
-    except (OnnxportError, ValueError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"onnxport: error: {message}", file=sys.stderr)
+    except Exception as error:
+        print(f"onnxport: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("onnxport: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _message(error: Exception) -> str:
+    """Say in one line what went wrong; what nobody raised on purpose is named by its type."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    shown = " ".join(line.strip() for line in str(text).splitlines())
+    return (
+        shown
+        if isinstance(error, (OnnxportError, ValueError, KeyError, OSError))
+        else f"{type(error).__name__}: {shown}"
+    )
 
 
 if __name__ == "__main__":
