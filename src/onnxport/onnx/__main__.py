@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import OnnxportError
-from onnxport.onnx.features import FeaturesManager
 
 MIN_OPTIMUM_VERSION = "1.5.0"
 """Kept for imports; the export never goes through optimum."""
@@ -37,6 +36,8 @@ def export_with_transformers(args: Namespace) -> None:
         KeyError: the model type or the feature isn't supported.
         OnnxportError: the checkpoint can't be read, or the model can't be captured.
     """
+    from onnxport.onnx.features import FeaturesManager  # here, so that Ctrl-C finds main() running
+
     output = args.output if args.output.is_file() else args.output / "model.onnx"
     framework = FeaturesManager.determine_framework(args.model, framework=args.framework)
     model = FeaturesManager.get_model_from_feature(
