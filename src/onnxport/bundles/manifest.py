@@ -111,7 +111,12 @@ def read_manifest(directory: Path) -> Manifest | None:
         CorruptCheckpointError: the manifest is damaged.
     """
     file = directory / FILE_NAME
-    return Manifest.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return Manifest.from_json(file.read_text(encoding="utf-8"))
+    except (CorruptCheckpointError, UnicodeDecodeError) as error:
+        raise CorruptCheckpointError(f"{directory}: {error}") from error
 
 
 def _component(values: dict[str, Any]) -> ComponentDescription:

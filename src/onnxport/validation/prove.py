@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.bundles.inspection import check_graph
 from onnxport.configs.arguments import Layout
 from onnxport.configs.axes import symbols_of
 from onnxport.configs.examples import Examples
@@ -75,15 +76,17 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
     """Load a graph on ONNX Runtime's CPU provider.
 
     Raises:
+        CheckpointError: a file is truncated, damaged or lacking.
         ValidationError: ONNX Runtime refuses the graph.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its error is raised, and told once
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        check_graph(file)
         kind = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
         raise kind(f"ONNX Runtime can't load {file.name}: {error}") from error
 
