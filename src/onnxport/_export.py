@@ -107,7 +107,9 @@ def export(
         if options.dry_run:
             plan = _planned(checkpoint, plans)
             skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run")
-            return ExportResult(None, _describe(checkpoint, found.blueprint, graphs, (options, skipped, {}, plan)), plan)
+            return ExportResult(
+                None, _describe(checkpoint, found.blueprint, graphs, (options, skipped, {}, plan)), plan
+            )
         with staged(output) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             subject = _Original(checkpoint, found, options)

@@ -151,7 +151,7 @@ def _graph_from_bytes(content: bytes) -> ir.Model:
     import onnx
     import onnx_ir as ir
 
-    model = ir.from_proto(onnx.ModelProto.FromString(content))
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(content))
     names = set(json.loads(model.metadata_props.pop(_PARAMETERS)))
     for value in [value for value in model.graph.inputs if value.name in names]:
         assert value.shape is not None and value.dtype is not None

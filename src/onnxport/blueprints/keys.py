@@ -56,9 +56,7 @@ def trace_key(checkpoint: Checkpoint, drafted: Draft, options: ExportOptions) ->
         shared.setdefault(id(tensor), []).append(name)
     tied = [names for names in shared.values() if len(names) > 1]
     subject = {"class": type(model).__qualname__, "task": drafted.subject.task.full_name}
-    return _digest(
-        "trace", model.config.to_dict(), left_out, state, tied, subject, _circumstances(checkpoint, options)
-    )
+    return _digest("trace", model.config.to_dict(), left_out, state, tied, subject, _circumstances(checkpoint, options))
 
 
 def _circumstances(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> D
     except Exception as error:
         logger.info("%s can't be built without weights: %s", subject.model_class.__name__, error)
         note = f"traced with its weights in memory: it can't be built without ({type(error).__name__}: {error})"
-        return Draft(subject, bound, None, Reduction(load_model(checkpoint, subject.model_class, options), notes=(note,)))
+        return Draft(
+            subject, bound, None, Reduction(load_model(checkpoint, subject.model_class, options), notes=(note,))
+        )
     reduction = reduce(full, build) if options.stamping else Reduction(full, notes=("--no-stamping",))
     return Draft(subject, bound, full, reduction)
 
@@ -114,9 +116,7 @@ Known = tuple[TracedGraph, ...] | None
 """Graphs of the model to trace that were traced before."""
 
 
-def make(
-    checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
-) -> Blueprint:
+def make(checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> Blueprint:
     """Trace every graph of a model, and prove that it can be given all its layers.
 
     Args:

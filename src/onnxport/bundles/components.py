@@ -44,7 +44,8 @@ def describe_graph(
 
 def _notes(depth: Depth, note: str) -> Iterator[str]:
     for layers in depth.layers:
-        yield f"{', '.join(layers.paths)}: {len(layers.traced)} layers traced and proved alike, {len(layers.full)} stamped"
+        traced, stamped = len(layers.traced), len(layers.full)
+        yield f"{', '.join(layers.paths)}: {traced} layers traced and proved alike, {stamped} stamped"
     if depth.note:
         yield depth.note
     if note:

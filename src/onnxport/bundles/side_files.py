@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-
 _NAMES = (
     "config.json",
     "generation_config.json",

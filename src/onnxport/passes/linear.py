@@ -66,7 +66,7 @@ def _turn(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
     assert isinstance(tensor, ParameterTensor)
     turned = tensor.transposed()
     del graph.initializers[str(weight.name)]
-    value = ir.Value(name=weight.name, shape=turned.shape, type=weight.type, const_value=turned)
+    value = ir.Value(name=weight.name, shape=ir.Shape(turned.shape.numpy()), type=weight.type, const_value=turned)
     weight.name = None
     graph.register_initializer(value)
     ir.convenience.replace_all_uses_with(transpose.outputs[0], value)
@@ -129,7 +129,7 @@ def _to_gemm(graph: ir.Graph, node: ir.Node, weight: ir.Value, shapes: _Shapes) 
 def _bias(product: ir.Value) -> tuple[ir.Node, ir.Value | None]:
     """Return the node that a product ends with, and the bias that it adds, if it does."""
     uses = product.uses()
-    user = uses[0][0] if len(uses) == 1 and not product.is_graph_output() else None
+    user = next(iter(uses)).node if len(uses) == 1 and not product.is_graph_output() else None
     if user is not None and user.op_type == "Add" and user.domain == "":
         other = user.inputs[1] if user.inputs[0] is product else user.inputs[0]
         if other is not None and other.const_value is not None and len(other.const_value.shape) == 1:
