@@ -31,6 +31,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "external_data": (["--external-data", "always"], "always"),
     "weights": (["--weights", "link"], "link"),
     "cache": (["--no-cache"], False),
+    "stamping": (["--no-stamping"], False),
     "dry_run": (["--dry-run"], True),
     "force": (["--force"], True),
     "keep_invalid": (["--keep-invalid"], True),
