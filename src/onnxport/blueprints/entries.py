@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
 from onnxport.configs.tasks import canonical_task
-from onnxport.passes.cleanup import hidden_parameters
+from onnxport.passes.hiding import hidden_parameters
 from onnxport.stamping import Layers
 from onnxport.weights.binding import Binding
 from onnxport.weights.parameters import ParameterTensor

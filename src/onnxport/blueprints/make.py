@@ -19,10 +19,13 @@ from onnxport.configs.signature import signature_of
 from onnxport.configs.tasks import Task, canonical_task
 from onnxport.errors import OnnxportError, TraceError
 from onnxport.options import ExportOptions
+from onnxport.passes.patch import patched
 from onnxport.stamping import Layers, StampError
 from onnxport.tracing import trace
+from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.originals import trace_examples
+from onnxport.tracing.patches import FAKE_PATCHES
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
 from onnxport.weights.binding import Bound, bind
 from onnxport.weights.checkpoint import Checkpoint
@@ -185,7 +188,8 @@ def _trace_all(drafted: Draft, options: ExportOptions, report: Progress) -> Iter
 
 
 def _describe(model: Any, subject: Subject) -> tuple[Component, ...]:
-    return describe(model, subject.task, subject.preprocessor)
+    with quiet_engine(), patched(FAKE_PATCHES):
+        return describe(model, subject.task, subject.preprocessor)
 
 
 def trace_component(component: Component, whole: Any, options: ExportOptions) -> TracedGraph:
@@ -198,7 +202,8 @@ def trace_component(component: Component, whole: Any, options: ExportOptions) ->
     """
     signature = signature_of(component.config).today()
     examples = Examples(component.config, signature, component.preprocessor)
-    layout, sizes = trace_examples(component.model, examples)
+    with quiet_engine(), patched(FAKE_PATCHES):
+        layout, sizes = trace_examples(component.model, examples)
     layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
     graph = trace(component.model, component.config, layout, signature, opset=options.opset)
     prefix = next(name for name, module in whole.named_modules() if module is component.model)

@@ -9,13 +9,36 @@ read them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
+from onnxscript.rewriter import MatchResult
 
-from onnxport.weights.parameters import ParameterTensor
+from onnxport.passes.hiding import hidden_parameters
+from onnxport.passes.patch import Patch, patched
+
+
+def _same_operator_first(original: Any) -> Any:
+    """Compare operators before anything else: a pattern with several outputs is tried with every pair of nodes."""
+
+    def match(self: Any, model: Any, graph: Any, node: ir.Node, **options: Any) -> Any:
+        wanted = self.pattern.output_nodes[0].op_identifier()
+        if wanted is not None and wanted != node.op_identifier():
+            return MatchResult().fail("another operator")
+        return original(self, model, graph, node, **options)
+
+    return match
+
+
+_PATCHES = (
+    Patch(
+        "onnxscript.rewriter._matcher:SimplePatternMatcher.match",
+        _same_operator_first,
+        "for each node and each pattern with several outputs all nodes of the graph are sorted by operator",
+        "the matcher looks at the operator first",
+    ),
+)
 
 
 class CleanUpPass(ir.passes.InPlacePass):
@@ -27,34 +50,12 @@ class CleanUpPass(ir.passes.InPlacePass):
         from onnxscript.rewriter import onnx_fusions
 
         before = sum(1 for _ in model.graph.all_nodes())
-        with hidden_parameters(model.graph):
+        with hidden_parameters(model.graph), patched(_PATCHES):
             optimize_ir(model, onnx_shape_inference=False)
             _merge_equal_constants(model.graph)
             common_passes.CommonSubexpressionEliminationPass()(model)
             onnx_fusions.fuse(model)
         return ir.passes.PassResult(model, modified=sum(1 for _ in model.graph.all_nodes()) != before)
-
-
-@contextmanager
-def hidden_parameters(graph: ir.Graph) -> Iterator[None]:
-    """Make parameters inputs of a graph for a while; those that are still used come back as initializers."""
-    hidden = {value: value.const_value for value in graph.initializers.values() if _is_parameter(value)}
-    for value in hidden:
-        del graph.initializers[str(value.name)]
-        value.const_value = None
-    graph.inputs.extend(hidden)
-    try:
-        yield
-    finally:
-        for value, tensor in hidden.items():
-            graph.inputs.remove(value)
-            value.const_value = tensor
-            if value.uses() or value.is_graph_output():
-                graph.register_initializer(value)
-
-
-def _is_parameter(value: ir.Value) -> bool:
-    return isinstance(value.const_value, ParameterTensor)
 
 
 def _merge_equal_constants(graph: ir.Graph) -> None:

@@ -85,7 +85,8 @@ class _Shapes:
         if numbers not in self._constants:
             name = "shape_" + "_".join(str(number).replace("-", "minus_") for number in numbers)
             tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-            value = ir.Value(name=name, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype), const_value=tensor)
+            kind = ir.TensorType(tensor.dtype)
+            value = ir.Value(name=name, shape=ir.Shape([len(numbers)]), type=kind, const_value=tensor)
             self._graph.register_initializer(value)
             self._constants[numbers] = value
         return self._constants[numbers]

@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.tracing.patches import patched
+from onnxport.passes.patch import patched
+from onnxport.tracing._economy import economical
+from onnxport.tracing.patches import PATCHES
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def capture(
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
     config = EngineConfig(dynamic_shapes=shapes, opset_version=opset, optimize=False)
-    with _quiet(), patched():
+    with quiet_engine(), economical(), patched(PATCHES):
         exported: onnx_ir.Model = OnnxExporter().export(model, dict(inputs), config).program
     _name_parameters(exported, model)
     return exported
@@ -54,15 +56,26 @@ def _name_parameters(exported: onnx_ir.Model, model: Any) -> None:
                 value.const_value = ParameterTensor(name, tensor.dtype, tensor.shape.numpy())
 
 
+_TALKATIVE = (
+    "torch._subclasses.fake_tensor",
+    "torch.fx.experimental",
+    "torch.export",
+    "torch.onnx",
+    "torch.onnx._internal.exporter._registration",
+    "transformers",
+    "onnxscript",
+    "onnx_ir",
+)
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_engine() -> Iterator[None]:
     """Keep the engine's progress lines and version notes off the user's terminal."""
-    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "transformers", "onnxscript", "onnx_ir")
-    loggers = [logging.getLogger(name) for name in names]
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield

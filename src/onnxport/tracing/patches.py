@@ -1,32 +1,12 @@
-"""Our own fixes of the capture: what torch or Transformers does in a way that doesn't survive it.
-
-A patch is a value: where it applies, what it puts there, why, and when it can go.
-"""
+"""Our own fixes of the capture: what torch or Transformers does in a way that doesn't survive it, or takes too long."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Patch:
-    """Replace one attribute while a model is captured.
-
-    Attributes:
-        target: `module:attribute`, the attribute dotted.
-        make: makes the replacement from the original.
-        reason: what goes wrong without.
-        until: when the patch can be dropped.
-    """
-
-    target: str
-    make: Callable[[Any], Any]
-    reason: str
-    until: str
+from onnxport.passes.patch import Patch
+from onnxport.tracing._economy import remembering, without_source_lines
+from onnxport.tracing.fake import is_fake
 
 
 def _squeeze(original: Any) -> Any:
@@ -43,6 +23,9 @@ def _squeeze(original: Any) -> Any:
     return squeeze
 
 
+_SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
+"""Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
+
 PATCHES: tuple[Patch, ...] = (
     Patch(
         "torch:Tensor.squeeze",
@@ -50,29 +33,39 @@ PATCHES: tuple[Patch, ...] = (
         "squeeze() without axes becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart)",
         "the engine lowers aten.squeeze.default to the axes that are statically 1",
     ),
+    Patch(
+        "torch.utils._traceback:CapturedTraceback.summary",
+        without_source_lines,
+        "every node of the captured program gets the source lines that made it, which nothing here reads",
+        "torch.export has a setting for it",
+    ),
+    *(
+        Patch(
+            f"torch.fx.experimental.sym_node:SymNode.{operation}",
+            remembering,
+            "the same few expressions are computed by sympy tens of thousands of times",
+            "torch remembers them",
+        )
+        for operation in _SYMBOLIC
+    ),
 )
 
 
-@contextmanager
-def patched(patches: tuple[Patch, ...] = PATCHES) -> Iterator[None]:
-    """Apply patches, and put the originals back.
+def _no_fake_grouped_product(original: Any) -> Any:
+    """Take the plain product of experts for weights without values."""
 
-    Raises:
-        AttributeError: a target doesn't exist any more.
-    """
-    with ExitStack() as stack:
-        for patch in patches:
-            owner, name = _resolve(patch.target)
-            original = getattr(owner, name)
-            setattr(owner, name, patch.make(original))
-            stack.callback(setattr, owner, name, original)
-        yield
+    def can_use(states: Any, weight: Any, offs: Any) -> bool:
+        return not is_fake(weight) and bool(original(states, weight, offs))
+
+    return can_use
 
 
-def _resolve(target: str) -> tuple[Any, str]:
-    module, _, path = target.partition(":")
-    owner: Any = import_module(module)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    return owner, name
+FAKE_PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.integrations.moe:_can_use_grouped_mm",
+        _no_fake_grouped_product,
+        "torch's grouped product refuses fake tensors other than bfloat16, which its kernel for the CPU takes",
+        "its meta function accepts what its kernel accepts",
+    ),
+)
+"""Patches that a model with fake parameters needs to be run at all."""

