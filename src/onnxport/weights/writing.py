@@ -118,6 +118,7 @@ def _write_data(
                 _put(tensors[item.name], descriptor, item.offset, reader)
             done.add(item.offset)
             report(item.nbytes)
+        os.fsync(descriptor)  # here, and not with the directory: digests go on meanwhile
     finally:
         os.close(descriptor)
 
