@@ -1,34 +1,43 @@
-"""The pipeline: describe, trace, write, prove, bundle. Read this first.
+"""The pipeline, from a checkpoint to a proved directory. Read this first.
 
-checkpoint → describe → trace → plan → (stage: write → prove → bundle) → rename into place
+checkpoint → blueprint (cached, or: bind, describe, trace) → stamp → bind → plan → (write → prove → bundle) → rename
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.blueprints.blueprint import Blueprint, at_full_depth
+from onnxport.blueprints.find import Found, find_blueprint
+from onnxport.blueprints.keys import PACKAGES
+from onnxport.bundles.components import describe_graph
 from onnxport.bundles.directory import check_output, staged
-from onnxport.bundles.inspection import describe_value
-from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
+from onnxport.bundles.manifest import FILE_NAME, Manifest
+from onnxport.bundles.side_files import side_files, write_side_files
 from onnxport.errors import NoKernelError, ValidationError
 from onnxport.options import ExportOptions
+from onnxport.passes.finish import finish
 from onnxport.validation.report import ValidationReport
+from onnxport.validation.tolerances import tolerance_of
+from onnxport.weights.bound_graphs import bind_graph
+from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
+from onnxport.weights.digest import digesting
+from onnxport.weights.planning import GraphPlan, plan_graph
+from onnxport.weights.reading import Reader
+from onnxport.weights.writing import write_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxport.architectures.describe import Component
-    from onnxport.configs.examples import Examples
-    from onnxport.configs.tasks import Task
-    from onnxport.validation.tolerances import Tolerance
-    from onnxport.weights.checkpoint import Checkpoint
+    from onnxport.blueprints.make import Subject
 
 Progress = Callable[[str, float | None], None]
-PACKAGES = ("onnxport", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+VERSIONS = (*PACKAGES, "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -57,18 +66,6 @@ class ExportResult:
     directory: Path | None
     manifest: Manifest
     plan: tuple[PlannedFile, ...]
-
-
-@dataclass(frozen=True)
-class _Traced:
-    component: Component
-    graph: ir.Model
-    examples: Examples
-    sizes: dict[str, int]
-
-    @property
-    def file(self) -> str:
-        return f"{self.component.name}.onnx"
 
 
 def export(
@@ -102,23 +99,27 @@ def export(
     if not options.dry_run:
         check_output(output, force=options.force)
     report("read the checkpoint", None)
-    checkpoint, task, components = _open(model, options, report)
-    traced = []
-    for index, component in enumerate(components):
-        report(f"trace {component.name}", index / len(components))
-        traced.append(_trace(component, options))
-    plan = _plan(checkpoint, traced, components[0].preprocessor, options)
-    if options.dry_run:
-        skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run")
-        return ExportResult(None, _manifest(checkpoint, task, traced, (options, skipped, plan)), plan)
-    with staged(output) as stage:
-        _write(stage, checkpoint, traced, (components, options, report))
-        validation = _prove(stage, traced, options, report)
-        _check(validation, options)
-        report("write the manifest", None)
-        files = _listing(stage)
-        manifest = _manifest(checkpoint, task, traced, (options, validation, files))
-        (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    checkpoint = open_checkpoint(model, options)
+    found = find_blueprint(checkpoint, options, report)
+    with Reader(checkpoint.directory, found.blueprint.binding.files) as reader:
+        graphs = _bind(found.blueprint, reader, options)
+        plans = [plan_graph(graph, name, options) for name, graph in graphs.items()]
+        if options.dry_run:
+            plan = _planned(checkpoint, plans)
+            skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run")
+            return ExportResult(
+                None, _describe(checkpoint, found.blueprint, graphs, (options, skipped, {}, plan)), plan
+            )
+        with staged(output) as stage:
+            digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
+            subject = _Original(checkpoint, found, options)
+            write_side_files(stage, checkpoint.directory, subject)
+            validation = _prove(stage, found.blueprint, (subject, options), report)
+            _check(validation, options)
+            report("write the manifest", None)
+            files = _listing(stage)
+            manifest = _describe(checkpoint, found.blueprint, graphs, (options, validation, digests, files))
+            (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return ExportResult(output, manifest, _listing(output))
 
 
@@ -126,86 +127,97 @@ def _no_progress(stage: str, done: float | None) -> None:
     return None
 
 
-def _open(
-    model: str | Path, options: ExportOptions, report: Progress
-) -> tuple[Checkpoint, Task, tuple[Component, ...]]:
-    """Read a checkpoint into memory and describe its graphs."""
-    from onnxport.architectures.describe import describe, infer_task, model_class
-    from onnxport.configs.tasks import canonical_task
-    from onnxport.weights.checkpoint import open_checkpoint
-    from onnxport.weights.loading import load_config, load_model, load_preprocessor
+class _Original:
+    """The original, for what needs it: loaded when it is first asked for, and then kept."""
 
-    wanted = canonical_task(options.task) if options.task is not None else None
-    checkpoint = open_checkpoint(model, options)
-    config = load_config(checkpoint, options)
-    if not config.architectures and checkpoint.format == "gguf":
-        wanted = wanted or canonical_task("text-generation-with-past")
-    code = checkpoint.directory if options.trust_remote_code else None
-    task = wanted or infer_task(config, code=code)
-    auto_class = model_class(config, task, code=code)
-    preprocessor = load_preprocessor(checkpoint, options)
-    report("load the weights", None)
-    loaded = load_model(checkpoint, auto_class, options)
-    report("describe the model", None)
-    return checkpoint, task, describe(loaded, task, preprocessor)
+    def __init__(self, checkpoint: Checkpoint, found: Found, options: ExportOptions) -> None:
+        self._checkpoint, self._found, self._options = checkpoint, found, options
 
+    @cached_property
+    def subject(self) -> Subject:
+        from onnxport.blueprints.make import subject_of
 
-def _trace(component: Component, options: ExportOptions) -> _Traced:
-    from onnxport.configs.examples import Examples
-    from onnxport.configs.signature import signature_of
-    from onnxport.tracing import trace
-    from onnxport.validation.prove import trace_examples
+        return self._found.draft.subject if self._found.draft else subject_of(self._checkpoint, self._options)
 
-    signature = signature_of(component.config).today()
-    examples = Examples(component.config, signature, component.preprocessor)
-    layout, sizes = trace_examples(component.model, examples)
-    layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
-    graph = trace(component.model, component.config, layout, signature, opset=options.opset)
-    return _Traced(component, graph, examples, sizes)
+    @property
+    def config(self) -> Any:
+        return self.subject.config
+
+    @property
+    def preprocessor(self) -> Any:
+        return self.subject.preprocessor
+
+    @cached_property
+    def model(self) -> Any:
+        """The model with its weights; one that was loaded to be bound isn't loaded again."""
+        from onnxport.weights.loading import load_model
+
+        if self._found.draft and not self._found.blueprint.binding.files:
+            return self._found.draft.bound.model
+        return load_model(self._checkpoint, self.subject.model_class, self._options)
 
 
-def _plan(
-    checkpoint: Checkpoint, traced: list[_Traced], preprocessor: Any, options: ExportOptions
-) -> tuple[PlannedFile, ...]:
+def _bind(blueprint: Blueprint, reader: Reader, options: ExportOptions) -> dict[str, ir.Model]:
+    """Return every graph at full depth, its parameters bound to the checkpoint, by file name."""
+    graphs = {}
+    for traced, depth in zip(blueprint.graphs, blueprint.depths, strict=True):
+        graph = at_full_depth(traced, depth)
+        finish(graph, keep_layout=options.weights == "link")
+        bind_graph(graph, blueprint.binding, reader, prefix=traced.prefix)
+        graphs[traced.file] = graph
+    return graphs
+
+
+def _planned(checkpoint: Checkpoint, plans: list[GraphPlan]) -> tuple[PlannedFile, ...]:
     """List the files that will be written; sizes of weights are exact, those of graphs are known after writing."""
-    from onnxport.bundles.side_files import side_files
-    from onnxport.weights.planning import plan_graph
-
-    files = []
-    for item in traced:
-        files += [PlannedFile(name, size) for name, size in plan_graph(item.graph, item.file, options).files]
+    files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in side_files(checkpoint.directory)]
-    return tuple([*files, PlannedFile(FILE_NAME, None)])
+    return tuple([*dict.fromkeys(files), PlannedFile(FILE_NAME, None)])
 
 
 def _write(
     stage: Path,
-    checkpoint: Checkpoint,
-    traced: list[_Traced],
-    context: tuple[tuple[Component, ...], ExportOptions, Progress],
-) -> None:
-    from onnxport.bundles.side_files import write_side_files
-    from onnxport.weights.planning import plan_graph
-    from onnxport.weights.writing import write_graph
+    what: tuple[Checkpoint, dict[str, ir.Model], list[GraphPlan]],
+    context: tuple[Reader, ExportOptions, Progress],
+) -> dict[str, str]:
+    """Write the graphs and their weights; return the digests of the checkpoint's files, unless they are linked."""
+    checkpoint, graphs, plans = what
+    reader, options, report = context
+    paths = () if options.weights == "link" else checkpoint.weight_files
+    total = sum(tensor.nbytes for plan in plans for tensor in plan.tensors) or 1
+    done = 0
+    with digesting(paths, root=checkpoint.directory) as digests:
+        for plan, (name, graph) in zip(plans, graphs.items(), strict=True):
 
-    components, options, report = context
-    for index, item in enumerate(traced):
-        report(f"write {item.file}", index / len(traced))
-        write_graph(plan_graph(item.graph, item.file, options), item.graph, stage)
-    write_side_files(stage, checkpoint.directory, components[0].model.config, components[0].preprocessor)
+            def written(count: int, name: str = name) -> None:
+                nonlocal done
+                done += count
+                report(f"write {name}", done / total)
+
+            write_graph(plan, graph, stage, reader, written)
+        return digests()
 
 
-def _prove(stage: Path, traced: list[_Traced], options: ExportOptions, report: Progress) -> ValidationReport:
-    from onnxport.validation.prove import Subject, prove
-    from onnxport.validation.tolerances import tolerance_of
+def _prove(
+    stage: Path, blueprint: Blueprint, context: tuple[_Original, ExportOptions], report: Progress
+) -> ValidationReport:
+    original, options = context
+    if options.validate == "none":
+        tolerance = tolerance_of(max(graph.atol for graph in blueprint.graphs), options)
+        return ValidationReport("skipped", "none", tolerance.atol, tolerance.rtol, note="--validate none")
+    from onnxport.architectures.describe import describe
+    from onnxport.configs.examples import Examples
+    from onnxport.configs.signature import signature_of
+    from onnxport.validation.prove import Subject as Proved
+    from onnxport.validation.prove import prove
 
+    report("load the weights", None)
+    components = describe(original.model, blueprint.task, original.preprocessor)
     reports = []
-    for item in traced:
-        tolerance: Tolerance = tolerance_of(item.component.config.atol_for_validation, options)
-        if options.validate == "none":
-            reports.append(ValidationReport("skipped", "none", tolerance.atol, tolerance.rtol, note="--validate none"))
-            continue
-        subject = Subject(item.component.name, stage / item.file, item.component.model, item.examples, item.sizes)
+    for traced, component in zip(blueprint.graphs, components, strict=True):
+        tolerance = tolerance_of(traced.atol, options)
+        examples = Examples(component.config, signature_of(component.config).today(), component.preprocessor)
+        subject = Proved(traced.name, stage / traced.file, component.model, examples, traced.sizes)
         try:
             reports.append(prove(subject, options.validate, tolerance, report))
         except NoKernelError as error:
@@ -244,61 +256,34 @@ def _listing(directory: Path) -> tuple[PlannedFile, ...]:
     return tuple(PlannedFile(str(path.relative_to(directory)), path.stat().st_size) for path in paths)
 
 
-def _manifest(
+def _describe(
     checkpoint: Checkpoint,
-    task: Task,
-    traced: list[_Traced],
-    context: tuple[ExportOptions, ValidationReport, tuple[PlannedFile, ...]],
+    blueprint: Blueprint,
+    graphs: dict[str, ir.Model],
+    context: tuple[ExportOptions, ValidationReport, dict[str, str], tuple[PlannedFile, ...]],
 ) -> Manifest:
-    from onnxport.weights.digest import sha256_of_files
-
-    options, validation, files = context
+    options, validation, digests, files = context
     sizes = {file.name: file.bytes or 0 for file in files}
-    components = tuple(_describe_graph(item, sizes) for item in traced)
+    components = tuple(
+        describe_graph(traced, depth, graphs[traced.file], (blueprint.binding.note, sizes))
+        for traced, depth in zip(blueprint.graphs, blueprint.depths, strict=True)
+    )
     own = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
     chosen = {name: value for name, value in asdict(options).items() if name not in ("token", "cache_dir")}
-    model_config = traced[0].component.model.config
     source = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
-        "model_type": checkpoint.model_type or model_config.model_type,
-        "architecture": type(traced[0].component.model).__name__,
+        "model_type": blueprint.model_type,
+        "architecture": blueprint.architecture,
         "weights_format": checkpoint.format,
-        "weights_sha256": sha256_of_files(checkpoint.weight_files, root=checkpoint.directory),
+        "weights_sha256": digests,
     }
     return Manifest(
-        task=task.full_name,
+        task=blueprint.task.full_name,
         source=source,
         options=chosen,
-        versions={name: metadata.version(name) for name in PACKAGES},
+        versions={name: metadata.version(name) for name in VERSIONS},
         components=components,
         validation=validation.to_dict(),
         files=tuple(name for name in sizes if name not in own),
-    )
-
-
-def _describe_graph(item: _Traced, sizes: dict[str, int]) -> ComponentDescription:
-    from onnxport.configs.axes import today_label
-
-    graph = item.graph.graph
-    data = tuple(name for name in sizes if name.startswith(f"{item.file}_data"))
-    tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
-    inputs = tuple(describe_value(value) for value in graph.inputs)
-    wanted = item.component.config.inputs
-    fixed = tuple(
-        f"{tensor.name}: {today_label(label)} = {tensor.axes[axis]}"
-        for tensor in inputs
-        for axis, label in wanted[tensor.name].items()
-        if isinstance(tensor.axes[axis], int)
-    )
-    return ComponentDescription(
-        name=item.component.name,
-        file=item.file,
-        external_data=data,
-        opset=item.graph.opset_imports[""],
-        parameters=sum(tensor.size for tensor in tensors),
-        bytes=sum(sizes[name] for name in (item.file, *data)),
-        inputs=inputs,
-        outputs=tuple(describe_value(value) for value in graph.outputs),
-        fixed_axes=fixed,
     )

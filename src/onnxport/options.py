@@ -39,6 +39,8 @@ class ExportOptions:
         validate: `full` runs several shapes, `quick` the traced one, `none` nothing.
         external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
         weights: `copy` the weights, or `link` the safetensors files into the output, which takes no time and no space.
+        stamping: trace few layers and repeat them, where they are proved alike; otherwise trace all of them.
+        cache: use the graphs that earlier exports kept in the cache, and keep new ones there.
         dry_run: plan and report, write nothing.
         force: replace an output directory that isn't empty.
         keep_invalid: keep the output although validation failed.
@@ -61,6 +63,8 @@ class ExportOptions:
     validate: ValidationLevel = "full"
     external_data: ExternalData = "auto"
     weights: Weights = "copy"
+    cache: bool = True
+    stamping: bool = True
     dry_run: bool = False
     force: bool = False
     keep_invalid: bool = False

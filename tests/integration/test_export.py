@@ -169,6 +169,20 @@ def test_an_interrupt_leaves_nothing(
     assert left_over(tmp_path) == []
 
 
+def test_weights_that_were_cut_off_after_the_export(
+    bert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    onnxport.export(bert, output, onnxport.ExportOptions(external_data="always", validate="none"))
+    os.truncate(output / "model.onnx_data", 100)
+    capfd.readouterr()
+    for arguments in (["validate", str(output), "--quiet"], ["run", str(output), "--text", "[MASK]"]):
+        assert main(arguments) == 1
+        error = capfd.readouterr().err
+        assert "model.onnx_data is truncated: it has 100 bytes" in error
+        assert error.count("\n") == 1  # ONNX Runtime's own log is silent
+
+
 def test_the_command_prints_json_only(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", str(bert), str(tmp_path / "out"), "--json", "--validate", "quick"]
     assert main(arguments) == 0
@@ -187,6 +201,7 @@ def test_the_command_prints_json_only(bert: Path, tmp_path: Path, capsys: pytest
         (["list", "--model-type", "bertt"], 1, "did you mean"),
         (["inspect", "{tmp}"], 1, "no .onnx file"),
         (["validate", "{tmp}"], 1, "no onnxport.json"),
+        (["validate", "{tmp}/none"], 1, "no such directory"),
         (["run", "{tmp}", "--text", "x"], 1, "no onnxport.json"),
     ],
 )

@@ -284,12 +284,10 @@ def test_preprocessors(masked: tuple[Path, Any]) -> None:
 
 
 def test_settings_of_a_tokenizer_without_its_vocabulary(masked: tuple[Path, Any]) -> None:
-    (masked[0] / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    checkpoint = open_checkpoint(masked[0], OPTIONS)
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"no vocabulary of a tokenizer: looked for .*vocab\.txt.*remove tokenizer_config"
-    ):
-        load_preprocessor(checkpoint, OPTIONS)
+    for name in ("BertTokenizer", "TokenizersBackend"):
+        (masked[0] / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+        with pytest.raises(CheckpointNotFoundError, match=r"no vocabulary of a tokenizer .*remove tokenizer_config"):
+            load_preprocessor(open_checkpoint(masked[0], OPTIONS), OPTIONS)
 
 
 def test_image_processor_needs_no_torchvision(tmp_path: Path) -> None:

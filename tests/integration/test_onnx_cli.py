@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -84,6 +86,31 @@ def test_a_mistake_is_one_line(
     last = captured.err.strip().splitlines()[-1]
     assert last.startswith("onnxport: error: ") and message in last
     assert "Traceback" not in captured.err and captured.out == ""
+    assert everything(tmp_path) == []
+
+
+def test_a_full_disk_is_named(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("onnxport.onnx.convert.export", full)
+    assert run(monkeypatch, "-m", bert, "--feature", "masked-lm", tmp_path / "out") == 1
+    assert capsys.readouterr().err.endswith(f"onnxport: error: {tmp_path / 'out'}: No space left on device\n")
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("torch gave up"), TypeError("torch gave up")])
+def test_what_nobody_expected_is_one_line(
+    error: Exception, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("onnxport.onnx.convert.export", fail)
+    assert run(monkeypatch, "-m", bert, "--feature", "masked-lm", tmp_path / "out") == 1
+    assert capsys.readouterr().err.endswith(f"onnxport: error: {type(error).__name__}: torch gave up\n")
     assert everything(tmp_path) == []
 
 

@@ -80,7 +80,7 @@ def test_a_picture_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixtu
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     (shares,) = answer(capsys, directory, "--image", str(tmp_path / "picture.png"))
     assert sum(entry["score"] for entry in shares) == pytest.approx(1, abs=1e-3)
-    assert main(["run", str(directory), "--text", "a"]) == 1
+    assert main(["run", str(directory), "--text", "a"]) == 2
     assert main(["run", str(directory), "--image", str(directory / "config.json")]) == 2
     assert "--image" in capsys.readouterr().err.splitlines()[-1]
 

@@ -30,6 +30,8 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "validate": (["--validate", "quick"], "quick"),
     "external_data": (["--external-data", "always"], "always"),
     "weights": (["--weights", "link"], "link"),
+    "cache": (["--no-cache"], False),
+    "stamping": (["--no-stamping"], False),
     "dry_run": (["--dry-run"], True),
     "force": (["--force"], True),
     "keep_invalid": (["--keep-invalid"], True),
@@ -54,8 +56,8 @@ def test_no_options_are_the_defaults() -> None:
 def test_help_speaks_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name in CHOSEN:
-        assert f"--{name.replace('_', '-')}" in text
+    for words, _ in CHOSEN.values():
+        assert f"{words[0]} " in text
     assert "None" not in text
     assert "_OPSET" not in text
     assert "(default: fp32)" in text
@@ -75,6 +77,12 @@ def test_help_speaks_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> 
         ["export", "m", "out", "--atol", "inf"],
         ["export", "m", "out", "--no-such-option"],
         ["validate", "d", "--validate", "none"],
+        ["cache"],
+        ["cache", "empty"],
+        ["cache", "clear", "--older-than", "-1"],
+        ["cache", "clear", "--older-than", "soon"],
+        ["cache", "clear", "--older-than", "nan"],
+        ["cache", "list", "--older-than", "3"],
         ["run", "d", "--input-ids", "a,b"],
         ["run", "d", "--max-new-tokens", "0"],
         ["run", "d", "--text", "x", "--input-ids", "1"],
@@ -100,7 +108,7 @@ def test_debug_goes_before_or_after_the_verb(arguments: list[str]) -> None:
     assert not _parser().parse_args(["list"]).debug
 
 
-@pytest.mark.parametrize("verb", [[], ["export"], ["validate"], ["inspect"], ["list"], ["run"]])
+@pytest.mark.parametrize("verb", [[], ["export"], ["validate"], ["inspect"], ["list"], ["run"], ["cache"]])
 def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     heavy = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy", "rich", "huggingface_hub")
     code = (

@@ -68,14 +68,33 @@ def test_warnings_are_silenced_and_come_back(capsys: pytest.CaptureFixture[str])
     def verb() -> int:
         warnings.warn("noise", stacklevel=1)
         logging.getLogger("torch.onnx").warning("noise")
+        logging.getLogger("onnxporter").warning("noise")
+        own = logging.getLogger("own.handler")
+        handler = logging.StreamHandler()
+        own.addHandler(handler)
+        own.warning("noise")
+        own.removeHandler(handler)
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
         return 0
 
-    before = (logging.root.manager.disable, os.environ.get("TRANSFORMERS_VERBOSITY"), list(warnings.filters))
+    def state() -> tuple[object, ...]:
+        own = logging.getLogger("onnxport").handlers
+        return logging.getLogRecordFactory(), list(own), dict(os.environ), list(warnings.filters)
+
+    before = state()
     assert exit_code(verb, debug=False) == 0
     assert capsys.readouterr().err == ""
-    after = (logging.root.manager.disable, os.environ.get("TRANSFORMERS_VERBOSITY"), list(warnings.filters))
-    assert after == before
+    assert state() == before
+
+
+def test_our_own_warnings_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    def verb() -> int:
+        logging.getLogger("onnxport.blueprints.store").warning("entry %s is\n damaged", "x")
+        logging.getLogger("onnxport.weights").info("a detail")
+        return 0
+
+    assert exit_code(verb, debug=False) == 0
+    assert capsys.readouterr() == ("", "onnxport: warning: entry x is damaged\n")
 
 
 def test_characters_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from conformance.preprocessors import make_tokenizer
 from onnxport.bundles.manifest import ComponentDescription, Manifest
 from onnxport.cli import _answers, _generation
 from onnxport.cli._exported import Exported, open_exported
-from onnxport.cli._feeds import Given
+from onnxport.cli._feeds import Given, feed_of
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UnsupportedError
 
 Compute = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -228,3 +228,15 @@ def test_directories_that_cannot_be_run(tmp_path: Path) -> None:
     (tmp_path / "onnxport.json").write_text(manifest("x").to_json())
     with pytest.raises(CheckpointNotFoundError, match=r"lacks model\.onnx"):
         open_exported(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"\x08")
+    with pytest.raises(CorruptCheckpointError, match=r"model\.onnx isn't a readable ONNX file"):
+        open_exported(tmp_path)
+    (tmp_path / "onnxport.json").write_text("{")
+    with pytest.raises(CorruptCheckpointError, match=rf"{tmp_path}: onnxport\.json is damaged"):
+        open_exported(tmp_path)
+
+
+def test_a_text_for_a_graph_that_takes_none(make: Callable[..., Exported]) -> None:
+    exported = make(counting, inputs={"pixel_values": ("tensor(float)", [1, 3, 4, 4])})
+    with pytest.raises(OptionError, match="takes no text, its inputs are pixel_values: give --image"):
+        feed_of(exported, Given(texts=("hi",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_one_graph(tmp_path: Path) -> None:
 
 def test_external_data_is_counted_and_not_read(tmp_path: Path) -> None:
     save_graph(tmp_path / "model.onnx", external="model.onnx_data")
-    (tmp_path / "model.onnx_data").write_bytes(b"")
+    (tmp_path / "model.onnx_data").touch()
+    os.truncate(tmp_path / "model.onnx_data", 80)
     (graph,) = inspect(tmp_path).graphs
     assert graph.external_data == ("model.onnx_data",)
     assert graph.parameters == 20
@@ -82,6 +84,15 @@ def test_a_manifest_says_where_it_comes_from(tmp_path: Path) -> None:
         ("model.onnx", None),
         ("onnx/decoder_model.onnx", "decoder"),
     ]
+
+
+def test_weights_that_are_cut_off(tmp_path: Path) -> None:
+    save_graph(tmp_path / "model.onnx", external="model.onnx_data")
+    (tmp_path / "model.onnx_data").write_bytes(bytes(79))
+    with pytest.raises(
+        CorruptCheckpointError, match=r"model\.onnx_data is truncated: it has 79 bytes.* ends at byte 80"
+    ):
+        inspect(tmp_path)
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:

@@ -86,6 +86,19 @@ def inspect(path: str | Path) -> Inspection:
     return Inspection(graphs, manifest.source.get("model"), manifest.task, manifest.validation.get("status"))
 
 
+def check_graph(file: Path) -> None:
+    """Check that a graph can be read and that its weights are there and whole; no tensor is read.
+
+    Raises:
+        CheckpointNotFoundError: the file with its weights isn't there.
+        CorruptCheckpointError: a file is truncated or damaged.
+    """
+    model = _load(file)
+    _external_files(
+        file, [v.const_value for g in model.graphs() for v in g.initializers.values() if v.const_value is not None]
+    )
+
+
 def _inspect_graph(file: Path, name: str, components: Mapping[str, str]) -> GraphInspection:
     model = _load(file)
     tensors = [v.const_value for g in model.graphs() for v in g.initializers.values() if v.const_value is not None]
@@ -124,10 +137,18 @@ def _load(file: Path) -> ir.Model:
 def _external_files(file: Path, tensors: Iterable[ir.TensorProtocol]) -> tuple[str, ...]:
     import onnx_ir as ir
 
-    names = tuple(sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}))
+    outside = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    names = tuple(sorted({str(tensor.location) for tensor in outside}))
     missing = [name for name in names if not (file.parent / name).is_file()]
     if missing:
         raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which isn't there")
+    for tensor in outside:
+        end, size = (tensor.offset or 0) + tensor.nbytes, (file.parent / tensor.location).stat().st_size
+        if end > size:
+            raise CorruptCheckpointError(
+                f"{file.parent / tensor.location} is truncated: it has {size} bytes, and {tensor.name} of {file.name} "
+                f"ends at byte {end}; export the model again"
+            )
     return names
 
 

@@ -42,6 +42,7 @@ class ComponentDescription:
         inputs: in the graph's order.
         outputs: in the graph's order.
         fixed_axes: axes that the description wants to vary and the model can't, as `input: label = size`.
+        notes: how the graph got its layers, and why anything was done the slow way.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ComponentDescription:
     inputs: tuple[TensorDescription, ...]
     outputs: tuple[TensorDescription, ...]
     fixed_axes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,12 @@ def read_manifest(directory: Path) -> Manifest | None:
         CorruptCheckpointError: the manifest is damaged.
     """
     file = directory / FILE_NAME
-    return Manifest.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return Manifest.from_json(file.read_text(encoding="utf-8"))
+    except (CorruptCheckpointError, UnicodeDecodeError) as error:
+        raise CorruptCheckpointError(f"{directory}: {error}") from error
 
 
 def _component(values: dict[str, Any]) -> ComponentDescription:
@@ -117,5 +124,5 @@ def _component(values: dict[str, Any]) -> ComponentDescription:
         side: tuple(TensorDescription(t["name"], t["dtype"], tuple(t["axes"])) for t in values[side])
         for side in ("inputs", "outputs")
     }
-    lists = {key: tuple(values[key]) for key in ("external_data", "fixed_axes")}
+    lists = {key: tuple(values.get(key, ())) for key in ("external_data", "fixed_axes", "notes")}
     return ComponentDescription(**{**values, **tensors, **lists})

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
-
-from onnxport.configs.plain_tokenizer import is_plain
+from typing import Any, Protocol
 
 _NAMES = (
     "config.json",
@@ -30,6 +28,20 @@ _NAMES = (
     "LICENSE*",
 )
 """Patterns of the files that clients read beside a graph; the licence and the model card go with the weights."""
+
+
+class Original(Protocol):
+    """What a checkpoint's side files are made from, loaded when it is asked for."""
+
+    @property
+    def config(self) -> Any:
+        """The configuration."""
+
+    @property
+    def preprocessor(self) -> Any:
+        """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
+
+
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
 
@@ -39,22 +51,22 @@ def side_files(directory: Path) -> list[Path]:
     return sorted(found)
 
 
-def write_side_files(stage: Path, directory: Path, config: Any, preprocessor: Any) -> None:
+def write_side_files(stage: Path, directory: Path, original: Original) -> None:
     """Copy what the checkpoint has, and write what clients need and it lacks.
 
     Args:
         stage: directory to write into.
         directory: the checkpoint.
-        config: the model's configuration, written where the checkpoint has none (GGUF).
-        preprocessor: written first where the checkpoint has files of it, so that today's formats
-            (`tokenizer.json`) exist; the checkpoint's own files win. A stand-in for a lacking one is never written.
+        original: asked only for what the checkpoint lacks: its configuration where there is none (GGUF), its
+            preprocessor where there are only older formats, so that today's (`tokenizer.json`) exist; the checkpoint's
+            own files win.
     """
     originals = side_files(directory)
     names = {path.name for path in originals}
     if "config.json" not in names:
-        config.save_pretrained(stage)
+        original.config.save_pretrained(stage)
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
-    if ("config.json" not in names or has_old_format) and not is_plain(preprocessor):
-        preprocessor.save_pretrained(stage)
+    if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+        original.preprocessor.save_pretrained(stage)
     for path in originals:
         shutil.copyfile(path, stage / path.name)

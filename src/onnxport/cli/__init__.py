@@ -19,6 +19,7 @@ VERBS = {
     "validate": "repeat the proof of an exported directory",
     "inspect": "show what a directory with ONNX graphs holds",
     "list": "list architectures and tasks",
+    "cache": "list or clear the graphs that earlier exports kept",
     "run": "try an exported directory on a text, a picture or a sound",
 }
 """Verbs to what they do; each is the module of this package with its name."""

@@ -103,13 +103,20 @@ def audio_feed(exported: Exported, given: Given) -> Arrays:
     return _arrays(extractor(read_wav(given.audio, rate), sampling_rate=rate, return_tensors="np"))
 
 
+_FILES = {"pixel_values": "--image", "input_features": "--audio", "input_values": "--audio"}
+"""Inputs that are made of a file to the option that names it."""
+
+
 def feed_of(exported: Exported, given: Given, tokenizer: Any = None) -> Arrays:
     """Make inputs of everything that was given.
 
     Raises:
-        OptionError: nothing was given.
+        OptionError: nothing was given, or a text to a graph that takes none.
     """
     feed: Arrays = {}
+    wanted = {option for name, option in _FILES.items() if name in exported.inputs}
+    if given.texts and wanted and "input_ids" not in exported.inputs and not (given.image or given.audio):
+        raise OptionError(f"the graph takes no text, its inputs are {', '.join(exported.inputs)}: give {wanted.pop()}")
     if given.texts or given.input_ids:
         feed |= text_feed(given, tokenizer or tokenizer_of(exported, given))
     if given.image:

@@ -27,12 +27,21 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = N
             continue
         flag = f"--{field.name.replace('_', '-')}"
         if hints[field.name] is bool:
-            parser.add_argument(flag, action="store_true", help=texts[field.name])
+            _add_switch(parser, field.name, texts[field.name], default=bool(field.default))
             continue
         kind, choices = _type(hints[field.name])
         default = f" (default: {field.default})" if field.default is not None else ""
         text = texts[field.name] + default
         parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=text)
+
+
+def _add_switch(parser: argparse.ArgumentParser, name: str, text: str, *, default: bool) -> None:
+    """Add an option without value: `--name`, or `--no-name` for what is on without it."""
+    flag = name.replace("_", "-")
+    if default:
+        parser.add_argument(f"--no-{flag}", dest=name, action="store_false", help=f"don't {text}")
+    else:
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
 
 
 def options_from(arguments: argparse.Namespace) -> ExportOptions:

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from onnxport.errors import OnnxportError, OptionError
 
@@ -67,19 +68,40 @@ def print_error(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet_packages() -> Iterator[None]:
-    """Keep other packages' warnings off the terminal in a block; everything is as before after it."""
+    """Keep other packages' warnings off the terminal in a block, and print our own, a line each.
+
+    Everything is as before after it.
+    """
     name, before = "TRANSFORMERS_VERBOSITY", os.environ.get("TRANSFORMERS_VERBOSITY")
-    disabled = logging.root.manager.disable
+    own, make_record = logging.getLogger("onnxport"), logging.getLogRecordFactory()
+    handler = _WarningLine(logging.WARNING)
+
+    def make_quiet_record(*arguments: Any, **more: Any) -> logging.LogRecord:
+        record = make_record(*arguments, **more)
+        if not f"{record.name}.".startswith("onnxport.") and record.levelno <= logging.WARNING:
+            record.levelno = -1  # below every handler, whoever has installed it
+        return record
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.disable(max(disabled, logging.WARNING))
+        logging.setLogRecordFactory(make_quiet_record)
+        own.addHandler(handler)
         os.environ.setdefault(name, "error")
         try:
             yield
         finally:
-            logging.disable(disabled)
+            own.removeHandler(handler)
+            logging.setLogRecordFactory(make_record)
             if before is None:
                 os.environ.pop(name, None)
+
+
+class _WarningLine(logging.Handler):
+    """Print a record as a line like that of an error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "error" if record.levelno > logging.WARNING else "warning"
+        sys.stderr.write(f"onnxport: {kind}: {_one_line(record.getMessage())}\n")
 
 
 @contextlib.contextmanager

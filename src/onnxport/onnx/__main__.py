@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import OnnxportError
-from onnxport.onnx.features import FeaturesManager
 
 MIN_OPTIMUM_VERSION = "1.5.0"
 """Kept for imports; the export never goes through optimum."""
@@ -37,6 +36,8 @@ def export_with_transformers(args: Namespace) -> None:
         KeyError: the model type or the feature isn't supported.
         OnnxportError: the checkpoint can't be read, or the model can't be captured.
     """
+    from onnxport.onnx.features import FeaturesManager  # here, so that Ctrl-C finds main() running
+
     output = args.output if args.output.is_file() else args.output / "model.onnx"
     framework = FeaturesManager.determine_framework(args.model, framework=args.framework)
     model = FeaturesManager.get_model_from_feature(
@@ -78,6 +79,10 @@ def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
             validate_model_outputs(config, preprocessor, model, stage / file.name, outputs, tolerance)
         for path in stage.iterdir():
             path.replace(parent / path.name)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(parent)) from error  # a full disk doesn't say where
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for directory in created:
@@ -145,14 +150,26 @@ def main() -> int:
     logging.getLogger("onnxport").setLevel(logging.INFO)
     try:
         export_with_transformers(args)
-    except (OnnxportError, ValueError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"onnxport: error: {message}", file=sys.stderr)
+    except Exception as error:
+        print(f"onnxport: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("onnxport: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _message(error: Exception) -> str:
+    """Say in one line what went wrong; what nobody raised on purpose is named by its type."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    shown = " ".join(line.strip() for line in str(text).splitlines())
+    return (
+        shown
+        if isinstance(error, (OnnxportError, ValueError, KeyError, OSError))
+        else f"{type(error).__name__}: {shown}"
+    )
 
 
 if __name__ == "__main__":

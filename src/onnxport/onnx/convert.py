@@ -117,8 +117,10 @@ def export_pytorch(
     """Export a PyTorch model; arguments, result and errors are those of `export`."""
     import torch
 
+    from onnxport.passes.finish import finish
     from onnxport.tracing import trace
-    from onnxport.validation.prove import trace_examples
+    from onnxport.tracing.originals import trace_examples
+    from onnxport.weights.bound_graphs import bind_to_state
     from onnxport.weights.writing import save_graph
 
     signature = signature_of(config)
@@ -135,6 +137,8 @@ def export_pytorch(
             graph = trace(model, config, layout, signature, opset=_opset(opset))
     finally:
         model.to(home).train(training)
+    finish(graph)
+    bind_to_state(graph, model.state_dict(keep_vars=True))
     save_graph(graph, Path(output))
     return matched, list(config.outputs)
 
@@ -175,7 +179,8 @@ def validate_model_outputs(
         ValueError: names, shapes or values differ.
         ValidationError: ONNX Runtime can't load the file.
     """
-    from onnxport.validation.prove import open_session, run_graph, run_original
+    from onnxport.tracing.originals import run_original
+    from onnxport.validation.prove import open_session, run_graph
 
     preprocessor = _only_one(preprocessor, tokenizer)
     logger.info("Validating ONNX model...")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from onnxport.weights.parameters import ParameterTensor
 
@@ -29,7 +30,7 @@ class CleanUpPass(ir.passes.InPlacePass):
         with hidden_parameters(model.graph):
             optimize_ir(model, onnx_shape_inference=False)
             _merge_equal_constants(model.graph)
-            ir.passes.common.CommonSubexpressionEliminationPass()(model)
+            common_passes.CommonSubexpressionEliminationPass()(model)
             onnx_fusions.fuse(model)
         return ir.passes.PassResult(model, modified=sum(1 for _ in model.graph.all_nodes()) != before)
 

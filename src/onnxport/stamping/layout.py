@@ -6,19 +6,16 @@ between two layers belongs to the one before. Nodes say their module in the engi
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onnxport.passes.scopes import scopes_of
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata of the engine: the modules that a node was traced in, outermost first, then the node's own name."""
 
 _NUMBERED = re.compile(r"^(?P<before>\w+\.)(?P<number>\d+)(?P<after>\..*)?$")
 """Names of per-layer inputs and outputs: `past_key_values.0.key`, `present.3.decoder.value`."""
@@ -64,12 +61,6 @@ class Layers:
                 if head.isdigit():
                     return f"{path}.{number}{dot}{rest}"
         return name
-
-
-def scopes_of(node: ir.Node) -> list[str]:
-    """Return the modules that a node was traced in, outermost first; empty where the engine didn't say."""
-    text = node.metadata_props.get(SCOPES)
-    return [name for name in ast.literal_eval(text)[:-1] if name] if text else []
 
 
 def cache_number(name: str) -> int | None:

@@ -63,9 +63,7 @@ def _inputs(node: ir.Node) -> Iterator[ir.Value]:
     return (value for value in node.inputs if value is not None)
 
 
-def prove(
-    layers: Layers, regions: Sequence[Region], pair: tuple[int, int], dependence: Dependence
-) -> Proof:
+def prove(layers: Layers, regions: Sequence[Region], pair: tuple[int, int], dependence: Dependence) -> Proof:
     """Match two layers of one kind.
 
     Args:
@@ -86,7 +84,9 @@ def prove(
             if matcher.match(candidate, node):
                 break
             if candidate in dependence:
-                raise StampError(f"{layers.paths[0]}: {_say(candidate)} of layer {pair[0]} isn't {_say(node)} of {pair[1]}")
+                raise StampError(
+                    f"{layers.paths[0]}: {_say(candidate)} of layer {pair[0]} isn't {_say(node)} of {pair[1]}"
+                )
         else:
             raise StampError(f"{layers.paths[0]}: layer {pair[1]} has {_say(node)}, which layer {pair[0]} hasn't")
     extra = next((node for node in rest if node in dependence), None)

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from onnxport.passes.scopes import SCOPES, scopes_of
 from onnxport.stamping.layout import (
-    SCOPES,
     Layers,
     Region,
     StampError,
     cache_number,
-    scopes_of,
     split,
     with_cache_number,
 )
@@ -54,9 +53,7 @@ def stamp(graph: ir.Graph, layers: Layers) -> None:
     plan.carry_out()
 
 
-def _prove_all(
-    layers: Layers, regions: Sequence[Region], dependence: Dependence, own: list[list[ir.Node]]
-) -> _Slots:
+def _prove_all(layers: Layers, regions: Sequence[Region], dependence: Dependence, own: list[list[ir.Node]]) -> _Slots:
     """Prove one layer of each kind by another, and learn which values are handed from layer to layer."""
     slots = _Slots(layers, own)
     for kind in dict.fromkeys(layers.traced):
@@ -153,30 +150,41 @@ class _Plan:
             StampError: a layer reads from another than the one before it, the end of the graph from another than the
                 last, or graph inputs aren't numbered as layers are.
         """
-        last = len(self.own) - 1
         inside = {node: number for number, nodes in enumerate(self.own) for node in nodes}
         name = self.layers.paths[0]
         for node in self.graph:
             for value in node.inputs:
-                found = self.slots.place(value) if value is not None else None
-                if found is None or inside.get(node) == found[0]:
-                    continue
-                reader = inside.get(node)
-                if reader is None and (found[0] != last or self.slots.counterpart(value, self.layers.full[-1]) is None):
-                    raise StampError(f"{name}: {value.name} of layer {found[0]} is read outside the layers")
-                if reader is not None and reader != found[0] + 1 and not self._is_unique(found[0]):
-                    raise StampError(f"{name}: layer {reader} reads {value.name} of layer {found[0]}")
-        outside = [node for region in regions[:-1] for node in region.nodes if node not in inside and node in dependence]
-        if outside:
-            raise StampError(f"{name}: {outside[0].op_type} ({outside[0].outputs[0].name}) belongs to no layer")
+                if value is not None:
+                    self._check_use(value, inside.get(node))
+        between = (node for region in regions[:-1] for node in region.nodes)
+        for node in between:
+            if node not in inside and node in dependence:
+                raise StampError(f"{name}: {node.op_type} ({node.outputs[0].name}) belongs to no layer")
         for value in self.graph.outputs:
             found = self.slots.place(value)
-            if found and cache_number(str(value.name)) is None and found[0] != last:
+            if found and cache_number(str(value.name)) is None and found[0] != len(self.own) - 1:
                 raise StampError(f"{name}: the output {value.name} comes out of layer {found[0]}")
         self._passed_on()
         self._caches()
-        for kind, following in zip(self.layers.full, self.layers.full[1:], strict=False):
-            self._entries(kind, following)
+        for kind, following in pairwise(self.layers.full):
+            self._check_entries(kind, following)
+
+    def _check_use(self, value: ir.Value, reader: int | None) -> None:
+        """Check that a value of a layer is read by that layer, the next one, or the end of the graph.
+
+        Args:
+            value: any value.
+            reader: number of the layer that reads it, None outside the layers.
+        """
+        found = self.slots.place(value)
+        if found is None or reader == found[0]:
+            return
+        name, owner = self.layers.paths[0], found[0]
+        if reader is None:
+            if owner != len(self.own) - 1 or self.slots.counterpart(value, self.layers.full[-1]) is None:
+                raise StampError(f"{name}: {value.name} of layer {owner} is read outside the layers")
+        elif reader != owner + 1 and not self._is_unique(owner):
+            raise StampError(f"{name}: layer {reader} reads {value.name} of layer {owner}")
 
     def _is_unique(self, number: int) -> bool:
         """Say whether a traced layer stands for itself alone, so that layers far behind it may read from it."""
@@ -187,16 +195,15 @@ class _Plan:
         numbers = [number for number, other in enumerate(self.layers.traced) if other == kind]
         return numbers[min(1, len(numbers) - 1)]
 
-    def _entries(self, kind: int, following: int) -> None:
-        """Check that a layer finds what it reads in a layer of `kind` before it."""
+    def _check_entries(self, kind: int, following: int) -> None:
+        """Check that a layer of one kind finds what it reads in a layer of another kind before it."""
         number = self._template(following)
-        for node in self.own[number]:
-            for value in node.inputs:
-                found = self.slots.place(value) if value is not None else None
-                if found is None or found[0] == number or (found[0] != number - 1 and self._is_unique(found[0])):
-                    continue
-                if self.slots.counterpart(value, kind) is None and not self._is_unique(found[0]):
-                    raise StampError(f"{self.layers.paths[0]}: layer {number} reads {value.name}, which others lack")
+        for value in {value for node in self.own[number] for value in node.inputs if value is not None}:
+            found = self.slots.place(value)
+            if found is None or found[0] == number or self._is_unique(found[0]):
+                continue
+            if self.slots.counterpart(value, kind) is None:
+                raise StampError(f"{self.layers.paths[0]}: layer {number} reads {value.name}, which others lack")
 
     def _caches(self) -> list[list[int]]:
         """List the numbers of the graph inputs and outputs of every traced layer.
@@ -356,7 +363,9 @@ class _Copier:
         made = []
         outputs = {value: str(value.name) for value in self._plan.graph.outputs}
         for node in self._plan.own[self._source]:
-            new = like(node, [None if value is None else self._input(value) for value in node.inputs], self._metadata(node))
+            new = like(
+                node, [None if value is None else self._input(value) for value in node.inputs], self._metadata(node)
+            )
             for old, value in zip(node.outputs, new.outputs, strict=True):
                 value.name = f"{old.name}@{self._number}"
                 self._values[old] = value

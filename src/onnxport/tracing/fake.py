@@ -6,6 +6,7 @@ persistent ones come from the checkpoint, so they are fake like the parameters.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,41 @@ def build_fake(model_class: Any, config: PreTrainedConfig, dtype: torch.dtype) -
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = fake_like(buffer, mode)
     return model.eval()
+
+
+def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
+    """Make a fake model agree with the one that a checkpoint was bound to, in place.
+
+    The checkpoint decides which poolers there are, which parameters share a tensor, and, where some stay in fp32, their
+    dtypes.
+
+    Args:
+        model: made by `build_fake`, perhaps with fewer layers.
+        full: the bound model.
+    """
+    for name, module in full.named_modules():
+        for child, value in module._modules.items():
+            if value is None:
+                with contextlib.suppress(AttributeError):
+                    model.get_submodule(name)._modules[child] = None
+    bound = dict(full.named_parameters(remove_duplicate=False))
+    shared: dict[int, torch.nn.Parameter | None] = {}
+    for name, module in model.named_modules():
+        for key, own in module._parameters.items():
+            wanted = bound.get(f"{name}.{key}" if name else key)
+            if own is None or wanted is None:
+                continue
+            if id(wanted) not in shared:
+                shared[id(wanted)] = _separate(own, wanted.dtype)
+            module._parameters[key] = shared[id(wanted)]
+    return model
+
+
+def _separate(own: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:
+    """Return a fake parameter of its own, like another but for the dtype."""
+    mode = own.data.fake_mode  # type: ignore[attr-defined]
+    meta = torch.empty_strided(own.shape, own.stride(), dtype=dtype, device="meta")
+    return torch.nn.Parameter(FakeTensor(mode, meta, torch.device("cpu")), requires_grad=False)
 
 
 def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:

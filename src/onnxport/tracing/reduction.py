@@ -160,8 +160,8 @@ def _signatures(model: torch.nn.Module, path: str) -> list[LayerSignature]:
     from onnxport.tracing.layers import signature_of_layer
 
     try:
-        return [signature_of_layer(layer) for layer in model.get_submodule(path)]  # type: ignore[union-attr]
-    except (AttributeError, TypeError):
+        return [signature_of_layer(layer) for layer in model.get_submodule(path).children()]
+    except AttributeError:
         return []
 
 

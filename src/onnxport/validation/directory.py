@@ -48,7 +48,10 @@ def validate(
     directory = Path(directory)
     manifest = _manifest(directory)
     given = options or ExportOptions()
-    chosen = replace(given, dtype=manifest.options["dtype"], revision=given.revision or manifest.source["revision"])
+    chosen = replace(given, dtype=manifest.options["dtype"])
+    if reference is None:
+        framework = given.framework or manifest.options.get("framework")
+        chosen = replace(chosen, revision=given.revision or manifest.source["revision"], framework=framework)
     checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
     config = load_config(checkpoint, chosen)
     task = canonical_task(manifest.task)
@@ -64,6 +67,8 @@ def validate(
 
 
 def _manifest(directory: Path) -> Manifest:
+    if not directory.is_dir():
+        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
     manifest = read_manifest(directory)
     if manifest is None:
         raise CheckpointNotFoundError(f"{directory} holds no onnxport.json: it isn't a directory that onnxport wrote")
@@ -79,7 +84,8 @@ def _prove(
 ) -> tuple[Tolerance, list[Case]]:
     from onnxport.configs.examples import Examples
     from onnxport.configs.signature import signature_of
-    from onnxport.validation.prove import Subject, prove, trace_examples
+    from onnxport.tracing.originals import trace_examples
+    from onnxport.validation.prove import Subject, prove
     from onnxport.validation.tolerances import tolerance_of
 
     manifest, options, progress = context

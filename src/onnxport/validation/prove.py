@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs.arguments import Layout, call, overridden
+from onnxport.bundles.inspection import check_graph
+from onnxport.configs.arguments import Layout
 from onnxport.configs.axes import symbols_of
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import solve
 from onnxport.errors import NoKernelError, ValidationError
+from onnxport.tracing.originals import run_original, to_array
 from onnxport.validation.compare import compare
 from onnxport.validation.report import Case, ValidationReport
 from onnxport.validation.tolerances import Tolerance
@@ -74,15 +76,17 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
     """Load a graph on ONNX Runtime's CPU provider.
 
     Raises:
+        CheckpointError: a file is truncated, damaged or lacking.
         ValidationError: ONNX Runtime refuses the graph.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its error is raised, and told once
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        check_graph(file)
         kind = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
         raise kind(f"ONNX Runtime can't load {file.name}: {error}") from error
 
@@ -160,51 +164,6 @@ def _run_case(
         raise ValidationError(f"{subject.file.name} doesn't run, {name} ({sizes}): {error}") from error
     outputs = tuple(compare(key, original[key], graph[key], tolerance) for key in graph)
     return Case(subject.name, name, sizes, outputs)
-
-
-def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
-    """Make the inputs to trace with: every axis that may vary has two elements or more, pictures are no squares.
-
-    Args:
-        model: the original; it decides whether a picture may be of another shape than its preprocessor makes.
-        examples: where inputs come from.
-
-    Returns:
-        The inputs, and symbol to size.
-    """
-    layout = examples.at()
-    signature = examples.signature.for_inputs(layout.flat)
-    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
-    changes = {symbol: 3 for symbol, size in sizes.items() if size < 2 and "sequence" in symbol}
-    changes |= {symbol: 2 for symbol, size in sizes.items() if size < 2 and "batch" in symbol}
-    if "height" in sizes and sizes["height"] == sizes.get("width"):
-        wide = {**changes, "height": sizes["height"] * 2, "width": sizes["width"] * 3}
-        try:
-            run_original(model, examples, examples.at(wide))
-            changes = wide
-        except Exception as error:
-            logger.debug("pictures keep their size: %s", error)
-    return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
-
-
-def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
-    """Run the original and return its outputs as arrays, by flat name."""
-    import torch
-
-    device = next(model.parameters()).device
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    flat = {
-        name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-        for name, tensor in layout.flat.items()
-    }
-    with torch.no_grad(), overridden(model, examples.config):
-        outputs = call(model, examples.config, layout, flat)
-    return {name: to_array(tensor) for name, tensor in outputs.items()}
-
-
-def to_array(tensor: Any) -> Any:
-    """Return a tensor as an array on the host."""
-    return tensor.detach().cpu().numpy()
 
 
 def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str, Any]:

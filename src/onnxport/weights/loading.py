@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["attach_generation_config", "load_config", "load_model", "load_preprocessor", "load_state"]
+__all__ = ["attach_generation_config", "dtype_of", "load_config", "load_model", "load_preprocessor", "load_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions)
 
 
 def _arguments(options: ExportOptions) -> dict[str, Any]:
-    return {"dtype": _dtype(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return {"dtype": dtype_of(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def _load_tensorflow(
         {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
     )
     settle(account, model, checkpoint)
-    return cast("PreTrainedModel", model.to(_dtype(options)))
+    return cast("PreTrainedModel", model.to(dtype_of(options)))
 
 
 def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
@@ -242,7 +242,8 @@ def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> 
             ) from error
 
 
-def _dtype(options: ExportOptions) -> torch.dtype:
+def dtype_of(options: ExportOptions) -> torch.dtype:
+    """Return the torch dtype that the options name."""
     import torch
 
     return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))

@@ -19,10 +19,20 @@ class ParameterTensor(ir.LazyTensor):
         name: the parameter's full name, such as `model.layers.3.mlp.up_proj.weight`.
         dtype: type of its elements.
         shape: its sizes.
+        axes: the axes of the checkpoint's parameter in the order in which they are the tensor's; None for its own.
     """
 
-    def __init__(self, name: str, dtype: ir.DataType, shape: Iterable[int]) -> None:
+    def __init__(
+        self, name: str, dtype: ir.DataType, shape: Iterable[int], axes: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__(self._refuse, dtype, frozen_shape(shape), name=name)
+        self.axes = axes
+
+    def transposed(self) -> ParameterTensor:
+        """Return the same parameter with its axes, two or more, in reverse order."""
+        rank = len(self.shape)
+        axes = self.axes or tuple(range(rank))
+        return ParameterTensor(str(self.name), self.dtype, tuple(self.shape.numpy())[::-1], axes[::-1])
 
     def _refuse(self) -> NoReturn:
         raise TypeError(

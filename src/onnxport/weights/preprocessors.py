@@ -53,9 +53,9 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
             continue
         if not (unread := _unread_vocabulary(loaded, checkpoint)):
             return _with_settings(loaded, checkpoint, options)
-        _refuse_lost_vocabulary(checkpoint, unread)
         failures.append(f"{type(loaded).__name__} reads {unread}, and none of them is there")
     if failures:
+        _refuse_lost_vocabulary(checkpoint, "; ".join(failures))
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
     return None
 
@@ -139,12 +139,12 @@ def _unread_vocabulary(loaded: Any, checkpoint: Checkpoint) -> str:
     return " or ".join(names)
 
 
-def _refuse_lost_vocabulary(checkpoint: Checkpoint, unread: str) -> None:
+def _refuse_lost_vocabulary(checkpoint: Checkpoint, reason: str) -> None:
     """Raise when a tokenizer's settings came without its vocabulary."""
     held = [name for name in _TOKENIZER_FILES if (checkpoint.directory / name).is_file()]
     if held == ["tokenizer_config.json"]:
         raise CheckpointNotFoundError(
-            f"{checkpoint.directory} has tokenizer_config.json, but no vocabulary of a tokenizer: looked for {unread}. "
+            f"{checkpoint.directory} has tokenizer_config.json, but no vocabulary of a tokenizer ({reason}). "
             f"Download it too, or remove tokenizer_config.json to export the model without a tokenizer"
         )
 

@@ -1,0 +1,161 @@
+"""Write blueprints as cache entries, and read them back; a text that isn't one is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
+from onnxport.configs.tasks import canonical_task
+from onnxport.passes.cleanup import hidden_parameters
+from onnxport.stamping import Layers
+from onnxport.weights.binding import Binding
+from onnxport.weights.parameters import ParameterTensor
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_PARAMETERS = "onnxport.parameters"
+"""Metadata of a graph in an entry: the names of its parameters, which are graph inputs there."""
+
+
+def graphs_to_bytes(graphs: tuple[TracedGraph, ...]) -> bytes:
+    """Return traced graphs as an entry."""
+    values = []
+    for traced in graphs:
+        graph = base64.b64encode(_graph_to_bytes(traced.graph)).decode()
+        values.append(
+            {
+                "name": traced.name,
+                "graph": graph,
+                "prefix": traced.prefix,
+                "sizes": dict(traced.sizes),
+                "atol": traced.atol,
+                "fixed_axes": traced.fixed_axes,
+            }
+        )
+    return json.dumps(values).encode()
+
+
+def graphs_from_bytes(content: bytes) -> tuple[TracedGraph, ...]:
+    """Return what `graphs_to_bytes` was given.
+
+    Raises:
+        ValueError: the content doesn't come from there.
+    """
+    try:
+        return tuple(
+            TracedGraph(
+                value["name"],
+                _graph_from_bytes(base64.b64decode(value["graph"], validate=True)),
+                value["prefix"],
+                value["sizes"],
+                value["atol"],
+                tuple(value["fixed_axes"]),
+            )
+            for value in json.loads(content)
+        )
+    except Exception as error:  # a protobuf parser raises its own errors
+        raise ValueError(f"this isn't an entry with graphs: {error}") from error
+
+
+def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
+    """Return everything of a blueprint but its graphs as an entry.
+
+    Args:
+        blueprint: what to keep.
+        traces: key of the entry with the graphs.
+
+    Raises:
+        ValueError: weights are in memory, so that there is nothing to keep.
+    """
+    return json.dumps(
+        {
+            "traces": traces,
+            "task": blueprint.task.full_name,
+            "architecture": blueprint.architecture,
+            "model_type": blueprint.model_type,
+            "depths": [asdict(depth) for depth in blueprint.depths],
+            "binding": blueprint.binding.to_json(),
+        }
+    ).encode()
+
+
+def traces_of(content: bytes) -> str:
+    """Return the key of the graphs that an entry refers to.
+
+    Raises:
+        ValueError: it isn't an entry of an export.
+    """
+    return str(_load(content)["traces"])
+
+
+def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: Binding) -> Blueprint:
+    """Return what `export_to_bytes` was given.
+
+    Args:
+        content: the entry.
+        graphs: read from the entry that it refers to.
+        binding: the entry's own, for the checkpoint at hand.
+
+    Raises:
+        ValueError: the content doesn't come from there.
+    """
+    value = _load(content)
+    try:
+        depths = tuple(
+            Depth(
+                tuple(Layers(tuple(run["paths"]), tuple(run["traced"]), tuple(run["full"])) for run in depth["layers"]),
+                depth["note"],
+            )
+            for depth in value["depths"]
+        )
+        task = canonical_task(value["task"])
+        return Blueprint(task, value["architecture"], value["model_type"], graphs, depths, binding, cached=True)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"this isn't an entry of an export: {error}") from error
+
+
+def binding_of(content: bytes) -> Binding:
+    """Return the binding in an entry.
+
+    Raises:
+        ValueError: it isn't an entry of an export.
+    """
+    return Binding.from_json(_load(content)["binding"])
+
+
+def _load(content: bytes) -> dict[str, Any]:
+    value = json.loads(content)
+    if not isinstance(value, dict) or not {"traces", "binding", "depths"} <= value.keys():
+        raise ValueError("this isn't an entry of an export")
+    return value
+
+
+def _graph_to_bytes(model: ir.Model) -> bytes:
+    import onnx_ir as ir
+
+    names = [name for name, v in model.graph.initializers.items() if isinstance(v.const_value, ParameterTensor)]
+    model.metadata_props[_PARAMETERS] = json.dumps(names)
+    try:
+        with hidden_parameters(model.graph):
+            content: bytes = ir.to_proto(model).SerializeToString()
+        return content
+    finally:
+        del model.metadata_props[_PARAMETERS]
+
+
+def _graph_from_bytes(content: bytes) -> ir.Model:
+    import onnx
+    import onnx_ir as ir
+
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(content))
+    names = set(json.loads(model.metadata_props.pop(_PARAMETERS)))
+    for value in [value for value in model.graph.inputs if value.name in names]:
+        assert value.shape is not None and value.dtype is not None
+        model.graph.inputs.remove(value)
+        value.const_value = ParameterTensor(str(value.name), value.dtype, value.shape.numpy())
+        model.graph.register_initializer(value)
+    return model

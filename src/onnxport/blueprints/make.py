@@ -1,0 +1,227 @@
+"""Make a blueprint: bind, build with fake parameters, shorten, describe, trace, stamp.
+
+No tensor of the checkpoint is read, and no layer is traced that has a twin, as long as that can be done and proved.
+What can't be done that way is done with the weights in memory, or at full depth, and the blueprint says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures.describe import Component, describe, infer_task, model_class
+from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
+from onnxport.configs.axes import today_label
+from onnxport.configs.examples import Examples
+from onnxport.configs.signature import signature_of
+from onnxport.configs.tasks import Task, canonical_task
+from onnxport.errors import OnnxportError, TraceError
+from onnxport.options import ExportOptions
+from onnxport.stamping import Layers, StampError
+from onnxport.tracing import trace
+from onnxport.tracing.fake import build_fake, like_full
+from onnxport.tracing.originals import trace_examples
+from onnxport.tracing.reduction import Reduction, TracedStack, reduce
+from onnxport.weights.binding import Bound, bind
+from onnxport.weights.checkpoint import Checkpoint
+from onnxport.weights.loading import dtype_of, load_config, load_model, load_preprocessor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Name what is exported.
+
+    Attributes:
+        task: what for.
+        model_class: the class that loads it.
+        config: its configuration.
+        preprocessor: what makes its inputs; None where the checkpoint has none.
+    """
+
+    task: Task
+    model_class: Any
+    config: PreTrainedConfig
+    preprocessor: Any
+
+
+def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
+    """Find out what a checkpoint is and what it is for.
+
+    Raises:
+        CheckpointError: its configuration or preprocessor can't be read.
+        UnsupportedError: there is no class for it and the task.
+    """
+    wanted = canonical_task(options.task) if options.task is not None else None
+    config = load_config(checkpoint, options)
+    if not config.architectures and checkpoint.format == "gguf":
+        wanted = wanted or canonical_task("text-generation-with-past")
+    code = checkpoint.directory if options.trust_remote_code else None
+    task = wanted or infer_task(config, code=code)
+    chosen = model_class(config, task, code=code)
+    return Subject(task, chosen, config, load_preprocessor(checkpoint, options))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Hold what is known before tracing.
+
+    Attributes:
+        subject: what is exported.
+        bound: the model at full depth, and its binding.
+        full: the model at full depth with fake parameters.
+        reduction: the model to trace.
+    """
+
+    subject: Subject
+    bound: Bound
+    full: Any
+    reduction: Reduction
+
+
+def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Draft:
+    """Bind a checkpoint and choose the model to trace.
+
+    Raises:
+        CheckpointError: it can't be read, or its tensors don't fit.
+        UnsupportedError: there is no class for it and the task.
+    """
+    subject = subject_of(checkpoint, options)
+    report("bind the weights", None)
+    bound = bind(checkpoint, subject.model_class, subject.config, options)
+
+    def build(config: PreTrainedConfig) -> Any:
+        return like_full(build_fake(subject.model_class, config, dtype_of(options)), bound.model)
+
+    try:
+        full = build(bound.model.config)
+    except Exception as error:
+        logger.info("%s can't be built without weights: %s", subject.model_class.__name__, error)
+        note = f"traced with its weights in memory: it can't be built without ({type(error).__name__}: {error})"
+        return Draft(
+            subject, bound, None, Reduction(load_model(checkpoint, subject.model_class, options), notes=(note,))
+        )
+    reduction = reduce(full, build) if options.stamping else Reduction(full, notes=("--no-stamping",))
+    return Draft(subject, bound, full, reduction)
+
+
+Known = tuple[TracedGraph, ...] | None
+"""Graphs of the model to trace that were traced before."""
+
+
+def make(checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> Blueprint:
+    """Trace every graph of a model, and prove that it can be given all its layers.
+
+    Args:
+        checkpoint: where the weights are, should they be needed.
+        drafted: see `Draft`.
+        choices: the graphs where they were traced before, and the options.
+        report: called with the stage.
+
+    Raises:
+        UnsupportedError: the model can't be described for the task.
+        TraceError: a graph can't be captured.
+    """
+    known, options = choices
+    graphs, depths = _graphs(checkpoint, drafted, (known, options), report)
+    subject = drafted.subject
+    return Blueprint(
+        subject.task,
+        type(drafted.bound.model).__name__,
+        checkpoint.model_type or drafted.bound.model.config.model_type,
+        tuple(graphs),
+        tuple(depths),
+        drafted.bound.binding,
+        cached=known is not None,
+    )
+
+
+def _graphs(
+    checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
+) -> tuple[list[TracedGraph], list[Depth]]:
+    options = choices[1]
+    try:
+        return _graphs_of(drafted, choices, report)
+    except Exception as error:
+        if drafted.full is None or (isinstance(error, OnnxportError) and not isinstance(error, TraceError)):
+            raise
+        reason = f"traced with its weights in memory: {' '.join(str(error).split())[:300]}"
+    report("load the weights", None)
+    loaded = load_model(checkpoint, drafted.subject.model_class, options)
+    whole = replace(drafted, full=None, reduction=Reduction(loaded, notes=(reason,)))
+    return _graphs_of(whole, (None, options), report)
+
+
+def _graphs_of(
+    drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
+) -> tuple[list[TracedGraph], list[Depth]]:
+    known, options = choices
+    graphs, depths = [], []
+    for traced in known or _trace_all(drafted, options, report):
+        depth = Depth(layers_of(drafted.reduction.stacks, traced.prefix), "; ".join(drafted.reduction.notes))
+        try:
+            at_full_depth(traced, depth)
+        except StampError as error:
+            report(f"trace {traced.name} at full depth", None)
+            whole = next(c for c in _describe(drafted.full, drafted.subject) if c.name == traced.name)
+            traced, depth = trace_component(whole, drafted.full, options), Depth(note=f"traced at full depth: {error}")
+        graphs.append(traced)
+        depths.append(depth)
+    return graphs, depths
+
+
+def _trace_all(drafted: Draft, options: ExportOptions, report: Progress) -> Iterator[TracedGraph]:
+    components = _describe(drafted.reduction.model, drafted.subject)
+    for index, component in enumerate(components):
+        report(f"trace {component.name}", index / len(components))
+        yield trace_component(component, drafted.reduction.model, options)
+
+
+def _describe(model: Any, subject: Subject) -> tuple[Component, ...]:
+    return describe(model, subject.task, subject.preprocessor)
+
+
+def trace_component(component: Component, whole: Any, options: ExportOptions) -> TracedGraph:
+    """Trace one graph of a model.
+
+    Args:
+        component: the description and the module.
+        whole: the model that the module belongs to.
+        options: opset.
+    """
+    signature = signature_of(component.config).today()
+    examples = Examples(component.config, signature, component.preprocessor)
+    layout, sizes = trace_examples(component.model, examples)
+    layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
+    graph = trace(component.model, component.config, layout, signature, opset=options.opset)
+    prefix = next(name for name, module in whole.named_modules() if module is component.model)
+    inputs = {str(value.name): value for value in graph.graph.inputs}
+    fixed = tuple(
+        f"{name}: {today_label(label)} = {inputs[name].shape[axis]}"  # type: ignore[index]
+        for name, axes in component.config.inputs.items()
+        for axis, label in axes.items()
+        if name in inputs and isinstance(inputs[name].shape[axis], int)  # type: ignore[index]
+    )
+    return TracedGraph(
+        component.name, graph, f"{prefix}." if prefix else "", sizes, component.config.atol_for_validation, fixed
+    )
+
+
+def layers_of(stacks: tuple[TracedStack, ...], prefix: str) -> tuple[Layers, ...]:
+    """Return the runs of layers in a component, from the stacks of the whole model.
+
+    Lists that lie beside each other and are shortened alike hold parts of the same layers.
+    """
+    runs: dict[tuple[Any, ...], list[str]] = {}
+    for stack in stacks:
+        if stack.path.startswith(prefix):
+            path = stack.path.removeprefix(prefix)
+            runs.setdefault((path.rpartition(".")[0], stack.traced, stack.full), []).append(path)
+    return tuple(Layers(tuple(paths), traced, full) for (_, traced, full), paths in runs.items())

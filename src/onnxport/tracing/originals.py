@@ -1,0 +1,64 @@
+"""Run an original on example inputs, and choose the examples that it is traced with."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from onnxport.configs.arguments import Layout, call, overridden
+from onnxport.configs.signature import solve
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxport.configs.examples import Examples
+
+logger = logging.getLogger(__name__)
+
+
+def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
+    """Make the inputs to trace with: every axis that may vary has two elements or more, pictures are no squares.
+
+    Args:
+        model: the original; it decides whether a picture may be of another shape than its preprocessor makes.
+        examples: where inputs come from.
+
+    Returns:
+        The inputs, and symbol to size.
+    """
+    layout = examples.at()
+    signature = examples.signature.for_inputs(layout.flat)
+    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+    changes = {symbol: 3 for symbol, size in sizes.items() if size < 2 and "sequence" in symbol}
+    changes |= {symbol: 2 for symbol, size in sizes.items() if size < 2 and "batch" in symbol}
+    if "height" in sizes and sizes["height"] == sizes.get("width"):
+        wide = {**changes, "height": sizes["height"] * 2, "width": sizes["width"] * 3}
+        try:
+            _run(model, examples, examples.at(wide))
+            changes = wide
+        except Exception as error:
+            logger.debug("pictures keep their size: %s", error)
+    return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
+
+
+def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
+    """Run the original and return its outputs as arrays, by flat name."""
+    return {name: to_array(tensor) for name, tensor in _run(model, examples, layout).items()}
+
+
+def _run(model: Any, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+    import torch
+
+    device = next(model.parameters()).device
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    flat = {
+        name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        for name, tensor in layout.flat.items()
+    }
+    with torch.no_grad(), overridden(model, examples.config):
+        return call(model, examples.config, layout, flat)
+
+
+def to_array(tensor: Any) -> Any:
+    """Return a tensor as an array on the host."""
+    return tensor.detach().cpu().numpy()
