@@ -56,7 +56,15 @@ def trace_key(checkpoint: Checkpoint, drafted: Draft, options: ExportOptions) ->
         shared.setdefault(id(tensor), []).append(name)
     tied = [names for names in shared.values() if len(names) > 1]
     subject = {"class": type(model).__qualname__, "task": drafted.subject.task.full_name}
-    return _digest("trace", model.config.to_dict(), left_out, state, tied, subject, _circumstances(checkpoint, options))
+    return _digest(
+        "trace",
+        _without_noise(model.config.to_dict()),
+        left_out,
+        state,
+        tied,
+        subject,
+        _circumstances(checkpoint, options),
+    )
 
 
 def _circumstances(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
@@ -79,5 +87,5 @@ def _without_noise(config: Any) -> Any:
 
 
 def _digest(*parts: Any) -> str:
-    text = json.dumps([_without_noise(part) for part in parts], sort_keys=True, default=str)
+    text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

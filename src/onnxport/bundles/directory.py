@@ -7,6 +7,7 @@ place; an old output changes places with it. A process that is killed leaves tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -92,7 +93,8 @@ def staged(output: Path) -> Iterator[Path]:
         swap(stage.path, output)
         _sync(output.parent)
     except OSError as error:
-        raise OutputError(f"output {output} can't be written: {error.strerror or error}") from error
+        hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OutputError(f"output {output} can't be written: {error.strerror or error}{hint}") from error
     finally:
         shutil.rmtree(stage.path, ignore_errors=True)
         stage.release()

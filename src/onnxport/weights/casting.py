@@ -47,7 +47,7 @@ def cast_into(source: Array, out: Array) -> None:
         out: array of the wanted dtype; it need not be contiguous.
     """
     if source.dtype == out.dtype:
-        np.copyto(out, source)
+        copy_into(source, out)
     elif source.flags.c_contiguous and out.flags.c_contiguous:
         flat, target = source.reshape(-1), out.reshape(-1)
         for start in range(0, flat.size, _BLOCK):
@@ -55,7 +55,15 @@ def cast_into(source: Array, out: Array) -> None:
     else:
         contiguous = np.empty(out.shape, out.dtype)
         cast_into(np.ascontiguousarray(source), contiguous)
-        np.copyto(out, contiguous)
+        copy_into(contiguous, out)
+
+
+def copy_into(source: Array, out: Array) -> None:
+    """Copy an array into another one of its shape and dtype, as integers: numpy is slow at ml_dtypes' own types."""
+    if source.dtype.itemsize in (1, 2, 4, 8):
+        bits = f"u{source.dtype.itemsize}"
+        source, out = source.view(bits), out.view(bits)
+    np.copyto(out, source)
 
 
 def _cast(source: Array, out: Array) -> None:

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.weights.casting import cast_into
+from onnxport.weights.casting import cast_into, copy_into
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
+STRIP = 64
+"""Rows that are transposed at once: their columns then fill whole cache lines of the result."""
 PIECE = 1 << 18
 """Elements that are read, converted and written at once: more would cost the memory's speed instead of the cache's."""
 
@@ -93,7 +95,7 @@ class Expression:
 
     def fill(self, out: Array, reader: Reads) -> None:
         """Write its values into an array of its shape and dtype, contiguous or not."""
-        np.copyto(out, self.evaluate(reader))
+        copy_into(self.evaluate(reader), out)
 
     def pieces(self, reader: Reads) -> Iterator[Array]:
         """Yield its values in order, as flat arrays that hold until the next one is asked for.
@@ -108,6 +110,22 @@ class Expression:
         for start in range(0, where.nbytes, step):
             part = ByteRange(where.file, where.offset + start, min(step, where.nbytes - start))
             yield reader.read(part).view(dtype)
+
+    def strips(self, reader: Reads) -> Iterator[Array]:
+        """Yield its rows, some at a time; it has two axes.
+
+        What is transposed is written fastest from these, and only they are in memory where rows are stored as such.
+        """
+        where, (rows, columns) = self.contiguous, self.shape
+        if where is None:
+            whole = self.evaluate(reader)
+            yield from (whole[start : start + STRIP] for start in range(0, rows, STRIP))
+            return
+        width = where.nbytes // max(1, rows)
+        for start in range(0, rows, STRIP):
+            count = min(STRIP, rows - start)
+            part = ByteRange(where.file, where.offset + start * width, count * width)
+            yield reader.read(part).view(self.dtype.numpy()).reshape(count, columns)
 
     def stored(self) -> Iterator[Stored]:
         """Yield the tensors of the checkpoint that it is made of, in order."""
@@ -230,6 +248,13 @@ class Cast(_Unary):
                 cast_into(part, out[: part.size])
                 yield out[: part.size]
 
+    def strips(self, reader: Reads) -> Iterator[Array]:
+        """Yield its rows, some at a time."""
+        for strip in self.of.strips(reader):
+            out = np.empty(strip.shape, self.dtype.numpy())
+            cast_into(strip, out)
+            yield out
+
 
 @dataclass(frozen=True)
 class Transpose(_Unary):
@@ -249,7 +274,13 @@ class Transpose(_Unary):
 
     def fill(self, out: Array, reader: Reads) -> None:
         """Write its values into an array."""
-        self.of.fill(out.transpose(np.argsort(self.axes)), reader)
+        if self.axes != (1, 0):
+            self.of.fill(out.transpose(np.argsort(self.axes)), reader)
+            return
+        start = 0
+        for strip in self.of.strips(reader):
+            copy_into(strip.T, out[:, start : start + len(strip)])
+            start += len(strip)
 
 
 @dataclass(frozen=True)
@@ -277,7 +308,7 @@ class Reshape(_Unary):
         if out.flags.c_contiguous:
             self.of.fill(out.reshape(self.of.shape), reader)
         else:
-            np.copyto(out, self.evaluate(reader))
+            copy_into(self.evaluate(reader), out)
 
     def pieces(self, reader: Reads) -> Iterator[Array]:
         """Yield its values in order."""
@@ -314,7 +345,7 @@ class Slice(_Unary):
     def fill(self, out: Array, reader: Reads) -> None:
         """Write its values into an array."""
         index = (slice(None),) * self.axis + (slice(self.start, self.stop, self.step),)
-        np.copyto(out, self.of.evaluate(reader)[index])
+        copy_into(self.of.evaluate(reader)[index], out)
 
     def _contiguous(self) -> ByteRange | None:
         whole = self.of.contiguous

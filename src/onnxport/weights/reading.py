@@ -163,6 +163,8 @@ class Reader:
             except OSError as error:
                 raise _unreadable(path, error) from error
             self._open[file] = descriptor
+            if hasattr(os, "posix_fadvise"):  # it is read from the beginning to the end: more is read ahead
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             self._check(file, FileState.of(os.fstat(descriptor)))
         return self._open[file]
 

@@ -1,0 +1,37 @@
+"""Keys of blueprints: everything that shapes a graph is in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxport.blueprints.keys import export_key
+from onnxport.options import ExportOptions
+from onnxport.weights.checkpoint import Checkpoint
+from tests.unit.weights_files import checkpoint
+
+CONFIG = {"model_type": "bert", "num_hidden_layers": 2, "dtype": "float32"}
+
+
+def key(directory: Path, config: dict[str, Any] | None = None, **options: Any) -> str | None:
+    inventory, _ = checkpoint(directory, model={"w": np.zeros((3, 4), np.float32)})
+    (directory / "config.json").write_text(json.dumps(config or CONFIG))
+    opened = Checkpoint("m", directory, None, config or CONFIG, "safetensors", (directory / "model.safetensors",))
+    return export_key(opened, inventory, replace(ExportOptions(), **options))
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "fp16"}, {"dtype": "bf16"}, {"opset": 20}, {"task": "fill-mask"}], ids=str
+)
+def test_options_that_shape_a_graph_are_in_its_key(options: dict[str, Any], tmp_path: Path) -> None:
+    assert key(tmp_path, **options) != key(tmp_path)
+
+
+def test_a_configuration_is_in_the_key_but_for_where_it_comes_from(tmp_path: Path) -> None:
+    assert key(tmp_path, {**CONFIG, "num_hidden_layers": 3}) != key(tmp_path)
+    assert key(tmp_path, {**CONFIG, "dtype": "float16", "_name_or_path": "elsewhere"}) == key(tmp_path)
