@@ -37,6 +37,7 @@ class ExportOptions:
         token: access token of the hub.
         trust_remote_code: allow code in the checkpoint's repository to run.
         validate: `full` runs several shapes, `quick` the traced one, `none` nothing.
+        memory: bytes that validation may take; `None` for 60 % of what the machine has available.
         external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
         weights: `copy` the weights, or `link` the safetensors files into the output, which takes no time and no space.
         stamping: trace few layers and repeat them, where they are proved alike; otherwise trace all of them.
@@ -61,6 +62,7 @@ class ExportOptions:
     token: str | None = field(default=None, repr=False)
     trust_remote_code: bool = False
     validate: ValidationLevel = "full"
+    memory: int | None = None
     external_data: ExternalData = "auto"
     weights: Weights = "copy"
     cache: bool = True
@@ -80,6 +82,8 @@ class ExportOptions:
                 f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
                 f"leave the option out for the default"
             )
+        if self.memory is not None and self.memory < 1:
+            raise OptionError(f"--memory {self.memory} is not a number of bytes above zero")
         for name in ("atol", "rtol"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:

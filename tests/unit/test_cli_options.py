@@ -13,7 +13,7 @@ import pytest
 import onnxport
 from onnxport import ExportOptions
 from onnxport.cli import _parser, main
-from onnxport.cli._options import options_from
+from onnxport.cli._options import bytes_from, options_from
 
 CHOSEN: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "fill-mask"], "fill-mask"),
@@ -28,6 +28,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "token": (["--token", "secret"], "secret"),
     "trust_remote_code": (["--trust-remote-code"], True),
     "validate": (["--validate", "quick"], "quick"),
+    "memory": (["--memory", "8GiB"], 8 << 30),
     "external_data": (["--external-data", "always"], "always"),
     "weights": (["--weights", "link"], "link"),
     "cache": (["--no-cache"], False),
@@ -77,6 +78,9 @@ def test_help_speaks_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> 
         ["export", "m", "out", "--atol", "inf"],
         ["export", "m", "out", "--no-such-option"],
         ["validate", "d", "--validate", "none"],
+        ["export", "m", "out", "--memory", "0"],
+        ["export", "m", "out", "--memory", "8G"],
+        ["validate", "d", "--memory", "plenty"],
         ["cache"],
         ["cache", "empty"],
         ["cache", "clear", "--older-than", "-1"],
@@ -100,6 +104,29 @@ def test_misuse_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"onnxport {onnxport.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("500000", 500_000),
+        ("1B", 1),
+        ("64kB", 64_000),
+        ("64KiB", 65_536),
+        (" 1.5 gb ", 1_500_000_000),
+        ("0.1GB", 100_000_000),
+        ("1.5GiB", 3 << 29),
+        ("2TiB", 2 << 40),
+    ],
+)
+def test_sizes(text: str, count: int) -> None:
+    assert bytes_from(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1,5GB", "8G", "8 gigabytes", "0x10", "1e9", "nan", "٣GB", "1" * 5000])
+def test_what_is_no_size_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "m", "out", f"--memory={text}"]) == 2
+    assert "such as 8GiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "list"], ["list", "--debug"]])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxport import options
@@ -29,7 +30,9 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = N
         if hints[field.name] is bool:
             _add_switch(parser, field.name, texts[field.name], default=bool(field.default))
             continue
-        kind, choices = _type(hints[field.name])
+        kind, choices = _PARSERS.get(field.name), None
+        if kind is None:
+            kind, choices = _type(hints[field.name])
         default = f" (default: {field.default})" if field.default is not None else ""
         text = texts[field.name] + default
         parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=text)
@@ -54,13 +57,38 @@ def options_from(arguments: argparse.Namespace) -> ExportOptions:
     return ExportOptions(**{name: value for name, value in vars(arguments).items() if name in known})
 
 
-def _type(hint: Any) -> tuple[type, tuple[str, ...] | None]:
+def _type(hint: Any) -> tuple[Callable[[str], Any], tuple[str, ...] | None]:
     """Return the type that a value is parsed with, and its choices where they are few."""
     options = [arg for arg in get_args(hint) if arg is not type(None)] if get_origin(hint) is not Literal else [hint]
     chosen = options[0] if options else hint
     if get_origin(chosen) is Literal:
         return str, get_args(chosen)
     return chosen, None
+
+
+def bytes_from(text: str) -> int:
+    """Read a number of bytes with a unit, such as `8GiB`, `1.5 GB` or `500000`.
+
+    Raises:
+        argparse.ArgumentTypeError: it isn't one.
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text, re.I)
+    factor = _UNITS.get(found[2].lower()) if found else None
+    if found is None or factor is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't a size: give a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB "
+            "(powers of 1024), such as 8GiB"
+        )
+    return int(Fraction(found[1]) * factor)
+
+
+_UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{suffix}": base ** (power + 1)
+    for power, prefix in enumerate("kmgt")
+    for suffix, base in (("b", 1000), ("ib", 1024))
+}
+_PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from}
+"""Fields whose values aren't written as they are."""
 
 
 def _descriptions() -> dict[str, str]:

@@ -8,7 +8,9 @@ from onnxport.cli._options import add_options, options_from
 from onnxport.cli._outcome import DONE, FAILED, print_error
 from onnxport.errors import OptionError
 
-_OPTIONS = ("atol", "rtol", "device", "framework", "revision", "cache_dir", "token", "trust_remote_code", "validate")
+_OPTIONS = (
+    "atol", "rtol", "device", "framework", "revision", "cache_dir", "token", "trust_remote_code", "validate", "memory",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from onnxport.bundles.manifest import Manifest, read_manifest
 from onnxport.errors import CheckpointNotFoundError, ValidationError
 from onnxport.options import ExportOptions
-from onnxport.validation.report import Case, ValidationReport
+from onnxport.validation.report import ValidationReport, merged
 
 if TYPE_CHECKING:
     from onnxport.architectures.describe import Component
+    from onnxport.validation.memory import Way
     from onnxport.validation.prove import Progress
-    from onnxport.validation.tolerances import Tolerance
 
 
 def validate(
@@ -42,8 +42,10 @@ def validate(
     """
     from onnxport.architectures.describe import describe, model_class
     from onnxport.configs.tasks import canonical_task
+    from onnxport.validation.memory import way_for
+    from onnxport.validation.original import original_model
     from onnxport.weights.checkpoint import open_checkpoint
-    from onnxport.weights.loading import load_config, load_model, load_preprocessor
+    from onnxport.weights.loading import load_config, load_preprocessor
 
     directory = Path(directory)
     manifest = _manifest(directory)
@@ -56,14 +58,12 @@ def validate(
     config = load_config(checkpoint, chosen)
     task = canonical_task(manifest.task)
     code = checkpoint.directory if chosen.trust_remote_code else None
-    model = load_model(checkpoint, model_class(config, task, code=code), chosen)
-    components = describe(model, task, load_preprocessor(checkpoint, chosen))
-    cases: list[Case] = []
-    for component in components:
-        tolerance, found = _prove(directory, component, (manifest, chosen, progress))
-        cases += found
-    status = "passed" if all(case.passed for case in cases) else "failed"
-    return ValidationReport(status, chosen.validate, tolerance.atol, tolerance.rtol, tuple(cases))
+    way = way_for(checkpoint, chosen, reducible=False)
+    reports = []
+    with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as model:
+        for component in describe(model, task, load_preprocessor(checkpoint, chosen)):
+            reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
+    return replace(merged(reports), note=way.note)
 
 
 def _manifest(directory: Path) -> Manifest:
@@ -80,15 +80,15 @@ def _manifest(directory: Path) -> Manifest:
 
 
 def _prove(
-    directory: Path, component: Component, context: tuple[Manifest, ExportOptions, Progress | None]
-) -> tuple[Tolerance, list[Case]]:
+    directory: Path, component: Component, context: tuple[Manifest, ExportOptions, Way, Progress | None]
+) -> ValidationReport:
     from onnxport.configs.examples import Examples
     from onnxport.configs.signature import signature_of
     from onnxport.tracing.originals import trace_examples
     from onnxport.validation.prove import Subject, prove
     from onnxport.validation.tolerances import tolerance_of
 
-    manifest, options, progress = context
+    manifest, options, way, progress = context
     described = next((item for item in manifest.components if item.name == component.name), None)
     if described is None:
         raise ValidationError(f"{directory} has no component {component.name}, the reference model needs it")
@@ -96,5 +96,6 @@ def _prove(
     examples = Examples(component.config, signature, component.preprocessor)
     _, sizes = trace_examples(component.model, examples)
     tolerance = tolerance_of(component.config.atol_for_validation, options)
-    subject = Subject(component.name, directory / described.file, component.model, examples, sizes)
-    return tolerance, list(prove(subject, options.validate, tolerance, progress).cases)
+    mapped = way.kind != "whole"
+    subject = Subject(component.name, directory / described.file, component.model, examples, sizes, mapped)
+    return prove(subject, options.validate, tolerance, progress)

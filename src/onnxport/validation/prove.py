@@ -16,6 +16,7 @@ from onnxport.configs.signature import solve
 from onnxport.errors import NoKernelError, ValidationError
 from onnxport.tracing.originals import run_original, to_array
 from onnxport.validation.compare import compare
+from onnxport.validation.mapped import open_mapped
 from onnxport.validation.report import Case, ValidationReport
 from onnxport.validation.tolerances import Tolerance
 
@@ -36,6 +37,7 @@ class Subject:
         model: the original, a Transformers model in evaluation mode.
         examples: where inputs come from; its signature has the graph's labels.
         traced: symbol to size at which the graph was traced.
+        mapped: whether ONNX Runtime leaves the graph's weights on disk.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Subject:
     model: Any
     examples: Examples
     traced: Mapping[str, int]
+    mapped: bool = False
 
 
 def prove(subject: Subject, level: str, tolerance: Tolerance, progress: Progress | None = None) -> ValidationReport:
@@ -60,7 +63,7 @@ def prove(subject: Subject, level: str, tolerance: Tolerance, progress: Progress
     Raises:
         ValidationError: ONNX Runtime can't load or run the graph.
     """
-    session = open_session(subject.file)
+    session = open_mapped(subject.file) if subject.mapped else open_session(subject.file)
     plan = list(_plan(session, subject)) if level == "full" else [("traced", dict(subject.traced), False)]
     cases = []
     for index, (name, sizes, padding) in enumerate(plan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,12 +61,13 @@ class ValidationReport:
     """Report a validation.
 
     Attributes:
-        status: `passed`, `failed` or `skipped`.
+        status: `passed`; `failed`; `partial` where only a part could be run, and that passed; or `skipped`.
         level: the level that was asked for.
         atol: absolute tolerance.
         rtol: relative tolerance.
         cases: every case that was run.
-        note: why nothing was run, where the status is `skipped`.
+        note: what was and wasn't proved where the status is `partial`, why nothing was run where it is `skipped`, and
+            how it was run where that isn't the ordinary way.
     """
 
     status: str
@@ -98,6 +100,19 @@ class ValidationReport:
             for case in values.get("cases", ())
         )
         return cls(**{**values, "cases": cases})
+
+
+def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
+    """Join the reports of several graphs; the worst status and the widest tolerance stand for all."""
+    found = {report.status for report in reports}
+    return ValidationReport(
+        next(status for status in ("failed", "skipped", "partial", "passed") if status in found),
+        reports[0].level,
+        max(report.atol for report in reports),
+        max(report.rtol for report in reports),
+        tuple(case for report in reports for case in report.cases),
+        "; ".join(dict.fromkeys(report.note for report in reports if report.note)),
+    )
 
 
 def _difference(values: dict[str, Any]) -> OutputDifference:

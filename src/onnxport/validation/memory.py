@@ -1,0 +1,172 @@
+"""How much memory a proof may take, how much it would take, and the way that follows.
+
+Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights; two and a half of fp16 ones, whose
+products it computes in fp32; and, where the weights are inside the graph's file, half of that file more while it loads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onnxport.options import ExportOptions
+from onnxport.weights.checkpoint import Checkpoint
+from onnxport.weights.reading import ONNX_DTYPES
+from onnxport.weights.safetensors_files import read_header
+
+Kind = Literal["whole", "on disk", "reduced"]
+
+SHARE = 0.6
+"""Part of what the machine has available that a proof takes where nothing is said."""
+MARGIN = 256 * 2**20
+"""Bytes for inputs, activations, outputs, and what the two runtimes need besides weights."""
+
+_ITEM_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
+_SESSION = {"fp32": 1.5, "fp16": 2.5, "bf16": 2.5}
+"""Memory of a session, in bytes of weights."""
+_UNLIMITED = 1 << 60
+"""A control group without a limit states a number above it, or a word."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Size the weights of an original, in the type that it runs in.
+
+    Attributes:
+        total: their bytes.
+        largest: bytes of the largest tensor, in fp32: what is computed with it may be.
+        on_disk: whether they can be read one by one; else all of them are read at once.
+    """
+
+    total: int
+    largest: int
+    on_disk: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """Say how a proof is done.
+
+    Attributes:
+        kind: `whole` with the weights in memory twice; `on disk` with tensors that are read when they are used, and
+            a graph whose weights are mapped; `reduced` with those, and few layers.
+        keep: bytes of the original's tensors that may stay in memory after their use.
+        note: what the report says of it; empty for the ordinary way.
+    """
+
+    kind: Kind
+    keep: int = 0
+    note: str = ""
+
+
+def way_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool = True) -> Way:
+    """Choose how to prove an export of a checkpoint within the memory that it may take; only headers are read.
+
+    Args:
+        checkpoint: the original.
+        options: the memory that may be taken, and the dtype, which decides what ONNX Runtime needs.
+        reducible: whether a proof at reduced depth can be done; without, weights on disk are the last resort.
+    """
+    budget = options.memory if options.memory is not None else int(SHARE * available_memory())
+    return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
+
+
+def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Way:
+    """Choose the first way that fits: whole, on disk, reduced."""
+    whole = MARGIN + int(weights.total * (1 + _SESSION[options.dtype]))
+    if whole <= budget or not weights.on_disk:
+        return Way("whole")
+    one = MARGIN + 3 * weights.largest  # what is stored, what it is converted to, and the same in ONNX Runtime
+    if one > budget and reducible:
+        need = f"{_text(one)} of memory are needed at least, and {_text(budget)} may be taken"
+        return Way("reduced", 0, f"the whole model wasn't run: {need}")
+    note = f"weights were read from disk as they were used, because {_text(whole)} of memory would be needed otherwise"
+    return Way("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
+
+
+def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:
+    """Size the weights of a checkpoint, by the headers of its files.
+
+    Raises:
+        CorruptCheckpointError: a header can't be read.
+    """
+    if checkpoint.format != "safetensors":
+        total = sum(path.stat().st_size for path in checkpoint.weight_files)
+        return Weights(total, total, on_disk=False)
+    entries = [entry for path in checkpoint.weight_files for entry in read_header(path).values()]
+    counts = [math.prod(entry.shape) for entry in entries]
+    known = all(entry.dtype in ONNX_DTYPES for entry in entries)
+    return Weights(sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0), on_disk=known)
+
+
+def available_memory() -> int:
+    """Return the bytes that this process can get without anything being swapped, or being killed.
+
+    The least of what the system has available and what the control groups of the process (versions 1 and 2, with
+    all groups above) leave of their limits.
+    """
+    return max(0, min([_system_memory(), *_control_groups(Path("/"))]))
+
+
+def _system_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows: nothing to ask without a package
+        return 16 * 2**30
+
+
+def _control_groups(root: Path) -> list[int]:
+    """Return what each control group of this process leaves of its limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            left += _left_in(root / "sys/fs/cgroup", path, ("memory.max", "memory.current", "inactive_file"))
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            left += _left_in(root / "sys/fs/cgroup/memory", path, names)
+    return left
+
+
+def _left_in(mount: Path, path: str, names: tuple[str, str, str]) -> list[int]:
+    """Return what a group, and every group above it, leave; in a container the group may be the mount itself."""
+    group = Path(path.strip("/"))
+    found = []
+    for place in dict.fromkeys((mount, *(mount / parent for parent in (group, *group.parents)))):
+        limit, used = _number(place / names[0]), _number(place / names[1])
+        if limit is not None and limit < _UNLIMITED:
+            found.append(limit - (used or 0) + _reclaimable(place / "memory.stat", names[2]))
+    return found
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _reclaimable(path: Path, name: str) -> int:
+    """Return the bytes of files that a group holds in memory and that the system would give up first."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _text(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

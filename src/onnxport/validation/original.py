@@ -1,0 +1,50 @@
+"""Get the original to compare with: in memory, or with weights that stay on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from onnxport.options import ExportOptions
+from onnxport.validation.memory import Way
+from onnxport.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.weights.binding import Bound
+
+
+@contextmanager
+def original_model(
+    checkpoint: Checkpoint, model_class: Any, options: ExportOptions, way: Way, bound: Bound | None = None
+) -> Iterator[PreTrainedModel]:
+    """Give the original in a block.
+
+    Args:
+        checkpoint: where its weights are.
+        model_class: a model class of Transformers.
+        options: dtype, device, whether code may run.
+        way: whether its weights are read at once, or as they are used; then it runs on the CPU.
+        bound: what `bind` returned, where that was called already. Its model is given weights, and is what is yielded.
+
+    Raises:
+        CheckpointError: the checkpoint can't be read, or has changed when the block ends.
+    """
+    from onnxport.weights.binding import bind
+    from onnxport.weights.loading import load_config, load_model
+    from onnxport.weights.reading import Reader
+
+    if way.kind == "whole":
+        yield bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)
+        return
+    bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
+    if not bound.binding.files:  # it can't be read in parts, so all of it is in memory already
+        yield bound.model
+        return
+    from onnxport.validation.on_demand import read_on_demand
+
+    with Reader(checkpoint.directory, bound.binding.files) as reader:
+        yield read_on_demand(bound.model, bound.binding, reader, way.keep)
+        reader.verify()

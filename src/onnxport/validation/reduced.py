@@ -1,0 +1,125 @@
+"""Prove what can be proved of a model that can't be run: every kind of layer, and every tensor.
+
+A model with few layers, one of each kind at least, with the checkpoint's own weights, is compared with the graph that
+was traced of it; and every tensor that was written is compared with the checkpoint's. That is less than a proof of the
+whole, so its status is `partial`, and the note says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from onnxport.validation.digests import TensorDigests
+from onnxport.validation.prove import Progress, Subject, prove
+from onnxport.validation.report import Case, OutputDifference, ValidationReport
+from onnxport.validation.tolerances import Tolerance
+from onnxport.weights.binding import Binding
+
+
+@dataclass(frozen=True)
+class ReducedProof:
+    """Name what is proved in the place of a whole model.
+
+    Attributes:
+        subject: the model with few layers and real weights, and its graph with the same tensors.
+        layers_proved: names in the full model of the layers that it has.
+        layers: how many the full model has.
+    """
+
+    subject: Subject
+    layers_proved: tuple[str, ...]
+    layers: int
+
+
+def prove_reduced(
+    proof: ReducedProof,
+    digests: TensorDigests,
+    level: str,
+    tolerance: Tolerance,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Compare the reduced model with its graph, and judge it together with the tensors.
+
+    Args:
+        proof: see `ReducedProof`.
+        digests: of the tensors of the whole graph.
+        level: `full` for every case, `quick` for the traced sizes alone.
+        tolerance: bounds of the comparison.
+        progress: called with a stage and the share that is done.
+
+    Returns:
+        A report that is `partial`, or `failed` where an output or a tensor differs; never `passed`.
+
+    Raises:
+        ValidationError: ONNX Runtime can't load or run the graph.
+    """
+    found = prove(replace(proof.subject, mapped=True), level, tolerance, progress)
+    cases = (*found.cases, *_tensor_case(proof.subject.name, digests))
+    status = "partial" if all(case.passed for case in cases) else "failed"
+    return replace(found, status=status, cases=cases, note=_note(proof, digests))
+
+
+def at_reduced_depth(binding: Binding, kept: Mapping[str, tuple[int, ...]]) -> Binding:
+    """Return the binding of a model that has only some layers of the full one, renumbered from zero.
+
+    Args:
+        binding: of the full model.
+        kept: name of a stack, such as `model.layers` → numbers of the layers that stay, in order.
+    """
+    names: dict[str, str] = {}
+    for name in (*binding.expressions, *binding.tied):
+        renamed = _renamed(name, kept)
+        if renamed is not None:
+            names[name] = renamed
+    tied: dict[str, str] = {}
+    expressions = {names[name]: made for name, made in binding.expressions.items() if name in names}
+    for name, other in binding.tied.items():
+        if name not in names:
+            continue
+        if other in names:
+            tied[names[name]] = names[other]
+        else:  # the layer that has the tensor is gone, and this one needs it
+            expressions[names[name]] = binding.expressions[other]
+    return replace(binding, expressions=expressions, tied=tied)
+
+
+def _renamed(name: str, kept: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return a parameter's name in the reduced model, None where its layer isn't there."""
+    for stack, layers in kept.items():
+        if name.startswith(f"{stack}."):
+            number, _, rest = name[len(stack) + 1 :].partition(".")
+            if not number.isdigit():
+                return name
+            return f"{stack}.{layers.index(int(number))}.{rest}" if int(number) in layers else None
+    return name
+
+
+def kept_layers(traced: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
+    """Choose for each traced layer one of the full model that is of the same kind: the first, the second, ….
+
+    Args:
+        traced: kind of each traced layer, see `tracing.reduction.TracedStack`.
+        full: kind of each layer of the full model.
+    """
+    places = {kind: [index for index, other in enumerate(full) if other == kind] for kind in set(traced)}
+    return tuple(places[kind][traced[:index].count(kind)] for index, kind in enumerate(traced))
+
+
+def _tensor_case(component: str, digests: TensorDigests) -> tuple[Case, ...]:
+    """Report tensors that differ as a case of their own."""
+    outputs = tuple(
+        OutputDifference(name, "", (), None, None, False, "what was written differs from the checkpoint")
+        for name in digests.differing
+    )
+    return (Case(component, "tensors", {}, outputs),) if outputs else ()
+
+
+def _note(proof: ReducedProof, digests: TensorDigests) -> str:
+    same = digests.tensors - len(digests.differing)
+    return (
+        f"proved: {len(proof.layers_proved)} of {proof.layers} layers ({', '.join(proof.layers_proved)}), among them "
+        f"every kind, run with their own weights; and {same} of {digests.tensors} weights ({digests.bytes} bytes, "
+        f"SHA-256 {digests.sha256}), byte for byte those of the checkpoint. Not proved: what the whole model returns, "
+        "which wasn't run"
+    )
