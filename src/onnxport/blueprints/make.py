@@ -7,7 +7,7 @@ What can't be done that way is done with the weights in memory, or at full depth
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from onnxport.stamping import Layers, StampError
 from onnxport.tracing import trace
 from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
+from onnxport.tracing.numbers import watched_numbers
 from onnxport.tracing.originals import trace_examples
 from onnxport.tracing.patches import FAKE_PATCHES
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
@@ -166,25 +167,35 @@ def _graphs_of(
     drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
 ) -> tuple[list[TracedGraph], list[Depth]]:
     known, options = choices
+    parts: tuple[TracedGraph | Component, ...] = known or _describe(drafted.reduction.model, drafted.subject)
     graphs, depths = [], []
-    for traced in known or _trace_all(drafted, options, report):
-        depth = Depth(layers_of(drafted.reduction.stacks, traced.prefix), "; ".join(drafted.reduction.notes))
+    for index, part in enumerate(parts):
+        report(f"trace {part.name}", index / len(parts))
         try:
+            traced = part if isinstance(part, TracedGraph) else _trace_few(part, drafted, options)
+            depth = Depth(layers_of(drafted.reduction.stacks, traced.prefix), "; ".join(drafted.reduction.notes))
             at_full_depth(traced, depth)
         except StampError as error:
-            report(f"trace {traced.name} at full depth", None)
-            whole = next(c for c in _describe(drafted.full, drafted.subject) if c.name == traced.name)
+            report(f"trace {part.name} at full depth", index / len(parts))
+            whole = next(c for c in _describe(drafted.full, drafted.subject) if c.name == part.name)
             traced, depth = trace_component(whole, drafted.full, options), Depth(note=f"traced at full depth: {error}")
         graphs.append(traced)
         depths.append(depth)
     return graphs, depths
 
 
-def _trace_all(drafted: Draft, options: ExportOptions, report: Progress) -> Iterator[TracedGraph]:
-    components = _describe(drafted.reduction.model, drafted.subject)
-    for index, component in enumerate(components):
-        report(f"trace {component.name}", index / len(components))
-        yield trace_component(component, drafted.reduction.model, options)
+def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> TracedGraph:
+    """Trace a component with few layers.
+
+    Raises:
+        StampError: a layer's code looks at the layer's number.
+    """
+    model, paths = drafted.reduction.model, tuple(stack.path for stack in drafted.reduction.stacks)
+    with watched_numbers(model, paths) as seen:
+        traced = trace_component(component, model, options)
+    if seen:
+        raise StampError(f"a layer's code decides by the layer's number ({seen[0]})")
+    return traced
 
 
 def _describe(model: Any, subject: Subject) -> tuple[Component, ...]:

@@ -83,8 +83,13 @@ def scalars(module: torch.nn.Module) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (name, _hashable(value))
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and not _NUMBER.search(name) and _is_plain(value)
+        if not name.startswith("_") and not is_number(name) and _is_plain(value)
     )
+
+
+def is_number(name: str) -> bool:
+    """Say whether an attribute of this name holds the layer's own number."""
+    return _NUMBER.search(name) is not None
 
 
 def _hashable(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxport.weights.bound_graphs import BoundTensor
-from onnxport.weights.planning import GraphPlan, PlannedTensor
+from onnxport.weights.planning import GraphPlan
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -97,7 +97,9 @@ class OnDemand(torch.Tensor):
         if function is aten.select.int and args[1] in (0, -args[0].ndim):
             return _select(args[0], args[2])
         _refuse_writing(function, args, kwargs or {})
-        args, kwargs = pytree.tree_map_only(OnDemand, lambda tensor: tensor.source.read(tensor.expression), (args, kwargs))
+        args, kwargs = pytree.tree_map_only(
+            OnDemand, lambda tensor: tensor.source.read(tensor.expression), (args, kwargs)
+        )
         return function(*args, **(kwargs or {}))
 
 
@@ -124,7 +126,9 @@ def read_on_demand(model: PreTrainedModel, binding: Binding, reader: Reads, keep
             if tensor is None or name in module._non_persistent_buffers_set:
                 continue
             if full not in binding:
-                raise WeightsMismatchError(f"{full} of {type(model).__name__} isn't bound to a tensor of the checkpoint")
+                raise WeightsMismatchError(
+                    f"{full} of {type(model).__name__} isn't bound to a tensor of the checkpoint"
+                )
             key = binding.tied.get(full, full)
             if key not in made:
                 made[key] = _made(binding.expressions[key], source, parameter=name in module._parameters)

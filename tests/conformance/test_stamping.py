@@ -1,0 +1,17 @@
+"""A graph with stamped layers is the graph that tracing every layer gives."""
+
+from pathlib import Path
+
+import pytest
+
+from conformance.stamped import ARCHITECTURES, blueprint, save, structure
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_stamped_graph_is_the_traced_one(name: str, tmp_path: Path) -> None:
+    checkpoint = save(name, tmp_path / "checkpoint")
+    stamped = blueprint(name, checkpoint, stamping=True)
+    for depth in stamped.depths:
+        assert depth.layers and not depth.note
+        assert all(len(layers.traced) < len(layers.full) for layers in depth.layers)
+    assert structure(stamped) == structure(blueprint(name, checkpoint, stamping=False))
