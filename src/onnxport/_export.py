@@ -112,9 +112,9 @@ def export(
             )
         with staged(output) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
-            subject = _Original(checkpoint, found, options)
-            write_side_files(stage, checkpoint.directory, subject)
-            validation = _prove(stage, found.blueprint, (subject, options), report)
+            original = _Original(checkpoint, found, options)
+            write_side_files(stage, checkpoint.directory, original)
+            validation = _prove(stage, found.blueprint, (original, options), report)
             _check(validation, options)
             report("write the manifest", None)
             files = _listing(stage)

@@ -83,8 +83,10 @@ def staged(output: Path) -> Iterator[Path]:
     try:
         remove_abandoned(output)
         stage = create_stage(output)
-    except OSError as error:
+    except BaseException as error:  # an interrupt, too, leaves nothing
         _remove_empty(created)
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(f"output {output} can't be created: {error.strerror or error}") from error
     try:
         yield stage.path
