@@ -80,13 +80,13 @@ class Draft:
     Attributes:
         subject: what is exported.
         bound: the model at full depth, and its binding.
-        full: the model at full depth with fake parameters.
+        full: builds the model at full depth with fake parameters; None where that can't be done.
         reduction: the model to trace.
     """
 
     subject: Subject
     bound: Bound
-    full: Any
+    full: Callable[[], Any] | None
     reduction: Reduction
 
 
@@ -104,15 +104,16 @@ def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> D
     def build(config: PreTrainedConfig) -> Any:
         return like_full(build_fake(subject.model_class, config, dtype_of(options)), bound.model)
 
+    def full() -> Any:
+        return build(bound.model.config)
+
     try:
-        full = build(bound.model.config)
+        reduction = reduce(bound.model, build) if options.stamping else Reduction(full(), notes=("--no-stamping",))
     except Exception as error:
         logger.info("%s can't be built without weights: %s", subject.model_class.__name__, error)
         note = f"traced with its weights in memory: it can't be built without ({type(error).__name__}: {error})"
-        return Draft(
-            subject, bound, None, Reduction(load_model(checkpoint, subject.model_class, options), notes=(note,))
-        )
-    reduction = reduce(full, build) if options.stamping else Reduction(full, notes=("--no-stamping",))
+        loaded = load_model(checkpoint, subject.model_class, options)
+        return Draft(subject, bound, None, Reduction(loaded, notes=(note,)))
     return Draft(subject, bound, full, reduction)
 
 
@@ -177,8 +178,10 @@ def _graphs_of(
             at_full_depth(traced, depth)
         except StampError as error:
             report(f"trace {part.name} at full depth", index / len(parts))
-            whole = next(c for c in _describe(drafted.full, drafted.subject) if c.name == part.name)
-            traced, depth = trace_component(whole, drafted.full, options), Depth(note=f"traced at full depth: {error}")
+            assert drafted.full is not None, "layers are stamped in models without weights"
+            full = drafted.full()
+            whole = next(c for c in _describe(full, drafted.subject) if c.name == part.name)
+            traced, depth = trace_component(whole, full, options), Depth(note=f"traced at full depth: {error}")
         graphs.append(traced)
         depths.append(depth)
     return graphs, depths

@@ -57,14 +57,17 @@ def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
                 with contextlib.suppress(AttributeError):
                     model.get_submodule(name)._modules[child] = None
     bound = dict(full.named_parameters(remove_duplicate=False))
-    shared: dict[int, torch.nn.Parameter | None] = {}
+    shared: dict[int, torch.nn.Parameter] = {}
+    taken: set[int] = set()
     for name, module in model.named_modules():
         for key, own in module._parameters.items():
             wanted = bound.get(f"{name}.{key}" if name else key)
             if own is None or wanted is None:
                 continue
             if id(wanted) not in shared:
-                shared[id(wanted)] = _separate(own, wanted.dtype)
+                is_own = own.dtype == wanted.dtype and id(own) not in taken
+                shared[id(wanted)] = own if is_own else _separate(own, wanted.dtype)
+                taken.add(id(shared[id(wanted)]))
             module._parameters[key] = shared[id(wanted)]
     return model
 

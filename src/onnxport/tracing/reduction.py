@@ -55,11 +55,19 @@ class Reduction:
     notes: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class _Full:
+    """Hold the full model, and the stacks in it."""
+
+    model: PreTrainedModel
+    stacks: tuple[Stack, ...]
+
+
 def reduce(full: PreTrainedModel, build: Build) -> Reduction:
     """Build the smallest model whose layers stand for all layers of a full one.
 
     Args:
-        full: the model at full depth, with fake parameters.
+        full: the model at full depth; only the shapes of its parameters are looked at.
         build: constructs a model with fake parameters from a configuration.
     """
     stacks = find_stacks(full)
@@ -70,17 +78,18 @@ def reduce(full: PreTrainedModel, build: Build) -> Reduction:
     kept = {length: tuple(range(length)) for length in whole}
     short = {length: tuple(sorted(chosen)) for length, chosen in wanted.items() if length not in whole}
     if not short:
-        return Reduction(full)
-    model, reason = _attempt(full, build, {**kept, **short})
+        return Reduction(build(full.config))
+    whole_model = _Full(full, stacks)
+    model, reason = _attempt(whole_model, build, {**kept, **short})
     if model is None:
-        model, kept = _one_by_one(full, build, {**kept, **{length: tuple(range(length)) for length in short}}, short)
+        model, kept = _one_by_one(whole_model, build, {**kept, **{n: tuple(range(n)) for n in short}}, short)
         note = f"not every layer that has a twin was left out: {reason}" if model else f"traced at full depth: {reason}"
-        return Reduction(model or full, _traced_stacks(stacks, kept) if model else (), (note,))
+        return Reduction(model or build(full.config), _traced_stacks(stacks, kept) if model else (), (note,))
     return Reduction(model, _traced_stacks(stacks, {**kept, **short}))
 
 
 def _one_by_one(
-    full: PreTrainedModel, build: Build, kept: dict[int, tuple[int, ...]], short: dict[int, tuple[int, ...]]
+    full: _Full, build: Build, kept: dict[int, tuple[int, ...]], short: dict[int, tuple[int, ...]]
 ) -> tuple[PreTrainedModel | None, dict[int, tuple[int, ...]]]:
     """Shorten what can be shortened: stacks of one length after the other, by twins or else from the start."""
     best = None
@@ -94,12 +103,10 @@ def _one_by_one(
     return best, kept
 
 
-def _attempt(
-    full: PreTrainedModel, build: Build, kept: dict[int, tuple[int, ...]]
-) -> tuple[PreTrainedModel | None, str | None]:
+def _attempt(full: _Full, build: Build, kept: dict[int, tuple[int, ...]]) -> tuple[PreTrainedModel | None, str | None]:
     """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out."""
     try:
-        model = build(shortened(full.config, kept))
+        model = build(shortened(full.model.config, kept))
     except Exception as error:
         return None, f"it can't be built with {_counts(kept)} layers ({type(error).__name__}: {error})"
     reason = _difference(full, model, kept)
@@ -144,14 +151,13 @@ def _count(value: Any, kept: dict[int, tuple[int, ...]]) -> Any:
     return len(kept[value]) if type(value) is int and value in kept else value
 
 
-def _difference(full: PreTrainedModel, model: PreTrainedModel, kept: dict[int, tuple[int, ...]]) -> str | None:
+def _difference(full: _Full, model: PreTrainedModel, kept: dict[int, tuple[int, ...]]) -> str | None:
     """Say in what a reduced model differs from the wanted one; None where it doesn't."""
-    stacks = find_stacks(full)
-    for stack in stacks:
+    for stack in full.stacks:
         wanted = [stack.signatures[index] for index in kept[len(stack)]]
         if _signatures(model, stack.path) != wanted:
             return f"the layers {list(kept[len(stack)])} of {stack.path} can't be had alone"
-    if _outside(full, stacks, kept) != _outside(model, stacks, {}):
+    if _outside(full.model, full.stacks, kept) != _outside(model, full.stacks, {}):
         return "its depth decides more than the number of layers"
     return None
 
