@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_a_failure_in_the_middle_of_a_cache_is_shown(capsys: pytest.CaptureFixtu
 def test_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     print_validation(ValidationReport("skipped", "none", 0.0, 0.0, note="--validate none"))
     assert capsys.readouterr().out == "validation: skipped (--validate none)\n"
+
+
+def test_what_a_part_stands_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    case = Case("model", "traced", {"batch_size": 2}, (difference("logits", 1e-7),))
+    print_validation(replace(report(case), status="partial", note="proved: 2 of 80 layers"))
+    text = capsys.readouterr().out
+    assert "validation: partial, 1 case (traced)" in text
+    assert "note: proved: 2 of 80 layers" in text
 
 
 def test_cells_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:

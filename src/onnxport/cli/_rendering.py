@@ -105,6 +105,8 @@ def print_validation(report: ValidationReport) -> None:
     print_line(f"validation: {report.status}, {count} ({names}), atol {report.atol:g}, rtol {report.rtol:g}")
     columns = ("component", "output", "largest absolute difference", "largest relative difference", "status")
     print_table("", columns, [item.row() for item in _shortened(list(worst.values()))])
+    if report.note:
+        print_line(f"note: {report.note}")
     for case in report.cases:
         if case.note:
             print_line(f"not proved, {case.name}: {case.note}")

@@ -1,7 +1,7 @@
 """How much memory a proof may take, how much it would take, and the way that follows.
 
-Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights; two and a half of fp16 ones, whose
-products it computes in fp32; and, where the weights are inside the graph's file, half of that file more while it loads.
+Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights, two and a half of fp16 ones, whose
+products it computes in fp32; and half of the graph's file more while it loads, where the weights are in it.
 """
 
 from __future__ import annotations

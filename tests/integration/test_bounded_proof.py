@@ -1,0 +1,238 @@
+"""Proofs that don't have the memory for the whole model: the same verdict, from weights on disk or from few layers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import onnxport
+from conformance.checkpoints import make_checkpoint
+from onnxport.architectures.describe import describe
+from onnxport.cli import main
+from onnxport.configs.examples import Examples
+from onnxport.configs.signature import signature_of
+from onnxport.configs.tasks import canonical_task
+from onnxport.errors import CorruptCheckpointError
+from onnxport.options import ExportOptions
+from onnxport.validation import mapped, on_demand
+from onnxport.validation.digests import TensorDigests, compare_tensors, merged_digests
+from onnxport.validation.memory import Way
+from onnxport.validation.original import original_model
+from onnxport.validation.prove import Subject
+from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
+from onnxport.validation.report import ValidationReport, merged
+from onnxport.validation.tolerances import Tolerance
+from onnxport.weights.binding import Binding, bind
+from onnxport.weights.bound_graphs import bind_graph
+from onnxport.weights.checkpoint import open_checkpoint
+from onnxport.weights.expressions import InMemory
+from onnxport.weights.loading import load_config, load_preprocessor
+from onnxport.weights.parameters import ParameterTensor
+from onnxport.weights.planning import plan_graph
+from onnxport.weights.reading import Reader
+from onnxport.weights.writing import write_graph
+
+LITTLE = ExportOptions(memory=1_000_000)
+
+
+@pytest.fixture
+def tiny_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every tensor of a tiny model stay on disk, and none be kept."""
+    monkeypatch.setattr(on_demand, "SMALL", 0)
+    monkeypatch.setattr(mapped, "LARGE", 1025)  # smaller ones are read by shape inference
+
+
+def exported(source: Path, output: Path, **options: Any) -> Path:
+    onnxport.export(source, output, ExportOptions(validate="none", **options))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("model_type", "feature"),
+    [("bert", "masked-lm"), ("gpt2", "causal-lm-with-past"), ("t5", "seq2seq-lm"), ("vit", "image-classification")],
+)
+@pytest.mark.parametrize("external", ["auto", "always"])
+@pytest.mark.usefixtures("tiny_is_large")
+def test_the_same_verdict(model_type: str, feature: str, external: Any, tmp_path: Path) -> None:
+    source = make_checkpoint(model_type, feature, tmp_path)
+    output = exported(source, tmp_path / "out", external_data=external)
+    whole, on_disk = onnxport.validate(output), onnxport.validate(output, options=LITTLE)
+    assert (whole.status, on_disk.status) == ("passed", "passed")
+    assert whole.note == ""
+    assert "read from disk as they were used" in on_disk.note
+    assert [(case.name, case.sizes) for case in whole.cases] == [(case.name, case.sizes) for case in on_disk.cases]
+    for one, other in zip(whole.cases, on_disk.cases, strict=True):
+        assert [output.shape for output in one.outputs] == [output.shape for output in other.outputs]
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_a_conversion_on_the_way(bert: Path, tmp_path: Path, dtype: Any) -> None:
+    output = exported(bert, tmp_path / "out", dtype=dtype)
+    assert onnxport.validate(output, options=LITTLE).status == "passed"
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_a_graph_that_differs_is_found(gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = exported(gpt2, tmp_path / "out", external_data="always")
+    data = np.memmap(output / "model.onnx_data", np.float32, "r+")
+    data[: data.size // 2] *= 1.5
+    data.flush()
+    assert onnxport.validate(output, options=LITTLE).status == "failed"
+    assert main(["validate", str(output), "--memory", "1MB", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["status"] == "failed"
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_a_checkpoint_that_changes_is_told(gpt2: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(gpt2, source)
+    checkpoint = open_checkpoint(source, ExportOptions())
+    with (
+        pytest.raises(CorruptCheckpointError, match="changed while it was read"),
+        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Way("on disk")) as model,
+    ):
+        model(torch.ones(1, 2, dtype=torch.int64))
+        with (source / "model.safetensors").open("ab") as file:
+            file.write(b"\0")
+
+
+def test_formats_that_are_read_at_once(gpt2: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(gpt2, source)
+    state = GPT2LMHeadModel.from_pretrained(source).state_dict()
+    (source / "model.safetensors").unlink()
+    torch.save(state, source / "pytorch_model.bin")
+    output = exported(source, tmp_path / "out")
+    report = onnxport.validate(output, options=LITTLE)
+    assert (report.status, report.note) == ("passed", "")
+
+
+def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof, TensorDigests, Reader]:
+    """Prove a GPT-2 by some of its layers: their graph is that of a model with as many."""
+    source = make_checkpoint("gpt2", "causal-lm-with-past", directory)
+    config = GPT2Config.from_pretrained(source, n_layer=5)
+    torch.manual_seed(1)
+    GPT2LMHeadModel(config).save_pretrained(source)
+    checkpoint = open_checkpoint(source, ExportOptions())
+    config = load_config(checkpoint, ExportOptions())
+    bound = bind(checkpoint, GPT2LMHeadModel, config, ExportOptions())
+    short = load_config(checkpoint, ExportOptions())
+    short.n_layer = len(kept)
+    few = at_reduced_depth(bound.binding, {"transformer.h": kept})
+    reader = Reader(checkpoint.directory, bound.binding.files)
+    model = on_demand.read_on_demand(GPT2LMHeadModel(short).eval(), few, reader)
+
+    real = {name: on_demand.as_tensor(made, reader) for name, made in few.expressions.items()}
+    shutil.copytree(source, directory / "short")
+    again = GPT2LMHeadModel(short)
+    again.load_state_dict(real, strict=False)
+    again.tie_weights()
+    again.save_pretrained(directory / "short")
+    exported(directory / "short", directory / "out")
+    preprocessor = load_preprocessor(checkpoint, ExportOptions())
+    (component,) = describe(model, canonical_task("text-generation-with-past"), preprocessor)
+    examples = Examples(component.config, signature_of(component.config).today(), preprocessor)
+    sizes = {"batch_size": 2, "sequence_length": 4, "past_sequence_length": 3}
+    subject = Subject("model", directory / "out" / "model.onnx", model, examples, sizes)
+    digests = compare_all(bound.binding, reader, directory)
+    return ReducedProof(subject, tuple(f"transformer.h.{index}" for index in kept), config.n_layer), digests, reader
+
+
+def compare_all(binding: Binding, reader: Reader, directory: Path, spoil: str = "") -> TensorDigests:
+    """Write a graph that holds all tensors, and compare them."""
+    values = []
+    for name, made in binding.expressions.items():
+        tensor = ParameterTensor(name, made.dtype, made.shape)
+        values.append(ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(made.dtype)))
+    graph = ir.Graph([], [], nodes=[], initializers=values, opset_imports={"": 20}, name="g")
+    model = ir.Model(graph, ir_version=10)
+    bind_graph(model, binding, reader)
+    plan = plan_graph(model, "all.onnx", ExportOptions(external_data="always" if spoil else "auto"))
+    write_graph(plan, model, directory, reader)
+    if spoil:
+        where = next(item for item in plan.tensors if item.name == spoil)
+        with (directory / where.file).open("r+b") as file:
+            file.seek(where.offset or 0)
+            file.write(b"\1\2\3")
+    return compare_tensors(plan, model, directory)
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_few_layers_and_all_tensors(tmp_path: Path) -> None:
+    proof, digests, reader = reduced_proof(tmp_path, (1, 3))
+    with reader:
+        report = prove_reduced(proof, digests, "full", Tolerance(1e-5, 5e-4))
+        assert report.status == "partial"
+        assert report.failures == []
+        assert len(report.cases) == 5
+        for told in ("2 of 5 layers (transformer.h.1, transformer.h.3)", digests.sha256, "Not proved", "wasn't run"):
+            assert told in report.note
+        assert digests.tensors > 20
+        other = at_reduced_depth(bound_again(proof, tmp_path), {"transformer.h": (1, 4)})
+        on_demand.read_on_demand(proof.subject.model, other, reader)
+        wrong = prove_reduced(proof, digests, "quick", Tolerance(1e-5, 5e-4))
+        assert wrong.status == "failed"
+
+
+def bound_again(proof: ReducedProof, directory: Path) -> Binding:
+    checkpoint = open_checkpoint(next(directory.glob("gpt2*")), ExportOptions())
+    return bind(checkpoint, GPT2LMHeadModel, load_config(checkpoint, ExportOptions()), ExportOptions()).binding
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_a_tensor_that_was_written_wrong_fails_it(tmp_path: Path) -> None:
+    proof, _, reader = reduced_proof(tmp_path, (0, 1))
+    name = "transformer.h.4.mlp.c_fc.weight"
+    with reader:
+        digests = compare_all(bound_again(proof, tmp_path), reader, tmp_path, spoil=name)
+        assert digests.differing == (name,)
+        report = prove_reduced(proof, digests, "quick", Tolerance(1e-5, 5e-4))
+    assert report.status == "failed"
+    assert report.failures == [f"model, tensors (), {name}: what was written differs from the checkpoint"]
+
+
+def test_names_of_few_layers() -> None:
+    def leaf() -> InMemory:
+        return InMemory(np.zeros(1, np.float32))
+
+    made = {f"m.layers.{index}.w": leaf() for index in range(4)} | {"m.layers.scale": leaf(), "head.w": leaf()}
+    binding = Binding(made, {"m.layers.3.tied": "m.layers.0.w", "out.w": "head.w"})
+    few = at_reduced_depth(binding, {"m.layers": (2, 3)})
+    assert few.expressions["m.layers.0.w"] is made["m.layers.2.w"]
+    assert few.expressions["m.layers.1.w"] is made["m.layers.3.w"]
+    assert few.expressions["m.layers.1.tied"] is made["m.layers.0.w"]
+    assert dict(few.tied) == {"out.w": "head.w"}
+    assert set(few.expressions) == {"m.layers.0.w", "m.layers.1.w", "m.layers.1.tied", "m.layers.scale", "head.w"}
+
+
+def test_which_layers_stand_for_the_traced_ones() -> None:
+    assert kept_layers((0, 0), (0, 0, 0, 0)) == (0, 1)
+    assert kept_layers((0, 1, 0, 1), (0, 1, 0, 1, 0, 1)) == (0, 1, 2, 3)
+    assert kept_layers((1, 0, 1, 0), (0, 1, 1, 0, 0)) == (1, 0, 2, 3)
+
+
+def test_digests_of_several_graphs() -> None:
+    one, other = TensorDigests(2, 10, "a"), TensorDigests(1, 5, "b", ("w",))
+    assert merged_digests([one]) == one
+    both = merged_digests([one, other])
+    assert (both.tensors, both.bytes, both.differing) == (3, 15, ("w",))
+    assert both.sha256 != merged_digests([other, one]).sha256
+
+
+def test_the_worst_status_stands_for_all() -> None:
+    def report(status: str, note: str = "") -> ValidationReport:
+        return ValidationReport(status, "full", 0.0, 0.0, note=note)
+
+    assert merged([report("passed"), report("partial", "a part")]).status == "partial"
+    assert merged([report("passed"), report("partial", "a part")]).note == "a part"
+    assert merged([report("failed"), report("partial")]).status == "failed"
+    assert merged([report("skipped"), report("passed")]).status == "skipped"

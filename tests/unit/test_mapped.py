@@ -1,0 +1,161 @@
+"""Graphs whose weights stay on disk while ONNX Runtime runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxport.errors import ValidationError
+from onnxport.validation import mapped
+from onnxport.validation.mapped import open_mapped, outline, ranges_inside
+
+WEIGHT = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
+BIAS = np.arange(128, dtype=np.float32)
+
+
+def graph(*tensors: TensorProto, dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", dtype, ["batch", 256])
+    y = helper.make_tensor_value_info("y", dtype, ["batch", 128])
+    made = helper.make_graph(nodes, "g", [x], [y], list(tensors), doc_string="d")
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(made, opset_imports=opsets, ir_version=10, producer_name="p")
+    model.metadata_props.add(key="k", value="v")
+    return model
+
+
+def written(path: Path, model: onnx.ModelProto) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def run(file: Path, dtype: type = np.float32) -> np.ndarray:
+    x = np.ones((2, 256), dtype)
+    return open_mapped(file).run(None, {"x": x})[0]
+
+
+def test_weights_inside_the_graph(tmp_path: Path) -> None:
+    weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
+    file = written(tmp_path / "model.onnx", graph(weight, bias))
+    made = onnx.ModelProto.FromString(outline(file))
+    assert made.ByteSize() < 2000
+    first, second = sorted(made.graph.initializer, key=lambda tensor: tensor.name)
+    assert (first.name, first.raw_data) == ("bias", BIAS.tobytes())
+    where = {entry.key: entry.value for entry in second.external_data}
+    assert (second.name, where["location"], where["length"]) == ("weight", "model.onnx", str(WEIGHT.nbytes))
+    assert file.read_bytes()[int(where["offset"]) :].startswith(WEIGHT.tobytes())
+    assert ranges_inside(file)["weight"] == (int(where["offset"]), WEIGHT.nbytes)
+    assert ranges_inside(file)["bias"][1] == BIAS.nbytes
+    np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
+
+
+def test_all_else_stays(tmp_path: Path) -> None:
+    weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
+    model = graph(weight, bias)
+    made = onnx.ModelProto.FromString(outline(written(tmp_path / "model.onnx", model)))
+    for message in (model, made):
+        del message.graph.initializer[:]
+    assert made == model
+
+
+def test_weights_beside_the_graph(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"12345678" + WEIGHT.tobytes())
+    weight = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=WEIGHT.shape)
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "data"), ("offset", "8"), ("length", str(WEIGHT.nbytes))):
+        weight.external_data.add(key=key, value=value)
+    file = written(tmp_path / "model.onnx", graph(weight, numpy_helper.from_array(BIAS, "bias")))
+    np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
+
+
+def test_values_that_are_not_bytes_stay_inside(tmp_path: Path) -> None:
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, WEIGHT.shape, WEIGHT.flatten().tolist())
+    file = written(tmp_path / "model.onnx", graph(weight, numpy_helper.from_array(BIAS, "bias")))
+    assert "weight" not in ranges_inside(file)
+    np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(WEIGHT.astype(np.float16), "weight")
+    bias = numpy_helper.from_array(BIAS.astype(np.float16), "bias")
+    file = written(tmp_path / "model.onnx", graph(weight, bias, dtype=TensorProto.FLOAT16))
+    np.testing.assert_allclose(run(file, np.float16), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-2, atol=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
+def test_a_damaged_graph_is_refused(tmp_path: Path, share: float) -> None:
+    weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
+    file = written(tmp_path / "model.onnx", graph(weight, bias))
+    os.truncate(file, int(file.stat().st_size * share))
+    with pytest.raises(ValidationError, match=r"can't load model\.onnx"):
+        open_mapped(file)
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+import numpy as np
+from onnx import TensorProto, helper
+from onnxport.validation.mapped import open_mapped
+from onnxport.validation.prove import open_session
+
+directory, side, count = Path(sys.argv[1]), 4096, 6
+size = side * side * 4
+with (directory / "data").open("wb") as file:
+    file.truncate(count * size)
+    for number in range(count):  # equal tensors would be packed once
+        file.seek(number * size)
+        file.write(bytes([number + 1]) * 64)
+tensors, nodes = [], []
+for number in range(count):
+    tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=(side, side))
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "data"), ("offset", str(number * size)), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    tensors.append(tensor)
+    nodes.append(helper.make_node("MatMul", [f"x{number}", f"w{number}"], [f"x{number + 1}"]))
+x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", side]) for name in ("x0", f"x{count}"))
+graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+(directory / "model.onnx").write_bytes(model.SerializeToString())
+
+def anonymous():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["RssAnon"].split()[0]) // 1024
+
+import onnxruntime
+before = anonymous()
+session = {"mapped": open_mapped, "whole": open_session}[sys.argv[2]](directory / "model.onnx")
+session.run(None, {"x0": np.zeros((2, side), np.float32)})
+print(anonymous() - before)
+"""
+
+
+def test_weights_are_not_copied(tmp_path: Path) -> None:
+    def growth(how: str) -> int:
+        command = [sys.executable, "-c", MEASURED, str(tmp_path), how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert growth("whole") > 300  # six matrices of 64 MiB, packed
+    assert growth("mapped") < 60
+
+
+def test_fields_of_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes([0x08, 0x96, 0x01, 0x12, 2, 7, 7, 0x19, *range(8), 0x25, *range(4)]))
+    with (tmp_path / "f").open("rb") as opened, mapped.mmap.mmap(opened.fileno(), 0, access=1) as content:
+        assert list(mapped._fields(content, 0, len(content))) == [
+            (1, 0, 1, 3),
+            (2, 3, 5, 7),
+            (3, 7, 8, 16),
+            (4, 16, 17, 21),
+        ]
