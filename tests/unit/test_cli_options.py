@@ -123,7 +123,9 @@ def test_sizes(text: str, count: int) -> None:
     assert bytes_from(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1", "1,5GB", "8G", "8 gigabytes", "0x10", "1e9", "nan", "٣GB", "1" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "-1", "1,5GB", "8G", "8 gigabytes", "0x10", "1e9", "nan", "٣GB", "1" * 5000]
+)
 def test_what_is_no_size_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "m", "out", f"--memory={text}"]) == 2
     assert "such as 8GiB" in capsys.readouterr().err
