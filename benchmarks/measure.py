@@ -25,11 +25,13 @@ class Cost:
         seconds: wall clock, from start to exit.
         peak: largest resident memory, in bytes, of the process or of one that it started and waited for.
         written: bytes of the files that it left.
+        processor: seconds of processors, of the same processes.
     """
 
     seconds: float
     peak: int
     written: int
+    processor: float = 0.0
 
 
 def run(
@@ -71,7 +73,7 @@ def run(
     if process.returncode:
         raise RuntimeError(f"took more than {limit:g} s" if ended_here.is_set() else _reason(process.returncode, log))
     written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    return Cost(seconds, usage.ru_maxrss * _MAXRSS_UNIT, written)
+    return Cost(seconds, usage.ru_maxrss * _MAXRSS_UNIT, written, usage.ru_utime + usage.ru_stime)
 
 
 def median(costs: Sequence[Cost]) -> Cost:
@@ -80,6 +82,7 @@ def median(costs: Sequence[Cost]) -> Cost:
         statistics.median(cost.seconds for cost in costs),
         int(statistics.median(cost.peak for cost in costs)),
         int(statistics.median(cost.written for cost in costs)),
+        statistics.median(cost.processor for cost in costs),
     )
 
 

@@ -84,19 +84,23 @@ def _judge_memory(each: Comparison, row: Row, costs: tuple[Cost | None, Cost | N
 
 
 def _sides(row: Row) -> list[str]:
-    lines = ["| checkpoint | side | seconds | peak memory, GB | written, MB |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| checkpoint | side | seconds | of processors | peak memory, GB | written, MB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     costs = medians(row)
     for cell in row["cells"]:
         start = f"| {cell['model']} | {SIDES[cell['side']].label} |"
         middle = costs.get((cell["model"], cell["side"]))
         if middle is None:
             reason = (cell["failure"] or "not measured").replace("|", "/").replace("\n", " ").replace("`", "'")
-            lines.append(f"{start} failed: {reason} | | |")
+            lines.append(f"{start} failed: {reason} | | | |")
             continue
         each = [cost["seconds"] for cost in cell["costs"]]
         spread = f" ({min(each):.2f} to {max(each):.2f})" if len(each) > 1 else ""
         said = f"; {cell['said']}" if cell["said"] else ""
-        figures = f"{middle.seconds:.2f}{spread}{said} | {middle.peak / 1e9:.2f} | {middle.written / 1e6:.1f}"
+        seconds = f"{middle.seconds:.2f}{spread}{said} | {middle.processor:.1f}"
+        figures = f"{seconds} | {middle.peak / 1e9:.2f} | {middle.written / 1e6:.1f}"
         lines.append(f"{start} {figures} |")
     return lines
 
