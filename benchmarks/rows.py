@@ -108,7 +108,7 @@ ROWS: dict[str, Row] = {
     "g": Row(
         "A checkpoint that is larger than memory, cold cache, validation off",
         _LARGE,
-        ((LARGE, "step-fp16"), (LARGE, "step-linked")),
+        ((LARGE, "step-fp16"), (LARGE, "step-linked"), ("llama-16", "step")),
         together=True,
     ),
 }

@@ -65,6 +65,13 @@ SIDES: dict[str, Side] = {
         prepare="linked-bf16",
         once=True,
     ),
+    "step": Side(
+        "ONNX Runtime: load, one decode step, linked",
+        ("{prepared}",),
+        "-m benchmarks.decode",
+        prepare="linked",
+        once=True,
+    ),
     "optimum": Side(
         "optimum-onnx, with its validation",
         ("export", "onnx", "--model", "{model}", "--task", "{task}", "{output}"),
