@@ -30,8 +30,8 @@ format: $(READY) ## put style and formatting right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure time and memory of exports
-	$(BIN)/python -m benchmarks.export_time $(BENCH)
+bench: $(READY) ## measure time and memory of exports, beside other exporters (hours; BENCH="--rows a,b")
+	$(BIN)/python -m benchmarks measure $(BENCH)
 
 conformance: $(READY) ## export all 265 pairs of 4.37.2 and compare (half an hour)
 	$(BIN)/python -m conformance run --jobs 2

@@ -1,13 +1,22 @@
-"""Seeded checkpoints of well-known shapes: their weights are random, their cost is that of the real ones."""
+"""Seeded checkpoints of well-known shapes: their weights are random, their cost is that of the real ones.
+
+python -m benchmarks.checkpoints NAME ROOT     # writes ROOT/NAME; --gigabytes N for the large one
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SEED = 0
+LARGE = "llama-large"
+"""The one that is larger than memory; `benchmarks.large` writes it."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +27,26 @@ class Shape:
         model_class: class of Transformers.
         config: arguments of its configuration; those left out are its defaults.
         task: what it is exported for.
-        preprocessor: (model type, feature) whose tiny preprocessor fits, None for none.
+        preprocessor: (model type, feature) whose tiny preprocessor fits.
     """
 
     model_class: str
     config: dict[str, Any]
     task: str
-    preprocessor: tuple[str, str] | None = None
+    preprocessor: tuple[str, str]
+
+
+def _llama(layers: int, width: int, inner: int, heads: tuple[int, int], vocabulary: int, tied: bool) -> Shape:
+    config = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "tie_word_embeddings": tied,
+    }
+    return Shape("LlamaForCausalLM", config, "text-generation-with-past", ("gpt2", "causal-lm-with-past"))
 
 
 _T5_SMALL = {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "decoder_start_token_id": 0}
@@ -36,15 +58,6 @@ _WHISPER_TINY = {
     "decoder_attention_heads": 6,
     "encoder_ffn_dim": 1536,
     "decoder_ffn_dim": 1536,
-}
-_LLAMA = {
-    "vocab_size": 64_000,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "tie_word_embeddings": False,
 }
 SHAPES: dict[str, Shape] = {
     "bert-base": Shape("BertForMaskedLM", {}, "fill-mask", ("bert", "masked-lm")),
@@ -59,21 +72,78 @@ SHAPES: dict[str, Shape] = {
         "automatic-speech-recognition-with-past",
         ("whisper", "speech2seq-lm-with-past"),
     ),
-    "llama-0.55b": Shape("LlamaForCausalLM", _LLAMA, "text-generation-with-past"),
+    "smollm2": _llama(30, 576, 1536, (9, 3), 49_152, True),
+    "llama-0.55b": _llama(28, 1024, 4096, (16, 4), 64_000, False),
+    "llama-16": _llama(16, 512, 2048, (8, 4), 32_000, True),
+    "llama-32": _llama(32, 512, 2048, (8, 4), 32_000, True),
+    "llama-80": _llama(80, 512, 2048, (8, 4), 32_000, True),
+    LARGE: _llama(46, 5120, 13_824, (40, 40), 32_000, False),
 }
-"""Name to shape, the smaller ones first."""
+"""Name to shape. The large one's number of layers follows from the size that is asked for."""
 
 
-def make(name: str, root: Path) -> Path:
-    """Return the directory of a checkpoint, which is written where it isn't there yet."""
-    directory = root / name
+def make(name: str, root: Path, gigabytes: float) -> Path:
+    """Return the directory of a checkpoint, which is written where it isn't there yet.
+
+    Another process writes it: what this one held then would count as the memory of the processes that it measures.
+
+    Args:
+        name: one of `SHAPES`.
+        root: directory of checkpoints.
+        gigabytes: size of the large one.
+
+    Raises:
+        RuntimeError: it can't be written.
+    """
+    directory = root / (f"{name}-{gigabytes:g}gb" if name == LARGE else name)
     if directory.is_dir():
         return directory
-    stage = root / f"{name}.partial"
-    shutil.rmtree(stage, ignore_errors=True)
-    _write(SHAPES[name], stage)
-    stage.rename(directory)
+    command = [sys.executable, "-m", "benchmarks.checkpoints", name, str(directory), "--gigabytes", str(gigabytes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(_stage(directory), ignore_errors=True)
+        raise RuntimeError(f"the checkpoint {name} can't be written: {' '.join(done.stderr.splitlines()[-1:])}")
     return directory
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint."""
+    return sorted(directory.glob("*.safetensors"))
+
+
+def largest_tensor(directory: Path) -> int:
+    """Return the bytes of a checkpoint's largest tensor; only headers are read."""
+    largest = 0
+    for file in weight_files(directory):
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        ends = [entry["data_offsets"] for key, entry in header.items() if key != "__metadata__"]
+        largest = max(largest, *(end - start for start, end in ends))
+    return largest
+
+
+def main() -> None:
+    """Write one checkpoint, whole or not at all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=SHAPES)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--gigabytes", type=float, default=30.0)
+    arguments = parser.parse_args()
+    stage = _stage(arguments.directory)
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    shape = SHAPES[arguments.name]
+    if arguments.name == LARGE:
+        from benchmarks.large import write
+
+        write(shape.config, stage, arguments.gigabytes)
+    else:
+        _write(shape, stage)
+    stage.rename(arguments.directory)
+
+
+def _stage(directory: Path) -> Path:
+    return directory.with_name(directory.name + ".partial")
 
 
 def _write(shape: Shape, directory: Path) -> None:
@@ -86,6 +156,19 @@ def _write(shape: Shape, directory: Path) -> None:
     torch.manual_seed(SEED)
     model = model_class(model_class.config_class(**shape.config))
     model.save_pretrained(directory)
-    if shape.preprocessor is not None:
-        size = getattr(model.config, "image_size", None)
-        make_preprocessor(*shape.preprocessor, model.config, image_size=size).save_pretrained(directory)
+    size = getattr(model.config, "image_size", None)
+    make_preprocessor(*shape.preprocessor, model.config, image_size=size).save_pretrained(directory)
+    _name_classes_as_before(directory)
+
+
+def _name_classes_as_before(directory: Path) -> None:
+    """Give tokenizers and image processors the class names that Transformers 4 knows as well."""
+    for file in directory.glob("*_config.json"):
+        text = file.read_text(encoding="utf-8")
+        for new, old in (("TokenizersBackend", "PreTrainedTokenizerFast"), ("ImageProcessorPil", "ImageProcessor")):
+            text = text.replace(f'{new}"', f'{old}"')
+        file.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,37 +23,57 @@ class Cost:
 
     Attributes:
         seconds: wall clock, from start to exit.
-        peak: largest resident memory of the process, in bytes.
+        peak: largest resident memory, in bytes, of the process or of one that it started and waited for.
         written: bytes of the files that it left.
+        processor: seconds of processors, of the same processes.
     """
 
     seconds: float
     peak: int
     written: int
+    processor: float = 0.0
 
 
-def run(command: Sequence[str], output: Path, log: Path) -> Cost:
+def run(
+    command: Sequence[str], output: Path, log: Path, environment: Mapping[str, str] | None = None, limit: float = 3600.0
+) -> Cost:
     """Run a command that writes a directory.
 
     Args:
         command: program and arguments.
         output: directory that it writes.
         log: file for what it prints.
+        environment: variables that are added to this process's.
+        limit: seconds after which it is ended.
 
     Raises:
         RuntimeError: it failed.
     """
+    ended_here = threading.Event()
     with log.open("w", encoding="utf-8") as stream:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
+        process = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+        timer = threading.Timer(limit, _end, (process.pid, ended_here))
+        timer.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+        except BaseException:
+            _end(process.pid, ended_here)
+            raise
+        finally:
+            timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"{command[0]} ended with {process.returncode}: {' '.join(last)} (see {log})")
+        raise RuntimeError(f"took more than {limit:g} s" if ended_here.is_set() else _reason(process.returncode, log))
     written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    return Cost(seconds, usage.ru_maxrss * _MAXRSS_UNIT, written)
+    return Cost(seconds, usage.ru_maxrss * _MAXRSS_UNIT, written, usage.ru_utime + usage.ru_stime)
 
 
 def median(costs: Sequence[Cost]) -> Cost:
@@ -60,4 +82,19 @@ def median(costs: Sequence[Cost]) -> Cost:
         statistics.median(cost.seconds for cost in costs),
         int(statistics.median(cost.peak for cost in costs)),
         int(statistics.median(cost.written for cost in costs)),
+        statistics.median(cost.processor for cost in costs),
     )
+
+
+def _end(pid: int, told: threading.Event) -> None:
+    """End a process with all that it started: it leads a session of its own."""
+    told.set()
+    os.killpg(pid, signal.SIGKILL)
+
+
+def _reason(code: int, log: Path) -> str:
+    """Return the last line that says something, and how the process ended."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if "Error" in line or "error" in line), "".join(lines[-1:]))
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{how}: {said[:300]}" if said else how

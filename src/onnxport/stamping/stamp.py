@@ -66,7 +66,23 @@ def _prove_all(layers: Layers, regions: Sequence[Region], dependence: Dependence
             slots.index(pair[0])
             for later, earlier in proof.chained.items():
                 slots.join(earlier, later)
+    _join_only_values(own, slots)
     return slots
+
+
+def _join_only_values(own: list[list[ir.Node]], slots: _Slots) -> None:
+    """Where every layer hands on one value of one type, that is what the next layer reads, whatever their kinds."""
+    owner = {node: number for number, nodes in enumerate(own) for node in nodes}
+    handed: list[list[ir.Value]] = []
+    for number, nodes in enumerate(own):
+        following = number + 1 if number + 1 < len(own) else None
+        values = (value for node in nodes for value in node.outputs)
+        handed.append([v for v in values if any(owner.get(user) == following for user, _ in v.uses())])
+    if all(len(values) == 1 for values in handed):
+        first = handed[0][0]
+        for (value,) in handed[1:]:
+            if (value.dtype, value.shape) == (first.dtype, first.shape):
+                slots.join(first, value)
 
 
 class _Slots:

@@ -1,0 +1,100 @@
+"""Keep what was measured: one JSON file for each row, with the machine, the date and every single figure."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoints import largest_tensor, weight_files
+from benchmarks.environments import REQUIREMENTS, versions
+from benchmarks.measure import Cost, median
+from benchmarks.rounds import Bench, Measured
+from benchmarks.rows import ROWS, Cell
+from benchmarks.sides import REPOSITORY
+
+_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors")
+Row = dict[str, Any]
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """Describe where and with what it is measured."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "memory": pages,
+        "disk free": shutil.disk_usage(bench.work).free,
+        "system": f"{platform.system()} {platform.release()}",
+        "load before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {
+            "onnxport": {name: metadata.version(name) for name in _PACKAGES},
+            **{name: versions(name, bench.work / "environments") for name in REQUIREMENTS},
+        },
+    }
+
+
+def save(key: str, cells: dict[Cell, Measured], context: tuple[Bench, int, dict[str, Any]]) -> None:
+    """Write the file of a row, as far as it is measured."""
+    bench, runs, described = context
+    models = {}
+    for model in dict.fromkeys(model for model, _ in cells):
+        try:
+            directory = bench.checkpoint(model)
+        except RuntimeError:
+            continue
+        total = sum(file.stat().st_size for file in weight_files(directory))
+        models[model] = {"largest": largest_tensor(directory), "bytes": total}
+    row = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "runs": runs,
+        "machine": described,
+        "models": models,
+        "cells": [
+            {"model": model, "side": side, **asdict(cells[model, side])}
+            for model, side in ROWS[key].cells
+            if (model, side) in cells
+        ],
+    }
+    file = bench.work / "results" / f"{key}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stage = file.with_suffix(".partial")
+    stage.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    stage.replace(file)
+
+
+def load(work: Path) -> dict[str, Row]:
+    """Return what was measured last of each row that was measured at all."""
+    files = {key: work / "results" / f"{key}.json" for key in ROWS}
+    return {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
+
+
+def medians(row: Row) -> dict[Cell, Cost]:
+    """Return the medians of the cells of a row that didn't fail."""
+    found = {}
+    for cell in row["cells"]:
+        if cell["costs"] and not cell["failure"]:
+            found[cell["model"], cell["side"]] = median([Cost(**cost) for cost in cell["costs"]])
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
