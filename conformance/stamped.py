@@ -15,7 +15,13 @@ from onnxport.blueprints.find import find_blueprint
 from onnxport.weights.checkpoint import open_checkpoint
 from onnxport.weights.parameters import ParameterTensor
 
-_TEXT = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3}
+_TEXT = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+}
 _GROUPED = {**_TEXT, "num_key_value_heads": 2}
 _WITH_PAST = "text-generation-with-past"
 _PICTURES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
