@@ -19,7 +19,7 @@ from onnxport.bundles.components import describe_graph
 from onnxport.bundles.directory import check_output, staged
 from onnxport.bundles.manifest import FILE_NAME, Manifest
 from onnxport.bundles.side_files import side_files, write_side_files
-from onnxport.errors import NoKernelError, ValidationError
+from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions
 from onnxport.passes.finish import finish
 from onnxport.validation.report import ValidationReport
@@ -114,7 +114,7 @@ def export(
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
             write_side_files(stage, checkpoint.directory, original)
-            validation = _prove(stage, found.blueprint, (original, options), report)
+            validation = _prove(stage, (checkpoint, found, graphs, plans), (original, options), report)
             _check(validation, options)
             report("write the manifest", None)
             files = _listing(stage)
@@ -146,15 +146,6 @@ class _Original:
     @property
     def preprocessor(self) -> Any:
         return self.subject.preprocessor
-
-    @cached_property
-    def model(self) -> Any:
-        """The model with its weights; one that was loaded to be bound isn't loaded again."""
-        from onnxport.weights.loading import load_model
-
-        if self._found.draft and not self._found.blueprint.binding.files:
-            return self._found.draft.bound.model
-        return load_model(self._checkpoint, self.subject.model_class, self._options)
 
 
 def _bind(blueprint: Blueprint, reader: Reader, options: ExportOptions) -> dict[str, ir.Model]:
@@ -199,46 +190,20 @@ def _write(
 
 
 def _prove(
-    stage: Path, blueprint: Blueprint, context: tuple[_Original, ExportOptions], report: Progress
+    stage: Path,
+    what: tuple[Checkpoint, Found, dict[str, ir.Model], list[GraphPlan]],
+    context: tuple[_Original, ExportOptions],
+    report: Progress,
 ) -> ValidationReport:
+    checkpoint, found, graphs, plans = what
     original, options = context
     if options.validate == "none":
-        tolerance = tolerance_of(max(graph.atol for graph in blueprint.graphs), options)
+        tolerance = tolerance_of(max(graph.atol for graph in found.blueprint.graphs), options)
         return ValidationReport("skipped", "none", tolerance.atol, tolerance.rtol, note="--validate none")
-    from onnxport.architectures.describe import describe
-    from onnxport.configs.examples import Examples
-    from onnxport.configs.signature import signature_of
-    from onnxport.validation.prove import Subject as Proved
-    from onnxport.validation.prove import prove
+    from onnxport.validation.exported import Written, prove_export
 
-    report("load the weights", None)
-    components = describe(original.model, blueprint.task, original.preprocessor)
-    reports = []
-    for traced, component in zip(blueprint.graphs, components, strict=True):
-        tolerance = tolerance_of(traced.atol, options)
-        examples = Examples(component.config, signature_of(component.config).today(), component.preprocessor)
-        subject = Proved(traced.name, stage / traced.file, component.model, examples, traced.sizes)
-        try:
-            reports.append(prove(subject, options.validate, tolerance, report))
-        except NoKernelError as error:
-            if options.dtype != "bf16":
-                raise
-            note = f"ONNX Runtime's CPU provider has no bfloat16 kernels, nothing was compared: {error}"
-            reports.append(ValidationReport("skipped", options.validate, tolerance.atol, tolerance.rtol, note=note))
-    return _merged(reports)
-
-
-def _merged(reports: list[ValidationReport]) -> ValidationReport:
-    """Join the reports of several graphs; the worst status and the widest tolerance stand for all."""
-    status = next((name for name in ("failed", "skipped") if any(r.status == name for r in reports)), "passed")
-    return ValidationReport(
-        status,
-        reports[0].level,
-        max(report.atol for report in reports),
-        max(report.rtol for report in reports),
-        tuple(case for report in reports for case in report.cases),
-        reports[0].note,
-    )
+    written = Written(stage, checkpoint, original.subject, found.blueprint, found.draft, graphs, plans)
+    return prove_export(written, options, report)
 
 
 def _check(validation: ValidationReport, options: ExportOptions) -> None:

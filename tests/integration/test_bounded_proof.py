@@ -22,7 +22,7 @@ from onnxport.configs.signature import signature_of
 from onnxport.configs.tasks import canonical_task
 from onnxport.errors import CorruptCheckpointError
 from onnxport.options import ExportOptions
-from onnxport.validation import mapped, on_demand
+from onnxport.validation import mapped, memory, on_demand
 from onnxport.validation.digests import TensorDigests, compare_tensors, merged_digests
 from onnxport.validation.memory import Way
 from onnxport.validation.original import original_model
@@ -40,13 +40,14 @@ from onnxport.weights.planning import plan_graph
 from onnxport.weights.reading import Reader
 from onnxport.weights.writing import write_graph
 
-LITTLE = ExportOptions(memory=1_000_000)
+LITTLE = ExportOptions(memory=1000)
 
 
 @pytest.fixture
 def tiny_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every tensor of a tiny model stay on disk, and none be kept."""
     monkeypatch.setattr(on_demand, "SMALL", 0)
+    monkeypatch.setattr(memory, "MARGIN", 0)
     monkeypatch.setattr(mapped, "LARGE", 1025)  # smaller ones are read by shape inference
 
 
@@ -87,7 +88,7 @@ def test_a_graph_that_differs_is_found(gpt2: Path, tmp_path: Path, capsys: pytes
     data[: data.size // 2] *= 1.5
     data.flush()
     assert onnxport.validate(output, options=LITTLE).status == "failed"
-    assert main(["validate", str(output), "--memory", "1MB", "--json"]) == 1
+    assert main(["validate", str(output), "--memory", "1kB", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["status"] == "failed"
 
 
@@ -116,9 +117,63 @@ def test_formats_that_are_read_at_once(gpt2: Path, tmp_path: Path) -> None:
     assert (report.status, report.note) == ("passed", "")
 
 
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """A GPT-2 of six layers, four more than have to be traced."""
+    source = make_checkpoint("gpt2", "causal-lm-with-past", tmp_path)
+    torch.manual_seed(1)
+    GPT2LMHeadModel(GPT2Config.from_pretrained(source, n_layer=6)).save_pretrained(source)
+    return source
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.parametrize(
+    ("memory_given", "status", "cache"),
+    [(10**9, "passed", False), (400_000, "passed", False), (1000, "partial", False), (1000, "partial", True)],
+)
+def test_an_export_in_every_amount_of_memory(
+    deep: Path, tmp_path: Path, memory_given: int, status: str, cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
+    if cache:  # a proof that starts from a cached blueprint
+        exported(deep, tmp_path / "before")
+    result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=memory_given, cache=cache))
+    validation = result.manifest.validation
+    assert validation["status"] == status
+    assert len(validation["cases"]) == 5
+    assert validation["note"] == "" if memory_given == 10**9 else "may be taken" in validation["note"]
+    if status == "partial":
+        assert "2 of 6 layers (transformer.h.0, transformer.h.1)" in validation["note"]
+        assert all(len(case["outputs"]) == 1 + 2 * 2 for case in validation["cases"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")) == []
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_a_partial_proof_exits_well_and_says_so(deep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(deep), str(tmp_path / "out"), "--memory", "1kB", "--no-cache"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "validation: partial" in text
+    assert "validation: passed" not in text
+    assert "Not proved: what the whole model returns" in text
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_linked_weights_in_little_memory(deep: Path, tmp_path: Path) -> None:
+    for memory_given, status in ((400_000, "passed"), (1000, "partial")):
+        options = ExportOptions(memory=memory_given, weights="link", force=True)
+        assert onnxport.export(deep, tmp_path / "out", options).manifest.validation["status"] == status
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_without_stamping_nothing_is_reduced(deep: Path, tmp_path: Path) -> None:
+    result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=1000, stamping=False))
+    assert result.manifest.validation["status"] == "passed"
+
+
 def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof, TensorDigests, Reader]:
     """Prove a GPT-2 by some of its layers: their graph is that of a model with as many."""
-    source = make_checkpoint("gpt2", "causal-lm-with-past", directory)
+    source = make_checkpoint("gpt2", "causal-lm-with-past", directory / "five")
     config = GPT2Config.from_pretrained(source, n_layer=5)
     torch.manual_seed(1)
     GPT2LMHeadModel(config).save_pretrained(source)
@@ -184,7 +239,7 @@ def test_few_layers_and_all_tensors(tmp_path: Path) -> None:
 
 
 def bound_again(proof: ReducedProof, directory: Path) -> Binding:
-    checkpoint = open_checkpoint(next(directory.glob("gpt2*")), ExportOptions())
+    checkpoint = open_checkpoint(next((directory / "five").glob("gpt2*")), ExportOptions())
     return bind(checkpoint, GPT2LMHeadModel, load_config(checkpoint, ExportOptions()), ExportOptions()).binding
 
 

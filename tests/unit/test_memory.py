@@ -83,6 +83,11 @@ def test_half_precision_needs_more_beside_the_original() -> None:
     assert choose(weights, budget, ExportOptions(dtype="fp16")).kind == "on disk"
 
 
+def test_small_models_are_proved_whole_in_any_memory() -> None:
+    small = Weights(MARGIN // 3, MARGIN // 4, on_disk=True)
+    assert choose(small, 1, ExportOptions()) == Way("whole")
+
+
 def test_where_less_cannot_be_run() -> None:
     weights = Weights(10 * GIB, GIB, on_disk=True)
     way = choose(weights, GIB, ExportOptions(), reducible=False)

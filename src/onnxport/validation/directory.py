@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from onnxport.bundles.manifest import Manifest, read_manifest
 from onnxport.errors import CheckpointNotFoundError, ValidationError
 from onnxport.options import ExportOptions
-from onnxport.validation.report import ValidationReport, merged
+from onnxport.validation.report import ValidationReport, merged, with_note
 
 if TYPE_CHECKING:
     from onnxport.architectures.describe import Component
@@ -63,7 +63,7 @@ def validate(
     with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as model:
         for component in describe(model, task, load_preprocessor(checkpoint, chosen)):
             reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
-    return replace(merged(reports), note=way.note)
+    return with_note(merged(reports), way.note)
 
 
 def _manifest(directory: Path) -> Manifest:

@@ -1,7 +1,7 @@
 """How much memory a proof may take, how much it would take, and the way that follows.
 
-Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights, two and a half of fp16 ones, whose
-products it computes in fp32; and half of the graph's file more while it loads, where the weights are in it.
+Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights, and two and a half of fp16 ones,
+whose products it computes in fp32; half of the graph's file more while it loads, where the weights are in it.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def way_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool =
 
 def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Way:
     """Choose the first way that fits: whole, on disk, reduced."""
-    whole = MARGIN + int(weights.total * (1 + _SESSION[options.dtype]))
-    if whole <= budget or not weights.on_disk:
+    both = int(weights.total * (1 + _SESSION[options.dtype]))
+    whole = MARGIN + both
+    if (
+        whole <= budget or both <= MARGIN or not weights.on_disk
+    ):  # of a small model, the weights aren't what takes memory
         return Way("whole")
     one = MARGIN + 3 * weights.largest  # what is stored, what it is converted to, and the same in ONNX Runtime
     if one > budget and reducible:

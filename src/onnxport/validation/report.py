@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -113,6 +113,11 @@ def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
         tuple(case for report in reports for case in report.cases),
         "; ".join(dict.fromkeys(report.note for report in reports if report.note)),
     )
+
+
+def with_note(report: ValidationReport, note: str) -> ValidationReport:
+    """Put a note before the report's own."""
+    return replace(report, note="; ".join(text for text in (note, report.note) if text))
 
 
 def _difference(values: dict[str, Any]) -> OutputDifference:
