@@ -67,6 +67,7 @@ def _turn(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
     turned = tensor.transposed()
     del graph.initializers[str(weight.name)]
     value = ir.Value(name=weight.name, shape=ir.Shape(turned.shape.numpy()), type=weight.type, const_value=turned)
+    weight.const_value = None  # a value renames its tensor, and other clones of the graph have the same one
     weight.name = None
     graph.register_initializer(value)
     ir.convenience.replace_all_uses_with(transpose.outputs[0], value)

@@ -136,7 +136,7 @@ def _few_layers(
     beside = replace(options, external_data="always", weights="copy")
     with (
         Reader(written.checkpoint.directory, binding.files) as reader,
-        tempfile.TemporaryDirectory(dir=written.directory.parent, prefix=".proof.") as name,
+        tempfile.TemporaryDirectory(dir=written.directory, prefix=".proof.") as name,
     ):
         for traced in written.blueprint.graphs:
             graph = traced.graph.clone()
