@@ -99,7 +99,7 @@ def test_a_checkpoint_that_changes_is_told(gpt2: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(source, ExportOptions())
     with (
         pytest.raises(CorruptCheckpointError, match="changed while it was read"),
-        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Way("on disk")) as model,
+        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Way("on disk")) as (model, _),
     ):
         model(torch.ones(1, 2, dtype=torch.int64))
         with (source / "model.safetensors").open("ab") as file:
@@ -173,6 +173,21 @@ def test_a_partial_proof_exits_well_and_says_so(deep: Path, tmp_path: Path, caps
 def test_without_stamping_nothing_is_reduced(deep: Path, tmp_path: Path) -> None:
     result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=1000, stamping=False))
     assert result.manifest.validation["status"] == "passed"
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+def test_a_checkpoint_that_cannot_be_bound_in_parts(
+    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def eagerly(*_: Any) -> str:
+        return "its loader looks at values"
+
+    monkeypatch.setattr("onnxport.weights.binding._bind_lazily", eagerly)
+    result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=1000, cache=False))
+    assert result.manifest.validation["status"] == "passed"
+    assert "the original's were in memory: its loader looks at values" in result.manifest.validation["note"]
+    again = onnxport.validate(tmp_path / "out", options=LITTLE)
+    assert again.note == result.manifest.validation["note"]
 
 
 def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof, TensorDigests, Reader]:

@@ -60,10 +60,10 @@ def validate(
     code = checkpoint.directory if chosen.trust_remote_code else None
     way = way_for(checkpoint, chosen, reducible=False)
     reports = []
-    with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as model:
+    with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as (model, note):
         for component in describe(model, task, load_preprocessor(checkpoint, chosen)):
             reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
-    return with_note(merged(reports), way.note)
+    return with_note(merged(reports), note)
 
 
 def _manifest(directory: Path) -> Manifest:

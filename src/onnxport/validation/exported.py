@@ -79,7 +79,7 @@ def prove_export(written: Written, options: ExportOptions, report: Progress) -> 
         return with_note(found, way.note)
     bound = written.draft.bound if written.draft else None
     reports = []
-    with original_model(written.checkpoint, written.source.model_class, options, way, bound) as model:
+    with original_model(written.checkpoint, written.source.model_class, options, way, bound) as (model, note):
         for traced, subject in _subjects(written, model, written.directory):
             tolerance = tolerance_of(traced.atol, options)
             try:
@@ -87,7 +87,7 @@ def prove_export(written: Written, options: ExportOptions, report: Progress) -> 
             except NoKernelError as error:
                 found = _no_kernel(error, options, tolerance)
             reports.append(found)
-    return with_note(merged(reports), way.note)
+    return with_note(merged(reports), note)
 
 
 def _subjects(written: Written, model: Any, directory: Path) -> Iterator[tuple[TracedGraph, Subject]]:
@@ -111,9 +111,13 @@ def _no_kernel(error: NoKernelError, options: ExportOptions, tolerance: Toleranc
 
 
 def _is_reducible(blueprint: Blueprint) -> bool:
-    """Say whether the graphs were traced of a model with few layers, all of them."""
+    """Say whether the graphs were traced of a model with few layers, all of them, and weights are read in parts."""
     depths = blueprint.depths
-    return any(depth.layers for depth in depths) and all(depth.layers or not depth.note for depth in depths)
+    return (
+        bool(blueprint.binding.files)
+        and any(depth.layers for depth in depths)
+        and all(depth.layers or not depth.note for depth in depths)
+    )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @contextmanager
 def original_model(
     checkpoint: Checkpoint, model_class: Any, options: ExportOptions, way: Way, bound: Bound | None = None
-) -> Iterator[PreTrainedModel]:
+) -> Iterator[tuple[PreTrainedModel, str]]:
     """Give the original in a block.
 
     Args:
@@ -29,6 +29,9 @@ def original_model(
         way: whether its weights are read at once, or as they are used; then it runs on the CPU.
         bound: what `bind` returned, where that was called already. Its model is given weights, and is what is yielded.
 
+    Yields:
+        The model, and what the report says of the way that it is run.
+
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed when the block ends.
     """
@@ -37,14 +40,18 @@ def original_model(
     from onnxport.weights.reading import Reader
 
     if way.kind == "whole":
-        yield bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)
+        model = bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)
+        yield model, way.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
     if not bound.binding.files:  # it can't be read in parts, so all of it is in memory already
-        yield bound.model
+        yield (
+            bound.model,
+            f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}",
+        )
         return
     from onnxport.validation.on_demand import read_on_demand
 
     with Reader(checkpoint.directory, bound.binding.files) as reader:
-        yield read_on_demand(bound.model, bound.binding, reader, way.keep)
+        yield read_on_demand(bound.model, bound.binding, reader, way.keep), way.note
         reader.verify()
