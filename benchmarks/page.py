@@ -37,8 +37,7 @@ def section(key: str, row: Row) -> str:
             "",
             *_sides(row),
             "",
-            _where(row),
-            "",
+            *_where(row),
         ]
     )
 
@@ -73,7 +72,7 @@ def _judge(each: Comparison, row: Row) -> tuple[str, str, str]:
 
 def _judge_memory(each: Comparison, row: Row, costs: tuple[Cost | None, Cost | None]) -> tuple[str, str, str]:
     ours, theirs = costs
-    largest = row["models"][each.ours[0]]["largest"]
+    largest = row["models"][each.ours[0]].get("largest", 0)
     limit = ALLOWANCE + TENSORS * largest
     wanted = f"≤ {limit / 1e6:.0f} MB (300 MB + 2 x {largest / 1e6:.0f} MB)"
     if ours is None or theirs is None:
@@ -105,13 +104,21 @@ def _sides(row: Row) -> list[str]:
     return lines
 
 
-def _where(row: Row) -> str:
-    machine: dict[str, Any] = row["machine"]
-    used = {"onnxport", *(SIDES[cell["side"]].environment for cell in row["cells"])}
+def _where(row: Row) -> list[str]:
+    """Return when and where each checkpoint was measured, those alike in one line."""
+    found: dict[str, list[str]] = {}
+    for model, about in row["models"].items():
+        sides = {cell["side"] for cell in row["cells"] if cell["model"] == model}
+        found.setdefault(_told(about, {SIDES[side].environment for side in sides}), []).append(model)
+    return [f"{', '.join(models)}: {text}\n" for text, models in found.items()]
+
+
+def _told(about: dict[str, Any], environments: set[str]) -> str:
+    machine = about["machine"]
     tools = "; ".join(
         f"{name}: {', '.join(f'{package} {version}' for package, version in packages.items())}"
         for name, packages in machine["versions"].items()
-        if packages and name in used
+        if packages and name in {"onnxport", *environments}
     )
     where = (
         f"{machine['cores']} cores ({machine['processor']})",
@@ -120,4 +127,4 @@ def _where(row: Row) -> str:
         f"load {machine['load before']:.1f} before",
         f"Python {machine['python']}",
     )
-    return f"{row['date']}, commit {row['commit']}, rounds: {row['runs']}. {', '.join(where)}. {tools}."
+    return f"{about['date']}, commit {about['commit']}, rounds: {about['runs']}. {', '.join(where)}. {tools}."

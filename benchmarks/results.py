@@ -43,33 +43,32 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def save(key: str, cells: dict[Cell, Measured], context: tuple[Bench, int, dict[str, Any]]) -> None:
-    """Write the file of a row, as far as it is measured."""
+    """Write the file of a row, as far as it is measured; what it says of checkpoints measured earlier stays."""
     bench, runs, described = context
-    models = {}
-    for model in dict.fromkeys(model for model, _ in cells):
-        try:
-            directory = bench.checkpoint(model)
-        except RuntimeError:
-            continue
-        total = sum(file.stat().st_size for file in weight_files(directory))
-        models[model] = {"largest": largest_tensor(directory), "bytes": total}
+    told = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": runs}
+    models = {model: {**told, "machine": described, **_sizes(bench, model)} for model, _ in cells}
+    old = {} if ROWS[key].together else load(bench.work).get(key, {})
+    kept = {(cell["model"], cell["side"]): cell for cell in old.get("cells", []) if cell["model"] not in models}
+    now = {cell: {"model": cell[0], "side": cell[1], **asdict(measured)} for cell, measured in cells.items()}
+    every = {**kept, **now}
     row = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-        "runs": runs,
-        "machine": described,
-        "models": models,
-        "cells": [
-            {"model": model, "side": side, **asdict(cells[model, side])}
-            for model, side in ROWS[key].cells
-            if (model, side) in cells
-        ],
+        "models": {**old.get("models", {}), **models},
+        "cells": [every[cell] for cell in ROWS[key].cells if cell in every],
     }
     file = bench.work / "results" / f"{key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     stage = file.with_suffix(".partial")
     stage.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     stage.replace(file)
+
+
+def _sizes(bench: Bench, model: str) -> dict[str, int]:
+    """Return the bytes of a checkpoint and of its largest tensor; nothing where it couldn't be made."""
+    try:
+        directory = bench.checkpoint(model)
+    except RuntimeError:
+        return {}
+    return {"largest": largest_tensor(directory), "bytes": sum(f.stat().st_size for f in weight_files(directory))}
 
 
 def load(work: Path) -> dict[str, Row]:

@@ -63,12 +63,9 @@ def test_the_page_tells_failures_and_misses() -> None:
         return {"model": "gpt2", "side": side, "costs": costs, "failure": failure, "said": ""}
 
     machine = {"cores": 2, "processor": "x", "memory": 2**34, "system": "y", "load before": 0.0, "python": "3"}
+    machine |= {"versions": {"onnxport": {"torch": "2"}}}
     row = {
-        "date": "2026-01-01",
-        "commit": "abc",
-        "runs": 1,
-        "machine": {**machine, "versions": {"onnxport": {"torch": "2"}}},
-        "models": {},
+        "models": {"gpt2": {"date": "2026-01-01", "commit": "abc", "runs": 1, "machine": machine}},
         "cells": [cell("cold", 6.0), cell("optimum", 9.0), cell("exporters", 60.0), cell("mobius", 0, "exit code 1")],
     }
     text = section("b", row)
@@ -76,3 +73,4 @@ def test_the_page_tells_failures_and_misses() -> None:
     assert "6.00 s / 60.00 s = 0.1 | ≤ 0.35 x | yes |" in text
     assert "failed: exit code 1" in text
     assert "nothing to compare with" in text
+    assert "gpt2: 2026-01-01, commit abc, rounds: 1. 2 cores (x), 16 GiB of memory" in text
