@@ -80,8 +80,8 @@ def open_session(file: Path, *, few_runs: bool = False) -> onnxruntime.Inference
 
     Args:
         file: the graph.
-        few_runs: leave weights as they are stored. Packing them for faster products costs 2.2 s and their size again for
-            a Llama with 0.55 B parameters, and saves 0.1 s in each short run.
+        few_runs: leave weights as they are stored. For a Llama with 0.55 B parameters, packing them for faster products
+            costs 2.2 s and their size again, and saves 0.1 s in each short run.
 
     Raises:
         CheckpointError: a file is truncated, damaged or lacking.
