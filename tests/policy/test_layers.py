@@ -13,7 +13,7 @@ import pytest
 from tests.policy.source import FILES, SOURCE, label
 
 LAYERS = (
-    ("errors",),
+    ("errors", "_garbage"),
     ("options",),
     ("configs",),
     ("architectures",),

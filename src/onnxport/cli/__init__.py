@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from onnxport import __version__
+from onnxport._garbage import fewer_collections
 from onnxport.cli._outcome import exit_code, interrupted
 
 __all__ = ["main"]
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    code: int = import_module(f"onnxport.cli.{arguments.verb}").run(arguments)
+    with fewer_collections():
+        code: int = import_module(f"onnxport.cli.{arguments.verb}").run(arguments)
     return code
 
 

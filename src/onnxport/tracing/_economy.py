@@ -6,15 +6,13 @@ without source lines and with remembered symbols, 4.4 without other models' patc
 
 from __future__ import annotations
 
-import gc
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_GARBAGE = (200_000, 20, 20)
-"""Thresholds of the garbage collector while a graph is captured: hundreds of thousands of objects live that long."""
+from onnxport._garbage import fewer_collections
 
 
 @contextmanager
@@ -22,14 +20,10 @@ def economical() -> Iterator[None]:
     """Capture with less work inside the block."""
     import torch._dynamo
 
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*_GARBAGE)
-    try:
-        # The cache hashes symbolic shapes and checks what it finds: more work than computing a shape anew.
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), _only_loaded_models():
-            yield
-    finally:
-        gc.set_threshold(*thresholds)
+    # The cache hashes symbolic shapes and checks what it finds: more work than computing a shape anew.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with fewer_collections(), uncached, _only_loaded_models():
+        yield
 
 
 @contextmanager
