@@ -5,7 +5,6 @@ checkpoint → blueprint (cached, or: bind, describe, trace) → stamp → bind 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
@@ -20,7 +19,7 @@ from onnxport.bundles.directory import check_output, staged
 from onnxport.bundles.manifest import FILE_NAME, Manifest
 from onnxport.bundles.side_files import side_files, write_side_files
 from onnxport.errors import ValidationError
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
 from onnxport.validation.report import ValidationReport
 from onnxport.validation.tolerances import tolerance_of
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from onnxport.blueprints.make import Subject
 
-Progress = Callable[[str, float | None], None]
 VERSIONS = (*PACKAGES, "onnxruntime")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, get_args
@@ -13,6 +14,9 @@ ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
 Weights = Literal["copy", "link"]
 Framework = Literal["pt", "tf"]
+
+Progress = Callable[[str, float | None], None]
+"""Called with a stage of the work and the share of it that is done, None where that isn't known."""
 
 MIN_OPSET = 18
 """Lowest ONNX opset that the engine below (`torch.onnx`, exported-program path) produces."""

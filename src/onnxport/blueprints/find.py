@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from onnxport.blueprints import entries
 from onnxport.blueprints.blueprint import Blueprint, TracedGraph
 from onnxport.blueprints.keys import export_key, trace_key
 from onnxport.blueprints.store import Store
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, Progress
 from onnxport.weights.binding import relocate
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.reading import Inventory, Reader, take_inventory
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from onnxport.blueprints.make import Draft
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)

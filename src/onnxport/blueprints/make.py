@@ -18,7 +18,7 @@ from onnxport.configs.examples import Examples
 from onnxport.configs.signature import signature_of
 from onnxport.configs.tasks import Task, canonical_task
 from onnxport.errors import OnnxportError, TraceError
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, Progress
 from onnxport.passes.patch import patched
 from onnxport.stamping import Layers, StampError
 from onnxport.tracing import trace
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)

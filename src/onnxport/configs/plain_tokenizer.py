@@ -31,10 +31,4 @@ def plain_tokenizer(config: Any) -> Any:
         model_input_names=["input_ids", "attention_mask"],
         **special,
     )
-    plain.is_plain = True
     return plain
-
-
-def is_plain(preprocessor: Any) -> bool:
-    """Say whether a preprocessor is a stand-in made here, which no export may ship."""
-    return getattr(preprocessor, "is_plain", False) is True

@@ -7,7 +7,6 @@ between two layers belongs to the one before. Nodes say their module in the engi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,12 +112,10 @@ def split(graph: ir.Graph, layers: Layers) -> tuple[Region, ...]:
     for number in range(count):
         if last[number] >= ends[number]:
             raise StampError(f"layer {number} of {layers.paths[0]} goes on after the next one began")
-    regions = [Region(nodes[begin:end], last[i] - begin + 1) for i, (begin, end) in enumerate(_pairs(starts, ends))]
+    regions = [
+        Region(nodes[begin:end], last[i] - begin + 1) for i, (begin, end) in enumerate(zip(starts, ends, strict=True))
+    ]
     return tuple(regions)
-
-
-def _pairs(starts: list[int], ends: list[int]) -> Iterator[tuple[int, int]]:
-    return zip(starts, ends, strict=True)
 
 
 def _layer_of(node: ir.Node, layers: Layers) -> int | None:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from onnxport.bundles.manifest import Manifest, read_manifest
 from onnxport.errors import CheckpointNotFoundError, ValidationError
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, Progress
 from onnxport.validation.report import ValidationReport, merged, with_note
 
 if TYPE_CHECKING:
     from onnxport.architectures.describe import Component
     from onnxport.validation.memory import Way
-    from onnxport.validation.prove import Progress
 
 
 def validate(

@@ -14,12 +14,12 @@ from onnxport.blueprints.blueprint import Blueprint, TracedGraph
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import signature_of
 from onnxport.errors import NoKernelError
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
 from onnxport.validation.digests import compare_tensors, merged_digests
 from onnxport.validation.memory import way_for
 from onnxport.validation.original import original_model
-from onnxport.validation.prove import Progress, Subject, prove
+from onnxport.validation.prove import Subject, prove
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
 from onnxport.validation.report import ValidationReport, merged, with_note
 from onnxport.validation.tolerances import Tolerance, tolerance_of

@@ -19,6 +19,7 @@ from onnxport.errors import WeightsMismatchError
 from onnxport.weights import building
 from onnxport.weights.binding import Binding
 from onnxport.weights.expressions import Expression, Reads
+from onnxport.weights.recording import without_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,14 +72,7 @@ class OnDemand(torch.Tensor):
     @staticmethod
     def __new__(cls, expression: Expression, source: Source) -> OnDemand:
         """Return a tensor of an expression's shape and dtype."""
-        made: OnDemand = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls,
-            expression.shape,
-            dtype=to_torch_dtype(expression.dtype),
-            device=torch.device("cpu"),
-            requires_grad=False,
-        )
-        made.expression = expression
+        made: OnDemand = without_data(cls, expression)
         made.source = source
         return made
 

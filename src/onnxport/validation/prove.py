@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from onnxport.configs.axes import symbols_of
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import solve
 from onnxport.errors import NoKernelError, ValidationError
+from onnxport.options import Progress
 from onnxport.tracing.originals import run_original, to_array
 from onnxport.validation.compare import compare
 from onnxport.validation.mapped import open_mapped
@@ -22,9 +22,6 @@ from onnxport.validation.tolerances import Tolerance
 
 if TYPE_CHECKING:
     import onnxruntime
-
-logger = logging.getLogger(__name__)
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from onnxport.options import Progress
 from onnxport.validation.digests import TensorDigests
-from onnxport.validation.prove import Progress, Subject, prove
+from onnxport.validation.prove import Subject, prove
 from onnxport.validation.report import Case, OutputDifference, ValidationReport
 from onnxport.validation.tolerances import Tolerance
 from onnxport.weights.binding import Binding

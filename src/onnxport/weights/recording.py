@@ -70,6 +70,19 @@ class Tape:
     compared: list[tuple[Expression, Expression, bool]] = field(default_factory=list)
 
 
+def without_data(kind: type[torch.Tensor], expression: Expression) -> Any:
+    """Return a tensor of a subclass that has an expression, its shape and its dtype, and no memory."""
+    made: Any = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        kind,
+        expression.shape,
+        dtype=to_torch_dtype(expression.dtype),
+        device=torch.device("cpu"),
+        requires_grad=False,
+    )
+    made.expression = expression
+    return made
+
+
 class Recording(torch.Tensor):
     """A tensor that has an expression in place of data. It says that it is on the CPU, and contiguous."""
 
@@ -79,14 +92,7 @@ class Recording(torch.Tensor):
     @staticmethod
     def __new__(cls, expression: Expression, tape: Tape) -> Recording:
         """Return a tensor of an expression's shape and dtype."""
-        made: Recording = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls,
-            expression.shape,
-            dtype=to_torch_dtype(expression.dtype),
-            device=torch.device("cpu"),
-            requires_grad=False,
-        )
-        made.expression = expression
+        made: Recording = without_data(cls, expression)
         made.tape = tape
         return made
 
