@@ -74,3 +74,19 @@ def remembering(original: Any) -> Any:
         return known[key]
 
     return operate
+
+
+class _Function:
+    """Answer for the domain of a translation, and read its source only for what else is asked."""
+
+    def __init__(self, domain: str, read: Callable[[], Any]) -> None:
+        self.domain = domain
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._read(), name)
+
+
+def unread(original: Any) -> property:
+    """Return a replacement of `TracedOnnxFunction.function_ir`, of which the engine needs only the domain."""
+    return property(lambda function: _Function(function.opset.domain, lambda: original.__get__(function)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from onnxport.passes.patch import Patch
-from onnxport.tracing._economy import remembering, without_source_lines
+from onnxport.tracing._decompose import decompose, promote
+from onnxport.tracing._economy import remembering, unread, without_source_lines
 from onnxport.tracing.fake import is_fake
 
 
@@ -38,6 +39,24 @@ PATCHES: tuple[Patch, ...] = (
         without_source_lines,
         "every node of the captured program gets the source lines that made it, which nothing here reads",
         "torch.export has a setting for it",
+    ),
+    Patch(
+        "torch.onnx._internal.exporter._fx_passes:decompose_with_registry",
+        decompose,
+        "the whole program is run twice more, although few of its operators have no translation",
+        "the engine decomposes single nodes",
+    ),
+    Patch(
+        "torch.onnx._internal.fx.passes.type_promotion:_TypePromotionInterpreter.run_node",
+        promote,
+        "the whole program is run once more, although few of its nodes have arguments of two types",
+        "the engine runs only the nodes that it changed",
+    ),
+    Patch(
+        "onnxscript._internal.values:TracedOnnxFunction.function_ir",
+        unread,
+        "the source of all 500 translations is parsed to learn the domain that they share",
+        "the list of translations is made without it",
     ),
     *(
         Patch(

@@ -107,12 +107,13 @@ def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:
 def _plan(session: onnxruntime.InferenceSession, subject: Subject) -> Iterator[tuple[str, dict[str, int], bool]]:
     """Yield (name, sizes, padding): the traced sizes, batch 1, odd lengths, padding, and no past where there is one."""
     free = dynamic_symbols(session)
+    masked = any(value.name.endswith("attention_mask") for value in session.get_inputs())
     traced = dict(subject.traced)
     yield "traced", traced, False
     for name, changes, padding in _CASES:
         sizes = {symbol: changes.get(_kind(symbol), _same)(size) for symbol, size in traced.items() if symbol in free}
         needed = _NEEDED.get(name)
-        if needed is None or any(_kind(symbol) == needed for symbol in sizes):
+        if (masked or not padding) and (needed is None or any(_kind(symbol) == needed for symbol in sizes)):
             yield name, {**traced, **sizes}, padding
 
 

@@ -1,0 +1,224 @@
+"""Decompose a captured program where it must be, instead of running all of it two times more.
+
+`ExportedProgram.run_decompositions` runs the whole program symbolically, once to learn what it mutates and once to
+trace it, although ONNX has a translation for nearly every operator of it. Here a node whose operator stays keeps the
+value that the capture gave it, and only what has to be decomposed is run. Measured in one sitting, cold exports without
+validation: SmolLM2's shape 12.3 s instead of 16.2, T5-small 14.8 instead of 22.4, BERT-base 11.1 instead of 12.8.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Graph, Node
+
+Table = Mapping[Any, Callable[..., Any]]
+
+
+def decompose(original: Any) -> Any:
+    """Return a replacement of the engine's decomposition, which still does what can't be done node by node."""
+
+    def decompose_with_registry(program: ExportedProgram, registry: Any) -> ExportedProgram:
+        return _decompose(program, registry) or original(program, registry)
+
+    return decompose_with_registry
+
+
+def promote(original: Any) -> Any:
+    """Return a replacement of the engine's `run_node`, which runs again only what a promotion of types changed."""
+
+    def run_node(self: Any, node: Node) -> Any:
+        from torch.onnx._internal.fx.passes.type_promotion import get_type_promotion_rule
+
+        if node.op != "call_function" or "val" not in node.meta:
+            return original(self, node)
+        rule = get_type_promotion_rule(node, self.type_promotion_table)
+        if rule is not None:
+            with self._set_current_node(node):
+                self._maybe_promote_node(node, rule)
+        return node.meta["val"]
+
+    return run_node
+
+
+def _decompose(program: ExportedProgram, registry: Any) -> ExportedProgram | None:
+    """Return a program of operators that have a translation, None where its nodes can't be taken one by one."""
+    import torch
+    from torch.export import ExportedProgram
+
+    graph = torch.fx.Graph()
+    graph.output(graph.graph_copy(program.graph, {}))
+    if not _is_flat(graph) or not _functionalize(graph):
+        return None
+    _decompose_nodes(graph, registry)
+    if any(_mutates(node.target) or node.target in _layout_operators() for node in graph.nodes):
+        return None
+    signature = copy.deepcopy(program.graph_signature)
+    results: Any = graph.output_node().args[0]
+    for specification, node in zip(signature.output_specs, results, strict=True):
+        if isinstance(node, torch.fx.Node):
+            specification.arg.name = node.name
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=graph,
+        graph_signature=signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+    )
+
+
+def _is_flat(graph: Graph) -> bool:
+    from torch._ops import HigherOrderOperator
+
+    return not any(node.op == "get_attr" or isinstance(node.target, HigherOrderOperator) for node in graph.nodes)
+
+
+def _mutates(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _may_share(target: Any) -> bool:
+    """Say whether what an operator returns may share memory with what it takes."""
+    schema = getattr(target, "_schema", None)
+    aliased = schema is not None and any(result.alias_info is not None for result in schema.returns)
+    return aliased or _is_view_or_copy(target)
+
+
+def _is_view_or_copy(target: Any) -> bool:
+    """Say whether an operator is one of those that return a view or a copy as the case may be, such as reshape."""
+    from torch._export.utils import _is_cia_op, _is_preservable_cia_op
+    from torch._ops import OpOverload
+
+    return isinstance(target, OpOverload) and _is_cia_op(target) and not _is_preservable_cia_op(target)
+
+
+def _functionalize(graph: Graph) -> bool:
+    """Let operators that work in place return new tensors; say False where that might change what another reads."""
+    import torch
+
+    earlier: set[Node] = set()
+    node: Any
+    for node in list(graph.nodes):
+        if _mutates(node.target):
+            changed: Any = node.args[0]
+            name = node.target._opname.removesuffix("_")
+            packet = getattr(torch.ops.aten, name, None) if name != node.target._opname else None
+            functional = getattr(packet, node.target._overloadname, None)
+            if functional is None or _mutates(functional) or not _is_own(changed, earlier) or not _same_types(node):
+                return False
+            node.target = functional
+            changed.replace_all_uses_with(node, lambda user, node=node: user is not node and user not in earlier)
+        earlier.add(node)
+    return True
+
+
+def _is_own(changed: Node, earlier: set[Node]) -> bool:
+    """Say whether a tensor was made by its node and nothing has a view of it."""
+    made = changed.op == "call_function" and not _may_share(changed.target)
+    return made and not any(_may_share(user.target) for user in changed.users if user in earlier)
+
+
+def _same_types(node: Node) -> bool:
+    import torch
+
+    values = [argument.meta.get("val") for argument in node.all_input_nodes]
+    return len({value.dtype for value in values if isinstance(value, torch.Tensor)}) == 1
+
+
+def _decompose_nodes(graph: Graph, registry: Any) -> None:
+    """Put what they are made of in the place of nodes whose operators have no translation."""
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._guards import detect_fake_mode
+    from torch.export.exported_program import (
+        _override_composite_implicit_decomp,
+        _split_decomp_table_to_cia_and_python_decomp,
+    )
+    from torch.onnx._internal.exporter._decomp import (
+        create_onnx_friendly_decomposition_table,
+        get_onnx_implemented_overloads,
+    )
+
+    table: dict[Any, Any] = create_onnx_friendly_decomposition_table(set(get_onnx_implemented_overloads(registry)))
+    composite, others = _split_decomp_table_to_cia_and_python_decomp(dict(table))
+    mode: Any = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
+    with mode, enable_python_dispatcher(), _override_composite_implicit_decomp(composite):
+        for node in [node for node in graph.nodes if node.op == "call_function"]:
+            if node.target in table or _is_view_or_copy(node.target):
+                _decompose_node(graph, node, others)
+            elif "val" not in node.meta:  # the engine inserts some
+                node.meta["val"] = _runner(node)(*(source.meta["val"] for source in node.all_input_nodes))
+
+
+def _decompose_node(graph: Graph, node: Node, table: Table) -> None:
+    """Put what a node is made of in its place."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    sources = node.all_input_nodes
+    inner = make_fx(_runner(node), decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
+    known = dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
+    with graph.inserting_before(node):
+        result: Any = graph.graph_copy(inner, known)
+    for made in [made for made in known.values() if made not in sources]:
+        made.meta = {**node.meta, "val": made.meta["val"]}
+        if made.target is torch.ops.aten.sym_numel.default:
+            _multiply_sizes(graph, made)
+    if isinstance(result, torch.fx.Node):
+        node.replace_all_uses_with(result)
+    else:
+        for user in list(node.users):  # an operator with several results is only read by `getitem`
+            index: Any = user.args[1]
+            user.replace_all_uses_with(result[index])
+            graph.erase_node(user)
+    graph.erase_node(node)
+
+
+def _multiply_sizes(graph: Graph, node: Node) -> None:
+    """Put the product of a tensor's sizes in the place of its number of elements, which has no translation."""
+    import torch
+
+    tensor: Any = node.args[0]
+    total: Any = None
+    with graph.inserting_before(node):
+        for axis, size in enumerate(tensor.meta["val"].shape):
+            factor = size
+            if isinstance(size, torch.SymInt):
+                factor = graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+                factor.meta = {**node.meta, "val": size}
+            if total is None:
+                total, value = factor, size
+            else:
+                total, value = graph.call_function(operator.mul, (total, factor)), value * size
+                total.meta = {**node.meta, "val": value}
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)
+
+
+def _layout_operators() -> tuple[Any, ...]:
+    """Return the operators that read where a tensor lies, which an ONNX tensor doesn't know."""
+    import torch
+
+    return torch.ops.aten.sym_stride.int, torch.ops.aten.sym_storage_offset.default
+
+
+def _runner(node: Node) -> Callable[..., Any]:
+    """Return a function of the values that a node takes."""
+    import torch
+
+    target: Any = node.target
+
+    def run(*values: Any) -> Any:
+        known = dict(zip(node.all_input_nodes, values, strict=True))
+        arguments, named = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
+        return target(*arguments, **named)
+
+    return run

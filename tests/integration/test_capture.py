@@ -1,0 +1,98 @@
+"""What a forward computes is what its graph computes, also where it works in place."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+
+from onnxport.tracing._capture import capture
+
+
+class Module(torch.nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.config = None
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": self.function(x)}
+
+
+def in_place(x: torch.Tensor) -> torch.Tensor:
+    doubled = x * 2
+    doubled += x
+    doubled.mul_(doubled)
+    return doubled + 1
+
+
+def in_place_of_another_type(x: torch.Tensor) -> torch.Tensor:
+    number = (x > 0).int()
+    number += (x > 1).long()
+    return number
+
+
+def under_a_view(x: torch.Tensor) -> torch.Tensor:
+    doubled = x * 2
+    flat = doubled.view(-1)
+    doubled += 1
+    return flat
+
+
+def through_a_view(x: torch.Tensor) -> torch.Tensor:
+    doubled = x * 2
+    doubled[:, 0] = 7
+    return doubled
+
+
+def under_a_reshape(x: torch.Tensor) -> torch.Tensor:
+    doubled = x * 2
+    same = doubled.reshape(x.shape[0], -1)
+    doubled += 1
+    return same
+
+
+def argument(x: torch.Tensor) -> torch.Tensor:
+    again = x.clone()
+    same = again.to(torch.float32)
+    again.neg_()
+    return same + x
+
+
+def several_results(x: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    third, fourth = torch.stack((first, second)).unbind(0)
+    return torch.cat((fourth, third), dim=-1).reshape(x.shape[1], x.shape[0])
+
+
+def logic(x: torch.Tensor) -> torch.Tensor:
+    return ((x > 0) & (x < 1)) | torch.isclose(x, x.flatten().reshape(x.shape))
+
+
+FUNCTIONS = (
+    in_place,
+    in_place_of_another_type,
+    under_a_view,
+    through_a_view,
+    under_a_reshape,
+    argument,
+    several_results,
+    logic,
+)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_graph_computes_what_forward_computes(function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
+    example = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    graph = capture(Module(function).eval(), {"x": example}, {"x": (0,)}, None)
+    onnx_ir.save(graph, tmp_path / "graph.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 3, 5):
+        x = torch.randn(batch, 4, generator=torch.Generator().manual_seed(batch))
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        expected = function(x.clone()).numpy()
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
