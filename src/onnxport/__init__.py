@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onnxport._export import ExportResult, export
     from onnxport.bundles.inspection import inspect
     from onnxport.bundles.manifest import Manifest
+    from onnxport.runtime.load import load, pipeline
     from onnxport.validation import ValidationReport, validate
 
 __version__ = "0.1.0"
@@ -24,6 +25,8 @@ __all__ = [
     "__version__",
     "export",
     "inspect",
+    "load",
+    "pipeline",
     "validate",
 ]
 
@@ -33,6 +36,8 @@ _LAZY = {
     "ValidationReport": "onnxport.validation",
     "export": "onnxport._export",
     "inspect": "onnxport.bundles.inspection",
+    "load": "onnxport.runtime.load",
+    "pipeline": "onnxport.runtime.load",
     "validate": "onnxport.validation",
 }
 

@@ -30,6 +30,8 @@ class ExportOptions:
 
     Attributes:
         task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
+        past: give the graphs of a task that generates their key/value cache, where the task is inferred.
+        last_logits: where a text is generated, give the logits of the last token only.
         opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
         atol: largest absolute difference that validation accepts; `None` for the configuration's own.
         rtol: largest relative difference that validation accepts; `None` for the configuration's own.
@@ -55,6 +57,8 @@ class ExportOptions:
     """
 
     task: str | None = None
+    past: bool = True
+    last_logits: bool = False
     opset: int | None = None
     atol: float | None = None
     rtol: float | None = None
@@ -81,6 +85,8 @@ class ExportOptions:
             if value not in allowed:
                 choices = ", ".join(str(choice) for choice in allowed if choice is not None)
                 raise OptionError(f"--{name.replace('_', '-')} {value!r} is not one of: {choices}")
+        if not self.past and self.task is not None and self.task.endswith("-with-past"):
+            raise OptionError(f"--task {self.task} and --no-past contradict each other: leave one of them out")
         if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise OptionError(
                 f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "

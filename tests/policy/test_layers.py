@@ -24,6 +24,7 @@ LAYERS = (
     ("blueprints",),
     ("bundles",),
     ("validation",),
+    ("runtime",),
     ("_export",),
     ("onnx", "cli", "compat"),
     ("__init__",),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs.derived import DerivedOnnxConfig
+from onnxport.configs.encoder_decoder import DecoderOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
@@ -59,7 +60,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     for architecture in architectures:
         for task in TASKS:
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes):
-                return task.past(task.name == "text-generation" and not config.is_encoder_decoder)
+                return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
     own = [name for name in architectures if name in {_class_name(place) for place in _code(config).values()}]
@@ -71,6 +72,16 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
         f"the task can't be inferred: config.json names {named} as its architecture; "
         f"choose one with --task (supported for {config.model_type}: {known})"
     )
+
+
+def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
+    """Say whether a class makes its output token by token, each from a cache of those before it."""
+    if task.name == "text-generation":
+        return not config.is_encoder_decoder
+    return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+
+
+_FROM_ENCODERS = ("text2text-generation", "automatic-speech-recognition", "image-to-text")
 
 
 def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = None) -> type:
@@ -158,29 +169,41 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
-def describe(model: Any, task: Task, preprocessor: Any) -> tuple[Component, ...]:
+def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = False) -> tuple[Component, ...]:
     """Describe every graph that a model becomes.
 
     Args:
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: what the checkpoint ships, None for nothing.
+        last_logits: whether a graph that generates gives the logits of the last token only.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
     """
     if preprocessor is None:
         preprocessor = plain_tokenizer(model.config)
+    if task.with_past and model.config.is_encoder_decoder and model.can_generate():
+        return _encoder_and_decoder(model, preprocessor)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
-    return (Component("model", model, _describe_one(model, task, preprocessor), preprocessor),)
+    return (Component("model", model, _describe_one(model, task, preprocessor, last_logits), preprocessor),)
 
 
-def _describe_one(model: Any, task: Task, preprocessor: Any) -> OnnxConfig:
+def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
+    encoder = model.get_encoder()
+    says = DerivedOnnxConfig(encoder, preprocessor)
+    return (
+        Component("encoder_model", encoder, says, preprocessor),
+        Component("decoder_model_merged", model, DecoderOnnxConfig(model, says, preprocessor), preprocessor),
+    )
+
+
+def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
     if known is None or decoder or task.full_feature not in known.features:
-        return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past)
+        return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past, last_logits=last_logits)
     config_class = load_config_class(known.config)
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)

@@ -17,7 +17,7 @@ from onnxport.configs.axes import today_label
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import signature_of
 from onnxport.configs.tasks import Task, canonical_task
-from onnxport.errors import OnnxportError, TraceError
+from onnxport.errors import OnnxportError, OptionError, TraceError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.patch import patched
 from onnxport.stamping import Layers, StampError
@@ -68,6 +68,10 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
         wanted = wanted or canonical_task("text-generation-with-past")
     code = checkpoint.directory if options.trust_remote_code else None
     task = wanted or infer_task(config, code=code)
+    if not options.past:
+        task = task.past(False)
+    if options.last_logits and task.name != "text-generation":
+        raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
     chosen = model_class(config, task, code=code)
     return Subject(task, chosen, config, load_preprocessor(checkpoint, options))
 
@@ -167,7 +171,7 @@ def _graphs_of(
     drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
 ) -> tuple[list[TracedGraph], list[Depth]]:
     known, options = choices
-    parts: tuple[TracedGraph | Component, ...] = known or _describe(drafted.reduction.model, drafted.subject)
+    parts: tuple[TracedGraph | Component, ...] = known or _describe(drafted.reduction.model, drafted.subject, options)
     graphs, depths = [], []
     for index, part in enumerate(parts):
         report(f"trace {part.name}", index / len(parts))
@@ -179,7 +183,7 @@ def _graphs_of(
             report(f"trace {part.name} at full depth", index / len(parts))
             assert drafted.full is not None, "layers are stamped in models without weights"
             full = drafted.full()
-            whole = next(c for c in _describe(full, drafted.subject) if c.name == part.name)
+            whole = next(c for c in _describe(full, drafted.subject, options) if c.name == part.name)
             traced, depth = trace_component(whole, full, options), Depth(note=f"traced at full depth: {error}")
         graphs.append(traced)
         depths.append(depth)
@@ -200,9 +204,9 @@ def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> 
     return traced
 
 
-def _describe(model: Any, subject: Subject) -> tuple[Component, ...]:
+def _describe(model: Any, subject: Subject, options: ExportOptions) -> tuple[Component, ...]:
     with quiet_engine(), patched(FAKE_PATCHES):
-        return describe(model, subject.task, subject.preprocessor)
+        return describe(model, subject.task, subject.preprocessor, last_logits=options.last_logits)
 
 
 def trace_component(component: Component, whole: Any, options: ExportOptions) -> TracedGraph:

@@ -22,6 +22,8 @@ VERBS = {
     "list": "list architectures and tasks",
     "cache": "list or clear the graphs that earlier exports kept",
     "run": "try an exported directory on a text, a picture or a sound",
+    "chat": "talk with an exported model",
+    "bench": "measure how fast an exported model is",
 }
 """Verbs to what they do; each is the module of this package with its name."""
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from onnxport.cli import _answers, _generation
+from onnxport.cli import _answers
 from onnxport.cli._answers import Answer
 from onnxport.cli._exported import Exported, open_exported
 from onnxport.cli._feeds import Given, feed_of
+from onnxport.cli._generation import Wanted, generate
 from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.light import LightModel
 
 
-def quick_run(directory: str | Path, given: Given) -> Answer:
+def quick_run(directory: str | Path, given: Given, wanted: Wanted | None = None) -> Answer:
     """Run an exported directory on what the command line gives.
+
+    Args:
+        directory: what an export wrote.
+        given: what the command line gives.
+        wanted: how texts are generated.
 
     Raises:
         CheckpointNotFoundError: the directory isn't one that onnxport wrote, or lacks a preprocessor.
@@ -21,6 +29,9 @@ def quick_run(directory: str | Path, given: Given) -> Answer:
         UnsupportedError: the directory holds several graphs.
         ValidationError: ONNX Runtime can't load or run the graph.
     """
+    opened = Directory(directory)
+    if LightModel(opened).can_generate:
+        return generate(opened, given, wanted or Wanted())
     exported = open_exported(directory)
     answer = _ANSWERS.get(exported.manifest.task.removesuffix(PAST_SUFFIX), _shapes)
     return answer(exported, given)
@@ -39,8 +50,5 @@ _ANSWERS: dict[str, Callable[[Exported, Given], Answer]] = {
     "token-classification": _answers.tokens,
     "question-answering": _answers.span,
     "multiple-choice": _answers.choices,
-    "text-generation": _generation.continue_text,
-    "text2text-generation": _generation.answer_sequence,
-    "automatic-speech-recognition": _generation.answer_sequence,
 }
 """Tasks to what answers for them; all others show the shapes of the outputs."""

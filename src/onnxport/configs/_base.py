@@ -243,6 +243,18 @@ class OnnxConfig(ABC):
         """Symbols whose axes the graph fixes at the traced size, although `inputs` lists them; a hook."""
         return frozenset()
 
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the model on the graph's inputs; a hook for graphs that take others than the model.
+
+        Args:
+            forward: the model, or its bound forward.
+            arguments: the inputs by name, collections and the cache put together.
+
+        Returns:
+            A mapping of names to tensors, tuples and caches.
+        """
+        return forward(**arguments, return_dict=True)
+
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache that today's model takes from the list of tuples that the graph's inputs are; a hook.
 

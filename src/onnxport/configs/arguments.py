@@ -101,8 +101,7 @@ def call(model: Any, config: OnnxConfig, layout: Layout, flat: Mapping[str, Any]
         layout: how the inputs were flattened.
         flat: flat name to tensor.
     """
-    result = model(**layout.arguments(flat), return_dict=True)
-    return flatten_outputs(config, result)
+    return flatten_outputs(config, config.run(model, layout.arguments(flat)))
 
 
 @contextmanager

@@ -39,17 +39,21 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         model: a Transformers model; it is run once, on two short examples.
         preprocessor: its tokenizer, processor, image processor or feature extractor.
         use_past: whether the graph takes and gives the key/value cache.
+        last_logits: whether the graph gives the logits of the last token only.
 
     Raises:
-        UnsupportedError: the model's inputs or its cache can't be described.
+        UnsupportedError: the model's inputs or its cache can't be described, or it can't give the last logits only.
     """
 
-    def __init__(self, model: Any, preprocessor: Any, use_past: bool = False) -> None:
+    def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
         super().__init__(model.config, task="default", use_past=use_past)
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
         self._inputs: dict[str, Mapping[int, str]] = {}
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self._more = {"logits_to_keep": 1} if last_logits else {}
+        if last_logits and "logits_to_keep" not in self._parameters:
+            raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._look_at(model, preprocessor)
 
@@ -103,6 +107,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             ]
         return inputs
 
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the model; see `OnnxConfig`."""
+        return super().run(forward, {**arguments, **self._more})
+
     def _look_at(self, model: Any, preprocessor: Any) -> None:
         """Run the model once without past and note its inputs, outputs and cache."""
         import torch
@@ -114,16 +122,20 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
         order = [name for name in _AXES if name in inputs]
         self._inputs = {name: _AXES[name] for name in order}
-        device, dtype = next(model.parameters()).device, model.dtype
-        moved = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
         flags = {"use_cache": True} if wants_past else {}
         with torch.no_grad():
-            result = model(**moved, return_dict=True, **flags)
+            result = model(**move(inputs, model), return_dict=True, **flags)
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:
             self._cache_shapes = _cache_shapes(model, result.get("past_key_values"))
         self.use_past = wants_past
+
+
+def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Return inputs on a model's device, those of floating point in its dtype."""
+    device, dtype = next(model.parameters()).device, model.dtype
+    return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
 
 
 def _cache_shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:

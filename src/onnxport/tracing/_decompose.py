@@ -136,6 +136,7 @@ def _same_types(node: Node) -> bool:
 
 def _decompose_nodes(graph: Graph, registry: Any) -> None:
     """Put what they are made of in the place of nodes whose operators have no translation."""
+    import torch
     from torch._dispatch.python import enable_python_dispatcher
     from torch._guards import detect_fake_mode
     from torch.export.exported_program import (
@@ -154,8 +155,21 @@ def _decompose_nodes(graph: Graph, registry: Any) -> None:
         for node in [node for node in graph.nodes if node.op == "call_function"]:
             if node.target in table or _is_view_or_copy(node.target):
                 _decompose_node(graph, node, others)
+            elif node.target is torch.ops.aten.view.default:
+                _state_size(node)
             elif "val" not in node.meta:  # the engine inserts some
                 node.meta["val"] = _runner(node)(*(source.meta["val"] for source in node.all_input_nodes))
+
+
+def _state_size(node: Node) -> None:
+    """Write the size that a view leaves open (-1) where it is known: ONNX infers none for a tensor without elements."""
+    tensor, sizes = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    if -1 in sizes:
+        place = sizes.index(-1)
+        known = node.meta["val"].shape[place]
+        if isinstance(known, int):
+            sizes[place] = known
+            node.args = (tensor, sizes)
 
 
 def _decompose_node(graph: Graph, node: Node, table: Table) -> None:

@@ -60,7 +60,8 @@ def validate(
     way = way_for(checkpoint, chosen, reducible=False)
     reports = []
     with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as (model, note):
-        for component in describe(model, task, load_preprocessor(checkpoint, chosen)):
+        last_logits = bool(manifest.options.get("last_logits"))
+        for component in describe(model, task, load_preprocessor(checkpoint, chosen), last_logits=last_logits):
             reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
     return with_note(merged(reports), note)
 

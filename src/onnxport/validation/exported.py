@@ -80,7 +80,7 @@ def prove_export(written: Written, options: ExportOptions, report: Progress) -> 
     bound = written.draft.bound if written.draft else None
     reports = []
     with original_model(written.checkpoint, written.source.model_class, options, way, bound) as (model, note):
-        for traced, subject in _subjects(written, model, written.directory):
+        for traced, subject in _subjects(written, model, (written.directory, options)):
             tolerance = tolerance_of(traced.atol, options)
             try:
                 found = prove(replace(subject, mapped=way.kind != "whole"), options.validate, tolerance, report)
@@ -90,9 +90,13 @@ def prove_export(written: Written, options: ExportOptions, report: Progress) -> 
     return with_note(merged(reports), note)
 
 
-def _subjects(written: Written, model: Any, directory: Path) -> Iterator[tuple[TracedGraph, Subject]]:
+def _subjects(
+    written: Written, model: Any, context: tuple[Path, ExportOptions]
+) -> Iterator[tuple[TracedGraph, Subject]]:
     """Yield what is proved of each graph; the graphs are in a directory."""
-    components = describe(model, written.blueprint.task, written.source.preprocessor)
+    directory, options = context
+    blueprint, source = written.blueprint, written.source
+    components = describe(model, blueprint.task, source.preprocessor, last_logits=options.last_logits)
     for traced, component in zip(written.blueprint.graphs, components, strict=True):
         examples = Examples(component.config, signature_of(component.config).today(), component.preprocessor)
         yield traced, Subject(traced.name, directory / traced.file, component.model, examples, traced.sizes)
@@ -164,7 +168,7 @@ def _prove_few(
         report(f"compare the weights of {plan.graph_file}", None)
         compared.append(compare_tensors(plan, written.graphs[plan.graph_file], written.directory))
     digests, reports = merged_digests(compared), []
-    for traced, subject in _subjects(written, model, directory):
+    for traced, subject in _subjects(written, model, (directory, options)):
         tolerance = tolerance_of(traced.atol, options)
         try:
             found = prove_reduced(ReducedProof(subject, names, layers), digests, options.validate, tolerance, report)

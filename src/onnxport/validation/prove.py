@@ -107,10 +107,13 @@ def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:
 def _plan(session: onnxruntime.InferenceSession, subject: Subject) -> Iterator[tuple[str, dict[str, int], bool]]:
     """Yield (name, sizes, padding): the traced sizes, batch 1, odd lengths, padding, and no past where there is one."""
     free = dynamic_symbols(session)
-    masked = any(value.name.endswith("attention_mask") for value in session.get_inputs())
+    inputs = [value.name for value in session.get_inputs()]
+    masked = any(name.endswith("attention_mask") for name in inputs)
     traced = dict(subject.traced)
     yield "traced", traced, False
     for name, changes, padding in _CASES:
+        first_step = name == "no past" and "encoder_hidden_states" in inputs
+        changes = {**changes, "known": changes.get("past" if first_step else "encoder", _same)}
         sizes = {symbol: changes.get(_kind(symbol), _same)(size) for symbol, size in traced.items() if symbol in free}
         needed = _NEEDED.get(name)
         if (masked or not padding) and (needed is None or any(_kind(symbol) == needed for symbol in sizes)):
@@ -124,7 +127,7 @@ def _same(size: int) -> int:
 def _kind(symbol: str) -> str:
     """Sort a symbol into what its size counts."""
     if symbol.startswith("past_encoder"):
-        return "encoder"
+        return "known"
     for kind in ("batch", "past", "decoder", "encoder", "sequence", "choice", "height", "width"):
         if kind in symbol:
             return kind

@@ -1,0 +1,179 @@
+"""Describe the two graphs that an encoder-decoder becomes for generation: its encoder, and one decoder for all steps.
+
+The decoder takes what the encoder said and a cache of the keys and values that were made of it. Only states beyond
+those in the cache are projected: all of them in the first step, whose cache is empty, and none later. So one graph does
+for both, without a branch; a runtime that doesn't support `If` runs it, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+from onnxport.configs._past import OnnxConfigWithPast, cache_name
+from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
+from onnxport.configs.arguments import PAST
+from onnxport.configs.caches import cache_to_past
+from onnxport.configs.derived import DerivedOnnxConfig, move
+from onnxport.errors import UnsupportedError
+
+_STATES = ("key_value_states", "encoder_hidden_states")
+"""What Transformers' attention modules call the states that a decoder attends to."""
+_LENGTHS = {"decoder": 3, "past": 5, "known": 2}
+"""Tokens of an example: given, cached, and encoder states whose keys are cached."""
+
+
+class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
+    """Describe the decoder of an encoder-decoder.
+
+    Args:
+        model: the whole model; it is run once.
+        encoder: description of its encoder.
+        preprocessor: what makes the encoder's inputs.
+
+    Raises:
+        UnsupportedError: the model has no such cache.
+    """
+
+    def __init__(self, model: Any, encoder: DerivedOnnxConfig, preprocessor: Any) -> None:
+        OnnxConfigWithPast.__init__(self, model.config, task="default", use_past=True)
+        self._look_at(model, encoder, preprocessor)
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """Mask of the encoder's input where it has one, tokens, the encoder's states, and the cache."""
+        inputs: dict[str, Mapping[int, str]] = {}
+        if self._mask is not None:
+            inputs["encoder_attention_mask"] = {0: "batch", 1: self._mask}
+        inputs["input_ids"] = {0: "batch", 1: "decoder_sequence"}
+        inputs["encoder_hidden_states"] = {0: "batch", 1: "encoder_sequence"}
+        self.fill_with_past_key_values_(inputs, "inputs")
+        return inputs
+
+    @property
+    def outputs(self) -> Mapping[str, Mapping[int, str]]:
+        """Logits and the cache."""
+        outputs: dict[str, Mapping[int, str]] = {"logits": {0: "batch", 1: "decoder_sequence"}}
+        self.fill_with_past_key_values_(outputs, "outputs")
+        return outputs
+
+    def fill_with_past_key_values_(  # type: ignore[override]  # as in the parent
+        self, inputs_or_outputs: MutableMapping[str, Mapping[int, str]], direction: str
+    ) -> None:
+        """Add the cache's tensors, four for each layer; see `OnnxSeq2SeqConfigWithPast`."""
+        name = cache_name(direction)
+        lengths = (
+            {"decoder": "past_decoder_sequence", "encoder": "past_encoder_sequence"}
+            if direction == "inputs"
+            else {"decoder": "past_decoder_sequence + decoder_sequence", "encoder": "encoder_sequence"}
+        )
+        for layer in range(len(self._cache)):
+            for part, length in lengths.items():
+                for tensor in ("key", "value"):
+                    inputs_or_outputs[f"{name}.{layer}.{part}.{tensor}"] = {0: "batch", 2: length}
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self,
+        tokenizer: Any,
+        batch_size: int = -1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: Any = "pt",
+    ) -> Mapping[str, Any]:
+        """Make tokens, states of an encoder, and a cache of some earlier tokens and some of the states."""
+        import torch
+
+        batch = self.default_batch_size if batch_size < 1 else batch_size
+        states, mask = self._shapes
+        inputs: dict[str, Any] = {
+            "input_ids": torch.ones(batch, _LENGTHS["decoder"], dtype=torch.int64),
+            "encoder_hidden_states": torch.zeros(batch, *states),
+        }
+        if self._mask is not None:
+            inputs["encoder_attention_mask"] = torch.ones(batch, *mask, dtype=torch.int64)
+        lengths = (_LENGTHS["past"],) * 2 + (_LENGTHS["known"],) * 2
+        inputs[PAST] = [
+            tuple(torch.zeros(batch, heads, n, size) for (heads, size), n in zip(layer, lengths, strict=True))
+            for layer in self._cache
+        ]
+        return inputs
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the model from what its encoder said."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        states, cache = arguments["encoder_hidden_states"], arguments[PAST]
+        named = {"attention_mask": arguments["encoder_attention_mask"]} if self._mask is not None else {}
+        known = cache.cross_attention_cache.layers[0].keys.shape[2]
+        complete = isinstance(known, int) and known == states.shape[1]
+        cache.is_updated = dict.fromkeys(cache.is_updated, complete)
+        with _without_states(getattr(forward, "__self__", forward), 0 if complete else known):
+            return forward(
+                **named,
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                decoder_input_ids=arguments["input_ids"],
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+            )
+
+    def _look_at(self, model: Any, encoder: DerivedOnnxConfig, preprocessor: Any) -> None:
+        """Run the model once and note what its encoder says and what it caches."""
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        inputs = move(dict(encoder.generate_dummy_inputs(preprocessor)), model)
+        batch = next(iter(inputs.values())).shape[0]
+        with torch.no_grad():
+            states = model.get_encoder()(**inputs, return_dict=True).last_hidden_state
+            arguments = {"attention_mask": inputs["attention_mask"]} if "attention_mask" in inputs else {}
+            result = model(
+                **arguments,
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                decoder_input_ids=torch.ones(batch, 2, dtype=torch.int64, device=states.device),
+                use_cache=True,
+                return_dict=True,
+            )
+        cache = result.get(PAST)
+        past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
+        if not past or any(len(layer) != 4 for layer in past):
+            kept = type(cache).__name__ if cache is not None else "no cache"
+            raise UnsupportedError(
+                f"{type(model).__name__} keeps {kept}, not the keys and values of both attentions of every layer, so "
+                "it can't be exported with past; add --no-past"
+            )
+        self._cache = [tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past]
+        mask = inputs.get("attention_mask")
+        self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
+        same = mask is not None and mask.shape[1] == states.shape[1]
+        self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
+
+
+@contextmanager
+def _without_states(model: Any, known: Any) -> Iterator[None]:
+    """Hide the first `known` of an encoder's states from the projections of a decoder, in a block."""
+
+    def hide(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        bound = inspect.signature(module.forward).bind(*positional, **named)
+        for name in _STATES:
+            if bound.arguments.get(name) is not None:
+                bound.arguments[name] = bound.arguments[name][:, known:]
+        return bound.args, bound.kwargs
+
+    handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _projecting(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _projecting(model: Any) -> list[Any]:
+    """Return the innermost modules that take an encoder's states."""
+
+    def takes(module: Any) -> bool:
+        return any(name in inspect.signature(module.forward).parameters for name in _STATES)
+
+    return [m for m in model.modules() if takes(m) and not any(takes(inner) for inner in m.modules() if inner is not m)]

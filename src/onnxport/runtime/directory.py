@@ -1,0 +1,93 @@
+"""An exported directory: its manifest, its settings, its graphs, each loaded when it is first asked for."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from onnxport.bundles.manifest import Manifest, read_manifest
+from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.runtime.graph import Graph
+from onnxport.runtime.settings import RunSettings
+
+
+class Directory:
+    """Open what an export wrote.
+
+    Args:
+        path: the directory.
+        settings: where and how its graphs are run.
+
+    Raises:
+        CheckpointNotFoundError: it isn't a directory that onnxport wrote, or lacks a file.
+        CorruptCheckpointError: its manifest is damaged.
+    """
+
+    def __init__(self, path: str | Path, settings: RunSettings | None = None) -> None:
+        self.path = Path(path)
+        self.settings = settings or RunSettings()
+        if not self.path.is_dir():
+            raise CheckpointNotFoundError(f"{self.path}: no such directory; give one that onnxport export wrote")
+        manifest = read_manifest(self.path)
+        if manifest is None:
+            raise CheckpointNotFoundError(
+                f"{self.path} holds no onnxport.json: it isn't a directory that onnxport wrote; export the model first"
+            )
+        self.manifest: Manifest = manifest
+        for component in manifest.components:
+            for name in (component.file, *component.external_data):
+                if not (self.path / name).is_file():
+                    raise CheckpointNotFoundError(f"{self.path} lacks {name}, which its onnxport.json names")
+        self._graphs: dict[str, Graph] = {}
+
+    @property
+    def task(self) -> str:
+        """The task without the suffix for the cache."""
+        return self.manifest.task.removesuffix(PAST_SUFFIX)
+
+    def has(self, component: str) -> bool:
+        """Say whether there is a graph of this name."""
+        return any(item.name == component for item in self.manifest.components)
+
+    def graph(self, component: str) -> Graph:
+        """Return a graph by its component's name."""
+        if component not in self._graphs:
+            file = next(item.file for item in self.manifest.components if item.name == component)
+            self._graphs[component] = Graph(self.path / file, self.settings)
+        return self._graphs[component]
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Read a JSON file, empty where there is none.
+
+        Raises:
+            CorruptCheckpointError: it isn't a JSON object.
+        """
+        file = self.path / name
+        if not file.is_file():
+            return {}
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{file} isn't JSON: {error}; export the model again") from error
+        if not isinstance(values, dict):
+            raise CorruptCheckpointError(f"{file} isn't a JSON object; export the model again")
+        return values
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says."""
+        return self.read("config.json")
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """What `generation_config.json` says."""
+        return self.read("generation_config.json")
+
+    def setting(self, name: str) -> Any:
+        """Return a value that the generation settings or, else, the configuration or its decoder's have."""
+        config = self.config
+        places = (self.generation, config, config.get("decoder"), config.get("text_config"))
+        return next((place[name] for place in places if place and place.get(name) is not None), None)

@@ -1,0 +1,167 @@
+"""Models without torch: arrays in and out, and texts that are generated greedily or by sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.decoder import Decoder, States
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.graph import Graph, to_array
+from onnxport.runtime.sampling import Chooser, Sampling, Tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Arrays = dict[str, "NDArray[Any]"]
+
+_ENCODER, _DECODER, _ONLY = "encoder_model", "decoder_model_merged", "model"
+
+
+class LightModel:
+    """Run an exported directory with nothing but numpy and ONNX Runtime.
+
+    Args:
+        directory: what an export wrote.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+
+    def __call__(self, **inputs: Any) -> Arrays:
+        """Run the graph once.
+
+        Args:
+            **inputs: arrays by the names of the graph's inputs; those that it lacks are left out, and masks, types,
+                positions and caches that aren't given are those of plain texts.
+
+        Returns:
+            Its outputs by name.
+
+        Raises:
+            UnsupportedError: the directory holds several graphs.
+            OptionError: an input is missing or doesn't fit.
+        """
+        if not self.directory.has(_ONLY):
+            names = ", ".join(item.name for item in self.directory.manifest.components)
+            raise UnsupportedError(f"{self.directory.path} holds several graphs ({names}); call generate")
+        graph = self.directory.graph(_ONLY)
+        return {name: to_array(value) for name, value in graph.run(completed(graph, inputs)).items()}
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether the directory was exported for generating."""
+        if self.directory.has(_DECODER):
+            return True
+        return self.directory.task == "text-generation" and self.directory.has(_ONLY)
+
+    def generate(self, inputs: Mapping[str, Any] | None = None, **settings: Any) -> NDArray[Any]:
+        """Generate texts.
+
+        Args:
+            inputs: what the tokenizer or processor made; `input_ids` and `attention_mask` for texts, padded on the
+                left.
+            **settings: see `Sampling`; what isn't given is read from the directory's `generation_config.json`.
+
+        Returns:
+            Tokens, [batch, length]: with the prompt for a decoder, with the first token for an encoder-decoder.
+
+        Raises:
+            OptionError: a setting is unknown or out of range, or an input is missing.
+            UnsupportedError: the directory doesn't generate.
+        """
+        start, tokens = self.stream(inputs or {}, **settings)
+        return np.concatenate([start, *(step[:, None] for step in tokens)], axis=1)
+
+    def stream(self, inputs: Mapping[str, Any], **settings: Any) -> tuple[NDArray[Any], Tokens]:
+        """Generate texts token by token; see `generate`.
+
+        Returns:
+            The tokens that they start with, [batch, length], and an iterator over the tokens of each step, [batch].
+        """
+        if not self.can_generate:
+            raise UnsupportedError(
+                f"{self.directory.path} was exported for {self.directory.task}: it generates no text"
+            )
+        values = {**self.directory.config, **self.directory.generation}
+        how = Sampling.of({**values, "eos_token_id": self.directory.setting("eos_token_id")}, settings)
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        if self.directory.has(_DECODER):
+            start, fixed = self._encoded(arrays)
+            decoder = Decoder(self.directory.graph(_DECODER))
+        else:
+            if "input_ids" not in arrays:
+                raise OptionError("generate needs input_ids, the tokens of a text")
+            start = arrays["input_ids"]
+            decoder, fixed = Decoder(self.directory.graph(_ONLY)), {}
+        if start.ndim != 2 or not start.size:
+            raise OptionError(f"input_ids have the shape {list(start.shape)}; give [batch, length], at least one token")
+        mask = arrays.get("attention_mask", np.ones_like(start)) if not fixed else None
+        return start, _steps(decoder, (start, mask, fixed), how)
+
+    def _encoded(self, arrays: Arrays) -> tuple[NDArray[Any], Arrays]:
+        """Run the encoder; return the tokens that the decoder starts from and what it takes at every step."""
+        graph = self.directory.graph(_ENCODER)
+        states = to_array(graph.run(completed(graph, arrays), ["last_hidden_state"])["last_hidden_state"])
+        batch = len(states)
+        fixed = {"encoder_hidden_states": states}
+        if "encoder_attention_mask" in self.directory.graph(_DECODER).inputs:
+            fixed["encoder_attention_mask"] = completed(graph, arrays)["attention_mask"]
+        given = arrays.get("decoder_input_ids")
+        return given if given is not None else np.full((batch, 1), self._first_token(), dtype=np.int64), fixed
+
+    def _first_token(self) -> int:
+        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+        found = (self.directory.setting(name) for name in names)
+        return next((int(token) for token in found if token is not None), 0)
+
+
+def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
+    """Return the inputs that a graph takes, with plain ones for those that aren't given.
+
+    Args:
+        graph: the graph.
+        inputs: arrays by name; others than the graph's are left out.
+
+    Returns:
+        The inputs, with masks of ones, types of zeros, positions in order and caches of nothing.
+    """
+    full = {name: value for name, value in inputs.items() if name in graph.inputs and value is not None}
+    first = next(iter(full.values()), None)
+    if first is None:
+        return {}
+    ids = full.get("input_ids", first)
+    for name, place in graph.inputs.items():
+        if name in full:
+            continue
+        if name.endswith("attention_mask"):
+            full[name] = np.ones(ids.shape[: len(place.axes)], dtype=place.dtype)
+        elif name == "token_type_ids":
+            full[name] = np.zeros(ids.shape, dtype=place.dtype)
+        elif name == "position_ids":
+            full[name] = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
+        elif name.startswith("past_"):
+            full[name] = place.empty(len(first))
+    return full
+
+
+def _steps(decoder: Decoder, given: tuple[NDArray[Any], NDArray[Any] | None, Arrays], how: Sampling) -> Tokens:
+    """Yield the tokens of one step after another."""
+    start, mask, fixed = given
+    chooser, tokens = Chooser(how, start), start
+    states: States = decoder.begin(len(start))
+    for _ in range(how.max_new_tokens):
+        feed = {"input_ids": tokens, **fixed} if mask is None else {"input_ids": tokens, "attention_mask": mask}
+        if not decoder.states:  # without a cache, everything is computed again at every step
+            states = decoder.begin(len(start))
+        logits = decoder.step(feed, states)
+        chosen = chooser.choose(logits[:, -1])
+        yield chosen
+        if chooser.done:
+            return
+        tokens = chosen[:, None] if decoder.states else np.concatenate([tokens, chosen[:, None]], axis=1)
+        if mask is not None:
+            mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)

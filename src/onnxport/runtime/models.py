@@ -1,0 +1,383 @@
+"""Exported directories as models of Transformers: called like them, generating like them.
+
+`generate` is Transformers' own. A model here gives it what it asks of a model: a forward, and a cache that can be
+reordered and cropped; the cache's tensors stay in ONNX Runtime from one step to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import make_dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+from transformers.utils import ModelOutput
+
+from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.decoder import Decoder, States
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.graph import Graph, to_array
+from onnxport.runtime.light import completed
+
+
+def torch_model(directory: Directory) -> OnnxModel:
+    """Return the model that fits a directory.
+
+    Raises:
+        UnsupportedError: nothing here runs its graphs.
+    """
+    config = AutoConfig.from_pretrained(directory.path, local_files_only=True)
+    if directory.has("decoder_model_merged"):
+        speech = config.model_type == "whisper"
+        return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
+    if not directory.has("model"):
+        names = ", ".join(item.name for item in directory.manifest.components)
+        raise UnsupportedError(f"{directory.path} holds {names}, which make no model that can be called")
+    if directory.task == "text-generation":
+        return OnnxCausalLM(directory, config)
+    return OnnxModel(directory, config)
+
+
+class OnnxModel:
+    """Run one graph like a model of Transformers.
+
+    Args:
+        directory: what an export wrote.
+        config: the model's configuration.
+
+    Attributes:
+        config: the model's configuration.
+        device: where its outputs are.
+        dtype: element type of its outputs.
+    """
+
+    main_input_name = "input_ids"
+    base_model_prefix = ""
+    input_modalities = ("text",)
+    output_modalities = ("text",)
+    _is_stateful = False
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        self.directory = directory
+        self.config = config
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self.name_or_path = str(directory.path)
+        graph = self._main_graph()
+        first = next((n for n in _MAIN_INPUTS if n in graph.inputs), next(iter(graph.inputs)))
+        self.main_input_name = first
+
+    def _main_graph(self) -> Graph:
+        return self.directory.graph("model")
+
+    def __call__(self, *arguments: Any, **inputs: Any) -> ModelOutput:
+        """Run the model; see `forward`."""
+        return self.forward(*arguments, **inputs)
+
+    def forward(self, *arguments: Any, **inputs: Any) -> ModelOutput:
+        """Run the graph.
+
+        Args:
+            *arguments: at most one, the main input.
+            **inputs: tensors or arrays by name; those that the graph lacks are left out, and masks, types and
+                positions that aren't given are those of plain texts.
+
+        Returns:
+            The graph's outputs, as tensors where a tensor was given and as arrays else.
+
+        Raises:
+            OptionError: an input is missing or doesn't fit.
+        """
+        given = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
+        graph = self._main_graph()
+        results = graph.run(completed(graph, _arrays(given)))
+        tensors = any(isinstance(value, torch.Tensor) for value in given.values())
+        arrays = {name: to_array(value) for name, value in results.items()}
+        return _output({name: torch.from_numpy(array) if tensors else array for name, array in arrays.items()})
+
+    def can_generate(self) -> bool:
+        """Say whether the model generates."""
+        return isinstance(self, GenerationMixin)
+
+    def to(self, device: Any) -> OnnxModel:
+        """Return the model; it stays where it was loaded.
+
+        Raises:
+            OptionError: another device is asked for.
+        """
+        if torch.device(device).type != self.device.type:
+            raise OptionError(f"the model's outputs are on {self.device}: load it with device={str(device)!r} instead")
+        return self
+
+    def eval(self) -> OnnxModel:
+        """Return the model; it is never trained."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name_or_path!r})"
+
+
+_MAIN_INPUTS = ("input_ids", "pixel_values", "input_features", "input_values")
+
+
+class OnnxCache(Cache):  # type: ignore[misc]
+    """Hold what a decoder remembers, as `generate` asks for it.
+
+    Args:
+        decoder: whose states they are.
+    """
+
+    is_compileable = False
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(layers=[])
+        self._decoder = decoder
+        self.states: States | None = None
+
+    def at_least_empty(self, batch: int) -> States:
+        """Return the states, those before the first token where there are none."""
+        if self.states is None:
+            self.states = self._decoder.begin(batch)
+        return self.states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return how many tokens are remembered."""
+        return self.states.length if self.states is not None else 0
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep these texts, in this order."""
+        if self.states is not None:
+            self.states.select(beam_idx.cpu().numpy())
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens.
+
+        Args:
+            tokens_to_remove: how many; its sign doesn't matter, as in Transformers.
+
+        Raises:
+            UnsupportedError: the model remembers in a way that can't be undone.
+        """
+        if not self._decoder.can_crop:
+            raise UnsupportedError("the model's states can't forget tokens, which assisted generation needs")
+        if self.states is not None and tokens_to_remove:
+            self.states.forget(abs(tokens_to_remove), self._decoder.growing)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Have each text several times."""
+        if self.states is not None:
+            self.states.select(np.repeat(np.arange(self.states.batch), repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these texts."""
+        self.reorder_cache(indices)
+
+    def activate_past_recording(self) -> None:
+        """Do nothing: whatever is remembered can be forgotten again."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+class _Generating(OnnxModel):
+    """What `generate` asks of a model besides its forward."""
+
+    decoder_name = "model"
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        super().__init__(directory, config)
+        self._decoder = Decoder(directory.graph(self.decoder_name))
+        own = (directory.path / "generation_config.json").is_file()
+        self.generation_config = (
+            GenerationConfig.from_pretrained(directory.path, local_files_only=True)
+            if own
+            else GenerationConfig.from_model_config(config)
+        )
+        if not self._decoder.states:
+            self.generation_config.use_cache = False
+
+    def get_experts_implementation(self) -> dict[str, str]:
+        """Return nothing: experts are part of the graph."""
+        return {}
+
+    def is_remote_code(self) -> bool:
+        """Say that no code of a checkpoint takes part."""
+        return False
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return True
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any) -> None:
+        if model_kwargs.get("past_key_values") is not None:
+            model_kwargs["past_key_values"]._is_user_defined = True
+        elif generation_config.use_cache is not False and self._decoder.states:
+            model_kwargs["past_key_values"] = OnnxCache(self._decoder)
+
+    def _step(self, feed: Mapping[str, Any], remembered: OnnxCache | None) -> tuple[torch.Tensor, OnnxCache | None]:
+        """Run the decoder once; return its logits and what it remembers now."""
+        arrays = _arrays(feed)
+        batch = len(next(iter(arrays.values())))
+        states = remembered.at_least_empty(batch) if remembered is not None else self._decoder.begin(batch)
+        return torch.from_numpy(self._decoder.step(arrays, states)), remembered
+
+
+class OnnxCausalLM(_Generating, GenerationMixin):  # type: ignore[misc]
+    """Run a decoder: called like Transformers' own, and `generate` is Transformers' own."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: OnnxCache | None = None,
+        use_cache: bool | None = None,
+        **_: Any,
+    ) -> ModelOutput:
+        """Run one step.
+
+        Args:
+            input_ids: tokens, [batch, tokens].
+            attention_mask: [batch, earlier tokens and these].
+            position_ids: [batch, tokens]; counted from the mask without.
+            past_key_values: what was remembered; it is brought up to date.
+            use_cache: return what is remembered, also where nothing was given.
+
+        Returns:
+            `logits` [batch, tokens, vocabulary], and `past_key_values`.
+        """
+        if past_key_values is None and use_cache and self._decoder.states:
+            past_key_values = OnnxCache(self._decoder)
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        logits, remembered = self._step(feed, past_key_values)
+        return _output({"logits": logits, "past_key_values": remembered})
+
+
+class OnnxEncoder:
+    """Run an encoder as the first half of a model of Transformers.
+
+    Args:
+        graph: its graph.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.main_input_name = next(name for name in _MAIN_INPUTS if name in graph.inputs)
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        input_features: Any = None,
+        input_values: Any = None,
+        pixel_values: Any = None,
+        **_: Any,
+    ) -> BaseModelOutput:
+        """Return what the encoder says, `last_hidden_state` [batch, states, size]."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "input_features": input_features,
+            "input_values": input_values,
+            "pixel_values": pixel_values,
+        }
+        results = self.graph.run(completed(self.graph, _arrays(given)), ["last_hidden_state"])
+        return BaseModelOutput(last_hidden_state=torch.from_numpy(to_array(results["last_hidden_state"])))
+
+    __call__ = forward
+
+
+class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
+    """Run an encoder and a decoder: called like Transformers' own, and `generate` is Transformers' own."""
+
+    decoder_name = "decoder_model_merged"
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        self.encoder = OnnxEncoder(directory.graph("encoder_model"))
+        super().__init__(directory, config)
+
+    def _main_graph(self) -> Graph:
+        return self.encoder.graph
+
+    def get_encoder(self, modality: str | None = None) -> OnnxEncoder:
+        """Return the encoder."""
+        return self.encoder
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        encoder_outputs: Any = None,
+        past_key_values: OnnxCache | None = None,
+        use_cache: bool | None = None,
+        input_features: Any = None,
+        input_values: Any = None,
+        pixel_values: Any = None,
+        **_: Any,
+    ) -> ModelOutput:
+        """Run one step.
+
+        Args:
+            input_ids: the encoder's tokens, where it reads texts.
+            attention_mask: [batch, length] of the encoder's input.
+            decoder_input_ids: tokens, [batch, tokens].
+            decoder_attention_mask: not used: decoders start from their first token.
+            encoder_outputs: what the encoder said; it is asked where this isn't given.
+            past_key_values: what was remembered; it is brought up to date.
+            use_cache: return what is remembered, also where nothing was given.
+            input_features: the encoder's input, where it hears.
+            input_values: the encoder's input, where it hears samples.
+            pixel_values: the encoder's input, where it sees.
+
+        Returns:
+            `logits` [batch, tokens, vocabulary], `past_key_values` and `encoder_last_hidden_state`.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, input_features, input_values, pixel_values)
+        if past_key_values is None and use_cache:
+            past_key_values = OnnxCache(self._decoder)
+        states = encoder_outputs[0]
+        feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": states}
+        if "encoder_attention_mask" in self._decoder.graph.inputs:
+            feed["encoder_attention_mask"] = (
+                attention_mask if attention_mask is not None else torch.ones(states.shape[:2], dtype=torch.int64)
+            )
+        logits, remembered = self._step(feed, past_key_values)
+        return _output({"logits": logits, "past_key_values": remembered, "encoder_last_hidden_state": states})
+
+
+class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]
+    """Run Whisper: with its own `generate`, for sounds of any length and with timestamps."""
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        super().__init__(directory, config)
+        strides = SimpleNamespace(conv1=SimpleNamespace(stride=(1,)), conv2=SimpleNamespace(stride=(2,)))
+        self.model = SimpleNamespace(encoder=strides)  # from which its `generate` reads how long a state is
+
+
+def _arrays(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tensors as arrays, sharing memory where they are on the host; what isn't given is left out."""
+    return {
+        name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        for name, value in inputs.items()
+        if isinstance(value, torch.Tensor | np.ndarray | list | tuple)
+    }
+
+
+def _output(values: Mapping[str, Any]) -> ModelOutput:
+    return _output_class(tuple(values))(**values)  # type: ignore[no-any-return]
+
+
+@cache
+def _output_class(names: tuple[str, ...]) -> Any:
+    """Return a class of outputs with these fields."""
+    fields = [(name, Any, None) for name in names]
+    return make_dataclass("OnnxModelOutput", fields, bases=(ModelOutput,), namespace={"__module__": __name__})
