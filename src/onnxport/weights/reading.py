@@ -7,6 +7,7 @@ opened and again after the last read; between the two, a read that comes back sh
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def data_start(path: Path) -> int:
 
 
 class Reader:
-    """Read byte ranges of a checkpoint's files; each is opened once.
+    """Read byte ranges of a checkpoint's files, from several threads at once; each is opened once.
 
     Args:
         directory: the checkpoint's directory.
@@ -126,6 +127,7 @@ class Reader:
         self.directory = directory
         self.files = files
         self._open: dict[str, int] = {}
+        self._opening = threading.Lock()
 
     def __enter__(self) -> Reader:
         return self
@@ -156,17 +158,18 @@ class Reader:
 
     def descriptor(self, file: str) -> int:
         """Return an open descriptor of a file, which stays this reader's."""
-        if file not in self._open:
-            path = self.directory / file
-            try:
-                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            self._open[file] = descriptor
-            if hasattr(os, "posix_fadvise"):  # it is read from the beginning to the end: more is read ahead
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            self._check(file, FileState.of(os.fstat(descriptor)))
-        return self._open[file]
+        with self._opening:
+            if file not in self._open:
+                path = self.directory / file
+                try:
+                    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                except OSError as error:
+                    raise _unreadable(path, error) from error
+                self._open[file] = descriptor
+                if hasattr(os, "posix_fadvise"):  # it is read from the beginning to the end: more is read ahead
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                self._check(file, FileState.of(os.fstat(descriptor)))
+            return self._open[file]
 
     def verify(self) -> None:
         """Check, after the last read, that every file that was read is still what it was.
