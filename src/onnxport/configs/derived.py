@@ -48,7 +48,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
         super().__init__(model.config, task="default", use_past=use_past)
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
-        self._inputs: dict[str, Mapping[int, str]] = {}
+        self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
         self._more = {"logits_to_keep": 1} if last_logits else {}

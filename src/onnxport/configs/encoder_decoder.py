@@ -159,7 +159,7 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
         for name in _STATES:
             if bound.arguments.get(name) is not None:
-                bound.arguments[name] = bound.arguments[name][:, known:]
+                bound.arguments[name] = bound.arguments[name][:, known:].contiguous()
         return bound.args, bound.kwargs
 
     handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _projecting(model)]

@@ -1,0 +1,96 @@
+"""Encoder-decoders become an encoder and one decoder, which generate exactly what PyTorch generates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.checkpoints import make_checkpoint
+from onnxport import ExportOptions
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.light import LightModel
+
+TOKENS = 64
+TEXT = "text2text-generation-with-past"
+SPEECH = "automatic-speech-recognition-with-past"
+PICTURE = "image-to-text-with-past"
+KINDS = {
+    "bart": ("seq2seq-lm", TEXT),
+    "blenderbot": ("seq2seq-lm", TEXT),
+    "blenderbot-small": ("seq2seq-lm", TEXT),
+    "bigbird-pegasus": ("seq2seq-lm", TEXT),
+    "longt5": ("seq2seq-lm", TEXT),
+    "m2m-100": ("seq2seq-lm", TEXT),
+    "marian": ("seq2seq-lm", TEXT),
+    "mbart": ("seq2seq-lm", TEXT),
+    "mt5": ("seq2seq-lm", TEXT),
+    "t5": ("seq2seq-lm", TEXT),
+    "whisper": ("speech2seq-lm", SPEECH),
+    "vision-encoder-decoder": ("vision2seq-lm", PICTURE),
+}
+ENCODERS = {SPEECH: "input_features", PICTURE: "pixel_values", TEXT: "input_ids"}
+
+
+def original(checkpoint: Path) -> Any:
+    name = json.loads((checkpoint / "config.json").read_text())["architectures"][0]
+    return getattr(transformers, name).from_pretrained(checkpoint).eval()
+
+
+def inputs_for(model: Any, graph: Any, batch: int) -> dict[str, torch.Tensor]:
+    """Make what an encoder takes; of texts, all but the first are padded."""
+    generator = torch.Generator().manual_seed(batch)
+    place = next(iter(graph.inputs.values()))
+    if place.name not in ("input_ids", "attention_mask"):
+        shape = [axis if isinstance(axis, int) else size for axis, size in zip(place.axes, _sizes(model, place.name, batch), strict=True)]
+        return {place.name: torch.randn(shape, generator=generator)}
+    vocabulary = model.config.vocab_size
+    ids = torch.randint(5, vocabulary, (batch, 9), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1:, -3:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _sizes(model: Any, name: str, batch: int) -> list[int]:
+    if name == "pixel_values":
+        side = model.config.encoder.image_size
+        return [batch, 3, side, side]
+    return [batch, model.config.num_mel_bins, 2 * model.config.max_source_positions]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("encoder-decoders")
+    done: dict[str, tuple[Path, Path]] = {}
+
+    def exported(kind: str) -> tuple[Path, Path]:
+        if kind not in done:
+            feature, task = KINDS[kind]
+            checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
+            onnxport.export(checkpoint, root / kind, ExportOptions(task=task))
+            done[kind] = checkpoint, root / kind
+        return done[kind]
+
+    return exported
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generated_tokens_are_the_originals(kind: str, export: Any) -> None:
+    checkpoint, directory = export(kind)
+    model, ours = original(checkpoint), onnxport.load(directory)
+    for batch in (1, 3):
+        inputs = inputs_for(model, ours.encoder.graph, batch)
+        wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
+        if model.generation_config.decoder_start_token_id is None:
+            wanted["decoder_start_token_id"] = 2
+        limit = getattr(model.config, "max_target_positions", None) or 10_000
+        if limit <= TOKENS:
+            wanted |= {"max_new_tokens": limit - 8, "min_new_tokens": limit - 8}
+        expected = model.generate(**inputs, **wanted)
+        assert torch.equal(ours.generate(**inputs, **wanted), expected)
