@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,8 +13,6 @@ import transformers
 import onnxport
 from conformance.checkpoints import make_checkpoint
 from onnxport import ExportOptions
-from onnxport.runtime.directory import Directory
-from onnxport.runtime.light import LightModel
 
 TOKENS = 64
 TEXT = "text2text-generation-with-past"
@@ -48,7 +45,10 @@ def inputs_for(model: Any, graph: Any, batch: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(batch)
     place = next(iter(graph.inputs.values()))
     if place.name not in ("input_ids", "attention_mask"):
-        shape = [axis if isinstance(axis, int) else size for axis, size in zip(place.axes, _sizes(model, place.name, batch), strict=True)]
+        shape = [
+            axis if isinstance(axis, int) else size
+            for axis, size in zip(place.axes, _sizes(model, place.name, batch), strict=True)
+        ]
         return {place.name: torch.randn(shape, generator=generator)}
     vocabulary = model.config.vocab_size
     ids = torch.randint(5, vocabulary, (batch, 9), generator=generator)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import DecoderOnnxConfig
+from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
@@ -192,7 +192,12 @@ def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = F
 
 def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
     encoder = model.get_encoder()
-    says = DerivedOnnxConfig(encoder, preprocessor)
+    if not hasattr(encoder, "main_input_name"):
+        raise UnsupportedError(
+            f"the encoder of {type(model).__name__} isn't a model of its own, so it can't be exported with past; add "
+            "--no-past"
+        )
+    says = EncoderOnnxConfig(encoder, preprocessor)
     return (
         Component("encoder_model", encoder, says, preprocessor),
         Component("decoder_model_merged", model, DecoderOnnxConfig(model, says, preprocessor), preprocessor),

@@ -29,6 +29,7 @@ _AXES: dict[str, dict[int, str]] = {
     "input_values": {0: "batch", 1: "audio_sequence"},
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
+_SOUNDS = ("input_values", "input_features")
 _NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "past_key_values", "rope_deltas")
 
 
@@ -122,9 +123,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
         order = [name for name in _AXES if name in inputs]
         self._inputs = {name: _AXES[name] for name in order}
+        sound = next((name for name in _SOUNDS if name in inputs), None)
+        mask = inputs.get("attention_mask")
+        if sound and mask is not None and mask.shape[1] == inputs[sound].shape[1]:
+            self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (sound, "attention_mask")}
         flags = {"use_cache": True} if wants_past else {}
         with torch.no_grad():
-            result = model(**move(inputs, model), return_dict=True, **flags)
+            result = self.run(model, {**move(inputs, model), **flags})
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:

@@ -25,6 +25,17 @@ _LENGTHS = {"decoder": 3, "past": 5, "known": 2}
 """Tokens of an example: given, cached, and encoder states whose keys are cached."""
 
 
+class EncoderOnnxConfig(DerivedOnnxConfig):
+    """Describe the encoder of an encoder-decoder; a mask that it makes for the decoder gets a name of its own."""
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; see `OnnxConfig`."""
+        said = dict(super().run(forward, arguments))
+        if "attention_mask" in said:
+            said["encoder_attention_mask"] = said.pop("attention_mask")
+        return said
+
+
 class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
@@ -37,7 +48,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         UnsupportedError: the model has no such cache.
     """
 
-    def __init__(self, model: Any, encoder: DerivedOnnxConfig, preprocessor: Any) -> None:
+    def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         OnnxConfigWithPast.__init__(self, model.config, task="default", use_past=True)
         self._look_at(model, encoder, preprocessor)
 
@@ -102,37 +113,38 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model from what its encoder said."""
-        from transformers.modeling_outputs import BaseModelOutput
-
         states, cache = arguments["encoder_hidden_states"], arguments[PAST]
-        named = {"attention_mask": arguments["encoder_attention_mask"]} if self._mask is not None else {}
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)
         with _without_states(getattr(forward, "__self__", forward), 0 if complete else known):
             return forward(
-                **named,
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                **self._heard(states, arguments.get("encoder_attention_mask")),
                 decoder_input_ids=arguments["input_ids"],
                 past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
             )
 
-    def _look_at(self, model: Any, encoder: DerivedOnnxConfig, preprocessor: Any) -> None:
+    def _heard(self, states: Any, mask: Any) -> dict[str, Any]:
+        """Return what the model takes instead of its encoder's inputs."""
+        if self._says_mask:
+            return {"encoder_outputs": self._said(last_hidden_state=states, attention_mask=mask)}
+        heard = {"encoder_outputs": self._said(last_hidden_state=states)}
+        return heard if mask is None else {**heard, "attention_mask": mask}
+
+    def _look_at(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         """Run the model once and note what its encoder says and what it caches."""
         import torch
-        from transformers.modeling_outputs import BaseModelOutput
 
         inputs = move(dict(encoder.generate_dummy_inputs(preprocessor)), model)
-        batch = next(iter(inputs.values())).shape[0]
         with torch.no_grad():
-            states = model.get_encoder()(**inputs, return_dict=True).last_hidden_state
-            arguments = {"attention_mask": inputs["attention_mask"]} if "attention_mask" in inputs else {}
+            said = model.get_encoder()(**inputs, return_dict=True)
+            states, mask = said.last_hidden_state, said.get("attention_mask", inputs.get("attention_mask"))
+            self._said, self._says_mask = type(said), "attention_mask" in said
             result = model(
-                **arguments,
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                decoder_input_ids=torch.ones(batch, 2, dtype=torch.int64, device=states.device),
+                **self._heard(states, mask),
+                decoder_input_ids=torch.ones(states.shape[0], 2, dtype=torch.int64, device=states.device),
                 use_cache=True,
                 return_dict=True,
             )
@@ -145,7 +157,6 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
                 "it can't be exported with past; add --no-past"
             )
         self._cache = [tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past]
-        mask = inputs.get("attention_mask")
         self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
         same = mask is not None and mask.shape[1] == states.shape[1]
         self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])

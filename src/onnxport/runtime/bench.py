@@ -16,7 +16,7 @@ from onnxport.errors import UnsupportedError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph
-from onnxport.runtime.light import LightModel, completed
+from onnxport.runtime.light import LightModel, completed, encoded
 from onnxport.runtime.settings import RunSettings
 
 
@@ -92,11 +92,7 @@ def _decoding(graphs: dict[str, Graph], workload: Workload, load: float) -> Meas
     prompt = workload.prompt
     if merged is not None:
         encoder = graphs["encoder_model"]
-        inputs = completed(encoder, _made_up(encoder, workload))
-        states = encoder.run(inputs, ["last_hidden_state"])["last_hidden_state"]
-        fixed = {"encoder_hidden_states": states}
-        if "encoder_attention_mask" in merged.inputs:
-            fixed["encoder_attention_mask"] = inputs["attention_mask"]
+        fixed = encoded(encoder, _made_up(encoder, workload), merged)
         prompt = 1
     tokens = np.ones((workload.batch, prompt), dtype=np.int64)
     one = tokens[:, :1]

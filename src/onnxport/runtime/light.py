@@ -105,11 +105,8 @@ class LightModel:
     def _encoded(self, arrays: Arrays) -> tuple[NDArray[Any], Arrays]:
         """Run the encoder; return the tokens that the decoder starts from and what it takes at every step."""
         graph = self.directory.graph(_ENCODER)
-        states = to_array(graph.run(completed(graph, arrays), ["last_hidden_state"])["last_hidden_state"])
-        batch = len(states)
-        fixed = {"encoder_hidden_states": states}
-        if "encoder_attention_mask" in self.directory.graph(_DECODER).inputs:
-            fixed["encoder_attention_mask"] = completed(graph, arrays)["attention_mask"]
+        fixed = encoded(graph, arrays, self.directory.graph(_DECODER))
+        batch = len(fixed["encoder_hidden_states"])
         given = arrays.get("decoder_input_ids")
         return given if given is not None else np.full((batch, 1), self._first_token(), dtype=np.int64), fixed
 
@@ -117,6 +114,29 @@ class LightModel:
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         found = (self.directory.setting(name) for name in names)
         return next((int(token) for token in found if token is not None), 0)
+
+
+def encoded(encoder: Graph, inputs: Mapping[str, Any], decoder: Graph) -> Arrays:
+    """Run an encoder.
+
+    Args:
+        encoder: its graph.
+        inputs: arrays by name.
+        decoder: the graph that listens.
+
+    Returns:
+        What the decoder takes at every step: the states and, where it takes one, their mask, which is the encoder's own
+        or that of its input.
+    """
+    full = completed(encoder, inputs)
+    said = {name: to_array(value) for name, value in encoder.run(full).items()}
+    heard = {"encoder_hidden_states": said["last_hidden_state"]}
+    if _MASK in decoder.inputs:
+        heard[_MASK] = said[_MASK] if _MASK in said else full["attention_mask"]
+    return heard
+
+
+_MASK = "encoder_attention_mask"
 
 
 def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:

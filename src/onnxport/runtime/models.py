@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
@@ -278,8 +277,8 @@ class OnnxEncoder:
         input_values: Any = None,
         pixel_values: Any = None,
         **_: Any,
-    ) -> BaseModelOutput:
-        """Return what the encoder says, `last_hidden_state` [batch, states, size]."""
+    ) -> ModelOutput:
+        """Return what the encoder says, `last_hidden_state` [batch, states, size] first."""
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -287,8 +286,8 @@ class OnnxEncoder:
             "input_values": input_values,
             "pixel_values": pixel_values,
         }
-        results = self.graph.run(completed(self.graph, _arrays(given)), ["last_hidden_state"])
-        return BaseModelOutput(last_hidden_state=torch.from_numpy(to_array(results["last_hidden_state"])))
+        results = self.graph.run(completed(self.graph, _arrays(given)))
+        return _output({name: torch.from_numpy(to_array(value)) for name, value in results.items()})
 
     __call__ = forward
 
@@ -347,9 +346,8 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
         states = encoder_outputs[0]
         feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": states}
         if "encoder_attention_mask" in self._decoder.graph.inputs:
-            feed["encoder_attention_mask"] = (
-                attention_mask if attention_mask is not None else torch.ones(states.shape[:2], dtype=torch.int64)
-            )
+            mask = getattr(encoder_outputs, "encoder_attention_mask", attention_mask)
+            feed["encoder_attention_mask"] = torch.ones(states.shape[:2], dtype=torch.int64) if mask is None else mask
         logits, remembered = self._step(feed, past_key_values)
         return _output({"logits": logits, "past_key_values": remembered, "encoder_last_hidden_state": states})
 

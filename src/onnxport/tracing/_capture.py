@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.passes.patch import patched
 from onnxport.tracing._economy import economical
-from onnxport.tracing.patches import PATCHES
+from onnxport.tracing.patches import patches
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def capture(
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
     config = EngineConfig(dynamic_shapes=shapes, opset_version=opset, optimize=False)
-    with quiet_engine(), economical(), patched(PATCHES):
+    with quiet_engine(), economical(), patched(patches()):
         exported: onnx_ir.Model = OnnxExporter().export(model, dict(inputs), config).program
     _name_parameters(exported, model)
     return exported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from onnxport.passes.patch import Patch
@@ -68,6 +69,32 @@ PATCHES: tuple[Patch, ...] = (
         for operation in _SYMBOLIC
     ),
 )
+
+
+def _whole_lengths(_: Any) -> Any:
+    """Count the states of a sound in whole numbers; the three convolutions are the model's."""
+
+    def lengths(self: Any, samples: Any) -> Any:
+        first = (samples - 127) // 64 + 1
+        second = (first - 7) // 3 + 1
+        return (second - 3) // 2 + 1
+
+    return lengths
+
+
+_MODEL_PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
+        _whole_lengths,
+        "int() of a length that was divided fixes the length of every sound to the example's",
+        "Transformers divides whole numbers there",
+    ),
+)
+
+
+def patches() -> tuple[Patch, ...]:
+    """Return the patches of a capture; those of models that aren't imported are left out."""
+    return (*PATCHES, *(patch for patch in _MODEL_PATCHES if patch.target.partition(":")[0] in sys.modules))
 
 
 def _no_fake_grouped_product(original: Any) -> Any:

@@ -128,7 +128,7 @@ def _kind(symbol: str) -> str:
     """Sort a symbol into what its size counts."""
     if symbol.startswith("past_encoder"):
         return "known"
-    for kind in ("batch", "past", "decoder", "encoder", "sequence", "choice", "height", "width"):
+    for kind in ("audio", "batch", "past", "decoder", "encoder", "sequence", "choice", "height", "width"):
         if kind in symbol:
             return kind
     return symbol
@@ -144,6 +144,7 @@ _CASES: tuple[tuple[str, dict[str, Callable[[int], int]], bool], ...] = (
         {
             **_LENGTHS_11,
             "batch": lambda _: 3,
+            "audio": lambda size: size * 3 // 4 + 1,
             "choice": lambda _: 3,
         },
         False,
