@@ -177,7 +177,7 @@ def _graphs_of(
         report(f"trace {part.name}", index / len(parts))
         try:
             traced = part if isinstance(part, TracedGraph) else _trace_few(part, drafted, options)
-            depth = Depth(layers_of(drafted.reduction.stacks, traced.prefix), "; ".join(drafted.reduction.notes))
+            depth = Depth(layers_of(drafted.reduction.stacks, traced), "; ".join(drafted.reduction.notes))
             at_full_depth(traced, depth)
         except StampError as error:
             report(f"trace {part.name} at full depth", index / len(parts))
@@ -236,14 +236,15 @@ def trace_component(component: Component, whole: Any, options: ExportOptions) ->
     )
 
 
-def layers_of(stacks: tuple[TracedStack, ...], prefix: str) -> tuple[Layers, ...]:
-    """Return the runs of layers in a component, from the stacks of the whole model.
+def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Layers, ...]:
+    """Return the runs of layers in a graph, from the stacks of the whole model; a decoder's has none of the encoder's.
 
     Lists that lie beside each other and are shortened alike hold parts of the same layers.
     """
     runs: dict[tuple[Any, ...], list[str]] = {}
+    parameters = list(traced.graph.graph.initializers)
     for stack in stacks:
-        if stack.path.startswith(prefix):
-            path = stack.path.removeprefix(prefix)
+        path = stack.path.removeprefix(traced.prefix)
+        if stack.path.startswith(traced.prefix) and any(name.startswith(f"{path}.") for name in parameters):
             runs.setdefault((path.rpartition(".")[0], stack.traced, stack.full), []).append(path)
     return tuple(Layers(tuple(paths), traced, full) for (_, traced, full), paths in runs.items())

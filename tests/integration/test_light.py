@@ -1,0 +1,108 @@
+"""Without torch and Transformers, exported directories load and generate what they generate with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import onnxport
+from conformance.checkpoints import make_checkpoint
+from onnxport import ExportOptions
+from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.light import LightModel
+
+ALONE = """
+import json, sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+import numpy as np
+import onnxport
+model = onnxport.load(sys.argv[1])
+inputs = {name: np.array(value) for name, value in json.loads(sys.argv[2]).items()}
+print(json.dumps(model.generate(inputs, **json.loads(sys.argv[3])).tolist()))
+assert not {"onnx", "onnx_ir", "safetensors", "huggingface_hub"} & sys.modules.keys()
+"""
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("light")
+    made = {}
+    for kind, feature, task in (
+        ("gpt2", "causal-lm", "text-generation-with-past"),
+        ("bart", "seq2seq-lm", "text2text-generation-with-past"),
+        ("bert", "sequence-classification", "text-classification"),
+    ):
+        checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
+        onnxport.export(checkpoint, root / kind, ExportOptions(task=task, validate="none"))
+        made[kind] = root / kind
+    return made
+
+
+def inputs() -> dict[str, Any]:
+    ids = np.random.default_rng(0).integers(5, 40, (2, 7))
+    mask = np.ones_like(ids)
+    mask[1, :3] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_nothing_heavy_is_needed(kind: str, directories: dict[str, Path]) -> None:
+    given = {name: value.tolist() for name, value in inputs().items()}
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1}
+    command = [sys.executable, "-c", ALONE, str(directories[kind]), json.dumps(given), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    model = onnxport.load(directories[kind])
+    tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
+    expected = model.generate(**tensors, max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=1)
+    found = np.array(json.loads(done.stdout))
+    assert np.array_equal(found[:, :-1], expected.numpy()[:, :-1])  # BART's settings force the last token
+
+
+def test_sampling_repeats_itself_with_a_seed(directories: dict[str, Path]) -> None:
+    model = LightModel(Directory(directories["gpt2"]))
+    settings = {"max_new_tokens": 12, "do_sample": True, "temperature": 1.5, "top_k": 20, "top_p": 0.9}
+    first = model.generate(inputs(), seed=3, **settings)
+    assert np.array_equal(first, model.generate(inputs(), seed=3, **settings))
+    assert not np.array_equal(first, model.generate(inputs(), seed=4, **settings))
+    nearly = {**settings, "temperature": 1e-4, "top_k": 0, "top_p": 1.0}
+    assert np.array_equal(
+        model.generate(inputs(), seed=3, **nearly), model.generate(inputs(), **{**settings, "do_sample": False})
+    )
+
+
+def test_a_classifier_takes_arrays(directories: dict[str, Path]) -> None:
+    outputs = LightModel(Directory(directories["bert"]))(**inputs())
+    tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
+    called = onnxport.load(directories["bert"])(**tensors)
+    assert isinstance(called.logits, torch.Tensor)
+    np.testing.assert_array_equal(outputs["logits"], called.logits.numpy())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}, {"num_beams": 3}, {"top_k": -1}]
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], directories: dict[str, Path]) -> None:
+    with pytest.raises(OptionError, match=next(iter(settings))):
+        LightModel(Directory(directories["gpt2"])).generate(inputs(), **settings)
+
+
+def test_a_classifier_generates_nothing(directories: dict[str, Path]) -> None:
+    with pytest.raises(UnsupportedError, match="text-classification"):
+        LightModel(Directory(directories["bert"])).generate(inputs())
+
+
+def test_inputs_that_do_not_fit(directories: dict[str, Path]) -> None:
+    model = LightModel(Directory(directories["gpt2"]))
+    with pytest.raises(OptionError, match="input_ids"):
+        model.generate({})
+    with pytest.raises(OptionError, match="shape"):
+        model.generate({"input_ids": np.array([1, 2, 3])})
