@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
+from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
@@ -76,11 +77,12 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Say whether a class makes its output token by token, each from a cache of those before it."""
-    if task.name == "text-generation":
+    if task.name == "text-generation" or (task.name in _FROM_MEDIA and hasattr(config, "text_config")):
         return not config.is_encoder_decoder
     return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
 
 
+_FROM_MEDIA = ("image-to-text", "audio-text-to-text")
 _FROM_ENCODERS = ("text2text-generation", "automatic-speech-recognition", "image-to-text")
 
 
@@ -185,6 +187,8 @@ def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = F
         preprocessor = plain_tokenizer(model.config)
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
+    if task.with_past and task.name in _FROM_MEDIA:
+        return _media_and_text(model, preprocessor, last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
     return (Component("model", model, _describe_one(model, task, preprocessor, last_logits), preprocessor),)
@@ -201,6 +205,21 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
     return (
         Component("encoder_model", encoder, says, preprocessor),
         Component("decoder_model_merged", model, DecoderOnnxConfig(model, says, preprocessor), preprocessor),
+    )
+
+
+def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
+    """Describe the graphs of a model that reads pictures or sounds beside a text."""
+    media = [name for name, (method, _) in MEDIA.items() if hasattr(model, method)]
+    if not media or not hasattr(model, "get_input_embeddings"):
+        raise UnsupportedError(
+            f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
+            "past; add --no-past"
+        )
+    return (
+        *(Component(name, model, MediaOnnxConfig(model, name, preprocessor), preprocessor) for name in media),
+        Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
+        Component("decoder_model_merged", model, StatesOnnxConfig(model, preprocessor, last_logits), preprocessor),
     )
 
 

@@ -18,6 +18,7 @@ from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _AXES: dict[str, dict[int, str]] = {
+    "inputs_embeds": {0: "batch", 1: "sequence"},
     "input_ids": {0: "batch", 1: "sequence"},
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},

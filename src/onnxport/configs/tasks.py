@@ -74,6 +74,7 @@ TASKS: tuple[Task, ...] = (
         ("AutoModelForSpeechSeq2Seq", "AutoModelForCTC"),
         ("ctc",),
     ),
+    Task("audio-text-to-text", "audio-text-to-text", ("AutoModelForMultimodalLM",)),
     Task("audio-classification", "audio-classification", ("AutoModelForAudioClassification",)),
     Task("audio-frame-classification", "audio-frame-classification", ("AutoModelForAudioFrameClassification",)),
     Task("audio-xvector", "audio-xvector", ("AutoModelForAudioXVector",)),

@@ -1,0 +1,167 @@
+"""Describe the graphs that a model becomes which reads pictures or sounds beside a text.
+
+An encoder per medium gives one state for each of the places that the medium takes in the text, `embed_tokens` gives the
+states of the tokens, and the decoder takes states instead of tokens; whoever runs them puts the former into the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs.derived import DerivedOnnxConfig, move
+from onnxport.errors import UnsupportedError
+
+_EMBEDS = "inputs_embeds"
+MEDIA = {"vision_encoder": ("get_image_features", "pixel_values"), "audio_encoder": ("get_audio_features", "input_features")}
+"""Component to the model's method that gives its states, and the input that it takes."""
+_AXES: dict[str, dict[int, str]] = {"pixel_values": {0: "batch"}, "input_features": {0: "batch"}}
+_OUTPUTS = {"vision_encoder": "image_features", "audio_encoder": "audio_features"}
+
+
+class MediaOnnxConfig(OnnxConfig):
+    """Describe what encodes pictures or sounds.
+
+    Args:
+        model: the whole model; it is run once.
+        component: `vision_encoder` or `audio_encoder`.
+        preprocessor: what makes pixels or features.
+
+    Raises:
+        UnsupportedError: the model needs more than these, or its states can't be had in one tensor.
+    """
+
+    def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
+        super().__init__(model.config, task="default")
+        self._method, self._input = MEDIA[component]
+        self._output = _OUTPUTS[component]
+        self._listed = False
+        self._look_at(model, preprocessor)
+
+    @property
+    def inputs(self) -> Axes:
+        """The pixels or features."""
+        return {self._input: _AXES[self._input]}
+
+    @property
+    def outputs(self) -> Axes:
+        """The states, [pictures or sounds, places, size]."""
+        return {self._output: {0: "batch"}}
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
+    ) -> Mapping[str, Any]:
+        """Make pictures or sounds; see `OnnxConfig`."""
+        made = super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes)
+        return {self._input: made[self._input]}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder and what brings its states to the size of the text's."""
+        model = getattr(forward, "__self__", forward)
+        if self._listed:
+            return {self._output: _projected(model, self._method, arguments)}
+        return {self._output: getattr(model, self._method)(**arguments, return_dict=True).pooler_output}
+
+    def _look_at(self, model: Any, preprocessor: Any) -> None:
+        import torch
+
+        arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
+        try:
+            with torch.no_grad():
+                states = getattr(model, self._method)(**arguments, return_dict=True).pooler_output
+        except (TypeError, AttributeError, ValueError) as error:
+            raise UnsupportedError(
+                f"{type(model).__name__} wants more than {self._input} to encode them, which can't be described yet "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        if isinstance(states, torch.Tensor):
+            return
+        self._listed = True
+        with torch.no_grad():
+            same = _projected(model, self._method, arguments)
+        if len(states) != len(same) or any(mine.shape != its.shape for mine, its in zip(same, states, strict=True)):
+            raise UnsupportedError(
+                f"{type(model).__name__} gives each of its {self._input} states of its own, as many as it likes, which "
+                "can't be described yet"
+            )
+
+
+def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Return what a model's projector says, as one tensor: the model makes a list of it, one for each of the batch.
+
+    Raises:
+        UnsupportedError: it has no projector, or does more than that with what it says.
+    """
+
+    def whole(_: Any, __: Any, said: Any) -> list[Any]:
+        return [said]
+
+    projector = next((m for name, m in model.named_modules() if name.endswith(_PROJECTORS)), None)
+    if projector is None:
+        raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}, so it can't be described yet")
+    handle = projector.register_forward_hook(whole)
+    try:
+        (states,) = getattr(model, method)(**arguments, return_dict=True).pooler_output
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UnsupportedError(
+            f"{type(model).__name__} gives each of its pictures or sounds states of its own, which can't be described yet"
+        ) from error
+    finally:
+        handle.remove()
+    return states
+
+
+_PROJECTORS = ("multi_modal_projector",)
+
+
+class EmbeddingOnnxConfig(OnnxConfig):
+    """Describe what turns tokens into states."""
+
+    @property
+    def inputs(self) -> Axes:
+        """The tokens."""
+        return {"input_ids": {0: "batch", 1: "sequence"}}
+
+    @property
+    def outputs(self) -> Axes:
+        """Their states, [batch, tokens, size]."""
+        return {_EMBEDS: {0: "batch", 1: "sequence"}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
+        """Make tokens; see `OnnxConfig`."""
+        made = super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"})
+        return {"input_ids": made["input_ids"]}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Look the tokens up."""
+        model = getattr(forward, "__self__", forward)
+        return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
+
+
+class StatesOnnxConfig(DerivedOnnxConfig):
+    """Describe a decoder that takes states instead of tokens.
+
+    Args:
+        model: the whole model; it is run once.
+        preprocessor: whose tokenizer makes texts.
+        last_logits: whether the graph gives the logits of the last token only.
+
+    Raises:
+        UnsupportedError: it keeps no keys and values of every layer.
+    """
+
+    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False) -> None:
+        self._size = model.get_input_embeddings().weight.shape[1]
+        super().__init__(model, preprocessor, use_past=True, last_logits=last_logits)
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make states of a text, and what else the decoder takes."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        tokens = made.pop("input_ids", None)
+        if tokens is None:
+            return made
+        return {_EMBEDS: torch.zeros(*tokens.shape, self._size), **made}
+
