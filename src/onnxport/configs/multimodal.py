@@ -14,7 +14,10 @@ from onnxport.configs.derived import DerivedOnnxConfig, move
 from onnxport.errors import UnsupportedError
 
 _EMBEDS = "inputs_embeds"
-MEDIA = {"vision_encoder": ("get_image_features", "pixel_values"), "audio_encoder": ("get_audio_features", "input_features")}
+MEDIA = {
+    "vision_encoder": ("get_image_features", "pixel_values"),
+    "audio_encoder": ("get_audio_features", "input_features"),
+}
 """Component to the model's method that gives its states, and the input that it takes."""
 _AXES: dict[str, dict[int, str]] = {"pixel_values": {0: "batch"}, "input_features": {0: "batch"}}
 _OUTPUTS = {"vision_encoder": "image_features", "audio_encoder": "audio_features"}
@@ -99,13 +102,13 @@ def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
 
     projector = next((m for name, m in model.named_modules() if name.endswith(_PROJECTORS)), None)
     if projector is None:
-        raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}, so it can't be described yet")
+        raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
     handle = projector.register_forward_hook(whole)
     try:
         (states,) = getattr(model, method)(**arguments, return_dict=True).pooler_output
     except (TypeError, ValueError, AttributeError) as error:
         raise UnsupportedError(
-            f"{type(model).__name__} gives each of its pictures or sounds states of its own, which can't be described yet"
+            f"{type(model).__name__} gives each picture or sound states of its own, which can't be described yet"
         ) from error
     finally:
         handle.remove()
@@ -132,6 +135,9 @@ class EmbeddingOnnxConfig(OnnxConfig):
         """Make tokens; see `OnnxConfig`."""
         made = super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"})
         return {"input_ids": made["input_ids"]}
+
+    def _component(self, preprocessor: Any) -> Any:
+        return getattr(preprocessor, "tokenizer", None) or preprocessor
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Look the tokens up."""
@@ -163,5 +169,10 @@ class StatesOnnxConfig(DerivedOnnxConfig):
         tokens = made.pop("input_ids", None)
         if tokens is None:
             return made
+        if "token_type_ids" in self._parameters:  # which tokens are a picture's: they see each other
+            made["token_type_ids"] = torch.zeros_like(tokens)
+            made["token_type_ids"][:, 1:3] = 1
         return {_EMBEDS: torch.zeros(*tokens.shape, self._size), **made}
 
+    def _component(self, preprocessor: Any) -> Any:
+        return getattr(preprocessor, "tokenizer", None) or preprocessor

@@ -32,6 +32,8 @@ def torch_model(directory: Directory) -> OnnxModel:
         UnsupportedError: nothing here runs its graphs.
     """
     config = AutoConfig.from_pretrained(directory.path, local_files_only=True)
+    if directory.has("embed_tokens"):
+        return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
         speech = config.model_type == "whisper"
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
@@ -350,6 +352,85 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
             feed["encoder_attention_mask"] = torch.ones(states.shape[:2], dtype=torch.int64) if mask is None else mask
         logits, remembered = self._step(feed, past_key_values)
         return _output({"logits": logits, "past_key_values": remembered, "encoder_last_hidden_state": states})
+
+
+class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
+    """Run a model that reads pictures or sounds beside a text: their states go where the text leaves room for them."""
+
+    decoder_name = "decoder_model_merged"
+
+    def _main_graph(self) -> Graph:
+        return self.directory.graph("embed_tokens")
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: OnnxCache | None = None,
+        pixel_values: Any = None,
+        input_features: Any = None,
+        token_type_ids: Any = None,
+        use_cache: bool | None = None,
+        **_: Any,
+    ) -> ModelOutput:
+        """Run one step.
+
+        Args:
+            input_ids: tokens, [batch, tokens]; the configuration's `image_token_id` or `audio_token_id` stands at the
+                places of a picture or a sound.
+            attention_mask: [batch, earlier tokens and these].
+            position_ids: [batch, tokens]; counted from the mask without.
+            past_key_values: what was remembered; it is brought up to date.
+            pixel_values: pictures.
+            input_features: sounds.
+            token_type_ids: [batch, tokens], 1 for those of a picture, for models whose pictures see themselves whole.
+            use_cache: return what is remembered, also where nothing was given.
+
+        Returns:
+            `logits` [batch, tokens, vocabulary], and `past_key_values`.
+
+        Raises:
+            OptionError: there are more or fewer places than states.
+        """
+        if past_key_values is None and use_cache:
+            past_key_values = OnnxCache(self._decoder)
+        states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
+        for component, (given, name, token) in _MEDIA.items():
+            value = {"pixel_values": pixel_values, "input_features": input_features}[given]
+            if value is not None and self.directory.has(component):
+                graph = self.directory.graph(component)
+                said = to_array(graph.run(_arrays({given: value}))[name])
+                states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
+        feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
+        if "token_type_ids" in self._decoder.graph.inputs:
+            feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        logits, remembered = self._step(feed, past_key_values)
+        return _output({"logits": logits, "past_key_values": remembered})
+
+
+_MEDIA = {
+    "vision_encoder": ("pixel_values", "image_features", "image_token_id"),
+    "audio_encoder": ("input_features", "audio_features", "audio_token_id"),
+}
+"""Component to its input, its output, and what the configuration calls the token that leaves room for it."""
+
+
+def _filled(states: Any, said: Any, places: Any) -> Any:
+    """Put an encoder's states at the places that the text leaves, in order.
+
+    Raises:
+        OptionError: there are more or fewer places than states.
+    """
+    rows = said.reshape(-1, states.shape[-1])
+    if places.sum() != len(rows):
+        raise OptionError(
+            f"the text leaves {places.sum()} places for pictures or sounds, which take {len(rows)}: make both with the "
+            "model's processor"
+        )
+    filled = states.copy()
+    filled[places] = rows
+    return filled
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]

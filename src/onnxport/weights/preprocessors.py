@@ -82,9 +82,14 @@ class Preprocessors:
 
 
 def _with_settings(loaded: Any, checkpoint: Checkpoint, options: ExportOptions) -> Any:
-    """Add the image processor or feature extractor that AutoProcessor left out of a checkpoint that has one."""
-    from transformers import PreTrainedTokenizerBase
+    """Put a tokenizer and an image processor or feature extractor together where no processor class does."""
+    from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
 
+    if isinstance(loaded, ImageProcessingMixin | FeatureExtractionMixin):
+        if not any((checkpoint.directory / name).is_file() for name in _TOKENIZER_FILES):
+            return loaded
+        part = "image_processor" if isinstance(loaded, ImageProcessingMixin) else "feature_extractor"
+        return Preprocessors(_load("AutoTokenizer", checkpoint, options), **{part: loaded})
     if not isinstance(loaded, PreTrainedTokenizerBase):
         return loaded
     if not (checkpoint.directory / "preprocessor_config.json").is_file():
