@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
-from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig
+from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
@@ -217,10 +217,16 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
             "past; add --no-past"
         )
     return (
-        *(Component(name, model, MediaOnnxConfig(model, name, preprocessor), preprocessor) for name in media),
+        *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
         Component("decoder_model_merged", model, StatesOnnxConfig(model, preprocessor, last_logits), preprocessor),
     )
+
+
+def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
+    if model.config.model_type in ("idefics3", "smolvlm"):
+        return TilesOnnxConfig(model.config)
+    return MediaOnnxConfig(model, component, preprocessor)
 
 
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs.arguments import PAST
 from onnxport.configs.derived import DerivedOnnxConfig, move
 from onnxport.errors import UnsupportedError
 
@@ -88,6 +89,44 @@ class MediaOnnxConfig(OnnxConfig):
                 f"{type(model).__name__} gives each of its {self._input} states of its own, as many as it likes, which "
                 "can't be described yet"
             )
+
+
+class TilesOnnxConfig(OnnxConfig):
+    """Describe the vision encoder of Idefics3 and SmolVLM, which take a picture in tiles, some of them empty."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Tiles, [batch, tiles, channels, height, width], and which of their pixels are a picture's."""
+        return {
+            "pixel_values": {0: "batch", 1: "num_images", 3: "height", 4: "width"},
+            "pixel_attention_mask": {0: "batch", 1: "num_images", 2: "height", 3: "width"},
+        }
+
+    @property
+    def outputs(self) -> Axes:
+        """The states of the tiles that aren't empty, [such tiles, places, size]."""
+        return {"image_features": {}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
+        """Make two tiles for each of a batch, of the size that the model was trained with."""
+        import torch
+
+        side = self._config.vision_config.image_size
+        shape = (self.default_batch_size, 2, 3, side, side)
+        mask = torch.ones(*shape[:2], side, side, dtype=torch.bool)
+        return {"pixel_values": torch.ones(shape), "pixel_attention_mask": mask}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder on all tiles, and leave out what it says of the empty ones."""
+        model = getattr(forward, "__self__", forward).model
+        tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
+        side = self._config.vision_config.patch_size
+        patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
+        states = model.vision_model(
+            pixel_values=tiles, patch_attention_mask=patches, return_dict=True
+        ).last_hidden_state
+        full = (tiles != 0).flatten(1).any(-1)
+        return {"image_features": model.connector(states)[full]}
 
 
 def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
@@ -176,3 +215,12 @@ class StatesOnnxConfig(DerivedOnnxConfig):
 
     def _component(self, preprocessor: Any) -> Any:
         return getattr(preprocessor, "tokenizer", None) or preprocessor
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder; PaliGemma looks at the kinds of tokens only where its cache is new, so it is told that."""
+        cache = arguments.get(PAST)
+        if cache is None or self._config.model_type != "paligemma":
+            return super().run(forward, arguments)
+        kind = type(cache)
+        cache.__class__ = type(kind.__name__, (kind,), {"is_initialized": property(lambda _: False)})
+        return super().run(forward, arguments)

@@ -370,6 +370,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         past_key_values: OnnxCache | None = None,
         pixel_values: Any = None,
         input_features: Any = None,
+        pixel_attention_mask: Any = None,
         token_type_ids: Any = None,
         use_cache: bool | None = None,
         **_: Any,
@@ -384,6 +385,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             past_key_values: what was remembered; it is brought up to date.
             pixel_values: pictures.
             input_features: sounds.
+            pixel_attention_mask: which pixels are a picture's, for models that take pictures in tiles.
             token_type_ids: [batch, tokens], 1 for those of a picture, for models whose pictures see themselves whole.
             use_cache: return what is remembered, also where nothing was given.
 
@@ -400,7 +402,9 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             value = {"pixel_values": pixel_values, "input_features": input_features}[given]
             if value is not None and self.directory.has(component):
                 graph = self.directory.graph(component)
-                said = to_array(graph.run(_arrays({given: value}))[name])
+                mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
+                taken = _arrays({given: value, _TILES: mask})
+                said = to_array(graph.run(taken)[name])
                 states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
         if "token_type_ids" in self._decoder.graph.inputs:
@@ -414,6 +418,14 @@ _MEDIA = {
     "audio_encoder": ("input_features", "audio_features", "audio_token_id"),
 }
 """Component to its input, its output, and what the configuration calls the token that leaves room for it."""
+
+
+_TILES = "pixel_attention_mask"
+
+
+def _of(mask: Any, tiles: Any) -> Any:
+    """Return the mask of tiles, [batch, tiles, height, width]: all pixels where none was given."""
+    return np.ones((*tiles.shape[:2], *tiles.shape[3:]), dtype=bool) if mask is None else mask
 
 
 def _filled(states: Any, said: Any, places: Any) -> Any:
