@@ -17,6 +17,8 @@ from onnxport.cli._options import bytes_from, options_from
 
 CHOSEN: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "fill-mask"], "fill-mask"),
+    "past": (["--no-past"], False),
+    "last_logits": (["--last-logits"], True),
     "opset": (["--opset", "21"], 21),
     "atol": (["--atol", "1e-4"], 1e-4),
     "rtol": (["--rtol", "0.5"], 0.5),
