@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 
+from benchmarks import generation
 from benchmarks.checkpoints import LARGE, SHAPES
 from benchmarks.environments import set_up
 from benchmarks.page import page, section
@@ -83,7 +84,10 @@ def _page() -> int:
     if not rows:
         tell("nothing was measured yet; run `make bench`")
         return 1
-    (REPOSITORY / "docs" / "benchmarks.md").write_text(page(rows), encoding="utf-8")
+    text = page(rows)
+    if generation.RESULT.is_file():
+        text += "\n" + generation.section(json.loads(generation.RESULT.read_text(encoding="utf-8")))
+    (REPOSITORY / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
     (REPOSITORY / "docs" / "benchmarks.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
 

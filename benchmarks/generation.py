@@ -1,0 +1,181 @@
+"""Measure how fast exported models generate, beside PyTorch and optimum-onnx's runtime.
+
+python -m benchmarks.generation [--runs 5]      # prints the section, keeps the figures for `python -m benchmarks page`
+
+Each side is a process of its own that stays: it loads, generates once to warm up, and then once for each of its turns.
+All have two threads, the same tokens or sound, and their own `generate`, which writes the same number of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WORK = REPOSITORY / ".cache" / "benchmarks"
+RESULT = WORK / "results" / "generation.json"
+THREADS, PROMPT, NEW = 2, 128, 128
+SIDES = {"onnxport": "", "PyTorch": "", "optimum-onnx": "optimum"}
+"""Side to the environment that it runs in; empty for this one."""
+WANTED = {("smollm2", "PyTorch"): 1.2, ("smollm2", "optimum-onnx"): 1.0, ("whisper-tiny", "PyTorch"): 1.2}
+"""Checkpoint and side to what our speed divided by its speed may be at least."""
+OVERHEAD = 0.15
+"""Of the session's own time, what Python may take in each step."""
+
+
+def main() -> int:
+    """Measure, or be one side."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation")
+    parser.add_argument("--runs", type=int, default=5, help="rounds (5)")
+    parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "DIR"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        return _serve(*arguments.side)
+    found = {model: _measure(model, arguments.runs) for model in ("smollm2", "whisper-tiny")}
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(_told(found, arguments.runs), indent=1) + "\n", encoding="utf-8")
+    print(section(json.loads(RESULT.read_text(encoding="utf-8"))))
+    return 0
+
+
+def section(result: dict[str, Any]) -> str:
+    """Return the Markdown of what was measured."""
+    lines = [
+        f"## h. Generating: prompt {PROMPT} (or 30 s of sound) and {NEW} new tokens, greedy, {THREADS} threads",
+        "",
+        "| checkpoint | side | tokens/s | ours / its | to reach | reached |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for model, sides in result["sides"].items():
+        rates = {side: NEW / statistics.median(run["seconds"] for run in runs) for side, runs in sides.items()}
+        for side, rate in rates.items():
+            ratio, wanted = rates["onnxport"] / rate, WANTED.get((model, side))
+            judged = ("", "", "") if wanted is None else (f"{ratio:.2f}", f"≥ {wanted}", _reached(ratio >= wanted))
+            lines.append(f"| {model} | {side} | {rate:.1f} | {' | '.join(judged)} |")
+        runs = sides["onnxport"]
+        share = statistics.median((run["seconds"] - run["session"]) / run["session"] for run in runs)
+        judged = f"{share:.1%} | ≤ {OVERHEAD:.0%} | {_reached(share <= OVERHEAD)}"
+        lines.append(f"| {model} | Python, of the session's own time | | {judged} |")
+    where = f"{result['date']}, commit {result['commit']}, rounds: {result['runs']}, load {result['load']:.1f} before."
+    return "\n".join([*lines, "", where, ""])
+
+
+def _reached(yes: bool) -> str:
+    return "yes" if yes else "**no**"
+
+
+def _told(found: dict[str, Any], runs: int) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": date, "commit": commit.stdout.strip(), "runs": runs, "load": os.getloadavg()[0], "sides": found}
+
+
+def _measure(model: str, runs: int) -> dict[str, list[dict[str, float]]]:
+    from benchmarks.rounds import Bench
+
+    checkpoint = Bench(WORK, gigabytes=1, limit=3600).checkpoint(model)
+    output = WORK / "generation" / model
+    if not output.is_dir():
+        from benchmarks.checkpoints import SHAPES
+
+        command = ["-m", "onnxport", "export", str(checkpoint), str(output), "--task", SHAPES[model].task]
+        subprocess.run([sys.executable, *command, "--validate", "none", "--quiet"], check=True)
+    found: dict[str, list[dict[str, float]]] = {}
+    with _started("onnxport", model, output) as ours, _started("PyTorch", model, checkpoint) as torch:
+        processes = {"onnxport": ours, "PyTorch": torch}
+        with _started("optimum-onnx", model, output) as theirs:
+            for _ in range(runs):
+                for side, process in {**processes, "optimum-onnx": theirs}.items():
+                    process.stdin.write("go\n")
+                    process.stdin.flush()
+                    found.setdefault(side, []).append(json.loads(process.stdout.readline()))
+    return found
+
+
+@contextmanager
+def _started(side: str, model: str, directory: Path) -> Iterator[Any]:
+    """Start a side, and wait until it has warmed up."""
+    name = SIDES[side]
+    python = str(WORK / "environments" / name / "bin" / "python") if name else sys.executable
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
+    command = [python, "-m", "benchmarks.generation", "--side", side, model, str(directory)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _serve(side: str, model: str, directory: str) -> int:
+    """Load, warm up, and generate once for each line."""
+    output = sys.stdout
+    sys.stdout = sys.stderr
+    import torch
+
+    torch.set_num_threads(THREADS)
+    loaded = {"onnxport": _ours, "PyTorch": _torch, "optimum-onnx": _optimum}[side](model, directory)
+    torch.manual_seed(0)
+    speech = model.startswith("whisper")
+    if speech:
+        given = {"input_features": torch.randn(1, loaded.config.num_mel_bins, 2 * loaded.config.max_source_positions)}
+    else:
+        ids = torch.randint(5, loaded.config.vocab_size - 5, (1, PROMPT))
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    wanted = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "num_beams": 1}
+    if not speech:
+        wanted["pad_token_id"] = 0
+
+    def generate() -> dict[str, float]:
+        decoder = getattr(loaded, "_decoder", None)
+        before = decoder.graph.seconds if decoder else 0.0
+        start = time.perf_counter()
+        with torch.no_grad():
+            loaded.generate(**given, **wanted)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "session": (decoder.graph.seconds - before) if decoder else seconds}
+
+    generate()
+    print("ready", file=output, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(generate()), file=output, flush=True)
+    return 0
+
+
+def _ours(model: str, directory: str) -> Any:
+    import onnxport
+
+    return onnxport.load(directory, threads=THREADS)
+
+
+def _torch(model: str, directory: str) -> Any:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(directory)
+    return getattr(transformers, config.architectures[0]).from_pretrained(directory).eval()
+
+
+def _optimum(model: str, directory: str) -> Any:
+    import onnxruntime
+    from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSpeechSeq2Seq
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    kind = ORTModelForSpeechSeq2Seq if model.startswith("whisper") else ORTModelForCausalLM
+    return kind.from_pretrained(directory, session_options=options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
