@@ -111,12 +111,7 @@ class LightModel:
         if "encoder_attention_mask" in self.directory.graph(_DECODER).inputs:
             fixed["encoder_attention_mask"] = completed(graph, arrays)["attention_mask"]
         given = arrays.get("decoder_input_ids")
-        return given if given is not None else np.full((batch, 1), self._first_token(), dtype=np.int64), fixed
-
-    def _first_token(self) -> int:
-        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
-        found = (self.directory.setting(name) for name in names)
-        return next((int(token) for token in found if token is not None), 0)
+        return given if given is not None else np.full((batch, 1), self.directory.first_token, dtype=np.int64), fixed
 
 
 def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
