@@ -269,6 +269,9 @@ def test_speech_of_whisper(parent: Path) -> None:
         assert_same(ours(sound(seconds), **settings), expected)
     with pytest.raises(OnnxportError, match="return_timestamps=True"):
         ours(sound(2), return_timestamps="word")
+    without_cache = exported(whisper(parent), "automatic-speech-recognition")
+    with pytest.raises(OnnxportError, match="--task automatic-speech-recognition-with-past"):
+        onnxport.pipeline("automatic-speech-recognition", without_cache)
 
 
 def test_half_precision(parent: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 from transformers import pipelines
 
-from onnxport.configs.tasks import canonical_task
+from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.runtime.models import OnnxModel
 
@@ -43,6 +43,11 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Any
         raise UnsupportedError(f"Transformers has no pipeline for {task!r}; it has {having}") from error
     _check_fits(task, model, known["pt"])
     needed = getattr(pipelines, known["impl"].rpartition(".")[2])
+    if needed._pipeline_calls_generate and model.config.is_encoder_decoder and not model.can_generate():
+        raise UnsupportedError(
+            f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
+            f"needs; export it with --task {model.directory.task}{PAST_SUFFIX}"
+        )
     parts = {
         name: _part(name, task, model, needed=bool(getattr(needed, f"_load_{name}")))
         for name in _PARTS
