@@ -51,7 +51,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._inputs: dict[str, Mapping[int, str]] = {}
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
-        self._compares = "pixel_values" in self._parameters and _has_both(preprocessor) and not model.can_generate()
+        reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
+        self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")

@@ -134,6 +134,9 @@ def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
             continue
         if name.endswith("attention_mask"):
             full[name] = np.ones(ids.shape[: len(place.axes)], dtype=place.dtype)
+        elif name == "pixel_mask":
+            batch, _, *size = np.shape(first)
+            full[name] = np.ones((batch, *size), dtype=place.dtype)
         elif name == "token_type_ids":
             full[name] = np.zeros(ids.shape, dtype=place.dtype)
         elif name == "position_ids":
