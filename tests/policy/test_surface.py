@@ -18,6 +18,8 @@ NAMES = {
     "__version__",
     "export",
     "inspect",
+    "load",
+    "pipeline",
     "validate",
 }
 

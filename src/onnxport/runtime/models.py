@@ -324,6 +324,7 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
         input_features: Any = None,
         input_values: Any = None,
         pixel_values: Any = None,
+        labels: Any = None,
         **_: Any,
     ) -> ModelOutput:
         """Run one step.
@@ -339,6 +340,7 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
             input_features: the encoder's input, where it hears.
             input_values: the encoder's input, where it hears samples.
             pixel_values: the encoder's input, where it sees.
+            labels: not used: Donut's processor makes them of every prompt, and no loss is computed.
 
         Returns:
             `logits` [batch, tokens, vocabulary], `past_key_values` and `encoder_last_hidden_state`.
