@@ -195,6 +195,23 @@ def test_zero_shot_object_detection(parent: Path) -> None:
     assert_same(ours(picture(), **labels), expected)
 
 
+def captioner(parent: Path) -> Path:
+    """Make a picture's encoder with a text's decoder, and a processor of the kind that Donut has."""
+    checkpoint = make_checkpoint("vision-encoder-decoder", "vision2seq-lm", parent)
+    images = transformers.AutoImageProcessor.from_pretrained(checkpoint)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    transformers.DonutProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(checkpoint)
+    return checkpoint
+
+
+def test_a_picture_becomes_a_text(parent: Path) -> None:
+    checkpoint = captioner(parent)
+    ours = onnxport.pipeline("image-to-text", exported(checkpoint, "image-to-text-with-past"))
+    original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
+    settings = {"text": "ab", "return_tensors": True, "generate_kwargs": {"max_new_tokens": 6, "do_sample": False}}
+    assert_same(ours(picture(), **settings), original(picture(), **settings))
+
+
 def wav2vec2(parent: Path, head: str) -> Path:
     config = transformers.Wav2Vec2Config(
         vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37,
