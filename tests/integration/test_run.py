@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,63 @@ def test_a_cache_generates_what_the_model_generates(decoder: Path, capsys: pytes
 def test_texts_are_continued(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, decoder, "--text", "ab", "--text", "abcd", "--max-new-tokens", "3")
     assert [len(entry["tokens"]) for entry in found] == [3, 3]
-    assert main(["run", str(decoder), "--input-ids", "99999999"]) == 1
+    assert main(["run", str(decoder), "--input-ids", "99999999"]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "ONNX Runtime can't run model.onnx" in captured.err
+
+
+def test_a_text_is_printed_while_it_is_made(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = answer(capsys, decoder, "--prompt", "ab", "--max-new-tokens", "8")
+    assert main(["run", str(decoder), "--prompt", "ab", "--prompt", "ab", "--max-new-tokens", "8", "--stream"]) == 0
+    assert capsys.readouterr().out == f"{found['text']}\n" * 2
+    assert main(["run", str(decoder), "--prompt", "ab", "--max-new-tokens", "8"]) == 0
+    assert capsys.readouterr().out == f"{found['text']}\n"
+
+
+def test_tokens_are_drawn(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--input-ids", "5,6,7", "--max-new-tokens", "12")
+    greedy = answer(capsys, decoder, *given)
+    hot = [answer(capsys, decoder, *given, "--temperature", "50", "--seed", str(seed)) for seed in (1, 1, 2)]
+    assert hot[0] == hot[1]
+    assert hot[0] != hot[2]
+    assert answer(capsys, decoder, *given, "--temperature", "50", "--greedy") == greedy
+    assert answer(capsys, decoder, *given, "--temperature", "50", "--top-k", "1") == greedy
+    assert answer(capsys, decoder, *given, "--seed", "1", "--top-p", "0.000001") == greedy
+    assert len(set(answer(capsys, decoder, *given, "--repetition-penalty", "1000")[0]["tokens"])) > 3
+    for wrong in (("--top-p", "2"), ("--temperature", "0"), ("--max-new-tokens", "0")):
+        assert main(["run", str(decoder), *given, *wrong]) == 2
+    assert "--max-new-tokens" in capsys.readouterr().err
+
+
+def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(decoder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    assert main(["run", str(bare), "--prompt", "ab"]) == 1
+    assert "has no tokenizer.json: give tokens" in capsys.readouterr().err
+    (found,) = answer(capsys, bare, "--input-ids", "5,6", "--max-new-tokens", "2")
+    assert found["text"] == ""
+    assert len(found["tokens"]) == 2
+    assert main(["run", str(bare), "--input-ids", "5,6", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().out == f"(no text, tokens {found['tokens']})\n"
+    assert main(["run", str(decoder)]) == 2
+    assert "--text" in capsys.readouterr().err
+
+
+def test_an_encoder_decoder_says_what_the_model_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    directory = exported("t5", "seq2seq-lm-with-past", tmp_path)
+    texts = ["abc", "a longer text"]
+    given = [part for text in texts for part in ("--text", text)]
+    found = answer(capsys, directory, *given, "--max-new-tokens", "7")
+    checkpoint = tmp_path / "checkpoints" / "t5-seq2seq-lm"
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    settings = {"max_new_tokens": 7, "do_sample": False, "decoder_start_token_id": tokenizer.pad_token_id}
+    for text, entry in zip(texts, found, strict=True):
+        wanted = model.generate(**tokenizer(text, return_tensors="pt"), **settings)[0, 1:]
+        assert entry["tokens"] == [token for token in wanted.tolist() if token != tokenizer.eos_token_id]
+        assert entry["text"] == tokenizer.decode(wanted, skip_special_tokens=True)
 
 
 def test_inspect_and_validate(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +140,7 @@ def test_a_picture_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_sound_of_another_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = exported("whisper", "speech2seq-lm", tmp_path)
+    directory = exported("whisper", "speech2seq-lm-with-past", tmp_path)
     samples = (np.sin(np.arange(44_100) / 16) * 20_000).astype("<i2")
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 44_100, len(samples), "NONE", ""))

@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from conformance.preprocessors import make_tokenizer
 from onnxport.bundles.manifest import ComponentDescription, Manifest
-from onnxport.cli import _answers, _generation
+from onnxport.cli import _answers
 from onnxport.cli._exported import Exported, open_exported
 from onnxport.cli._feeds import Given, feed_of
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UnsupportedError
+from onnxport.runtime.directory import Directory
 
 Compute = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 IDS = ("input_ids", "attention_mask", "token_type_ids")
@@ -64,7 +65,9 @@ def make(tmp_path: Path) -> Callable[..., Exported]:
         tokenizer: PreTrainedTokenizerFast = make_tokenizer("bert", 64, 2, "[UNK]", token_type_ids=True)
         tokenizer.save_pretrained(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
-        return Exported(tmp_path, manifest("x"), Session(inputs or tokens(*IDS), list(outputs), compute))
+        (tmp_path / "onnxport.json").write_text(manifest("x").to_json())
+        (tmp_path / "model.onnx").touch()
+        return Exported(Directory(tmp_path), Session(inputs or tokens(*IDS), list(outputs), compute))
 
     return built
 
@@ -99,7 +102,7 @@ def test_fill_mask(make: Callable[..., Exported]) -> None:
 
 def test_fill_mask_without_a_tokenizer(make: Callable[..., Exported]) -> None:
     exported = make(lambda feed: {"logits": one_hot(feed["input_ids"] + 1, 64)})
-    for file in exported.directory.glob("tokenizer*"):
+    for file in exported.directory.path.glob("tokenizer*"):
         file.unlink()
     found = _answers.fill_mask(exported, Given(input_ids=(7, 8)))
     assert [entry["best"][0]["label"] for entry in found.values] == ["8", "9"]
@@ -160,44 +163,25 @@ def test_choices(make: Callable[..., Exported]) -> None:
 
 def counting(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Say that the next token is the last one's number plus one."""
-    ids = feed.get("decoder_input_ids", feed["input_ids"])
-    outputs = {"logits": one_hot(ids + 1, 64)}
-    if "past_key_values.0.key" in feed:
-        past = feed["past_key_values.0.key"]
-        assert feed["attention_mask"].shape[1] == past.shape[2] + ids.shape[1]
-        assert feed["position_ids"][0, 0] == past.shape[2]
-        outputs["present.0.key"] = np.concatenate([past, np.ones((1, 2, ids.shape[1], 4), dtype=past.dtype)], axis=2)
-    return outputs
+    return {"logits": one_hot(feed.get("decoder_input_ids", feed["input_ids"]) + 1, 64)}
 
 
-CACHE = {"past_key_values.0.key": ("tensor(float16)", ["batch_size", 2, "past_sequence_length", 4])}
-
-
-@pytest.mark.parametrize("cache", [True, False])
-def test_generation(cache: bool, make: Callable[..., Exported]) -> None:
-    inputs = {**tokens("input_ids", "attention_mask", "position_ids"), **(CACHE if cache else {})}
-    exported = make(counting, ("logits", "present.0.key") if cache else ("logits",), inputs, eos_token_id=[33])
-    found = _generation.continue_text(exported, Given(input_ids=(5, 6, 7), max_new_tokens=4))
-    assert found.values[0]["tokens"] == [8, 9, 10, 11]
-    assert [feed["input_ids"].shape[1] for feed in exported.session.fed] == ([3, 1, 1, 1] if cache else [3, 4, 5, 6])
-    found = _generation.continue_text(exported, Given(input_ids=(30,), max_new_tokens=9))
-    assert found.values[0]["tokens"] == [31, 32]
-    two = _generation.continue_text(exported, Given(texts=("ab", "c"), max_new_tokens=2))
-    assert len(two.lines) == 2
-
-
-def test_an_encoder_decoder_starts_from_its_first_token(make: Callable[..., Exported]) -> None:
-    inputs = tokens("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
-    exported = make(counting, inputs=inputs, decoder_start_token_id=9, eos_token_id=13)
-    found = _generation.answer_sequence(exported, Given(texts=("ab", "abc"), max_new_tokens=20))
-    assert [value["tokens"] for value in found.values] == [[10, 11, 12]] * 2
-    assert len(exported.session.fed) == 4
+def test_what_is_not_given_is_that_of_a_plain_text(make: Callable[..., Exported]) -> None:
+    cache = {"past_key_values.0.key": ("tensor(float16)", ["batch_size", 2, "past_sequence_length", 4])}
+    names = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids")
+    exported = make(counting, inputs={**tokens(*names), **cache}, decoder_start_token_id=9)
+    assert exported.run({"input_ids": np.ones((2, 3))})["logits"].argmax(axis=-1).tolist() == [[10], [10]]
+    (feed,) = exported.session.fed
+    assert feed["attention_mask"].tolist() == [[1, 1, 1]] * 2
+    assert feed["position_ids"].tolist() == [[0, 1, 2]] * 2
+    assert feed["past_key_values.0.key"].shape == (2, 2, 0, 4)
+    assert feed["past_key_values.0.key"].dtype == np.float16
 
 
 def test_an_encoders_cache_cannot_be_made_up(make: Callable[..., Exported]) -> None:
     inputs = {**tokens("input_ids"), "past_key_values.0.encoder.key": ("tensor(float)", ["batch_size", 2, "e", 4])}
     with pytest.raises(UnsupportedError, match="without -with-past"):
-        _generation.answer_sequence(make(counting, inputs=inputs), Given(texts=("ab",)))
+        make(counting, inputs=inputs).run({"input_ids": np.ones((1, 2))})
 
 
 def test_what_the_graph_needs_and_the_user_did_not_give(make: Callable[..., Exported]) -> None:
@@ -212,28 +196,30 @@ def test_what_the_graph_needs_and_the_user_did_not_give(make: Callable[..., Expo
 def test_damaged_settings(make: Callable[..., Exported]) -> None:
     exported = make(counting)
     for text in ("{", "[]"):
-        (exported.directory / "config.json").write_text(text)
+        (exported.directory.path / "config.json").write_text(text)
         with pytest.raises(CorruptCheckpointError, match=r"config\.json"):
             exported.label(0)
 
 
 def test_directories_that_cannot_be_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match="no such directory"):
-        open_exported(tmp_path / "none")
+        Directory(tmp_path / "none")
     with pytest.raises(CheckpointNotFoundError, match=r"no onnxport\.json"):
-        open_exported(tmp_path)
+        Directory(tmp_path)
     (tmp_path / "onnxport.json").write_text(manifest("x", ("a.onnx", "b.onnx")).to_json())
+    with pytest.raises(CheckpointNotFoundError, match=r"lacks a\.onnx"):
+        Directory(tmp_path)
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).touch()
     with pytest.raises(UnsupportedError, match=r"a\.onnx, b\.onnx"):
-        open_exported(tmp_path)
+        open_exported(Directory(tmp_path))
     (tmp_path / "onnxport.json").write_text(manifest("x").to_json())
-    with pytest.raises(CheckpointNotFoundError, match=r"lacks model\.onnx"):
-        open_exported(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"\x08")
     with pytest.raises(CorruptCheckpointError, match=r"model\.onnx isn't a readable ONNX file"):
-        open_exported(tmp_path)
+        open_exported(Directory(tmp_path))
     (tmp_path / "onnxport.json").write_text("{")
     with pytest.raises(CorruptCheckpointError, match=rf"{tmp_path}: onnxport\.json is damaged"):
-        open_exported(tmp_path)
+        Directory(tmp_path)
 
 
 def test_a_text_for_a_graph_that_takes_none(make: Callable[..., Exported]) -> None:

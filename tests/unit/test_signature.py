@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import BartConfig, BloomConfig, GPT2Config
+from transformers import BartConfig, BloomConfig, CLIPConfig, DetrConfig, GPT2Config
 
 from onnxport.architectures import load_config_class
 from onnxport.configs.signature import Signature, axis_size, signature_of, solve
@@ -45,3 +45,15 @@ def test_blooms_folded_heads_follow_the_batch() -> None:
     config = load_config_class("BloomOnnxConfig").with_past(BloomConfig(n_layer=1, n_head=4))
     label = signature_of(config).inputs["past_key_values.0.key"][0]
     assert axis_size(label, 8, {"batch": 2}, {"batch": 3}) == 12
+
+
+def test_a_mask_of_pixels_is_as_large_as_the_picture() -> None:
+    config = load_config_class("DetrOnnxConfig")(DetrConfig(), task="object-detection")
+    assert config.inputs["pixel_mask"] == {0: "batch"}
+    assert signature_of(config).inputs["pixel_mask"] == {0: "batch", 1: "height", 2: "width"}
+
+
+def test_texts_are_compared_with_any_number_of_pictures() -> None:
+    found = signature_of(load_config_class("CLIPOnnxConfig")(CLIPConfig())).today()
+    assert found.inputs["input_ids"][0] == found.outputs["logits_per_text"][0] == "batch_size"
+    assert found.inputs["pixel_values"][0] == found.outputs["logits_per_image"][0] == "image_batch_size"

@@ -81,7 +81,7 @@ def classes(exported: Exported, given: Given) -> Answer:
     """Tell the likeliest classes of each text, picture or sound; the score itself where the model has only one."""
     logits = exported.run(feed_of(exported, given))["logits"]
     logits = logits.reshape(len(logits), -1)
-    if exported.settings().get("problem_type") == "multi_label_classification":
+    if exported.directory.config.get("problem_type") == "multi_label_classification":
         rows = 1 / (1 + np.exp(-logits))
     else:
         rows = softmax(logits) if logits.shape[1] > 1 else logits

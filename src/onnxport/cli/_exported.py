@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.bundles.manifest import Manifest, read_manifest
-from onnxport.errors import (
-    CheckpointNotFoundError,
-    CorruptCheckpointError,
-    OnnxportError,
-    OptionError,
-    UnsupportedError,
-    ValidationError,
-)
+from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
+from onnxport.runtime.directory import Directory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -26,7 +17,6 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, "NDArray[Any]"]
 
-PAST = "past_key_values."
 _FATAL = 4
 _DTYPES = {
     "tensor(float)": "float32",
@@ -44,12 +34,10 @@ class Exported:
 
     Attributes:
         directory: what an export wrote.
-        manifest: what its `onnxport.json` says.
-        session: its only graph, in ONNX Runtime.
+        session: its graph, or the one of several that takes the inputs, in ONNX Runtime.
     """
 
-    directory: Path
-    manifest: Manifest
+    directory: Directory
     session: onnxruntime.InferenceSession
 
     @property
@@ -57,38 +45,9 @@ class Exported:
         """The graph's inputs by name; each has `shape` and `type`."""
         return {value.name: value for value in self.session.get_inputs()}
 
-    def settings(self, name: str = "config.json") -> dict[str, Any]:
-        """Read a JSON file of the directory, empty where there is none.
-
-        Raises:
-            CorruptCheckpointError: it isn't a JSON object.
-        """
-        file = self.directory / name
-        if not file.is_file():
-            return {}
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{file} isn't JSON: {error}; export the model again") from error
-        if not isinstance(values, dict):
-            raise CorruptCheckpointError(f"{file} isn't a JSON object; export the model again")
-        return values
-
-    def setting(self, name: str) -> Any:
-        """Return a value that the generation settings or, else, the configuration or its decoder's have."""
-        config = self.settings()
-        places = (self.settings("generation_config.json"), config, config.get("decoder"), config.get("text_config"))
-        return next((place[name] for place in places if place and place.get(name) is not None), None)
-
-    def first_token(self) -> int:
-        """Return the token that a decoder starts from, as Transformers finds it."""
-        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
-        found = (self.setting(name) for name in names)
-        return next((int(token) for token in found if token is not None), 0)
-
     def label(self, index: int) -> str:
         """Name a class as the model's configuration does."""
-        return str((self.settings().get("id2label") or {}).get(str(index), index))
+        return str((self.directory.config.get("id2label") or {}).get(str(index), index))
 
     def load(self, auto_class: str) -> Any:
         """Load a preprocessor of the directory by the name of its Auto class; code in the directory never runs.
@@ -98,17 +57,17 @@ class Exported:
         """
         import transformers
 
-        lacking = f"{self.directory} has nothing that {auto_class} loads"
+        lacking = f"{self.directory.path} has nothing that {auto_class} loads"
         instead = "text models take token numbers with --input-ids, too"
         try:
             loaded = getattr(transformers, auto_class).from_pretrained(
-                self.directory, trust_remote_code=False, local_files_only=True
+                self.directory.path, trust_remote_code=False, local_files_only=True
             )
         except Exception as error:  # each tokenizer and processor class fails in its own way on what isn't there
             raise CheckpointNotFoundError(f"{lacking} ({type(error).__name__}: {error}); {instead}") from error
         # Without any vocabulary, Transformers 5 makes a tokenizer that knows only its special tokens.
         names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
-        if names and not any((self.directory / name).is_file() for name in names):
+        if names and not any((self.directory.path / name).is_file() for name in names):
             raise CheckpointNotFoundError(f"{lacking} (no {' or '.join(names)}); {instead}")
         return loaded
 
@@ -139,7 +98,9 @@ class Exported:
         except OnnxportError:
             raise
         except Exception as error:  # the runtime has no public base class for its errors
-            raise ValidationError(f"ONNX Runtime can't run {self.manifest.components[0].file}: {error}") from error
+            raise ValidationError(
+                f"ONNX Runtime can't run {self.directory.manifest.components[0].file}: {error}"
+            ) from error
         return {name: _readable(result) for name, result in zip(names, results, strict=True)}
 
     def _completed(self, feed: Mapping[str, Any]) -> Arrays:
@@ -147,7 +108,7 @@ class Exported:
         full = {name: np.asarray(array) for name, array in feed.items()}
         if "decoder_input_ids" in self.inputs and full:
             batch = len(next(iter(full.values())))
-            full.setdefault("decoder_input_ids", np.full((batch, 1), self.first_token(), dtype=np.int64))
+            full.setdefault("decoder_input_ids", np.full((batch, 1), self.directory.first_token, dtype=np.int64))
         for prefix in ("", "decoder_"):
             ids = full.get(f"{prefix}input_ids")
             if ids is not None:
@@ -155,37 +116,27 @@ class Exported:
                 full.setdefault(f"{prefix}token_type_ids", np.zeros_like(ids))
                 full.setdefault(f"{prefix}position_ids", np.broadcast_to(np.arange(ids.shape[-1]), ids.shape))
         for name, value in self.inputs.items():
-            if name.startswith(PAST) and name not in full and full:
+            if name.startswith("past_key_values.") and name not in full and full:
                 batch = len(next(iter(full.values())))
                 full[name] = np.zeros(_empty_cache(name, value.shape, batch), dtype=_DTYPES.get(value.type, "float32"))
         return full
 
 
-def open_exported(directory: str | Path) -> Exported:
-    """Open a directory with one graph.
+def open_exported(directory: Directory) -> Exported:
+    """Open the graph of a directory with one.
 
     Raises:
-        CheckpointNotFoundError: it isn't a directory that onnxport wrote.
         UnsupportedError: it holds several graphs.
         ValidationError: ONNX Runtime refuses the graph.
     """
     from onnxport.validation.prove import open_session
 
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
-    manifest = read_manifest(directory)
-    if manifest is None:
-        raise CheckpointNotFoundError(
-            f"{directory} holds no onnxport.json: it isn't a directory that onnxport wrote; export the model first"
+    files = [component.file for component in directory.manifest.components]
+    if len(files) != 1:
+        raise UnsupportedError(
+            f"{directory.path} holds several graphs ({', '.join(files)}); onnxport run tries directories with one"
         )
-    if len(manifest.components) != 1:
-        names = ", ".join(component.file for component in manifest.components)
-        raise UnsupportedError(f"{directory} holds several graphs ({names}); onnxport run tries directories with one")
-    file = directory / manifest.components[0].file
-    if not file.is_file():
-        raise CheckpointNotFoundError(f"{directory} lacks {file.name}, which its onnxport.json names")
-    return Exported(directory, manifest, open_session(file))
+    return Exported(directory, open_session(directory.path / files[0]))
 
 
 def _empty_cache(name: str, shape: list[Any], batch: int) -> list[int]:

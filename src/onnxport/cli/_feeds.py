@@ -22,7 +22,6 @@ class Given:
         image: file with a picture.
         audio: .wav file.
         input_ids: token numbers, [1, length].
-        max_new_tokens: how many tokens to generate.
     """
 
     texts: tuple[str, ...] = ()
@@ -31,7 +30,6 @@ class Given:
     image: str | None = None
     audio: str | None = None
     input_ids: tuple[int, ...] = ()
-    max_new_tokens: int = 20
 
     def __post_init__(self) -> None:
         if self.texts and self.input_ids:

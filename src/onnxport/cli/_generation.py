@@ -86,7 +86,7 @@ def _inputs(directory: Directory, given: Given, row: tuple[tuple[str, ...], Text
         if not texts or text is None:
             raise OptionError("give at least one --text (or token numbers with --input-ids)")
         return dict(text.encode(texts))
-    exported = Exported(directory.path, directory.manifest, directory.graph(first).session)
+    exported = Exported(directory, directory.graph(first).session)
     return image_feed(exported, given) if "pixel_values" in takes else audio_feed(exported, given)
 
 

@@ -10,7 +10,6 @@ from onnxport.cli._answers import Answer
 from onnxport.cli._exported import Exported, open_exported
 from onnxport.cli._feeds import Given, feed_of
 from onnxport.cli._generation import Wanted, generate
-from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 
@@ -32,8 +31,8 @@ def quick_run(directory: str | Path, given: Given, wanted: Wanted | None = None)
     opened = Directory(directory)
     if LightModel(opened).can_generate:
         return generate(opened, given, wanted or Wanted())
-    exported = open_exported(directory)
-    answer = _ANSWERS.get(exported.manifest.task.removesuffix(PAST_SUFFIX), _shapes)
+    exported = open_exported(opened)
+    answer = _ANSWERS.get(opened.task, _shapes)
     return answer(exported, given)
 
 

@@ -12,6 +12,7 @@ Axes = Mapping[int, str]
 
 _TODAY = {
     "batch": "batch_size",
+    "image_batch": "image_batch_size",
     "sequence": "sequence_length",
     "past_sequence": "past_sequence_length",
     "encoder_sequence": "encoder_sequence_length",

@@ -53,6 +53,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
+        self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
@@ -93,7 +95,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         import torch
 
         generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
-        made = generate(tokenizer, batch_size, seq_length, is_pair=is_pair, framework="pt")
+        parts = (tokenizer.tokenizer, tokenizer.image_processor) if self._compares else (tokenizer,)
+        made: dict[str, Any] = {}
+        for part in parts:
+            made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
         inputs = {name: value for name, value in made.items() if name in self._parameters}
         if not self._generates or "input_ids" not in inputs:
             return inputs
@@ -136,6 +141,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if wants_past:
             self._cache_shapes = _cache_shapes(model, result.get("past_key_values"))
         self.use_past = wants_past
+
+
+def _has_both(preprocessor: Any) -> bool:
+    """Say whether a processor prepares texts and pictures."""
+    return all(getattr(preprocessor, part, None) is not None for part in ("tokenizer", "image_processor"))
 
 
 def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:

@@ -50,8 +50,9 @@ def _relabel(labels: Labels, label: Callable[[str], str]) -> Labels:
 def signature_of(config: OnnxConfig) -> Signature:
     """Read the signature off a configuration, with labels that are true for every tensor.
 
-    4.37.2 gave a past input the label of the present, and left the length of `decoder_input_ids` out where a past
-    is given; both are put right here, the configuration itself keeps what it always said.
+    4.37.2 gave a past input the label of the present, left the length of `decoder_input_ids` out where a past is given
+    and the size of a mask of pixels, and let texts be compared with as many pictures only; all of this is put right
+    here, the configuration itself keeps what it always said.
     """
     static = config.static_symbols
     seq2seq = any(".encoder." in name for name in config.inputs)
@@ -60,6 +61,11 @@ def signature_of(config: OnnxConfig) -> Signature:
         for name, axes in config.inputs.items()
     }
     outputs = {name: dict(axes) for name, axes in config.outputs.items()}
+    if "pixel_mask" in inputs:
+        inputs["pixel_mask"].update({1: "height", 2: "width"})
+    if "logits_per_image" in outputs:
+        for name in ("logits_per_image", "image_embeds", "pixel_values"):
+            (inputs if name in inputs else outputs).get(name, {})[0] = "image_batch"
     if not seq2seq:
         past = any(name.startswith(PAST_INPUTS) for name in inputs)
         if past and inputs.get("attention_mask") == inputs.get("input_ids"):

@@ -91,3 +91,10 @@ class Directory:
         config = self.config
         places = (self.generation, config, config.get("decoder"), config.get("text_config"))
         return next((place[name] for place in places if place and place.get(name) is not None), None)
+
+    @property
+    def first_token(self) -> int:
+        """The token that a decoder starts from, as Transformers finds it."""
+        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+        found = (self.setting(name) for name in names)
+        return next((int(token) for token in found if token is not None), 0)

@@ -108,12 +108,7 @@ class LightModel:
         fixed = encoded(graph, arrays, self.directory.graph(_DECODER))
         batch = len(fixed["encoder_hidden_states"])
         given = arrays.get("decoder_input_ids")
-        return given if given is not None else np.full((batch, 1), self._first_token(), dtype=np.int64), fixed
-
-    def _first_token(self) -> int:
-        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
-        found = (self.directory.setting(name) for name in names)
-        return next((int(token) for token in found if token is not None), 0)
+        return given if given is not None else np.full((batch, 1), self.directory.first_token, dtype=np.int64), fixed
 
 
 def encoded(encoder: Graph, inputs: Mapping[str, Any], decoder: Graph) -> Arrays:
@@ -159,6 +154,9 @@ def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
             continue
         if name.endswith("attention_mask"):
             full[name] = np.ones(ids.shape[: len(place.axes)], dtype=place.dtype)
+        elif name == "pixel_mask":
+            batch, _, *size = np.shape(first)
+            full[name] = np.ones((batch, *size), dtype=place.dtype)
         elif name == "token_type_ids":
             full[name] = np.zeros(ids.shape, dtype=place.dtype)
         elif name == "position_ids":

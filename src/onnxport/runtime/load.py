@@ -63,14 +63,25 @@ def pipeline(task: str, directory: str | Path, **arguments: Any) -> Any:
 
     Raises:
         MissingDependencyError: torch or Transformers isn't installed.
-        UnsupportedError: there is no such pipeline.
+        UnsupportedError: there is no such pipeline, or the directory was exported for another task.
+        CheckpointNotFoundError: the directory lacks a tokenizer or processor that the pipeline needs.
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         raise MissingDependencyError("pipelines need torch and transformers: pip install 'onnxport[export]'")
     from onnxport.runtime.pipelines import make_pipeline
 
     names = ("device", "providers", "session_options", "threads")
-    model = load(directory, **{name: arguments.pop(name) for name in names if name in arguments})
+    settings = {name: arguments.pop(name) for name in names if name in arguments}
+    if "device" in settings:
+        settings["device"] = _device(settings["device"])
+    model = load(directory, **settings)
     if isinstance(model, LightModel):
         raise UnsupportedError(f"{directory} can't be run as a pipeline")
     return make_pipeline(task, model, arguments)
+
+
+def _device(device: Any) -> str:
+    """Return the name of a device as pipelines take it: a number, a name, or one of torch."""
+    if isinstance(device, int):
+        return "cpu" if device < 0 else f"cuda:{device}"
+    return str(device or "cpu")

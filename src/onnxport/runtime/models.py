@@ -56,11 +56,11 @@ class OnnxModel:
         config: the model's configuration.
         device: where its outputs are.
         dtype: element type of its outputs.
+        architecture: name of the class that was exported.
     """
 
     main_input_name = "input_ids"
     base_model_prefix = ""
-    input_modalities = ("text",)
     output_modalities = ("text",)
     _is_stateful = False
 
@@ -68,11 +68,13 @@ class OnnxModel:
         self.directory = directory
         self.config = config
         self.device = torch.device("cpu")
-        self.dtype = torch.float32
+        self.architecture = str(directory.manifest.source["architecture"])
         self.name_or_path = str(directory.path)
         graph = self._main_graph()
-        first = next((n for n in _MAIN_INPUTS if n in graph.inputs), next(iter(graph.inputs)))
-        self.main_input_name = first
+        kinds = [place.dtype for place in graph.outputs.values() if place.dtype.startswith("float")]
+        self.dtype = getattr(torch, kinds[0]) if kinds else torch.float32
+        self.input_modalities = tuple(kind for name, kind in _MODALITIES.items() if name in graph.inputs)
+        self.main_input_name = next((n for n in _MODALITIES if n in graph.inputs), next(iter(graph.inputs)))
 
     def _main_graph(self) -> Graph:
         return self.directory.graph("model")
@@ -124,7 +126,8 @@ class OnnxModel:
         return f"{type(self).__name__}({self.name_or_path!r})"
 
 
-_MAIN_INPUTS = ("input_ids", "pixel_values", "input_features", "input_values")
+_MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "audio", "input_values": "audio"}
+"""Main inputs to what they are made of; the first that a graph has is its main one."""
 
 
 class OnnxCache(Cache):  # type: ignore[misc]
@@ -269,7 +272,7 @@ class OnnxEncoder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.main_input_name = next(name for name in _MAIN_INPUTS if name in graph.inputs)
+        self.main_input_name = next(name for name in _MODALITIES if name in graph.inputs)
 
     def forward(
         self,
@@ -322,6 +325,7 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
         input_features: Any = None,
         input_values: Any = None,
         pixel_values: Any = None,
+        labels: Any = None,
         **_: Any,
     ) -> ModelOutput:
         """Run one step.
@@ -337,6 +341,7 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
             input_features: the encoder's input, where it hears.
             input_values: the encoder's input, where it hears samples.
             pixel_values: the encoder's input, where it sees.
+            labels: not used: Donut's processor makes them of every prompt, and no loss is computed.
 
         Returns:
             `logits` [batch, tokens, vocabulary], `past_key_values` and `encoder_last_hidden_state`.
@@ -452,6 +457,24 @@ class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[mi
         super().__init__(directory, config)
         strides = SimpleNamespace(conv1=SimpleNamespace(stride=(1,)), conv2=SimpleNamespace(stride=(2,)))
         self.model = SimpleNamespace(encoder=strides)  # from which its `generate` reads how long a state is
+
+    def generate(self, *arguments: Any, return_token_timestamps: bool | None = None, **settings: Any) -> Any:
+        """Write down a sound; see Transformers' Whisper.
+
+        Args:
+            *arguments: the sound's features, and what else Whisper's `generate` takes.
+            return_token_timestamps: must not be set: times of words are read from attentions, which no graph gives.
+            **settings: see Whisper's `generate`.
+
+        Raises:
+            UnsupportedError: times of words are asked for.
+        """
+        if return_token_timestamps:
+            raise UnsupportedError(
+                "times of words are read from attentions, which the exported graphs don't give; return_timestamps=True "
+                "gives those of segments"
+            )
+        return super().generate(*arguments, **settings)
 
 
 def _arrays(inputs: Mapping[str, Any]) -> dict[str, Any]:

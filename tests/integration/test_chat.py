@@ -1,0 +1,181 @@
+"""`onnxport chat` on a tiny exported GPT-2 that has a chat template."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onnxport
+from conformance.checkpoints import make_checkpoint, randomize
+from conformance.preprocessors import make_tokenizer
+from onnxport import ExportOptions
+from onnxport.cli import main
+from onnxport.runtime.light import LightModel
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role[0] }} {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}a {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export a model that never ends an answer by itself."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    parent = tmp_path_factory.mktemp("chat")
+    checkpoint = parent / "checkpoint"
+    config = GPT2Config(
+        vocab_size=64, n_positions=20_000, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
+    )
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config)
+    randomize(model)
+    model.save_pretrained(checkpoint)
+    make_tokenizer("gpt2", 64, 0, "<|endoftext|>").save_pretrained(checkpoint)
+    (checkpoint / "chat_template.jinja").write_text(TEMPLATE)
+    onnxport.export(checkpoint, parent / "exported", ExportOptions(validate="none"))
+    return parent / "exported"
+
+
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Record the tokens that every answer is made from."""
+    seen: list[list[int]] = []
+    stream = LightModel.stream
+
+    def recorded(self: LightModel, inputs: Any, **settings: Any) -> Any:
+        seen.append(inputs["input_ids"][0].tolist())
+        return stream(self, inputs, **settings)
+
+    monkeypatch.setattr(LightModel, "stream", recorded)
+    return seen
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def tokens(directory: Path, text: str) -> list[int]:
+    from transformers import AutoTokenizer
+
+    return list(AutoTokenizer.from_pretrained(directory)(text, add_special_tokens=False)["input_ids"])
+
+
+def test_a_conversation(
+    directory: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "hi", "", "more", "/new", "hi")
+    assert main(["chat", str(directory), "--system", "be", "--max-new-tokens", "4"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, _, again = captured.out.splitlines()
+    assert first == again != ""
+    texts = ["s be u hi a ", f"s be u hi a {first} u more a ", "s be u hi a "]
+    assert prompts == [tokens(directory, text) for text in texts]
+
+
+def test_an_answer_comes_piece_by_piece(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pieces: list[str] = []
+    write = sys.stdout.write
+    monkeypatch.setattr(sys.stdout, "write", lambda text: pieces.append(text) or write(text))
+    say(monkeypatch, "hi")
+    assert main(["chat", str(directory), "--max-new-tokens", "6"]) == 0
+    assert len([piece for piece in pieces if piece.strip()]) > 2
+    assert "".join(pieces) == capsys.readouterr().out
+
+
+def test_directories_without_conversations(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(directory, plain, ignore=shutil.ignore_patterns("chat_template*"))
+    assert main(["chat", str(plain)]) == 1
+    assert "has no chat template: the model wasn't made for conversations" in capsys.readouterr().err
+    (plain / "chat_template.jinja").write_text("{{ raise_exception('no users here') }}")
+    assert main(["chat", str(plain)]) == 1
+    assert "refuses the conversation: no users here" in capsys.readouterr().err
+    (plain / "tokenizer.json").unlink()
+    assert main(["chat", str(plain)]) == 1
+    assert "has no tokenizer.json" in capsys.readouterr().err
+    checkpoint = make_checkpoint("gpt2", "sequence-classification", tmp_path)
+    onnxport.export(checkpoint, tmp_path / "classifier", ExportOptions(validate="none"))
+    assert main(["chat", str(tmp_path / "classifier")]) == 1
+    assert "exported for text-classification: it holds no conversations" in capsys.readouterr().err
+
+
+class Terminal:
+    """Run the command on a pseudo-terminal."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "onnxport", "chat", *arguments]
+        self.fd, other = pty.openpty()
+        self.process = subprocess.Popen(
+            command, stdin=other, stdout=other, stderr=other, start_new_session=True, close_fds=True,
+            preexec_fn=_own_terminal,
+        )  # fmt: skip
+        os.close(other)
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Read until a text is shown, and forget it and what came before it."""
+        self._read_until(lambda: text in self.shown)
+        self.shown = self.shown.split(text, 1)[1]
+
+    def wait_for_more(self) -> None:
+        """Read until something is shown."""
+        self._read_until(lambda: len(self.shown.strip()) > 5)
+
+    def _read_until(self, enough: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not enough():
+            assert time.monotonic() < end, f"only {self.shown!r} was shown"
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.shown += os.read(self.fd, 4096).decode(errors="replace")
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.fd)
+
+
+def _own_terminal() -> None:
+    """Make the pseudo-terminal the one that sends the process its signals."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_ctrl_c_stops_an_answer_and_ctrl_d_ends_the_conversation(directory: Path) -> None:
+    terminal = Terminal(str(directory), "--max-new-tokens", "19000")
+    try:
+        terminal.wait_for("Ctrl-C stops an answer")
+        terminal.wait_for("> ")
+        for _ in range(2):
+            terminal.type("hi\n")
+            terminal.wait_for("hi")
+            terminal.wait_for_more()
+            terminal.type("\x03")
+            terminal.wait_for("[stopped]")
+            terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.close()
