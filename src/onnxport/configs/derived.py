@@ -12,8 +12,8 @@ from typing import Any
 
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
-from onnxport.configs.caches import cache_to_past
-from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.configs.arguments import PAST
+from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -29,7 +29,7 @@ _AXES: dict[str, dict[int, str]] = {
     "input_values": {0: "batch", 1: "audio_sequence"},
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
-_NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "past_key_values", "rope_deltas")
+_NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAMES)
 
 
 class DerivedOnnxConfig(OnnxConfigWithPast):
@@ -50,7 +50,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
         self._inputs: dict[str, Mapping[int, str]] = {}
         self._outputs: dict[str, Mapping[int, str]] = {}
-        self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self._states = CacheStates((), 0)
+        self._cache_name = next((name for name in CACHE_NAMES if name in self._parameters), PAST)
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
@@ -62,7 +63,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Inputs of the graph, in order, with their dynamic axes."""
         inputs = dict(self._inputs)
         if self.use_past:
-            self.fill_with_past_key_values_(inputs, "inputs")
+            inputs.update(self._states.named("inputs"))
             inputs["attention_mask"] = {0: "batch", 1: "past_sequence + sequence"}
         return inputs
 
@@ -71,13 +72,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Outputs of the graph, in order; their axes are found by tracing."""
         outputs = dict(self._outputs)
         if self.use_past:
-            self.fill_with_past_key_values_(outputs, "outputs")
+            outputs.update(self._states.named("outputs"))
         return outputs
 
     @property
     def num_layers(self) -> int:
         """Layers that have a cache."""
-        return len(self._cache_shapes)
+        return len(self._states.layers)
 
     def generate_dummy_inputs(  # type: ignore[override]
         self,
@@ -102,14 +103,30 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             inputs["position_ids"] = torch.arange(past, past + length).expand(batch, length).clone()
         if self.use_past:
             inputs["attention_mask"] = extend_mask(inputs["attention_mask"], past)
-            inputs["past_key_values"] = [
-                tuple(torch.zeros(batch, heads, past, size) for heads, size in layer) for layer in self._cache_shapes
-            ]
+            inputs[PAST] = self._states.zeros(batch, past)
         return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`."""
-        return super().run(forward, {**arguments, **self._more})
+        named = {self._cache_name if name == PAST else name: value for name, value in arguments.items()}
+        result = super().run(forward, {**named, **self._more})
+        return {PAST if name == self._cache_name else name: value for name, value in result.items()}
+
+    def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
+        self, name: str, field: Any
+    ) -> dict[str, Any]:
+        """Name what the layers of a cache remember; flatten anything else as the base does."""
+        if name in (PAST, "present") and self.use_past:
+            return self._states.flattened("inputs" if name == PAST else "outputs", field)
+        return super().flatten_output_collection_property(name, field)
+
+    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+        """Build the cache; see `OnnxConfig`."""
+        return self._states.to_cache(past)
+
+    def cache_to_past(self, cache: Any) -> Any:
+        """Take the cache apart; see `OnnxConfig`."""
+        return self._states.from_cache(cache)
 
     def _look_at(self, model: Any, preprocessor: Any) -> None:
         """Run the model once without past and note its inputs, outputs and cache."""
@@ -128,7 +145,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:
-            self._cache_shapes = _cache_shapes(model, result.get("past_key_values"))
+            self._states = CacheStates.of(model, result.get(self._cache_name))
         self.use_past = wants_past
 
 
@@ -136,24 +153,3 @@ def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """Return inputs on a model's device, those of floating point in its dtype."""
     device, dtype = next(model.parameters()).device, model.dtype
     return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
-
-
-def _cache_shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return ((key heads, key size), (value heads, value size)) per layer.
-
-    Raises:
-        UnsupportedError: the model has no cache of keys and values of shape [batch, heads, length, size].
-    """
-    layers = cache_to_past(cache) if hasattr(cache, "layers") and _is_plain(cache) else []
-    if not layers or any(tensor.dim() != 4 for layer in layers for tensor in layer):
-        kept = f"a {type(cache).__name__}, not keys and values of every layer" if cache is not None else "no cache"
-        raise UnsupportedError(
-            f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
-            f"without {PAST_SUFFIX}: --task text-generation, for instance"
-        )
-    return [tuple((int(t.shape[1]), int(t.shape[3])) for t in layer) for layer in layers]  # type: ignore[misc]
-
-
-def _is_plain(cache: Any) -> bool:
-    """Say whether every layer holds keys and values, and nothing else that the next step needs."""
-    return all(getattr(layer, "keys", None) is not None and not hasattr(layer, "conv_states") for layer in cache.layers)
