@@ -13,6 +13,7 @@ from typing import Any
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs.arguments import PAST
+from onnxport.configs.recurrences import patches_of
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.errors import UnsupportedError
 
@@ -46,7 +47,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     """
 
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        super().__init__(model.config, task="default", use_past=use_past)
+        super().__init__(model.config, "default", patches_of(model), use_past)
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
         self._inputs: dict[str, Mapping[int, str]] = {}
         self._outputs: dict[str, Mapping[int, str]] = {}
@@ -109,6 +110,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`."""
         named = {self._cache_name if name == PAST else name: value for name, value in arguments.items()}
+        if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
+            named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
         result = super().run(forward, {**named, **self._more})
         return {PAST if name == self._cache_name else name: value for name, value in result.items()}
 

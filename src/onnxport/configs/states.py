@@ -104,6 +104,11 @@ class CacheStates:
             raise UnsupportedError(_refusal(model, kept))
         return cls(tuple(parts for parts in found if parts), len(layers))
 
+    @property
+    def grows(self) -> bool:
+        """Whether anything in it grows by each token."""
+        return any(part.grows for parts in self.layers for part in parts)
+
     def named(self, direction: str) -> dict[str, Mapping[int, str]]:
         """Return the names of the graph's `inputs` or `outputs`, with their dynamic axes."""
         return {part.name(direction): part.axes(direction) for parts in self.layers for part in parts}
