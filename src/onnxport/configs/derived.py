@@ -13,8 +13,9 @@ from typing import Any
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs.arguments import PAST
-from onnxport.configs.recurrences import patches_of
+from onnxport.configs.recurrences import forgets, patches_of
 from onnxport.configs.states import CACHE_NAMES, CacheStates
+from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -56,6 +57,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
+        self._forgets = forgets(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._look_at(model, preprocessor)
 
@@ -108,7 +110,29 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model; see `OnnxConfig`."""
+        """Run the model; see `OnnxConfig`. One that forgets its state gets its tokens one by one, unless traced."""
+        import torch
+
+        if PAST in arguments and self._forgets and not torch.compiler.is_exporting():
+            return self._run_steps(forward, arguments)
+        return self._run_once(forward, arguments)
+
+    def _run_steps(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        count, now, logits = arguments["input_ids"].shape[1], dict(arguments), []
+        for left in reversed(range(count)):
+            for name in ("input_ids", "position_ids", "attention_mask"):
+                if name in arguments:
+                    values = arguments[name][:, : arguments[name].shape[1] - left]
+                    now[name] = values if name == "attention_mask" else values[:, -1:]
+            result = self._run_once(forward, now)
+            now[PAST] = result[PAST]
+            logits.append(result["logits"])
+        kept = logits[-1:] if self._more else logits
+        return {**result, "logits": torch.cat(kept, dim=1)}
+
+    def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         named = {self._cache_name if name == PAST else name: value for name, value in arguments.items()}
         if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
             named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
@@ -149,6 +173,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:
             self._states = CacheStates.of(model, result.get(self._cache_name))
+            if self._states.recurs and not self._patching_specs:
+                raise UnsupportedError(
+                    f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
+                    f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+                )
         self.use_past = wants_past
 
 

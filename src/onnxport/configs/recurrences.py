@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._patching import PatchingSpec
@@ -22,13 +23,41 @@ def patches_of(model: Any) -> list[PatchingSpec]:
     Args:
         model: a Transformers model.
     """
-    modules = {name: sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())}
-    return [
+    specs = [
         PatchingSpec(module, name, replacement)
-        for module in modules.values()
+        for module in _modules(model)
         for name, replacement in _REPLACEMENTS.items()
         if hasattr(module, name)
     ]
+    scans = [module for module in _modules(model) if hasattr(module, _WITHOUT_STATE)]
+    for module in scans:
+        state: list[Any] = []
+        specs.append(PatchingSpec(module, _WITHOUT_STATE, partial(selective_scan, state=state)))
+        own = {type(part) for part in model.modules() if hasattr(part, "A_log")}
+        specs += [PatchingSpec(kind, "forward", _handing(kind.forward, state)) for kind in own]
+    return specs
+
+
+def forgets(model: Any) -> bool:
+    """Say whether a model's own code forgets its state where it gets several tokens at once, as Mamba 1's does."""
+    return any(hasattr(module, _WITHOUT_STATE) for module in _modules(model))
+
+
+def _modules(model: Any) -> list[Any]:
+    return [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
+
+
+def _handing(forward: Callable[..., Any], state: list[Any]) -> Callable[..., Any]:
+    """Return a layer's forward that leaves its state for the scan inside it, which isn't given one."""
+
+    @wraps(forward)
+    def handing(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
+        first = None if cache_params is None else cache_params.get_recurrent_state(self.layer_idx)
+        if first is not None:
+            state[:] = first.unbind(1) if first.dim() == 4 else [first]  # Zamba scans one head after the other
+        return forward(self, hidden_states, cache_params=cache_params, **more)
+
+    return handing
 
 
 def decayed_attention(
@@ -108,6 +137,49 @@ def gated_delta_rule(
     return outputs.transpose(0, 1).to(value.dtype), state if more.get("output_final_state") else None
 
 
+def selective_scan(
+    hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, **more: Any
+) -> Any:
+    """Compute Mamba 1's recurrence token by token.
+
+    Args:
+        hidden_states: [batch, size, tokens].
+        dt: size of each step, like `hidden_states`.
+        A: decay, below zero, [size, state size].
+        B: what writes the state, [batch, state size, tokens].
+        C: what reads the state, like `B`.
+        **more: as Transformers passes them: `D`, `z`, `delta_bias`, `delta_softplus`, `return_last_state`; and
+            `state`, a list that begins with the state so far, or empty.
+
+    Returns:
+        Like `hidden_states`; with `return_last_state`, and the state [batch, size, state size].
+    """
+    import torch
+    from torch._higher_order_ops.scan import scan
+    from torch.nn import functional
+
+    steps = dt if more.get("delta_bias") is None else dt + more["delta_bias"].to(dt.dtype)[..., None]
+    steps = (functional.softplus(steps) if more.get("delta_softplus") else steps).float().permute(2, 0, 1)[..., None]
+    first = more["state"].pop(0) if more["state"] else None
+    if first is None:
+        first = torch.zeros(hidden_states.shape[0], *A.shape, device=A.device)
+    written = steps * B.float().permute(2, 0, 1)[:, :, None, :] * hidden_states.float().permute(2, 0, 1)[..., None]
+    tokens = (torch.exp(steps * A), written, C.float().permute(2, 0, 1).contiguous())
+    state, outputs = scan(_decay, first.float().contiguous(), tokens)
+    output = outputs.permute(1, 2, 0)
+    if more.get("D") is not None:
+        output = output + hidden_states * more["D"][None, :, None]
+    if more.get("z") is not None:
+        output = output * functional.silu(more["z"])
+    return (output, state) if more.get("return_last_state") else output
+
+
+def _decay(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    kept, written, reads = token
+    state = state * kept + written
+    return state, (state @ reads[..., None])[..., 0]
+
+
 def _overwrite(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value, decay, beta = token
     state = state * decay[..., None, None]
@@ -121,3 +193,5 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "torch_chunk_gated_delta_rule": gated_delta_rule,
 }
 """Names of functions in Transformers' models to what computes the same."""
+_WITHOUT_STATE = "mamba_selective_scan"
+"""Mamba 1's, which always starts from zeros."""

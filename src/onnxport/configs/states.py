@@ -97,7 +97,7 @@ class CacheStates:
         Raises:
             UnsupportedError: it holds something that isn't known here.
         """
-        layers = getattr(cache, "layers", ())
+        layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
         found = [_remembered(model, number, layer) for number, layer in enumerate(layers)]
         if not any(found):
             kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
@@ -108,6 +108,11 @@ class CacheStates:
     def grows(self) -> bool:
         """Whether anything in it grows by each token."""
         return any(part.grows for parts in self.layers for part in parts)
+
+    @property
+    def recurs(self) -> bool:
+        """Whether it holds the state of a recurrence."""
+        return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
 
     def named(self, direction: str) -> dict[str, Mapping[int, str]]:
         """Return the names of the graph's `inputs` or `outputs`, with their dynamic axes."""
