@@ -37,7 +37,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "positions counted from the mask": ("OPTConfig", {**_BERT, "ffn_dim": 64, "word_embed_proj_dim": 32}),
     "positions as a bias": ("BloomConfig", {**_SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
     "positions in pairs": ("GPTJConfig", {**_GPT2, "rotary_dim": 4}),
-    "few heads": ("FalconConfig", {**_BERT, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "few heads, a bias in bfloat16": (
+        "FalconConfig",
+        {**_BERT, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": True},
+    ),
     "a window in every layer": ("MistralConfig", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 20}),
     "a window that the trace doesn't reach": (
         "Gemma3TextConfig",
