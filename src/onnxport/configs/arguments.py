@@ -32,7 +32,7 @@ class Layout:
         self.flat: dict[str, torch.Tensor] = {}
         declared = {name.split(".")[0] for name in config.inputs}
         for name, value in nested.items():
-            if name in declared:
+            if name in declared or (name == PAST and any(other.startswith("past_") for other in declared)):
                 self._add(name, value)
         order = {name: index for index, name in enumerate(config.inputs)}
         self.flat = dict(sorted(self.flat.items(), key=lambda item: order.get(item[0], len(order))))
@@ -85,7 +85,7 @@ def flatten_outputs(config: OnnxConfig, result: Any) -> dict[str, torch.Tensor]:
     spare = [name for name in found if name not in wanted]
     outputs = {}
     for name in wanted:
-        key = name if name in found else (spare.pop(0) if spare and not name.startswith("present.") else name)
+        key = name if name in found else (spare.pop(0) if spare and not name.startswith("present") else name)
         if key not in found:
             raise KeyError(f"the model returns no {name!r}; it returns: {', '.join(found)}")
         outputs[name] = found[key]

@@ -12,7 +12,9 @@ from typing import Any
 
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
-from onnxport.configs.caches import cache_to_past
+from onnxport.configs.arguments import PAST
+from onnxport.configs.recurrences import forgets, patches_of
+from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
 
@@ -31,7 +33,7 @@ _AXES: dict[str, dict[int, str]] = {
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
 _SOUNDS = ("input_values", "input_features")
-_NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "past_key_values", "rope_deltas")
+_NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAMES)
 
 
 class DerivedOnnxConfig(OnnxConfigWithPast):
@@ -48,16 +50,18 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     """
 
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        super().__init__(model.config, task="default", use_past=use_past)
+        super().__init__(model.config, "default", patches_of(model), use_past)
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
-        self._cache_shapes: list[tuple[tuple[int, int], tuple[int, int]]] = []
         reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
         self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
+        self._states = CacheStates((), 0)
+        self._cache_name = next((name for name in CACHE_NAMES if name in self._parameters), PAST)
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
+        self._forgets = forgets(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._look_at(model, preprocessor)
 
@@ -66,7 +70,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Inputs of the graph, in order, with their dynamic axes."""
         inputs = dict(self._inputs)
         if self.use_past:
-            self.fill_with_past_key_values_(inputs, "inputs")
+            inputs.update(self._states.named("inputs"))
             inputs["attention_mask"] = {0: "batch", 1: "past_sequence + sequence"}
         return inputs
 
@@ -75,13 +79,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Outputs of the graph, in order; their axes are found by tracing."""
         outputs = dict(self._outputs)
         if self.use_past:
-            self.fill_with_past_key_values_(outputs, "outputs")
+            outputs.update(self._states.named("outputs"))
         return outputs
 
     @property
     def num_layers(self) -> int:
         """Layers that have a cache."""
-        return len(self._cache_shapes)
+        return len(self._states.layers)
 
     def generate_dummy_inputs(  # type: ignore[override]
         self,
@@ -109,14 +113,54 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             inputs["position_ids"] = torch.arange(past, past + length).expand(batch, length).clone()
         if self.use_past:
             inputs["attention_mask"] = extend_mask(inputs["attention_mask"], past)
-            inputs["past_key_values"] = [
-                tuple(torch.zeros(batch, heads, past, size) for heads, size in layer) for layer in self._cache_shapes
-            ]
+            inputs[PAST] = self._states.zeros(batch, past)
         return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model; see `OnnxConfig`."""
-        return super().run(forward, {**arguments, **self._more})
+        """Run the model; see `OnnxConfig`. One that forgets its state gets its tokens one by one, unless traced."""
+        import torch
+
+        if PAST in arguments and self._forgets and not torch.compiler.is_exporting():
+            return self._run_steps(forward, arguments)
+        return self._run_once(forward, arguments)
+
+    def _run_steps(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        count, now, logits = arguments["input_ids"].shape[1], dict(arguments), []
+        for left in reversed(range(count)):
+            for name in ("input_ids", "position_ids", "attention_mask"):
+                if name in arguments:
+                    values = arguments[name][:, : arguments[name].shape[1] - left]
+                    now[name] = values if name == "attention_mask" else values[:, -1:]
+            result = self._run_once(forward, now)
+            now[PAST] = result[PAST]
+            logits.append(result["logits"])
+        kept = logits[-1:] if self._more else logits
+        return {**result, "logits": torch.cat(kept, dim=1)}
+
+    def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        named = {self._cache_name if name == PAST else name: value for name, value in arguments.items()}
+        if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
+            named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
+        result = super().run(forward, {**named, **self._more})
+        return {PAST if name == self._cache_name else name: value for name, value in result.items()}
+
+    def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
+        self, name: str, field: Any
+    ) -> dict[str, Any]:
+        """Name what the layers of a cache remember; flatten anything else as the base does."""
+        if name in (PAST, "present") and self.use_past:
+            return self._states.flattened("inputs" if name == PAST else "outputs", field)
+        return super().flatten_output_collection_property(name, field)
+
+    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+        """Build the cache; see `OnnxConfig`."""
+        return self._states.to_cache(past)
+
+    def cache_to_past(self, cache: Any) -> Any:
+        """Take the cache apart; see `OnnxConfig`."""
+        return self._states.from_cache(cache)
 
     def _look_at(self, model: Any, preprocessor: Any) -> None:
         """Run the model once without past and note its inputs, outputs and cache."""
@@ -139,7 +183,12 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:
-            self._cache_shapes = _cache_shapes(model, result.get("past_key_values"))
+            self._states = CacheStates.of(model, result.get(PAST))
+            if self._states.recurs and not self._patching_specs:
+                raise UnsupportedError(
+                    f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
+                    f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+                )
         self.use_past = wants_past
 
 
@@ -152,24 +201,3 @@ def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """Return inputs on a model's device, those of floating point in its dtype."""
     device, dtype = next(model.parameters()).device, model.dtype
     return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
-
-
-def _cache_shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return ((key heads, key size), (value heads, value size)) per layer.
-
-    Raises:
-        UnsupportedError: the model has no cache of keys and values of shape [batch, heads, length, size].
-    """
-    layers = cache_to_past(cache) if hasattr(cache, "layers") and _is_plain(cache) else []
-    if not layers or any(tensor.dim() != 4 for layer in layers for tensor in layer):
-        kept = f"a {type(cache).__name__}, not keys and values of every layer" if cache is not None else "no cache"
-        raise UnsupportedError(
-            f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
-            f"without {PAST_SUFFIX}: --task text-generation, for instance"
-        )
-    return [tuple((int(t.shape[1]), int(t.shape[3])) for t in layer) for layer in layers]  # type: ignore[misc]
-
-
-def _is_plain(cache: Any) -> bool:
-    """Say whether every layer holds keys and values, and nothing else that the next step needs."""
-    return all(getattr(layer, "keys", None) is not None and not hasattr(layer, "conv_states") for layer in cache.layers)

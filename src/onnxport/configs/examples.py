@@ -111,7 +111,7 @@ def _stretch(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 def _pad(flat: dict[str, torch.Tensor]) -> None:
     """Mask a third of every row but the first: at the end, or at the start where a past is given."""
-    past = any(name.startswith("past_key_values") for name in flat)
+    past = any(name.startswith("past_") for name in flat)
     for name, tensor in flat.items():
         if name.endswith("attention_mask") and tensor.dim() == 2 and tensor.shape[0] > 1:
             padded = tensor.clone()

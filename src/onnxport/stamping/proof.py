@@ -175,18 +175,35 @@ def same_operation(one: ir.Node, other: ir.Node) -> bool:
         return False
     if len(one.outputs) != len(other.outputs) or one.attributes.keys() != other.attributes.keys():
         return False
-    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     for name, value in one.attributes.items():
-        if value.type in graphs or not same_attribute(value, other.attributes[name]):
+        if value.type is ir.AttributeType.GRAPHS or not same_attribute(value, other.attributes[name]):
             return False
     return all(a.dtype == b.dtype for a, b in zip(one.outputs, other.outputs, strict=True))
 
 
 def same_attribute(one: ir.Attr, other: ir.Attr) -> bool:
-    """Compare two attributes, tensors by their bytes."""
+    """Compare two attributes, tensors by their bytes, graphs node by node."""
     import onnx_ir as ir
 
+    if one.type == other.type and one.type is ir.AttributeType.GRAPH:
+        return _same_graph(one.as_graph(), other.as_graph())
     if one.type != other.type or one.type is not ir.AttributeType.TENSOR:
         return bool(one.type == other.type and one.value == other.value)
     a, b = one.as_tensor(), other.as_tensor()
     return a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape) and a.tobytes() == b.tobytes()
+
+
+def _same_graph(one: ir.Graph, other: ir.Graph) -> bool:
+    """Compare the bodies of two nodes; what they read from outside must be the same constant."""
+    pairs: dict[ir.Value | None, ir.Value] = dict(zip(one.inputs, other.inputs, strict=False))
+
+    def same(a: ir.Value | None, b: ir.Value | None) -> bool:
+        return pairs[a] is b if a in pairs else a is b and (a is None or a.is_initializer())
+
+    if len(one.inputs) != len(other.inputs) or len(one) != len(other) or one.initializers or other.initializers:
+        return False
+    for a, b in zip(one, other, strict=True):
+        if not same_operation(a, b) or not all(map(same, a.inputs, b.inputs)):
+            return False
+        pairs.update(zip(a.outputs, b.outputs, strict=True))
+    return [pairs.get(value) for value in one.outputs] == list(other.outputs)

@@ -248,6 +248,7 @@ class _Plan:
         self._move_common(anchor)
         next_cache = 0
         renumbered: list[tuple[int, int]] = []
+        firsts: dict[int, int] = {}
         outputs: dict[str, ir.Value] = {}
         inputs = {str(value.name): value for value in graph.inputs}
         parameters = dict(graph.initializers)
@@ -260,7 +261,9 @@ class _Plan:
             outputs.update(copier.outputs)
             if caches[source]:
                 renumbered += [(caches[source][0], next_cache)]
+                firsts.setdefault(kind, next_cache)
                 next_cache += 1
+        self._reread({caches[n][0]: firsts[kind] for n, kind in enumerate(layers.traced) if caches[n]}, inputs)
         for old_number, number in renumbered:
             for value, node in passed.items():
                 if cache_number(str(value.name)) == old_number:
@@ -306,6 +309,21 @@ class _Plan:
                 new.name = value.name
                 self.graph.outputs[index] = new
 
+    def _reread(self, firsts: dict[int, int], inputs: dict[str, ir.Value]) -> None:
+        """Let what is computed once, such as a mask, read the first cache of the kind that it read.
+
+        Args:
+            firsts: number of a traced cache to that of the first one of its kind.
+            inputs: the full graph's inputs by name.
+        """
+        layers = {node for nodes in (*self.own, *self._made) for node in nodes}
+        for value in list(self.graph.inputs):
+            number = cache_number(str(value.name))
+            if number is None or firsts.get(number, number) == number:
+                continue
+            for node, index in [use for use in value.uses() if use[0] not in layers]:
+                node.replace_input_with(index, inputs[with_cache_number(str(value.name), firsts[number])])
+
     def _register(self, parameters: dict[str, ir.Value]) -> None:
         """Give the graph the parameters of all layers, and no others."""
         for name, value in parameters.items():
@@ -346,7 +364,7 @@ def like(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, s
         node.domain,
         node.op_type,
         inputs,
-        node.attributes.values(),
+        [_own(attribute) for attribute in node.attributes.values()],
         overload=node.overload,
         num_outputs=len(node.outputs),
         version=node.version,
@@ -355,6 +373,15 @@ def like(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, s
     for old, value in zip(node.outputs, new.outputs, strict=True):
         value.shape, value.type = old.shape, old.type
     return new
+
+
+def _own(attribute: ir.Attr) -> ir.Attr:
+    """Return an attribute for another node: a graph belongs to one node only."""
+    import onnx_ir as ir
+
+    if attribute.type is not ir.AttributeType.GRAPH:
+        return attribute
+    return ir.AttrGraph(attribute.name, attribute.as_graph().clone(allow_outer_scope_values=True))
 
 
 class _Copier:

@@ -37,18 +37,23 @@ def name_graph(graph: ir.Graph, signature: Signature, inputs: list[str]) -> None
 
 
 def _symbol_names(graph: ir.Graph, signature: Signature) -> dict[str, str]:
-    """Map the engine's symbols to labels: each lone symbol of an input takes the label of its axis."""
+    """Map the engine's symbols to labels: each lone symbol of an input takes the label of its axis.
+
+    A sum is such a label only where a part of it is known from nowhere else.
+    """
     names: dict[str, str] = {}
     for value in graph.inputs:
         for axis, label in signature.inputs[str(value.name)].items():
             symbol = _symbol(value, axis)
             if symbol is not None and len(symbols_of(label)) == 1 and label not in names.values():
                 names.setdefault(symbol, label)
+    lone = set(names.values())
     for value in graph.inputs:
-        for axis in signature.inputs[str(value.name)]:
+        for axis, label in signature.inputs[str(value.name)].items():
             symbol = _symbol(value, axis)
             if symbol is not None:
-                names.setdefault(symbol, f"{value.name}_dim_{axis}")
+                is_new = not set(symbols_of(label)) <= lone and label not in names.values()
+                names.setdefault(symbol, label if is_new else f"{value.name}_dim_{axis}")
     return names
 
 

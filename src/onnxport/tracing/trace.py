@@ -15,6 +15,7 @@ from onnxport.configs.axes import symbols_of
 from onnxport.configs.signature import Signature, solve
 from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
+from onnxport.passes.rounding import RoundAfterwardsPass
 from onnxport.passes.sizes import ReadSizesFromFirstInputPass
 from onnxport.tracing._capture import capture
 from onnxport.tracing._names import name_graph
@@ -87,6 +88,7 @@ def trace(
     name_graph(graph_model.graph, signature, list(layout.flat))
     ReadSizesFromFirstInputPass()(graph_model)
     CleanUpPass()(graph_model)
+    RoundAfterwardsPass()(graph_model)
     return graph_model.clone()  # the engine's own values overload ==; the copies are plain
 
 

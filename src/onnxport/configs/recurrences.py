@@ -1,0 +1,197 @@
+"""Recurrences of linear attention in a form whose trace is right for any number of tokens, from any state on.
+
+Transformers computes them chunk by chunk, with a loop over the chunks that a trace would fix at the traced length.
+Validation runs Transformers' own code, so the two forms are compared with each other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+from onnxport.configs._patching import PatchingSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+def patches_of(model: Any) -> list[PatchingSpec]:
+    """Return the patches that put these forms in the place of those in a model's code.
+
+    Args:
+        model: a Transformers model.
+    """
+    specs = [
+        PatchingSpec(module, name, replacement)
+        for module in _modules(model)
+        for name, replacement in _REPLACEMENTS.items()
+        if hasattr(module, name)
+    ]
+    scans = [module for module in _modules(model) if hasattr(module, _WITHOUT_STATE)]
+    for module in scans:
+        state: list[Any] = []
+        specs.append(PatchingSpec(module, _WITHOUT_STATE, partial(selective_scan, state=state)))
+        own = {type(part) for part in model.modules() if hasattr(part, "A_log")}
+        specs += [PatchingSpec(kind, "forward", _handing(kind.forward, state)) for kind in own]
+    return specs
+
+
+def forgets(model: Any) -> bool:
+    """Say whether a model's own code forgets its state where it gets several tokens at once, as Mamba 1's does."""
+    return any(hasattr(module, _WITHOUT_STATE) for module in _modules(model))
+
+
+def _modules(model: Any) -> list[Any]:
+    return [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
+
+
+def _handing(forward: Callable[..., Any], state: list[Any]) -> Callable[..., Any]:
+    """Return a layer's forward that leaves its state for the scan inside it, which isn't given one."""
+
+    @wraps(forward)
+    def handing(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
+        first = None if cache_params is None else cache_params.get_recurrent_state(self.layer_idx)
+        if first is not None:
+            state[:] = first.unbind(1) if first.dim() == 4 else [first]  # Zamba scans one head after the other
+        return forward(self, hidden_states, cache_params=cache_params, **more)
+
+    return handing
+
+
+def decayed_attention(
+    hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, **more: Any
+) -> Any:
+    """Compute Mamba 2's recurrence as one attention over all tokens whose scores decay.
+
+    The state of a head decays by one factor per token, so the tokens before each other count by the product of the
+    factors between them: [tokens, tokens] per head, as in any attention.
+
+    Args:
+        hidden_states: [batch, tokens, heads, head size].
+        dt: size of each step, [batch, tokens, heads].
+        A: decay per head, below zero.
+        B: what writes the state, [batch, tokens, groups, state size].
+        C: what reads the state, [batch, tokens, groups, state size].
+        **more: as Transformers passes them: `D`, `dt_bias`, `dt_softplus`, `dt_limit`, `initial_states`,
+            `return_final_states`.
+
+    Returns:
+        Like `hidden_states`; with `return_final_states`, and the state [batch, heads, head size, state size].
+    """
+    import torch
+    from torch.nn import functional
+
+    heads = hidden_states.shape[2]
+    steps = dt if more.get("dt_bias") is None else dt + more["dt_bias"].to(dt.dtype)
+    steps = functional.softplus(steps) if more.get("dt_softplus") else steps
+    steps = torch.clamp(steps, *more.get("dt_limit", (0.0, None))).float()
+    tokens = hidden_states.float().transpose(1, 2)
+    writes, reads = (t.float().repeat_interleave(heads // t.shape[2], dim=2).transpose(1, 2) for t in (B, C))
+    inputs = tokens * steps.transpose(1, 2)[..., None]
+    decay = torch.cumsum((A.float() * steps).transpose(1, 2), dim=-1)  # of everything up to each token, in logarithms
+    between = decay[..., :, None] - decay[..., None, :]
+    later = torch.ones_like(between, dtype=torch.bool).triu(1)
+    scores = (reads @ writes.transpose(-1, -2)) * between.masked_fill(later, float("-inf")).exp()
+    output = scores @ inputs
+    rest = (decay[..., -1:] - decay).exp()[..., None]
+    state = (inputs * rest).transpose(-1, -2) @ writes
+    if more.get("initial_states") is not None:
+        first = more["initial_states"].float()
+        output = output + (reads @ first.transpose(-1, -2)) * decay.exp()[..., None]
+        state = state + first * decay[..., -1].exp()[..., None, None]
+    output = output.transpose(1, 2)
+    if more.get("D") is not None:
+        output = output + more["D"][..., None] * hidden_states.float()
+    return (output, state) if more.get("return_final_states") else output
+
+
+def gated_delta_rule(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, g: torch.Tensor, beta: torch.Tensor, **more: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute the gated delta rule token by token.
+
+    Args:
+        query: [batch, tokens, key heads, key size].
+        key: like `query`.
+        value: [batch, tokens, heads, value size].
+        g: logarithm of each token's decay, [batch, tokens, heads].
+        beta: how much each token overwrites, like `g`.
+        **more: as Transformers passes them: `initial_state`, `output_final_state`, `use_qk_l2norm_in_kernel`.
+
+    Returns:
+        Like `value`, and the state [batch, heads, key size, value size] where it is asked for.
+    """
+    import torch
+    from torch._higher_order_ops.scan import scan
+
+    query, key = (t.repeat_interleave(value.shape[2] // t.shape[2], dim=2).float() for t in (query, key))
+    if more.get("use_qk_l2norm_in_kernel"):
+        query, key = (t * torch.rsqrt((t * t).sum(-1, keepdim=True) + 1e-6) for t in (query, key))
+    first = more.get("initial_state")
+    if first is None:
+        first = torch.zeros(value.shape[0], value.shape[2], key.shape[3], value.shape[3], device=value.device)
+    tokens = (query * query.shape[-1] ** -0.5, key, value.float(), g.float().exp(), beta.float())
+    state, outputs = scan(_overwrite, first.float(), tuple(t.transpose(0, 1).contiguous() for t in tokens))
+    return outputs.transpose(0, 1).to(value.dtype), state if more.get("output_final_state") else None
+
+
+def selective_scan(
+    hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, **more: Any
+) -> Any:
+    """Compute Mamba 1's recurrence token by token.
+
+    Args:
+        hidden_states: [batch, size, tokens].
+        dt: size of each step, like `hidden_states`.
+        A: decay, below zero, [size, state size].
+        B: what writes the state, [batch, state size, tokens].
+        C: what reads the state, like `B`.
+        **more: as Transformers passes them: `D`, `z`, `delta_bias`, `delta_softplus`, `return_last_state`; and
+            `state`, a list that begins with the state so far, or empty.
+
+    Returns:
+        Like `hidden_states`; with `return_last_state`, and the state [batch, size, state size].
+    """
+    import torch
+    from torch._higher_order_ops.scan import scan
+    from torch.nn import functional
+
+    steps = dt if more.get("delta_bias") is None else dt + more["delta_bias"].to(dt.dtype)[..., None]
+    steps = (functional.softplus(steps) if more.get("delta_softplus") else steps).float().permute(2, 0, 1)[..., None]
+    first = more["state"].pop(0) if more["state"] else None
+    if first is None:
+        first = torch.zeros(hidden_states.shape[0], *A.shape, device=A.device)
+    written = steps * B.float().permute(2, 0, 1)[:, :, None, :] * hidden_states.float().permute(2, 0, 1)[..., None]
+    tokens = (torch.exp(steps * A), written, C.float().permute(2, 0, 1).contiguous())
+    state, outputs = scan(_decay, first.float().contiguous(), tokens)
+    output = outputs.permute(1, 2, 0)
+    if more.get("D") is not None:
+        output = output + hidden_states * more["D"][None, :, None]
+    if more.get("z") is not None:
+        output = output * functional.silu(more["z"])
+    return (output, state) if more.get("return_last_state") else output
+
+
+def _decay(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    kept, written, reads = token
+    state = state * kept + written
+    return state, (state @ reads[..., None])[..., 0]
+
+
+def _overwrite(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    query, key, value, decay, beta = token
+    state = state * decay[..., None, None]
+    known = (key[..., None, :] @ state)[..., 0, :]
+    state = state + key[..., :, None] * ((value - known) * beta[..., None])[..., None, :]
+    return state, (query[..., None, :] @ state)[..., 0, :]
+
+
+_REPLACEMENTS: dict[str, Callable[..., Any]] = {
+    "mamba2_chunk_scan": decayed_attention,
+    "torch_chunk_gated_delta_rule": gated_delta_rule,
+}
+"""Names of functions in Transformers' models to what computes the same."""
+_WITHOUT_STATE = "mamba_selective_scan"
+"""Mamba 1's, which always starts from zeros."""

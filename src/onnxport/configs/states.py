@@ -1,0 +1,191 @@
+"""What each layer of a decoder's cache remembers: names, shapes and axes of its tensors, and the cache made of them.
+
+Attention remembers keys and values, which grow by each token. A recurrence remembers what its convolution saw last
+(`conv`) and a state of fixed size: `ssm` in the family of Mamba, `recurrent` in all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+CACHE_NAMES = ("past_key_values", "cache_params")
+"""What models call their cache."""
+_ATTENTION = ("keys", "values")
+_RECURRENCE = ("conv_states", "recurrent_states")
+_KNOWN = (
+    "DynamicLayer",
+    "DynamicSlidingWindowLayer",
+    "LinearAttentionLayer",
+    "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+)
+"""Layers of Transformers' caches that hold nothing else than the parts above."""
+_STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
+"""Settings that only models of Mamba's family have."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Describe one tensor that a layer remembers.
+
+    Attributes:
+        layer: number of the layer.
+        part: attribute of the layer in Transformers' cache.
+        kind: what the graph calls it: `key`, `value`, `conv`, `ssm` or `recurrent`.
+        shape: sizes of the axes after the first one, which is the batch.
+    """
+
+    layer: int
+    part: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def grows(self) -> bool:
+        """Whether it grows by each token, along axis 2."""
+        return self.part in _ATTENTION
+
+    def name(self, direction: str) -> str:
+        """Return its name among the graph's `inputs` or `outputs`."""
+        if self.grows:
+            return f"{'past_key_values' if direction == 'inputs' else 'present'}.{self.layer}.{self.kind}"
+        return f"{'past' if direction == 'inputs' else 'present'}_{self.kind}.{self.layer}"
+
+    def axes(self, direction: str) -> Mapping[int, str]:
+        """Return its dynamic axes."""
+        if not self.grows:
+            return {0: "batch"}
+        return {0: "batch", 2: "past_sequence" if direction == "inputs" else "past_sequence + sequence"}
+
+    def zeros(self, batch: int, past: int) -> torch.Tensor:
+        """Return zeros in its place.
+
+        Args:
+            batch: texts.
+            past: tokens that are remembered.
+        """
+        import torch
+
+        heads, *rest = self.shape
+        return torch.zeros(batch, heads, past, *rest[1:]) if self.grows else torch.zeros(batch, *self.shape)
+
+
+@dataclass(frozen=True)
+class CacheStates:
+    """Describe a whole cache.
+
+    Attributes:
+        layers: what each layer that remembers anything remembers.
+        depth: layers, those that remember nothing among them.
+    """
+
+    layers: tuple[tuple[Remembered, ...], ...]
+    depth: int
+
+    @classmethod
+    def of(cls, model: Any, cache: Any) -> Self:
+        """Describe the cache that a model returned.
+
+        Raises:
+            UnsupportedError: it holds something that isn't known here.
+        """
+        layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
+        found = [_remembered(model, number, layer) for number, layer in enumerate(layers)]
+        if not any(found):
+            kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
+            raise UnsupportedError(_refusal(model, kept))
+        return cls(tuple(parts for parts in found if parts), len(layers))
+
+    @property
+    def grows(self) -> bool:
+        """Whether anything in it grows by each token."""
+        return any(part.grows for parts in self.layers for part in parts)
+
+    @property
+    def recurs(self) -> bool:
+        """Whether it holds the state of a recurrence."""
+        return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
+
+    def named(self, direction: str) -> dict[str, Mapping[int, str]]:
+        """Return the names of the graph's `inputs` or `outputs`, with their dynamic axes."""
+        return {part.name(direction): part.axes(direction) for parts in self.layers for part in parts}
+
+    def flattened(self, direction: str, past: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """Name the tensors of a cache that is given as one tuple per layer."""
+        pairs = zip(self.layers, past, strict=True)
+        return {p.name(direction): t for parts, tensors in pairs for p, t in zip(parts, tensors, strict=True)}
+
+    def zeros(self, batch: int, past: int) -> list[tuple[torch.Tensor, ...]]:
+        """Return a cache of zeros, one tuple per layer."""
+        return [tuple(part.zeros(batch, past) for part in parts) for parts in self.layers]
+
+    def to_cache(self, past: Sequence[Sequence[Any]]) -> Any:
+        """Build Transformers' cache from one tuple per layer, in which earlier tokens are known for every layer."""
+        from transformers.cache_utils import DummyLayer, DynamicCache
+
+        cache = DynamicCache()
+        cache.layers = [DummyLayer() for _ in range(self.depth)]
+        for parts, tensors in zip(self.layers, past, strict=True):
+            cache.layers[parts[0].layer] = _filled({p.part: t for p, t in zip(parts, tensors, strict=True)})
+        return cache
+
+    def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
+        """Return one tuple per layer from Transformers' cache, the inverse of `to_cache`."""
+        return [tuple(_tensor(cache.layers[part.layer], part.part) for part in parts) for parts in self.layers]
+
+
+def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:
+    parts = {part: _tensor(layer, part) for part in (*_ATTENTION, *_RECURRENCE)}
+    held = {part: tensor for part, tensor in parts.items() if tensor is not None}
+    if not held:
+        return ()
+    if type(layer).__name__ not in _KNOWN or any(held[part].dim() != 4 for part in _ATTENTION if part in held):
+        raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
+    if getattr(layer, "number_of_states", 1) != 1:
+        raise UnsupportedError(_refusal(model, f"{layer.number_of_states} states of one kind in layer {number}"))
+    state_space = any(hasattr(model.config.get_text_config(), name) for name in _STATE_SPACES)
+    kinds = {"keys": "key", "values": "value", "conv_states": "conv"}
+    kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
+    return tuple(Remembered(number, part, kinds[part], tuple(t.shape[1:])) for part, t in held.items())
+
+
+def _refusal(model: Any, kept: str) -> str:
+    return (
+        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
+        f"without {PAST_SUFFIX}: --task text-generation, for instance"
+    )
+
+
+def _tensor(layer: Any, part: str) -> Any:
+    """Return what a layer of Transformers' cache remembers, None where it remembers no such thing."""
+    held = getattr(layer, part, None)
+    return held[0] if isinstance(held, dict) else held
+
+
+def _filled(tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Return a layer of a cache that remembers some tensors."""
+    from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+
+    if not any(part in tensors for part in _RECURRENCE):
+        layer = DynamicLayer()
+    else:
+        layer = LinearAttentionAndFullAttentionLayer() if "keys" in tensors else LinearAttentionLayer()
+    if "keys" in tensors:
+        DynamicLayer.update(layer, tensors["keys"], tensors["values"])
+    for part in _RECURRENCE:
+        if part in tensors:
+            getattr(layer, part)[0] = tensors[part].clone()  # it is overwritten in place
+            getattr(layer, f"is_{part}_initialized")[0] = True
+            layer.has_previous_state[0] = True
+            layer.dtype, layer.device = tensors[part].dtype, tensors[part].device
+    if "conv_states" in tensors:
+        layer.conv_kernel_size[0] = tensors["conv_states"].shape[-1]
+    return layer

@@ -1,0 +1,52 @@
+"""Compute in float32 what a float32 model computes in bfloat16, for which ONNX Runtime has no arithmetic on the CPU.
+
+    Mul(a, b)   →   Cast(Mul(Cast(a), Cast(b)))     where a and b are bfloat16
+
+The product of two bfloat16 numbers has room in a float32, so rounding it once gives what the original gives (Falcon's
+bias of positions). A model whose parameters are bfloat16 stays as it is.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxport.weights.parameters import ParameterTensor
+
+_ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+
+
+class RoundAfterwardsPass(ir.passes.InPlacePass):
+    """Put casts around arithmetic in bfloat16 where the parameters aren't bfloat16."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change the nodes in place."""
+        graph = model.graph
+        tensors = [value.const_value for value in graph.initializers.values()]
+        if any(isinstance(t, ParameterTensor) and t.dtype == ir.DataType.BFLOAT16 for t in tensors):
+            return ir.passes.PassResult(model, modified=False)
+        found = [n for n in graph if n.op_type in _ARITHMETIC and n.outputs[0].dtype == ir.DataType.BFLOAT16]
+        for node in found:
+            _round_afterwards(graph, node)
+        return ir.passes.PassResult(model, modified=bool(found))
+
+
+def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:
+    for index, value in enumerate(node.inputs):
+        cast = _cast(value, ir.DataType.FLOAT, node)
+        graph.insert_before(node, cast)
+        node.replace_input_with(index, cast.outputs[0])
+    made = node.outputs[0]
+    rounded = _cast(made, ir.DataType.BFLOAT16, node)
+    made.dtype = ir.DataType.FLOAT
+    graph.insert_after(node, rounded)
+    ir.convenience.replace_all_uses_with(made, rounded.outputs[0])
+    rounded.replace_input_with(0, made)
+
+
+def _cast(value: ir.Value | None, dtype: ir.DataType, beside: ir.Node) -> ir.Node:
+    """Return a node that casts a value, and counts to the same module as another."""
+    assert value is not None, "arithmetic has no optional inputs"
+    cast = ir.node("Cast", [value], {"to": dtype})
+    cast.metadata_props.update(beside.metadata_props)
+    cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, dtype
+    return cast

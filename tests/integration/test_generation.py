@@ -1,0 +1,287 @@
+"""Decoders generate with what they remember what PyTorch generates, for every kind of cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.checkpoints import randomize
+from onnxport.errors import UnsupportedError
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.light import LightModel
+
+TOKENS = {"min_new_tokens": 64, "max_new_tokens": 64}
+_SPECIAL = {"vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+_BERT = {
+    **_SPECIAL,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 256,
+}
+_LLAMA = {**_BERT, "num_key_value_heads": 2, "head_dim": 8}
+_GPT2 = {**_SPECIAL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}
+_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_ALTERNATING = ["sliding_attention", "full_attention"]
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain, positions learned": ("GPT2Config", _GPT2),
+    "positions counted from the mask": ("OPTConfig", {**_BERT, "ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "positions as a bias": ("BloomConfig", {**_SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
+    "positions in pairs": ("GPTJConfig", {**_GPT2, "rotary_dim": 4}),
+    "few heads, a bias in bfloat16": (
+        "FalconConfig",
+        {**_BERT, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": True},
+    ),
+    "a window in every layer": ("MistralConfig", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 20}),
+    "a window that the trace doesn't reach": (
+        "Gemma3TextConfig",
+        {**_LLAMA, "sliding_window": 40, "layer_types": _ALTERNATING},
+    ),
+    "sinks, experts and windows": (
+        "GptOssConfig",
+        {**_LLAMA, **_EXPERTS, "sliding_window": 20, "layer_types": _ALTERNATING},
+    ),
+    "keys and values of two sizes": (
+        "DeepseekV3Config",
+        {
+            **_BERT,
+            **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6},
+            **{"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
+            **{"moe_intermediate_size": 32, "first_k_dense_replace": 1},
+        },
+    ),
+    "layers that share a cache": (
+        "Gemma4TextConfig",
+        {
+            **_LLAMA,
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "sliding_window": 20,
+            "layer_types": _ALTERNATING * 2,
+            "vocab_size_per_layer_input": 99,
+            "hidden_size_per_layer_input": 8,
+            "global_head_dim": 16,
+        },
+    ),
+    "a decoder made of an encoder": ("BertGenerationConfig", {**_BERT, "is_decoder": True}),
+    "convolutions among attention": (
+        "Lfm2Config",
+        {
+            **_LLAMA,
+            "num_hidden_layers": 5,
+            "layer_types": ["conv", "conv", "conv", "full_attention", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+        },
+    ),
+    "state spaces alone": (
+        "Mamba2Config",
+        {
+            **_SPECIAL,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "state_size": 8,
+            "num_heads": 8,
+            "head_dim": 8,
+            "n_groups": 1,
+            "chunk_size": 8,
+        },
+    ),
+    "state spaces that forget between calls": (
+        "MambaConfig",
+        {**_SPECIAL, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
+    ),
+    "the delta rule among attention": (
+        "Qwen3_5TextConfig",
+        {
+            **_LLAMA,
+            "num_hidden_layers": 4,
+            "layer_types": [*["linear_attention"] * 3, "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+    ),
+}
+WITH_BEAMS = (
+    "plain, positions learned",
+    "positions as a bias",
+    "a window in every layer",
+    "layers that share a cache",
+    "convolutions among attention",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Spare models this small the threads of torch, which cost more than they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def checkpoint(parent: Path, name: str, arguments: dict[str, Any]) -> tuple[Path, Any]:
+    """Write a seeded model; return where, and the model as PyTorch loads it again."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
+    randomize(model)
+    model.save_pretrained(parent / name)
+    return parent / name, transformers.AutoModelForCausalLM.from_pretrained(parent / name).eval()
+
+
+def exported(source: Path, task: str | None = "text-generation-with-past", **options: Any) -> Path:
+    output = source.parent / f"{source.name}-{'-'.join([str(task), *options])}"
+    onnxport.export(source, output, onnxport.ExportOptions(task=task, validate="none", **options))
+    return output
+
+
+def texts() -> dict[str, torch.Tensor]:
+    """Return three texts of 30 tokens, two of them padded on the left."""
+    tokens = torch.randint(3, 99, (3, 30), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    mask[1, :9] = mask[2, :4] = 0
+    return {"input_ids": tokens * mask, "attention_mask": mask}
+
+
+def generated(model: Any, inputs: dict[str, torch.Tensor], **settings: Any) -> tuple[list[Any], torch.Tensor]:
+    """Return the tokens that a model generates, and the logits of each step."""
+    with torch.no_grad():
+        found = model.generate(
+            **inputs, **TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True, **settings
+        )
+    return found.sequences.tolist(), torch.stack(found.logits)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_tokens_are_pytorchs(case: str, tmp_path: Path) -> None:
+    source, original = checkpoint(tmp_path, *CASES[case])
+    model = onnxport.load(exported(source), threads=1)
+    for inputs in ({name: tensor[:1] for name, tensor in texts().items()}, texts()):
+        wanted, wanted_logits = generated(original, inputs)
+        found, logits = generated(model, inputs)
+        assert found == wanted
+        torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)
+        assert len(set(wanted[0][30:])) > 3, "the test shows little: the model repeats itself"
+    if case in WITH_BEAMS:
+        assert generated(model, texts(), num_beams=3)[0] == generated(original, texts(), num_beams=3)[0]
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Path]:
+    """A decoder whose layers have windows shorter than the texts: its checkpoint, PyTorch's model, and the export."""
+    parent = tmp_path_factory.mktemp("windowed")
+    source, original = checkpoint(parent, *CASES["a window in every layer"])
+    return source, original, exported(source)
+
+
+def test_a_text_may_come_in_pieces(windowed: tuple[Path, Any, Path]) -> None:
+    _, original, directory = windowed
+    tokens = texts()["input_ids"][:1].repeat(1, 2)
+    with torch.no_grad():
+        wanted = original(tokens).logits
+    model = onnxport.load(directory, threads=1)
+    remembered, found = None, []
+    for piece in tokens.split((23, 17, 1, 18, 1), dim=1):
+        result = model(input_ids=piece, past_key_values=remembered, use_cache=True)
+        remembered = result.past_key_values
+        found.append(result.logits)
+    torch.testing.assert_close(torch.cat(found, dim=1), wanted, atol=2e-4, rtol=1e-3)
+
+
+def test_without_torch_the_tokens_are_the_same(windowed: tuple[Path, Any, Path]) -> None:
+    _, original, directory = windowed
+    arrays = {name: tensor.numpy() for name, tensor in texts().items()}
+    found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=64, eos_token_id=98)
+    wanted = original.generate(**texts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
+    np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted.numpy())
+
+
+def test_a_seed_repeats_a_sample(windowed: tuple[Path, Any, Path]) -> None:
+    _, original, directory = windowed
+    samples = []
+    for model in (onnxport.load(directory), onnxport.load(directory), original):
+        torch.manual_seed(7)
+        samples.append(model.generate(**texts(), **TOKENS, do_sample=True, top_k=20).tolist())
+    assert samples[0] == samples[1] == samples[2]
+
+
+def test_an_assistant_doesnt_change_the_tokens(windowed: tuple[Path, Any, Path]) -> None:
+    _, original, directory = windowed
+    one = {name: tensor[:1] for name, tensor in texts().items()}
+    model = onnxport.load(directory)
+    wanted = original.generate(**one, **TOKENS, do_sample=False)
+    for assistant in (original, onnxport.load(directory)):
+        found = model.generate(**one, **TOKENS, do_sample=False, assistant_model=assistant)
+        assert found.tolist() == wanted.tolist()
+
+
+def test_tokens_are_streamed(windowed: tuple[Path, Any, Path]) -> None:
+    class Streamer:
+        def __init__(self) -> None:
+            self.tokens: list[int] = []
+            self.ended = False
+
+        def put(self, tokens: torch.Tensor) -> None:
+            self.tokens += tokens.flatten().tolist()
+
+        def end(self) -> None:
+            self.ended = True
+
+    _, _, directory = windowed
+    one, streamer = {name: tensor[:1] for name, tensor in texts().items()}, Streamer()
+    found = onnxport.load(directory).generate(**one, **TOKENS, do_sample=False, streamer=streamer)
+    assert streamer.tokens == found[0].tolist()
+    assert streamer.ended
+
+
+def test_the_last_logits_are_enough(windowed: tuple[Path, Any, Path]) -> None:
+    source, original, _ = windowed
+    model = onnxport.load(exported(source, last_logits=True))
+    assert model(**texts()).logits.shape == (3, 1, 99)
+    assert generated(model, texts())[0] == generated(original, texts())[0]
+
+
+def test_no_past_computes_everything_again(windowed: tuple[Path, Any, Path]) -> None:
+    source, original, _ = windowed
+    directory = exported(source, task=None, past=False)
+    (graph,) = onnxport.inspect(directory).graphs
+    assert [value.name for value in graph.inputs] == ["input_ids", "attention_mask", "position_ids"]
+    assert [value.name for value in graph.outputs] == ["logits"]
+    model = onnxport.load(directory)
+    assert generated(model, texts())[0] == generated(original, texts())[0]
+    arrays = {name: tensor.numpy() for name, tensor in texts().items()}
+    found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=8, eos_token_id=98)
+    np.testing.assert_array_equal(found, original.generate(**texts(), max_new_tokens=8, do_sample=False).numpy())
+
+
+def test_a_cache_that_isnt_known_is_refused(tmp_path: Path) -> None:
+    source, _ = checkpoint(tmp_path, "OpenAIGPTConfig", _GPT2)
+    with pytest.raises(UnsupportedError, match=r"OpenAIGPTLMHeadModel keeps no cache.*without -with-past"):
+        exported(source)
+
+
+def test_a_cache_of_its_own_is_refused(tmp_path: Path) -> None:
+    more = {**_EXPERTS, "layer_types": ["linear_attention", "full_attention"], "block_size": 8}
+    source, _ = checkpoint(tmp_path, "MiniMaxConfig", {**_LLAMA, **more})
+    with pytest.raises(UnsupportedError, match=r"MiniMaxForCausalLM keeps a MiniMaxCache"):
+        exported(source)
+
+
+@pytest.mark.parametrize("case", ["state spaces that forget between calls", "the delta rule among attention"])
+def test_states_are_proved(case: str, tmp_path: Path) -> None:
+    source, _ = checkpoint(tmp_path, *CASES[case])
+    result = onnxport.export(source, tmp_path / "out", onnxport.ExportOptions(task="text-generation-with-past"))
+    assert result.manifest.validation["status"] == "passed"
+    states = [tensor.name for tensor in result.manifest.components[0].inputs if tensor.name.startswith("past_")]
+    kind = "ssm" if "Mamba" in source.name else "recurrent"
+    assert states[:4] == ["past_conv.0", f"past_{kind}.0", "past_conv.1", f"past_{kind}.1"]
