@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.graph import DTYPES
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
 Arrays = dict[str, "NDArray[Any]"]
 
 _FATAL = 4
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(bool)": "bool",
-}
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ class Exported:
         for name, value in self.inputs.items():
             if name.startswith("past_key_values.") and name not in full and full:
                 batch = len(next(iter(full.values())))
-                full[name] = np.zeros(_empty_cache(name, value.shape, batch), dtype=_DTYPES.get(value.type, "float32"))
+                full[name] = np.zeros(_empty_cache(name, value.shape, batch), dtype=DTYPES.get(value.type, "float32"))
         return full
 
 
@@ -155,9 +148,9 @@ def _empty_cache(name: str, shape: list[Any], batch: int) -> list[int]:
 
 
 def _typed(name: str, array: NDArray[Any], kind: str) -> NDArray[Any]:
-    if kind not in _DTYPES:
+    if kind not in DTYPES:
         raise OptionError(f"input {name} is a {kind}, which onnxport run can't make")
-    return np.ascontiguousarray(array, dtype=_DTYPES[kind])
+    return np.ascontiguousarray(array, dtype=DTYPES[kind])
 
 
 def _readable(array: NDArray[Any]) -> NDArray[Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Feed = Mapping[str, Any]
 """Input name to array, or to a value of ONNX Runtime."""
 
-_DTYPES = {
+DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
@@ -29,6 +29,7 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+"""ONNX Runtime's names of element types to numpy's."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,6 @@ def to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
 
 
 def _place(value: Any, file: Path) -> Place:
-    if value.type not in _DTYPES:
+    if value.type not in DTYPES:
         raise UnsupportedError(f"{file.name}: {value.name} is a {value.type}, which numpy has no element type for")
-    return Place(value.name, _DTYPES[value.type], tuple(value.shape))
+    return Place(value.name, DTYPES[value.type], tuple(value.shape))
