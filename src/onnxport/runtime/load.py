@@ -44,8 +44,10 @@ def load(
         OptionError: the device or a provider isn't there.
         ValidationError: ONNX Runtime refuses a graph.
     """
-    opened = Directory(directory, RunSettings(device, providers, session_options, threads))
-    if find_spec("torch") is None or find_spec("transformers") is None:
+    beside_torch = find_spec("torch") is not None and find_spec("transformers") is not None
+    settings = RunSettings(device, providers, session_options, threads, spinning=not beside_torch)
+    opened = Directory(directory, settings)
+    if not beside_torch:
         return LightModel(opened)
     from onnxport.runtime.models import torch_model
 

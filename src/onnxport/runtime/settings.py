@@ -33,12 +33,16 @@ class RunSettings:
             the device without.
         session_options: ONNX Runtime's session options, its own defaults without.
         threads: threads of one operator, as many as there are cores without.
+        spinning: let threads wait busily between two operators and two steps, unless there are session options. On two
+            cores, SmolLM2's shape generates 8 % faster with it where nothing else computes; beside torch, Whisper-tiny
+            generates 1.5 times as fast without.
     """
 
     device: str = "cpu"
     providers: Sequence[Any] | None = None
     session_options: onnxruntime.SessionOptions | None = None
     threads: int | None = None
+    spinning: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -87,6 +91,7 @@ class RunSettings:
         if options is None:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = _ONLY_ERRORS
+            options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         return options
