@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onnxport
 from onnxport.cli import main
@@ -72,3 +74,16 @@ def test_smollm2_knows_the_capital_of_france(exported: dict[str, Path], capsys: 
     prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     assert main(["run", str(directory), "--text", prompt, "--max-new-tokens", "12"]) == 0
     assert "Paris" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "texts", [["The capital of France is"], ["Once upon a time", "2 + 2 =", "The sky is blue, and"]]
+)
+def test_smollm2_writes_what_pytorch_writes(exported: dict[str, Path], texts: list[str]) -> None:
+    file = next(model_directory("smollm2").glob("*.gguf"))
+    original = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(exported["smollm2"], padding_side="left")
+    inputs = tokenizer(texts, return_tensors="pt", padding=True)
+    wanted = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False}
+    ours = onnxport.load(exported["smollm2"])
+    assert torch.equal(ours.generate(**inputs, **wanted), original.generate(**inputs, **wanted))
