@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxport.errors import CorruptCheckpointError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 FILE_NAME = "onnxport.json"
 FORMAT_VERSION = 1
@@ -117,6 +117,27 @@ def read_manifest(directory: Path) -> Manifest | None:
         return Manifest.from_json(file.read_text(encoding="utf-8"))
     except (CorruptCheckpointError, UnicodeDecodeError) as error:
         raise CorruptCheckpointError(f"{directory}: {error}") from error
+
+
+def open_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a directory that an export wrote, and check that its graphs are there.
+
+    Raises:
+        CheckpointNotFoundError: it isn't such a directory, or lacks a file of a graph.
+        CorruptCheckpointError: the manifest is damaged.
+    """
+    if not directory.is_dir():
+        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise CheckpointNotFoundError(
+            f"{directory} holds no {FILE_NAME}: it isn't a directory that onnxport wrote; export the model first"
+        )
+    for component in manifest.components:
+        for name in (component.file, *component.external_data):
+            if not (directory / name).is_file():
+                raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names")
+    return manifest
 
 
 def _component(values: dict[str, Any]) -> ComponentDescription:

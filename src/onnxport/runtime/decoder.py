@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +31,11 @@ class States:
     batch: int
     length: int = 0
 
-    def rearrange(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        """Replace every value by what a function makes of it, on the host; axis 0 is the text."""
-        import onnxruntime
-
-        for name, value in self.values.items():
-            array = value if isinstance(value, np.ndarray) else to_array(value)
-            self.values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(change(array)))
-
     def select(self, rows: NDArray[Any]) -> None:
         """Keep these texts, in this order; one may come several times."""
-        self.rearrange(lambda array: array[rows])
+        for name, value in self.values.items():
+            array = value if isinstance(value, np.ndarray) else to_array(value)
+            self.values[name] = _value(array[rows])
         self.batch = len(rows)
 
     def forget(self, count: int, growing: Mapping[str, int]) -> None:

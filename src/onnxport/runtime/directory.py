@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onnxport.bundles.manifest import Manifest, read_manifest
+from onnxport.bundles.manifest import open_manifest
 from onnxport.configs.tasks import PAST_SUFFIX
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 
@@ -29,18 +29,7 @@ class Directory:
     def __init__(self, path: str | Path, settings: RunSettings | None = None) -> None:
         self.path = Path(path)
         self.settings = settings or RunSettings()
-        if not self.path.is_dir():
-            raise CheckpointNotFoundError(f"{self.path}: no such directory; give one that onnxport export wrote")
-        manifest = read_manifest(self.path)
-        if manifest is None:
-            raise CheckpointNotFoundError(
-                f"{self.path} holds no onnxport.json: it isn't a directory that onnxport wrote; export the model first"
-            )
-        self.manifest: Manifest = manifest
-        for component in manifest.components:
-            for name in (component.file, *component.external_data):
-                if not (self.path / name).is_file():
-                    raise CheckpointNotFoundError(f"{self.path} lacks {name}, which its onnxport.json names")
+        self.manifest = open_manifest(self.path)
         self._graphs: dict[str, Graph] = {}
 
     @property

@@ -224,12 +224,15 @@ class _Generating(OnnxModel):
         elif generation_config.use_cache is not False and self._decoder.states:
             model_kwargs["past_key_values"] = OnnxCache(self._decoder)
 
-    def _step(self, feed: Mapping[str, Any], remembered: OnnxCache | None) -> tuple[torch.Tensor, OnnxCache | None]:
-        """Run the decoder once; return its logits and what it remembers now."""
+    def _step(self, feed: Mapping[str, Any], remembered: OnnxCache | None, use_cache: bool | None) -> dict[str, Any]:
+        """Run the decoder once; return its logits and what it remembers now, None where nothing is to be remembered."""
+        if remembered is None and use_cache and self._decoder.states:
+            remembered = OnnxCache(self._decoder)
         arrays = _arrays(feed)
         batch = len(next(iter(arrays.values())))
         states = remembered.at_least_empty(batch) if remembered is not None else self._decoder.begin(batch)
-        return torch.from_numpy(self._decoder.step(arrays, states)), remembered
+        logits = torch.from_numpy(self._decoder.step(arrays, states))
+        return {"logits": logits, "past_key_values": remembered}
 
 
 class OnnxCausalLM(_Generating, GenerationMixin):  # type: ignore[misc]
@@ -256,11 +259,8 @@ class OnnxCausalLM(_Generating, GenerationMixin):  # type: ignore[misc]
         Returns:
             `logits` [batch, tokens, vocabulary], and `past_key_values`.
         """
-        if past_key_values is None and use_cache and self._decoder.states:
-            past_key_values = OnnxCache(self._decoder)
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        logits, remembered = self._step(feed, past_key_values)
-        return _output({"logits": logits, "past_key_values": remembered})
+        return _output(self._step(feed, past_key_values, use_cache))
 
 
 class OnnxEncoder:
@@ -348,15 +348,12 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, input_features, input_values, pixel_values)
-        if past_key_values is None and use_cache:
-            past_key_values = OnnxCache(self._decoder)
         states = encoder_outputs[0]
         feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": states}
         if "encoder_attention_mask" in self._decoder.graph.inputs:
             mask = getattr(encoder_outputs, "encoder_attention_mask", attention_mask)
             feed["encoder_attention_mask"] = torch.ones(states.shape[:2], dtype=torch.int64) if mask is None else mask
-        logits, remembered = self._step(feed, past_key_values)
-        return _output({"logits": logits, "past_key_values": remembered, "encoder_last_hidden_state": states})
+        return _output({**self._step(feed, past_key_values, use_cache), "encoder_last_hidden_state": states})
 
 
 class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
@@ -400,8 +397,6 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         Raises:
             OptionError: there are more or fewer places than states.
         """
-        if past_key_values is None and use_cache:
-            past_key_values = OnnxCache(self._decoder)
         states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
         for component, (given, name, token) in _MEDIA.items():
             value = {"pixel_values": pixel_values, "input_features": input_features}[given]
@@ -414,8 +409,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
         if "token_type_ids" in self._decoder.graph.inputs:
             feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        logits, remembered = self._step(feed, past_key_values)
-        return _output({"logits": logits, "past_key_values": remembered})
+        return _output(self._step(feed, past_key_values, use_cache))
 
 
 _MEDIA = {

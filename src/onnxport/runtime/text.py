@@ -44,11 +44,6 @@ class Text:
         self._template = self._find_template()
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether the directory says how a conversation becomes a prompt."""
-        return self._template is not None
-
-    @property
     def end(self) -> int | None:
         """The token that ends a text for the tokenizer, None where it has none."""
         name = self._special("eos_token")

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport.bundles.manifest import Manifest, read_manifest
-from onnxport.errors import CheckpointNotFoundError, ValidationError
+from onnxport.bundles.manifest import Manifest, open_manifest
+from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.validation.report import ValidationReport, merged, with_note
 
@@ -47,7 +47,7 @@ def validate(
     from onnxport.weights.loading import load_config, load_preprocessor
 
     directory = Path(directory)
-    manifest = _manifest(directory)
+    manifest = open_manifest(directory)
     given = options or ExportOptions()
     chosen = replace(given, dtype=manifest.options["dtype"])
     if reference is None:
@@ -64,19 +64,6 @@ def validate(
         for component in describe(model, task, load_preprocessor(checkpoint, chosen), last_logits=last_logits):
             reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
     return with_note(merged(reports), note)
-
-
-def _manifest(directory: Path) -> Manifest:
-    if not directory.is_dir():
-        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
-    manifest = read_manifest(directory)
-    if manifest is None:
-        raise CheckpointNotFoundError(f"{directory} holds no onnxport.json: it isn't a directory that onnxport wrote")
-    for component in manifest.components:
-        for name in (component.file, *component.external_data):
-            if not (directory / name).is_file():
-                raise CheckpointNotFoundError(f"{directory} lacks {name}, which its onnxport.json names")
-    return manifest
 
 
 def _prove(
