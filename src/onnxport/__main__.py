@@ -2,7 +2,7 @@
 
 import sys
 
-from onnxport.cli import main
+from onnxport.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

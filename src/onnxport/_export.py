@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.blueprints.blueprint import Blueprint, at_full_depth
+from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.find import Found, find_blueprint
 from onnxport.blueprints.keys import PACKAGES
 from onnxport.bundles.components import describe_graph
@@ -100,7 +100,7 @@ def export(
     checkpoint = open_checkpoint(model, options)
     found = find_blueprint(checkpoint, options, report)
     with Reader(checkpoint.directory, found.blueprint.binding.files) as reader:
-        graphs = _bind(found.blueprint, reader, options)
+        graphs = _bind(found, reader, options)
         plans = [plan_graph(graph, name, options) for name, graph in graphs.items()]
         if options.dry_run:
             plan = _planned(checkpoint, plans)
@@ -146,13 +146,12 @@ class _Original:
         return self.subject.preprocessor
 
 
-def _bind(blueprint: Blueprint, reader: Reader, options: ExportOptions) -> dict[str, ir.Model]:
-    """Return every graph at full depth, its parameters bound to the checkpoint, by file name."""
+def _bind(found: Found, reader: Reader, options: ExportOptions) -> dict[str, ir.Model]:
+    """Bind every graph's parameters to the checkpoint; return the graphs by file name."""
     graphs = {}
-    for traced, depth in zip(blueprint.graphs, blueprint.depths, strict=True):
-        graph = at_full_depth(traced, depth)
+    for traced, graph in zip(found.blueprint.graphs, found.graphs, strict=True):
         finish(graph, keep_layout=options.weights == "link")
-        bind_graph(graph, blueprint.binding, reader, prefix=traced.prefix)
+        bind_graph(graph, found.blueprint.binding, reader, prefix=traced.prefix)
         graphs[traced.file] = graph
     return graphs
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxport.blueprints import entries
-from onnxport.blueprints.blueprint import Blueprint, TracedGraph
+from onnxport.blueprints.blueprint import Blueprint, TracedGraph, at_full_depth
 from onnxport.blueprints.keys import export_key, trace_key
 from onnxport.blueprints.store import Store
 from onnxport.options import ExportOptions, Progress
@@ -16,6 +16,8 @@ from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.reading import Inventory, Reader, take_inventory
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from onnxport.blueprints.make import Draft
 
 logger = logging.getLogger(__name__)
@@ -27,10 +29,12 @@ class Found:
 
     Attributes:
         blueprint: see `Blueprint`.
+        graphs: the blueprint's graphs with all their layers, in order; whoever asked may change them.
         draft: None where the blueprint was found whole; nothing of torch or transformers was imported then.
     """
 
     blueprint: Blueprint
+    graphs: tuple[ir.Model, ...]
     draft: Draft | None = None
 
 
@@ -49,7 +53,7 @@ def find_blueprint(checkpoint: Checkpoint, options: ExportOptions, report: Progr
         report("look for a blueprint", None)
         known = _find_export(store, key, checkpoint, inventory)
         if known is not None:
-            return Found(known)
+            return Found(known, tuple(map(at_full_depth, known.graphs, known.depths)))
     return _make(checkpoint, options, (store, key), report)
 
 
@@ -97,10 +101,10 @@ def _make(
     drafted = draft(checkpoint, options, report)
     traces = trace_key(checkpoint, drafted, options) if store is not None else None
     known = _find_graphs(store, traces) if store is not None else None
-    blueprint = make(checkpoint, drafted, (known, options), report)
+    blueprint, graphs = make(checkpoint, drafted, (known, options), report)
     if store is not None and traces is not None:
         _keep(store, (key, traces), blueprint)
-    return Found(blueprint, drafted)
+    return Found(blueprint, graphs, drafted)
 
 
 def _keep(store: Store, keys: tuple[str | None, str], blueprint: Blueprint) -> None:

@@ -33,6 +33,7 @@ from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.loading import dtype_of, load_config, load_model, load_preprocessor
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     from transformers import PreTrainedConfig
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,9 @@ Known = tuple[TracedGraph, ...] | None
 """Graphs of the model to trace that were traced before."""
 
 
-def make(checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> Blueprint:
+def make(
+    checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
+) -> tuple[Blueprint, tuple[ir.Model, ...]]:
     """Trace every graph of a model, and prove that it can be given all its layers.
 
     Args:
@@ -133,27 +136,35 @@ def make(checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOpt
         choices: the graphs where they were traced before, and the options.
         report: called with the stage.
 
+    Returns:
+        The blueprint, and its graphs with all their layers: proving makes them.
+
     Raises:
         UnsupportedError: the model can't be described for the task.
         TraceError: a graph can't be captured.
     """
     known, options = choices
-    graphs, depths = _graphs(checkpoint, drafted, (known, options), report)
+    proved = _graphs(checkpoint, drafted, (known, options), report)
     subject = drafted.subject
-    return Blueprint(
+    blueprint = Blueprint(
         subject.task,
         type(drafted.bound.model).__name__,
         checkpoint.model_type or drafted.bound.model.config.model_type,
-        tuple(graphs),
-        tuple(depths),
+        tuple(traced for traced, _, _ in proved),
+        tuple(depth for _, depth, _ in proved),
         drafted.bound.binding,
         cached=known is not None,
     )
+    return blueprint, tuple(graph for _, _, graph in proved)
+
+
+Proved = tuple[TracedGraph, Depth, "ir.Model"]
+"""A graph as it was traced, how it gets all its layers, and the graph that has them."""
 
 
 def _graphs(
     checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
-) -> tuple[list[TracedGraph], list[Depth]]:
+) -> list[Proved]:
     options = choices[1]
     try:
         return _graphs_of(drafted, choices, report)
@@ -167,27 +178,25 @@ def _graphs(
     return _graphs_of(whole, (None, options), report)
 
 
-def _graphs_of(
-    drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
-) -> tuple[list[TracedGraph], list[Depth]]:
+def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> list[Proved]:
     known, options = choices
     parts: tuple[TracedGraph | Component, ...] = known or _describe(drafted.reduction.model, drafted.subject, options)
-    graphs, depths = [], []
+    proved = []
     for index, part in enumerate(parts):
         report(f"trace {part.name}", index / len(parts))
         try:
             traced = part if isinstance(part, TracedGraph) else _trace_few(part, drafted, options)
             depth = Depth(layers_of(drafted.reduction.stacks, traced), "; ".join(drafted.reduction.notes))
-            at_full_depth(traced, depth)
+            graph = at_full_depth(traced, depth)
         except StampError as error:
             report(f"trace {part.name} at full depth", index / len(parts))
             assert drafted.full is not None, "layers are stamped in models without weights"
             full = drafted.full()
             whole = next(c for c in _describe(full, drafted.subject, options) if c.name == part.name)
             traced, depth = trace_component(whole, full, options), Depth(note=f"traced at full depth: {error}")
-        graphs.append(traced)
-        depths.append(depth)
-    return graphs, depths
+            graph = at_full_depth(traced, depth)
+        proved.append((traced, depth, graph))
+    return proved
 
 
 def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> TracedGraph:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from onnxport import __version__
-from onnxport._garbage import fewer_collections
+from onnxport._garbage import fewer_collections, without_last_collections
 from onnxport.cli._outcome import exit_code, interrupted
 
-__all__ = ["main"]
+__all__ = ["main", "process"]
 
 VERBS = {
     "export": "export a checkpoint to a directory with its ONNX graphs, proved against the original",
@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return interrupted()
     return exit_code(lambda: _run(arguments), debug=arguments.debug)
+
+
+def process() -> int:
+    """Run the command in a process of its own; return the exit code."""
+    return without_last_collections(main)
 
 
 def _run(arguments: argparse.Namespace) -> int:

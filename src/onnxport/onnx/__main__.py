@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from onnxport._garbage import without_last_collections
 from onnxport.errors import OnnxportError
 
 MIN_OPTIMUM_VERSION = "1.5.0"
@@ -173,4 +174,4 @@ def _message(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(without_last_collections(main))
