@@ -27,6 +27,8 @@ SIGHT = {
 }
 WINDOWS = {"sliding_window": 16, "num_hidden_layers": 6}
 KINDS = {"layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2}
+QWEN = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}}
+GRID = {"depth": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
 MODELS: dict[str, dict[str, Any]] = {
     "Llava": {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "clip_vision_model"}},
     "Gemma3": {
@@ -48,6 +50,17 @@ MODELS: dict[str, dict[str, Any]] = {
         "downsample_ratio": 0.5,
     },
     "SmolVLM": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
+    "Qwen2VL": {
+        "text_config": {**QWEN, "model_type": "qwen2_vl_text"},
+        "vision_config": {**GRID, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
+    },
+    "Qwen2_5_VL": {
+        "text_config": {**QWEN, "model_type": "qwen2_5_vl_text"},
+        "vision_config": {
+            **{**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37},
+            **{"window_size": 32, "fullatt_block_indexes": [2]},
+        },
+    },
     "Voxtral": {
         "text_config": TEXT,
         "audio_config": {
@@ -83,6 +96,10 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
     if name == "Voxtral":
         media = {"input_features": torch.randn(batch, 16, 96)}
         said = model.get_audio_features(**media).pooler_output
+    elif name in GRIDDED:
+        shapes = torch.tensor([[1, 4, 6], [1, 8, 4], [1, 10, 6]])[:batch]
+        media = {"pixel_values": torch.randn(int(shapes.prod(-1).sum()), 3 * 2 * 8 * 8), "image_grid_thw": shapes}
+        return {**texts([int(size) // 4 for size in shapes.prod(-1)]), **media}
     elif name == "SmolVLM":
         media = {
             "pixel_values": torch.randn(batch, 2, 3, 32, 32),
@@ -104,6 +121,17 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, **media}
 
 
+def texts(places: list[int]) -> dict[str, torch.Tensor]:
+    """Make texts with room for pictures of different sizes, padded on the left to one length."""
+    rows = [[*torch.randint(5, 80, (4,)).tolist(), *[PLACE] * count, *range(5, 10)] for count in places]
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "mm_token_type_ids": (ids == PLACE).int()}
+
+
+GRIDDED = ("Qwen2VL", "Qwen2_5_VL")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
@@ -116,7 +144,7 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
         assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
-    inputs["input_ids"][0, 4] = 7
+    inputs["input_ids"][0, (inputs["input_ids"][0] == PLACE).nonzero()[0]] = 7
     with pytest.raises(OptionError, match="places"):
         ours.generate(**inputs, **wanted)
 

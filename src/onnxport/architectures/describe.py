@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
+from onnxport.configs import grids
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
@@ -216,16 +217,19 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
+    takes_states = grids.GridStatesOnnxConfig if model.config.model_type in grids.MODEL_TYPES else StatesOnnxConfig
     return (
         *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
-        Component("decoder_model_merged", model, StatesOnnxConfig(model, preprocessor, last_logits), preprocessor),
+        Component("decoder_model_merged", model, takes_states(model, preprocessor, last_logits), preprocessor),
     )
 
 
 def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
         return TilesOnnxConfig(model.config)
+    if model.config.model_type in grids.MODEL_TYPES:
+        return grids.GridOnnxConfig(model)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import make_dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
@@ -361,8 +361,48 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
 
     decoder_name = "decoder_model_merged"
 
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        super().__init__(directory, config)
+        place = self._decoder.graph.inputs.get("position_ids")
+        self._has_grids = place is not None and len(place.axes) == 3
+        self._deltas: Any = 0
+
     def _main_graph(self) -> Graph:
         return self.directory.graph("embed_tokens")
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Any, model_kwargs: dict[str, Any]) -> Any:
+        """Return positions, [batch, tokens], or [3, batch, tokens] where a token has three: Transformers counts."""
+        counted = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if not self._has_grids:
+            return counted
+        remembered = model_kwargs.get("past_key_values")
+        if remembered is not None and remembered.get_seq_length():
+            return (counted + self._deltas).expand(3, -1, -1)
+        tokens = model_kwargs.get("input_ids", inputs_tensor)
+        grids, kinds = (model_kwargs.get(name) for name in ("image_grid_thw", "mm_token_type_ids"))
+        if grids is None:
+            self._deltas = 0
+            return counted.expand(3, len(tokens), -1)
+        if kinds is None:
+            kinds = (tokens == self.config.image_token_id).int()
+        found, self._deltas = self._original.get_rope_index(
+            tokens, kinds, image_grid_thw=grids, attention_mask=model_kwargs.get("attention_mask")
+        )
+        return found
+
+    @cached_property
+    def _original(self) -> Any:
+        """Return Transformers' model without weights: it knows how positions are counted."""
+        with torch.device("meta"):
+            return AutoModel.from_config(self.config)
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
+        if self._has_grids and expand_size > 1 and inputs.get("image_grid_thw") is not None:
+            raise UnsupportedError(
+                "several answers at once (num_beams, num_return_sequences) aren't supported where pictures are given "
+                "as patches: ask for one"
+            )
+        return super()._expand_inputs_for_generation(expand_size, **inputs)
 
     def forward(  # type: ignore[override]
         self,
@@ -374,6 +414,9 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         input_features: Any = None,
         pixel_attention_mask: Any = None,
         token_type_ids: Any = None,
+        image_grid_thw: Any = None,
+        mm_token_type_ids: Any = None,
+        pixel_values_videos: Any = None,
         use_cache: bool | None = None,
         **_: Any,
     ) -> ModelOutput:
@@ -389,6 +432,9 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             input_features: sounds.
             pixel_attention_mask: which pixels are a picture's, for models that take pictures in tiles.
             token_type_ids: [batch, tokens], 1 for those of a picture, for models whose pictures see themselves whole.
+            image_grid_thw: [pictures, 3], frames, rows and columns of patches, for models whose pictures are patches.
+            mm_token_type_ids: [batch, tokens], 1 for those of a picture, for such models.
+            pixel_values_videos: must not be given: no graph here takes videos.
             use_cache: return what is remembered, also where nothing was given.
 
         Returns:
@@ -396,14 +442,23 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
 
         Raises:
             OptionError: there are more or fewer places than states.
+            UnsupportedError: a video is given.
         """
+        if pixel_values_videos is not None:
+            raise UnsupportedError("the exported graphs take pictures, not videos")
+        if self._has_grids and (position_ids is None or position_ids.ndim == 2):
+            known = {"attention_mask": attention_mask, "past_key_values": past_key_values}
+            known |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
+            position_ids = self._prepare_position_ids_for_generation(input_ids, known)
+            position_ids = position_ids[..., -input_ids.shape[1] :]
         states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
         for component, (given, name, token) in _MEDIA.items():
             value = {"pixel_values": pixel_values, "input_features": input_features}[given]
             if value is not None and self.directory.has(component):
                 graph = self.directory.graph(component)
                 mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
-                taken = _arrays({given: value, _TILES: mask})
+                taken = _arrays({given: value, _TILES: mask, "image_grid_thw": image_grid_thw})
+                taken = {name: array for name, array in taken.items() if name in graph.inputs}
                 said = to_array(graph.run(taken)[name])
                 states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}

@@ -53,6 +53,10 @@ class Dependence:
     def __contains__(self, node: ir.Node) -> bool:
         return node.outputs[0] in self._values
 
+    def holds(self, value: ir.Value) -> bool:
+        """Say whether a value depends on a layer."""
+        return value in self._values
+
     def _is_seed(self, value: ir.Value, inside: bool) -> bool:
         if value.is_initializer():
             return self._layers.number_of_parameter(value) is not None
@@ -77,7 +81,7 @@ def prove(layers: Layers, regions: Sequence[Region], pair: tuple[int, int], depe
     """
     earlier, later = (regions[number] for number in pair)
     template = own_nodes(regions, pair[1], dependence)
-    matcher = _Matcher(layers, pair)
+    matcher = _Matcher(layers, pair, dependence)
     rest = iter(earlier.nodes)
     for node in template:
         for candidate in rest:
@@ -117,8 +121,9 @@ def _say(node: ir.Node) -> str:
 class _Matcher:
     """Match nodes of two layers in order, remembering what corresponds."""
 
-    def __init__(self, layers: Layers, pair: tuple[int, int]) -> None:
+    def __init__(self, layers: Layers, pair: tuple[int, int], dependence: Dependence) -> None:
         self.proof = Proof()
+        self._dependence = dependence
         self._layers = layers
         self._earlier, self._later = pair
         self._values: dict[ir.Value, ir.Value] = {}
@@ -148,6 +153,8 @@ class _Matcher:
         known = {**self.proof.chained, **chained}
         if new in known or old in known.values():
             return known.get(new) is old
+        if not self._dependence.holds(new):  # not handed on by a layer: a value of its own, such as another mask
+            return False
         chained[new] = old
         return True
 

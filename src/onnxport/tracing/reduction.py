@@ -24,6 +24,9 @@ Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
 
+_BY_NUMBER = ("fullatt_block_indexes",)
+"""Settings that list layers for which the loop over them does something else; no layer shows it."""
+
 
 @dataclass(frozen=True)
 class TracedStack:
@@ -74,18 +77,35 @@ def reduce(full: PreTrainedModel, build: Build) -> Reduction:
     wanted: dict[int, set[int]] = {}
     for stack in stacks:
         wanted.setdefault(len(stack), set()).update(stack.representatives())
-    whole = {length for length, chosen in wanted.items() if len(chosen) == length}
+    by_number = _chosen_by_number(full.config)
+    whole = {length for length, chosen in wanted.items() if len(chosen) == length or length in by_number}
+    notes = tuple(
+        f"{by_number[length]} chooses among {length} layers: all are traced" for length in whole & {*by_number}
+    )
     kept = {length: tuple(range(length)) for length in whole}
     short = {length: tuple(sorted(chosen)) for length, chosen in wanted.items() if length not in whole}
     if not short:
-        return Reduction(build(full.config))
+        return Reduction(build(full.config), notes=notes)
     whole_model = _Full(full, stacks)
     model, reason = _attempt(whole_model, build, {**kept, **short})
     if model is None:
         model, kept = _one_by_one(whole_model, build, {**kept, **{n: tuple(range(n)) for n in short}}, short)
         note = f"not every layer that has a twin was left out: {reason}" if model else f"traced at full depth: {reason}"
-        return Reduction(model or build(full.config), _traced_stacks(stacks, kept) if model else (), (note,))
-    return Reduction(model, _traced_stacks(stacks, {**kept, **short}))
+        return Reduction(model or build(full.config), _traced_stacks(stacks, kept) if model else (), (*notes, note))
+    return Reduction(model, _traced_stacks(stacks, {**kept, **short}), notes)
+
+
+def _chosen_by_number(config: PreTrainedConfig) -> dict[int, str]:
+    """Map lengths of stacks to the setting by which the model's own code, not a layer's, chooses layers by number."""
+    from transformers import PreTrainedConfig
+
+    found: dict[int, str] = {}
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            found |= _chosen_by_number(value)
+    setting = next((name for name in _BY_NUMBER if getattr(config, name, None)), None)
+    depths = [value for name, value in vars(config).items() if _DEPTH.search(name) and type(value) is int]
+    return found | (dict.fromkeys(depths, setting) if setting else {})
 
 
 def _one_by_one(
