@@ -117,10 +117,11 @@ def _places(seen: Any, grids: Any, patches: int) -> dict[str, Any]:
 
     side = seen.spatial_merge_size
     number = torch.arange(patches, device=grids.device)
-    ends = grids.prod(-1).cumsum(0)
+    counts = grids.prod(-1)
+    ends = counts.cumsum(0)
     picture = (number[:, None] >= ends[None]).sum(-1)
     frames, rows, columns = grids[picture].unbind(-1)
-    within = number - (ends - grids.prod(-1))[picture]
+    within = number - (ends - counts)[picture]
     frame = (grids[:, 0].cumsum(0)[picture] - frames) + within // (rows * columns)
     block, inner = within % (rows * columns) // side**2, within % side**2
     row, column = block // (columns // side), block % (columns // side)

@@ -458,7 +458,6 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
                 graph = self.directory.graph(component)
                 mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
                 taken = _arrays({given: value, _TILES: mask, "image_grid_thw": image_grid_thw})
-                taken = {name: array for name, array in taken.items() if name in graph.inputs}
                 said = to_array(graph.run(taken)[name])
                 states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}

@@ -53,10 +53,6 @@ class Dependence:
     def __contains__(self, node: ir.Node) -> bool:
         return node.outputs[0] in self._values
 
-    def holds(self, value: ir.Value) -> bool:
-        """Say whether a value depends on a layer."""
-        return value in self._values
-
     def _is_seed(self, value: ir.Value, inside: bool) -> bool:
         if value.is_initializer():
             return self._layers.number_of_parameter(value) is not None
@@ -153,7 +149,10 @@ class _Matcher:
         known = {**self.proof.chained, **chained}
         if new in known or old in known.values():
             return known.get(new) is old
-        if not self._dependence.holds(new):  # not handed on by a layer: a value of its own, such as another mask
+        producer = new.producer()
+        if (
+            producer is None or producer not in self._dependence
+        ):  # not handed on by a layer: a value of its own, such as another mask
             return False
         chained[new] = old
         return True
