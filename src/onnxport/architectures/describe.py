@@ -217,7 +217,7 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
-    takes_states = grids.GridStatesOnnxConfig if model.config.model_type in grids.MODEL_TYPES else StatesOnnxConfig
+    takes_states = _states_class(model.config)
     return (
         *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
@@ -225,11 +225,17 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
     )
 
 
+def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
+    if config.model_type not in grids.MODEL_TYPES:
+        return StatesOnnxConfig
+    return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
+
+
 def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
         return TilesOnnxConfig(model.config)
     if model.config.model_type in grids.MODEL_TYPES:
-        return grids.GridOnnxConfig(model)
+        return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

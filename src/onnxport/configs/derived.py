@@ -25,6 +25,7 @@ _AXES: dict[str, dict[int, str]] = {
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},
     "position_ids": {0: "batch", 1: "sequence"},
+    "deepstack_embeds": {1: "batch", 2: "sequence"},
     "decoder_input_ids": {0: "batch", 1: "decoder_sequence"},
     "decoder_attention_mask": {0: "batch", 1: "decoder_sequence"},
     "pixel_values": {0: "batch", 2: "height", 3: "width"},

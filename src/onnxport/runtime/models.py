@@ -390,6 +390,11 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         )
         return found
 
+    def _deep(self, states: Any) -> Any:
+        """Return what a text adds to the states of the first layers: zeros; None where those take nothing."""
+        place = self._decoder.graph.inputs.get("deepstack_embeds")
+        return None if place is None else np.zeros((place.axes[0], *states.shape), states.dtype)
+
     @cached_property
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
@@ -452,15 +457,20 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             position_ids = self._prepare_position_ids_for_generation(input_ids, known)
             position_ids = position_ids[..., -input_ids.shape[1] :]
         states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
+        deep = self._deep(states)
         for component, (given, name, token) in _MEDIA.items():
             value = {"pixel_values": pixel_values, "input_features": input_features}[given]
             if value is not None and self.directory.has(component):
                 graph = self.directory.graph(component)
                 mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
                 taken = _arrays({given: value, _TILES: mask, "image_grid_thw": image_grid_thw})
-                said = to_array(graph.run(taken)[name])
-                states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
+                said = {key: to_array(part) for key, part in graph.run(taken).items()}
+                places = _arrays({"ids": input_ids})["ids"] == getattr(self.config, token)
+                states = _filled(states, said[name], places)
+                if deep is not None and "deepstack_features" in said:
+                    deep[:, places] = said["deepstack_features"]
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
+        feed["deepstack_embeds"] = deep
         if "token_type_ids" in self._decoder.graph.inputs:
             feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return _output(self._step(feed, past_key_values, use_cache))
