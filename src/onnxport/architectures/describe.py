@@ -14,7 +14,9 @@ from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfi
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
+from onnxport.configs.towers import TowerOnnxConfig, towers_of
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
+from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -172,27 +174,33 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
-def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = False) -> tuple[Component, ...]:
+def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions | None = None) -> tuple[Component, ...]:
     """Describe every graph that a model becomes.
 
     Args:
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: what the checkpoint ships, None for nothing.
-        last_logits: whether a graph that generates gives the logits of the last token only.
+        options: of which `last_logits` and `towers` matter; the defaults without.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
     """
     if preprocessor is None:
         preprocessor = plain_tokenizer(model.config)
+    options = options or ExportOptions()
+    if options.towers:
+        return tuple(
+            Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
+            for name in towers_of(model)
+        )
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
     if task.with_past and task.name in _FROM_MEDIA:
-        return _media_and_text(model, preprocessor, last_logits)
+        return _media_and_text(model, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
-    return (Component("model", model, _describe_one(model, task, preprocessor, last_logits), preprocessor),)
+    return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
 
 
 def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:

@@ -19,7 +19,7 @@ from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_AXES: dict[str, dict[int, str]] = {
+AXES: dict[str, dict[int, str]] = {
     "inputs_embeds": {0: "batch", 1: "sequence"},
     "input_ids": {0: "batch", 1: "sequence"},
     "attention_mask": {0: "batch", 1: "sequence"},
@@ -169,11 +169,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
         wants_past, self.use_past = self.use_past, False
         inputs = dict(self.generate_dummy_inputs(preprocessor))
-        unknown = [name for name in inputs if name not in _AXES]
+        unknown = [name for name in inputs if name not in AXES]
         if unknown:
             raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
-        order = [name for name in _AXES if name in inputs]
-        self._inputs = {name: _AXES[name] for name in order}
+        order = [name for name in AXES if name in inputs]
+        self._inputs = {name: AXES[name] for name in order}
         sound = next((name for name in _SOUNDS if name in inputs), None)
         mask = inputs.get("attention_mask")
         if sound and mask is not None and mask.shape[1] == inputs[sound].shape[1]:

@@ -142,29 +142,21 @@ class DeepStatesOnnxConfig(GridStatesOnnxConfig):
         return made
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder, which takes the places of pictures and states for those: here, for all places."""
-        import torch
-
-        from onnxport.tracing.fake import is_fake
-
+        """Run the decoder, which adds states at places that a mask chooses: here, at all places."""
         text = getattr(forward, "__self__", forward).model.language_model
-        dense = torch.compiler.is_exporting() or is_fake(text.norm.weight)
         given = dict(arguments)
         deep = given.pop("deepstack_embeds")
-        everywhere = torch.ones(deep.shape[1:3], dtype=torch.bool, device=deep.device)
 
         def hand_on(_: Any, taken: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            states = list(deep if dense else deep.flatten(1, 2))
-            return taken, {**named, "visual_pos_masks": everywhere, "deepstack_visual_embeds": states}
+            return taken, {**named, "deepstack_visual_embeds": list(deep)}
 
         handle = text.register_forward_pre_hook(hand_on, with_kwargs=True)
-        if dense:  # choosing places by a mask would give the graph as many places as it likes
-            text._deepstack_process = lambda states, _, more: states + more
+        text._deepstack_process = lambda states, _, more: states + more
         try:
             return super().run(forward, given)
         finally:
             handle.remove()
-            vars(text).pop("_deepstack_process", None)
+            del text._deepstack_process
 
 
 def _joined(states: Any) -> Any:

@@ -22,7 +22,7 @@ from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.light import completed
+from onnxport.runtime.light import completed, run_towers
 
 
 def torch_model(directory: Directory) -> OnnxModel:
@@ -37,6 +37,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         speech = config.model_type == "whisper"
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
+    if directory.has("text_model"):
+        return OnnxTowers(directory, config)
     if not directory.has("model"):
         names = ", ".join(item.name for item in directory.manifest.components)
         raise UnsupportedError(f"{directory.path} holds {names}, which make no model that can be called")
@@ -98,11 +100,13 @@ class OnnxModel:
             OptionError: an input is missing or doesn't fit.
         """
         given = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
-        graph = self._main_graph()
-        results = graph.run(completed(graph, _arrays(given)))
+        arrays = self._run(_arrays(given))
         tensors = any(isinstance(value, torch.Tensor) for value in given.values())
-        arrays = {name: to_array(value) for name, value in results.items()}
         return _output({name: torch.from_numpy(array) if tensors else array for name, array in arrays.items()})
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        graph = self._main_graph()
+        return {name: to_array(value) for name, value in graph.run(completed(graph, arrays)).items()}
 
     def can_generate(self) -> bool:
         """Say whether the model generates."""
@@ -128,6 +132,19 @@ class OnnxModel:
 
 _MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "audio", "input_values": "audio"}
 """Main inputs to what they are made of; the first that a graph has is its main one."""
+
+
+class OnnxTowers(OnnxModel):
+    """Run the graphs of a model that compares texts with pictures or sounds: each whose main input is given.
+
+    It returns `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
+    """
+
+    def _main_graph(self) -> Graph:
+        return self.directory.graph("text_model")
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        return run_towers(self.directory, arrays)
 
 
 class OnnxCache(Cache):  # type: ignore[misc]
