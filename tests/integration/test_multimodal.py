@@ -29,6 +29,7 @@ WINDOWS = {"sliding_window": 16, "num_hidden_layers": 6}
 KINDS = {"layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2}
 QWEN = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}}
 GRID = {"depth": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
 MODELS: dict[str, dict[str, Any]] = {
     "Llava": {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "clip_vision_model"}},
     "Gemma3": {
@@ -68,6 +69,17 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
         },
     },
+    "LlavaNext": {
+        "text_config": TEXT,
+        "vision_config": {**SIGHT, "model_type": "clip_vision_model"},
+        "image_grid_pinpoints": PINPOINTS,
+    },
+    "LlavaOnevision": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "vision_config": {**SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "image_grid_pinpoints": PINPOINTS,
+        "vision_aspect_ratio": "anyres_max_2",
+    },
     "Voxtral": {
         "text_config": TEXT,
         "audio_config": {
@@ -106,7 +118,14 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
     elif name in GRIDDED:
         shapes = torch.tensor([[1, 4, 6], [1, 8, 4], [1, 10, 6]])[:batch]
         media = {"pixel_values": torch.randn(int(shapes.prod(-1).sum()), 3 * 2 * 8 * 8), "image_grid_thw": shapes}
-        return {**texts([int(size) // 4 for size in shapes.prod(-1)]), **media}
+        made = texts([int(size) // 4 for size in shapes.prod(-1)])
+        return {**made, "mm_token_type_ids": (made["input_ids"] == PLACE).int(), **media}
+    elif name in CUT:
+        sizes = torch.tensor([[70, 80], [50, 20], [40, 64]])[:batch]
+        media = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        with torch.no_grad():
+            said = model.get_image_features(**media).pooler_output
+        return {**texts([len(states) for states in said]), **media}
     elif name == "SmolVLM":
         media = {
             "pixel_values": torch.randn(batch, 2, 3, 32, 32),
@@ -133,10 +152,11 @@ def texts(places: list[int]) -> dict[str, torch.Tensor]:
     rows = [[*torch.randint(5, 80, (4,)).tolist(), *[PLACE] * count, *range(5, 10)] for count in places]
     length = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "mm_token_type_ids": (ids == PLACE).int()}
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
 GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
+CUT = ("LlavaNext", "LlavaOnevision")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -156,9 +176,26 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
         ours.generate(**inputs, **wanted)
 
 
+@pytest.mark.parametrize("name", CUT)
+def test_pictures_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    onnxport.export(source, tmp_path / "out", ExportOptions(task="image-text-to-text-with-past", validate="none"))
+    encoder = onnxport.load(tmp_path / "out").directory.graph("vision_encoder")
+    torch.manual_seed(0)
+    for batch, high in zip([1, 2, 3] * 20, range(8, 248, 4), strict=True):
+        sizes = torch.tensor([[high, 96], [97, high + 1], [high, high]])[:batch]
+        given = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        if name == "LlavaOnevision":  # sometimes all of a text with several, which aren't cut
+            given["batch_num_images"] = torch.tensor([batch, 0] if high % 3 else [1] * batch)
+        with torch.no_grad():
+            expected = torch.cat(model.get_image_features(**given).pooler_output)
+        found = encoder.run({key: value.numpy() for key, value in given.items()})["image_features"].numpy()
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    settings = {**MODELS["Llava"], "image_grid_pinpoints": [[32, 32], [64, 32]], "image_token_id": PLACE}
-    model = transformers.LlavaNextForConditionalGeneration(transformers.LlavaNextConfig(**settings))
+    settings = {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "pixtral"}, "image_token_id": PLACE}
+    model = transformers.Mistral3ForConditionalGeneration(transformers.Mistral3Config(**settings))
     model.save_pretrained(tmp_path / "checkpoint")
     make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(tmp_path / "checkpoint")
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
-from onnxport.configs import grids
+from onnxport.configs import anyres, grids
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
@@ -244,6 +244,8 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
         return TilesOnnxConfig(model.config)
     if model.config.model_type in grids.MODEL_TYPES:
         return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
+    if model.config.model_type in anyres.MODEL_TYPES:
+        return anyres.AnyresOnnxConfig(model.config)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

@@ -19,6 +19,7 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from transformers.utils import ModelOutput
 
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime import media
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
@@ -418,6 +419,10 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         with torch.device("meta"):
             return AutoModel.from_config(self.config)
 
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        known = media.encoder_inputs([self.directory.graph(name) for name in _MEDIA if self.directory.has(name)])
+        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
+
     def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
         if self._has_grids and expand_size > 1 and inputs.get("image_grid_thw") is not None:
             raise UnsupportedError(
@@ -434,13 +439,12 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         past_key_values: OnnxCache | None = None,
         pixel_values: Any = None,
         input_features: Any = None,
-        pixel_attention_mask: Any = None,
         token_type_ids: Any = None,
         image_grid_thw: Any = None,
         mm_token_type_ids: Any = None,
         pixel_values_videos: Any = None,
         use_cache: bool | None = None,
-        **_: Any,
+        **more: Any,
     ) -> ModelOutput:
         """Run one step.
 
@@ -452,12 +456,12 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             past_key_values: what was remembered; it is brought up to date.
             pixel_values: pictures.
             input_features: sounds.
-            pixel_attention_mask: which pixels are a picture's, for models that take pictures in tiles.
             token_type_ids: [batch, tokens], 1 for those of a picture, for models whose pictures see themselves whole.
             image_grid_thw: [pictures, 3], frames, rows and columns of patches, for models whose pictures are patches.
             mm_token_type_ids: [batch, tokens], 1 for those of a picture, for such models.
             pixel_values_videos: must not be given: no graph here takes videos.
             use_cache: return what is remembered, also where nothing was given.
+            **more: what else the encoders take, such as `pixel_attention_mask` and `image_sizes`.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and `past_key_values`.
@@ -475,13 +479,14 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             position_ids = position_ids[..., -input_ids.shape[1] :]
         states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
         deep = self._deep(states)
-        for component, (given, name, token) in _MEDIA.items():
-            value = {"pixel_values": pixel_values, "input_features": input_features}[given]
-            if value is not None and self.directory.has(component):
-                graph = self.directory.graph(component)
-                mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
-                taken = _arrays({given: value, _TILES: mask, "image_grid_thw": image_grid_thw})
-                said = {key: to_array(part) for key, part in graph.run(taken).items()}
+        given = {"pixel_values": pixel_values, "input_features": input_features}
+        given |= {"image_grid_thw": image_grid_thw, **more}
+        for component, (name, token) in _MEDIA.items():
+            if not self.directory.has(component):
+                continue
+            graph = self.directory.graph(component)
+            if taken := media.feed_for(graph, given):
+                said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
                 places = _arrays({"ids": input_ids})["ids"] == getattr(self.config, token)
                 states = _filled(states, said[name], places)
                 if deep is not None and "deepstack_features" in said:
@@ -494,18 +499,10 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
 
 
 _MEDIA = {
-    "vision_encoder": ("pixel_values", "image_features", "image_token_id"),
-    "audio_encoder": ("input_features", "audio_features", "audio_token_id"),
+    "vision_encoder": ("image_features", "image_token_id"),
+    "audio_encoder": ("audio_features", "audio_token_id"),
 }
-"""Component to its input, its output, and what the configuration calls the token that leaves room for it."""
-
-
-_TILES = "pixel_attention_mask"
-
-
-def _of(mask: Any, tiles: Any) -> Any:
-    """Return the mask of tiles, [batch, tiles, height, width]: all pixels where none was given."""
-    return np.ones((*tiles.shape[:2], *tiles.shape[3:]), dtype=bool) if mask is None else mask
+"""Component to its output, and what the configuration calls the token that leaves room for it."""
 
 
 def _filled(states: Any, said: Any, places: Any) -> Any:
