@@ -13,6 +13,7 @@ import onnxport
 from conformance.checkpoints import randomize
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
+from onnxport.architectures.describe import infer_task
 from onnxport.errors import OptionError, UnsupportedError
 
 TOKENS, PLACE, VOCABULARY = 64, 90, 99
@@ -87,20 +88,28 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"num_mel_bins": 16, "max_source_positions": 48},
         },
     },
+    "Qwen2Audio": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "audio_config": {
+            **{"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 37},
+            **{"num_mel_bins": 16, "max_source_positions": 48, "model_type": "qwen2_audio_encoder"},
+        },
+    },
 }
+HEARING = ("Voxtral", "Qwen2Audio")
 
 
 def checkpoint(name: str, directory: Path) -> tuple[Any, Path]:
     """Write a tiny checkpoint, and return its model, too."""
     model_class = getattr(transformers, f"{name}ForConditionalGeneration")
-    places = {"audio_token_id": PLACE} if name == "Voxtral" else {"image_token_id": PLACE}
+    places = {"audio_token_id": PLACE} if name in HEARING else {"image_token_id": PLACE}
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**MODELS[name], **places)).eval()
     randomize(model)
     model.generation_config.pad_token_id = 0
     model.save_pretrained(directory)
     make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
-    if name == "Voxtral":
+    if name in HEARING:
         settings = {"feature_size": 16, "chunk_length": 1, "n_fft": 400, "hop_length": 160, "sampling_rate": 15_360}
         transformers.WhisperFeatureExtractor(**settings).save_pretrained(directory)
     else:
@@ -115,6 +124,11 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
     if name == "Voxtral":
         media = {"input_features": torch.randn(batch, 16, 96)}
         said = model.get_audio_features(**media).pooler_output
+    elif name == "Qwen2Audio":
+        lengths = torch.tensor([96, 51, 70])[:batch]
+        mask = (torch.arange(96)[None] < lengths[:, None]).long()
+        media = {"input_features": torch.randn(batch, 16, 96), "feature_attention_mask": mask}
+        return {**texts([(length + 1) // 4 for length in lengths.tolist()]), **media}
     elif name in GRIDDED:
         shapes = torch.tensor([[1, 4, 6], [1, 8, 4], [1, 10, 6]])[:batch]
         media = {"pixel_values": torch.randn(int(shapes.prod(-1).sum()), 3 * 2 * 8 * 8), "image_grid_thw": shapes}
@@ -162,9 +176,9 @@ CUT = ("LlavaNext", "LlavaOnevision")
 @pytest.mark.parametrize("name", MODELS)
 def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
-    task = "audio-text-to-text" if name == "Voxtral" else "image-text-to-text"
+    task = "audio-text-to-text" if name in HEARING else "image-text-to-text"
     result = onnxport.export(source, tmp_path / "out", ExportOptions(task=f"{task}-with-past"))
-    encoder = "audio_encoder" if name == "Voxtral" else "vision_encoder"
+    encoder = "audio_encoder" if name in HEARING else "vision_encoder"
     assert [item.name for item in result.manifest.components] == [encoder, "embed_tokens", "decoder_model_merged"]
     ours = onnxport.load(tmp_path / "out")
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
@@ -174,6 +188,12 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     inputs["input_ids"][0, (inputs["input_ids"][0] == PLACE).nonzero()[0]] = 7
     with pytest.raises(OptionError, match="places"):
         ours.generate(**inputs, **wanted)
+
+
+@pytest.mark.parametrize("name", HEARING)
+def test_the_task_of_what_hears_is_inferred(name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(architectures=[f"{name}ForConditionalGeneration"])
+    assert infer_task(config).full_name == "audio-text-to-text-with-past"
 
 
 @pytest.mark.parametrize("name", CUT)

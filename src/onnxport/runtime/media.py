@@ -46,7 +46,13 @@ def _one_each(pictures: Any) -> Any:
     return np.ones(len(pictures), dtype=np.int64)
 
 
+def _all_frames(features: Any) -> Any:
+    """Say of features, [sounds, values of each, frames], that all their frames are the sound's own."""
+    return np.ones((len(features), features.shape[-1]), dtype=np.int64)
+
+
 _DEFAULTS: dict[str, Callable[[Any], Any]] = {
     "pixel_attention_mask": _all_pixels,
     "batch_num_images": _one_each,
+    "feature_attention_mask": _all_frames,
 }
