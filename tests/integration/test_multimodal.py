@@ -190,6 +190,71 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
         ours.generate(**inputs, **wanted)
 
 
+def phi(directory: Path) -> Any:
+    """Write a tiny Phi-4-multimodal, which sees and hears, and return its model."""
+    text = {key: value for key, value in TEXT.items() if key != "model_type"}
+    seen = {**SIGHT, "num_hidden_layers": 4, "patch_size": 4, "crop_size": 32, "image_token_id": PLACE}
+    heard = {
+        **{"hidden_size": 32, "intermediate_size": 37, "num_blocks": 3, "num_attention_heads": 4, "input_size": 16},
+        **{"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 16},
+        **{"bias_max_distance": 20, "audio_token_id": PLACE + 1},
+    }
+    config = transformers.Phi4MultimodalConfig(
+        **text, original_max_position_embeddings=256, vision_config=seen, audio_config=heard
+    )
+    torch.manual_seed(0)
+    model = transformers.Phi4MultimodalForCausalLM(config).eval()
+    randomize(model)
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(directory)
+    make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
+    return model
+
+
+def pictures_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """Make pictures of 2 x 1, 1 x 2 and 1 x 1 crops, the first two padded, and count the places that each takes."""
+    mask = torch.ones(3, 3, 8, 8, dtype=torch.bool)
+    mask[0, 2, 3:] = mask[1, 2, :, 5:] = False
+    sizes = torch.tensor([[64, 32], [32, 64], [32, 32]])
+    media = {"image_pixel_values": torch.randn(3, 3, 3, 32, 32), "image_sizes": sizes, "image_attention_mask": mask}
+    own = [(4 + 2, 4), (4, 4 + 3), (4, 4)]  # a state for two patches
+    places = [rows * (columns + 1) + 1 + 4 * (4 + 1) for rows, columns in own]
+    return places[:batch], {name: value[:batch] for name, value in media.items()}
+
+
+def sounds_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """Make sounds of different lengths, and count the places that each takes."""
+    lengths = torch.tensor([75, 40, 61])[:batch]
+    frames = int(lengths.max())
+    media = {"audio_input_features": torch.randn(batch, frames, 16), "audio_embed_sizes": -(-lengths // 8)}
+    if batch > 1:  # as the processor does
+        media["audio_attention_mask"] = torch.arange(frames)[None] < lengths[:, None]
+    return media["audio_embed_sizes"].tolist(), media
+
+
+def test_phi_sees_and_hears(tmp_path: Path) -> None:
+    model = phi(tmp_path / "checkpoint")
+    options = ExportOptions(task="audio-text-to-text-with-past")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
+    names = ["vision_encoder", "audio_encoder", "embed_tokens", "decoder_model_merged"]
+    assert [item.name for item in result.manifest.components] == names
+    ours = onnxport.load(tmp_path / "out")
+    wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    for batch in (1, 3):
+        torch.manual_seed(batch)
+        (seen, pictures), (heard, sounds) = pictures_for_phi(batch), sounds_for_phi(batch)
+        both = texts([some + more for some, more in zip(seen, heard, strict=True)])
+        for row, count in zip(both["input_ids"], heard, strict=True):
+            row[(row == PLACE).nonzero()[-count:]] = PLACE + 1
+        only_sounds = texts(heard)
+        only_sounds["input_ids"] += (only_sounds["input_ids"] == PLACE).long()
+        for inputs in ({**texts(seen), **pictures}, {**only_sounds, **sounds}, {**both, **pictures, **sounds}):
+            assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+    sounds["audio_input_features"] = torch.zeros(3, 4001, 16)
+    with pytest.raises(OptionError, match="4001 frames"):
+        ours(**only_sounds, **sounds)
+
+
 @pytest.mark.parametrize("name", HEARING)
 def test_the_task_of_what_hears_is_inferred(name: str) -> None:
     config = getattr(transformers, f"{name}Config")(architectures=[f"{name}ForConditionalGeneration"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
-from onnxport.configs import anyres, grids, sounds
+from onnxport.configs import anyres, grids, phi4, sounds
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
@@ -251,7 +251,7 @@ def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
     return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
 
 
-_MEDIA_OF = {"qwen2_audio": ["audio_encoder"]}
+_MEDIA_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encoder", "audio_encoder"]}
 """Model type to its encoders, where it has no method for each."""
 
 
@@ -264,6 +264,8 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
         return anyres.AnyresOnnxConfig(model.config)
     if model.config.model_type in sounds.MODEL_TYPES:
         return sounds.SoundOnnxConfig(model.config)
+    if model.config.model_type in phi4.MODEL_TYPES:
+        return phi4.config_for(model, component)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxport.configs.phi4 import LONGEST
+from onnxport.errors import OptionError
 from onnxport.runtime.graph import Graph
 
-MEDIA = ("pixel_values", "input_features")
+MEDIA = ("pixel_values", "input_features", "image_pixel_values", "audio_input_features")
 """Inputs that are pictures or sounds themselves: where a graph's isn't given, it isn't run."""
 
 
@@ -29,6 +31,46 @@ def feed_for(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any] | None:
     if medium is None:
         return None
     return {name: make(medium) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
+
+
+def check_lengths(config: Any, given: Mapping[str, Any]) -> None:
+    """Look whether sounds are as short as Phi-4-multimodal's encoder was exported for.
+
+    Raises:
+        OptionError: one is longer.
+    """
+    features = given.get("audio_input_features")
+    if features is None or features.shape[1] <= (longest := LONGEST * config.audio_config.time_reduction):
+        return
+    raise OptionError(
+        f"a sound has {features.shape[1]} frames, and the exported graph takes {longest} at most: cut it shorter"
+    )
+
+
+def token_of(config: Any, name: str) -> int:
+    """Return the token that leaves room for pictures or sounds: from the configuration, or that of the encoder.
+
+    Args:
+        config: the model's configuration.
+        name: `image_token_id` or `audio_token_id`.
+    """
+    part = config if hasattr(config, name) else getattr(config, _ENCODERS[name])
+    return int(getattr(part, name))
+
+
+_ENCODERS = {"image_token_id": "vision_config", "audio_token_id": "audio_config"}
+
+
+def states_for(said: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Any:
+    """Choose from what an encoder says: Phi-4-multimodal's says one thing of sounds alone, another beside pictures.
+
+    Args:
+        said: outputs of the encoder by name.
+        name: the output for pictures, or for sounds alone.
+        given: what was given to the model.
+    """
+    beside = said.get(f"{name}_beside_pictures")
+    return said[name] if beside is None or given.get("image_pixel_values") is None else beside
 
 
 def encoder_inputs(graphs: list[Graph]) -> frozenset[str]:
@@ -51,8 +93,14 @@ def _all_frames(features: Any) -> Any:
     return np.ones((len(features), features.shape[-1]), dtype=np.int64)
 
 
+def _all_heard(features: Any) -> Any:
+    """Say of features, [sounds, frames, values of each], that all their frames are the sound's own."""
+    return np.ones(features.shape[:2], dtype=bool)
+
+
 _DEFAULTS: dict[str, Callable[[Any], Any]] = {
     "pixel_attention_mask": _all_pixels,
     "batch_num_images": _one_each,
     "feature_attention_mask": _all_frames,
+    "audio_attention_mask": _all_heard,
 }

@@ -481,14 +481,18 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         deep = self._deep(states)
         given = {"pixel_values": pixel_values, "input_features": input_features}
         given |= {"image_grid_thw": image_grid_thw, **more}
+        media.check_lengths(self.config, given)
+        tokens, later = _arrays({"ids": input_ids})["ids"], bool(past_key_values and past_key_values.get_seq_length())
         for component, (name, token) in _MEDIA.items():
             if not self.directory.has(component):
                 continue
             graph = self.directory.graph(component)
+            places = tokens == media.token_of(self.config, token)
+            if later and not places.any():  # it is given again what an earlier step took
+                continue
             if taken := media.feed_for(graph, given):
                 said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
-                places = _arrays({"ids": input_ids})["ids"] == getattr(self.config, token)
-                states = _filled(states, said[name], places)
+                states = _filled(states, media.states_for(said, name, given), places)
                 if deep is not None and "deepstack_features" in said:
                     deep[:, places] = said["deepstack_features"]
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
