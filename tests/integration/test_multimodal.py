@@ -52,6 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "downsample_ratio": 0.5,
     },
     "SmolVLM": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
+    "Idefics3": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
     "Qwen2VL": {
         "text_config": {**QWEN, "model_type": "qwen2_vl_text"},
         "vision_config": {**GRID, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
@@ -140,14 +141,14 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             said = model.get_image_features(**media).pooler_output
         return {**texts([len(states) for states in said]), **media}
-    elif name == "SmolVLM":
+    elif name in ("SmolVLM", "Idefics3"):
         media = {
             "pixel_values": torch.randn(batch, 2, 3, 32, 32),
             "pixel_attention_mask": torch.ones(batch, 2, 32, 32, dtype=torch.bool),
         }
-        media["pixel_values"][:, 1] = 0  # an empty tile
+        media["pixel_values"][::2, 1] = 0  # an empty tile
         media["pixel_attention_mask"][0, 0, 16:] = False
-        said = model.get_image_features(**media).pooler_output
+        return {**texts([4, 8, 4][:batch]), **media}
     else:
         media = {"pixel_values": torch.randn(batch, 3, 32, 32)}
         said = model.get_image_features(**media).pooler_output
