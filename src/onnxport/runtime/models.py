@@ -419,6 +419,21 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         with torch.device("meta"):
             return AutoModel.from_config(self.config)
 
+    def prepare_inputs_for_generation(self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
+        """Choose what a step takes: what the first one took of pictures and sounds, the others don't take again.
+
+        Args:
+            *arguments: the tokens; see Transformers.
+            is_first_iteration: whether it is the first step.
+            **kwargs: see Transformers.
+
+        Returns:
+            Arguments of `forward`.
+        """
+        prepared = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
+        again = is_first_iteration or not kwargs.get("use_cache", True)
+        return {name: value for name, value in prepared.items() if again or name not in media.MEDIA}
+
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         known = media.encoder_inputs([self.directory.graph(name) for name in _MEDIA if self.directory.has(name)])
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
@@ -482,15 +497,13 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         given = {"pixel_values": pixel_values, "input_features": input_features}
         given |= {"image_grid_thw": image_grid_thw, **more}
         media.check_lengths(self.config, given)
-        tokens, later = _arrays({"ids": input_ids})["ids"], bool(past_key_values and past_key_values.get_seq_length())
+        tokens = _arrays({"ids": input_ids})["ids"]
         for component, (name, token) in _MEDIA.items():
             if not self.directory.has(component):
                 continue
             graph = self.directory.graph(component)
-            places = tokens == media.token_of(self.config, token)
-            if later and not places.any():  # it is given again what an earlier step took
-                continue
             if taken := media.feed_for(graph, given):
+                places = tokens == media.token_of(self.config, token)
                 said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
                 states = _filled(states, media.states_for(said, name, given), places)
                 if deep is not None and "deepstack_features" in said:
