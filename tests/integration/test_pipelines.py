@@ -265,6 +265,41 @@ def test_pictures_beside_a_text(name: str, parent: Path) -> None:
     assert_same(found[0]["generated_text"][-1], expected[0]["generated_text"][-1])
 
 
+def hearing(parent: Path) -> Path:
+    """Write a tiny Qwen2-Audio with its processor."""
+    tokenizer = make_tokenizer("bart", 60, 0, "<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]})
+    tokenizer.padding_side = "left"
+    config = transformers.Qwen2AudioConfig(
+        text_config={
+            **{"model_type": "qwen2", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 37},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+            **{"eos_token_id": 2, "pad_token_id": 1},
+        },
+        audio_config={
+            **{"model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 2, "encoder_ffn_dim": 37},
+            **{"encoder_attention_heads": 4, "num_mel_bins": 16, "max_source_positions": 100},
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    torch.manual_seed(0)
+    model = transformers.Qwen2AudioForConditionalGeneration(config)
+    return saved(parent, "hearing", model, transformers.Qwen2AudioProcessor(extractor, tokenizer))
+
+
+def test_sounds_beside_a_text(parent: Path) -> None:
+    directory = exported(hearing(parent), "audio-text-to-text-with-past")
+    ours = onnxport.pipeline("audio-text-to-text", directory)
+    original = transformers.pipeline("any-to-any", model=str(hearing(parent)), device="cpu")
+    greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    settings = {"generate_kwargs": greedy, "skip_special_tokens": False, "return_full_text": False}
+    text = "ab <|audio_bos|><|AUDIO|><|audio_eos|> cd"
+    expected = original(text=text, audio=sound(1.3), **settings)
+    assert expected[0]["generated_text"]
+    assert_same(ours(text=text, audio=sound(1.3), **settings), expected)
+
+
 def wav2vec2(parent: Path, head: str) -> Path:
     config = transformers.Wav2Vec2Config(
         vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37,
