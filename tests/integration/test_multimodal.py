@@ -191,6 +191,25 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
         ours.generate(**inputs, **wanted)
 
 
+@pytest.mark.parametrize("name", ["Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"])
+def test_beams_share_their_text_s_pictures(name: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    options = ExportOptions(task="image-text-to-text-with-past", validate="none")
+    onnxport.export(source, tmp_path / "out", options)
+    ours = onnxport.load(tmp_path / "out")
+    inputs = inputs_for(name, model, 3)
+    ids = inputs["input_ids"]  # the first text gets the second's picture, too, in front of a text without any
+    rows = [ids[0].tolist() + ids[1][ids[1] != 0].tolist(), [7] * 9, ids[2][ids[2] != 0].tolist()]
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    inputs |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = (ids == PLACE).int()
+    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
+    for more in ({}, {"num_return_sequences": 2}):
+        assert torch.equal(ours.generate(**inputs, **wanted, **more), model.generate(**inputs, **wanted, **more))
+
+
 def phi(directory: Path) -> Any:
     """Write a tiny Phi-4-multimodal, which sees and hears, and return its model."""
     text = {key: value for key, value in TEXT.items() if key != "model_type"}

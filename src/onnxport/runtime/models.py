@@ -434,19 +434,44 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         """
         prepared = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
         again = is_first_iteration or not kwargs.get("use_cache", True)
-        return {name: value for name, value in prepared.items() if again or name not in media.MEDIA}
+        return {name: value for name, value in prepared.items() if again or name not in (*media.MEDIA, media.ENCODED)}
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        known = media.encoder_inputs([self.directory.graph(name) for name in _MEDIA if self.directory.has(name)])
+        known = media.encoder_inputs(self._encoders())
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
-        if self._has_grids and expand_size > 1 and inputs.get("image_grid_thw") is not None:
-            raise UnsupportedError(
-                "several answers at once (num_beams, num_return_sequences) aren't supported where pictures are given "
-                "as patches: ask for one"
-            )
-        return super()._expand_inputs_for_generation(expand_size, **inputs)
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **inputs: Any
+    ) -> Any:
+        """Repeat each text, and for each what its own pictures and sounds are: these are encoded once."""
+        if expand_size > 1 and (encoded := self._encoded(inputs)):
+            known = media.encoder_inputs(self._encoders())
+            inputs = {name: value for name, value in inputs.items() if name not in known}
+            repeated = media.repeated(encoded, _arrays({"ids": input_ids})["ids"], expand_size)
+        else:
+            repeated = None
+        if isinstance(self._deltas, torch.Tensor):
+            self._deltas = self._deltas.repeat_interleave(expand_size, dim=0)
+        tokens, expanded = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids=input_ids, **inputs
+        )
+        return tokens, expanded | ({media.ENCODED: repeated} if repeated else {})
+
+    def _encoders(self) -> list[Graph]:
+        return [self.directory.graph(name) for name in media.OUTPUTS if self.directory.has(name)]
+
+    def _encoded(self, given: Mapping[str, Any]) -> dict[int, media.Encoded]:
+        """Return what the encoders say of what was given, by the token that leaves room for it."""
+        media.check_lengths(self.config, given)
+        found = {}
+        for component, (name, token) in media.OUTPUTS.items():
+            if not self.directory.has(component):
+                continue
+            graph = self.directory.graph(component)
+            if taken := media.feed_for(graph, given):
+                said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
+                found[media.token_of(self.config, token)] = media.encoded_of(said, name, given)
+        return found
 
     def forward(  # type: ignore[override]
         self,
@@ -498,47 +523,17 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         deep = self._deep(states)
         given = {"pixel_values": pixel_values, "input_features": input_features}
         given |= {"image_grid_thw": image_grid_thw, **more}
-        media.check_lengths(self.config, given)
-        tokens = _arrays({"ids": input_ids})["ids"]
-        for component, (name, token) in _MEDIA.items():
-            if not self.directory.has(component):
-                continue
-            graph = self.directory.graph(component)
-            if taken := media.feed_for(graph, given):
-                places = tokens == media.token_of(self.config, token)
-                said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
-                states = _filled(states, media.states_for(said, name, given), places)
-                if deep is not None and "deepstack_features" in said:
-                    deep[:, places] = said["deepstack_features"]
+        encoded = more[media.ENCODED] if media.ENCODED in more else self._encoded(given)
+        for token, said in encoded.items():
+            places = _arrays({"ids": input_ids})["ids"] == token
+            states = media.filled(states, said.rows, places)
+            if deep is not None and said.deep is not None:
+                deep[:, places] = said.deep
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
         feed["deepstack_embeds"] = deep
         if "token_type_ids" in self._decoder.graph.inputs:
             feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return _output(self._step(feed, past_key_values, use_cache))
-
-
-_MEDIA = {
-    "vision_encoder": ("image_features", "image_token_id"),
-    "audio_encoder": ("audio_features", "audio_token_id"),
-}
-"""Component to its output, and what the configuration calls the token that leaves room for it."""
-
-
-def _filled(states: Any, said: Any, places: Any) -> Any:
-    """Put an encoder's states at the places that the text leaves, in order.
-
-    Raises:
-        OptionError: there are more or fewer places than states.
-    """
-    rows = said.reshape(-1, states.shape[-1])
-    if places.sum() != len(rows):
-        raise OptionError(
-            f"the text leaves {places.sum()} places for pictures or sounds, which take {len(rows)}: make both with the "
-            "model's processor"
-        )
-    filled = states.copy()
-    filled[places] = rows
-    return filled
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]
