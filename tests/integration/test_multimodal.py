@@ -258,6 +258,7 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     names = ["vision_encoder", "audio_encoder", "embed_tokens", "decoder_model_merged"]
     assert [item.name for item in result.manifest.components] == names
+    assert any("encoders: 2 layers traced" in note for note in result.manifest.components[1].notes)
     ours = onnxport.load(tmp_path / "out")
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
