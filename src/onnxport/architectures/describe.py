@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
-from onnxport.configs import grids
+from onnxport.configs import anyres, grids, phi4, sounds
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
@@ -62,9 +62,14 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     """
     architectures = list(config.architectures or ())
     for architecture in architectures:
-        for task in TASKS:
-            if any(architecture in _classes_for(config, name, code) for name in task.auto_classes):
-                return task.past(_generates(config, task, architecture))
+        fitting = [
+            task
+            for task in TASKS
+            if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
+        ]
+        if fitting:
+            task = _of_sounds_and_texts(config, fitting) or fitting[0]
+            return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
     own = [name for name in architectures if name in {_class_name(place) for place in _code(config).values()}]
@@ -76,6 +81,13 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
         f"the task can't be inferred: config.json names {named} as its architecture; "
         f"choose one with --task (supported for {config.model_type}: {known})"
     )
+
+
+def _of_sounds_and_texts(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
+    """Return the task of a decoder that hears: Transformers lists it among encoder-decoders, too."""
+    if config.is_encoder_decoder or not hasattr(config, "text_config") or not hasattr(config, "audio_config"):
+        return None
+    return next((task for task in fitting if task.name in _FROM_MEDIA), None)
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
@@ -219,7 +231,7 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
 
 def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    media = [name for name, (method, _) in MEDIA.items() if hasattr(model, method)]
+    media = _MEDIA_OF.get(model.config.model_type, [name for name, (how, _) in MEDIA.items() if hasattr(model, how)])
     if not media or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
@@ -239,11 +251,21 @@ def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
     return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
 
 
+_MEDIA_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encoder", "audio_encoder"]}
+"""Model type to its encoders, where it has no method for each."""
+
+
 def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
         return TilesOnnxConfig(model.config)
     if model.config.model_type in grids.MODEL_TYPES:
         return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
+    if model.config.model_type in anyres.MODEL_TYPES:
+        return anyres.AnyresOnnxConfig(model.config)
+    if model.config.model_type in sounds.MODEL_TYPES:
+        return sounds.SoundOnnxConfig(model.config)
+    if model.config.model_type in phi4.MODEL_TYPES:
+        return phi4.config_for(model, component)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

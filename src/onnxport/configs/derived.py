@@ -182,7 +182,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         with torch.no_grad():
             result = self.run(model, {**move(inputs, model), **flags})
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
-        self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
+        self._outputs = {name: {0: "batch"} for name in names if name not in (*_NOT_OUTPUTS, *inputs)}
         if wants_past:
             self._states = CacheStates.of(model, result.get(PAST))
             if self._states.recurs and not self._patching_specs:

@@ -190,7 +190,8 @@ def _signatures(model: torch.nn.Module, path: str) -> list[LayerSignature]:
     from onnxport.tracing.layers import signature_of_layer
 
     try:
-        return [signature_of_layer(layer) for layer in model.get_submodule(path).children()]
+        layers = model.get_submodule(path)._modules.values()  # one that stands there twice comes twice
+        return [signature_of_layer(layer) for layer in layers if layer is not None]
     except AttributeError:
         return []
 
