@@ -276,10 +276,19 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
         ours(**only_sounds, **sounds)
 
 
-@pytest.mark.parametrize("name", HEARING)
-def test_the_task_of_what_hears_is_inferred(name: str) -> None:
-    config = getattr(transformers, f"{name}Config")(architectures=[f"{name}ForConditionalGeneration"])
-    assert infer_task(config).full_name == "audio-text-to-text-with-past"
+@pytest.mark.parametrize(
+    ("name", "head", "task"),
+    [
+        *((name, "ForConditionalGeneration", "audio-text-to-text-with-past") for name in HEARING),
+        ("Phi4Multimodal", "ForCausalLM", "audio-text-to-text-with-past"),
+        ("Gemma3", "ForConditionalGeneration", "image-to-text-with-past"),
+        ("Llava", "ForConditionalGeneration", "image-to-text-with-past"),
+        ("Gemma3Text", "ForCausalLM", "text-generation-with-past"),
+    ],
+)
+def test_the_task_of_what_sees_or_hears_is_inferred(name: str, head: str, task: str) -> None:
+    config = getattr(transformers, f"{name}Config")(architectures=[f"{name.removesuffix('Text')}{head}"])
+    assert infer_task(config).full_name == task
 
 
 @pytest.mark.parametrize("name", CUT)

@@ -68,7 +68,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
         ]
         if fitting:
-            task = _of_sounds_and_texts(config, fitting) or fitting[0]
+            task = _of_media(config, fitting) or fitting[0]
             return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
@@ -83,16 +83,23 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     )
 
 
-def _of_sounds_and_texts(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
-    """Return the task of a decoder that hears: Transformers lists it among encoder-decoders, too."""
-    if config.is_encoder_decoder or not hasattr(config, "text_config") or not hasattr(config, "audio_config"):
+def _of_media(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
+    """Return the task of a decoder that sees or hears: Transformers lists some among those of texts, too."""
+    if not _reads_media(config):
         return None
     return next((task for task in fitting if task.name in _FROM_MEDIA), None)
 
 
+def _reads_media(config: PreTrainedConfig) -> bool:
+    """Say whether a decoder reads pictures or sounds beside its text."""
+    parts = ("vision_config", "audio_config")
+    return not config.is_encoder_decoder and any(hasattr(config, part) for part in parts)
+
+
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Say whether a class makes its output token by token, each from a cache of those before it."""
-    if task.name == "text-generation" or (task.name in _FROM_MEDIA and hasattr(config, "text_config")):
+    reads = task.name in _FROM_MEDIA and (_reads_media(config) or hasattr(config, "text_config"))
+    if task.name == "text-generation" or reads:
         return not config.is_encoder_decoder
     return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
 
