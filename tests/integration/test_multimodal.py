@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,6 +16,7 @@ from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.architectures.describe import infer_task
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.light import LightModel
 
 TOKENS, PLACE, VOCABULARY = 64, 90, 99
 TEXT = {
@@ -186,6 +188,14 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
         assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+    light = LightModel(ours.directory)
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    if name in GRIDDED:
+        with pytest.raises(UnsupportedError, match="counted by Transformers"):
+            light.generate(arrays, max_new_tokens=TOKENS)
+    else:
+        greedy = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": -1}
+        np.testing.assert_array_equal(light.generate(arrays, **greedy), model.generate(**inputs, **greedy).numpy())
     inputs["input_ids"][0, (inputs["input_ids"][0] == PLACE).nonzero()[0]] = 7
     with pytest.raises(OptionError, match="places"):
         ours.generate(**inputs, **wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
+from onnxport.runtime.media import embedded, encode
 from onnxport.runtime.sampling import Chooser, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, "NDArray[Any]"]
 
-_ENCODER, _DECODER, _ONLY, _TEXTS = "encoder_model", "decoder_model_merged", "model", "text_model"
+_ENCODER, _DECODER, _ONLY = "encoder_model", "decoder_model_merged", "model"
+_TEXTS, _TOKENS = "text_model", "embed_tokens"
+_KINDS = "token_type_ids"
+_GRID_AXES = 3
+"""Axes of `position_ids` where a token has several: in time, in height, in width."""
 
 
 class LightModel:
@@ -92,18 +99,41 @@ class LightModel:
         values = {**self.directory.config, **self.directory.generation}
         how = Sampling.of({**values, "eos_token_id": self.directory.setting("eos_token_id")}, settings)
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
-        if self.directory.has(_DECODER):
+        decoder = Decoder(self.directory.graph(_DECODER if self.directory.has(_DECODER) else _ONLY))
+        fixed: Arrays = {}
+        if self.directory.has(_ENCODER):
             start, fixed = self._encoded(arrays)
-            decoder = Decoder(self.directory.graph(_DECODER))
-        else:
-            if "input_ids" not in arrays:
-                raise OptionError("generate needs input_ids, the tokens of a text")
+        elif "input_ids" in arrays:
             start = arrays["input_ids"]
-            decoder, fixed = Decoder(self.directory.graph(_ONLY)), {}
+        else:
+            raise OptionError("generate needs input_ids, the tokens of a text")
         if start.ndim != 2 or not start.size:
             raise OptionError(f"input_ids have the shape {list(start.shape)}; give [batch, length], at least one token")
         mask = arrays.get("attention_mask", np.ones_like(start)) if not fixed else None
-        return start, _steps(decoder, (start, mask, fixed), how)
+        take = self._embedding(decoder, arrays) if self.directory.has(_TOKENS) else _as_they_are
+        return start, _steps(decoder, (start, mask, fixed), take, how)
+
+    def _embedding(self, decoder: Decoder, arrays: Arrays) -> Take:
+        """Return what makes a decoder's inputs of tokens; the first have room for what was seen or heard."""
+        place = decoder.graph.inputs.get("position_ids")
+        if place is not None and len(place.axes) == _GRID_AXES:
+            raise UnsupportedError(
+                f"{self.directory.path}: where the patches of its pictures stand is counted by Transformers; install "
+                "torch and transformers (onnxport[export]) to generate with it"
+            )
+        config = json.loads(json.dumps(self.directory.config), object_hook=lambda values: SimpleNamespace(**values))
+        encoded = encode(self.directory, config, arrays)
+        kinds = arrays.get(_KINDS)
+
+        def take(tokens: NDArray[Any]) -> Arrays:
+            nonlocal encoded, kinds
+            feed = embedded(self.directory, tokens, encoded)
+            if _KINDS in decoder.graph.inputs:
+                feed[_KINDS] = np.zeros_like(tokens) if kinds is None else kinds
+            encoded, kinds = {}, None
+            return feed
+
+        return take
 
     def _encoded(self, arrays: Arrays) -> tuple[NDArray[Any], Arrays]:
         """Run the encoder; return the tokens that the decoder starts from and what it takes at every step."""
@@ -194,13 +224,23 @@ def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
     return full
 
 
-def _steps(decoder: Decoder, given: tuple[NDArray[Any], NDArray[Any] | None, Arrays], how: Sampling) -> Tokens:
+Take = Callable[["NDArray[Any]"], Arrays]
+"""Makes what a decoder takes of tokens, [batch, tokens]."""
+
+
+def _as_they_are(tokens: NDArray[Any]) -> Arrays:
+    return {"input_ids": tokens}
+
+
+def _steps(
+    decoder: Decoder, given: tuple[NDArray[Any], NDArray[Any] | None, Arrays], take: Take, how: Sampling
+) -> Tokens:
     """Yield the tokens of one step after another."""
     start, mask, fixed = given
     chooser, tokens = Chooser(how, start), start
     states: States = decoder.begin(len(start))
     for _ in range(how.max_new_tokens):
-        feed = {"input_ids": tokens, **fixed} if mask is None else {"input_ids": tokens, "attention_mask": mask}
+        feed = {**take(tokens), **(fixed if mask is None else {"attention_mask": mask})}
         if not decoder.states:  # without a cache, everything is computed again at every step
             states = decoder.begin(len(start))
         logits = decoder.step(feed, states)

@@ -10,10 +10,12 @@ import numpy as np
 
 from onnxport.configs.phi4 import LONGEST
 from onnxport.errors import OptionError
-from onnxport.runtime.graph import Graph
+from onnxport.runtime.graph import Graph, to_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from onnxport.runtime.directory import Directory
 
 MEDIA = ("pixel_values", "input_features", "image_pixel_values", "audio_input_features")
 """Inputs that are pictures or sounds themselves: where a graph's isn't given, it isn't run."""
@@ -57,6 +59,57 @@ def feed_for(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: make(medium) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
 
 
+def encode(directory: Directory, config: Any, given: Mapping[str, Any]) -> dict[int, Encoded]:
+    """Run the encoders of what was given.
+
+    Args:
+        directory: what an export wrote.
+        config: the model's configuration.
+        given: arrays by name, None for what wasn't given.
+
+    Returns:
+        The token that leaves room for it, to what an encoder says.
+
+    Raises:
+        OptionError: a sound is too long, or something doesn't fit.
+    """
+    check_lengths(config, given)
+    found = {}
+    for component, (name, token) in OUTPUTS.items():
+        if directory.has(component):
+            graph = directory.graph(component)
+            if taken := feed_for(graph, given):
+                said = {key: to_array(part) for key, part in graph.run(taken).items()}
+                found[token_of(config, token)] = encoded_of(said, name, given)
+    return found
+
+
+def embedded(directory: Directory, tokens: NDArray[Any], encoded: Mapping[int, Encoded]) -> dict[str, Any]:
+    """Return what a decoder takes in place of tokens.
+
+    Args:
+        directory: what an export wrote.
+        tokens: [batch, tokens].
+        encoded: see `encode`.
+
+    Returns:
+        `inputs_embeds` [batch, tokens, size] and, where its first layers take such, `deepstack_embeds` [layers, batch,
+        tokens, size].
+
+    Raises:
+        OptionError: there are more or fewer places than states.
+    """
+    states = to_array(directory.graph("embed_tokens").run({"input_ids": tokens})["inputs_embeds"])
+    place = directory.graph("decoder_model_merged").inputs.get("deepstack_embeds")
+    deep = None if place is None else np.zeros((place.axes[0], *states.shape), states.dtype)
+    for token, said in encoded.items():
+        places = tokens == token
+        states = filled(states, said.rows, places)
+        if deep is not None and said.deep is not None:
+            deep[:, places] = said.deep
+    return {"inputs_embeds": states} | ({} if deep is None else {"deepstack_embeds": deep})
+
+
 def check_lengths(config: Any, given: Mapping[str, Any]) -> None:
     """Look whether sounds are as short as Phi-4-multimodal's encoder was exported for.
 
@@ -78,8 +131,9 @@ def token_of(config: Any, name: str) -> int:
         config: the model's configuration.
         name: `image_token_id` or `audio_token_id`.
     """
-    part = config if hasattr(config, name) else getattr(config, _ENCODERS[name])
-    return int(getattr(part, name))
+    names = (name, name.replace("_id", "_index"))  # some configurations are written with the latter
+    parts = (config, getattr(config, _ENCODERS[name], None))
+    return int(next(getattr(part, known) for part in parts for known in names if hasattr(part, known)))
 
 
 _ENCODERS = {"image_token_id": "vision_config", "audio_token_id": "audio_config"}

@@ -410,11 +410,6 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         )
         return found
 
-    def _deep(self, states: Any) -> Any:
-        """Return what a text adds to the states of the first layers: zeros; None where those take nothing."""
-        place = self._decoder.graph.inputs.get("deepstack_embeds")
-        return None if place is None else np.zeros((place.axes[0], *states.shape), states.dtype)
-
     @cached_property
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
@@ -462,16 +457,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
 
     def _encoded(self, given: Mapping[str, Any]) -> dict[int, media.Encoded]:
         """Return what the encoders say of what was given, by the token that leaves room for it."""
-        media.check_lengths(self.config, given)
-        found = {}
-        for component, (name, token) in media.OUTPUTS.items():
-            if not self.directory.has(component):
-                continue
-            graph = self.directory.graph(component)
-            if taken := media.feed_for(graph, given):
-                said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
-                found[media.token_of(self.config, token)] = media.encoded_of(said, name, given)
-        return found
+        return media.encode(self.directory, self.config, _arrays(given))
 
     def forward(  # type: ignore[override]
         self,
@@ -519,18 +505,11 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             known |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
             position_ids = self._prepare_position_ids_for_generation(input_ids, known)
             position_ids = position_ids[..., -input_ids.shape[1] :]
-        states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
-        deep = self._deep(states)
         given = {"pixel_values": pixel_values, "input_features": input_features}
         given |= {"image_grid_thw": image_grid_thw, **more}
         encoded = more[media.ENCODED] if media.ENCODED in more else self._encoded(given)
-        for token, said in encoded.items():
-            places = _arrays({"ids": input_ids})["ids"] == token
-            states = media.filled(states, said.rows, places)
-            if deep is not None and said.deep is not None:
-                deep[:, places] = said.deep
-        feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
-        feed["deepstack_embeds"] = deep
+        feed = media.embedded(self.directory, _arrays({"ids": input_ids})["ids"], encoded)
+        feed |= {"attention_mask": attention_mask, "position_ids": position_ids}
         if "token_type_ids" in self._decoder.graph.inputs:
             feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return _output(self._step(feed, past_key_values, use_cache))
