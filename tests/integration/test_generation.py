@@ -277,6 +277,24 @@ def test_a_cache_of_its_own_is_refused(tmp_path: Path) -> None:
         exported(source)
 
 
+@pytest.mark.parametrize("rescale_every", [0, 2])
+def test_averages_that_decay(rescale_every: int, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 5, "context_length": 256}
+    source, original = checkpoint(tmp_path, "RwkvConfig", {**_SPECIAL, **sizes, "rescale_every": rescale_every})
+    result = onnxport.export(source, tmp_path / "out", onnxport.ExportOptions(task="text-generation-with-past"))
+    assert result.manifest.validation["status"] == "passed"
+    states = [tensor.name for tensor in result.manifest.components[0].inputs if tensor.name.startswith("past_")]
+    assert states[:4] == ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
+    model = onnxport.load(tmp_path / "out", threads=1)
+    together = generated(model, {"input_ids": texts()["input_ids"]})[0]
+    for row in range(3):  # one by one: Transformers mixes the texts of a batch with each other
+        one = {"input_ids": texts()["input_ids"][row : row + 1]}
+        wanted, wanted_logits = generated(original, one)
+        found, logits = generated(model, one)
+        assert found == wanted == together[row : row + 1]
+        torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("case", ["state spaces that forget between calls", "the delta rule among attention"])
 def test_states_are_proved(case: str, tmp_path: Path) -> None:
     source, _ = checkpoint(tmp_path, *CASES[case])

@@ -233,9 +233,17 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
     return MediaOnnxConfig(model, component, preprocessor)
 
 
+_OWN_DECODERS = {"rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig"}
+"""Model types whose cache is like no other to `module:class` of their description."""
+
+
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
+    if task.name == "text-generation" and model.config.model_type in _OWN_DECODERS:
+        return load_config_class(_OWN_DECODERS[model.config.model_type])(
+            model, preprocessor, task.with_past, last_logits
+        )
     if known is None or decoder or task.full_feature not in known.features:
         return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past, last_logits=last_logits)
     config_class = load_config_class(known.config)

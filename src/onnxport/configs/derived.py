@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
@@ -39,6 +39,9 @@ _NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAM
 class DerivedOnnxConfig(OnnxConfigWithPast):
     """Describe a model by looking at it.
 
+    Attributes:
+        cache_names: what the model may call its cache.
+
     Args:
         model: a Transformers model; it is run once, on two short examples.
         preprocessor: its tokenizer, processor, image processor or feature extractor.
@@ -49,6 +52,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         UnsupportedError: the model's inputs or its cache can't be described, or it can't give the last logits only.
     """
 
+    cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
+
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
         super().__init__(model.config, "default", patches_of(model), use_past)
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
@@ -57,7 +62,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
         self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
         self._states = CacheStates((), 0)
-        self._cache_name = next((name for name in CACHE_NAMES if name in self._parameters), PAST)
+        self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
@@ -154,6 +159,24 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
         return super().flatten_output_collection_property(name, field)
 
+    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+        """Describe the cache that a model returned; a hook.
+
+        Args:
+            model: the model.
+            cache: its cache, as `run` returned it.
+
+        Raises:
+            UnsupportedError: it can't be described.
+        """
+        states = CacheStates.of(model, cache)
+        if states.recurs and not self._patching_specs:
+            raise UnsupportedError(
+                f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
+                f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+            )
+        return states
+
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache; see `OnnxConfig`."""
         return self._states.to_cache(past)
@@ -183,12 +206,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:
-            self._states = CacheStates.of(model, result.get(PAST))
-            if self._states.recurs and not self._patching_specs:
-                raise UnsupportedError(
-                    f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
-                    f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
-                )
+            self._states = self.describe_states(model, result.get(PAST))
         self.use_past = wants_past
 
 

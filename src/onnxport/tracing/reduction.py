@@ -24,7 +24,7 @@ Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
 
-_BY_NUMBER = ("fullatt_block_indexes",)
+_BY_NUMBER = ("fullatt_block_indexes", "rescale_every")
 """Settings that list layers for which the loop over them does something else; no layer shows it."""
 
 
