@@ -241,9 +241,9 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
     if task.name == "text-generation" and model.config.model_type in _OWN_DECODERS:
-        return load_config_class(_OWN_DECODERS[model.config.model_type])(
-            model, preprocessor, task.with_past, last_logits
-        )
+        own = load_config_class(_OWN_DECODERS[model.config.model_type])
+        described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
+        return described
     if known is None or decoder or task.full_feature not in known.features:
         return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past, last_logits=last_logits)
     config_class = load_config_class(known.config)

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from onnxport.configs import recurrences, windows
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs.arguments import PAST
-from onnxport.configs.recurrences import forgets, patches_of
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
@@ -25,6 +25,7 @@ _AXES: dict[str, dict[int, str]] = {
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},
     "position_ids": {0: "batch", 1: "sequence"},
+    "global_attention_mask": {0: "batch", 1: "sequence"},
     "decoder_input_ids": {0: "batch", 1: "decoder_sequence"},
     "decoder_attention_mask": {0: "batch", 1: "decoder_sequence"},
     "pixel_values": {0: "batch", 2: "height", 3: "width"},
@@ -55,7 +56,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
 
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        super().__init__(model.config, "default", patches_of(model), use_past)
+        forms = [*recurrences.patches_of(model), *windows.patches_of(model)]
+        super().__init__(model.config, "default", forms, use_past)
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
@@ -66,7 +68,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
-        self._forgets = forgets(model)
+        self._forgets = recurrences.forgets(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._look_at(model, preprocessor)
 
@@ -100,7 +102,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         is_pair: bool = False,
         framework: Any = "pt",
     ) -> Mapping[str, Any]:
-        """Make inputs with the preprocessor, positions and, with past, a cache; see `OnnxConfigWithPast`."""
+        """Make inputs with the preprocessor, those of a decoder, and, with past, a cache; see `OnnxConfigWithPast`."""
         import torch
 
         generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
@@ -109,6 +111,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for part in parts:
             made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
         inputs = {name: value for name, value in made.items() if name in self._parameters}
+        if "global_attention_mask" in self._parameters and "input_ids" in inputs:
+            inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
+            inputs["global_attention_mask"][:, ::2] = 1
+        if self._config.is_encoder_decoder and {"input_ids", "decoder_input_ids"} <= {*inputs, *self._parameters}:
+            inputs.setdefault("decoder_input_ids", inputs["input_ids"][:, :-1].clone())
         if not self._generates or "input_ids" not in inputs:
             return inputs
         inputs.pop("token_type_ids", None)
