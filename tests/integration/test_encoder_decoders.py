@@ -96,7 +96,7 @@ def test_generated_tokens_are_the_originals(kind: str, export: Any) -> None:
         assert torch.equal(ours.generate(**inputs, **wanted), expected)
 
 
-_SEQ2SEQ = {
+_SEQ2SEQ: dict[str, Any] = {
     **{"vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
     **{"d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
     **{"encoder_attention_heads": 4, "decoder_attention_heads": 4},
@@ -105,6 +105,10 @@ _LED = {"max_encoder_position_embeddings": 256, "max_decoder_position_embeddings
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "windows, and tokens that see everything": ("LEDConfig", {**_SEQ2SEQ, **_LED}),
     "blocks, and global tokens": ("PegasusXConfig", {**_SEQ2SEQ, "num_global_tokens": 4, "block_size": 8}),
+    "an encoder that is no model, time first": (
+        "FSMTConfig",
+        {**_SEQ2SEQ, "langs": ["en", "de"], "src_vocab_size": 99, "tgt_vocab_size": 99, "max_position_embeddings": 256},
+    ),
 }
 
 

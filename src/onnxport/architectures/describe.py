@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs import grids
 from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
+from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
@@ -197,12 +197,10 @@ def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = F
 
 def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
     encoder = model.get_encoder()
-    if not hasattr(encoder, "main_input_name"):
-        raise UnsupportedError(
-            f"the encoder of {type(model).__name__} isn't a model of its own, so it can't be exported with past; add "
-            "--no-past"
-        )
-    says = EncoderOnnxConfig(encoder, preprocessor)
+    if hasattr(encoder, "main_input_name"):
+        says = EncoderOnnxConfig(encoder, preprocessor)
+    else:
+        encoder, says = model, InnerEncoderOnnxConfig(model, preprocessor)
     return (
         Component("encoder_model", encoder, says, preprocessor),
         Component("decoder_model_merged", model, DecoderOnnxConfig(model, says, preprocessor), preprocessor),

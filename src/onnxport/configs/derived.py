@@ -58,7 +58,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
         forms = [*recurrences.patches_of(model), *windows.patches_of(model)]
         super().__init__(model.config, "default", forms, use_past)
-        self._parameters = tuple(inspect.signature(type(model).forward).parameters)
+        self._parameters = self.parameters_of(model)
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
         reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
@@ -165,6 +165,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if name in (PAST, "present") and self.use_past:
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
         return super().flatten_output_collection_property(name, field)
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the model takes; a hook."""
+        return tuple(inspect.signature(type(model).forward).parameters)
 
     def describe_states(self, model: Any, cache: Any) -> CacheStates:
         """Describe the cache that a model returned; a hook.

@@ -36,6 +36,19 @@ class EncoderOnnxConfig(DerivedOnnxConfig):
         return said
 
 
+class InnerEncoderOnnxConfig(EncoderOnnxConfig):
+    """Describe an encoder that isn't a model of its own, as FSMT's: what runs is the whole model's, asked for it."""
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the encoder takes."""
+        return tuple(inspect.signature(model.get_encoder().forward).parameters)
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; see `OnnxConfig`."""
+        encoder = getattr(forward, "__self__", forward).get_encoder()
+        return super().run(encoder, {name: value for name, value in arguments.items() if name != "use_cache"})
+
+
 class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
@@ -170,7 +183,9 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
         for name in _STATES:
             if bound.arguments.get(name) is not None:
-                bound.arguments[name] = bound.arguments[name][:, known:].contiguous()
+                states = bound.arguments[name]
+                kept = states[known:] if _is_time_first(module) else states[:, known:]
+                bound.arguments[name] = kept.contiguous()
         return bound.args, bound.kwargs
 
     handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _projecting(model)]
@@ -179,6 +194,11 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_time_first(module: Any) -> bool:
+    """Say whether a layer takes an encoder's states as [states, batch, size]."""
+    return type(module).__module__.endswith(".modeling_fsmt")
 
 
 def _projecting(model: Any) -> list[Any]:

@@ -82,7 +82,40 @@ def _whole_lengths(_: Any) -> Any:
     return lengths
 
 
+def _table_as_it_is(_: Any) -> Any:
+    """Look positions up in the table that there is."""
+
+    def forward(self: Any, tokens: Any, *, past_key_values_length: Any = 0) -> Any:
+        from torch.nn import functional
+
+        counted = self.make_positions(tokens, self.padding_idx)
+        return functional.embedding(counted + past_key_values_length, self.weight, self.padding_idx)
+
+    return forward
+
+
+def _always_masked(_: Any) -> Any:
+    """Mask padding, also where there is none."""
+
+    def make_padding_mask(tokens: Any, padding_idx: int = 1) -> Any:
+        return tokens.eq(padding_idx)
+
+    return make_padding_mask
+
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
+        _table_as_it_is,
+        "a table of positions that may grow while the model runs bounds the lengths of texts and caches",
+        "Transformers makes FSMT's table once",
+    ),
+    Patch(
+        "transformers.models.fsmt.modeling_fsmt:make_padding_mask",
+        _always_masked,
+        "whether there is a mask of the decoder's tokens depends on their values",
+        "Transformers masks them in any case",
+    ),
     Patch(
         "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
         _whole_lengths,
