@@ -109,6 +109,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         "FSMTConfig",
         {**_SEQ2SEQ, "langs": ["en", "de"], "src_vocab_size": 99, "tgt_vocab_size": 99, "max_position_embeddings": 256},
     ),
+    "experts that a loop chooses": (
+        "NllbMoeConfig",
+        {**_SEQ2SEQ, "num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2},
+    ),
 }
 
 
@@ -140,4 +144,5 @@ def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "checkpoint")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=False))
     assert result.manifest.validation["status"] == "passed"
+    assert result.manifest.components[0].parameters >= sum(p.numel() for p in made.parameters() if p.requires_grad)
     assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]

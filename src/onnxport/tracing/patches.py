@@ -103,7 +103,51 @@ def _always_masked(_: Any) -> Any:
     return make_padding_mask
 
 
+def _every_expert(_: Any) -> Any:
+    """Run every expert on every token, and weigh what each says by the choices that name it."""
+
+    def forward(self: Any, hidden_states: Any, router_mask: Any, router_probs: Any) -> Any:
+        total = hidden_states * 0
+        for number in range(self.num_experts):
+            share = (router_probs * (router_mask == number)).sum(dim=-1, keepdim=True)
+            said = self[f"expert_{number}"](hidden_states)
+            total = total + (said * (share * (1 - self.moe_token_dropout))).to(hidden_states.dtype)
+        return total
+
+    return forward
+
+
+def _cast_while_used(_: Any) -> Any:
+    """Compute a router's logits in its dtype, without changing its weights for good."""
+
+    def forward(self: Any, hidden_states: Any, padding_mask: Any = None) -> Any:
+        from torch.nn import functional
+
+        self.input_dtype, router = hidden_states.dtype, self.classifier
+        bias = None if router.bias is None else router.bias.to(self.dtype)
+        logits = functional.linear(hidden_states.to(self.dtype), router.weight.to(self.dtype), bias)
+        return (*self.route_tokens(logits, self.input_dtype, padding_mask), logits)
+
+    return forward
+
+
+_NLLB_MOE = (
+    Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeExperts.forward",
+        _every_expert,
+        "a loop over the experts that were chosen depends on values",
+        "Transformers gives NLLB-MoE the form that its other mixtures of experts have",
+    ),
+    Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeTop2Router.forward",
+        _cast_while_used,
+        "a module can't change the dtype of parameters that have no values",
+        "Transformers casts the router's weights where it uses them",
+    ),
+)
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
+    *_NLLB_MOE,
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
@@ -127,7 +171,11 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *(patch for patch in _MODEL_PATCHES if patch.target.partition(":")[0] in sys.modules))
+    return (*PATCHES, *_of_imported(_MODEL_PATCHES))
+
+
+def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:
+    return tuple(patch for patch in candidates if patch.target.partition(":")[0] in sys.modules)
 
 
 def _no_fake_grouped_product(original: Any) -> Any:
@@ -139,7 +187,7 @@ def _no_fake_grouped_product(original: Any) -> Any:
     return can_use
 
 
-FAKE_PATCHES: tuple[Patch, ...] = (
+_FAKE_PATCHES: tuple[Patch, ...] = (
     Patch(
         "transformers.integrations.moe:_can_use_grouped_mm",
         _no_fake_grouped_product,
@@ -147,4 +195,8 @@ FAKE_PATCHES: tuple[Patch, ...] = (
         "its meta function accepts what its kernel accepts",
     ),
 )
-"""Patches that a model with fake parameters needs to be run at all."""
+
+
+def fake_patches() -> tuple[Patch, ...]:
+    """Return the patches that a model with fake parameters needs to be run at all."""
+    return (*_FAKE_PATCHES, *_of_imported(_NLLB_MOE))
