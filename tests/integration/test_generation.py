@@ -270,11 +270,33 @@ def test_a_cache_that_isnt_known_is_refused(tmp_path: Path) -> None:
         exported(source)
 
 
+def test_what_keeps_no_cache_computes_everything_again(tmp_path: Path) -> None:
+    source, original = checkpoint(tmp_path, "OpenAIGPTConfig", _GPT2)
+    directory = exported(source, task=None)
+    assert onnxport.inspect(directory).task == "text-generation"
+    assert generated(onnxport.load(directory), texts())[0] == generated(original, texts())[0]
+
+
 def test_a_cache_of_its_own_is_refused(tmp_path: Path) -> None:
     more = {**_EXPERTS, "layer_types": ["linear_attention", "full_attention"], "block_size": 8}
     source, _ = checkpoint(tmp_path, "MiniMaxConfig", {**_LLAMA, **more})
     with pytest.raises(UnsupportedError, match=r"MiniMaxForCausalLM keeps a MiniMaxCache"):
         exported(source)
+
+
+def test_the_delta_rule_is_proved_in_half_precision(tmp_path: Path) -> None:
+    # Weights as Transformers initializes them: those of `randomize` make so much of a rounding that fp16 and fp32 of
+    # PyTorch itself differ by a seventh of the largest logit.
+    name, arguments = CASES["the delta rule among attention"]
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
+    made.save_pretrained(tmp_path / "checkpoint")
+    options = onnxport.ExportOptions(task="text-generation-with-past", dtype="fp16")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
+    assert result.manifest.validation["status"] == "passed"
+    original = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float16).eval()
+    one = {name: tensor[:1] for name, tensor in texts().items()}
+    assert generated(onnxport.load(tmp_path / "out", threads=1), one)[0] == generated(original, one)[0]
 
 
 @pytest.mark.parametrize("rescale_every", [0, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.configs.states import CACHE_NAMES
 from onnxport.configs.tasks import TASKS, Task
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 
@@ -78,9 +80,20 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Say whether a class makes its output token by token, each from a cache of those before it."""
+    if task.name == "text-generation" and not _takes_cache(architecture):
+        return False
     if task.name == "text-generation" or (task.name in _FROM_MEDIA and hasattr(config, "text_config")):
         return not config.is_encoder_decoder
     return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+
+
+def _takes_cache(architecture: str) -> bool:
+    """Say whether a class takes a cache or a state; GPT's doesn't. One that isn't Transformers' own is taken to."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    names = {*CACHE_NAMES, "state"}
+    return known is None or not names.isdisjoint(inspect.signature(known.forward).parameters)
 
 
 _FROM_MEDIA = ("image-to-text", "audio-text-to-text")
