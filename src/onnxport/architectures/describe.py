@@ -244,7 +244,10 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
     return MediaOnnxConfig(model, component, preprocessor)
 
 
-_OWN_DECODERS = {"rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig"}
+_OWN_DECODERS = {
+    "minimax": "onnxport.architectures.minimax:MiniMaxOnnxConfig",
+    "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
+}
 """Model types whose cache is like no other to `module:class` of their description."""
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
-from onnxport.configs._patching import resolve
 from onnxport.configs.arguments import PAST
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.states import CacheStates, Remembered
@@ -39,22 +38,15 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
             sums.copy_(torch.linspace(0.5, 2.0, sums.numel()).reshape(sums.shape))
         return inputs
 
-    def patch_ops(self) -> None:
-        """Put layers in place that read and write their own states, token by token."""
+    def patches_of(self, model: Any) -> list[PatchingSpec]:
+        """Return layers that read and write their own states, token by token."""
         from transformers.models.rwkv import modeling_rwkv as modeling
 
-        own = [
-            PatchingSpec(modeling.RwkvBlock, "forward", custom_op=_block),
-            PatchingSpec(modeling.RwkvSelfAttention, "forward", custom_op=_attend),
-            PatchingSpec(modeling.RwkvFeedForward, "forward", custom_op=_feed_forward),
+        return [
+            PatchingSpec(modeling.RwkvBlock, "forward", _block),
+            PatchingSpec(modeling.RwkvSelfAttention, "forward", _attend),
+            PatchingSpec(modeling.RwkvFeedForward, "forward", _feed_forward),
         ]
-        self._patching_specs = [*self._patching_specs, *resolve(own)]
-        super().patch_ops()
-
-    def restore_ops(self) -> None:
-        """Put the model's own layers back."""
-        super().restore_ops()
-        self._patching_specs = self._patching_specs[:-3]
 
     def describe_states(self, model: Any, cache: Any) -> CacheStates:
         """Describe the states of every layer."""

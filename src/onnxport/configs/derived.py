@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from onnxport.configs import recurrences, windows
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
+from onnxport.configs._patching import PatchingSpec
 from onnxport.configs.arguments import PAST
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
@@ -34,6 +35,9 @@ _AXES: dict[str, dict[int, str]] = {
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
 _SOUNDS = ("input_values", "input_features")
+_WITHOUT_LOOP = ("zaya",)
+"""Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
+projections, what Zaya remembers before the first token isn't zero."""
 _NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAMES)
 
 
@@ -56,8 +60,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
 
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        forms = [*recurrences.patches_of(model), *windows.patches_of(model)]
-        super().__init__(model.config, "default", forms, use_past)
+        super().__init__(model.config, "default", self.patches_of(model), use_past)
         self._parameters = self.parameters_of(model)
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
@@ -166,6 +169,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
         return super().flatten_output_collection_property(name, field)
 
+    def patches_of(self, model: Any) -> list[PatchingSpec]:
+        """Return what is replaced in the model's code while it is traced; a hook."""
+        return [*recurrences.patches_of(model), *windows.patches_of(model)]
+
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the model takes; a hook."""
         return tuple(inspect.signature(type(model).forward).parameters)
@@ -181,7 +188,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             UnsupportedError: it can't be described.
         """
         states = CacheStates.of(model, cache)
-        if states.recurs and not self._patching_specs:
+        text = model.config.get_text_config()
+        known = self._patching_specs or (
+            text.model_type in _WITHOUT_LOOP and not getattr(text, "attention_bias", False)
+        )
+        if states.recurs and not known:
             raise UnsupportedError(
                 f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
                 f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
