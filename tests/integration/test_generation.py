@@ -88,6 +88,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "MiniMaxConfig",
         {**_MINIMAX, "layer_types": ["full_attention", "linear_attention"] * 2},
     ),
+    "states that modules keep": (
+        "RecurrentGemmaConfig",
+        {**_LLAMA, "num_hidden_layers": 6, "lru_width": 32, "attention_window_size": 20, "num_key_value_heads": 1},
+    ),
     "keys and a state in every layer": (
         "ZayaConfig",
         {**_ZAYA, "num_hidden_layers": 4, "layer_types": [*["hybrid"] * 3, "hybrid_sliding"]},
@@ -339,6 +343,7 @@ def test_averages_that_decay(rescale_every: int, tmp_path: Path) -> None:
         "state spaces that forget between calls",
         "the delta rule among attention",
         "attention that decays among attention",
+        "states that modules keep",
         "keys and a state in every layer",
     ],
 )

@@ -246,6 +246,7 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
 
 _OWN_DECODERS = {
     "minimax": "onnxport.architectures.minimax:MiniMaxOnnxConfig",
+    "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
     "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
 }
 """Model types whose cache is like no other to `module:class` of their description."""
