@@ -109,6 +109,15 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         "FSMTConfig",
         {**_SEQ2SEQ, "langs": ["en", "de"], "src_vocab_size": 99, "tgt_vocab_size": 99, "max_position_embeddings": 256},
     ),
+    "streams that foresee tokens": (
+        "ProphetNetConfig",
+        {
+            **{name: value for name, value in _SEQ2SEQ.items() if not name.endswith(("_layers", "_heads", "d_model"))},
+            **{"hidden_size": 32, "num_encoder_layers": 3, "num_decoder_layers": 3, "max_position_embeddings": 256},
+            **{"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4},
+            **{"relative_max_distance": 20, "num_buckets": 8},
+        },
+    ),
     "experts that a loop chooses": (
         "NllbMoeConfig",
         {**_SEQ2SEQ, "num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2},

@@ -208,15 +208,28 @@ def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = F
     return (Component("model", model, _describe_one(model, task, preprocessor, last_logits), preprocessor),)
 
 
+_OWN = {
+    "minimax": "onnxport.architectures.minimax:MiniMaxOnnxConfig",
+    "prophetnet": "onnxport.architectures.prophetnet:ProphetNetOnnxConfig",
+    "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
+    "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
+}
+"""Model types that generate in a way of their own to `module:class` of their description."""
+_OWN_HALVES = {"prophetnet": "onnxport.architectures.prophetnet:ProphetNetDecoderOnnxConfig"}
+"""The same for the decoder of an encoder-decoder."""
+
+
 def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
     encoder = model.get_encoder()
     if hasattr(encoder, "main_input_name"):
         says = EncoderOnnxConfig(encoder, preprocessor)
     else:
         encoder, says = model, InnerEncoderOnnxConfig(model, preprocessor)
+    own = _OWN_HALVES.get(model.config.model_type)
+    takes_states = load_config_class(own) if own else DecoderOnnxConfig
     return (
         Component("encoder_model", encoder, says, preprocessor),
-        Component("decoder_model_merged", model, DecoderOnnxConfig(model, says, preprocessor), preprocessor),
+        Component("decoder_model_merged", model, takes_states(model, says, preprocessor), preprocessor),
     )
 
 
@@ -244,19 +257,11 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
     return MediaOnnxConfig(model, component, preprocessor)
 
 
-_OWN_DECODERS = {
-    "minimax": "onnxport.architectures.minimax:MiniMaxOnnxConfig",
-    "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
-    "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
-}
-"""Model types whose cache is like no other to `module:class` of their description."""
-
-
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
-    if task.name == "text-generation" and model.config.model_type in _OWN_DECODERS:
-        own = load_config_class(_OWN_DECODERS[model.config.model_type])
+    if (decoder or model.config.is_encoder_decoder) and model.config.model_type in _OWN:
+        own = load_config_class(_OWN[model.config.model_type])
         described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
         return described
     if known is None or decoder or task.full_feature not in known.features:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
+from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.arguments import PAST
 from onnxport.configs.caches import cache_to_past
@@ -62,8 +63,12 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """
 
     def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
-        OnnxConfigWithPast.__init__(self, model.config, task="default", use_past=True)
+        OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
         self._look_at(model, encoder, preprocessor)
+
+    def patches_of(self, model: Any) -> list[PatchingSpec]:
+        """Return what is replaced in the model's code while it is traced; a hook."""
+        return []
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
