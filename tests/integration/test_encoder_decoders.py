@@ -155,3 +155,15 @@ def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
     assert result.manifest.validation["status"] == "passed"
     assert result.manifest.components[0].parameters >= sum(p.numel() for p in made.parameters() if p.requires_grad)
     assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]
+
+
+@pytest.mark.parametrize("case", ["windows, and tokens that see everything", "experts that a loop chooses", "clamps"])
+def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> None:
+    name, arguments = OTHERS.get(case, ("MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}))
+    torch.manual_seed(0)
+    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    made.save_pretrained(tmp_path / "checkpoint")
+    options = ExportOptions(task=TEXT, dtype="fp16")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
+    assert result.manifest.validation["status"] == "passed"
+    assert not any("in memory" in note for component in result.manifest.components for note in component.notes)

@@ -25,6 +25,44 @@ def _squeeze(original: Any) -> Any:
     return squeeze
 
 
+class _NeverAll:
+    """Answer whether all values are finite, or any isn't: it can't be known before a graph runs."""
+
+    def all(self) -> bool:
+        return False
+
+    def any(self) -> bool:
+        return True
+
+
+def _never_all(original: Any) -> Any:
+    """Take values in half precision for infinite, so that what clamps them is part of the graph."""
+
+    def check(tensor: Any, *arguments: Any) -> Any:
+        import torch
+
+        return _NeverAll() if tensor.dtype == torch.float16 else original(tensor, *arguments)
+
+    return check
+
+
+class _Checking:
+    """Be the module torch, but for one of its checks."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+        self.isinf = _never_all(original.isinf)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+_FINITE = Patch(
+    "torch:isfinite",
+    _never_all,
+    "layers clamp values in half precision if any isn't finite, which depends on values (BART, Marian, DETR, LED)",
+    "Transformers clamps them in any case",
+)
 _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
 """Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
 
@@ -35,6 +73,7 @@ PATCHES: tuple[Patch, ...] = (
         "squeeze() without axes becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart)",
         "the engine lowers aten.squeeze.default to the axes that are statically 1",
     ),
+    _FINITE,
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
         without_source_lines,
@@ -133,6 +172,12 @@ def _cast_while_used(_: Any) -> Any:
 
 _NLLB_MOE = (
     Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:torch",
+        _Checking,
+        "its decoder's layers clamp values in half precision if any is infinite, which depends on values",
+        "Transformers clamps them in any case",
+    ),
+    Patch(
         "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeExperts.forward",
         _every_expert,
         "a loop over the experts that were chosen depends on values",
@@ -188,6 +233,7 @@ def _no_fake_grouped_product(original: Any) -> Any:
 
 
 _FAKE_PATCHES: tuple[Patch, ...] = (
+    _FINITE,
     Patch(
         "transformers.integrations.moe:_can_use_grouped_mm",
         _no_fake_grouped_product,
