@@ -13,6 +13,7 @@ import onnxport
 from conformance.checkpoints import randomize
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
+from onnxport.architectures.describe import infer_task
 from onnxport.errors import OptionError, UnsupportedError
 
 TOKENS, PLACE, VOCABULARY = 64, 90, 99
@@ -29,6 +30,7 @@ WINDOWS = {"sliding_window": 16, "num_hidden_layers": 6}
 KINDS = {"layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2}
 QWEN = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}}
 GRID = {"depth": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
 MODELS: dict[str, dict[str, Any]] = {
     "Llava": {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "clip_vision_model"}},
     "Gemma3": {
@@ -50,6 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "downsample_ratio": 0.5,
     },
     "SmolVLM": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
+    "Idefics3": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
     "Qwen2VL": {
         "text_config": {**QWEN, "model_type": "qwen2_vl_text"},
         "vision_config": {**GRID, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
@@ -61,6 +64,24 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"window_size": 32, "fullatt_block_indexes": [2]},
         },
     },
+    "Qwen3VL": {
+        "text_config": {**QWEN, "model_type": "qwen3_vl_text", "head_dim": 8},
+        "vision_config": {
+            **{**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37},
+            **{"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
+        },
+    },
+    "LlavaNext": {
+        "text_config": TEXT,
+        "vision_config": {**SIGHT, "model_type": "clip_vision_model"},
+        "image_grid_pinpoints": PINPOINTS,
+    },
+    "LlavaOnevision": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "vision_config": {**SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "image_grid_pinpoints": PINPOINTS,
+        "vision_aspect_ratio": "anyres_max_2",
+    },
     "Voxtral": {
         "text_config": TEXT,
         "audio_config": {
@@ -68,20 +89,28 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"num_mel_bins": 16, "max_source_positions": 48},
         },
     },
+    "Qwen2Audio": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "audio_config": {
+            **{"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 37},
+            **{"num_mel_bins": 16, "max_source_positions": 48, "model_type": "qwen2_audio_encoder"},
+        },
+    },
 }
+HEARING = ("Voxtral", "Qwen2Audio")
 
 
 def checkpoint(name: str, directory: Path) -> tuple[Any, Path]:
     """Write a tiny checkpoint, and return its model, too."""
     model_class = getattr(transformers, f"{name}ForConditionalGeneration")
-    places = {"audio_token_id": PLACE} if name == "Voxtral" else {"image_token_id": PLACE}
+    places = {"audio_token_id": PLACE} if name in HEARING else {"image_token_id": PLACE}
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**MODELS[name], **places)).eval()
     randomize(model)
     model.generation_config.pad_token_id = 0
     model.save_pretrained(directory)
     make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
-    if name == "Voxtral":
+    if name in HEARING:
         settings = {"feature_size": 16, "chunk_length": 1, "n_fft": 400, "hop_length": 160, "sampling_rate": 15_360}
         transformers.WhisperFeatureExtractor(**settings).save_pretrained(directory)
     else:
@@ -96,18 +125,30 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
     if name == "Voxtral":
         media = {"input_features": torch.randn(batch, 16, 96)}
         said = model.get_audio_features(**media).pooler_output
+    elif name == "Qwen2Audio":
+        lengths = torch.tensor([96, 51, 70])[:batch]
+        mask = (torch.arange(96)[None] < lengths[:, None]).long()
+        media = {"input_features": torch.randn(batch, 16, 96), "feature_attention_mask": mask}
+        return {**texts([(length + 1) // 4 for length in lengths.tolist()]), **media}
     elif name in GRIDDED:
         shapes = torch.tensor([[1, 4, 6], [1, 8, 4], [1, 10, 6]])[:batch]
         media = {"pixel_values": torch.randn(int(shapes.prod(-1).sum()), 3 * 2 * 8 * 8), "image_grid_thw": shapes}
-        return {**texts([int(size) // 4 for size in shapes.prod(-1)]), **media}
-    elif name == "SmolVLM":
+        made = texts([int(size) // 4 for size in shapes.prod(-1)])
+        return {**made, "mm_token_type_ids": (made["input_ids"] == PLACE).int(), **media}
+    elif name in CUT:
+        sizes = torch.tensor([[70, 80], [50, 20], [40, 64]])[:batch]
+        media = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        with torch.no_grad():
+            said = model.get_image_features(**media).pooler_output
+        return {**texts([len(states) for states in said]), **media}
+    elif name in ("SmolVLM", "Idefics3"):
         media = {
             "pixel_values": torch.randn(batch, 2, 3, 32, 32),
             "pixel_attention_mask": torch.ones(batch, 2, 32, 32, dtype=torch.bool),
         }
-        media["pixel_values"][:, 1] = 0  # an empty tile
+        media["pixel_values"][::2, 1] = 0  # an empty tile
         media["pixel_attention_mask"][0, 0, 16:] = False
-        said = model.get_image_features(**media).pooler_output
+        return {**texts([4, 8, 4][:batch]), **media}
     else:
         media = {"pixel_values": torch.randn(batch, 3, 32, 32)}
         said = model.get_image_features(**media).pooler_output
@@ -126,18 +167,19 @@ def texts(places: list[int]) -> dict[str, torch.Tensor]:
     rows = [[*torch.randint(5, 80, (4,)).tolist(), *[PLACE] * count, *range(5, 10)] for count in places]
     length = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "mm_token_type_ids": (ids == PLACE).int()}
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
-GRIDDED = ("Qwen2VL", "Qwen2_5_VL")
+GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
+CUT = ("LlavaNext", "LlavaOnevision")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
-    task = "audio-text-to-text" if name == "Voxtral" else "image-text-to-text"
+    task = "audio-text-to-text" if name in HEARING else "image-text-to-text"
     result = onnxport.export(source, tmp_path / "out", ExportOptions(task=f"{task}-with-past"))
-    encoder = "audio_encoder" if name == "Voxtral" else "vision_encoder"
+    encoder = "audio_encoder" if name in HEARING else "vision_encoder"
     assert [item.name for item in result.manifest.components] == [encoder, "embed_tokens", "decoder_model_merged"]
     ours = onnxport.load(tmp_path / "out")
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
@@ -149,9 +191,117 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
         ours.generate(**inputs, **wanted)
 
 
+@pytest.mark.parametrize("name", ["Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"])
+def test_beams_share_their_text_s_pictures(name: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    options = ExportOptions(task="image-text-to-text-with-past", validate="none")
+    onnxport.export(source, tmp_path / "out", options)
+    ours = onnxport.load(tmp_path / "out")
+    inputs = inputs_for(name, model, 3)
+    ids = inputs["input_ids"]  # the first text gets the second's picture, too, in front of a text without any
+    rows = [ids[0].tolist() + ids[1][ids[1] != 0].tolist(), [7] * 9, ids[2][ids[2] != 0].tolist()]
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    inputs |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = (ids == PLACE).int()
+    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
+    for more in ({}, {"num_return_sequences": 2}):
+        assert torch.equal(ours.generate(**inputs, **wanted, **more), model.generate(**inputs, **wanted, **more))
+
+
+def phi(directory: Path) -> Any:
+    """Write a tiny Phi-4-multimodal, which sees and hears, and return its model."""
+    text = {key: value for key, value in TEXT.items() if key != "model_type"}
+    seen = {**SIGHT, "num_hidden_layers": 4, "patch_size": 4, "crop_size": 32, "image_token_id": PLACE}
+    heard = {
+        **{"hidden_size": 32, "intermediate_size": 37, "num_blocks": 3, "num_attention_heads": 4, "input_size": 16},
+        **{"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 16},
+        **{"bias_max_distance": 20, "audio_token_id": PLACE + 1},
+    }
+    config = transformers.Phi4MultimodalConfig(
+        **text, original_max_position_embeddings=256, vision_config=seen, audio_config=heard
+    )
+    torch.manual_seed(0)
+    model = transformers.Phi4MultimodalForCausalLM(config).eval()
+    randomize(model)
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(directory)
+    make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
+    return model
+
+
+def pictures_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """Make pictures of 2 x 1, 1 x 2 and 1 x 1 crops, the first two padded, and count the places that each takes."""
+    mask = torch.ones(3, 3, 8, 8, dtype=torch.bool)
+    mask[0, 2, 3:] = mask[1, 2, :, 5:] = False
+    sizes = torch.tensor([[64, 32], [32, 64], [32, 32]])
+    media = {"image_pixel_values": torch.randn(3, 3, 3, 32, 32), "image_sizes": sizes, "image_attention_mask": mask}
+    own = [(4 + 2, 4), (4, 4 + 3), (4, 4)]  # a state for two patches
+    places = [rows * (columns + 1) + 1 + 4 * (4 + 1) for rows, columns in own]
+    return places[:batch], {name: value[:batch] for name, value in media.items()}
+
+
+def sounds_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """Make sounds of different lengths, and count the places that each takes."""
+    lengths = torch.tensor([75, 40, 61])[:batch]
+    frames = int(lengths.max())
+    media = {"audio_input_features": torch.randn(batch, frames, 16), "audio_embed_sizes": -(-lengths // 8)}
+    if batch > 1:  # as the processor does
+        media["audio_attention_mask"] = torch.arange(frames)[None] < lengths[:, None]
+    return media["audio_embed_sizes"].tolist(), media
+
+
+def test_phi_sees_and_hears(tmp_path: Path) -> None:
+    model = phi(tmp_path / "checkpoint")
+    options = ExportOptions(task="audio-text-to-text-with-past")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
+    names = ["vision_encoder", "audio_encoder", "embed_tokens", "decoder_model_merged"]
+    assert [item.name for item in result.manifest.components] == names
+    assert any("encoders: 2 layers traced" in note for note in result.manifest.components[1].notes)
+    ours = onnxport.load(tmp_path / "out")
+    wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    for batch in (1, 3):
+        torch.manual_seed(batch)
+        (seen, pictures), (heard, sounds) = pictures_for_phi(batch), sounds_for_phi(batch)
+        both = texts([some + more for some, more in zip(seen, heard, strict=True)])
+        for row, count in zip(both["input_ids"], heard, strict=True):
+            row[(row == PLACE).nonzero()[-count:]] = PLACE + 1
+        only_sounds = texts(heard)
+        only_sounds["input_ids"] += (only_sounds["input_ids"] == PLACE).long()
+        for inputs in ({**texts(seen), **pictures}, {**only_sounds, **sounds}, {**both, **pictures, **sounds}):
+            assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+    sounds["audio_input_features"] = torch.zeros(3, 4001, 16)
+    with pytest.raises(OptionError, match="4001 frames"):
+        ours(**only_sounds, **sounds)
+
+
+@pytest.mark.parametrize("name", HEARING)
+def test_the_task_of_what_hears_is_inferred(name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(architectures=[f"{name}ForConditionalGeneration"])
+    assert infer_task(config).full_name == "audio-text-to-text-with-past"
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_pictures_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    onnxport.export(source, tmp_path / "out", ExportOptions(task="image-text-to-text-with-past", validate="none"))
+    encoder = onnxport.load(tmp_path / "out").directory.graph("vision_encoder")
+    torch.manual_seed(0)
+    for batch, high in zip([1, 2, 3] * 20, range(8, 248, 4), strict=True):
+        sizes = torch.tensor([[high, 96], [97, high + 1], [high, high]])[:batch]
+        given = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        if name == "LlavaOnevision":  # sometimes all of a text with several, which aren't cut
+            given["batch_num_images"] = torch.tensor([batch, 0] if high % 3 else [1] * batch)
+        with torch.no_grad():
+            expected = torch.cat(model.get_image_features(**given).pooler_output)
+        found = encoder.run({key: value.numpy() for key, value in given.items()})["image_features"].numpy()
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    settings = {**MODELS["Llava"], "image_grid_pinpoints": [[32, 32], [64, 32]], "image_token_id": PLACE}
-    model = transformers.LlavaNextForConditionalGeneration(transformers.LlavaNextConfig(**settings))
+    settings = {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "pixtral"}, "image_token_id": PLACE}
+    model = transformers.Mistral3ForConditionalGeneration(transformers.Mistral3Config(**settings))
     model.save_pretrained(tmp_path / "checkpoint")
     make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(tmp_path / "checkpoint")
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}

@@ -214,6 +214,92 @@ def test_a_picture_becomes_a_text(parent: Path) -> None:
     assert_same(ours(picture(), **settings), original(picture(), **settings))
 
 
+def seeing(parent: Path, name: str) -> Path:
+    """Write a tiny model that reads pictures beside a text, with its processor."""
+    layers = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokenizer = make_tokenizer("bart", 60, 0, "<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<fake_token_around_image>"]})
+    tokenizer.padding_side = "left"
+    text = {"model_type": "llama", "vocab_size": 64, **layers, "eos_token_id": 2, "pad_token_id": 1}
+    square, cut = {"height": 32, "width": 32}, {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}
+    settings = {
+        "text_config": text,
+        "vision_config": {**layers, "image_size": 32, "patch_size": 8},
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+    }
+    template = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] if c['type'] == 'text' else '<image>' }}"
+    parts: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "chat_template": template + "{% endfor %}{% endfor %}",
+    }
+    if name == "Idefics3":
+        settings |= {"scale_factor": 2, "pad_token_id": 1}
+        sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+        parts |= {"image_processor": transformers.Idefics3ImageProcessorPil(**sizes), "image_seq_len": 4}
+    else:
+        settings["vision_config"] |= {"model_type": "clip_vision_model"}
+        settings |= cut if name == "LlavaNext" else {}
+        sizes = {"size": {"shortest_edge": 32}, "crop_size": square, **(cut if name == "LlavaNext" else {})}
+        maker = transformers.LlavaNextImageProcessorPil if name == "LlavaNext" else transformers.CLIPImageProcessorPil
+        parts |= {"image_processor": maker(**sizes), "patch_size": 8, "num_additional_image_tokens": 1}
+        parts |= {"vision_feature_select_strategy": "default"}
+    torch.manual_seed(0)
+    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    model = model_class(getattr(transformers, f"{name}Config")(**settings))
+    return saved(parent, f"seeing-{name}", model, getattr(transformers, f"{name}Processor")(**parts))
+
+
+@pytest.mark.parametrize("name", ["Llava", "LlavaNext", "Idefics3"])
+def test_pictures_beside_a_text(name: str, parent: Path) -> None:
+    ours, original = pipelines("image-text-to-text", seeing(parent, name), "image-text-to-text-with-past")
+    greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    settings = {"generate_kwargs": greedy, "skip_special_tokens": False}
+    one, several = (picture(), picture().rotate(90, expand=True)), ("ab <image> cd", "a <image>")
+    expected = original(one[0], several[0], return_full_text=False, **settings)
+    assert expected[0]["generated_text"]
+    assert_same(ours(one[0], several[0], return_full_text=False, **settings), expected)
+    lists = [[part] for part in one]
+    assert_same(ours(lists, several, **settings), original(lists, several, **settings))
+    chat = [{"role": "user", "content": [{"type": "image", "image": one[1]}, {"type": "text", "text": "what"}]}]
+    found, expected = ours(text=chat, **settings), original(text=chat, **settings)
+    assert_same(found[0]["generated_text"][-1], expected[0]["generated_text"][-1])
+
+
+def hearing(parent: Path) -> Path:
+    """Write a tiny Qwen2-Audio with its processor."""
+    tokenizer = make_tokenizer("bart", 60, 0, "<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]})
+    tokenizer.padding_side = "left"
+    config = transformers.Qwen2AudioConfig(
+        text_config={
+            **{"model_type": "qwen2", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 37},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+            **{"eos_token_id": 2, "pad_token_id": 1},
+        },
+        audio_config={
+            **{"model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 2, "encoder_ffn_dim": 37},
+            **{"encoder_attention_heads": 4, "num_mel_bins": 16, "max_source_positions": 100},
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    torch.manual_seed(0)
+    model = transformers.Qwen2AudioForConditionalGeneration(config)
+    return saved(parent, "hearing", model, transformers.Qwen2AudioProcessor(extractor, tokenizer))
+
+
+def test_sounds_beside_a_text(parent: Path) -> None:
+    directory = exported(hearing(parent), "audio-text-to-text-with-past")
+    ours = onnxport.pipeline("audio-text-to-text", directory)
+    original = transformers.pipeline("any-to-any", model=str(hearing(parent)), device="cpu")
+    greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    settings = {"generate_kwargs": greedy, "skip_special_tokens": False, "return_full_text": False}
+    text = "ab <|audio_bos|><|AUDIO|><|audio_eos|> cd"
+    expected = original(text=text, audio=sound(1.3), **settings)
+    assert expected[0]["generated_text"]
+    assert_same(ours(text=text, audio=sound(1.3), **settings), expected)
+
+
 def wav2vec2(parent: Path, head: str) -> Path:
     config = transformers.Wav2Vec2Config(
         vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37,

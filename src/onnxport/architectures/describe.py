@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
-from onnxport.configs import grids
+from onnxport.configs import anyres, grids, phi4, sounds
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.states import CACHE_NAMES
 from onnxport.configs.tasks import TASKS, Task
+from onnxport.configs.towers import TowerOnnxConfig, towers_of
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
+from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -62,9 +64,14 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     """
     architectures = list(config.architectures or ())
     for architecture in architectures:
-        for task in TASKS:
-            if any(architecture in _classes_for(config, name, code) for name in task.auto_classes):
-                return task.past(_generates(config, task, architecture))
+        fitting = [
+            task
+            for task in TASKS
+            if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
+        ]
+        if fitting:
+            task = _of_sounds_and_texts(config, fitting) or fitting[0]
+            return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
     own = [name for name in architectures if name in {_class_name(place) for place in _code(config).values()}]
@@ -76,6 +83,13 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
         f"the task can't be inferred: config.json names {named} as its architecture; "
         f"choose one with --task (supported for {config.model_type}: {known})"
     )
+
+
+def _of_sounds_and_texts(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
+    """Return the task of a decoder that hears: Transformers lists it among encoder-decoders, too."""
+    if config.is_encoder_decoder or not hasattr(config, "text_config") or not hasattr(config, "audio_config"):
+        return None
+    return next((task for task in fitting if task.name in _FROM_MEDIA), None)
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
@@ -185,27 +199,33 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
-def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = False) -> tuple[Component, ...]:
+def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions | None = None) -> tuple[Component, ...]:
     """Describe every graph that a model becomes.
 
     Args:
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: what the checkpoint ships, None for nothing.
-        last_logits: whether a graph that generates gives the logits of the last token only.
+        options: of which `last_logits` and `towers` matter; the defaults without.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
     """
     if preprocessor is None:
         preprocessor = plain_tokenizer(model.config)
+    options = options or ExportOptions()
+    if options.towers:
+        return tuple(
+            Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
+            for name in towers_of(model)
+        )
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
     if task.with_past and task.name in _FROM_MEDIA:
-        return _media_and_text(model, preprocessor, last_logits)
+        return _media_and_text(model, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
-    return (Component("model", model, _describe_one(model, task, preprocessor, last_logits), preprocessor),)
+    return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
 
 
 _OWN = {
@@ -235,13 +255,13 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
 
 def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    media = [name for name, (method, _) in MEDIA.items() if hasattr(model, method)]
+    media = _MEDIA_OF.get(model.config.model_type, [name for name, (how, _) in MEDIA.items() if hasattr(model, how)])
     if not media or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
-    takes_states = grids.GridStatesOnnxConfig if model.config.model_type in grids.MODEL_TYPES else StatesOnnxConfig
+    takes_states = _states_class(model.config)
     return (
         *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
@@ -249,11 +269,27 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
     )
 
 
+def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
+    if config.model_type not in grids.MODEL_TYPES:
+        return StatesOnnxConfig
+    return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
+
+
+_MEDIA_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encoder", "audio_encoder"]}
+"""Model type to its encoders, where it has no method for each."""
+
+
 def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
         return TilesOnnxConfig(model.config)
     if model.config.model_type in grids.MODEL_TYPES:
-        return grids.GridOnnxConfig(model)
+        return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
+    if model.config.model_type in anyres.MODEL_TYPES:
+        return anyres.AnyresOnnxConfig(model.config)
+    if model.config.model_type in sounds.MODEL_TYPES:
+        return sounds.SoundOnnxConfig(model.config)
+    if model.config.model_type in phi4.MODEL_TYPES:
+        return phi4.config_for(model, component)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

@@ -20,13 +20,14 @@ from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_AXES: dict[str, dict[int, str]] = {
+AXES: dict[str, dict[int, str]] = {
     "inputs_embeds": {0: "batch", 1: "sequence"},
     "input_ids": {0: "batch", 1: "sequence"},
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},
     "position_ids": {0: "batch", 1: "sequence"},
     "global_attention_mask": {0: "batch", 1: "sequence"},
+    "deepstack_embeds": {1: "batch", 2: "sequence"},
     "decoder_input_ids": {0: "batch", 1: "decoder_sequence"},
     "decoder_attention_mask": {0: "batch", 1: "decoder_sequence"},
     "pixel_values": {0: "batch", 2: "height", 3: "width"},
@@ -213,11 +214,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
         wants_past, self.use_past = self.use_past, False
         inputs = dict(self.generate_dummy_inputs(preprocessor))
-        unknown = [name for name in inputs if name not in _AXES]
+        unknown = [name for name in inputs if name not in AXES]
         if unknown:
             raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
-        order = [name for name in _AXES if name in inputs]
-        self._inputs = {name: _AXES[name] for name in order}
+        order = [name for name in AXES if name in inputs]
+        self._inputs = {name: AXES[name] for name in order}
         sound = next((name for name in _SOUNDS if name in inputs), None)
         mask = inputs.get("attention_mask")
         if sound and mask is not None and mask.shape[1] == inputs[sound].shape[1]:
@@ -226,7 +227,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         with torch.no_grad():
             result = self.run(model, {**move(inputs, model), **flags})
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
-        self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
+        self._outputs = {name: {0: "batch"} for name in names if name not in (*_NOT_OUTPUTS, *inputs)}
         if wants_past:
             self._states = self.describe_states(model, result.get(PAST))
         self.use_past = wants_past

@@ -19,10 +19,11 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from transformers.utils import ModelOutput
 
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime import media
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.light import completed
+from onnxport.runtime.light import completed, run_towers
 
 
 def torch_model(directory: Directory) -> OnnxModel:
@@ -37,6 +38,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         speech = config.model_type == "whisper"
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
+    if directory.has("text_model"):
+        return OnnxTowers(directory, config)
     if not directory.has("model"):
         names = ", ".join(item.name for item in directory.manifest.components)
         raise UnsupportedError(f"{directory.path} holds {names}, which make no model that can be called")
@@ -98,11 +101,13 @@ class OnnxModel:
             OptionError: an input is missing or doesn't fit.
         """
         given = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
-        graph = self._main_graph()
-        results = graph.run(completed(graph, _arrays(given)))
+        arrays = self._run(_arrays(given))
         tensors = any(isinstance(value, torch.Tensor) for value in given.values())
-        arrays = {name: to_array(value) for name, value in results.items()}
         return _output({name: torch.from_numpy(array) if tensors else array for name, array in arrays.items()})
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        graph = self._main_graph()
+        return {name: to_array(value) for name, value in graph.run(completed(graph, arrays)).items()}
 
     def can_generate(self) -> bool:
         """Say whether the model generates."""
@@ -128,6 +133,19 @@ class OnnxModel:
 
 _MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "audio", "input_values": "audio"}
 """Main inputs to what they are made of; the first that a graph has is its main one."""
+
+
+class OnnxTowers(OnnxModel):
+    """Run the graphs of a model that compares texts with pictures or sounds: each whose main input is given.
+
+    It returns `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
+    """
+
+    def _main_graph(self) -> Graph:
+        return self.directory.graph("text_model")
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        return run_towers(self.directory, arrays)
 
 
 class OnnxCache(Cache):  # type: ignore[misc]
@@ -371,6 +389,8 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         super().__init__(directory, config)
         place = self._decoder.graph.inputs.get("position_ids")
         self._has_grids = place is not None and len(place.axes) == 3
+        media_kinds = {"vision_encoder": "image", "audio_encoder": "audio"}
+        self.input_modalities += tuple(kind for name, kind in media_kinds.items() if directory.has(name))
         self._deltas: Any = 0
 
     def _main_graph(self) -> Graph:
@@ -396,19 +416,68 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         )
         return found
 
+    def _deep(self, states: Any) -> Any:
+        """Return what a text adds to the states of the first layers: zeros; None where those take nothing."""
+        place = self._decoder.graph.inputs.get("deepstack_embeds")
+        return None if place is None else np.zeros((place.axes[0], *states.shape), states.dtype)
+
     @cached_property
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
         with torch.device("meta"):
             return AutoModel.from_config(self.config)
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
-        if self._has_grids and expand_size > 1 and inputs.get("image_grid_thw") is not None:
-            raise UnsupportedError(
-                "several answers at once (num_beams, num_return_sequences) aren't supported where pictures are given "
-                "as patches: ask for one"
-            )
-        return super()._expand_inputs_for_generation(expand_size, **inputs)
+    def prepare_inputs_for_generation(self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
+        """Choose what a step takes: what the first one took of pictures and sounds, the others don't take again.
+
+        Args:
+            *arguments: the tokens; see Transformers.
+            is_first_iteration: whether it is the first step.
+            **kwargs: see Transformers.
+
+        Returns:
+            Arguments of `forward`.
+        """
+        prepared = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
+        again = is_first_iteration or not kwargs.get("use_cache", True)
+        return {name: value for name, value in prepared.items() if again or name not in (*media.MEDIA, media.ENCODED)}
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        known = media.encoder_inputs(self._encoders())
+        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **inputs: Any
+    ) -> Any:
+        """Repeat each text, and for each what its own pictures and sounds are: these are encoded once."""
+        if expand_size > 1 and (encoded := self._encoded(inputs)):
+            known = media.encoder_inputs(self._encoders())
+            inputs = {name: value for name, value in inputs.items() if name not in known}
+            repeated = media.repeated(encoded, _arrays({"ids": input_ids})["ids"], expand_size)
+        else:
+            repeated = None
+        if isinstance(self._deltas, torch.Tensor):
+            self._deltas = self._deltas.repeat_interleave(expand_size, dim=0)
+        tokens, expanded = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids=input_ids, **inputs
+        )
+        return tokens, expanded | ({media.ENCODED: repeated} if repeated else {})
+
+    def _encoders(self) -> list[Graph]:
+        return [self.directory.graph(name) for name in media.OUTPUTS if self.directory.has(name)]
+
+    def _encoded(self, given: Mapping[str, Any]) -> dict[int, media.Encoded]:
+        """Return what the encoders say of what was given, by the token that leaves room for it."""
+        media.check_lengths(self.config, given)
+        found = {}
+        for component, (name, token) in media.OUTPUTS.items():
+            if not self.directory.has(component):
+                continue
+            graph = self.directory.graph(component)
+            if taken := media.feed_for(graph, given):
+                said = {key: to_array(part) for key, part in graph.run(_arrays(taken)).items()}
+                found[media.token_of(self.config, token)] = media.encoded_of(said, name, given)
+        return found
 
     def forward(  # type: ignore[override]
         self,
@@ -418,13 +487,12 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         past_key_values: OnnxCache | None = None,
         pixel_values: Any = None,
         input_features: Any = None,
-        pixel_attention_mask: Any = None,
         token_type_ids: Any = None,
         image_grid_thw: Any = None,
         mm_token_type_ids: Any = None,
         pixel_values_videos: Any = None,
         use_cache: bool | None = None,
-        **_: Any,
+        **more: Any,
     ) -> ModelOutput:
         """Run one step.
 
@@ -436,12 +504,12 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             past_key_values: what was remembered; it is brought up to date.
             pixel_values: pictures.
             input_features: sounds.
-            pixel_attention_mask: which pixels are a picture's, for models that take pictures in tiles.
             token_type_ids: [batch, tokens], 1 for those of a picture, for models whose pictures see themselves whole.
             image_grid_thw: [pictures, 3], frames, rows and columns of patches, for models whose pictures are patches.
             mm_token_type_ids: [batch, tokens], 1 for those of a picture, for such models.
             pixel_values_videos: must not be given: no graph here takes videos.
             use_cache: return what is remembered, also where nothing was given.
+            **more: what else the encoders take, such as `pixel_attention_mask` and `image_sizes`.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and `past_key_values`.
@@ -458,50 +526,20 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             position_ids = self._prepare_position_ids_for_generation(input_ids, known)
             position_ids = position_ids[..., -input_ids.shape[1] :]
         states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
-        for component, (given, name, token) in _MEDIA.items():
-            value = {"pixel_values": pixel_values, "input_features": input_features}[given]
-            if value is not None and self.directory.has(component):
-                graph = self.directory.graph(component)
-                mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
-                taken = _arrays({given: value, _TILES: mask, "image_grid_thw": image_grid_thw})
-                said = to_array(graph.run(taken)[name])
-                states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
+        deep = self._deep(states)
+        given = {"pixel_values": pixel_values, "input_features": input_features}
+        given |= {"image_grid_thw": image_grid_thw, **more}
+        encoded = more[media.ENCODED] if media.ENCODED in more else self._encoded(given)
+        for token, said in encoded.items():
+            places = _arrays({"ids": input_ids})["ids"] == token
+            states = media.filled(states, said.rows, places)
+            if deep is not None and said.deep is not None:
+                deep[:, places] = said.deep
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
+        feed["deepstack_embeds"] = deep
         if "token_type_ids" in self._decoder.graph.inputs:
             feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return _output(self._step(feed, past_key_values, use_cache))
-
-
-_MEDIA = {
-    "vision_encoder": ("pixel_values", "image_features", "image_token_id"),
-    "audio_encoder": ("input_features", "audio_features", "audio_token_id"),
-}
-"""Component to its input, its output, and what the configuration calls the token that leaves room for it."""
-
-
-_TILES = "pixel_attention_mask"
-
-
-def _of(mask: Any, tiles: Any) -> Any:
-    """Return the mask of tiles, [batch, tiles, height, width]: all pixels where none was given."""
-    return np.ones((*tiles.shape[:2], *tiles.shape[3:]), dtype=bool) if mask is None else mask
-
-
-def _filled(states: Any, said: Any, places: Any) -> Any:
-    """Put an encoder's states at the places that the text leaves, in order.
-
-    Raises:
-        OptionError: there are more or fewer places than states.
-    """
-    rows = said.reshape(-1, states.shape[-1])
-    if places.sum() != len(rows):
-        raise OptionError(
-            f"the text leaves {places.sum()} places for pictures or sounds, which take {len(rows)}: make both with the "
-            "model's processor"
-        )
-    filled = states.copy()
-    filled[places] = rows
-    return filled
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]

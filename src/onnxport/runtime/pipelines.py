@@ -19,7 +19,7 @@ _PARTS = {
     "processor": "AutoProcessor",
 }
 """What a pipeline takes besides a model, to the class that loads it."""
-_RENAMED = {"image-to-text": "image-text-to-text"}
+_RENAMED = {"image-to-text": "image-text-to-text", "audio-text-to-text": "any-to-any"}
 """Tasks that Transformers' pipelines have under another name now."""
 
 
