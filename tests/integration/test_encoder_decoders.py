@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import onnxport
-from conformance.checkpoints import make_checkpoint
+from conformance.checkpoints import make_checkpoint, randomize
 from onnxport import ExportOptions
 
 TOKENS = 64
@@ -94,3 +94,76 @@ def test_generated_tokens_are_the_originals(kind: str, export: Any) -> None:
             wanted |= {"max_new_tokens": limit - 8, "min_new_tokens": limit - 8}
         expected = model.generate(**inputs, **wanted)
         assert torch.equal(ours.generate(**inputs, **wanted), expected)
+
+
+_SEQ2SEQ: dict[str, Any] = {
+    **{"vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
+    **{"d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+}
+_LED = {"max_encoder_position_embeddings": 256, "max_decoder_position_embeddings": 256, "attention_window": [8, 4, 8]}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "windows, and tokens that see everything": ("LEDConfig", {**_SEQ2SEQ, **_LED}),
+    "blocks, and global tokens": ("PegasusXConfig", {**_SEQ2SEQ, "num_global_tokens": 4, "block_size": 8}),
+    "an encoder that is no model, time first": (
+        "FSMTConfig",
+        {**_SEQ2SEQ, "langs": ["en", "de"], "src_vocab_size": 99, "tgt_vocab_size": 99, "max_position_embeddings": 256},
+    ),
+    "streams that foresee tokens": (
+        "ProphetNetConfig",
+        {
+            **{name: value for name, value in _SEQ2SEQ.items() if not name.endswith(("_layers", "_heads", "d_model"))},
+            **{"hidden_size": 32, "num_encoder_layers": 3, "num_decoder_layers": 3, "max_position_embeddings": 256},
+            **{"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4},
+            **{"relative_max_distance": 20, "num_buckets": 8},
+        },
+    ),
+    "experts that a loop chooses": (
+        "NllbMoeConfig",
+        {**_SEQ2SEQ, "num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None:
+    name, arguments = OTHERS[case]
+    torch.manual_seed(0)
+    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    randomize(made)
+    made.save_pretrained(tmp_path / "checkpoint")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoint").eval()
+    onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(task=TEXT))
+    ours = onnxport.load(tmp_path / "out", threads=1)
+    for batch in (1, 3):
+        ids = torch.randint(5, 99, (batch, 43), generator=torch.Generator().manual_seed(batch))
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs["attention_mask"][1:, -5:] = 0
+        if name == "LEDConfig":
+            inputs["global_attention_mask"] = torch.zeros_like(ids)
+            inputs["global_attention_mask"][:, [0, 20]] = 1
+        settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
+        assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
+    name, arguments = OTHERS[case]
+    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    made.save_pretrained(tmp_path / "checkpoint")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=False))
+    assert result.manifest.validation["status"] == "passed"
+    assert result.manifest.components[0].parameters >= sum(p.numel() for p in made.parameters() if p.requires_grad)
+    assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]
+
+
+@pytest.mark.parametrize("case", ["windows, and tokens that see everything", "experts that a loop chooses", "clamps"])
+def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> None:
+    name, arguments = OTHERS.get(case, ("MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}))
+    torch.manual_seed(0)
+    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    made.save_pretrained(tmp_path / "checkpoint")
+    options = ExportOptions(task=TEXT, dtype="fp16")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
+    assert result.manifest.validation["status"] == "passed"
+    assert not any("in memory" in note for component in result.manifest.components for note in component.notes)

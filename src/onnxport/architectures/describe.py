@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs import anyres, grids, phi4, sounds
 from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig
+from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.configs.states import CACHE_NAMES
 from onnxport.configs.tasks import TASKS, Task
 from onnxport.configs.towers import TowerOnnxConfig, towers_of
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
@@ -98,10 +100,21 @@ def _reads_media(config: PreTrainedConfig) -> bool:
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Say whether a class makes its output token by token, each from a cache of those before it."""
+    if task.name == "text-generation" and not _takes_cache(architecture):
+        return False
     reads = task.name in _FROM_MEDIA and (_reads_media(config) or hasattr(config, "text_config"))
     if task.name == "text-generation" or reads:
         return not config.is_encoder_decoder
     return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+
+
+def _takes_cache(architecture: str) -> bool:
+    """Say whether a class takes a cache or a state; GPT's doesn't. One that isn't Transformers' own is taken to."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    names = {*CACHE_NAMES, "state"}
+    return known is None or not names.isdisjoint(inspect.signature(known.forward).parameters)
 
 
 _FROM_MEDIA = ("image-to-text", "audio-text-to-text")
@@ -222,17 +235,28 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
     return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
 
 
+_OWN = {
+    "minimax": "onnxport.architectures.minimax:MiniMaxOnnxConfig",
+    "prophetnet": "onnxport.architectures.prophetnet:ProphetNetOnnxConfig",
+    "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
+    "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
+}
+"""Model types that generate in a way of their own to `module:class` of their description."""
+_OWN_HALVES = {"prophetnet": "onnxport.architectures.prophetnet:ProphetNetDecoderOnnxConfig"}
+"""The same for the decoder of an encoder-decoder."""
+
+
 def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
     encoder = model.get_encoder()
-    if not hasattr(encoder, "main_input_name"):
-        raise UnsupportedError(
-            f"the encoder of {type(model).__name__} isn't a model of its own, so it can't be exported with past; add "
-            "--no-past"
-        )
-    says = EncoderOnnxConfig(encoder, preprocessor)
+    if hasattr(encoder, "main_input_name"):
+        says = EncoderOnnxConfig(encoder, preprocessor)
+    else:
+        encoder, says = model, InnerEncoderOnnxConfig(model, preprocessor)
+    own = _OWN_HALVES.get(model.config.model_type)
+    takes_states = load_config_class(own) if own else DecoderOnnxConfig
     return (
         Component("encoder_model", encoder, says, preprocessor),
-        Component("decoder_model_merged", model, DecoderOnnxConfig(model, says, preprocessor), preprocessor),
+        Component("decoder_model_merged", model, takes_states(model, says, preprocessor), preprocessor),
     )
 
 
@@ -279,6 +303,10 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
+    if (decoder or model.config.is_encoder_decoder) and model.config.model_type in _OWN:
+        own = load_config_class(_OWN[model.config.model_type])
+        described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
+        return described
     if known is None or decoder or task.full_feature not in known.features:
         return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past, last_logits=last_logits)
     config_class = load_config_class(known.config)

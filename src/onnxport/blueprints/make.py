@@ -26,7 +26,7 @@ from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.numbers import watched_numbers
 from onnxport.tracing.originals import trace_examples
-from onnxport.tracing.patches import FAKE_PATCHES
+from onnxport.tracing.patches import fake_patches
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
 from onnxport.weights.binding import Bound, bind
 from onnxport.weights.checkpoint import Checkpoint
@@ -214,7 +214,7 @@ def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> 
 
 
 def _describe(model: Any, subject: Subject, options: ExportOptions) -> tuple[Component, ...]:
-    with quiet_engine(), patched(FAKE_PATCHES):
+    with quiet_engine(), patched(fake_patches()):
         return describe(model, subject.task, subject.preprocessor, options)
 
 
@@ -228,7 +228,7 @@ def trace_component(component: Component, whole: Any, options: ExportOptions) ->
     """
     signature = signature_of(component.config).today()
     examples = Examples(component.config, signature, component.preprocessor)
-    with quiet_engine(), patched(FAKE_PATCHES):
+    with quiet_engine(), patched(fake_patches()):
         layout, sizes = trace_examples(component.model, examples)
     layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
     graph = trace(component.model, component.config, layout, signature, opset=options.opset)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+from onnxport.configs import recurrences, windows
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
+from onnxport.configs._patching import PatchingSpec
 from onnxport.configs.arguments import PAST
-from onnxport.configs.recurrences import forgets, patches_of
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
@@ -25,6 +26,7 @@ AXES: dict[str, dict[int, str]] = {
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},
     "position_ids": {0: "batch", 1: "sequence"},
+    "global_attention_mask": {0: "batch", 1: "sequence"},
     "deepstack_embeds": {1: "batch", 2: "sequence"},
     "decoder_input_ids": {0: "batch", 1: "decoder_sequence"},
     "decoder_attention_mask": {0: "batch", 1: "decoder_sequence"},
@@ -34,11 +36,17 @@ AXES: dict[str, dict[int, str]] = {
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
 _SOUNDS = ("input_values", "input_features")
+_WITHOUT_LOOP = ("zaya",)
+"""Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
+projections, what Zaya remembers before the first token isn't zero."""
 _NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAMES)
 
 
 class DerivedOnnxConfig(OnnxConfigWithPast):
     """Describe a model by looking at it.
+
+    Attributes:
+        cache_names: what the model may call its cache.
 
     Args:
         model: a Transformers model; it is run once, on two short examples.
@@ -50,19 +58,21 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         UnsupportedError: the model's inputs or its cache can't be described, or it can't give the last logits only.
     """
 
+    cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
+
     def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        super().__init__(model.config, "default", patches_of(model), use_past)
-        self._parameters = tuple(inspect.signature(type(model).forward).parameters)
+        super().__init__(model.config, "default", self.patches_of(model), use_past)
+        self._parameters = self.parameters_of(model)
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
         reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
         self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
         self._states = CacheStates((), 0)
-        self._cache_name = next((name for name in CACHE_NAMES if name in self._parameters), PAST)
+        self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._more = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
-        self._forgets = forgets(model)
+        self._forgets = recurrences.forgets(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._look_at(model, preprocessor)
 
@@ -96,7 +106,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         is_pair: bool = False,
         framework: Any = "pt",
     ) -> Mapping[str, Any]:
-        """Make inputs with the preprocessor, positions and, with past, a cache; see `OnnxConfigWithPast`."""
+        """Make inputs with the preprocessor, those of a decoder, and, with past, a cache; see `OnnxConfigWithPast`."""
         import torch
 
         generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
@@ -105,6 +115,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for part in parts:
             made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
         inputs = {name: value for name, value in made.items() if name in self._parameters}
+        if "global_attention_mask" in self._parameters and "input_ids" in inputs:
+            inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
+            inputs["global_attention_mask"][:, ::2] = 1
+        if self._config.is_encoder_decoder and {"input_ids", "decoder_input_ids"} <= {*inputs, *self._parameters}:
+            inputs.setdefault("decoder_input_ids", inputs["input_ids"][:, :-1].clone())
         if not self._generates or "input_ids" not in inputs:
             return inputs
         inputs.pop("token_type_ids", None)
@@ -155,6 +170,36 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
         return super().flatten_output_collection_property(name, field)
 
+    def patches_of(self, model: Any) -> list[PatchingSpec]:
+        """Return what is replaced in the model's code while it is traced; a hook."""
+        return [*recurrences.patches_of(model), *windows.patches_of(model)]
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the model takes; a hook."""
+        return tuple(inspect.signature(type(model).forward).parameters)
+
+    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+        """Describe the cache that a model returned; a hook.
+
+        Args:
+            model: the model.
+            cache: its cache, as `run` returned it.
+
+        Raises:
+            UnsupportedError: it can't be described.
+        """
+        states = CacheStates.of(model, cache)
+        text = model.config.get_text_config()
+        known = self._patching_specs or (
+            text.model_type in _WITHOUT_LOOP and not getattr(text, "attention_bias", False)
+        )
+        if states.recurs and not known:
+            raise UnsupportedError(
+                f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
+                f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+            )
+        return states
+
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache; see `OnnxConfig`."""
         return self._states.to_cache(past)
@@ -184,12 +229,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in (*_NOT_OUTPUTS, *inputs)}
         if wants_past:
-            self._states = CacheStates.of(model, result.get(PAST))
-            if self._states.recurs and not self._patching_specs:
-                raise UnsupportedError(
-                    f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
-                    f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
-                )
+            self._states = self.describe_states(model, result.get(PAST))
         self.use_past = wants_past
 
 

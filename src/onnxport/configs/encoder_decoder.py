@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
+from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.arguments import PAST
 from onnxport.configs.caches import cache_to_past
@@ -36,6 +37,19 @@ class EncoderOnnxConfig(DerivedOnnxConfig):
         return said
 
 
+class InnerEncoderOnnxConfig(EncoderOnnxConfig):
+    """Describe an encoder that isn't a model of its own, as FSMT's: what runs is the whole model's, asked for it."""
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the encoder takes."""
+        return tuple(inspect.signature(model.get_encoder().forward).parameters)
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; see `OnnxConfig`."""
+        encoder = getattr(forward, "__self__", forward).get_encoder()
+        return super().run(encoder, {name: value for name, value in arguments.items() if name != "use_cache"})
+
+
 class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
@@ -49,8 +63,12 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """
 
     def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
-        OnnxConfigWithPast.__init__(self, model.config, task="default", use_past=True)
+        OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
         self._look_at(model, encoder, preprocessor)
+
+    def patches_of(self, model: Any) -> list[PatchingSpec]:
+        """Return what is replaced in the model's code while it is traced; a hook."""
+        return []
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
@@ -170,7 +188,9 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
         for name in _STATES:
             if bound.arguments.get(name) is not None:
-                bound.arguments[name] = bound.arguments[name][:, known:].contiguous()
+                states = bound.arguments[name]
+                kept = states[known:] if _is_time_first(module) else states[:, known:]
+                bound.arguments[name] = kept.contiguous()
         return bound.args, bound.kwargs
 
     handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _projecting(model)]
@@ -179,6 +199,11 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_time_first(module: Any) -> bool:
+    """Say whether a layer takes an encoder's states as [states, batch, size]."""
+    return type(module).__module__.endswith(".modeling_fsmt")
 
 
 def _projecting(model: Any) -> list[Any]:

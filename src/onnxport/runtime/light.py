@@ -200,7 +200,8 @@ def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
         inputs: arrays by name; others than the graph's are left out.
 
     Returns:
-        The inputs, with masks of ones, types of zeros, positions in order and caches of nothing.
+        The inputs, with masks of ones (of zeros for global attention), types of zeros, positions in order and caches
+        of nothing.
     """
     full = {name: value for name, value in inputs.items() if name in graph.inputs and value is not None}
     first = next(iter(full.values()), None)
@@ -210,7 +211,9 @@ def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
     for name, place in graph.inputs.items():
         if name in full:
             continue
-        if name.endswith("attention_mask"):
+        if name == "global_attention_mask":
+            full[name] = np.zeros(ids.shape, dtype=place.dtype)
+        elif name.endswith("attention_mask"):
             full[name] = np.ones(ids.shape[: len(place.axes)], dtype=place.dtype)
         elif name == "pixel_mask":
             batch, _, *size = np.shape(first)

@@ -299,12 +299,14 @@ class OnnxEncoder:
         input_features: Any = None,
         input_values: Any = None,
         pixel_values: Any = None,
+        global_attention_mask: Any = None,
         **_: Any,
     ) -> ModelOutput:
         """Return what the encoder says, `last_hidden_state` [batch, states, size] first."""
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
+            "global_attention_mask": global_attention_mask,
             "input_features": input_features,
             "input_values": input_values,
             "pixel_values": pixel_values,
@@ -343,6 +345,7 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
         input_features: Any = None,
         input_values: Any = None,
         pixel_values: Any = None,
+        global_attention_mask: Any = None,
         labels: Any = None,
         **_: Any,
     ) -> ModelOutput:
@@ -359,13 +362,16 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
             input_features: the encoder's input, where it hears.
             input_values: the encoder's input, where it hears samples.
             pixel_values: the encoder's input, where it sees.
+            global_attention_mask: [batch, length], 1 for tokens that see everything, for encoders with windows (LED).
             labels: not used: Donut's processor makes them of every prompt, and no loss is computed.
 
         Returns:
             `logits` [batch, tokens, vocabulary], `past_key_values` and `encoder_last_hidden_state`.
         """
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_ids, attention_mask, input_features, input_values, pixel_values)
+            encoder_outputs = self.encoder(
+                input_ids, attention_mask, input_features, input_values, pixel_values, global_attention_mask
+            )
         states = encoder_outputs[0]
         feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": states}
         if "encoder_attention_mask" in self._decoder.graph.inputs:

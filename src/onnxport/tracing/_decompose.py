@@ -179,6 +179,7 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> None:
 
     sources = node.all_input_nodes
     inner = make_fx(_runner(node), decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
+    _leave_assertions_out(inner)
     known = dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
     with graph.inserting_before(node):
         result: Any = graph.graph_copy(inner, known)
@@ -194,6 +195,15 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> None:
             user.replace_all_uses_with(result[index])
             graph.erase_node(user)
     graph.erase_node(node)
+
+
+def _leave_assertions_out(graph: Graph) -> None:
+    """Erase what only raises, such as the checks of `one_hot`, and what only it reads."""
+    import torch
+
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_async.msg):
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
 
 
 def _multiply_sizes(graph: Graph, node: Node) -> None:

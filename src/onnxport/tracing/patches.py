@@ -25,6 +25,44 @@ def _squeeze(original: Any) -> Any:
     return squeeze
 
 
+class _NeverAll:
+    """Answer whether all values are finite, or any isn't: it can't be known before a graph runs."""
+
+    def all(self) -> bool:
+        return False
+
+    def any(self) -> bool:
+        return True
+
+
+def _never_all(original: Any) -> Any:
+    """Take values in half precision for infinite, so that what clamps them is part of the graph."""
+
+    def check(tensor: Any, *arguments: Any) -> Any:
+        import torch
+
+        return _NeverAll() if tensor.dtype == torch.float16 else original(tensor, *arguments)
+
+    return check
+
+
+class _Checking:
+    """Be the module torch, but for one of its checks."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+        self.isinf = _never_all(original.isinf)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+_FINITE = Patch(
+    "torch:isfinite",
+    _never_all,
+    "layers clamp values in half precision if any isn't finite, which depends on values (BART, Marian, DETR, LED)",
+    "Transformers clamps them in any case",
+)
 _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
 """Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
 
@@ -35,6 +73,7 @@ PATCHES: tuple[Patch, ...] = (
         "squeeze() without axes becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart)",
         "the engine lowers aten.squeeze.default to the axes that are statically 1",
     ),
+    _FINITE,
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
         without_source_lines,
@@ -82,7 +121,90 @@ def _whole_lengths(_: Any) -> Any:
     return lengths
 
 
+def _table_as_it_is(_: Any) -> Any:
+    """Look positions up in the table that there is."""
+
+    def forward(self: Any, tokens: Any, *, past_key_values_length: Any = 0) -> Any:
+        from torch.nn import functional
+
+        counted = self.make_positions(tokens, self.padding_idx)
+        return functional.embedding(counted + past_key_values_length, self.weight, self.padding_idx)
+
+    return forward
+
+
+def _always_masked(_: Any) -> Any:
+    """Mask padding, also where there is none."""
+
+    def make_padding_mask(tokens: Any, padding_idx: int = 1) -> Any:
+        return tokens.eq(padding_idx)
+
+    return make_padding_mask
+
+
+def _every_expert(_: Any) -> Any:
+    """Run every expert on every token, and weigh what each says by the choices that name it."""
+
+    def forward(self: Any, hidden_states: Any, router_mask: Any, router_probs: Any) -> Any:
+        total = hidden_states * 0
+        for number in range(self.num_experts):
+            share = (router_probs * (router_mask == number)).sum(dim=-1, keepdim=True)
+            said = self[f"expert_{number}"](hidden_states)
+            total = total + (said * (share * (1 - self.moe_token_dropout))).to(hidden_states.dtype)
+        return total
+
+    return forward
+
+
+def _cast_while_used(_: Any) -> Any:
+    """Compute a router's logits in its dtype, without changing its weights for good."""
+
+    def forward(self: Any, hidden_states: Any, padding_mask: Any = None) -> Any:
+        from torch.nn import functional
+
+        self.input_dtype, router = hidden_states.dtype, self.classifier
+        bias = None if router.bias is None else router.bias.to(self.dtype)
+        logits = functional.linear(hidden_states.to(self.dtype), router.weight.to(self.dtype), bias)
+        return (*self.route_tokens(logits, self.input_dtype, padding_mask), logits)
+
+    return forward
+
+
+_NLLB_MOE = (
+    Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:torch",
+        _Checking,
+        "its decoder's layers clamp values in half precision if any is infinite, which depends on values",
+        "Transformers clamps them in any case",
+    ),
+    Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeExperts.forward",
+        _every_expert,
+        "a loop over the experts that were chosen depends on values",
+        "Transformers gives NLLB-MoE the form that its other mixtures of experts have",
+    ),
+    Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeTop2Router.forward",
+        _cast_while_used,
+        "a module can't change the dtype of parameters that have no values",
+        "Transformers casts the router's weights where it uses them",
+    ),
+)
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
+    *_NLLB_MOE,
+    Patch(
+        "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
+        _table_as_it_is,
+        "a table of positions that may grow while the model runs bounds the lengths of texts and caches",
+        "Transformers makes FSMT's table once",
+    ),
+    Patch(
+        "transformers.models.fsmt.modeling_fsmt:make_padding_mask",
+        _always_masked,
+        "whether there is a mask of the decoder's tokens depends on their values",
+        "Transformers masks them in any case",
+    ),
     Patch(
         "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
         _whole_lengths,
@@ -94,7 +216,11 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *(patch for patch in _MODEL_PATCHES if patch.target.partition(":")[0] in sys.modules))
+    return (*PATCHES, *_of_imported(_MODEL_PATCHES))
+
+
+def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:
+    return tuple(patch for patch in candidates if patch.target.partition(":")[0] in sys.modules)
 
 
 def _no_fake_grouped_product(original: Any) -> Any:
@@ -106,7 +232,8 @@ def _no_fake_grouped_product(original: Any) -> Any:
     return can_use
 
 
-FAKE_PATCHES: tuple[Patch, ...] = (
+_FAKE_PATCHES: tuple[Patch, ...] = (
+    _FINITE,
     Patch(
         "transformers.integrations.moe:_can_use_grouped_mm",
         _no_fake_grouped_product,
@@ -114,4 +241,8 @@ FAKE_PATCHES: tuple[Patch, ...] = (
         "its meta function accepts what its kernel accepts",
     ),
 )
-"""Patches that a model with fake parameters needs to be run at all."""
+
+
+def fake_patches() -> tuple[Patch, ...]:
+    """Return the patches that a model with fake parameters needs to be run at all."""
+    return (*_FAKE_PATCHES, *_of_imported(_NLLB_MOE))
