@@ -30,8 +30,10 @@ SIGHT = {
 }
 WINDOWS = {"sliding_window": 16, "num_hidden_layers": 6}
 KINDS = {"layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2}
-QWEN = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}}
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
+QWEN = {**TEXT, "rope_parameters": ROPE}
 GRID = {"depth": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+SEEN = {**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37}
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
 MODELS: dict[str, dict[str, Any]] = {
     "Llava": {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "clip_vision_model"}},
@@ -83,6 +85,19 @@ MODELS: dict[str, dict[str, Any]] = {
         "vision_config": {**SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
         "image_grid_pinpoints": PINPOINTS,
         "vision_aspect_ratio": "anyres_max_2",
+    },
+    "Qwen3_5": {
+        "text_config": {
+            **{**QWEN, "model_type": "qwen3_5_text", "head_dim": 8, "num_hidden_layers": 4},
+            **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2},
+            **{"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"] * 2},
+            "rope_parameters": {**ROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0},
+        },
+        "vision_config": {**SEEN, "num_position_embeddings": 36},
+    },
+    "GlmOcr": {
+        "text_config": {**QWEN, "model_type": "glm_ocr_text", "head_dim": 8},
+        "vision_config": SEEN,
     },
     "Voxtral": {
         "text_config": TEXT,
@@ -172,7 +187,7 @@ def texts(places: list[int]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
-GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
+GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3_5", "GlmOcr")
 CUT = ("LlavaNext", "LlavaOnevision")
 
 

@@ -1,4 +1,4 @@
-"""Describe the graphs of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, whose pictures are of any size: patches, and grids.
+"""Describe the graphs of Qwen2-VL and what came after it, whose pictures are of any size: patches, and grids.
 
 Transformers finds where each patch stands with Python loops over the grids. Here the same is arithmetic on the
 number of each patch, and attention within frames and windows is attention with a mask, so that one graph does for all
@@ -14,7 +14,7 @@ from typing import Any
 from onnxport.configs._base import Axes, OnnxConfig
 from onnxport.configs.multimodal import StatesOnnxConfig
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm_ocr")
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
 
