@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import onnxport
 from conformance.checkpoints import make_checkpoint, randomize
 from conformance.preprocessors import make_tokenizer
+from onnxport.architectures.describe import infer_task
 from onnxport.cli import main
 from onnxport.errors import OnnxportError, UnsupportedError, WeightsMismatchError
 from onnxport.options import ExportOptions
@@ -227,6 +228,12 @@ def test_the_encoder_of_t5(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(tmp_path / "out")[1], by_hand(states, MASK, "mean"), atol=1e-5)
 
 
+def test_only_modules_make_the_task() -> None:
+    config = transformers.T5Config(architectures=["T5EncoderModel"])
+    with pytest.raises(UnsupportedError, match=r"can't be inferred.*supported for t5: .*feature-extraction\)"):
+        infer_task(config)
+
+
 def test_a_decoder_with_the_last_token(tmp_path: Path) -> None:
     root = tmp_path / "qwen"
     sizes = {
@@ -256,3 +263,7 @@ def test_run_tells_similarities(root: Path, tmp_path: Path, capsys: pytest.Captu
     assert found["similarities"][0][1] == 1
     assert found["similarities"][0][2] < 1
     assert found["shape"] == [3, 32]
+    model = onnxport.load(tmp_path / "out")
+    found = model(input_ids=IDS, attention_mask=MASK)["sentence_embedding"]
+    wanted = by_hand(states_of(root), MASK, "mean")
+    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)

@@ -44,10 +44,13 @@ class Component:
     preprocessor: Any
 
 
+_INFERRED = tuple(task for task in TASKS if task.name != SENTENCE_SIMILARITY)
+"""Tasks that a class is for; only the modules of a directory make a model one for the other."""
+
+
 def supported_tasks(model_type: str) -> list[Task]:
     """List the tasks for which Transformers has a class of this model type, heads first."""
-    known = [task for task in TASKS if task.name != SENTENCE_SIMILARITY]
-    return [task for task in known if any(model_type in _class_names(name) for name in task.auto_classes)]
+    return [task for task in _INFERRED if any(model_type in _class_names(name) for name in task.auto_classes)]
 
 
 def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
@@ -68,7 +71,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     for architecture in architectures:
         fitting = [
             task
-            for task in TASKS
+            for task in _INFERRED
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
         ]
         if fitting:

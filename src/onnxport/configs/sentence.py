@@ -85,6 +85,11 @@ class SentenceOnnxConfig(OnnxConfig):
         self._trunk = trunk
 
     @property
+    def trunk(self) -> OnnxConfig:
+        """Description of the model alone."""
+        return self._trunk
+
+    @property
     def inputs(self) -> Axes:
         """Those of the model."""
         return self._trunk.inputs
