@@ -25,7 +25,7 @@ SENTENCES = (
 
 
 def embed(directory: Path, sentences: tuple[str, ...]) -> np.ndarray:
-    """Return one unit vector per sentence: the mean of its tokens' states."""
+    """Return one unit vector per sentence, as the graph computes it: pooling and normalisation are inside."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.enable_padding()
     encoded = tokenizer.encode_batch(list(sentences))
@@ -33,9 +33,8 @@ def embed(directory: Path, sentences: tuple[str, ...]) -> np.ndarray:
     mask = np.array([item.attention_mask for item in encoded], dtype=np.int64)
     session = onnxruntime.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
     feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-    (states,) = session.run(["last_hidden_state"], feed)
-    mean = (states * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    (embeddings,) = session.run(["sentence_embedding"], feed)
+    return embeddings
 
 
 def show_similarities() -> None:
@@ -46,7 +45,7 @@ def show_similarities() -> None:
 
 
 if __name__ == "__main__":
-    code = main(["export", str(model_directory("minilm")), str(OUTPUT), "--task", "feature-extraction", "--force"])
+    code = main(["export", str(model_directory("minilm")), str(OUTPUT), "--force"])
     if code:
         sys.exit(code)
     show_similarities()

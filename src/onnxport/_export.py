@@ -17,7 +17,7 @@ from onnxport.blueprints.keys import PACKAGES
 from onnxport.bundles.components import describe_graph
 from onnxport.bundles.directory import check_output, staged
 from onnxport.bundles.manifest import FILE_NAME, Manifest
-from onnxport.bundles.side_files import side_files, write_side_files
+from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
@@ -112,6 +112,7 @@ def export(
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
             write_side_files(stage, checkpoint.directory, original)
+            write_module_files(stage, checkpoint)
             validation = _prove(stage, (checkpoint, found, graphs, plans), (original, options), report)
             _check(validation, options)
             report("write the manifest", None)
@@ -160,6 +161,7 @@ def _planned(checkpoint: Checkpoint, plans: list[GraphPlan]) -> tuple[PlannedFil
     """List the files that will be written; sizes of weights are exact, those of graphs are known after writing."""
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in side_files(checkpoint.directory)]
+    files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
     return tuple([*dict.fromkeys(files), PlannedFile(FILE_NAME, None)])
 
 
@@ -171,10 +173,10 @@ def _write(
     """Write the graphs and their weights; return the digests of the checkpoint's files, unless they are linked."""
     checkpoint, graphs, plans = what
     reader, options, report = context
-    paths = () if options.weights == "link" else checkpoint.weight_files
+    paths = () if options.weights == "link" else (*checkpoint.weight_files, *checkpoint.module_weights.values())
     total = sum(tensor.nbytes for plan in plans for tensor in plan.tensors) or 1
     done = 0
-    with digesting(paths, root=checkpoint.directory) as digests:
+    with digesting(paths, root=checkpoint.root or checkpoint.directory) as digests:
         for plan, (name, graph) in zip(plans, graphs.items(), strict=True):
 
             def written(count: int, name: str = name) -> None:

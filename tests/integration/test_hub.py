@@ -216,6 +216,12 @@ def test_choice_of_files() -> None:
     assert choose_files(names[:3], ExportOptions()) == ["config.json", "pytorch_model.bin"]
     assert choose_files(["x.gguf", "README.md"], ExportOptions()) == ["x.gguf"]
     assert choose_files(["x.gguf", "y.gguf"], ExportOptions()) == []
+    modules = ["config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
+               "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin", "onnx/config.json",
+               "0_Transformer/vocab.txt", "0_Transformer/model.onnx"]  # fmt: skip
+    assert set(modules) - set(choose_files(modules, ExportOptions())) == {
+        "2_Dense/pytorch_model.bin", "onnx/config.json", "0_Transformer/model.onnx",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "answer"), [("bert-base-uncased", True), ("a/b", True), ("a/b.c_d-e", True),

@@ -25,7 +25,7 @@ LAYERS = (
     ("bundles",),
     ("validation",),
     ("runtime",),
-    ("_export",),
+    ("_export", "descriptions"),
     ("onnx", "cli", "compat"),
     ("__init__",),
     ("__main__",),

@@ -14,8 +14,9 @@ from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.configs.sentence import SentenceOnnxConfig
 from onnxport.configs.states import CACHE_NAMES
-from onnxport.configs.tasks import TASKS, Task
+from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 from onnxport.configs.towers import TowerOnnxConfig, towers_of
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import ExportOptions
@@ -43,9 +44,13 @@ class Component:
     preprocessor: Any
 
 
+_INFERRED = tuple(task for task in TASKS if task.name != SENTENCE_SIMILARITY)
+"""Tasks that a class is for; only the modules of a directory make a model one for the other."""
+
+
 def supported_tasks(model_type: str) -> list[Task]:
     """List the tasks for which Transformers has a class of this model type, heads first."""
-    return [task for task in TASKS if any(model_type in _class_names(name) for name in task.auto_classes)]
+    return [task for task in _INFERRED if any(model_type in _class_names(name) for name in task.auto_classes)]
 
 
 def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
@@ -66,7 +71,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     for architecture in architectures:
         fitting = [
             task
-            for task in TASKS
+            for task in _INFERRED
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
         ]
         if fitting:
@@ -137,7 +142,7 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
     import transformers
 
     own_code = _code(config)
-    for name in task.auto_classes:
+    for name in _auto_classes(config, task):
         if code is not None and name in own_code:
             return _load_code(own_code[name], code)
         if fitting := _class_names(name).get(config.model_type, ()):
@@ -153,6 +158,16 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
     raise UnsupportedError(
         f"{config.model_type} doesn't support task {task.name!r}: {hint}supported are {', '.join(known) or 'none'}"
     )
+
+
+def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
+    """Name a task's Auto classes; embeddings are made by the encoder alone where that is a class of its own (T5)."""
+    halves = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
+    is_half = task.name == SENTENCE_SIMILARITY and any(name.endswith(_ENCODER) for name in halves)
+    return task.auto_classes[::-1] if is_half else task.auto_classes
+
+
+_ENCODER = "EncoderModel"
 
 
 def _code(config: PreTrainedConfig) -> dict[str, str]:
@@ -226,6 +241,8 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
             Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
             for name in towers_of(model)
         )
+    if task.name == SENTENCE_SIMILARITY:
+        return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
     if task.with_past and task.name in _FROM_MEDIA:
@@ -313,6 +330,14 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)
     return config
+
+
+def _describe_sentences(model: Any, task: Task, preprocessor: Any) -> OnnxConfig:
+    if task.with_past:
+        raise UnsupportedError(f"{task.name} has no past: leave {PAST_SUFFIX} out")
+    if type(model).__name__.endswith(_ENCODER):
+        return SentenceOnnxConfig(DerivedOnnxConfig(model, preprocessor))
+    return SentenceOnnxConfig(_describe_one(model, canonical_task("feature-extraction"), preprocessor, False))
 
 
 def _vision_encoder_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:

@@ -59,10 +59,10 @@ def find_blueprint(checkpoint: Checkpoint, options: ExportOptions, report: Progr
 
 def _inventory(checkpoint: Checkpoint) -> Inventory | None:
     """List the tensors of a checkpoint that can be bound lazily, None for any other."""
-    if checkpoint.format != "safetensors":
+    if not checkpoint.in_parts:
         return None
     try:
-        return take_inventory(checkpoint.directory, checkpoint.weight_files)
+        return take_inventory(checkpoint.directory, checkpoint.weight_files, checkpoint.module_weights)
     except KeyError:
         return None
 

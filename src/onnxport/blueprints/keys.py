@@ -72,6 +72,7 @@ def _circumstances(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, 
         "options": {name: getattr(options, name) for name in _SHAPING_OPTIONS},
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "preprocessor": {name: _content(checkpoint.directory / name) for name in _PREPROCESSOR_FILES},
+        "sentence": repr(checkpoint.sentence.modules) if checkpoint.sentence else None,
         "tokenizer": sorted(path.name for path in checkpoint.directory.glob("*token*")),
     }
 

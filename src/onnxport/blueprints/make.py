@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures.describe import Component, describe, infer_task, model_class
+from onnxport.architectures.sentence import with_head
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
 from onnxport.configs.axes import today_label
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import signature_of
-from onnxport.configs.tasks import Task, canonical_task
+from onnxport.configs.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.patch import patched
@@ -68,12 +69,16 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     if not config.architectures and checkpoint.format == "gguf":
         wanted = wanted or canonical_task("text-generation-with-past")
     code = checkpoint.directory if options.trust_remote_code else None
+    if checkpoint.sentence:
+        wanted = wanted or canonical_task(SENTENCE_SIMILARITY)
     task = wanted or infer_task(config, code=code)
     if not options.past:
         task = task.past(False)
     if options.last_logits and task.name != "text-generation":
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
     chosen = model_class(config, task, code=code)
+    if checkpoint.sentence:
+        chosen = with_head(chosen, checkpoint.sentence.modules)
     return Subject(task, chosen, config, load_preprocessor(checkpoint, options))
 
 

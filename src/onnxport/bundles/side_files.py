@@ -1,10 +1,20 @@
-"""Everything of a checkpoint that isn't weights: configuration, generation settings, tokenizer, processors."""
+"""Everything of a checkpoint that isn't its weights: configuration, generation settings, tokenizer, processors.
+
+The modules of a sentence-transformers directory are copied whole, the weights of a Dense among them: its own ONNX
+backend reads them beside the graph.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from onnxport.weights.sentence import LIST_FILE
+
+if TYPE_CHECKING:
+    from onnxport.weights.checkpoint import Checkpoint
 
 _NAMES = (
     "config.json",
@@ -70,3 +80,33 @@ def write_side_files(stage: Path, directory: Path, original: Original) -> None:
         original.preprocessor.save_pretrained(stage)
     for path in originals:
         shutil.copyfile(path, stage / path.name)
+
+
+def module_files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """Map names inside the output to the files of the sentence-transformers directory that a model is part of."""
+    root, trunk = checkpoint.root, checkpoint.directory
+    if root is None:
+        return {}
+    return {
+        (path.relative_to(trunk if path.parent == trunk else root)).as_posix(): path for path in checkpoint.more_files
+    }
+
+
+def write_module_files(stage: Path, checkpoint: Checkpoint) -> None:
+    """Copy the modules of a sentence-transformers directory; `modules.json` says that the model lies beside it.
+
+    Args:
+        stage: directory to write into.
+        checkpoint: the model, perhaps in a directory inside that of the modules, as older releases wrote it.
+    """
+    for name, path in module_files(checkpoint).items():
+        target = stage / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # weights that are linked
+            continue
+        if name != LIST_FILE or checkpoint.root == checkpoint.directory:
+            shutil.copyfile(path, target)
+            continue
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed[0]["path"] = ""
+        target.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ __all__ = ["main", "process"]
 
 VERBS = {
     "export": "export a checkpoint to a directory with its ONNX graphs, proved against the original",
+    "describe": "show the inputs and outputs that an export would have, without weights",
     "validate": "repeat the proof of an exported directory",
     "inspect": "show what a directory with ONNX graphs holds",
     "list": "list architectures and tasks",

@@ -52,12 +52,32 @@ def embeddings(exported: Exported, given: Given) -> Answer:
         return shapes(outputs)
     mask = feed.get("attention_mask", np.ones_like(feed["input_ids"]))[..., None]
     mean = (states * mask).sum(axis=1) / mask.sum(axis=1).clip(1)
-    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
-    similar = (unit @ unit.T).astype(float).round(4).tolist()
+    similar = _similarities(mean)
     lines = [f"last_hidden_state {list(states.shape)}"]
     lines += [f"text {i + 1}, mean over its tokens: {_first(row[:6].tolist())}" for i, row in enumerate(mean)]
-    lines += [f"similarity {j + 1}-{i + 1}: {similar[i][j]:.4f}" for i in range(len(unit)) for j in range(i)]
+    lines += [f"similarity {j + 1}-{i + 1}: {similar[i][j]:.4f}" for i in range(len(mean)) for j in range(i)]
     return Answer(lines, {"shape": list(states.shape), "embeddings": mean.tolist(), "similarities": similar})
+
+
+def sentences(exported: Exported, given: Given) -> Answer:
+    """Tell each text's embedding, and how similar the texts are (cosine)."""
+    tokenizer = tokenizer_of(exported, given) if given.texts or given.input_ids else None
+    longest = exported.directory.read("sentence_bert_config.json").get("max_seq_length")
+    if tokenizer is not None and longest:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    vectors = exported.run(feed_of(exported, given, tokenizer))["sentence_embedding"]
+    similar = _similarities(vectors)
+    lines = [f"sentence_embedding {list(vectors.shape)}"]
+    lines += [f"text {i + 1}: {_first(row[:6].tolist())}" for i, row in enumerate(vectors)]
+    lines += [f"similarity {j + 1}-{i + 1}: {similar[i][j]:.4f}" for i in range(len(similar)) for j in range(i)]
+    return Answer(lines, {"shape": list(vectors.shape), "embeddings": vectors.tolist(), "similarities": similar})
+
+
+def _similarities(vectors: NDArray[Any]) -> list[list[float]]:
+    """Return the cosine of every two rows."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    found: list[list[float]] = (unit @ unit.T).astype(float).round(4).tolist()
+    return found
 
 
 def fill_mask(exported: Exported, given: Given) -> Answer:

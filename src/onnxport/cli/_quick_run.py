@@ -42,6 +42,7 @@ def _shapes(exported: Exported, given: Given) -> Answer:
 
 _ANSWERS: dict[str, Callable[[Exported, Given], Answer]] = {
     "feature-extraction": _answers.embeddings,
+    "sentence-similarity": _answers.sentences,
     "fill-mask": _answers.fill_mask,
     "text-classification": _answers.classes,
     "image-classification": _answers.classes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxport._export import ExportResult
     from onnxport.bundles.inspection import GraphInspection, Inspection
+    from onnxport.descriptions.description import Description, Tensor
     from onnxport.validation.report import OutputDifference, ValidationReport
 
 WIDTH_WITHOUT_TERMINAL = 160
@@ -160,3 +162,35 @@ def _print_graph(graph: GraphInspection) -> None:
     print_table("", ("", "name", "dtype", "axes"), rows)
     operators = ", ".join(f"{name} {count}" for name, count in graph.operators.items())
     print_line(f"operators: {operators}")
+
+
+def print_description(found: Description) -> None:
+    """Print what an export would make; tensors that differ in a layer's number only are one row."""
+    print_line(f"{found.architecture} ({found.model_type}) for {found.task}, {found.dtype}")
+    for graph in found.graphs:
+        print_line(
+            f"{graph.name}: {graph.source} description ({graph.described_by}), opset {graph.opset}, "
+            f"atol {graph.atol:g}, rtol {graph.rtol:g}"
+        )
+        rows = [("input", *row) for row in _tensor_rows(graph.inputs)]
+        rows += [("output", *row) for row in _tensor_rows(graph.outputs)]
+        print_table("", ("", "name", "dtype", "axes", "example"), rows)
+        for fixed in graph.fixed_axes:
+            print_line(f"fixed by the model: {graph.name}, {fixed}")
+    for note in found.notes:
+        print_line(f"note: {note}")
+
+
+def _tensor_rows(tensors: Iterable[Tensor]) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for tensor in tensors:
+        name = re.sub(r"\.\d+\.", ".{}.", tensor.name, count=1)
+        number = tensor.name.removeprefix(name.partition("{}")[0]).partition(".")[0] if "{}" in name else ""
+        groups.setdefault((name, tensor.dtype, axes_text(tensor.axes), axes_text(tensor.example)), []).append(number)
+    return [(name.replace("{}", _span(numbers)), *rest) for (name, *rest), numbers in groups.items()]
+
+
+def _span(numbers: list[str]) -> str:
+    """Write numbers of layers: `0…11` for a run of them."""
+    run = numbers == [str(index) for index in range(int(numbers[0] or 0), int(numbers[0] or 0) + len(numbers))]
+    return f"{numbers[0]}…{numbers[-1]}" if run and len(numbers) > 1 else ",".join(numbers)

@@ -94,6 +94,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return outputs
 
     @property
+    def is_plain(self) -> bool:
+        """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
+        special = self.use_past or self._compares or self._forgets or self._more or self._patching_specs
+        made_here = {"decoder_input_ids", "global_attention_mask"} & set(self._inputs)
+        return type(self) is DerivedOnnxConfig and not special and not made_here
+
+    @property
     def num_layers(self) -> int:
         """Layers that have a cache."""
         return len(self._states.layers)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from onnxport.errors import UnsupportedError
 
 PAST_SUFFIX = "-with-past"
+SENTENCE_SIMILARITY = "sentence-similarity"
+"""The task of sentence-transformers directories: their modules are part of the graph."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,12 @@ TASKS: tuple[Task, ...] = (
         ("AutoModelForZeroShotImageClassification",),
     ),
     Task("zero-shot-object-detection", "zero-shot-object-detection", ("AutoModelForZeroShotObjectDetection",)),
-    Task("feature-extraction", "default", ("AutoModel",), ("sentence-similarity", "image-feature-extraction")),
+    Task("feature-extraction", "default", ("AutoModel",), ("image-feature-extraction",)),
+    Task(SENTENCE_SIMILARITY, SENTENCE_SIMILARITY, ("AutoModel", "AutoModelForTextEncoding")),
 )
-"""All tasks, heads before the bare model: inference from `architectures` takes the first that fits."""
+"""All tasks, heads before the bare model: inference from `architectures` takes the first that fits.
+
+The last one is never inferred from a class: only a directory's modules make a model one for it."""
 
 _BY_NAME = {name: task for task in TASKS for name in (task.name, task.feature, *task.aliases)}
 

@@ -211,7 +211,7 @@ class FeaturesManager:
 
         framework = FeaturesManager.determine_framework(model, framework)
         FeaturesManager.get_model_class_for_feature(feature, framework)
-        options = ExportOptions(framework="tf" if framework == "tf" else None, cache_dir=cache_dir)
+        options = ExportOptions(task=feature, framework="tf" if framework == "tf" else None, cache_dir=cache_dir)
         checkpoint = open_checkpoint(model, options)
         config = load_config(checkpoint, options)
         loaded: PreTrainedModel = load_model(checkpoint, model_class(config, canonical_task(feature)), options)

@@ -46,6 +46,13 @@ def capture(
     return exported
 
 
+def default_opset() -> int:
+    """Return the opset that the engine produces where none is asked for."""
+    from torch.onnx import _constants
+
+    return _constants.ONNX_DEFAULT_OPSET
+
+
 def _name_parameters(exported: onnx_ir.Model, model: Any) -> None:
     """Put a name, a dtype and a shape in the place of every tensor that a checkpoint provides."""
     names = set(model.state_dict(keep_vars=True))

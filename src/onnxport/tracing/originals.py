@@ -34,7 +34,7 @@ def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, in
     if "height" in sizes and sizes["height"] == sizes.get("width"):
         wide = {**changes, "height": sizes["height"] * 2, "width": sizes["width"] * 3}
         try:
-            _run(model, examples, examples.at(wide))
+            run_tensors(model, examples, examples.at(wide))
             changes = wide
         except Exception as error:
             logger.debug("pictures keep their size: %s", error)
@@ -43,10 +43,11 @@ def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, in
 
 def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
     """Run the original and return its outputs as arrays, by flat name."""
-    return {name: to_array(tensor) for name, tensor in _run(model, examples, layout).items()}
+    return {name: to_array(tensor) for name, tensor in run_tensors(model, examples, layout).items()}
 
 
-def _run(model: Any, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+def run_tensors(model: Any, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+    """Run a model and return its outputs by flat name."""
     import torch
 
     device = next(model.parameters()).device

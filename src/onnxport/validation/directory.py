@@ -39,30 +39,27 @@ def validate(
         CheckpointError: the reference can't be read.
         ValidationError: a graph can't be loaded or run.
     """
-    from onnxport.architectures.describe import describe, model_class
-    from onnxport.configs.tasks import canonical_task
+    from onnxport.architectures.describe import describe
+    from onnxport.blueprints.make import subject_of
     from onnxport.validation.memory import way_for
     from onnxport.validation.original import original_model
     from onnxport.weights.checkpoint import open_checkpoint
-    from onnxport.weights.loading import load_config, load_preprocessor
 
     directory = Path(directory)
     manifest = open_manifest(directory)
     given = options or ExportOptions()
     was = manifest.options
     last_logits, towers = bool(was.get("last_logits")), bool(was.get("towers"))
-    chosen = replace(given, dtype=was["dtype"], last_logits=last_logits, towers=towers)
+    chosen = replace(given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, towers=towers)
     if reference is None:
         framework = given.framework or manifest.options.get("framework")
         chosen = replace(chosen, revision=given.revision or manifest.source["revision"], framework=framework)
     checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
-    config = load_config(checkpoint, chosen)
-    task = canonical_task(manifest.task)
-    code = checkpoint.directory if chosen.trust_remote_code else None
+    subject = subject_of(checkpoint, chosen)
     way = way_for(checkpoint, chosen, reducible=False)
     reports = []
-    with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as (model, note):
-        for component in describe(model, task, load_preprocessor(checkpoint, chosen), chosen):
+    with original_model(checkpoint, subject.model_class, chosen, way) as (model, note):
+        for component in describe(model, subject.task, subject.preprocessor, chosen):
             reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
     return with_note(merged(reports), note)
 

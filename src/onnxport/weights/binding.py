@@ -141,10 +141,11 @@ def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, opt
         WeightsMismatchError: parameters without tensor, tensors without parameter, or different shapes.
         CorruptCheckpointError: a file is damaged.
     """
-    if checkpoint.format != "safetensors":
-        return _bind_eagerly(checkpoint, model_class, options, f"{checkpoint.format} files aren't read in parts")
+    if not checkpoint.in_parts:
+        kind = "pytorch" if checkpoint.format == "safetensors" else checkpoint.format
+        return _bind_eagerly(checkpoint, model_class, options, f"{kind} files aren't read in parts")
     try:
-        inventory = take_inventory(checkpoint.directory, checkpoint.weight_files)
+        inventory = take_inventory(checkpoint.directory, checkpoint.weight_files, checkpoint.module_weights)
     except KeyError as error:
         return _bind_eagerly(checkpoint, model_class, options, f"ONNX has no type {error}")
     with Reader(checkpoint.directory, inventory.files) as reader:

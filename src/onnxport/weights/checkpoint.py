@@ -5,16 +5,24 @@ Nothing here loads tensors, executes code of the checkpoint, or imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import ExportOptions
 from onnxport.weights.discovery import FoundWeights, WeightFormat, check_gguf, find_weights
 from onnxport.weights.gguf_files import read_gguf_header
 from onnxport.weights.hub import fetch_snapshot, looks_like_repository
 from onnxport.weights.json_files import read_json_object
+from onnxport.weights.sentence import (
+    SentenceModules,
+    list_modules,
+    module_files,
+    read_sentence_modules,
+    trunk_directory,
+)
 
 SIDE_JSON_FILES: dict[str, str] = {
     "generation_config.json": "the generation settings",
@@ -46,6 +54,9 @@ class Checkpoint:
         format: how the weights are stored.
         weight_files: the weights, in the order of their names.
         gguf_architecture: architecture that a GGUF file declares.
+        sentence: what makes embeddings of the model's states, where that is part of what is exported.
+        root: the sentence-transformers directory that the model is part of; None where it isn't.
+        more_files: files of that directory beside those of the model.
     """
 
     name: str
@@ -55,6 +66,9 @@ class Checkpoint:
     format: WeightFormat
     weight_files: tuple[Path, ...]
     gguf_architecture: str | None = None
+    sentence: SentenceModules | None = None
+    root: Path | None = None
+    more_files: tuple[Path, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -67,6 +81,17 @@ class Checkpoint:
         """The model classes that the configuration declares; usually one, sometimes none."""
         declared = self.config.get("architectures")
         return tuple(item for item in declared if isinstance(item, str)) if isinstance(declared, list) else ()
+
+    @property
+    def module_weights(self) -> Mapping[str, Path]:
+        """Files with tensors of what follows the model, by what their names begin with inside it."""
+        return self.sentence.weights if self.sentence else {}
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether every tensor can be read alone."""
+        kinds = {path.suffix for path in self.module_weights.values()}
+        return self.format == "safetensors" and kinds <= {".safetensors"}
 
 
 def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
@@ -108,10 +133,25 @@ def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
         )
     if options.framework == "tf":
         raise CheckpointNotFoundError(f"{name} is a GGUF file, and --framework tf reads tf_model.h5; leave it out")
+    read_sentence_modules(path, (), options)
     return _assemble(name, path.parent, None, {}, check_gguf(path))
 
 
 def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint:
+    root, listed = directory, list_modules(directory)
+    directory = trunk_directory(root, listed)
+    sentence = read_sentence_modules(root, listed, options)
+    found = _open_model(name, directory, revision, options)
+    if sentence and sentence.weights and found.format not in ("safetensors", "pytorch"):
+        raise UnsupportedError(
+            f"{name}: the Dense modules of {root} are read beside safetensors and PyTorch weights, and these are "
+            f"{found.format}; --task feature-extraction exports the model alone"
+        )
+    around = root if listed else None
+    return replace(found, sentence=sentence, root=around, more_files=tuple(module_files(root, listed)))
+
+
+def _open_model(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint:
     config_path = directory / "config.json"
     if not config_path.is_file():
         if options.framework != "tf" and any(directory.glob("*.gguf")):

@@ -12,6 +12,7 @@ from typing import Any
 from onnxport.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import ExportOptions
 from onnxport.weights.quiet import quiet
+from onnxport.weights.sentence import MODULE_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ SIDE_FILES = (
     "processor_config.json",
     "chat_template*",
     "adapter_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
 )
 """Files beside the weights: configuration, tokenizer and processor."""
 
@@ -93,13 +97,19 @@ def choose_files(names: Iterable[str], options: ExportOptions) -> list[str]:
         options: `framework="tf"` chooses `tf_model.h5`; `trust_remote_code` adds the `*.py` files.
 
     Returns:
-        File names: side files, and the most preferred kind of weights that the repository has. A repository of
-        GGUF files only is fetched when it has exactly one.
+        File names: side files, and the most preferred kind of weights that the repository has; the same of each
+        module of sentence-transformers. A repository of GGUF files only is fetched when it has exactly one.
     """
     names = sorted(names)
     patterns = [*SIDE_FILES, *(("*.py",) if options.trust_remote_code else ())]
     chosen = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
-    return sorted({*chosen, *_choose_weights(names, options.framework)})
+    chosen += _choose_weights(names, options.framework)
+    if "modules.json" in names:
+        folders = {name.partition("/")[0] for name in names if "/" in name}
+        for folder in filter(MODULE_FOLDER.fullmatch, folders):
+            inside = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+            chosen += [f"{folder}/{name}" for name in choose_files(inside, options)]
+    return sorted({*chosen})
 
 
 def _choose_weights(names: list[str], framework: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from onnxport.errors import OptionError, OutputError
 from onnxport.options import ExportOptions
 from onnxport.weights.bound_graphs import BoundTensor
 from onnxport.weights.expressions import ByteRange, Expression, InMemory
+from onnxport.weights.sentence import MODULE_FOLDER
 
 How = Literal["copy", "convert", "link", "memory"]
 
@@ -167,7 +168,7 @@ def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, opti
         if where is None:
             others.append((name, tensor))
             continue
-        target = PurePosixPath(where.file).name
+        target = _name_of_link(where.file)
         if links.setdefault(target, where.file) != where.file:
             raise OutputError(
                 f"{where.file} and {links[target]} of the checkpoint would both be linked as {target}; "
@@ -178,6 +179,12 @@ def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, opti
     tensors, end = _lay_out(others, data_file)
     _check_linked(linked, others, options)
     return GraphPlan(file_name, data_file if tensors else None, end, (*linked, *tensors), tuple(sorted(links.items())))
+
+
+def _name_of_link(file: str) -> str:
+    """Return the name that a file of a checkpoint gets; the weights of modules, being namesakes, keep directories."""
+    folder, name = PurePosixPath(file).parent.name, PurePosixPath(file).name
+    return f"{folder}/{name}" if MODULE_FOLDER.fullmatch(folder) else name
 
 
 def linkable(tensor: ir.TensorProtocol) -> ByteRange | None:

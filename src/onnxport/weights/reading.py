@@ -65,12 +65,13 @@ class Inventory:
     files: Mapping[str, FileState]
 
 
-def take_inventory(directory: Path, paths: Iterable[Path]) -> Inventory:
+def take_inventory(directory: Path, paths: Iterable[Path], more: Mapping[str, Path] | None = None) -> Inventory:
     """Read the headers of safetensors files; no tensor is read.
 
     Args:
         directory: the checkpoint's directory.
         paths: the files, all of them inside it.
+        more: further files, anywhere, by what is put before the names of their tensors.
 
     Raises:
         CorruptCheckpointError: a file is damaged, or a tensor is in two of them.
@@ -78,11 +79,12 @@ def take_inventory(directory: Path, paths: Iterable[Path]) -> Inventory:
     """
     tensors: dict[str, Stored] = {}
     files: dict[str, FileState] = {}
-    for path in paths:
-        name = path.relative_to(directory).as_posix()
+    for path, prefix in [*((path, "") for path in paths), *((path, prefix) for prefix, path in (more or {}).items())]:
+        name = Path(os.path.relpath(path, directory)).as_posix() if prefix else path.relative_to(directory).as_posix()
         files[name] = state_of(path)
         start = data_start(path)
-        for key, entry in read_header(path).items():
+        for own, entry in read_header(path).items():
+            key = prefix + own
             if key in tensors:
                 raise CorruptCheckpointError(
                     f"{directory}: tensor {key!r} is in {tensors[key].file} and in {name}; "

@@ -33,6 +33,9 @@ def read_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
                     f"save the checkpoint again, each tensor once"
                 )
             state[name] = tensor
+    for prefix, path in checkpoint.module_weights.items():
+        own = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+        state |= {prefix + name: tensor for name, tensor in own.items()}
     return state
 
 

@@ -93,6 +93,7 @@ def _link(plan: GraphPlan, link: tuple[str, str], directory: Path, reader: Reade
         raise TypeError(f"{plan.graph_file} refers to {source}, so it takes a reader to write it")
     reader.descriptor(source)  # checks that it is the file whose header was read
     if not (directory / name).exists():  # two graphs may share it
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         link_file(reader.directory / source, directory / name)
 
 

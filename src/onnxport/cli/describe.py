@@ -1,0 +1,41 @@
+"""`onnxport describe MODEL`: what an export would make, without making it."""
+
+from __future__ import annotations
+
+import argparse
+
+from onnxport.cli._options import add_options, options_from
+from onnxport.cli._outcome import DONE
+
+_OPTIONS = (
+    *("task", "past", "last_logits", "towers", "opset", "atol", "rtol", "dtype", "framework"),
+    *("revision", "cache_dir", "token", "trust_remote_code"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="local directory, GGUF file, or repository on the hub")
+    add_options(parser, _OPTIONS)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument(
+        "--python", action="store_true", help="print a module with the description as a class, to be edited"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Describe, and print the description."""
+    options = options_from(arguments)
+    from onnxport.cli._rendering import print_description, print_json, print_line
+    from onnxport.descriptions.describe import describe_checkpoint
+    from onnxport.descriptions.frozen import python_module
+
+    found = describe_checkpoint(arguments.model, options)
+    if arguments.json:
+        print_json(found.to_dict())
+    elif arguments.python:
+        print_line(python_module(found).rstrip())
+    else:
+        print_description(found)
+    return DONE

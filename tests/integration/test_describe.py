@@ -1,0 +1,193 @@
+"""`onnxport describe` says what an export makes, without reading weights; its module exports the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.checkpoints import make_checkpoint
+from onnxport.cli import main
+from onnxport.descriptions import describe as describing
+from onnxport.descriptions.describe import describe_checkpoint
+from onnxport.descriptions.frozen import python_module
+from onnxport.errors import CheckpointNotFoundError, UnsupportedError
+from onnxport.onnx import OnnxConfig, export, validate_model_outputs
+from onnxport.options import ExportOptions
+from onnxport.weights.reading import Reader
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+def sentences(directory: Path) -> Path:
+    root = make_checkpoint("bert", "default", directory / "sentences")
+    modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    modules.append({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    (root / "modules.json").write_text(json.dumps(modules))
+    (root / "1_Pooling").mkdir(exist_ok=True)
+    (root / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    return root
+
+
+@pytest.mark.parametrize(
+    ("model_type", "feature", "options"),
+    [
+        ("bert", "masked-lm", {}),
+        ("bert", "masked-lm", {"dtype": "fp16", "opset": 18, "atol": 0.5}),
+        ("gpt2", "causal-lm", {}),
+        ("t5", "seq2seq-lm", {}),
+        ("vit", "image-classification", {}),
+        ("clip", "default", {"towers": True}),
+        ("bert", "sentences", {}),
+    ],
+)
+def test_it_says_what_an_export_makes(
+    directory: Path, tmp_path: Path, model_type: str, feature: str, options: dict[str, Any]
+) -> None:
+    checkpoint = sentences(directory) if feature == "sentences" else make_checkpoint(model_type, feature, directory)
+    said = describe_checkpoint(checkpoint, ExportOptions(**options))
+    made = onnxport.export(checkpoint, tmp_path / "none", ExportOptions(dry_run=True, **options)).manifest
+    assert (said.task, said.architecture) == (made.task, made.source["architecture"])
+    assert not said.notes
+    assert len(said.graphs) == len(made.components)
+    for graph, component in zip(said.graphs, made.components, strict=True):
+        assert (graph.name, graph.file, graph.opset) == (component.name, component.file, component.opset)
+        assert set(graph.fixed_axes) == set(component.fixed_axes)
+        for ours, its in ((graph.inputs, component.inputs), (graph.outputs, component.outputs)):
+            assert [(t.name, t.dtype, t.axes) for t in ours] == [(t.name, t.dtype, tuple(t.axes)) for t in its]
+        assert graph.atol == options.get("atol", graph.atol)
+
+
+def test_no_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(Reader, "read_into", refuse)
+    monkeypatch.setattr(describing, "load_model", refuse)
+    assert describe_checkpoint(make_checkpoint("bert", "masked-lm", directory)).graphs
+
+
+def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = str(make_checkpoint("gpt2", "causal-lm", directory))
+    assert main(["describe", checkpoint]) == 0
+    text = capsys.readouterr().out
+    assert "GPT2LMHeadModel (gpt2) for text-generation-with-past, fp32" in text
+    assert "derived description (onnxport.configs.derived.DerivedOnnxConfig)" in text
+    assert "past_key_values.0…1.key" in text
+    documents = []
+    for _ in range(2):
+        assert main(["describe", checkpoint, "--json", "--task", "feature-extraction"]) == 0
+        documents.append(capsys.readouterr().out)
+    assert documents[0] == documents[1]
+    found = json.loads(documents[0])
+    (graph,) = found["graphs"]
+    assert (found["task"], graph["name"], graph["source"]) == ("feature-extraction", "model", "hand-written")
+    assert graph["inputs"][0] == {
+        "name": "input_ids",
+        "dtype": "int64",
+        "axes": ["batch_size", "sequence_length"],
+        "example": [2, 8],
+    }
+
+
+def test_the_model_in_front_of_modules_is_named(directory: Path) -> None:
+    (graph,) = describe_checkpoint(sentences(directory)).graphs
+    assert graph.described_by == "onnxport.architectures.text_encoders.BertOnnxConfig"
+
+
+def test_clear_errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckpointNotFoundError):
+        describe_checkpoint(directory / "nothing")
+    checkpoint = str(make_checkpoint("bert", "masked-lm", directory))
+    assert main(["describe", checkpoint, "--task", "image-classification"]) == 1
+    assert "bert doesn't support task 'image-classification'" in capsys.readouterr().err
+    assert main(["describe", checkpoint, "--json", "--python"]) == 2
+
+
+def test_a_model_that_wants_values_is_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("needs values")
+
+    monkeypatch.setattr(describing, "build_fake", refuse)
+    found = describe_checkpoint(make_checkpoint("bert", "masked-lm", directory))
+    assert found.notes == ("described with its weights in memory: it can't be without (RuntimeError: needs values)",)
+    assert found.graphs[0].outputs[0].axes == ("batch_size", "sequence_length", 57)
+
+
+def test_pickled_weights_are_left_alone(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint("bert", "masked-lm", tmp_path)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint)
+    torch.save(model.state_dict(), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("weights are read"))
+    (note,) = describe_checkpoint(checkpoint).notes
+    assert "aren't read in parts" in note
+
+
+def executed(source: str) -> Any:
+    module = ModuleType("frozen")
+    exec(compile(source, "frozen", "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("model_type", "feature", "auto_class", "options"),
+    [
+        ("bert", "masked-lm", "AutoModelForMaskedLM", {}),
+        ("gptj", "causal-lm", "AutoModelForCausalLM", {"past": False}),
+        ("t5", "seq2seq-lm", "AutoModelForSeq2SeqLM", {"past": False}),
+        ("vit", "image-classification", "AutoModelForImageClassification", {}),
+    ],
+)
+def test_the_printed_module_exports_and_validates(
+    directory: Path, tmp_path: Path, model_type: str, feature: str, auto_class: str, options: dict[str, Any]
+) -> None:
+    checkpoint = make_checkpoint(model_type, feature, directory)
+    said = describe_checkpoint(checkpoint, ExportOptions(**options))
+    model = getattr(transformers, auto_class).from_pretrained(checkpoint).eval()
+    loader = transformers.AutoImageProcessor if model_type == "vit" else transformers.AutoTokenizer
+    preprocessor = loader.from_pretrained(checkpoint)
+    config = executed(python_module(said)).make_config(model.config)
+    assert isinstance(config, OnnxConfig)
+    assert list(config.inputs) == [tensor.name for tensor in said.graphs[0].inputs]
+    file = tmp_path / "model.onnx"
+    _, names = export(preprocessor, model, config, config.default_onnx_opset, file)
+    validate_model_outputs(config, preprocessor, model, file, names, config.atol_for_validation)
+
+
+def test_an_edited_module_exports_what_it_says(directory: Path, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("bert", "masked-lm", directory)
+    source = python_module(describe_checkpoint(checkpoint)).replace(
+        '"token_type_ids": {0: "batch", 1: "sequence"},', ""
+    )
+    model = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint).eval()
+    config = executed(source).make_config(model.config)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    inputs, _ = export(tokenizer, model, config, 20, tmp_path / "model.onnx")
+    assert inputs == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "feature", "options", "message"),
+    [
+        ("gpt2", "causal-lm", {}, "with a cache; add --no-past"),
+        ("t5", "seq2seq-lm", {}, r"becomes several \(encoder_model, decoder_model_merged\): add --no-past"),
+        ("bert", "sentences", {}, "as SentenceOnnxConfig does"),
+        ("gptj", "causal-lm", {"past": False, "last_logits": True}, "as DerivedOnnxConfig does"),
+    ],
+)
+def test_what_literals_cannot_say(
+    directory: Path, model_type: str, feature: str, options: dict[str, Any], message: str
+) -> None:
+    checkpoint = sentences(directory) if feature == "sentences" else make_checkpoint(model_type, feature, directory)
+    with pytest.raises(UnsupportedError, match=message):
+        python_module(describe_checkpoint(checkpoint, ExportOptions(**options)))
