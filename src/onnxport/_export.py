@@ -25,7 +25,7 @@ from onnxport.validation.report import ValidationReport
 from onnxport.validation.tolerances import tolerance_of
 from onnxport.weights.bound_graphs import bind_graph
 from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
-from onnxport.weights.digest import digesting
+from onnxport.weights.digest import digesting, sha256_of_files
 from onnxport.weights.planning import GraphPlan, plan_graph
 from onnxport.weights.reading import Reader
 from onnxport.weights.writing import write_graph
@@ -111,7 +111,7 @@ def export(
         with staged(output) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
-            write_side_files(stage, checkpoint.directory, original)
+            write_side_files(stage, _side_files(checkpoint), original)
             validation = _prove(stage, (checkpoint, found, graphs, plans), (original, options), report)
             _check(validation, options)
             report("write the manifest", None)
@@ -159,8 +159,12 @@ def _bind(found: Found, reader: Reader, options: ExportOptions) -> dict[str, ir.
 def _planned(checkpoint: Checkpoint, plans: list[GraphPlan]) -> tuple[PlannedFile, ...]:
     """List the files that will be written; sizes of weights are exact, those of graphs are known after writing."""
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
-    files += [PlannedFile(path.name, path.stat().st_size) for path in side_files(checkpoint.directory)]
+    files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     return tuple([*dict.fromkeys(files), PlannedFile(FILE_NAME, None)])
+
+
+def _side_files(checkpoint: Checkpoint) -> list[Path]:
+    return side_files(checkpoint.directory, checkpoint.preprocessor_directory)
 
 
 def _write(
@@ -183,7 +187,8 @@ def _write(
                 report(f"write {name}", done / total)
 
             write_graph(plan, graph, stage, reader, written)
-        return digests()
+        adapter = checkpoint.adapter
+        return digests() | (sha256_of_files([adapter.file], root=adapter.directory) if adapter else {})
 
 
 def _prove(
@@ -232,7 +237,7 @@ def _describe(
     )
     own = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
     chosen = {name: value for name, value in asdict(options).items() if name not in ("token", "cache_dir")}
-    source = {
+    source: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
         "model_type": blueprint.model_type,
@@ -240,6 +245,8 @@ def _describe(
         "weights_format": checkpoint.format,
         "weights_sha256": digests,
     }
+    if adapter := checkpoint.adapter:
+        source["adapter"] = {"model": adapter.name, "revision": adapter.revision, "base": adapter.base}
     return Manifest(
         task=blueprint.task.full_name,
         source=source,

@@ -138,6 +138,47 @@ def test_merged_experts_read_one_tensor_at_a_time() -> None:
     assert len(reader.reads) == 6
 
 
+def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the base is, the sum is float32, and a part of it reads only a part of the base."""
+    monkeypatch.setattr("onnxport.weights.low_rank.PIECE", 12)
+    generator = np.random.default_rng(0)
+    base, up, down = (generator.normal(size=sizes).astype(np.float16) for sizes in ((7, 6), (7, 2), (2, 6)))
+    lengths = generator.normal(size=7).astype(np.float32)
+    wanted = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
+    made = building.low_rank(InMemory(base), InMemory(up), InMemory(down), 1.5)
+    long = building.rescaled(made, InMemory(lengths))
+    wanted_long = wanted / np.linalg.norm(wanted, axis=1)[:, None] * lengths[:, None]
+    for expression, values in ((made, wanted), (long, wanted_long), (building.cut(made, 0, 2, 5), wanted[2:5])):
+        again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
+        for one in (expression, again, building.rebuilt(expression, expression.children)):
+            assert one.dtype == ir.DataType.FLOAT and one.shape == values.shape and one.contiguous is None
+            np.testing.assert_allclose(one.evaluate(Bytes(b"")), values, rtol=1e-5, atol=1e-6)
+            pieces = [piece.copy() for piece in one.pieces(Bytes(b""))]
+            assert max(piece.size for piece in pieces) <= 12
+            np.testing.assert_allclose(np.concatenate(pieces).reshape(values.shape), values, rtol=1e-5, atol=1e-6)
+            turned = building.transpose(one, (1, 0)).evaluate(Bytes(b""))
+            np.testing.assert_allclose(turned, values.T, rtol=1e-5, atol=1e-6)
+
+
+def test_products_that_do_not_fit_are_errors() -> None:
+    of = stored(4, 6)
+    for up, down in (((4, 2), (2, 5)), ((3, 2), (2, 6)), ((4, 2), (3, 6)), ((4,), (2, 6))):
+        with pytest.raises(ValueError, match="can't be"):
+            building.low_rank(of, stored(*up), stored(*down), 1.0)
+    with pytest.raises(ValueError, match="lengths"):
+        building.rescaled(of, stored(6))
+    with pytest.raises(TypeError, match="FLOAT16"):
+        building.rescaled(building.cast(of, ir.DataType.FLOAT16), stored(4))
+
+
+def test_casts_are_taken_off_where_that_is_the_same() -> None:
+    half = [building.cast(stored(4, 6), ir.DataType.FLOAT16) for _ in range(2)]
+    joined = building.transpose(building.concatenate(half, 0), [1, 0])
+    assert building.uncast(joined) == building.transpose(building.concatenate([stored(4, 6)] * 2, 0), [1, 0])
+    mixed = building.concatenate([half[0], InMemory(np.zeros((4, 6), np.float16))], 0)
+    assert building.uncast(mixed) == mixed
+
+
 def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
     array = RANDOM.standard_normal((3, 4))
     again = building.from_json(building.to_json(building.transpose(InMemory(array), [1, 0])))

@@ -102,7 +102,11 @@ def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:
     entries = [entry for path in checkpoint.weight_files for entry in read_header(path).values()]
     counts = [math.prod(entry.shape) for entry in entries]
     known = all(entry.dtype in ONNX_DTYPES for entry in entries)
-    return Weights(sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0), on_disk=known)
+    total, largest = sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0)
+    if checkpoint.adapter is not None:  # the two factors of a weight are in memory, in float32, while it is made
+        sizes = [math.prod(shape) for shape in checkpoint.adapter.shapes.values()]
+        largest = max(largest, 4 * max(sizes)) + 8 * max(sizes)
+    return Weights(total, largest, on_disk=known)
 
 
 def available_memory() -> int:

@@ -24,8 +24,9 @@ from onnxport.errors import (
     WeightsMismatchError,
 )
 from onnxport.options import ExportOptions
-from onnxport.weights.accounting import Account, drop_missing_poolers, settle
+from onnxport.weights.accounting import Account, settle
 from onnxport.weights.checkpoint import Checkpoint
+from onnxport.weights.merging import merge_in_memory, plan_merge, settle_with
 from onnxport.weights.preprocessors import load_preprocessor
 from onnxport.weights.quiet import hidden_bars, quiet
 from onnxport.weights.tensors import read_state
@@ -73,7 +74,7 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
 
 
 def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
-    """Load a model whose every parameter comes from the checkpoint, in evaluation mode.
+    """Load a model whose every parameter comes from the checkpoint, in evaluation mode; an adapter is merged.
 
     A model that can leave its pooler out is loaded without it when the checkpoint has none. Tensors of the
     checkpoint that belong to another task's head are left aside, with a log record.
@@ -142,7 +143,9 @@ def _load_strictly(
         model, account = _load_gguf(checkpoint, model_class, options)
     else:
         model, account = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
-    settle(drop_missing_poolers(account, model), model, checkpoint)
+    merge, _ = settle_with(checkpoint, account, model)
+    if merge is not None:
+        merge_in_memory(merge, model)
     return model
 
 
@@ -219,7 +222,10 @@ def _load_tensorflow(
         {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
     )
     settle(account, model, checkpoint)
-    return cast("PreTrainedModel", model.to(dtype_of(options)))
+    model = model.to(dtype_of(options))
+    if checkpoint.adapter is not None:
+        merge_in_memory(plan_merge(checkpoint.adapter, model), model)
+    return cast("PreTrainedModel", model)
 
 
 def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
