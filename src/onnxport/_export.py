@@ -245,6 +245,8 @@ def _describe(
         "weights_format": checkpoint.format,
         "weights_sha256": digests,
     }
+    if checkpoint.quantization is not None:
+        source["quantization"] = checkpoint.quantization
     if adapter := checkpoint.adapter:
         source["adapter"] = {"model": adapter.name, "revision": adapter.revision, "base": adapter.base}
     return Manifest(

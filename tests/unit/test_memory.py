@@ -102,7 +102,7 @@ def checkpoint(directory: Path, tensors: dict[str, tuple[str, list[int]]]) -> Ch
     header: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
-        size = {"BF16": 2, "F32": 4}[dtype]
+        size = {"U8": 1, "BF16": 2, "F32": 4}[dtype]
         for axis in shape:
             size *= axis
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
@@ -119,6 +119,13 @@ def test_weights_count_in_the_type_that_they_are_run_in(tmp_path: Path) -> None:
     found = checkpoint(tmp_path, {"a": ("BF16", [1000, 1000]), "b": ("F32", [10])})
     assert weights_of(found, ExportOptions()) == Weights(4_000_040, 4_000_000, on_disk=True)
     assert weights_of(found, ExportOptions(dtype="bf16")) == Weights(2_000_020, 4_000_000, on_disk=True)
+
+
+def test_packed_numbers_count_each(tmp_path: Path) -> None:
+    checkpoint(tmp_path, {"a_blocks": ("U8", [1000, 500]), "norm": ("F32", [10])})
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}')
+    found = open_checkpoint(tmp_path, ExportOptions())
+    assert weights_of(found, ExportOptions()) == Weights(4_000_040, 4_000_000, on_disk=True)
 
 
 def test_the_factors_of_an_adapter_count(tmp_path: Path) -> None:

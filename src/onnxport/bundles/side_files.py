@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,4 +77,16 @@ def write_side_files(stage: Path, originals: list[Path], original: Original) -> 
     if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
         original.preprocessor.save_pretrained(stage)
     for path in originals:
-        shutil.copyfile(path, stage / path.name)
+        if path.name == "config.json" and b"quantization_config" in path.read_bytes():
+            _write_unquantized(path, stage / path.name)
+        else:
+            shutil.copyfile(path, stage / path.name)
+
+
+def _write_unquantized(path: Path, target: Path) -> None:
+    """Write a configuration without what it says of quantized weights: the export's are floating-point numbers."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            part.pop("quantization_config", None)
+    target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

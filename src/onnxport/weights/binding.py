@@ -165,6 +165,7 @@ def _bind_lazily(
     from onnxport.weights.adapters import KEY_PREFIX
     from onnxport.weights.loading import attach_generation_config, load_state
     from onnxport.weights.merging import merge_expressions, settle_with
+    from onnxport.weights.quantized import recorded_mxfp4
     from onnxport.weights.quiet import quiet
     from onnxport.weights.recording import Recording, Tape, lost
 
@@ -173,7 +174,7 @@ def _bind_lazily(
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
-        with quiet(), _few_missing_values():
+        with quiet(), _few_missing_values(), recorded_mxfp4():
             model, account = load_state(checkpoint, model_class, config, state, options)
             merge, leftover = settle_with(checkpoint, account, model)
             attach_generation_config(model, checkpoint)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxport.weights.arithmetic import LowRank, Mxfp4, Product, Rescaled
 from onnxport.weights.casting import can_cast
 from onnxport.weights.expressions import (
     Cast,
@@ -26,7 +27,6 @@ from onnxport.weights.expressions import (
     Stored,
     Transpose,
 )
-from onnxport.weights.low_rank import LowRank, Rescaled
 
 MAX_JSON_BYTES = 1 << 24
 """Bytes up to which an array in memory is kept in JSON."""
@@ -151,6 +151,34 @@ def rescaled(of: Expression, lengths: Expression) -> Expression:
     return Rescaled(of, lengths)
 
 
+def product(of: Expression, by: Expression) -> Expression:
+    """Return a float32 tensor multiplied by another one, which is repeated where it has size 1.
+
+    Raises:
+        TypeError: one of them isn't float32.
+        ValueError: their shapes don't fit.
+    """
+    if {of.dtype, by.dtype} != {ir.DataType.FLOAT}:
+        raise TypeError(f"{of.dtype.name} and {by.dtype.name} aren't multiplied, only FLOAT")
+    if len(of.shape) != len(by.shape) or any(n not in (1, m) for m, n in zip(of.shape, by.shape, strict=True)):
+        raise ValueError(f"{list(by.shape)} can't be repeated to {list(of.shape)}")
+    return Product(of, by)
+
+
+def mxfp4(blocks: Expression, scales: Expression) -> Expression:
+    """Return what packed numbers of 4 bits stand for, in float32.
+
+    Raises:
+        TypeError: the bytes or the exponents aren't uint8.
+        ValueError: there isn't one exponent for each block.
+    """
+    if {blocks.dtype, scales.dtype} != {ir.DataType.UINT8}:
+        raise TypeError(f"blocks of {blocks.dtype.name} and scales of {scales.dtype.name} aren't MXFP4")
+    if len(blocks.shape) < 2 or blocks.shape[:-1] != scales.shape:
+        raise ValueError(f"{list(scales.shape)} aren't scales for the blocks {list(blocks.shape)}")
+    return Mxfp4(blocks, scales)
+
+
 def _check_float(of: Expression) -> None:
     if of.dtype != ir.DataType.FLOAT and not can_cast(of.dtype.numpy(), ir.DataType.FLOAT.numpy()):
         raise TypeError(f"there is no cast from {of.dtype.name} to FLOAT")
@@ -183,6 +211,10 @@ def rebuilt(of: Expression, children: Sequence[Expression]) -> Expression:
             return low_rank(children[0], children[1], children[2], of.scale)
         case Rescaled():
             return rescaled(children[0], children[1])
+        case Product():
+            return product(children[0], children[1])
+        case Mxfp4():
+            return mxfp4(children[0], children[1])
     return of
 
 
@@ -231,7 +263,7 @@ def _settings(expression: Expression) -> list[Any]:
             return [expression.axis]
         case LowRank():
             return [expression.scale]
-        case Rescaled():
+        case Rescaled() | Product() | Mxfp4():
             return []
     raise TypeError(f"{type(expression).__name__} isn't part of the language")
 
@@ -276,5 +308,7 @@ _READERS: dict[str, Callable[[list[Any]], Expression]] = {
     "Slice": lambda items: cut(from_json(items[4]), *(int(item) for item in items[:4])),
     "Concatenate": lambda items: concatenate([from_json(item) for item in items[1:]], int(items[0])),
     "LowRank": lambda items: low_rank(from_json(items[1]), from_json(items[2]), from_json(items[3]), float(items[0])),
+    "Product": lambda items: product(from_json(items[0]), from_json(items[1])),
+    "Mxfp4": lambda items: mxfp4(from_json(items[0]), from_json(items[1])),
     "Rescaled": lambda items: rescaled(from_json(items[0]), from_json(items[1])),
 }

@@ -74,6 +74,13 @@ class Checkpoint:
         return tuple(item for item in declared if isinstance(item, str)) if isinstance(declared, list) else ()
 
     @property
+    def quantization(self) -> str | None:
+        """The method that its weights are quantized with; None where they are stored in floating point."""
+        parts = (self.config, self.config.get("text_config"))
+        found = [part.get("quantization_config") for part in parts if isinstance(part, dict)]
+        return next((str(settings.get("quant_method")) for settings in found if isinstance(settings, dict)), None)
+
+    @property
     def preprocessor_directory(self) -> Path:
         """Where its tokenizer and processor are: beside the adapter, where training saved all that the base has."""
         if self.adapter is None:

@@ -28,6 +28,7 @@ from onnxport.weights.accounting import Account, settle
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.merging import merge_in_memory, plan_merge, settle_with
 from onnxport.weights.preprocessors import load_preprocessor
+from onnxport.weights.quantized import let_loader_dequantize
 from onnxport.weights.quiet import hidden_bars, quiet
 from onnxport.weights.tensors import read_state
 
@@ -47,7 +48,7 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
 
     Raises:
         CorruptCheckpointError: a value of `config.json` isn't what its class expects.
-        UnsupportedError: Transformers has no such model type, or the weights are quantized.
+        UnsupportedError: Transformers has no such model type, or can't undo how the weights are quantized.
         UntrustedCodeError: the configuration class is code that isn't allowed to run.
     """
     from transformers import AutoConfig
@@ -63,13 +64,8 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
             )
     except Exception as error:
         raise _config_error(error, checkpoint, source) from error
-    quantized = getattr(config, "quantization_config", None)
-    if quantized is not None and checkpoint.format != "gguf":
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__
-        raise UnsupportedError(
-            f"{checkpoint.name}: the weights are quantized ({method}), and only floating-point ones can be exported; "
-            f"export the checkpoint that they were quantized from"
-        )
+    if checkpoint.format != "gguf":
+        let_loader_dequantize(checkpoint, config)
     return cast("PretrainedConfig", config)
 
 
