@@ -183,7 +183,7 @@ def _open_directory(name: str, directory: Path, revision: str | None, options: E
         if options.framework != "tf" and any(directory.glob("*.gguf")):
             return _assemble(name, directory, revision, {}, find_weights(directory, options.framework, {}))
         raise _no_config(name, directory, revision)
-    config = read_json_object(config_path, purpose="the model's configuration")
+    config = _with_timm_type(read_json_object(config_path, purpose="the model's configuration"))
     _check_config(config_path, config)
     _check_code(name, config, options)
     for file_name, purpose in SIDE_JSON_FILES.items():
@@ -211,6 +211,14 @@ def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNo
         f"{where} has no config.json, so the model's type isn't known{hint}; give the directory of a saved "
         f"Transformers model (`model.save_pretrained(...)`)"
     )
+
+
+def _with_timm_type(config: dict[str, Any]) -> dict[str, Any]:
+    """Add to a configuration of timm's own what Transformers finds out: timm's repositories don't say it."""
+    if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
+        return config
+    name = "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
+    return {**config, "model_type": "timm_wrapper", "architectures": [name]}
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

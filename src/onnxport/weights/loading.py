@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,8 @@ __all__ = ["attach_generation_config", "dtype_of", "load_config", "load_model", 
 
 logger = logging.getLogger(__name__)
 
+_PACKAGES = {"timm_wrapper": ("timm", "torchvision")}
+"""Model type → packages that its code is in."""
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -57,6 +60,7 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
     extra = {"gguf_file": source.name} if checkpoint.format == "gguf" else {}
     if checkpoint.format != "gguf":
         _check_model_type(checkpoint, options)
+        _check_packages(checkpoint)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
@@ -64,6 +68,8 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
             )
     except Exception as error:
         raise _config_error(error, checkpoint, source) from error
+    if checkpoint.architectures and not config.architectures:
+        config.architectures = list(checkpoint.architectures)
     if checkpoint.format != "gguf":
         let_loader_dequantize(checkpoint, config)
     return cast("PretrainedConfig", config)
@@ -113,6 +119,16 @@ def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
     )
 
 
+def _check_packages(checkpoint: Checkpoint) -> None:
+    """Refuse a model that is another package's, where that isn't installed."""
+    missing = [name for name in _PACKAGES.get(checkpoint.model_type, ()) if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{checkpoint.name}: the model type {checkpoint.model_type!r} needs packages that aren't installed: "
+            f"pip install {' '.join(missing)}"
+        )
+
+
 def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> OnnxportError:
     reason = _first_lines(error)
     if "trust_remote_code" in str(error):
@@ -126,7 +142,7 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Onn
             f"export the safetensors checkpoint that the file was converted from"
         )
     if isinstance(error, ImportError):
-        return MissingDependencyError(f"{checkpoint.name}: its configuration is code that needs a package: {reason}")
+        return MissingDependencyError(f"{checkpoint.name}: reading its configuration needs a package: {reason}")
     if isinstance(error, OSError):
         return CheckpointNotFoundError(f"{source} can't be loaded, a file that it names isn't there: {reason}")
     return CorruptCheckpointError(f"{source}: {type(error).__name__} while reading it: {reason}; correct that value")

@@ -108,6 +108,8 @@ def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     for name, purpose in SIDE_JSON_FILES.items():
         if (directory / name).is_file():
             read_json_object(directory / name, purpose=purpose)
+    if checkpoint.model_type == "timm_wrapper":  # the settings are in config.json
+        return ("AutoImageProcessor",)
     has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
     has_settings = (directory / "preprocessor_config.json").is_file()
     if (directory / "processor_config.json").is_file() or (has_settings and has_tokenizer):
