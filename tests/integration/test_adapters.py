@@ -96,7 +96,7 @@ def check(directory: Path, name: str, wanted: State, **options: Any) -> Binding:
             streamed = torch.from_numpy(binding[key].evaluate(reader).astype(np.float32))
             pieces = [piece.astype(np.float32).copy() for piece in binding[key].pieces(reader)]
             assert np.array_equal(np.concatenate(pieces), streamed.flatten().numpy())
-            expected = wanted[key].float() if key in wanted else tensor.float()
+            expected = wanted[key].float() if key in wanted else tensor.to(loaded.dtype).float()
             tolerance = bound_tolerance if key in wanted else 0
             assert torch.allclose(streamed, expected, atol=tolerance, rtol=tolerance), key
             in_memory = loaded.state_dict()[key]
@@ -162,6 +162,47 @@ def test_convolutions_and_dora(tmp_path: Path) -> None:
     merged = weights[f"{name}.weight"] + 1.5 * torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down)
     merged = merged / merged.flatten(1).norm(dim=1)[:, None, None, None] * lengths.reshape(-1, 1, 1, 1)
     check(found, "ViTForImageClassification", {f"{name}.weight": merged})
+
+
+def test_names_of_earlier_releases(tmp_path: Path) -> None:
+    """Text models in models for pictures and texts were elsewhere; adapters have the names of their time."""
+    settings = {
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "image_size": 16, "patch_size": 8,
+        },
+        "text_config": {"model_type": "llama", **LLAMA}, "image_token_index": 5,
+    }  # fmt: skip
+    name = "LlavaForConditionalGeneration"
+    source = base(tmp_path / "base", name, settings)
+    old, new = ("language_model.model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj")
+    tensors = factors(old, 48, 32)
+    found = adapter(tmp_path / "lora", "../base", tensors)
+    plain = transformers.LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    wanted = plain.get_submodule(new).weight.detach() + product(tensors, old, 1.5)
+    check(found, name, {f"{new}.weight": wanted})
+
+
+def test_a_quantized_base(tmp_path: Path) -> None:
+    """What the base's numbers stand for is what the product is added to, before anything is rounded."""
+    source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
+    name = "model.layers.0.self_attn.q_proj"
+    state = load_file(source / "model.safetensors")
+    packed = state[f"{name}.weight"].to(torch.float8_e4m3fn)
+    quantized = {key: tensor for key, tensor in state.items() if key != f"{name}.weight"}
+    quantized |= {f"{name}.weight": packed, f"{name}.weight_scale_inv": torch.tensor([[0.5, 0.25], [2, 1]])}
+    save_file(quantized, source / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((source / "config.json").read_text())
+    settings["quantization_config"] = {
+        "quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"
+    }  # fmt: skip
+    (source / "config.json").write_text(json.dumps(settings))
+    tensors = factors(name, 32, 32)
+    scales = torch.tensor([[0.5, 0.25], [2, 1]]).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    wanted = packed.float() * scales + product(tensors, name, 1.5)
+    found = adapter(tmp_path / "lora", "../base", tensors)
+    for dtype in ("fp32", "bf16"):
+        check(found, "LlamaForCausalLM", {f"{name}.weight": wanted}, dtype=dtype)
 
 
 def test_a_new_head_and_biases_replace_what_is_there(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def saved(kind: str, directory: Path) -> tuple[Path, Path]:
     model.save_pretrained(packed)
     stored, meant = {}, {}
     for key, tensor in load_file(plain / "model.safetensors").items():
-        parts, value = quantize(key, tensor) if key.endswith(ending) else ({key: tensor}, tensor)
+        half = tensor.bfloat16()  # what isn't quantized is stored in bfloat16, mostly
+        parts, value = quantize(key, tensor) if key.endswith(ending) else ({key: half}, half.float())
         stored |= parts
         meant[key] = value
     for path, state in ((packed, stored), (plain, meant)):
@@ -109,7 +110,7 @@ def configure(directory: Path, quantization: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantization}))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_what_was_meant(kind: str, dtype: Any, tmp_path: Path) -> None:
     packed, plain = saved(kind, tmp_path)
@@ -119,11 +120,12 @@ def test_weights_are_what_was_meant(kind: str, dtype: Any, tmp_path: Path) -> No
     streamed = kind != "mxfp8"
     assert bool(bound.binding.files) == streamed and (bound.binding.note == "") == streamed
     in_memory = load_model(checkpoint, model_class, options).state_dict()
-    wanted = model_class.from_pretrained(plain, dtype=torch.float32).state_dict()
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    wanted = model_class.from_pretrained(plain, dtype=names[dtype]).state_dict()
     binding = Binding.from_json(bound.binding.to_json())
     with Reader(checkpoint.directory, binding.files) as reader:
-        for key, tensor in wanted.items():
-            expected = tensor.to(in_memory[key].dtype)
+        for key, expected in wanted.items():
+            assert in_memory[key].dtype == expected.dtype, key
             assert torch.equal(in_memory[key], expected), key
             found = binding[key].evaluate(reader).astype(np.float32)
             assert np.array_equal(found, expected.float().numpy()), key

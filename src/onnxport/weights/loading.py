@@ -29,7 +29,7 @@ from onnxport.weights.accounting import Account, settle
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.merging import merge_in_memory, plan_merge, settle_with
 from onnxport.weights.preprocessors import load_preprocessor
-from onnxport.weights.quantized import let_loader_dequantize
+from onnxport.weights.quantized import cast_the_others, let_loader_dequantize
 from onnxport.weights.quiet import hidden_bars, quiet
 from onnxport.weights.tensors import read_state
 
@@ -176,6 +176,8 @@ def load_state(
     """
     with _named_errors(checkpoint, model_class):
         model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **_arguments(options))
+        if checkpoint.quantization is not None:
+            cast_the_others(model, dtype_of(options))
     return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
 
 

@@ -214,9 +214,29 @@ def _merged_values(change: Change, weight: torch.Tensor, read: Callable[[str], t
 
 
 def _found(name: str, names: Mapping[str, Any], model: PreTrainedModel) -> str | None:
-    """Return the name that a model has for what its adapter names, which may be one of another class of its family."""
+    """Return the name that a model has for what its adapter names.
+
+    It may be that of another class of its family, or one that earlier releases of Transformers had.
+    """
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
-    return next((spelling for spelling in (name, prefix + name, name.removeprefix(prefix)) if spelling in names), None)
+    for own in (name, _renamed(name, model)):
+        for spelling in (own, prefix + own, own.removeprefix(prefix)):
+            if spelling in names:
+                return spelling
+    return None
+
+
+def _renamed(name: str, model: PreTrainedModel) -> str:
+    """Rename as the loader renames the tensors of an old checkpoint; a module is where its weight is."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    ending = "" if name.endswith((".weight", ".bias")) else ".weight"
+    name += ending
+    for rule in get_model_conversion_mapping(model):
+        if isinstance(rule, WeightRenaming):
+            name = rule.rename_source_key(name)[0]
+    return name.removesuffix(ending)
 
 
 def _change(adapter: Adapter, names: tuple[str, str], module: Any) -> Change:

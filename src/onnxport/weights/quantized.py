@@ -6,6 +6,7 @@ Its loader undoes some methods tensor by tensor, without a package or a GPU; wha
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from onnxport.weights import building
 from onnxport.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _PACKAGES = {
     "aqlm": "aqlm",
@@ -82,6 +84,32 @@ def _is_undone_by_loader(method: str) -> bool:
     return (
         found is not None and method not in _ELSEWHERE and "dequantize" in inspect.signature(found.__init__).parameters
     )
+
+
+def cast_the_others(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast the parameters that weren't quantized: the loader leaves some in the type that they are stored in.
+
+    Args:
+        model: loaded from a quantized checkpoint; its parameters are replaced where they are of another type.
+        dtype: the wanted type; what the model's class keeps in float32 is float32.
+    """
+    import torch
+
+    kept = [re.escape(name).replace(r"\*", r"\w+") for name in model._get_dtype_plan(dtype)]
+    in_float32 = re.compile("|".join(rf"(?:^|\.){name}(?:\.|$)" for name in kept) or r"(?!)")
+    made: dict[int, torch.nn.Parameter] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or parameter.is_meta or not parameter.is_floating_point():
+                continue
+            wanted = torch.float32 if in_float32.search(f"{path}.{name}") else dtype
+            if id(parameter) not in made:
+                made[id(parameter)] = (
+                    parameter
+                    if parameter.dtype == wanted
+                    else torch.nn.Parameter(parameter.detach().to(wanted), requires_grad=False)
+                )
+            module._parameters[name] = made[id(parameter)]
 
 
 @contextmanager
