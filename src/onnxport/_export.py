@@ -25,7 +25,7 @@ from onnxport.validation.report import ValidationReport
 from onnxport.validation.tolerances import tolerance_of
 from onnxport.weights.bound_graphs import bind_graph
 from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
-from onnxport.weights.digest import digesting
+from onnxport.weights.digest import digesting, sha256_of_files
 from onnxport.weights.planning import GraphPlan, plan_graph
 from onnxport.weights.reading import Reader
 from onnxport.weights.writing import write_graph
@@ -111,7 +111,7 @@ def export(
         with staged(output) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
-            write_side_files(stage, checkpoint.directory, original)
+            write_side_files(stage, _side_files(checkpoint), original)
             write_module_files(stage, checkpoint)
             validation = _prove(stage, (checkpoint, found, graphs, plans), (original, options), report)
             _check(validation, options)
@@ -160,9 +160,13 @@ def _bind(found: Found, reader: Reader, options: ExportOptions) -> dict[str, ir.
 def _planned(checkpoint: Checkpoint, plans: list[GraphPlan]) -> tuple[PlannedFile, ...]:
     """List the files that will be written; sizes of weights are exact, those of graphs are known after writing."""
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
-    files += [PlannedFile(path.name, path.stat().st_size) for path in side_files(checkpoint.directory)]
+    files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
     return tuple([*dict.fromkeys(files), PlannedFile(FILE_NAME, None)])
+
+
+def _side_files(checkpoint: Checkpoint) -> list[Path]:
+    return side_files(checkpoint.directory, checkpoint.preprocessor_directory)
 
 
 def _write(
@@ -185,7 +189,8 @@ def _write(
                 report(f"write {name}", done / total)
 
             write_graph(plan, graph, stage, reader, written)
-        return digests()
+        adapter = checkpoint.adapter
+        return digests() | (sha256_of_files([adapter.file], root=adapter.directory) if adapter else {})
 
 
 def _prove(
@@ -234,7 +239,7 @@ def _describe(
     )
     own = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
     chosen = {name: value for name, value in asdict(options).items() if name not in ("token", "cache_dir")}
-    source = {
+    source: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
         "model_type": blueprint.model_type,
@@ -242,6 +247,10 @@ def _describe(
         "weights_format": checkpoint.format,
         "weights_sha256": digests,
     }
+    if checkpoint.quantization is not None:
+        source["quantization"] = checkpoint.quantization
+    if adapter := checkpoint.adapter:
+        source["adapter"] = {"model": adapter.name, "revision": adapter.revision, "base": adapter.base}
     return Manifest(
         task=blueprint.task.full_name,
         source=source,

@@ -39,6 +39,7 @@ class ExportOptions:
         dtype: floating-point type of weights and activations in the graph.
         device: torch device on which the model is traced and the reference is run.
         framework: `tf` to read `tf_model.h5`; `None` to use whatever weights the checkpoint has.
+        adapter: directory or repository of a LoRA adapter to merge into the checkpoint's weights; `None` for none.
         revision: branch, tag or commit on the hub.
         cache_dir: where downloads are kept; `None` for the hub client's default.
         token: access token of the hub.
@@ -67,6 +68,7 @@ class ExportOptions:
     dtype: Dtype = "fp32"
     device: str = "cpu"
     framework: Framework | None = None
+    adapter: str | None = None
     revision: str | None = None
     cache_dir: str | None = None
     token: str | None = field(default=None, repr=False)

@@ -150,6 +150,24 @@ def test_revision(hub: Hub, cache: str, revision: str) -> None:
     assert (found.revision, found.model_type) == (OLD, "gpt2")
 
 
+def test_an_adapter_and_its_base(hub: Hub, cache: str, tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "lora", {"a.lora_A.weight": [1, 2], "a.lora_B.weight": [2, 1]})
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "owner/tiny", "revision": "v1"}
+    hub.repositories["owner/lora"] = {
+        MAIN: {
+            "adapter_config.json": json.dumps(settings).encode(), "training_args.bin": b"never",
+            "adapter_model.safetensors": (tmp_path / "lora").read_bytes(), "adapter_model.bin": b"never",
+        }
+    }  # fmt: skip
+    found = open_checkpoint("owner/lora", ExportOptions(cache_dir=cache))
+    assert (found.name, found.revision, found.model_type) == ("owner/lora", MAIN, "gpt2")
+    assert found.adapter is not None and found.adapter.base == "owner/tiny"
+    assert not [name for name in hub.served if name.endswith(".bin")]
+    given = open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, adapter="owner/lora"))
+    assert (given.name, given.revision, given.model_type) == ("owner/tiny", MAIN, "bert")
+    assert given.adapter is not None and (given.adapter.name, given.adapter.revision) == ("owner/lora", MAIN)
+
+
 def test_unknown_revision(hub: Hub, cache: str) -> None:
     with pytest.raises(CheckpointNotFoundError, match=r"owner/tiny: there is no revision 'v9'"):
         open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, revision="v9"))

@@ -157,10 +157,11 @@ def test_refuses_a_truncated_h5(directory: Path) -> None:
         open_checkpoint(directory, ExportOptions(framework="tf"))
 
 
-def test_an_adapter_is_not_a_model(directory: Path) -> None:
-    (directory / "model.safetensors").unlink()
+def test_an_adapter_of_another_kind_is_refused(directory: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
-    with pytest.raises(UnsupportedError, match=r"PEFT adapter.*merge_and_unload"):
+    assert open_checkpoint(directory, OPTIONS).adapter is None  # it has weights of its own
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedError, match=r"peft_type is None.*merge_and_unload"):
         open_checkpoint(directory, OPTIONS)
 
 

@@ -26,6 +26,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "dtype": (["--dtype", "bf16"], "bf16"),
     "device": (["--device", "cuda:1"], "cuda:1"),
     "framework": (["--framework", "tf"], "tf"),
+    "adapter": (["--adapter", "lora"], "lora"),
     "revision": (["--revision", "v1"], "v1"),
     "cache_dir": (["--cache-dir", "/c"], "/c"),
     "token": (["--token", "secret"], "secret"),

@@ -138,6 +138,91 @@ def test_merged_experts_read_one_tensor_at_a_time() -> None:
     assert len(reader.reads) == 6
 
 
+def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the base is, the sum is float32, and a part of it reads only a part of the base."""
+    monkeypatch.setattr("onnxport.weights.arithmetic.PIECE", 12)
+    generator = np.random.default_rng(0)
+    base, up, down = (generator.normal(size=sizes).astype(np.float16) for sizes in ((7, 6), (7, 2), (2, 6)))
+    lengths = generator.normal(size=7).astype(np.float32)
+    wanted = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
+    made = building.low_rank(InMemory(base), InMemory(up), InMemory(down), 1.5)
+    long = building.rescaled(made, InMemory(lengths))
+    wanted_long = wanted / np.linalg.norm(wanted, axis=1)[:, None] * lengths[:, None]
+    for expression, values in ((made, wanted), (long, wanted_long), (building.cut(made, 0, 2, 5), wanted[2:5])):
+        again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
+        for one in (expression, again, building.rebuilt(expression, expression.children)):
+            assert one.dtype == ir.DataType.FLOAT and one.shape == values.shape and one.contiguous is None
+            np.testing.assert_allclose(one.evaluate(Bytes(b"")), values, rtol=1e-5, atol=1e-6)
+            pieces = [piece.copy() for piece in one.pieces(Bytes(b""))]
+            assert max(piece.size for piece in pieces) <= 12
+            np.testing.assert_allclose(np.concatenate(pieces).reshape(values.shape), values, rtol=1e-5, atol=1e-6)
+            turned = building.transpose(one, (1, 0)).evaluate(Bytes(b""))
+            np.testing.assert_allclose(turned, values.T, rtol=1e-5, atol=1e-6)
+
+
+def test_products_that_do_not_fit_are_errors() -> None:
+    of = stored(4, 6)
+    for up, down in (((4, 2), (2, 5)), ((3, 2), (2, 6)), ((4, 2), (3, 6)), ((4,), (2, 6))):
+        with pytest.raises(ValueError, match="can't be"):
+            building.low_rank(of, stored(*up), stored(*down), 1.0)
+    with pytest.raises(ValueError, match="lengths"):
+        building.rescaled(of, stored(6))
+    with pytest.raises(TypeError, match="FLOAT16"):
+        building.rescaled(building.cast(of, ir.DataType.FLOAT16), stored(4))
+
+
+def test_scales_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxport.weights.arithmetic.PIECE", 24)
+    reader, (array,) = values(8, 6)
+    scales = RANDOM.standard_normal((1, 4, 1, 2, 1)).astype(np.float32)
+    made = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
+    wanted = array.reshape(1, 4, 2, 2, 3) * scales
+    for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
+        np.testing.assert_array_equal(one.evaluate(reader), wanted)
+        pieces = [piece.copy() for piece in one.pieces(reader)]
+        assert [piece.size for piece in pieces] == [24, 24]
+        np.testing.assert_array_equal(np.concatenate(pieces), wanted.reshape(-1))
+    assert max(read.nbytes for read in reader.reads) <= 24 * 4
+    with pytest.raises(TypeError, match="FLOAT16"):
+        building.product(building.cast(stored(8, 6), ir.DataType.FLOAT16), stored(8, 6))
+    with pytest.raises(ValueError, match="repeated"):
+        building.product(stored(8, 6), stored(8, 3))
+
+
+def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of the specification: sign, two bits of exponent, one of mantissa; the lower half of a byte first."""
+    monkeypatch.setattr("onnxport.weights.arithmetic.PIECE", 16)
+    blocks = np.arange(256, dtype=np.uint8).reshape(4, 4, 2, 8)
+    scales = np.arange(118, 150, dtype=np.uint8).reshape(4, 4, 2)
+
+    def number(code: int) -> float:
+        exponent, mantissa = code >> 1 & 3, code & 1
+        return (-1.0) ** (code >> 3) * (mantissa / 2 if not exponent else (1 + mantissa / 2) * 2.0 ** (exponent - 1))
+
+    wanted = np.array([[number(byte & 15), number(byte >> 4)] for byte in range(256)]).reshape(4, 4, 2, 16)
+    wanted = (wanted * 2.0 ** (scales.astype(float) - 127)[..., None]).reshape(4, 4, 32)
+    made = building.mxfp4(InMemory(blocks), InMemory(scales))
+    for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
+        np.testing.assert_array_equal(one.evaluate(Bytes(b"")), wanted)
+        np.testing.assert_array_equal(
+            np.concatenate([piece.copy() for piece in one.pieces(Bytes(b""))]), wanted.ravel()
+        )
+        turned = building.transpose(one, (0, 2, 1)).evaluate(Bytes(b""))
+        np.testing.assert_array_equal(turned, wanted.transpose(0, 2, 1))
+    with pytest.raises(ValueError, match="scales"):
+        building.mxfp4(InMemory(blocks), InMemory(scales[:2]))
+    with pytest.raises(TypeError, match="MXFP4"):
+        building.mxfp4(InMemory(blocks.astype(np.int8)), InMemory(scales))
+
+
+def test_casts_are_taken_off_where_that_is_the_same() -> None:
+    half = [building.cast(stored(4, 6), ir.DataType.FLOAT16) for _ in range(2)]
+    joined = building.transpose(building.concatenate(half, 0), [1, 0])
+    assert building.uncast(joined) == building.transpose(building.concatenate([stored(4, 6)] * 2, 0), [1, 0])
+    mixed = building.concatenate([half[0], InMemory(np.zeros((4, 6), np.float16))], 0)
+    assert building.uncast(mixed) == mixed
+
+
 def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
     array = RANDOM.standard_normal((3, 4))
     again = building.from_json(building.to_json(building.transpose(InMemory(array), [1, 0])))

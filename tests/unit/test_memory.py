@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def checkpoint(directory: Path, tensors: dict[str, tuple[str, list[int]]]) -> Ch
     header: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
-        size = {"BF16": 2, "F32": 4}[dtype]
+        size = {"U8": 1, "BF16": 2, "F32": 4}[dtype]
         for axis in shape:
             size *= axis
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
@@ -118,6 +119,22 @@ def test_weights_count_in_the_type_that_they_are_run_in(tmp_path: Path) -> None:
     found = checkpoint(tmp_path, {"a": ("BF16", [1000, 1000]), "b": ("F32", [10])})
     assert weights_of(found, ExportOptions()) == Weights(4_000_040, 4_000_000, on_disk=True)
     assert weights_of(found, ExportOptions(dtype="bf16")) == Weights(2_000_020, 4_000_000, on_disk=True)
+
+
+def test_packed_numbers_count_each(tmp_path: Path) -> None:
+    checkpoint(tmp_path, {"a_blocks": ("U8", [1000, 500]), "norm": ("F32", [10])})
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}')
+    found = open_checkpoint(tmp_path, ExportOptions())
+    assert weights_of(found, ExportOptions()) == Weights(4_000_040, 4_000_000, on_disk=True)
+
+
+def test_the_factors_of_an_adapter_count(tmp_path: Path) -> None:
+    from onnxport.weights.adapters import Adapter
+
+    found = checkpoint(tmp_path, {"a": ("F32", [1000, 1000])})
+    shapes = {"a.lora_A.weight": (64, 1000), "a.lora_B.weight": (1000, 64)}
+    merged = replace(found, adapter=Adapter("a", tmp_path, None, {}, shapes, {}, {}))
+    assert weights_of(merged, ExportOptions()) == Weights(4_000_000, 4_000_000 + 2 * 4 * 64_000, on_disk=True)
 
 
 def test_a_large_checkpoint_is_proved_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

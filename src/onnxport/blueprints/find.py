@@ -13,7 +13,7 @@ from onnxport.blueprints.store import Store
 from onnxport.options import ExportOptions, Progress
 from onnxport.weights.binding import relocate
 from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.reading import Inventory, Reader, take_inventory
+from onnxport.weights.reading import Inventory, Reader
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,7 +62,7 @@ def _inventory(checkpoint: Checkpoint) -> Inventory | None:
     if not checkpoint.in_parts:
         return None
     try:
-        return take_inventory(checkpoint.directory, checkpoint.weight_files, checkpoint.module_weights)
+        return checkpoint.inventory()
     except KeyError:
         return None
 

@@ -21,6 +21,15 @@ PACKAGES = ("onnxport", "torch", "transformers", "onnx", "onnx-ir", "onnxscript"
 
 _NOISE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """Settings of a configuration that say where it comes from."""
+_ADAPTER_NOISE = (
+    "base_model_name_or_path",
+    "revision",
+    "peft_version",
+    "inference_mode",
+    "target_modules",
+    "auto_mapping",
+)
+"""Settings of an adapter that say where it comes from, or that its tensors' names say too."""
 _SHAPING_OPTIONS = ("task", "past", "last_logits", "towers", "opset", "dtype", "framework", "stamping")
 _PREPROCESSOR_FILES = (
     "tokenizer_config.json",
@@ -40,8 +49,10 @@ def export_key(checkpoint: Checkpoint, inventory: Inventory, options: ExportOpti
     """
     if "auto_map" in checkpoint.config and options.trust_remote_code:
         return None
+    merged = checkpoint.adapter.config if checkpoint.adapter else {}
+    adapter = {name: value for name, value in merged.items() if name not in _ADAPTER_NOISE}
     tensors = {key: [stored.dtype.name, list(stored.shape)] for key, stored in inventory.tensors.items()}
-    return _digest("export", _without_noise(checkpoint.config), tensors, _circumstances(checkpoint, options))
+    return _digest("export", _without_noise(checkpoint.config), tensors, adapter, _circumstances(checkpoint, options))
 
 
 def trace_key(checkpoint: Checkpoint, drafted: Draft, options: ExportOptions) -> str | None:
@@ -68,12 +79,13 @@ def trace_key(checkpoint: Checkpoint, drafted: Draft, options: ExportOptions) ->
 
 
 def _circumstances(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
+    directory = checkpoint.preprocessor_directory
     return {
         "options": {name: getattr(options, name) for name in _SHAPING_OPTIONS},
         "versions": {name: metadata.version(name) for name in PACKAGES},
-        "preprocessor": {name: _content(checkpoint.directory / name) for name in _PREPROCESSOR_FILES},
+        "preprocessor": {name: _content(directory / name) for name in _PREPROCESSOR_FILES},
         "sentence": repr(checkpoint.sentence.modules) if checkpoint.sentence else None,
-        "tokenizer": sorted(path.name for path in checkpoint.directory.glob("*token*")),
+        "tokenizer": sorted(path.name for path in directory.glob("*token*")),
     }
 
 

@@ -64,7 +64,8 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
         CheckpointError: its configuration or preprocessor can't be read.
         UnsupportedError: there is no class for it and the task.
     """
-    wanted = canonical_task(options.task) if options.task is not None else None
+    named = checkpoint.adapter.task if checkpoint.adapter and options.task is None else options.task
+    wanted = canonical_task(named) if named is not None else None
     config = load_config(checkpoint, options)
     if not config.architectures and checkpoint.format == "gguf":
         wanted = wanted or canonical_task("text-generation-with-past")

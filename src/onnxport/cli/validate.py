@@ -9,7 +9,8 @@ from onnxport.cli._outcome import DONE, FAILED, print_error
 from onnxport.errors import OptionError
 
 _OPTIONS = (
-    "atol", "rtol", "device", "framework", "revision", "cache_dir", "token", "trust_remote_code", "validate", "memory",
+    "atol", "rtol", "device", "framework", "adapter", "revision", "cache_dir", "token", "trust_remote_code", "validate",
+    "memory",
 )  # fmt: skip
 
 

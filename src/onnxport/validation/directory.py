@@ -53,7 +53,9 @@ def validate(
     chosen = replace(given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, towers=towers)
     if reference is None:
         framework = given.framework or manifest.options.get("framework")
-        chosen = replace(chosen, revision=given.revision or manifest.source["revision"], framework=framework)
+        adapter = given.adapter or manifest.options.get("adapter")
+        revision = given.revision or manifest.source["revision"]
+        chosen = replace(chosen, revision=revision, framework=framework, adapter=adapter)
     checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
     subject = subject_of(checkpoint, chosen)
     way = way_for(checkpoint, chosen, reducible=False)

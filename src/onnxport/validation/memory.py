@@ -15,7 +15,7 @@ from typing import Literal
 from onnxport.options import ExportOptions
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.reading import ONNX_DTYPES
-from onnxport.weights.safetensors_files import read_header
+from onnxport.weights.safetensors_files import DTYPE_BITS, read_header
 
 Kind = Literal["whole", "on disk", "reduced"]
 
@@ -101,8 +101,15 @@ def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:
         return Weights(total, total, on_disk=False)
     entries = [entry for path in checkpoint.weight_files for entry in read_header(path).values()]
     counts = [math.prod(entry.shape) for entry in entries]
+    if checkpoint.quantization is not None:  # integers hold several numbers, of 4 bits at least
+        packed = {name: bits // 4 for name, bits in DTYPE_BITS.items() if name[0] in "IU"}
+        counts = [count * packed.get(entry.dtype, 1) for count, entry in zip(counts, entries, strict=True)]
     known = all(entry.dtype in ONNX_DTYPES for entry in entries)
-    return Weights(sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0), on_disk=known)
+    total, largest = sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0)
+    if checkpoint.adapter is not None:  # the two factors of a weight are in memory, in float32, while it is made
+        sizes = [math.prod(shape) for shape in checkpoint.adapter.shapes.values()]
+        largest = max(largest, 4 * max(sizes)) + 8 * max(sizes)
+    return Weights(total, largest, on_disk=known)
 
 
 def available_memory() -> int:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import CorruptCheckpointError, OnnxportError
@@ -18,7 +19,7 @@ from onnxport.options import ExportOptions
 from onnxport.weights import building
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.expressions import Array, Expression, InMemory, Reads, Stored
-from onnxport.weights.reading import FileState, Inventory, Reader, json_of, take_inventory
+from onnxport.weights.reading import FileState, Inventory, Reader, json_of
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +146,7 @@ def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, opt
         kind = "pytorch" if checkpoint.format == "safetensors" else checkpoint.format
         return _bind_eagerly(checkpoint, model_class, options, f"{kind} files aren't read in parts")
     try:
-        inventory = take_inventory(checkpoint.directory, checkpoint.weight_files, checkpoint.module_weights)
+        inventory = checkpoint.inventory()
     except KeyError as error:
         return _bind_eagerly(checkpoint, model_class, options, f"ONNX has no type {error}")
     with Reader(checkpoint.directory, inventory.files) as reader:
@@ -162,18 +163,21 @@ def _bind_lazily(
     options: ExportOptions,
 ) -> Bound | str:
     """Return the model and its binding, or why it can't be bound lazily."""
-    from onnxport.weights.accounting import drop_missing_poolers, settle
+    from onnxport.weights.adapters import KEY_PREFIX
     from onnxport.weights.loading import attach_generation_config, load_state
+    from onnxport.weights.merging import merge_expressions, settle_with
+    from onnxport.weights.quantized import recorded_mxfp4
     from onnxport.weights.quiet import quiet
     from onnxport.weights.recording import Recording, Tape, lost
 
     model_class, config = target
     tape = Tape(reader)
-    state = {key: Recording(tensor, tape) for key, tensor in inventory.tensors.items()}
+    tensors = inventory.tensors
+    state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
-        with quiet(), _few_missing_values():
+        with quiet(), _few_missing_values(), recorded_mxfp4():
             model, account = load_state(checkpoint, model_class, config, state, options)
-            leftover = settle(drop_missing_poolers(account, model), model, checkpoint)
+            merge, leftover = settle_with(checkpoint, account, model)
             attach_generation_config(model, checkpoint)
     except OnnxportError as error:
         if not tape.refused and not _is_foreign(error):
@@ -182,6 +186,8 @@ def _bind_lazily(
     if tape.refused:
         return f"{model_class.__name__} is loaded with {tape.refused[0]}"
     expressions, tied = _collect(model)
+    if merge is not None:
+        merge_expressions(merge, expressions, tied, tensors, partial(building.equal_values, reader=reader))
     valueless = [name for name, made in expressions.items() if made is None]
     if valueless:
         return f"{valueless[0]} has no tensor, and its initial values are large"

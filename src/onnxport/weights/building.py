@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxport.weights.arithmetic import LowRank, Mxfp4, Product, Rescaled
 from onnxport.weights.casting import can_cast
 from onnxport.weights.expressions import (
     Cast,
@@ -95,6 +96,9 @@ def cut(of: Expression, axis: int, start: int, stop: int, step: int = 1) -> Expr
         return of
     if isinstance(of, Cast):  # less is cast, and less is read
         return Cast(cut(of.of, axis, start, stop, step), of.to)
+    if isinstance(of, LowRank) and axis == 0:
+        up = cut(of.up, 0, start, stop, step)
+        return LowRank(cut(of.of, 0, start, stop, step), up, of.down, of.scale)
     if isinstance(of, Slice) and of.axis == axis and of.step == 1:
         return Slice(of.of, axis, of.start + start, of.start + stop, step)
     return Slice(of, axis, start, stop, step)
@@ -115,6 +119,81 @@ def concatenate(parts: Sequence[Expression], axis: int) -> Expression:
     return filled[0] if len(filled) == 1 else Concatenate(axis, tuple(filled or parts[:1]))
 
 
+def low_rank(of: Expression, up: Expression, down: Expression, scale: float) -> Expression:
+    """Return a matrix with the product of two others added, in float32.
+
+    Raises:
+        TypeError: one of them can't be cast to float32.
+        ValueError: their shapes don't fit.
+    """
+    for part in (of, up, down):
+        _check_float(part)
+    shapes = (of.shape, up.shape, down.shape)
+    if [len(shape) for shape in shapes] != [2, 2, 2] or (up.shape[0], down.shape[1]) != of.shape:
+        raise ValueError(f"a product of {list(up.shape)} and {list(down.shape)} can't be added to {list(of.shape)}")
+    if up.shape[1] != down.shape[0]:
+        raise ValueError(f"{list(up.shape)} can't be multiplied with {list(down.shape)}")
+    return LowRank(of, up, down, scale)
+
+
+def rescaled(of: Expression, lengths: Expression) -> Expression:
+    """Return a matrix whose rows have given lengths, in float32.
+
+    Raises:
+        TypeError: it isn't float32, or the lengths can't be cast to it.
+        ValueError: there isn't one length for each row.
+    """
+    _check_float(lengths)
+    if of.dtype != ir.DataType.FLOAT:
+        raise TypeError(f"rows of {of.dtype.name} aren't rescaled")
+    if len(of.shape) != 2 or lengths.shape != of.shape[:1]:
+        raise ValueError(f"{list(lengths.shape)} aren't lengths for the rows of {list(of.shape)}")
+    return Rescaled(of, lengths)
+
+
+def product(of: Expression, by: Expression) -> Expression:
+    """Return a float32 tensor multiplied by another one, which is repeated where it has size 1.
+
+    Raises:
+        TypeError: one of them isn't float32.
+        ValueError: their shapes don't fit.
+    """
+    if {of.dtype, by.dtype} != {ir.DataType.FLOAT}:
+        raise TypeError(f"{of.dtype.name} and {by.dtype.name} aren't multiplied, only FLOAT")
+    if len(of.shape) != len(by.shape) or any(n not in (1, m) for m, n in zip(of.shape, by.shape, strict=True)):
+        raise ValueError(f"{list(by.shape)} can't be repeated to {list(of.shape)}")
+    return Product(of, by)
+
+
+def mxfp4(blocks: Expression, scales: Expression) -> Expression:
+    """Return what packed numbers of 4 bits stand for, in float32.
+
+    Raises:
+        TypeError: the bytes or the exponents aren't uint8.
+        ValueError: there isn't one exponent for each block.
+    """
+    if {blocks.dtype, scales.dtype} != {ir.DataType.UINT8}:
+        raise TypeError(f"blocks of {blocks.dtype.name} and scales of {scales.dtype.name} aren't MXFP4")
+    if len(blocks.shape) < 2 or blocks.shape[:-1] != scales.shape:
+        raise ValueError(f"{list(scales.shape)} aren't scales for the blocks {list(blocks.shape)}")
+    return Mxfp4(blocks, scales)
+
+
+def _check_float(of: Expression) -> None:
+    if of.dtype != ir.DataType.FLOAT and not can_cast(of.dtype.numpy(), ir.DataType.FLOAT.numpy()):
+        raise TypeError(f"there is no cast from {of.dtype.name} to FLOAT")
+
+
+def uncast(of: Expression) -> Expression:
+    """Return an expression without its casts: what it is in the checkpoint's own type, before it was rounded."""
+    if isinstance(of, Cast):
+        return uncast(of.of)
+    try:
+        return rebuilt(of, [uncast(child) for child in of.children])
+    except (TypeError, ValueError):  # parts that have one type only because they were cast
+        return of
+
+
 def rebuilt(of: Expression, children: Sequence[Expression]) -> Expression:
     """Return an expression with others in the place of what it is made of."""
     match of:
@@ -128,6 +207,14 @@ def rebuilt(of: Expression, children: Sequence[Expression]) -> Expression:
             return cut(children[0], of.axis, of.start, of.stop, of.step)
         case Concatenate():
             return concatenate(children, of.axis)
+        case LowRank():
+            return low_rank(children[0], children[1], children[2], of.scale)
+        case Rescaled():
+            return rescaled(children[0], children[1])
+        case Product():
+            return product(children[0], children[1])
+        case Mxfp4():
+            return mxfp4(children[0], children[1])
     return of
 
 
@@ -174,6 +261,10 @@ def _settings(expression: Expression) -> list[Any]:
             return [expression.axis, expression.start, expression.stop, expression.step]
         case Concatenate():
             return [expression.axis]
+        case LowRank():
+            return [expression.scale]
+        case Rescaled() | Product() | Mxfp4():
+            return []
     raise TypeError(f"{type(expression).__name__} isn't part of the language")
 
 
@@ -216,4 +307,8 @@ _READERS: dict[str, Callable[[list[Any]], Expression]] = {
     "Reshape": lambda items: reshape(from_json(items[1]), _sizes(items[0])),
     "Slice": lambda items: cut(from_json(items[4]), *(int(item) for item in items[:4])),
     "Concatenate": lambda items: concatenate([from_json(item) for item in items[1:]], int(items[0])),
+    "LowRank": lambda items: low_rank(from_json(items[1]), from_json(items[2]), from_json(items[3]), float(items[0])),
+    "Product": lambda items: product(from_json(items[0]), from_json(items[1])),
+    "Mxfp4": lambda items: mxfp4(from_json(items[0]), from_json(items[1])),
+    "Rescaled": lambda items: rescaled(from_json(items[0]), from_json(items[1])),
 }

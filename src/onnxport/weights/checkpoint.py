@@ -12,10 +12,12 @@ from typing import Any
 
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import ExportOptions
-from onnxport.weights.discovery import FoundWeights, WeightFormat, check_gguf, find_weights
+from onnxport.weights.adapters import Adapter, base_of, inventory_with, is_adapter, open_adapter
+from onnxport.weights.discovery import FoundWeights, WeightFormat, check_gguf, find_weights, has_weights
 from onnxport.weights.gguf_files import read_gguf_header
 from onnxport.weights.hub import fetch_snapshot, looks_like_repository
 from onnxport.weights.json_files import read_json_object
+from onnxport.weights.reading import Inventory, take_inventory
 from onnxport.weights.sentence import (
     SentenceModules,
     list_modules,
@@ -35,6 +37,7 @@ SIDE_JSON_FILES: dict[str, str] = {
 }
 """JSON files that must be objects when they are there → what they are."""
 
+_PREPROCESSORS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _DTYPES = frozenset(
     {"auto", "float32", "float", "float16", "half", "bfloat16", "float64", "double"}
     | {f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")}
@@ -57,6 +60,7 @@ class Checkpoint:
         sentence: what makes embeddings of the model's states, where that is part of what is exported.
         root: the sentence-transformers directory that the model is part of; None where it isn't.
         more_files: files of that directory beside those of the model.
+        adapter: what is merged into the weights; None for nothing.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Checkpoint:
     sentence: SentenceModules | None = None
     root: Path | None = None
     more_files: tuple[Path, ...] = ()
+    adapter: Adapter | None = None
 
     @property
     def model_type(self) -> str:
@@ -93,21 +98,81 @@ class Checkpoint:
         kinds = {path.suffix for path in self.module_weights.values()}
         return self.format == "safetensors" and kinds <= {".safetensors"}
 
+    @property
+    def quantization(self) -> str | None:
+        """The method that its weights are quantized with; None where they are stored in floating point."""
+        parts = (self.config, self.config.get("text_config"))
+        found = [part.get("quantization_config") for part in parts if isinstance(part, dict)]
+        return next((str(settings.get("quant_method")) for settings in found if isinstance(settings, dict)), None)
+
+    @property
+    def preprocessor_directory(self) -> Path:
+        """Where its tokenizer and processor are: beside the adapter, where training saved all that the base has."""
+        if self.adapter is None:
+            return self.directory
+        base, own = self.directory, self.adapter.directory
+        names = [name for name in _PREPROCESSORS if name == "tokenizer_config.json" or (base / name).is_file()]
+        return own if all((own / name).is_file() for name in names) else base
+
+    def inventory(self) -> Inventory:
+        """List the tensors of its safetensors files, and its adapter's; no tensor is read.
+
+        Raises:
+            CorruptCheckpointError: a file is damaged.
+            KeyError: a tensor has a type that ONNX doesn't have, which is the key.
+        """
+        base = take_inventory(self.directory, self.weight_files, self.module_weights)
+        return inventory_with(self.adapter, base)
+
 
 def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
-    """Open a local directory, a GGUF file, or a repository of the hub.
+    """Open a local directory, a GGUF file, or a repository of the hub; an adapter is opened with its base.
 
     Args:
         model: path or `owner/name`; what exists as a path is taken as one.
-        options: revision, cache directory, token, framework, whether code may run.
+        options: revision, cache directory, token, framework, whether code may run, adapter.
 
     Raises:
         CheckpointNotFoundError: no such directory, repository, configuration or weights.
         CorruptCheckpointError: a file is truncated, malformed, or contradicts another.
         UntrustedCodeError: it needs its own code, or a pickled file holds more than tensors.
-        UnsupportedError: it is an adapter, not a model.
+        UnsupportedError: an adapter isn't one that is merged here.
         MissingDependencyError: it is a GGUF file and the `gguf` package isn't installed.
     """
+    if options.adapter is not None:
+        return _open_with_adapter(model, options.adapter, options)
+    opened = _open(model, options)
+    if isinstance(opened, Checkpoint):
+        return opened
+    base = base_of(opened)
+    revision = opened.config.get("revision")
+    own = _open(base, replace(options, revision=revision if isinstance(revision, str) else None))
+    if not isinstance(own, Checkpoint):
+        raise UnsupportedError(f"{opened.name}: its base {base} is an adapter too; merge that one first")
+    return replace(own, name=str(model), revision=opened.revision, adapter=replace(opened, base=str(base)))
+
+
+def _open_with_adapter(model: str | Path, adapter: str, options: ExportOptions) -> Checkpoint:
+    base = _open(model, options)
+    if not isinstance(base, Checkpoint):
+        raise UnsupportedError(
+            f"{model} is an adapter, and --adapter {adapter} is another one; give their base as MODEL"
+        )
+    path = Path(adapter).expanduser()
+    if path.is_dir():
+        found = open_adapter(adapter, path)
+    elif not path.exists() and looks_like_repository(adapter):
+        snapshot = fetch_snapshot(adapter, replace(options, revision=None, framework=None))
+        found = open_adapter(adapter, snapshot, snapshot.name)
+    else:
+        raise CheckpointNotFoundError(
+            f"--adapter {adapter}: there is no such directory, and it can't be the name of a repository of the hub "
+            "either; give the directory that `PeftModel.save_pretrained(...)` wrote, or owner/name"
+        )
+    return replace(base, adapter=replace(found, base=base.name))
+
+
+def _open(model: str | Path, options: ExportOptions) -> Checkpoint | Adapter:
     name = str(model)
     if not name:
         raise CheckpointNotFoundError("the model's name is empty; give a directory, a .gguf file, or owner/name")
@@ -137,11 +202,18 @@ def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
     return _assemble(name, path.parent, None, {}, check_gguf(path))
 
 
-def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint:
+def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint | Adapter:
     root, listed = directory, list_modules(directory)
     directory = trunk_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)
     found = _open_model(name, directory, revision, options)
+    if isinstance(found, Adapter):
+        if listed:
+            raise UnsupportedError(
+                f"{name}: the adapter of a sentence-transformers directory isn't merged here; merge it into its base "
+                "first (PeftModel.merge_and_unload())"
+            )
+        return found
     if sentence and sentence.weights and found.format not in ("safetensors", "pytorch"):
         raise UnsupportedError(
             f"{name}: the Dense modules of {root} are read beside safetensors and PyTorch weights, and these are "
@@ -151,13 +223,15 @@ def _open_directory(name: str, directory: Path, revision: str | None, options: E
     return replace(found, sentence=sentence, root=around, more_files=tuple(module_files(root, listed)))
 
 
-def _open_model(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint:
+def _open_model(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint | Adapter:
     config_path = directory / "config.json"
+    if is_adapter(directory) and not has_weights(directory):
+        return open_adapter(name, directory, revision)
     if not config_path.is_file():
         if options.framework != "tf" and any(directory.glob("*.gguf")):
             return _assemble(name, directory, revision, {}, find_weights(directory, options.framework, {}))
         raise _no_config(name, directory, revision)
-    config = read_json_object(config_path, purpose="the model's configuration")
+    config = _with_timm_type(read_json_object(config_path, purpose="the model's configuration"))
     _check_config(config_path, config)
     _check_code(name, config, options)
     for file_name, purpose in SIDE_JSON_FILES.items():
@@ -185,6 +259,14 @@ def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNo
         f"{where} has no config.json, so the model's type isn't known{hint}; give the directory of a saved "
         f"Transformers model (`model.save_pretrained(...)`)"
     )
+
+
+def _with_timm_type(config: dict[str, Any]) -> dict[str, Any]:
+    """Add to a configuration of timm's own what Transformers finds out: timm's repositories don't say it."""
+    if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
+        return config
+    name = "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
+    return {**config, "model_type": "timm_wrapper", "architectures": [name]}
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import Framework
 from onnxport.weights.file_kinds import refuse_stand_in
 from onnxport.weights.gguf_files import read_gguf_header
@@ -55,7 +55,6 @@ def find_weights(directory: Path, framework: Framework | None, config: dict[str,
     Raises:
         CheckpointNotFoundError: there are no weights, or a shard is missing.
         CorruptCheckpointError: the weights are truncated, malformed, or contradict each other.
-        UnsupportedError: the directory is an adapter, not a model.
         UntrustedCodeError: a pickled file holds more than tensors.
     """
     candidates = _candidates(directory, config)
@@ -73,6 +72,11 @@ def find_weights(directory: Path, framework: Framework | None, config: dict[str,
                 f"{directory} has {len(gguf)} GGUF files and no other weights: give the path of one, such as {gguf[0]}"
             )
     raise _nothing_found(directory, [name for name, _ in wanted], framework)
+
+
+def has_weights(directory: Path) -> bool:
+    """Tell whether a directory has weights of a model, of any format."""
+    return any((directory / name).is_file() for name, _ in _CANDIDATES) or any(directory.glob("*.gguf"))
 
 
 def check_gguf(path: Path) -> FoundWeights:
@@ -148,11 +152,6 @@ def _check_hdf5(path: Path) -> None:
 
 
 def _nothing_found(directory: Path, names: list[str], framework: Framework | None) -> Exception:
-    if (directory / "adapter_config.json").is_file():
-        return UnsupportedError(
-            f"{directory} is a PEFT adapter, not a model (it has adapter_config.json and no weights of its own); "
-            f"merge it into its base model with `merge_and_unload()`, save that, and export the result"
-        )
     looked = ", ".join([*names, *(("one *.gguf file",) if framework != "tf" else ())])
     others = [name for name in _UNREADABLE if (directory / name).exists()]
     others += [name for name, kind in _CANDIDATES if framework and (framework == "tf") != _is_tf(kind)

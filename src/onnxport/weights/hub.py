@@ -47,6 +47,7 @@ WEIGHT_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pytorch_model.bin", ("pytorch_model.bin",)),
     ("pytorch_model.bin.index.json", ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")),
     ("tf_model.h5", ("tf_model.h5",)),
+    ("adapter_model.safetensors", ("adapter_model.safetensors",)),
 )
 """What to look for, most preferred first → what to download when it is there."""
 

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,9 +25,11 @@ from onnxport.errors import (
     WeightsMismatchError,
 )
 from onnxport.options import ExportOptions
-from onnxport.weights.accounting import Account, drop_missing_poolers, settle
+from onnxport.weights.accounting import Account, settle
 from onnxport.weights.checkpoint import Checkpoint
+from onnxport.weights.merging import merge_in_memory, plan_merge, settle_with
 from onnxport.weights.preprocessors import load_preprocessor
+from onnxport.weights.quantized import cast_the_others, let_loader_dequantize
 from onnxport.weights.quiet import hidden_bars, quiet
 from onnxport.weights.tensors import read_state
 
@@ -38,6 +41,8 @@ __all__ = ["attach_generation_config", "dtype_of", "load_config", "load_model", 
 
 logger = logging.getLogger(__name__)
 
+_PACKAGES = {"timm_wrapper": ("timm", "torchvision")}
+"""Model type → packages that its code is in."""
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -46,7 +51,7 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
 
     Raises:
         CorruptCheckpointError: a value of `config.json` isn't what its class expects.
-        UnsupportedError: Transformers has no such model type, or the weights are quantized.
+        UnsupportedError: Transformers has no such model type, or can't undo how the weights are quantized.
         UntrustedCodeError: the configuration class is code that isn't allowed to run.
     """
     from transformers import AutoConfig
@@ -55,6 +60,7 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
     extra = {"gguf_file": source.name} if checkpoint.format == "gguf" else {}
     if checkpoint.format != "gguf":
         _check_model_type(checkpoint, options)
+        _check_packages(checkpoint)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
@@ -62,18 +68,15 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
             )
     except Exception as error:
         raise _config_error(error, checkpoint, source) from error
-    quantized = getattr(config, "quantization_config", None)
-    if quantized is not None and checkpoint.format != "gguf":
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__
-        raise UnsupportedError(
-            f"{checkpoint.name}: the weights are quantized ({method}), and only floating-point ones can be exported; "
-            f"export the checkpoint that they were quantized from"
-        )
+    if checkpoint.architectures and not config.architectures:
+        config.architectures = list(checkpoint.architectures)
+    if checkpoint.format != "gguf":
+        let_loader_dequantize(checkpoint, config)
     return cast("PretrainedConfig", config)
 
 
 def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
-    """Load a model whose every parameter comes from the checkpoint, in evaluation mode.
+    """Load a model whose every parameter comes from the checkpoint, in evaluation mode; an adapter is merged.
 
     A model that can leave its pooler out is loaded without it when the checkpoint has none. Tensors of the
     checkpoint that belong to another task's head are left aside, with a log record.
@@ -116,6 +119,16 @@ def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
     )
 
 
+def _check_packages(checkpoint: Checkpoint) -> None:
+    """Refuse a model that is another package's, where that isn't installed."""
+    missing = [name for name in _PACKAGES.get(checkpoint.model_type, ()) if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{checkpoint.name}: the model type {checkpoint.model_type!r} needs packages that aren't installed: "
+            f"pip install {' '.join(missing)}"
+        )
+
+
 def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> OnnxportError:
     reason = _first_lines(error)
     if "trust_remote_code" in str(error):
@@ -129,7 +142,7 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Onn
             f"export the safetensors checkpoint that the file was converted from"
         )
     if isinstance(error, ImportError):
-        return MissingDependencyError(f"{checkpoint.name}: its configuration is code that needs a package: {reason}")
+        return MissingDependencyError(f"{checkpoint.name}: reading its configuration needs a package: {reason}")
     if isinstance(error, OSError):
         return CheckpointNotFoundError(f"{source} can't be loaded, a file that it names isn't there: {reason}")
     return CorruptCheckpointError(f"{source}: {type(error).__name__} while reading it: {reason}; correct that value")
@@ -142,7 +155,9 @@ def _load_strictly(
         model, account = _load_gguf(checkpoint, model_class, options)
     else:
         model, account = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
-    settle(drop_missing_poolers(account, model), model, checkpoint)
+    merge, _ = settle_with(checkpoint, account, model)
+    if merge is not None:
+        merge_in_memory(merge, model)
     return model
 
 
@@ -161,6 +176,8 @@ def load_state(
     """
     with _named_errors(checkpoint, model_class):
         model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **_arguments(options))
+        if checkpoint.quantization is not None:
+            cast_the_others(model, dtype_of(options))
     return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
 
 
@@ -219,7 +236,10 @@ def _load_tensorflow(
         {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
     )
     settle(account, model, checkpoint)
-    return cast("PreTrainedModel", model.to(dtype_of(options)))
+    model = model.to(dtype_of(options))
+    if checkpoint.adapter is not None:
+        merge_in_memory(plan_merge(checkpoint.adapter, model), model)
+    return cast("PreTrainedModel", model)
 
 
 def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:

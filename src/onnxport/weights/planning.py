@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxport.errors import OptionError, OutputError
 from onnxport.options import ExportOptions
 from onnxport.weights.bound_graphs import BoundTensor
-from onnxport.weights.expressions import ByteRange, Expression, InMemory
+from onnxport.weights.expressions import ByteRange, Cast, Expression, InMemory
 from onnxport.weights.sentence import MODULE_FOLDER
 
 How = Literal["copy", "convert", "link", "memory"]
@@ -216,4 +216,5 @@ def _reason(made: Expression, options: ExportOptions) -> str:
     found = sorted({stored.dtype.name for stored in made.stored() if stored.dtype != made.dtype})
     if found:
         return f"which is {', '.join(found)} there and {made.dtype.name} with --dtype {options.dtype}"
-    return f"which is made of {len(list(made.stored()))} tensors ({type(made).__name__})"
+    inner = made.of if isinstance(made, Cast) else made
+    return f"which is made of {len(list(made.stored()))} tensors ({type(inner).__name__})"

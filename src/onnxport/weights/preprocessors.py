@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
@@ -25,7 +25,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
     """Load what turns text, images or sound into the model's inputs.
 
     Args:
-        checkpoint: the checkpoint; only its own files are used.
+        checkpoint: the checkpoint; only its own files are used, or its adapter's.
         options: whether code may run.
 
     Returns:
@@ -37,6 +37,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
         CheckpointNotFoundError: there are settings of a tokenizer, and no vocabulary of any kind.
         UntrustedCodeError: it is code that isn't allowed to run.
     """
+    checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
     kinds = _kinds(checkpoint)
     failures: list[str] = []
     for kind in kinds:
@@ -107,6 +108,8 @@ def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     for name, purpose in SIDE_JSON_FILES.items():
         if (directory / name).is_file():
             read_json_object(directory / name, purpose=purpose)
+    if checkpoint.model_type == "timm_wrapper":  # the settings are in config.json
+        return ("AutoImageProcessor",)
     has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
     has_settings = (directory / "preprocessor_config.json").is_file()
     if (directory / "processor_config.json").is_file() or (has_settings and has_tokenizer):

@@ -284,6 +284,21 @@ def _made(tensor: torch.Tensor) -> Expression:
     return found
 
 
+def _multiply(first: Any, second: Any) -> Any:
+    """Multiply two recordings of float32; everything else has no words."""
+    made = [expression_of(tensor) if isinstance(tensor, torch.Tensor) else None for tensor in (first, second)]
+    if any(item is None or item.dtype != DataType.FLOAT for item in made):
+        return _lose(aten.mul.Tensor, first, second)
+    one, other = sorted((item for item in made if item is not None), key=lambda item: -item.size)
+    rank = max(len(one.shape), len(other.shape))
+    if len(one.shape) < rank or lost(one) or lost(other):
+        return _lose(aten.mul.Tensor, first, second)
+    try:
+        return building.product(one, building.reshape(other, [1] * (rank - len(other.shape)) + list(other.shape)))
+    except ValueError:  # both are repeated
+        return _lose(aten.mul.Tensor, first, second)
+
+
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Compare two tensors, to see whether they are tied: the only operation that reads them."""
     if first.shape != second.shape or first.dtype != second.dtype:
@@ -322,6 +337,7 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     aten.cat.default: _cat,
     aten.constant_pad_nd.default: _pad,
     aten.stack.default: _stack,
+    aten.mul.Tensor: _multiply,
     aten.equal.default: _equal,
 }
 """Operation → its meaning; each returns an expression, several, or a truth."""

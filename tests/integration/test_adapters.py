@@ -1,0 +1,465 @@
+"""Adapters: what is merged while weights are written is what a few lines of PyTorch give, or there is an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from conformance.checkpoints import randomize
+from onnxport import ExportOptions, export, validate
+from onnxport.blueprints.find import find_blueprint
+from onnxport.bundles.manifest import read_manifest
+from onnxport.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    OnnxportError,
+    UnsupportedError,
+    WeightsMismatchError,
+)
+from onnxport.weights.binding import Binding, bind
+from onnxport.weights.checkpoint import open_checkpoint
+from onnxport.weights.loading import load_config, load_model
+from onnxport.weights.reading import Reader
+
+State = dict[str, torch.Tensor]
+
+LLAMA = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "tie_word_embeddings": False}
+BERT = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+}  # fmt: skip
+VIT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 8,
+    "patch_size": 4,
+}  # fmt: skip
+
+
+def base(directory: Path, name: str, settings: dict[str, Any]) -> Path:
+    model_class = getattr(transformers, name)
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**settings))
+    randomize(model)
+    model.save_pretrained(directory)
+    return directory
+
+
+def adapter(directory: Path, base_name: str | None, tensors: State, **settings: Any) -> Path:
+    """Write an adapter; names of tensors lack what PEFT puts before them."""
+    directory.mkdir(exist_ok=True)
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "base_model_name_or_path": base_name, "bias": "none"}
+    (directory / "adapter_config.json").write_text(json.dumps(config | settings))
+    named = {f"base_model.model.{name}": tensor.clone() for name, tensor in tensors.items()}
+    save_file(named, directory / "adapter_model.safetensors")
+    return directory
+
+
+def random(*sizes: int) -> torch.Tensor:
+    return torch.randn(sizes) * 0.1
+
+
+def factors(module: str, out: int, into: int, rank: int = 4) -> State:
+    return {f"{module}.lora_A.weight": random(rank, into), f"{module}.lora_B.weight": random(out, rank)}
+
+
+def product(tensors: State, module: str, scale: float) -> torch.Tensor:
+    return scale * (tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"])
+
+
+def check(directory: Path, name: str, wanted: State, **options: Any) -> Binding:
+    """Compare expressions, and the model in memory, with wanted parameters; the others must be the base's."""
+    chosen, model_class = ExportOptions(**options), getattr(transformers, name)
+    checkpoint = open_checkpoint(directory, chosen)
+    bound = bind(checkpoint, model_class, load_config(checkpoint, chosen), chosen)
+    assert bound.binding.note == ""
+    loaded = load_model(checkpoint, model_class, chosen)
+    plain = model_class.from_pretrained(checkpoint.directory, dtype=loaded.dtype)
+    binding = Binding.from_json(bound.binding.to_json())
+    bound_tolerance = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}[loaded.dtype]
+    assert set(wanted) <= set(plain.state_dict())
+    with Reader(checkpoint.directory, binding.files) as reader:
+        for key, tensor in plain.state_dict().items():
+            streamed = torch.from_numpy(binding[key].evaluate(reader).astype(np.float32))
+            pieces = [piece.astype(np.float32).copy() for piece in binding[key].pieces(reader)]
+            assert np.array_equal(np.concatenate(pieces), streamed.flatten().numpy())
+            expected = wanted[key].float() if key in wanted else tensor.to(loaded.dtype).float()
+            tolerance = bound_tolerance if key in wanted else 0
+            assert torch.allclose(streamed, expected, atol=tolerance, rtol=tolerance), key
+            in_memory = loaded.state_dict()[key]
+            assert in_memory.dtype == loaded.dtype
+            assert torch.allclose(in_memory.float(), expected, atol=tolerance, rtol=tolerance), key
+    return bound.binding
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_linear_layers_with_patterns(tmp_path: Path, dtype: str) -> None:
+    weights = load_file(base(tmp_path / "base", "LlamaForCausalLM", LLAMA) / "model.safetensors")
+    query, down, head = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj", "lm_head"
+    tensors = {**factors(query, 32, 32), **factors(down, 32, 48, rank=2), **factors(head, 64, 32)}
+    found = adapter(
+        tmp_path / "lora", "../base", tensors,
+        rank_pattern={"mlp.down_proj": 2}, alpha_pattern={"^model.layers.0.self_attn.q_proj": 1, "proj": 3},
+        layers_to_transform=None, target_modules=["q_proj"],
+    )  # fmt: skip
+    wanted = {
+        f"{query}.weight": weights[f"{query}.weight"] + product(tensors, query, 1 / 4),
+        f"{down}.weight": weights[f"{down}.weight"] + product(tensors, down, 6 / 2),
+        f"{head}.weight": weights[f"{head}.weight"] + product(tensors, head, 6 / 4),
+    }
+    check(found, "LlamaForCausalLM", wanted, dtype=dtype)
+
+
+def test_the_scale_of_rslora(tmp_path: Path) -> None:
+    weights = load_file(base(tmp_path / "base", "LlamaForCausalLM", LLAMA) / "model.safetensors")
+    name = "model.layers.0.self_attn.k_proj"
+    tensors = factors(name, 16, 32)
+    found = adapter(tmp_path / "lora", str(tmp_path / "base"), tensors, use_rslora=True)
+    wanted = weights[f"{name}.weight"] + product(tensors, name, 6 / math.sqrt(4))
+    check(found, "LlamaForCausalLM", {f"{name}.weight": wanted})
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_conv1d_and_embeddings_are_transposed(tmp_path: Path, dora: bool) -> None:
+    weights = load_file(base(tmp_path / "base", "GPT2LMHeadModel", GPT2) / "model.safetensors")
+    square, wide, table = "transformer.h.0.attn.c_proj", "transformer.h.1.mlp.c_fc", "transformer.wte"
+    tensors = {**factors(square, 32, 32), **factors(wide, 128, 32)}
+    table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
+    deltas = {name: product(tensors, name, 1.5) for name in (square, wide)}
+    deltas[table] = 1.5 * (table_factors[f"{table}.lora_embedding_B"] @ table_factors[f"{table}.lora_embedding_A"])
+    wanted, lengths = {}, {}
+    for name, delta in deltas.items():
+        merged = weights[f"{name}.weight"].T + delta
+        if dora:
+            lengths[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
+            merged = merged / merged.norm(dim=1, keepdim=True) * lengths[f"{name}.lora_magnitude_vector"][:, None]
+        wanted[f"{name}.weight"] = merged.T
+    found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **lengths}, use_dora=dora)
+    check(found, "GPT2LMHeadModel", wanted)
+
+
+def test_convolutions_and_dora(tmp_path: Path) -> None:
+    weights = load_file(base(tmp_path / "base", "ViTForImageClassification", VIT) / "model.safetensors")
+    name = "vit.embeddings.patch_embeddings.projection"
+    down, up, lengths = random(4, 3, 4, 4), random(32, 4, 1, 1), random(1, 32, 1, 1).abs()
+    tensors = {
+        f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.lora_magnitude_vector.weight": lengths
+    }  # fmt: skip
+    found = adapter(tmp_path / "lora", "../base", tensors, use_dora=True)
+    merged = weights[f"{name}.weight"] + 1.5 * torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down)
+    merged = merged / merged.flatten(1).norm(dim=1)[:, None, None, None] * lengths.reshape(-1, 1, 1, 1)
+    check(found, "ViTForImageClassification", {f"{name}.weight": merged})
+
+
+def test_names_of_earlier_releases(tmp_path: Path) -> None:
+    """Text models in models for pictures and texts were elsewhere; adapters have the names of their time."""
+    settings = {
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "image_size": 16, "patch_size": 8,
+        },
+        "text_config": {"model_type": "llama", **LLAMA}, "image_token_index": 5,
+    }  # fmt: skip
+    name = "LlavaForConditionalGeneration"
+    source = base(tmp_path / "base", name, settings)
+    old, new = ("language_model.model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj")
+    tensors = factors(old, 48, 32)
+    found = adapter(tmp_path / "lora", "../base", tensors)
+    plain = transformers.LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    wanted = plain.get_submodule(new).weight.detach() + product(tensors, old, 1.5)
+    check(found, name, {f"{new}.weight": wanted})
+
+
+def test_a_quantized_base(tmp_path: Path) -> None:
+    """What the base's numbers stand for is what the product is added to, before anything is rounded."""
+    source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
+    name = "model.layers.0.self_attn.q_proj"
+    state = load_file(source / "model.safetensors")
+    packed = state[f"{name}.weight"].to(torch.float8_e4m3fn)
+    quantized = {key: tensor for key, tensor in state.items() if key != f"{name}.weight"}
+    quantized |= {f"{name}.weight": packed, f"{name}.weight_scale_inv": torch.tensor([[0.5, 0.25], [2, 1]])}
+    save_file(quantized, source / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((source / "config.json").read_text())
+    settings["quantization_config"] = {
+        "quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"
+    }  # fmt: skip
+    (source / "config.json").write_text(json.dumps(settings))
+    tensors = factors(name, 32, 32)
+    scales = torch.tensor([[0.5, 0.25], [2, 1]]).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    wanted = packed.float() * scales + product(tensors, name, 1.5)
+    found = adapter(tmp_path / "lora", "../base", tensors)
+    for dtype in ("fp32", "bf16"):
+        check(found, "LlamaForCausalLM", {f"{name}.weight": wanted}, dtype=dtype)
+
+
+def test_a_new_head_and_biases_replace_what_is_there(tmp_path: Path) -> None:
+    """The base has no classifier; a load of it alone is an error."""
+    source = base(tmp_path / "base", "BertModel", BERT)
+    name = "bert.encoder.layer.0.attention.self.query"
+    own = {"classifier.weight": random(2, 32), "classifier.bias": random(2)}
+    bias = random(32)
+    tensors = {**factors(name, 32, 32), f"{name}.base_layer.bias": bias, **own}
+    found = adapter(
+        tmp_path / "lora", str(source), tensors, task_type="SEQ_CLS", modules_to_save=["classifier"], bias="all"
+    )
+    result = export(found, tmp_path / "out", ExportOptions(validate="quick"))
+    assert result.manifest.task == "text-classification" and result.manifest.validation["status"] == "passed"
+    weights = load_file(source / "model.safetensors")
+    plain = transformers.BertForSequenceClassification.from_pretrained(source).eval()
+    state = plain.state_dict()
+    state |= own | {f"{name}.bias": bias}
+    key = f"{name}.weight"
+    state[key] = weights[key.removeprefix("bert.")] + product(tensors, name, 1.5)
+    plain.load_state_dict(state)
+    ids = torch.tensor([[1, 5, 9], [3, 4, 2]])
+    with torch.no_grad():
+        wanted = plain(ids, attention_mask=torch.ones_like(ids)).logits
+    assert np.allclose(run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids)), wanted, atol=1e-5)
+    with pytest.raises(WeightsMismatchError, match="classifier"):
+        export(source, tmp_path / "no", ExportOptions(task="text-classification"))
+
+
+def run(directory: Path, **inputs: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return the first output of an export."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+    feeds = {item.name: np.zeros([], np.int64) for item in session.get_inputs()}
+    feeds |= {name: tensor.numpy() for name, tensor in inputs.items()}
+    if "token_type_ids" in feeds and "token_type_ids" not in inputs:
+        feeds["token_type_ids"] = np.zeros_like(feeds["input_ids"])
+    found: np.ndarray[Any, Any] = session.run(None, feeds)[0]
+    return found
+
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+
+
+def merged_bert(source: Path, tensors: State) -> Any:
+    plain = transformers.BertForMaskedLM.from_pretrained(source).eval()
+    with torch.no_grad():
+        plain.get_submodule(QUERY).weight += product(tensors, QUERY, 1.5)
+    return plain
+
+
+def differs(directory: Path, plain: Any) -> float:
+    ids = torch.tensor([[1, 5, 9, 7], [3, 4, 2, 8]])
+    with torch.no_grad():
+        wanted = plain(ids, attention_mask=torch.ones_like(ids)).logits.numpy()
+    return float(abs(run(directory, input_ids=ids, attention_mask=torch.ones_like(ids)) - wanted).max())
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> tuple[Path, Path, State]:
+    source = base(tmp_path / "base", "BertForMaskedLM", BERT)
+    tensors = factors(QUERY, 32, 32)
+    return source, adapter(tmp_path / "lora", "../base", tensors), tensors
+
+
+def test_the_blueprint_is_the_bases(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    """The base's graph serves an adapter; another adapter of the same shapes needs neither torch nor a trace."""
+    source, found, _ = bert
+    export(source, tmp_path / "plain", ExportOptions(validate="none"))
+    options = ExportOptions(adapter=str(found))
+    first = find_blueprint(open_checkpoint(source, options), options, lambda *_: None)
+    assert first.blueprint.cached and first.draft is not None
+    other_tensors = factors(QUERY, 32, 32)
+    other = adapter(tmp_path / "other", "elsewhere", other_tensors)
+    options = ExportOptions(adapter=str(other))
+    assert find_blueprint(open_checkpoint(source, options), options, lambda *_: None).draft is None
+    export(source, tmp_path / "merged", options)
+    assert differs(tmp_path / "merged", merged_bert(source, other_tensors)) < 1e-5
+    assert differs(tmp_path / "plain", merged_bert(source, other_tensors)) > 1e-3
+    adapter(other, "elsewhere", other_tensors, lora_alpha=12)  # the scale is in the expressions, so in the key
+    assert find_blueprint(open_checkpoint(source, options), options, lambda *_: None).draft is not None
+
+
+def test_the_manifest_names_both_and_validates_again(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, tensors = bert
+    export(found, tmp_path / "one", ExportOptions())
+    export(source, tmp_path / "two", ExportOptions(adapter=str(found)))
+    for name in ("one", "two"):
+        manifest = read_manifest(tmp_path / name)
+        assert manifest is not None
+        assert Path(manifest.source["adapter"]["base"]).resolve() == source
+        assert set(manifest.source["weights_sha256"]) == {"model.safetensors", "adapter_model.safetensors"}
+        assert validate(tmp_path / name).status == "passed"
+        assert differs(tmp_path / name, merged_bert(source, tensors)) < 1e-5
+    plain = validate(tmp_path / "two", str(source))
+    assert plain.status == "failed"  # without the adapter, it is another model
+
+
+def test_a_proof_in_little_memory(bert: tuple[Path, Path, State], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("onnxport.validation.memory.MARGIN", 1000)
+    monkeypatch.setattr("onnxport.validation.on_demand.SMALL", 100)
+    source = base(tmp_path / "deep", "BertForMaskedLM", {**BERT, "num_hidden_layers": 5})
+    for memory, status, words in ((60_000, "passed", "weights were read from disk"), (10_000, "partial", "proved: ")):
+        result = export(adapter(bert[1], str(source), bert[2]), tmp_path / str(memory), ExportOptions(memory=memory))
+        assert result.manifest.validation["status"] == status
+        assert words in result.manifest.validation["note"]
+
+
+def test_the_tokenizer_is_the_one_beside_the_adapter(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, _ = bert
+    for directory, last in ((source, "base"), (found, "own")):
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", last]
+        (directory / "vocab.txt").write_text("\n".join(words))
+        transformers.BertTokenizer(str(directory / "vocab.txt")).save_pretrained(directory)
+        export(found, tmp_path / f"{last}-out", ExportOptions(validate="quick"))
+        loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / f"{last}-out")
+        assert loaded.convert_tokens_to_ids(last) == 5
+    assert json.loads((tmp_path / "own-out" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_linked_weights_are_copied_where_they_are_merged(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, tensors = bert
+    result = export(found, tmp_path / "out", ExportOptions(weights="link"))
+    assert {"model.onnx_data", "model.safetensors"} <= {file.name for file in result.plan}
+    assert (tmp_path / "out" / "model.onnx_data").stat().st_size == 32 * 32 * 4
+    assert differs(tmp_path / "out", merged_bert(source, tensors)) < 1e-5
+
+
+def test_a_pickled_base_is_merged_in_memory(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, tensors = bert
+    plain = merged_bert(source, tensors)
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    export(found, tmp_path / "out", ExportOptions())
+    assert differs(tmp_path / "out", plain) < 1e-5
+
+
+def test_tied_weights(tmp_path: Path) -> None:
+    """What is saved for one name counts for both, unless training made a copy of one."""
+    source = base(tmp_path / "base", "BertForMaskedLM", BERT)
+    table = "bert.embeddings.word_embeddings"
+    saved = random(64, 32)
+    found = adapter(tmp_path / "lora", "../base", {**factors(QUERY, 32, 32), f"{table}.weight": saved})
+    wanted = {
+        f"{table}.weight": saved, "cls.predictions.decoder.weight": saved,
+        f"{QUERY}.weight": merged_bert(source, load(found)).get_submodule(QUERY).weight.detach(),
+    }  # fmt: skip
+    check(found, "BertForMaskedLM", wanted)
+    one = {f"{table}.weight": saved}
+    both = {**one, "cls.predictions.decoder.weight": saved}
+    names = ["word_embeddings", "decoder"]
+    check(adapter(found, "../base", both, modules_to_save=names), "BertForMaskedLM", both)
+    table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
+    for tensors in (one, {**both, "cls.predictions.decoder.weight": saved + 1}, table_factors):
+        with pytest.raises(UnsupportedError, match=r"tied to .*tie_word_embeddings"):
+            check(adapter(found, "../base", tensors, modules_to_save=names), "BertForMaskedLM", {})
+
+
+def load(directory: Path) -> State:
+    return {
+        name.removeprefix("base_model.model."): tensor
+        for name, tensor in load_file(directory / "adapter_model.safetensors").items()
+    }
+
+
+GOOD = factors(QUERY, 32, 32)
+ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
+    "another method": ({"peft_type": "IA3"}, GOOD, UnsupportedError, "peft_type is 'IA3'"),
+    "biases of factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
+    "what nobody knows": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
+    "a changed base": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
+    "tokens alone": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
+    "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
+    "no pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
+    "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, and adapter_config.json says 8"),
+    "another layer": ({"layers_to_transform": [1]}, GOOD, CorruptCheckpointError, "layers_to_transform"),
+    "no lengths": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
+    "half": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
+    "no such module": ({}, factors("bert.nothing", 32, 32), WeightsMismatchError, "bert.nothing.*doesn't have"),
+    "no such parameter": ({}, {**GOOD, "bert.x.weight": random(2)}, WeightsMismatchError, "bert.x.weight"),
+    "another shape": ({}, factors(QUERY, 32, 31), WeightsMismatchError, r"\[32, 4\] and \[4, 31\].*\[32, 32\]"),
+    "another vocabulary": (
+        {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
+    ),
+    "a norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
+    "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base"),
+    "a base that isn't there": (
+        {"base_model_name_or_path": "/not/there"}, GOOD, CheckpointNotFoundError, "no such directory",
+    ),
+    "a base of its own kind": ({"base_model_name_or_path": "."}, GOOD, UnsupportedError, "an adapter too"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_cannot_be_merged_is_named(bert: tuple[Path, Path, State], name: str) -> None:
+    settings, tensors, kind, words = ERRORS[name]
+    found = adapter(bert[1], "../base", tensors, **settings)
+    with pytest.raises(kind, match=words):
+        check(found, "BertForMaskedLM", {})
+
+
+def test_missing_files(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, _ = bert
+    for given, words in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
+        with pytest.raises(CheckpointError, match=words):
+            open_checkpoint(source, ExportOptions(adapter=str(given)))
+    with pytest.raises(UnsupportedError, match="give their base as MODEL"):
+        open_checkpoint(found, ExportOptions(adapter=str(found)))
+    (found / "adapter_model.safetensors").rename(found / "adapter_model.bin")
+    with pytest.raises(CheckpointNotFoundError, match=re.escape("adapter_model.bin, a pickle")):
+        open_checkpoint(found, ExportOptions())
+
+
+Targets = dict[str, Any]
+PEFT: dict[str, tuple[str, dict[str, Any], Targets]] = {
+    "linear": ("LlamaForCausalLM", LLAMA, {"target_modules": "all-linear", "use_rslora": True, "r": 3}),
+    "patterns": (
+        "LlamaForCausalLM", LLAMA,
+        {"target_modules": ["q_proj", "o_proj"], "layers_to_transform": [1], "rank_pattern": {"q_proj": 2},
+         "alpha_pattern": {"layers.1.self_attn.o_proj": 5}},
+    ),
+    "biases and a head": (
+        "BertForSequenceClassification", BERT,
+        {"target_modules": ["query"], "bias": "all", "modules_to_save": ["classifier"], "task_type": "SEQ_CLS"},
+    ),
+    "biases of changed modules": ("BertModel", BERT, {"target_modules": ["query"], "bias": "lora_only"}),
+    "dora": ("BertForSequenceClassification", BERT, {"target_modules": ["query", "dense"], "use_dora": True}),
+    "conv1d and a table": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"]}),
+    "dora of conv1d and a table": (
+        "GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"], "use_dora": True},
+    ),
+    "convolutions": ("ViTForImageClassification", VIT, {"target_modules": ["projection"]}),
+    "dora of a convolution": ("ViTForImageClassification", VIT, {"target_modules": ["projection"], "use_dora": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PEFT)
+def test_peft_merges_the_same(name: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    class_name, settings, chosen = PEFT[name]
+    source = base(tmp_path / "base", class_name, settings)
+    model_class: Callable[..., Any] = getattr(transformers, class_name)
+    wrapped = peft.get_peft_model(
+        model_class.from_pretrained(source),  # type: ignore[attr-defined]
+        peft.LoraConfig(**({"r": 4, "lora_alpha": 7} | chosen)),
+    )
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(random(*parameter.shape))
+    wrapped.save_pretrained(tmp_path / "lora")
+    merged = peft.PeftModel.from_pretrained(
+        model_class.from_pretrained(source),  # type: ignore[attr-defined]
+        tmp_path / "lora",
+    ).merge_and_unload()
+    plain = model_class.from_pretrained(source).state_dict()  # type: ignore[attr-defined]
+    wanted = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
+    assert wanted
+    check(tmp_path / "lora", class_name, wanted)
