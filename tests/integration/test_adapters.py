@@ -442,7 +442,8 @@ PEFT: dict[str, tuple[str, dict[str, Any], Targets]] = {
 
 @pytest.mark.parametrize("name", PEFT)
 def test_peft_merges_the_same(name: str, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
+    import peft
+
     class_name, settings, chosen = PEFT[name]
     source = base(tmp_path / "base", class_name, settings)
     model_class: Callable[..., Any] = getattr(transformers, class_name)

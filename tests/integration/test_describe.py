@@ -76,7 +76,8 @@ def test_no_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert describe_checkpoint(make_checkpoint("bert", "masked-lm", directory)).graphs
 
 
-def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # which test runners set; nothing is cut where output isn't a terminal
     checkpoint = str(make_checkpoint("gpt2", "causal-lm", directory))
     assert main(["describe", checkpoint]) == 0
     text = capsys.readouterr().out
