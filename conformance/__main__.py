@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from conformance.page import page, summary
 from conformance.pairs import SAMPLE, pairs, parse
-from conformance.runner import PAIR_SECONDS, read, run
+from conformance.runner import PAIR_SECONDS, Job, read, run
 
 _WORK = Path("build/conformance")
+_MATRIX = Path("build/matrix")
+MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
 _PAGE = Path("docs/conformance-4.37.md")
 
 
@@ -26,7 +29,25 @@ def main() -> int:
         found = read(arguments.results)
         arguments.page.write_text(page([found[pair] for pair in pairs() if pair in found]), encoding="utf-8")
         return 0
-    return _run(arguments)
+    return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
+
+
+def _run_matrix(arguments: argparse.Namespace) -> int:
+    from conformance.matrix.pairs import chosen
+
+    found = chosen(arguments.tasks, arguments.types)
+    if not arguments.resume:
+        arguments.results.unlink(missing_ok=True)
+    records = run(
+        found,
+        directory=arguments.directory,
+        results=arguments.results,
+        jobs=arguments.jobs,
+        seconds=arguments.seconds,
+        job=MATRIX,
+    )
+    print(Counter(record.get("category", record["status"]) for record in records), file=sys.stderr)
+    return int(any(record["status"] != "passed" for record in records))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -55,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--results", type=Path, default=_WORK / "results.jsonl", help="file of JSON lines")
     runs.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
     runs.add_argument("--directory", type=Path, default=_WORK, help="where checkpoints and outputs go")
+    matrix = verbs.add_parser("matrix", help="export every (model type, task) that the Auto classes reach")
+    matrix.add_argument("--tasks", help="comma-separated tasks, all without")
+    matrix.add_argument("--types", help="comma-separated model types, all without")
+    matrix.add_argument("--jobs", type=int, default=2, help="worker processes")
+    matrix.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one pair")
+    matrix.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl", help="file of JSON lines")
+    matrix.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
+    matrix.add_argument("--directory", type=Path, default=_MATRIX, help="where checkpoints and outputs go")
     written = verbs.add_parser("page", help="write the page of the documentation from a results file")
     written.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
     written.add_argument("--page", type=Path, default=_PAGE)

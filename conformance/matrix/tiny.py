@@ -1,0 +1,81 @@
+"""Write the tiny seeded checkpoint of a pair."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from conformance.checkpoints import randomize
+from conformance.matrix.pairs import model_class
+from conformance.matrix.shrink import tiny_config
+from conformance.matrix.sides import save_sides
+from onnxport.configs.tasks import PAST_SUFFIX
+
+MOST_PARAMETERS = 20_000_000
+_MARKER = "conformance.json"
+
+
+class NoCheckpointError(Exception):
+    """Say why a pair has no tiny checkpoint."""
+
+
+def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Write the checkpoint of a pair; one that is already there is kept.
+
+    Args:
+        model_type: as in `config.json`.
+        task: a task; with and without past share one checkpoint.
+        directory: where checkpoints are kept, one directory each.
+
+    Returns:
+        The checkpoint's directory, and `parameters` and `repeated` (layers of one class) of its model.
+
+    Raises:
+        NoCheckpointError: there is no small configuration, or a package is missing.
+    """
+    task = task.removesuffix(PAST_SUFFIX)
+    target = directory / f"{model_type}-{task}"
+    marker = target / _MARKER
+    if marker.is_file():
+        return target, json.loads(marker.read_text())
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        facts = _write(model_type, task, target)
+    except Exception as error:  # configurations and models raise whatever they like
+        shutil.rmtree(target, ignore_errors=True)
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        raise NoCheckpointError(f"{type(error).__name__}: {' '.join(lines)}"[:300]) from error
+    marker.write_text(json.dumps(facts))
+    return target, facts
+
+
+def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
+    import torch
+
+    made_of = model_class(model_type, task)
+    config = tiny_config(model_type)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in made_of(copy.deepcopy(config)).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{made_of.__name__} still has {size / 1e6:.0f} million parameters")
+    torch.manual_seed(0)
+    model = made_of(config)
+    randomize(model)
+    model.save_pretrained(target)
+    save_sides(made_of, model.config, target)
+    return {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
+
+
+def repeated_layers(model: Any) -> int:
+    """Return the largest number of layers of one class that a model holds in a row."""
+    from torch import nn
+
+    most = 0
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            kinds = [type(child) for child in module if list(child.parameters())]
+            most = max([most, *(kinds.count(kind) for kind in set(kinds))])
+    return most
