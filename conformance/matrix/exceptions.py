@@ -4,7 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-EXCEPTIONS: dict[str, dict[str, Any]] = {}
+_BACKBONE = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+_THREE_STAGES = {**_BACKBONE, "out_features": ["stage2", "stage3", "stage4"]}
+_WITHOUT_TIMM = {"use_timm_backbone": False, "backbone": None, "use_pretrained_backbone": False}
+_SERIES = {"prediction_length": 4, "context_length": 12, "lags_sequence": [1, 2, 3]}
+
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32]},
+    "mamba2": {"num_heads": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "perceiver": {"num_latents": 8},
+    "efficientnet": {"width_coefficient": 0.2, "depth_coefficient": 0.3},
+    "align": {"vision_config": {"...": 0, "width_coefficient": 0.2, "depth_coefficient": 0.3}},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
+    "autoformer": {"base": _SERIES, **_SERIES},
+    "informer": {"base": _SERIES, **_SERIES},
+    "time_series_transformer": {"base": _SERIES, **_SERIES},
+    "gemma4_assistant": {"base": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
+    **{
+        name: {"base": {**_WITHOUT_TIMM, "backbone_config": _BACKBONE}}
+        for name in ("detr", "conditional_detr", "dab-detr", "table-transformer")
+    },
+    **{
+        name: {"base": {**_WITHOUT_TIMM, "backbone_config": _THREE_STAGES}}
+        for name in ("deformable_detr", "omdet-turbo")
+    },
+}
 """Model type to values of fields; `base` holds what the default configuration needs to be made at all.
 
 A value for a configuration inside is a dictionary with the key `...`.

@@ -6,7 +6,6 @@ divisible, stays so. What no rule can know is in `exceptions.py`.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
 from typing import Any
@@ -23,6 +22,10 @@ _LEFT = re.compile(
 )
 _RULES: tuple[tuple[str, int], ...] = (
     (r"(^|_)vocab(_size)?$|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
+    (r"^(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", 8),
+    (r"^upsample_groups$", WIDTH),
+    (r"groups$", 8),
+    (r"^d_latents$", WIDTH),
     (r"^(linear_num_key_heads|index_n_heads)$", 2),
     (r"head_dim$|^d_kv$|^d_head$|^dim_head$|qk_(nope|rope)_head_dim$|_d_head$|^mamba_headdim$|^kv_channels$", HEAD),
     (r"^qk_head_dim$", 2 * HEAD),
@@ -46,8 +49,17 @@ _RULES: tuple[tuple[str, int], ...] = (
 )
 """What a name means, the first that fits: the largest number that it may have, 0 for any."""
 
-_PER_LAYER = re.compile(r"layer_types|block_type|layers_types|rope_layers|rope_theta|layer_type|indexer_types|layers$")
+_KEY_VALUE_HEADS = re.compile(r"(num_key_value_heads|num_kv_heads|kv_heads)$")
+_PLACES = re.compile(r"out_indices|out_features|_indexes$|vision_feature_layer$|feature_layers?$|hook_ids|layer_indices")
+_IDS = re.compile(
+    r"(_token_id|_token_index|_token_ids|_bos_id|_eos_id|_start_id|_end_id|suppress_tokens|mask_index)$"
+)
+_TEXTS = ("text_config", "decoder", "thinker_config")
 _WIDTHS = re.compile(r"size|dim|channels|width|filters")
+
+
+_FILLED = {"head_dim": HEAD, "num_key_value_heads": 2, "num_local_experts": EXPERTS}
+"""Fields that some classes leave empty although their models need them."""
 
 
 def tiny_config(model_type: str) -> Any:
@@ -60,60 +72,91 @@ def tiny_config(model_type: str) -> Any:
 
     config_class = CONFIG_MAPPING[model_type]
     exception = EXCEPTIONS.get(model_type, {})
-    base = config_class(**exception.get("base", {}))
-    config = _shrunk(base, exception, {})
-    return config
+    return _shrunk(config_class(**exception.get("base", {})), exception)
 
 
-def _shrunk(config: Any, changes: dict[str, Any], ids: dict[int, int]) -> Any:
+def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
     """Return a small copy of a configuration and of those inside it."""
     config_class = type(config)
     try:
         default = config_class()
     except Exception:  # a class that needs arguments: then all are passed on
         default = None
-    layers = _layers_of(config)
     values: dict[str, Any] = {}
-    for name in _fields(config):
-        value = getattr(config, name)
-        new = changes[name] if name in changes and not _nests(changes[name]) else _small(name, value, layers, changes)
-        if name in changes or default is None or _differs(new, getattr(default, name, None)):
+    for name, own in _fields(config).items():
+        value = _value(config, name, own)
+        if name in changes and not _nests(changes[name]):
+            values[name] = changes[name]
+            continue
+        usual = _value(default, name, own)
+        if _is_worked_out(own, value) and default is not None and not _differs(value, usual):
+            continue  # the class works it out from others
+        new = _small(name, value, config, changes)
+        if default is None or _differs(new, usual):
             values[name] = new
-    for name, new in changes.items():
-        if name != "base" and name not in values and not _nests(new):
-            values[name] = new
-    _ids(values, config)
-    made = config_class(**{name: value for name, value in values.items() if not _is_derived(config, name, value)})
-    return made
+    left = ("base", *values)
+    values |= {name: new for name, new in changes.items() if name not in left and not _nests(new)}
+    fields = _fields(config)
+    values |= {name: new for name, new in _FILLED.items() if name in fields and _value(config, name, 0) is None}
+    _move_ids(values, config)
+    made = config_class(**values)
+    return _with_all_kinds(made, config, values)
 
 
-def _fields(config: Any) -> list[str]:
+def _with_all_kinds(made: Any, config: Any, values: dict[str, Any]) -> Any:
+    """Make a configuration again where a kind of layer that the large one has was lost."""
+    large, small = (getattr(one, "layer_types", None) for one in (config, made))
+    is_list = isinstance(large, list) and isinstance(small, list) and isinstance((large or [0])[0], str)
+    if not is_list or "layer_types" in values or set(large) == set(small):
+        return made
+    return type(config)(**values, layer_types=_few_kinds(large)[: len(small)])
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Return the names of a configuration's fields with the defaults that its class writes down."""
     if dataclasses.is_dataclass(config):
-        names = [field.name for field in dataclasses.fields(config) if field.init]
+        found = {field.name: field.default for field in dataclasses.fields(config) if field.init}
     else:
-        names = list(config.to_dict())
+        found = dict(config.to_dict())
     left = ("transformers_version", "id2label", "label2id", "architectures", "model_type", "dtype", "torch_dtype")
-    return [name for name in names if name not in left and not name.startswith("_") and hasattr(config, name)]
+    return {name: default for name, default in found.items() if name not in left and not name.startswith("_")}
+
+
+def _value(config: Any, name: str, default: Any) -> Any:
+    """Return a field's value; the default where it differs from layer to layer."""
+    try:
+        value = getattr(config, name, default)
+    except Exception:  # a value that each layer has its own of
+        value = default
+    return None if value is dataclasses.MISSING else value
+
+
+def _is_worked_out(written: Any, value: Any) -> bool:
+    """Say whether a class works a field out that it writes no default for."""
+    return written is None and value is not None and not hasattr(value, "to_dict")
 
 
 def _nests(value: Any) -> bool:
     return isinstance(value, dict) and "..." in value
 
 
-def _small(name: str, value: Any, layers: int, changes: dict[str, Any]) -> Any:
+def _small(name: str, value: Any, config: Any, changes: dict[str, Any]) -> Any:
     """Return a small value for a field."""
     from transformers import PreTrainedConfig
 
     if isinstance(value, PreTrainedConfig):
         inner = {key: new for key, new in changes.get(name, {}).items() if key != "..."}
-        own = EXCEPTIONS.get(value.model_type, {})
-        return _shrunk(value, {**{k: v for k, v in own.items() if k != "base"}, **inner}, {})
+        own = {key: new for key, new in EXCEPTIONS.get(value.model_type, {}).items() if key != "base"}
+        return _shrunk(value, {**own, **inner})
     if isinstance(value, dict):
-        return {key: _small(str(key), inner, layers, {}) for key, inner in value.items()}
+        return {key: _small(str(key), inner, config, {}) for key, inner in value.items()}
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         return value
+    layers = _layers_of(config)
     if isinstance(value, int):
-        return _small_number(name, value)
+        if _KEY_VALUE_HEADS.search(name) and value >= (_value(config, "num_attention_heads", 0) or 0):
+            return min(value, HEADS)
+        return _place(value, layers) if _PLACES.search(name) else _small_number(name, value)
     return _small_list(name, list(value), layers)
 
 
@@ -127,19 +170,43 @@ def _small_number(name: str, value: int) -> int:
 
 
 def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:
-    if name == "depths" or name.endswith(("num_blocks", "block_repeats")):
+    numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    if name == "depths" or name.endswith(("num_blocks", "block_repeats", "numb_of_layers")):
         return [min(value, 2) if isinstance(value, int) else value for value in values]
     if name == "mrope_section":
         return [2, 1, 1]
+    if _PLACES.search(name) and layers > LAYERS:
+        return _places(values, layers)
     if values and isinstance(values[0], str) and len(values) == layers and layers > LAYERS:
         return _few_kinds(values)
-    if len(values) == layers and layers > LAYERS and (_PER_LAYER.search(name) or not isinstance(values[0], str)):
+    if len(values) == layers and layers > LAYERS:
         return values[:LAYERS]
-    if "head" in name and all(isinstance(value, int) for value in values):
-        return [max(1, min(value, HEADS)) for value in values]
-    if _WIDTHS.search(name) and not re.search(r"image|patch|kernel|window|stride|input_size", name):
+    if "head" in name and numbers:
+        return [min(value, 2) for value in values]
+    if numbers and _WIDTHS.search(name) and not re.search(r"image|patch|kernel|window|stride|input_size|pool", name):
         return _scaled(values)
     return values
+
+
+def _places(values: list[Any], layers: int) -> list[Any]:
+    """Move the numbers of layers, or the names of stages, to where they are among few layers."""
+    if values and isinstance(values[0], str):
+        stages = [re.fullmatch(r"stage(\d+)", value) for value in values]
+        if not all(stages):
+            return values
+        numbers = [int(stage[1]) for stage in stages if stage]
+        return [f"stage{place + 1}" for place in _places([number - 1 for number in numbers], layers)]
+    if not all(isinstance(value, int) for value in values):
+        return values
+    found = [_place(value, layers) for value in values]
+    alike = len(set(found)) < len(values) <= LAYERS
+    return list(range(LAYERS - len(values), LAYERS)) if alike else list(dict.fromkeys(found))
+
+
+def _place(value: int, layers: int) -> int:
+    if value < 0 or layers <= LAYERS:
+        return max(value, -LAYERS)
+    return max(0, min((value + 1) * LAYERS // layers, LAYERS) - 1)
 
 
 def _scaled(values: list[Any]) -> list[Any]:
@@ -172,26 +239,19 @@ def _differs(new: Any, old: Any) -> bool:
     return bool(new != old)
 
 
-def _is_derived(config: Any, name: str, value: Any) -> bool:
-    """Say whether the class works a field out from others where it isn't given."""
-    return False
-
-
-def _ids(values: dict[str, Any], config: Any) -> None:
+def _move_ids(values: dict[str, Any], config: Any) -> None:
     """Move token numbers that are outside the small vocabulary inside."""
-    texts = [config, *(getattr(config, name, None) for name in ("text_config", "decoder", "thinker_config"))]
+    texts = [config, *(_value(config, name, None) for name in _TEXTS)]
     sizes = [size for text in texts if isinstance(size := getattr(text, "vocab_size", None), int)]
     limit = min([VOCABULARY, *sizes])
-    taken: dict[int, int] = {}
-    for name in _fields(config):
-        value = values.get(name, getattr(config, name, None))
-        if not re.search(r"(_token_id|_token_index|_token_ids|_bos_id|_eos_id|_start_id|_end_id|suppress_tokens)$", name):
+    for name, default in _fields(config).items():
+        if not _IDS.search(name):
             continue
+        value = values[name] if name in values else _value(config, name, default)
         if isinstance(value, int) and not isinstance(value, bool) and value >= limit:
             values[name] = _moved(value, limit)
         elif isinstance(value, list) and any(isinstance(item, int) and item >= limit for item in value):
             values[name] = [_moved(item, limit) if item >= limit else item for item in value]
-    del taken
 
 
 def _moved(value: int, limit: int) -> int:
