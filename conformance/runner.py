@@ -155,7 +155,9 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, (self._directory, self._function), self._torch_threads), daemon=True)
+        self._process = context.Process(
+            target=_work, args=(theirs, (self._directory, self._function), self._torch_threads), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._count = 0

@@ -22,12 +22,12 @@ FAMILIES = {
     "text": "fill-mask text-generation text2text-generation text-classification token-classification "
     "question-answering multiple-choice next-sentence-prediction text-encoding table-question-answering",
     "vision": "image-classification object-detection image-segmentation semantic-segmentation depth-estimation masked-im "
-    "mask-generation keypoint-detection keypoint-matching instance-segmentation video-classification image-to-image "
+    "mask-generation keypoint-detection keypoint-matching video-classification image-to-image "
     "normal-estimation pointmap-estimation pose-estimation image-matting table-recognition text-recognition backbone",
     "audio": "automatic-speech-recognition audio-classification audio-frame-classification audio-xvector "
-    "text-to-audio text-to-spectrogram audio-tokenization",
+    "text-to-audio audio-tokenization",
     "multimodal": "image-to-text audio-text-to-text zero-shot-image-classification zero-shot-object-detection "
-    "visual-question-answering document-question-answering decision",
+    "visual-question-answering document-question-answering",
     "time series": "time-series-prediction",
     "bare models": "feature-extraction",
 }

@@ -37,23 +37,29 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"(^|_)(num_experts|routed_experts|local_experts)$|^num_hash(es)?$", EXPERTS),
     (r"^(n_group|num_expert_group)$", 2),
     (r"^topk_group$", 1),
-    (r"(intermediate|ffn|d_ff|dff|mlp_dim|n_inner|feedforward_dim|dim_feedforward|moe_hidden_size|d_inner)(_|$)", INNER),
+    (
+        r"(intermediate|ffn|d_ff|dff|mlp_dim|n_inner|feedforward_dim|dim_feedforward|moe_hidden_size|d_inner)(_|$)",
+        INNER,
+    ),
     (r"(^|_)(layers?|depth|n_layers?|num_blocks)$", LAYERS),
     (r"(state_size|d_state|state_dim)$", HEAD),
     (r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_target_positions|max_length)$", LENGTH),
     (r"(^|_)(num_queries|num_query_tokens|num_denoising|num_detection_tokens|num_proposals|num_latents|n_latents)$", 8),
     (r"sliding_window|window_size_per|local_attention|attention_chunk_size", 4 * LENGTH),
     (r"(^|_)(image_size|crop_size|pretrain_image_size|max_image_size|resolution|img_size)$", PICTURE),
-    (r"patch|window|kernel|block|chunk|crop|_len(gth)?$|length|position|max_|min_|scale|bins|bucket|num_|_id$|_index$", 0),
+    (
+        r"patch|window|kernel|block|chunk|crop|_len(gth)?$|length|position|max_|min_|scale|bins|bucket|num_|_id$|_index$",
+        0,
+    ),
     (r"size|dim|channels|width|filters|d_model|n_embd|embed|units|hidden|planes|rel$", WIDTH),
 )
 """What a name means, the first that fits: the largest number that it may have, 0 for any."""
 
 _KEY_VALUE_HEADS = re.compile(r"(num_key_value_heads|num_kv_heads|kv_heads)$")
-_PLACES = re.compile(r"out_indices|out_features|_indexes$|vision_feature_layer$|feature_layers?$|hook_ids|layer_indices")
-_IDS = re.compile(
-    r"(_token_id|_token_index|_token_ids|_bos_id|_eos_id|_start_id|_end_id|suppress_tokens|mask_index)$"
+_PLACES = re.compile(
+    r"out_indices|out_features|_indexes$|vision_feature_layer$|feature_layers?$|hook_ids|layer_indices"
 )
+_IDS = re.compile(r"(_token_id|_token_index|_token_ids|_bos_id|_eos_id|_start_id|_end_id|suppress_tokens|mask_index)$")
 _TEXTS = ("text_config", "decoder", "thinker_config")
 _WIDTHS = re.compile(r"size|dim|channels|width|filters")
 
@@ -106,7 +112,7 @@ def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
 def _with_all_kinds(made: Any, config: Any, values: dict[str, Any]) -> Any:
     """Make a configuration again where a kind of layer that the large one has was lost."""
     large, small = (getattr(one, "layer_types", None) for one in (config, made))
-    is_list = isinstance(large, list) and isinstance(small, list) and isinstance((large or [0])[0], str)
+    is_list = "layer_types" in _fields(config) and isinstance(large, list) and isinstance(small, list) and isinstance((large or [0])[0], str)
     if not is_list or "layer_types" in values or set(large) == set(small):
         return made
     return type(config)(**values, layer_types=_few_kinds(large)[: len(small)])
@@ -173,7 +179,7 @@ def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:
     numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if name == "depths" or name.endswith(("num_blocks", "block_repeats", "numb_of_layers")):
         return [min(value, 2) if isinstance(value, int) else value for value in values]
-    if name == "mrope_section":
+    if name == "mrope_section" and numbers:
         return [2, 1, 1]
     if _PLACES.search(name) and layers > LAYERS:
         return _places(values, layers)
@@ -195,8 +201,12 @@ def _places(values: list[Any], layers: int) -> list[Any]:
         if not all(stages):
             return values
         numbers = [int(stage[1]) for stage in stages if stage]
+        if max(numbers) <= LAYERS:
+            return values
         return [f"stage{place + 1}" for place in _places([number - 1 for number in numbers], layers)]
     if not all(isinstance(value, int) for value in values):
+        return values
+    if max(values) < LAYERS:
         return values
     found = [_place(value, layers) for value in values]
     alike = len(set(found)) < len(values) <= LAYERS
