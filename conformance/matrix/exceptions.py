@@ -13,7 +13,7 @@ _BACKBONE = {
 }
 _THREE_STAGES = {**_BACKBONE, "out_features": ["stage2", "stage3", "stage4"]}
 _WITHOUT_TIMM = {"use_timm_backbone": False, "backbone": None, "use_pretrained_backbone": False}
-_SERIES = {"prediction_length": 4, "context_length": 12, "lags_sequence": [1, 2, 3]}
+_SERIES = {"prediction_length": 4, "num_time_features": 1, "context_length": 12, "lags_sequence": [1, 2, 3]}
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
@@ -45,6 +45,34 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer": {"num_filters": 4, "hidden_size": 16, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "t5gemma2_encoder": {"mm_tokens_per_image": 4},
+    "shieldgemma2": {"mm_tokens_per_image": 4},
+    "lilt": {"hidden_size": 48},
+    "superpoint": {"keypoint_decoder_dim": 65},
+    "donut-swin": {"window_size": 2},
+    "maskformer-swin": {"window_size": 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "canary": {"decoder_config": {"...": 0, "vocab_size": 128}},
+    "granite_speech5_ctc": {"encoder_config": {"...": 0, "vocab_size": 128}},
+    "bridgetower": {
+        "text_config": {"...": 0, "hidden_size": 64},
+        "vision_config": {"...": 0, "hidden_size": 64},
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+    },
+    "cosmos3_edge_text": {
+        "head_dim": 8,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "mrope_section": [1, 1, 2]},
+    },
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [32, 32]},
+    "chameleon": {"vocabulary_map": {"<image>": 100, **{f"IMGIMG{chr(65 + i)}Z": 64 + i for i in range(16)}}},
+    "emu3": {"vocabulary_map": {"<image>": 100, **{f"<|visual token {i:06}|>": 64 + i for i in range(16)}}},
+    "deepseek_v2": {"n_group": 2, "topk_group": 1},
+    "sam": {"vision_config": {"...": 0, "image_size": 64}},
     "autoformer": {"base": _SERIES, **_SERIES},
     "informer": {"base": _SERIES, **_SERIES},
     "time_series_transformer": {"base": _SERIES, **_SERIES},

@@ -7,7 +7,10 @@ divisible, stays so. What no rule can know is in `exceptions.py`.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from conformance.matrix.exceptions import EXCEPTIONS
@@ -23,6 +26,7 @@ _LEFT = re.compile(
 _RULES: tuple[tuple[str, int], ...] = (
     (r"(^|_)vocab(_size)?$|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
     (r"^(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", 8),
+    (r"^rotary_dim$", HEAD // 2),
     (r"^upsample_groups$", WIDTH),
     (r"groups$", 8),
     (r"^d_latents$", WIDTH),
@@ -68,8 +72,12 @@ _FILLED = {"head_dim": HEAD, "num_key_value_heads": 2, "num_local_experts": EXPE
 """Fields that some classes leave empty although their models need them."""
 
 
-def tiny_config(model_type: str) -> Any:
+def tiny_config(model_type: str, task: str = "") -> Any:
     """Return a tiny configuration of a model type.
+
+    Args:
+        model_type: as in `config.json`.
+        task: what the model is for; one that generates is told that it is a decoder.
 
     Raises:
         Exception: whatever the configuration's class says of the values.
@@ -78,7 +86,12 @@ def tiny_config(model_type: str) -> Any:
 
     config_class = CONFIG_MAPPING[model_type]
     exception = EXCEPTIONS.get(model_type, {})
-    return _shrunk(config_class(**exception.get("base", {})), exception)
+    config = _shrunk(config_class(**exception.get("base", {})), exception)
+    if task == "text-generation" and not config.is_encoder_decoder and "is_decoder" in _fields(config):
+        config.is_decoder = True
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0
+    return config
 
 
 def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
@@ -105,14 +118,40 @@ def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
     fields = _fields(config)
     values |= {name: new for name, new in _FILLED.items() if name in fields and _value(config, name, 0) is None}
     _move_ids(values, config)
-    made = config_class(**values)
-    return _with_all_kinds(made, config, values)
+    made = _with_all_kinds(config_class(**values), config, values)
+    _divide_positions(made)
+    return made
+
+
+def _divide_positions(config: Any) -> None:
+    """Share the few frequencies of a small head out among the axes of a model with positions in three directions."""
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict) or not _source_names(type(config), "mrope_section"):
+        return
+    for part in (rope, *rope.values()):
+        if isinstance(part, dict) and "rope_theta" in part:
+            share = part.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1.0
+            count = int((getattr(config, "head_dim", None) or HEAD) * share) // 2
+            part["mrope_section"] = [count // 4, count // 4, count - 2 * (count // 4)]
+
+
+@cache
+def _source_names(config_class: Any, word: str) -> bool:
+    """Say whether the file of a configuration's model has a word."""
+    name = config_class.__module__.replace(".configuration_", ".modeling_")
+    file = Path(inspect.getfile(config_class)).with_name(f"{name.rpartition('.')[2]}.py")
+    return file.is_file() and word in file.read_text(encoding="utf-8")
 
 
 def _with_all_kinds(made: Any, config: Any, values: dict[str, Any]) -> Any:
     """Make a configuration again where a kind of layer that the large one has was lost."""
     large, small = (getattr(one, "layer_types", None) for one in (config, made))
-    is_list = "layer_types" in _fields(config) and isinstance(large, list) and isinstance(small, list) and isinstance((large or [0])[0], str)
+    is_list = (
+        "layer_types" in _fields(config)
+        and isinstance(large, list)
+        and isinstance(small, list)
+        and isinstance((large or [0])[0], str)
+    )
     if not is_list or "layer_types" in values or set(large) == set(small):
         return made
     return type(config)(**values, layer_types=_few_kinds(large)[: len(small)])
@@ -179,8 +218,6 @@ def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:
     numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if name == "depths" or name.endswith(("num_blocks", "block_repeats", "numb_of_layers")):
         return [min(value, 2) if isinstance(value, int) else value for value in values]
-    if name == "mrope_section" and numbers:
-        return [2, 1, 1]
     if _PLACES.search(name) and layers > LAYERS:
         return _places(values, layers)
     if values and isinstance(values[0], str) and len(values) == layers and layers > LAYERS:
@@ -220,12 +257,8 @@ def _place(value: int, layers: int) -> int:
 
 
 def _scaled(values: list[Any]) -> list[Any]:
-    """Divide widths, the ratios between them kept where that leaves the first with 16 at least."""
-    numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    if len(numbers) != len(values) or not numbers or min(numbers) < 8:
-        return values
-    factor = max(1, min(numbers) // 16)
-    return [max(8, value // factor // 8 * 8) for value in values]
+    """Divide widths by eight: what is equal, or twice another, stays so."""
+    return [value if value < 16 else max(8, value // 8 // 8 * 8) for value in values]
 
 
 def _few_kinds(values: list[str]) -> list[str]:
@@ -258,6 +291,8 @@ def _move_ids(values: dict[str, Any], config: Any) -> None:
         if not _IDS.search(name):
             continue
         value = values[name] if name in values else _value(config, name, default)
+        if name == "pad_token_id" and value is None and sizes:
+            values[name] = 1  # whoever classifies several texts at once needs to know where each ends
         if isinstance(value, int) and not isinstance(value, bool) and value >= limit:
             values[name] = _moved(value, limit)
         elif isinstance(value, list) and any(isinstance(item, int) and item >= limit for item in value):

@@ -87,6 +87,8 @@ def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any
     arguments: dict[str, Any] = {"size": edges or square}
     if getattr(image_class, "crop_size", None):
         arguments["crop_size"] = square
+    if getattr(image_class, "pad_size", None):
+        arguments["pad_size"] = square
     return arguments
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from conformance.checkpoints import randomize
-from conformance.matrix.pairs import model_class
+from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
-from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
 
 MOST_PARAMETERS = 20_000_000
 _MARKER = "conformance.json"
@@ -55,8 +55,8 @@ def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, di
 def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     import torch
 
-    made_of = model_class(model_type, task)
-    config = tiny_config(model_type)
+    config = tiny_config(model_type, task)
+    made_of = _whole_class(model_type, task, type(config))
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in made_of(copy.deepcopy(config)).parameters())
     if size > MOST_PARAMETERS:
@@ -67,6 +67,21 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     model.save_pretrained(target)
     save_sides(made_of, model.config, target)
     return {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
+
+
+def _whole_class(model_type: str, task: str, config_class: Any) -> Any:
+    """Return the class whose weights the checkpoint has: that of the pair, unless it is only a part of the model.
+
+    A checkpoint that reads pictures and texts may be loaded as a model of texts alone; it holds all of it.
+    """
+    made_of = model_class(model_type, task)
+    whole = ("image-to-text", "audio-text-to-text", "text-to-audio")
+    if task in whole or issubclass(config_class, made_of.config_class or config_class):
+        return made_of
+    for other in whole:
+        if model_type in classes(canonical_task(other)):
+            return model_class(model_type, other)
+    return made_of
 
 
 def repeated_layers(model: Any) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs.arguments import PAST
+from onnxport.configs.recipes import Setting, asked_for, recipe
 from onnxport.configs.recurrences import forgets, patches_of
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
@@ -33,6 +34,11 @@ _AXES: dict[str, dict[int, str]] = {
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
 _SOUNDS = ("input_values", "input_features")
+_ALWAYS = ("input_points", "input_labels")
+"""Parameters that a forward does without, and a user doesn't."""
+_CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
+_TRIES = 5
+"""How often a model is run with one more of the inputs that it asks for."""
 _NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAMES)
 
 
@@ -44,18 +50,34 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         preprocessor: its tokenizer, processor, image processor or feature extractor.
         use_past: whether the graph takes and gives the key/value cache.
         last_logits: whether the graph gives the logits of the last token only.
+        chooses: whether each text stands for several, one of which the model chooses.
 
     Raises:
         UnsupportedError: the model's inputs or its cache can't be described, or it can't give the last logits only.
     """
 
-    def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        super().__init__(model.config, "default", patches_of(model), use_past)
-        self._parameters = tuple(inspect.signature(type(model).forward).parameters)
+    def __init__(
+        self,
+        model: Any,
+        preprocessor: Any,
+        use_past: bool = False,
+        last_logits: bool = False,
+        chooses: bool = False,
+    ) -> None:
+        super().__init__(model.config, "multiple-choice" if chooses else "default", patches_of(model), use_past)
+        parameters = inspect.signature(type(model).forward).parameters
+        self._parameters = tuple(parameters)
+        self._added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
+        if (
+            model.config.is_encoder_decoder
+            and "decoder_input_ids" in parameters
+            and "decoder_input_ids" not in self._added
+        ):
+            self._added.append("decoder_input_ids")
+        self._dropped: set[str] = set()
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
-        reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
-        self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
+        self._parts = _parts(model, preprocessor, parameters)
         self._states = CacheStates((), 0)
         self._cache_name = next((name for name in CACHE_NAMES if name in self._parameters), PAST)
         self._more = {"logits_to_keep": 1} if last_logits else {}
@@ -99,11 +121,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         import torch
 
         generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
-        parts = (tokenizer.tokenizer, tokenizer.image_processor) if self._compares else (tokenizer,)
+        parts = [getattr(tokenizer, part) for part in self._parts] or [tokenizer]
         made: dict[str, Any] = {}
         for part in parts:
             made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
-        inputs = {name: value for name, value in made.items() if name in self._parameters}
+        wanted = set(self._parameters) - self._dropped
+        inputs = {name: value for name, value in made.items() if name in wanted}
+        self._add_recipes(inputs)
         if not self._generates or "input_ids" not in inputs:
             return inputs
         inputs.pop("token_type_ids", None)
@@ -162,24 +186,54 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Take the cache apart; see `OnnxConfig`."""
         return self._states.from_cache(cache)
 
+    def _add_recipes(self, inputs: dict[str, Any]) -> None:
+        """Add what no preprocessor makes."""
+        for name in self._added:
+            made_by = recipe(name)
+            if name not in inputs and made_by is not None:
+                batch = next((len(value) for value in inputs.values()), self.default_batch_size)
+                inputs[name] = made_by.make(Setting(self._config, batch, inputs))
+
+    def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
+        """Label the axes of inputs, in the order of the tables."""
+        known = {name: recipe(name) for name in inputs}
+        axes: dict[str, Mapping[int, str]] = {name: _AXES[name] for name in _AXES if name in inputs}
+        axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}
+        axes |= {name: {0: "batch"} for name in inputs if name not in axes}
+        if self.task == "multiple-choice":
+            axes |= {name: _CHOICES for name in inputs if name in _TEXT}
+        return axes
+
     def _look_at(self, model: Any, preprocessor: Any) -> None:
-        """Run the model once without past and note its inputs, outputs and cache."""
+        """Run the model without past and note its inputs, outputs and cache.
+
+        Where it asks for an input by name that can be made, it is run again with that.
+        """
         import torch
 
         wants_past, self.use_past = self.use_past, False
-        inputs = dict(self.generate_dummy_inputs(preprocessor))
-        unknown = [name for name in inputs if name not in _AXES]
-        if unknown:
-            raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
-        order = [name for name in _AXES if name in inputs]
-        self._inputs = {name: _AXES[name] for name in order}
+        flags = {"use_cache": True} if wants_past else {}
+        made = dict(self.generate_dummy_inputs(preprocessor))
+        self._dropped = {name for name in made if name not in _AXES and not recipe(name)}
+        for _ in range(_TRIES):
+            inputs = dict(self.generate_dummy_inputs(preprocessor))
+            try:
+                with torch.no_grad():
+                    result = self.run(model, {**move(inputs, model), **flags})
+                break
+            except Exception as error:
+                more = [name for name in asked_for(error, self._parameters) if name not in inputs]
+                if not more and not self._dropped:
+                    raise
+                self._added += more
+                self._dropped = self._dropped if more else set()
+        else:
+            raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
+        self._inputs = self._axes_of(inputs)
         sound = next((name for name in _SOUNDS if name in inputs), None)
         mask = inputs.get("attention_mask")
-        if sound and mask is not None and mask.shape[1] == inputs[sound].shape[1]:
+        if sound and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[sound].shape[1]:
             self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (sound, "attention_mask")}
-        flags = {"use_cache": True} if wants_past else {}
-        with torch.no_grad():
-            result = self.run(model, {**move(inputs, model), **flags})
         names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
         self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
         if wants_past:
@@ -192,9 +246,32 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self.use_past = wants_past
 
 
-def _has_both(preprocessor: Any) -> bool:
-    """Say whether a processor prepares texts and pictures."""
-    return all(getattr(preprocessor, part, None) is not None for part in ("tokenizer", "image_processor"))
+def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty or name in _ALWAYS
+
+
+def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
+    """Name the parts of a processor that make a model's inputs; none where one part does, which its inputs choose.
+
+    A model that compares texts with pictures or sounds takes both. One that puts pictures in the places of a text's
+    tokens takes texts alone: its graphs with past take both.
+    """
+    if "input_ids" not in parameters:
+        return ()
+    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+        name = next((name for name in names if name in parameters), None)
+        both = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
+        if name is None or not both:
+            continue
+        required = parameters[name].default is inspect.Parameter.empty or model.main_input_name == name
+        places = any(getattr(model.config, place, None) is not None for place in _PLACES)
+        if required or not (model.can_generate() or places):
+            return ("tokenizer", part)
+    return ()
+
+
+_PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
+"""Fields of configurations that tell which token stands for a picture's or a sound's states."""
 
 
 def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
