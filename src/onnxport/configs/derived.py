@@ -34,6 +34,7 @@ _AXES: dict[str, dict[int, str]] = {
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
 _SOUNDS = ("input_values", "input_features")
+_DECODER = "decoder_input_ids"
 _ALWAYS = ("input_points", "input_labels")
 """Parameters that a forward does without, and a user doesn't."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
@@ -68,12 +69,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         parameters = inspect.signature(type(model).forward).parameters
         self._parameters = tuple(parameters)
         self._added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
-        if (
-            model.config.is_encoder_decoder
-            and "decoder_input_ids" in parameters
-            and "decoder_input_ids" not in self._added
-        ):
-            self._added.append("decoder_input_ids")
+        self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
+        if self._decodes and (model.can_generate() or "labels" not in parameters):
+            self._added.append(_DECODER)
         self._dropped: set[str] = set()
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
@@ -223,6 +221,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 break
             except Exception as error:
                 more = [name for name in asked_for(error, self._parameters) if name not in inputs]
+                if not more and self._decodes and _DECODER not in inputs:
+                    more = [_DECODER]
                 if not more and not self._dropped:
                     raise
                 self._added += more
