@@ -55,7 +55,7 @@ _RULES: tuple[tuple[str, int], ...] = (
         r"patch|window|kernel|block|chunk|crop|_len(gth)?$|length|position|max_|min_|scale|bins|bucket|num_|_id$|_index$",
         0,
     ),
-    (r"size|dim|channels|width|filters|d_model|n_embd|embed|units|hidden|planes|rel$", WIDTH),
+    (r"size|dim|width|_features$|d_model|n_embd|embed|units|hidden|planes|rel$", WIDTH),
 )
 """What a name means, the first that fits: the largest number that it may have, 0 for any."""
 
@@ -163,6 +163,9 @@ def _fields(config: Any) -> dict[str, Any]:
         found = {field.name: field.default for field in dataclasses.fields(config) if field.init}
     else:
         found = dict(config.to_dict())
+    if "_out_features" in found or "out_features" in found:
+        found |= {"out_features": None}
+        found.pop("out_indices", None)
     left = ("transformers_version", "id2label", "label2id", "architectures", "model_type", "dtype", "torch_dtype")
     return {name: default for name, default in found.items() if name not in left and not name.startswith("_")}
 
@@ -198,6 +201,8 @@ def _small(name: str, value: Any, config: Any, changes: dict[str, Any]) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         return value
     layers = _layers_of(config)
+    if name.startswith("stem") and hasattr(config, "block_configs"):
+        return value  # its blocks are written out in full, and have the sizes that they have
     if isinstance(value, int):
         if _KEY_VALUE_HEADS.search(name) and value >= (_value(config, "num_attention_heads", 0) or 0):
             return min(value, HEADS)
@@ -211,7 +216,7 @@ def _small_number(name: str, value: int) -> int:
     for pattern, limit in _RULES:
         if re.search(pattern, name):
             return min(value, limit) if limit else value
-    return value
+    return _scaled([value])[0] if re.search(r"channel|filters", name) else value
 
 
 def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:

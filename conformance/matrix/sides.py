@@ -44,7 +44,7 @@ def tokenizer_for(config: Any, names: tuple[str, ...]) -> Any:
         min(sizes, default=100),
         2,
         "<unk>",
-        token_type_ids="token_type_ids" in names,
+        token_type_ids="token_type_ids" in names and (_first(parts, "type_vocab_size") or 2) > 1,
         ids=ids,
     )
 

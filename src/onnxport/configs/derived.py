@@ -72,6 +72,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
         if self._decodes and (model.can_generate() or "labels" not in parameters):
             self._added.append(_DECODER)
+        if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
+            self._added.append("token_type_ids")
         self._dropped: set[str] = set()
         self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
         self._outputs: dict[str, Mapping[int, str]] = {}
@@ -188,7 +190,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Add what no preprocessor makes."""
         for name in self._added:
             made_by = recipe(name)
-            if name not in inputs and made_by is not None:
+            if made_by is not None and (name not in inputs or name == "token_type_ids"):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
                 inputs[name] = made_by.make(Setting(self._config, batch, inputs))
 

@@ -111,6 +111,12 @@ def _frames(setting: Setting) -> torch.Tensor:
     return _zeros(setting.batch, count, setting.number("num_channels", "in_chans", default=3), side, side)
 
 
+def _kinds(setting: Setting) -> torch.Tensor:
+    kinds = len(getattr(setting.config, "type_vocab_sizes", None) or ())
+    tokens = setting.inputs["input_ids"]
+    return 0 * _numbers(*tokens.shape, *((kinds,) if kinds else ()))
+
+
 def _sound_mask(setting: Setting) -> torch.Tensor:
     import torch
 
@@ -133,6 +139,7 @@ _RECIPES: dict[str, Recipe] = {
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
     "qformer_input_ids": Recipe({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
     "bbox": Recipe(_TEXT, _boxes),
+    "token_type_ids": Recipe(_TEXT, _kinds),
     "visual_feats": Recipe(_VISUAL, lambda s: _zeros(s.batch, _PLACES, s.number("visual_feat_dim", default=2048))),
     "visual_pos": Recipe(_VISUAL, lambda s: _zeros(s.batch, _PLACES, s.number("visual_pos_dim", default=4))),
     "pixel_values_videos": Recipe(_BATCH, _frames),
