@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,9 @@ GENERATING = (
     "audio-text-to-text",
 )
 """Tasks whose models may give their key/value cache: a pair of its own."""
+
+_TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
+"""Classes that generate, and keep nothing between steps that a graph could take."""
 
 FAMILIES = {
     "text": "fill-mask text-generation text2text-generation text-classification token-classification "
@@ -47,7 +51,7 @@ def pairs() -> tuple[Pair, ...]:
     for task in TASKS:
         for model_type, name in classes(task).items():
             found.append((model_type, task.name))
-            if task.name in GENERATING and _generates(name):
+            if task.name in GENERATING and not _TRANSDUCERS.search(name) and _generates(name):
                 found.append((model_type, task.name + PAST_SUFFIX))
     return tuple(found)
 

@@ -6,6 +6,7 @@ Which of them is told by what the model's forward takes.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,23 +51,34 @@ def tokenizer_for(config: Any, names: tuple[str, ...]) -> Any:
 
 
 def image_processor_for(config: Any) -> Any:
-    """Build the image processor of a model type, at the size of pictures that the configuration says."""
+    """Build the image processor of a model type, at the size of pictures that the configuration says.
+
+    One that needs more than a picture, or a package that isn't installed, gives way to ViT's.
+    """
     import transformers
+    from PIL import Image
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     height, width = picture_size(config)
-    entry = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type) or {}
+    entry = _named(IMAGE_PROCESSOR_MAPPING_NAMES, config.model_type) or {}
     for name in (entry.get("pil"), "ViTImageProcessorPil"):
         image_class = getattr(transformers, name, None) if name else None
         if image_class is None:
             continue
         try:
             made = image_class(**_image_arguments(image_class, height, width))
-            if next(iter(made.model_input_names)) == "pixel_values":
+            first = next(iter(made.model_input_names))
+            if first == "pixel_values" and first in made(images=[Image.new("RGB", (40, 40))] * 2, return_tensors="pt"):
                 return made
-        except (ImportError, TypeError, ValueError, KeyError):
+        except Exception:  # processors raise whatever they like
             continue
     raise ValueError(f"no image processor for {config.model_type}")
+
+
+def _named(names: Any, model_type: str) -> Any:
+    """Return what a mapping says of a model type; for a part of a model, what it says of the whole."""
+    whole = re.sub(r"_(vision|audio|image|text)?_?(model|encoder|decoder|vision|audio|tower)?$", "", model_type)
+    return names.get(model_type) or names.get(whole)
 
 
 def picture_size(config: Any) -> tuple[int, int]:
@@ -89,28 +101,48 @@ def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any
         arguments["crop_size"] = square
     if getattr(image_class, "pad_size", None):
         arguments["pad_size"] = square
+    if getattr(image_class, "apply_ocr", None):
+        arguments["apply_ocr"] = False
     return arguments
 
 
 def feature_extractor_for(config: Any, kind: str) -> Any:
     """Build the feature extractor of a model type, with as many mel bins as the configuration says."""
+    import numpy
     import transformers
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
-    own = FEATURE_EXTRACTOR_MAPPING_NAMES.get(config.model_type)
-    fallback = "WhisperFeatureExtractor" if kind == "input_features" else "Wav2Vec2FeatureExtractor"
-    bins = _first([config, *_parts(config, _SOUNDS)], "num_mel_bins", "n_mels", "mel_dim")
-    for name in (own, fallback):
+    own = _named(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
+    parts = [config, *_parts(config, _SOUNDS)]
+    bins = _first(
+        parts, "feature_projection_input_dim", "input_dim", "num_mel_bins", "n_mels", "mel_dim", "input_feat_size"
+    )
+    usual = "WhisperFeatureExtractor" if own in ("", "WhisperFeatureExtractor") else _BY_TIME
+    for name in (own, usual if kind == "input_features" else "Wav2Vec2FeatureExtractor"):
         extractor_class = getattr(transformers, name, None) if name else None
         if extractor_class is None:
             continue
-        known = inspect.signature(extractor_class.__init__).parameters
-        arguments = {"feature_size": bins} if bins and "feature_size" in known and kind == "input_features" else {}
         try:
-            return extractor_class(**arguments)
-        except (ImportError, TypeError, ValueError):
+            made = extractor_class(**_sound_arguments(extractor_class, kind, bins))
+            if kind in made([numpy.zeros(_SAMPLES)] * 2, sampling_rate=made.sampling_rate, return_tensors="pt"):
+                return made
+        except Exception:  # extractors raise whatever they like
             continue
     raise ValueError(f"no feature extractor for {config.model_type}")
+
+
+_BY_TIME = "SeamlessM4TFeatureExtractor"
+"""Gives features of shape [sounds, time, bins], as most models but Whisper's take them."""
+_SAMPLES = 24000
+
+
+def _sound_arguments(extractor_class: Any, kind: str, bins: int | None) -> dict[str, Any]:
+    known = inspect.signature(extractor_class.__init__).parameters
+    if not bins or kind != "input_features":
+        return {}
+    if "stride" in known and "num_mel_bins" in known:
+        return {"num_mel_bins": bins // 2, "feature_size": bins // 2, "stride": 2}
+    return {"feature_size": bins} if "feature_size" in known else {}
 
 
 def _parts(config: Any, names: tuple[str, ...]) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs.arguments import PAST
-from onnxport.configs.recipes import Setting, asked_for, recipe
+from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
 from onnxport.configs.recurrences import forgets, patches_of
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
@@ -33,10 +33,14 @@ _AXES: dict[str, dict[int, str]] = {
     "input_values": {0: "batch", 1: "audio_sequence"},
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
+_DIMENSIONS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
+"""How many axes an input has whose axes are labelled above."""
 _SOUNDS = ("input_values", "input_features")
 _DECODER = "decoder_input_ids"
 _ALWAYS = ("input_points", "input_labels")
 """Parameters that a forward does without, and a user doesn't."""
+_REPLACED = ("token_type_ids", "pixel_values")
+"""Inputs that a recipe makes where it knows better than the preprocessor."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
 _TRIES = 5
 """How often a model is run with one more of the inputs that it asks for."""
@@ -74,8 +78,15 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._added.append(_DECODER)
         if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
             self._added.append("token_type_ids")
+        if "pixel_values" in self._added and not takes_frames(model.config):
+            self._added.remove("pixel_values")
+        elif "pixel_values" in parameters and takes_frames(model.config):
+            self._added.append("pixel_values")
         self._dropped: set[str] = set()
-        self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
+        main = model.main_input_name
+        self._inputs: dict[str, Mapping[int, str]] = {  # chooses the part of a processor
+            name: {} for name in ([main] if isinstance(main, str) else main)
+        }
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._parts = _parts(model, preprocessor, parameters)
         self._states = CacheStates((), 0)
@@ -126,7 +137,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for part in parts:
             made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
         wanted = set(self._parameters) - self._dropped
-        inputs = {name: value for name, value in made.items() if name in wanted}
+        inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
         self._add_recipes(inputs)
         if not self._generates or "input_ids" not in inputs:
             return inputs
@@ -190,7 +201,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Add what no preprocessor makes."""
         for name in self._added:
             made_by = recipe(name)
-            if made_by is not None and (name not in inputs or name == "token_type_ids"):
+            if made_by is not None and (name not in inputs or name in _REPLACED):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
                 inputs[name] = made_by.make(Setting(self._config, batch, inputs))
 
@@ -198,6 +209,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Label the axes of inputs, in the order of the tables."""
         known = {name: recipe(name) for name in inputs}
         axes: dict[str, Mapping[int, str]] = {name: _AXES[name] for name in _AXES if name in inputs}
+        for name, usual in _DIMENSIONS.items():
+            if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
+                axes[name] = {0: "batch"}
         axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}
         axes |= {name: {0: "batch"} for name in inputs if name not in axes}
         if self.task == "multiple-choice":
@@ -213,7 +227,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
         wants_past, self.use_past = self.use_past, False
         flags = {"use_cache": True} if wants_past else {}
-        made = dict(self.generate_dummy_inputs(preprocessor))
+        made = self.generate_dummy_inputs(preprocessor)
         self._dropped = {name for name in made if name not in _AXES and not recipe(name)}
         for _ in range(_TRIES):
             inputs = dict(self.generate_dummy_inputs(preprocessor))
@@ -222,7 +236,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                     result = self.run(model, {**move(inputs, model), **flags})
                 break
             except Exception as error:
-                more = [name for name in asked_for(error, self._parameters) if name not in inputs]
+                more = [name for name in asked_for(error, self._parameters) if name not in (*inputs, *_REPLACED)]
                 if not more and self._decodes and _DECODER not in inputs:
                     more = [_DECODER]
                 if not more and not self._dropped:
@@ -265,7 +279,7 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
         both = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
         if name is None or not both:
             continue
-        required = parameters[name].default is inspect.Parameter.empty or model.main_input_name == name
+        required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
         places = any(getattr(model.config, place, None) is not None for place in _PLACES)
         if required or not (model.can_generate() or places):
             return ("tokenizer", part)

@@ -73,7 +73,7 @@ def recipe(name: str) -> Recipe | None:
 
 def asked_for(error: Exception, parameters: Iterable[str]) -> list[str]:
     """List the parameters that an error's text names and that can be made."""
-    words = set(re.findall(r"\w+", str(error)))
+    words = set(re.findall(r"\w+", str(error).lower()))
     return [name for name in parameters if name in words and name in _RECIPES]
 
 
@@ -99,8 +99,8 @@ def _boxes(setting: Setting) -> torch.Tensor:
     import torch
 
     size = getattr(setting.config, "dim_bbox", None)
-    if size:
-        return torch.full((setting.batch, setting.length, int(size)), 0.5)
+    if size or setting.config.model_type == "udop":  # shares of the page, not thousandths
+        return torch.full((setting.batch, setting.length, int(size or 4)), 0.5)
     box = torch.tensor([1, 2, 3, 4])
     return box.expand(setting.batch, setting.length, 4).clone()
 
@@ -126,6 +126,21 @@ def _sound_mask(setting: Setting) -> torch.Tensor:
     return torch.ones(features.shape[0], features.shape[axis], dtype=torch.bool)
 
 
+def _decoder_tokens(setting: Setting) -> torch.Tensor:
+    """Make tokens of a decoder; one that writes several codes for each step of a sound takes all of them."""
+    decoder = getattr(setting.config, "decoder", None) or getattr(setting.config, "decoder_config", None)
+    codebooks, channels = (getattr(decoder, name, None) for name in ("num_codebooks", "num_channels"))
+    if isinstance(codebooks, int):
+        return _numbers(setting.batch * codebooks, _DECODER_LENGTH)
+    return _numbers(setting.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
+
+
+def takes_frames(config: Any) -> bool:
+    """Say whether a model reads pictures one after another, as those of a video."""
+    parts = (config, getattr(config, "vision_config", None))
+    return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
+
+
 def _time_features(setting: Setting, length: int) -> torch.Tensor:
     config = setting.config
     count = getattr(config, "num_time_features", 0) + getattr(config, "num_dynamic_real_features", 0)
@@ -136,7 +151,11 @@ _TEXT = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
-    "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
+    "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
+    "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
+    "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
+    "query_embeds": Recipe({0: "batch"}, lambda s: _zeros(s.batch, _PLACES, s.number("hidden_size", default=64))),
+    "pixel_values": Recipe(_BATCH, _frames),
     "qformer_input_ids": Recipe({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
     "bbox": Recipe(_TEXT, _boxes),
     "token_type_ids": Recipe(_TEXT, _kinds),
