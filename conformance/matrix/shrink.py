@@ -21,10 +21,10 @@ EXPERTS, LENGTH, PICTURE = 4, 512, 64
 _LEFT = re.compile(
     r"(^|_)(kernel|stride|seed|theta|temperature|scale|loss|cost|coefficient|rate|dropout|eps|std|factor|buckets|"
     r"num_channels|in_chans|insert_layer_id|prompt_types|segment_types|type_vocab_size|sampling_rate|num_buckets|"
-    r"num_mel_bins|mel_bins|feature_projection_input_dim|input_feat_size|num_feat_extract_layers|max_bucket_distance|train_num_points|ratio)(_|$)"
+    r"num_mel_bins|mel_bins|feature_projection_input_dim|input_feat_per_channel|input_feat_size|num_feat_extract_layers|max_bucket_distance|train_num_points|ratio)(_|$)"
 )
 _RULES: tuple[tuple[str, int], ...] = (
-    (r"(^|_)vocab(_size)?$|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
+    (r"(^|_)vocab(_size|$)|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
     (r"^(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", 8),
     (r"num_pos_feats$", WIDTH // 2),
     (r"^rotary_dim$", HEAD // 2),
@@ -164,7 +164,7 @@ def _fields(config: Any) -> dict[str, Any]:
         found = {field.name: field.default for field in dataclasses.fields(config) if field.init}
     else:
         found = dict(config.to_dict())
-    if "_out_features" in found or "out_features" in found:
+    if hasattr(config, "out_features"):
         found |= {"out_features": None}
         found.pop("out_indices", None)
     left = ("transformers_version", "id2label", "label2id", "architectures", "model_type", "dtype", "torch_dtype")
