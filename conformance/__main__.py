@@ -1,4 +1,4 @@
-"""`python -m conformance make DIR`, `run`, `page`: checkpoints, exports, documentation."""
+"""`python -m conformance make DIR`, `run`, `page`: checkpoints, exports, documentation; `matrix`, `coverage`: of all."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from conformance.matrix.page import write_page
+from conformance.matrix.pairs import chosen
+from conformance.matrix.pairs import pairs as all_pairs
 from conformance.page import page, summary
 from conformance.pairs import SAMPLE, pairs, parse
 from conformance.runner import PAIR_SECONDS, Job, read, run
 
 _WORK = Path("build/conformance")
 _MATRIX = Path("build/matrix")
+_COVERAGE = Path("docs/coverage.md")
 MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
 _PAGE = Path("docs/conformance-4.37.md")
 
@@ -29,12 +33,13 @@ def main() -> int:
         found = read(arguments.results)
         arguments.page.write_text(page([found[pair] for pair in pairs() if pair in found]), encoding="utf-8")
         return 0
+    if arguments.verb == "coverage":
+        write_page(read(arguments.results, MATRIX.key).values(), arguments.page)
+        return 0
     return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
 
 
 def _run_matrix(arguments: argparse.Namespace) -> int:
-    from conformance.matrix.pairs import chosen
-
     found = chosen(arguments.tasks, arguments.types)
     if not arguments.resume:
         arguments.results.unlink(missing_ok=True)
@@ -46,7 +51,10 @@ def _run_matrix(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         job=MATRIX,
     )
-    print(Counter(record.get("category", record["status"]) for record in records), file=sys.stderr)
+    if set(found) == set(all_pairs()):
+        write_page(records, _COVERAGE)
+    counts = Counter(record.get("category", record["status"]) for record in records)
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()), file=sys.stderr)
     return int(any(record["status"] != "passed" for record in records))
 
 
@@ -87,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     written = verbs.add_parser("page", help="write the page of the documentation from a results file")
     written.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
     written.add_argument("--page", type=Path, default=_PAGE)
+    coverage = verbs.add_parser("coverage", help="write the matrix's page from a results file")
+    coverage.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl")
+    coverage.add_argument("--page", type=Path, default=_COVERAGE)
     return parser
 
 

@@ -29,9 +29,10 @@ time with their key/value cache. This page is written by the command; `coverage.
 
 Tiny random weights show that graphs compute the same; they say nothing about tolerances at real size.
 """
-_MEANINGS = """What a failure is called after: *make*, no tiny checkpoint could be made; *describe*, the inputs or the cache
-aren't described yet; *bind*, parameters and tensors don't fit; *trace*, PyTorch can't capture the model; *convert*, an
-operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ; *crash*, any other error.
+_MEANINGS = """What a failure is called after: *make*, no tiny checkpoint could be made; *describe*, the inputs or the
+cache aren't described yet; *bind*, parameters and tensors don't fit; *trace*, PyTorch can't capture the model;
+*convert*, an operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ; *crash*,
+any other error.
 """
 
 

@@ -25,8 +25,8 @@ _TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
 FAMILIES = {
     "text": "fill-mask text-generation text2text-generation text-classification token-classification "
     "question-answering multiple-choice next-sentence-prediction text-encoding table-question-answering",
-    "vision": "image-classification object-detection image-segmentation semantic-segmentation depth-estimation masked-im "
-    "mask-generation keypoint-detection keypoint-matching video-classification image-to-image "
+    "vision": "image-classification object-detection image-segmentation semantic-segmentation depth-estimation "
+    "masked-im mask-generation keypoint-detection keypoint-matching video-classification image-to-image "
     "normal-estimation pointmap-estimation pose-estimation image-matting table-recognition text-recognition backbone",
     "audio": "automatic-speech-recognition audio-classification audio-frame-classification audio-xvector "
     "text-to-audio audio-tokenization",
