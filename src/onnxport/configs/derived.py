@@ -7,7 +7,7 @@ names that today's clients expect, `position_ids` among them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnxport.configs._dummies import extend_mask
@@ -70,6 +70,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         chooses: bool = False,
     ) -> None:
         super().__init__(model.config, "multiple-choice" if chooses else "default", patches_of(model), use_past)
+        if getattr(type(model).forward, "__name__", "") == "_forward_unimplemented":
+            raise UnsupportedError(
+                f"{type(model).__name__} has no forward: `generate` runs its parts one after another"
+            )
         parameters = inspect.signature(type(model).forward).parameters
         self._parameters = tuple(parameters)
         self._added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
@@ -187,6 +191,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Name what the layers of a cache remember; flatten anything else as the base does."""
         if name in (PAST, "present") and self.use_past:
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
+        if _is_row(field):
+            return {f"{name}.{index}": item for index, item in enumerate(field)}
         return super().flatten_output_collection_property(name, field)
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
@@ -250,8 +256,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         mask = inputs.get("attention_mask")
         if sound and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[sound].shape[1]:
             self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (sound, "attention_mask")}
-        names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
-        self._outputs = {name: {0: "batch"} for name in names if name not in _NOT_OUTPUTS}
+        self._outputs = {name: {0: "batch"} for name in _tensors(result)}
+        if not self._outputs:
+            raise UnsupportedError(f"{type(model).__name__} gives no tensors, only {', '.join(result) or 'nothing'}")
         if wants_past:
             self._states = CacheStates.of(model, result.get(PAST))
             if self._states.recurs and not self._patching_specs:
@@ -260,6 +267,30 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                     f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
                 )
         self.use_past = wants_past
+
+
+def _tensors(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of what a model gives, those of a row of tensors numbered."""
+    import torch
+
+    for name, value in result.items():
+        if (
+            name in _NOT_OUTPUTS
+            or name.endswith(("hidden_states", "attentions"))
+            and not isinstance(value, torch.Tensor)
+        ):
+            continue
+        if isinstance(value, torch.Tensor):
+            yield name
+        elif _is_row(value):
+            yield from (f"{name}.{index}" for index in range(len(value)))
+
+
+def _is_row(value: Any) -> bool:
+    """Say whether a value is several tensors, one after another."""
+    import torch
+
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, torch.Tensor) for item in value)
 
 
 def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
