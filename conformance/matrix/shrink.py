@@ -21,11 +21,12 @@ EXPERTS, LENGTH, PICTURE = 4, 512, 64
 _LEFT = re.compile(
     r"(^|_)(kernel|stride|seed|theta|temperature|scale|loss|cost|coefficient|rate|dropout|eps|std|factor|buckets|"
     r"num_channels|in_chans|insert_layer_id|prompt_types|segment_types|type_vocab_size|sampling_rate|num_buckets|"
-    r"num_mel_bins|mel_bins|feature_projection_input_dim|input_feat_per_channel|input_feat_size|num_feat_extract_layers|max_bucket_distance|train_num_points|ratio)(_|$)"
+    r"num_mel_bins|mel_bins|feature_projection_input_dim|model_in_dim|spec_size|input_feat_per_channel|input_feat_size|num_feat_extract_layers|max_bucket_distance|train_num_points|ratio)(_|$)"
 )
 _RULES: tuple[tuple[str, int], ...] = (
     (r"(^|_)vocab(_size|$)|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
     (r"^(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", 8),
+    (r"(^|_)embeds?_hidden_size$", WIDTH),
     (r"num_pos_feats$", WIDTH // 2),
     (r"^rotary_dim$", HEAD // 2),
     (r"^upsample_groups$", WIDTH),
@@ -66,10 +67,13 @@ _PLACES = re.compile(
 )
 _IDS = re.compile(r"(_token_id|_token_index|_token_ids|_bos_id|_eos_id|_start_id|_end_id|suppress_tokens|mask_index)$")
 _TEXTS = ("text_config", "decoder", "thinker_config")
-_WIDTHS = re.compile(r"size|dim|channels|width|filters")
+_WIDTHS = re.compile(r"size|dim|channel|width|filters")
 
 
-_FILLED = {"head_dim": HEAD, "num_key_value_heads": 2, "num_local_experts": EXPERTS}
+_FILLED = {
+    **{"head_dim": HEAD, "num_key_value_heads": 2, "num_local_experts": EXPERTS, "num_experts": EXPERTS},
+    **{"num_experts_per_tok": 2, "top_k_experts": 2, "moe_intermediate_size": WIDTH},
+}
 """Fields that some classes leave empty although their models need them."""
 
 
@@ -109,7 +113,7 @@ def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
             values[name] = changes[name]
             continue
         usual = _value(default, name, own)
-        if _is_worked_out(own, value) and default is not None and not _differs(value, usual):
+        if _is_worked_out(own, value, _layers_of(config)) and default is not None and not _differs(value, usual):
             continue  # the class works it out from others
         new = _small(name, value, config, changes)
         if default is None or _differs(new, usual):
@@ -180,9 +184,12 @@ def _value(config: Any, name: str, default: Any) -> Any:
     return None if value is dataclasses.MISSING else value
 
 
-def _is_worked_out(written: Any, value: Any) -> bool:
-    """Say whether a class works a field out that it writes no default for."""
-    return written is None and value is not None and not hasattr(value, "to_dict")
+def _is_worked_out(written: Any, value: Any, layers: int) -> bool:
+    """Say whether a class works a field out that it writes no default for; widths of stages are given nevertheless."""
+    if written is not None or value is None or hasattr(value, "to_dict"):
+        return False
+    widths = isinstance(value, list) and len(value) != layers and all(isinstance(item, int) for item in value)
+    return not widths
 
 
 def _nests(value: Any) -> bool:
@@ -214,6 +221,8 @@ def _small(name: str, value: Any, config: Any, changes: dict[str, Any]) -> Any:
 def _small_number(name: str, value: int) -> int:
     if value <= 1 or _LEFT.search(name):
         return value
+    if name == "num_filters":
+        return _scaled([value])[0]
     for pattern, limit in _RULES:
         if re.search(pattern, name):
             return min(value, limit) if limit else value
@@ -307,4 +316,4 @@ def _move_ids(values: dict[str, Any], config: Any) -> None:
 
 def _moved(value: int, limit: int) -> int:
     """Return a number below `limit`, the same for the same token: neighbours stay apart."""
-    return limit - 1 - value % (limit // 2)
+    return limit - 1 - value % max(limit // 2, 1)

@@ -91,6 +91,6 @@ def repeated_layers(model: Any) -> int:
     most = 0
     for module in model.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential):
-            kinds = [type(child) for child in module if list(child.parameters())]
+            kinds = [type(child) for child in module if child is not None and list(child.parameters())]
             most = max([most, *(kinds.count(kind) for kind in set(kinds))])
     return most

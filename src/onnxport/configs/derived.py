@@ -7,6 +7,7 @@ names that today's clients expect, `position_ids` among them.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -245,6 +246,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 more = [name for name in asked_for(error, self._parameters) if name not in (*inputs, *_REPLACED)]
                 if not more and self._decodes and _DECODER not in inputs:
                     more = [_DECODER]
+                parts = _asked_parts(error, preprocessor, [n for n in self._parameters if n not in inputs])
+                if not more and parts and parts != self._parts:
+                    self._parts = parts
+                    continue
                 if not more and not self._dropped:
                     raise
                 self._added += more
@@ -274,10 +279,8 @@ def _tensors(result: Mapping[str, Any]) -> Iterator[str]:
     import torch
 
     for name, value in result.items():
-        if (
-            name in _NOT_OUTPUTS
-            or name.endswith(("hidden_states", "attentions"))
-            and not isinstance(value, torch.Tensor)
+        if name in _NOT_OUTPUTS or (
+            name.endswith(("hidden_states", "attentions")) and not isinstance(value, torch.Tensor)
         ):
             continue
         if isinstance(value, torch.Tensor):
@@ -313,6 +316,19 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
         required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
         places = any(getattr(model.config, place, None) is not None for place in _PLACES)
         if required or not (model.can_generate() or places):
+            return ("tokenizer", part)
+    return ()
+
+
+def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> tuple[str, ...]:
+    """Name the parts of a processor that make a text and the medium that an error's text names; none where it does not.
+
+    Such models say what they lack: they can't be run with a text alone.
+    """
+    words = set(re.findall(r"\w+", str(error)))
+    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+        has = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
+        if has and any(name in words and name in parameters for name in names):
             return ("tokenizer", part)
     return ()
 
