@@ -55,7 +55,8 @@ def write_page(records: Iterable[Record], page: Path) -> None:
 def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
     """Return the page's text."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    lines = [_HEAD, f"Written {date} with {named}.", "", "## Figures", "", *_figures(records)]
+    run = f"Written {date} with {named}. {len(records)} of {len(pairs())} pairs were run."
+    lines = [_HEAD, run, "", "## Figures", "", *_figures(records)]
     lines += ["", "## By family", "", *_table(records, "family of tasks", lambda r: family(r["task"]), [*FAMILIES])]
     tasks = list(dict.fromkeys(task for _, task in pairs()))
     lines += ["", "## By task", "", *_table(records, "task", lambda r: r["task"], tasks)]
