@@ -32,6 +32,7 @@ class ExportOptions:
         task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
         past: give the graphs of a task that generates their key/value cache, where the task is inferred.
         last_logits: where a text is generated, give the logits of the last token only.
+        towers: write a graph each for the texts and the pictures (or sounds) of a model that compares them.
         opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
         atol: largest absolute difference that validation accepts; `None` for the configuration's own.
         rtol: largest relative difference that validation accepts; `None` for the configuration's own.
@@ -59,6 +60,7 @@ class ExportOptions:
     task: str | None = None
     past: bool = True
     last_logits: bool = False
+    towers: bool = False
     opset: int | None = None
     atol: float | None = None
     rtol: float | None = None

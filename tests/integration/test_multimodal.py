@@ -61,6 +61,13 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"window_size": 32, "fullatt_block_indexes": [2]},
         },
     },
+    "Qwen3VL": {
+        "text_config": {**QWEN, "model_type": "qwen3_vl_text", "head_dim": 8},
+        "vision_config": {
+            **{**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37},
+            **{"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
+        },
+    },
     "Voxtral": {
         "text_config": TEXT,
         "audio_config": {
@@ -129,7 +136,7 @@ def texts(places: list[int]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "mm_token_type_ids": (ids == PLACE).int()}
 
 
-GRIDDED = ("Qwen2VL", "Qwen2_5_VL")
+GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -19,6 +19,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "fill-mask"], "fill-mask"),
     "past": (["--no-past"], False),
     "last_logits": (["--last-logits"], True),
+    "towers": (["--towers"], True),
     "opset": (["--opset", "21"], 21),
     "atol": (["--atol", "1e-4"], 1e-4),
     "rtol": (["--rtol", "0.5"], 0.5),

@@ -14,7 +14,9 @@ from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfi
 from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.tasks import TASKS, Task
+from onnxport.configs.towers import TowerOnnxConfig, towers_of
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
+from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -172,27 +174,33 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
-def describe(model: Any, task: Task, preprocessor: Any, *, last_logits: bool = False) -> tuple[Component, ...]:
+def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions | None = None) -> tuple[Component, ...]:
     """Describe every graph that a model becomes.
 
     Args:
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: what the checkpoint ships, None for nothing.
-        last_logits: whether a graph that generates gives the logits of the last token only.
+        options: of which `last_logits` and `towers` matter; the defaults without.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
     """
     if preprocessor is None:
         preprocessor = plain_tokenizer(model.config)
+    options = options or ExportOptions()
+    if options.towers:
+        return tuple(
+            Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
+            for name in towers_of(model)
+        )
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
     if task.with_past and task.name in _FROM_MEDIA:
-        return _media_and_text(model, preprocessor, last_logits)
+        return _media_and_text(model, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
-    return (Component("model", model, _describe_one(model, task, preprocessor, last_logits), preprocessor),)
+    return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
 
 
 def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
@@ -217,7 +225,7 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
-    takes_states = grids.GridStatesOnnxConfig if model.config.model_type in grids.MODEL_TYPES else StatesOnnxConfig
+    takes_states = _states_class(model.config)
     return (
         *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
@@ -225,11 +233,17 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
     )
 
 
+def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
+    if config.model_type not in grids.MODEL_TYPES:
+        return StatesOnnxConfig
+    return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
+
+
 def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
         return TilesOnnxConfig(model.config)
     if model.config.model_type in grids.MODEL_TYPES:
-        return grids.GridOnnxConfig(model)
+        return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
     return MediaOnnxConfig(model, component, preprocessor)
 
 

@@ -21,7 +21,7 @@ PACKAGES = ("onnxport", "torch", "transformers", "onnx", "onnx-ir", "onnxscript"
 
 _NOISE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """Settings of a configuration that say where it comes from."""
-_SHAPING_OPTIONS = ("task", "past", "last_logits", "opset", "dtype", "framework", "stamping")
+_SHAPING_OPTIONS = ("task", "past", "last_logits", "towers", "opset", "dtype", "framework", "stamping")
 _PREPROCESSOR_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",

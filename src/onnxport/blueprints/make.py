@@ -215,7 +215,7 @@ def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> 
 
 def _describe(model: Any, subject: Subject, options: ExportOptions) -> tuple[Component, ...]:
     with quiet_engine(), patched(FAKE_PATCHES):
-        return describe(model, subject.task, subject.preprocessor, last_logits=options.last_logits)
+        return describe(model, subject.task, subject.preprocessor, options)
 
 
 def trace_component(component: Component, whole: Any, options: ExportOptions) -> TracedGraph:

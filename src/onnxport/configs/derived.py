@@ -21,12 +21,13 @@ from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_AXES: dict[str, dict[int, str]] = {
+AXES: dict[str, dict[int, str]] = {
     "inputs_embeds": {0: "batch", 1: "sequence"},
     "input_ids": {0: "batch", 1: "sequence"},
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},
     "position_ids": {0: "batch", 1: "sequence"},
+    "deepstack_embeds": {1: "batch", 2: "sequence"},
     "decoder_input_ids": {0: "batch", 1: "decoder_sequence"},
     "decoder_attention_mask": {0: "batch", 1: "decoder_sequence"},
     "pixel_values": {0: "batch", 2: "height", 3: "width"},
@@ -215,7 +216,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
         """Label the axes of inputs, in the order of the tables."""
         known = {name: recipe(name) for name in inputs}
-        axes: dict[str, Mapping[int, str]] = {name: _AXES[name] for name in _AXES if name in inputs}
+        axes: dict[str, Mapping[int, str]] = {name: AXES[name] for name in AXES if name in inputs}
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
@@ -235,7 +236,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         wants_past, self.use_past = self.use_past, False
         flags = {"use_cache": True} if wants_past else {}
         made = self.generate_dummy_inputs(preprocessor)
-        self._dropped = {name for name in made if name not in _AXES and not recipe(name)}
+        self._dropped = {name for name in made if name not in AXES and not recipe(name)}
         for _ in range(_TRIES):
             inputs = dict(self.generate_dummy_inputs(preprocessor))
             try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.configs.components import TOWERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, "NDArray[Any]"]
 
-_ENCODER, _DECODER, _ONLY = "encoder_model", "decoder_model_merged", "model"
+_ENCODER, _DECODER, _ONLY, _TEXTS = "encoder_model", "decoder_model_merged", "model", "text_model"
 
 
 class LightModel:
@@ -32,7 +33,7 @@ class LightModel:
         self.directory = directory
 
     def __call__(self, **inputs: Any) -> Arrays:
-        """Run the graph once.
+        """Run the graph once, or of graphs for texts, pictures and sounds each whose main input is given.
 
         Args:
             **inputs: arrays by the names of the graph's inputs; those that it lacks are left out, and masks, types,
@@ -42,9 +43,11 @@ class LightModel:
             Its outputs by name.
 
         Raises:
-            UnsupportedError: the directory holds several graphs.
+            UnsupportedError: the directory holds several graphs that are no such.
             OptionError: an input is missing or doesn't fit.
         """
+        if self.directory.has(_TEXTS):
+            return run_towers(self.directory, inputs)
         if not self.directory.has(_ONLY):
             names = ", ".join(item.name for item in self.directory.manifest.components)
             raise UnsupportedError(f"{self.directory.path} holds several graphs ({names}); call generate")
@@ -132,6 +135,31 @@ def encoded(encoder: Graph, inputs: Mapping[str, Any], decoder: Graph) -> Arrays
 
 
 _MASK = "encoder_attention_mask"
+
+
+def run_towers(directory: Directory, inputs: Mapping[str, Any]) -> Arrays:
+    """Run each graph whose main input is given.
+
+    Args:
+        directory: holds graphs for texts, and for pictures or sounds.
+        inputs: arrays by name.
+
+    Returns:
+        `text_embeds`, `image_embeds`, `audio_embeds`, [batch, size] each.
+
+    Raises:
+        OptionError: no main input is given, or something doesn't fit.
+    """
+    parts = {name: part for name, part in TOWERS.items() if directory.has(name)}
+    said: Arrays = {}
+    for name, part in parts.items():
+        if inputs.get(part.input) is not None:
+            graph = directory.graph(name)
+            (states,) = graph.run(completed(graph, inputs)).values()
+            said[part.output] = to_array(states)
+    if not said:
+        raise OptionError(f"give one of {', '.join(part.input for part in parts.values())}, or several")
+    return said
 
 
 def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:

@@ -22,7 +22,7 @@ from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.light import completed
+from onnxport.runtime.light import completed, run_towers
 
 
 def torch_model(directory: Directory) -> OnnxModel:
@@ -37,6 +37,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         speech = config.model_type == "whisper"
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
+    if directory.has("text_model"):
+        return OnnxTowers(directory, config)
     if not directory.has("model"):
         names = ", ".join(item.name for item in directory.manifest.components)
         raise UnsupportedError(f"{directory.path} holds {names}, which make no model that can be called")
@@ -98,11 +100,13 @@ class OnnxModel:
             OptionError: an input is missing or doesn't fit.
         """
         given = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
-        graph = self._main_graph()
-        results = graph.run(completed(graph, _arrays(given)))
+        arrays = self._run(_arrays(given))
         tensors = any(isinstance(value, torch.Tensor) for value in given.values())
-        arrays = {name: to_array(value) for name, value in results.items()}
         return _output({name: torch.from_numpy(array) if tensors else array for name, array in arrays.items()})
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        graph = self._main_graph()
+        return {name: to_array(value) for name, value in graph.run(completed(graph, arrays)).items()}
 
     def can_generate(self) -> bool:
         """Say whether the model generates."""
@@ -128,6 +132,19 @@ class OnnxModel:
 
 _MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "audio", "input_values": "audio"}
 """Main inputs to what they are made of; the first that a graph has is its main one."""
+
+
+class OnnxTowers(OnnxModel):
+    """Run the graphs of a model that compares texts with pictures or sounds: each whose main input is given.
+
+    It returns `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
+    """
+
+    def _main_graph(self) -> Graph:
+        return self.directory.graph("text_model")
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        return run_towers(self.directory, arrays)
 
 
 class OnnxCache(Cache):  # type: ignore[misc]
@@ -390,6 +407,11 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         )
         return found
 
+    def _deep(self, states: Any) -> Any:
+        """Return what a text adds to the states of the first layers: zeros; None where those take nothing."""
+        place = self._decoder.graph.inputs.get("deepstack_embeds")
+        return None if place is None else np.zeros((place.axes[0], *states.shape), states.dtype)
+
     @cached_property
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
@@ -452,15 +474,20 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             position_ids = self._prepare_position_ids_for_generation(input_ids, known)
             position_ids = position_ids[..., -input_ids.shape[1] :]
         states = to_array(self._main_graph().run(_arrays({"input_ids": input_ids}))["inputs_embeds"])
+        deep = self._deep(states)
         for component, (given, name, token) in _MEDIA.items():
             value = {"pixel_values": pixel_values, "input_features": input_features}[given]
             if value is not None and self.directory.has(component):
                 graph = self.directory.graph(component)
                 mask = _of(pixel_attention_mask, value) if _TILES in graph.inputs else None
                 taken = _arrays({given: value, _TILES: mask, "image_grid_thw": image_grid_thw})
-                said = to_array(graph.run(taken)[name])
-                states = _filled(states, said, _arrays({"ids": input_ids})["ids"] == getattr(self.config, token))
+                said = {key: to_array(part) for key, part in graph.run(taken).items()}
+                places = _arrays({"ids": input_ids})["ids"] == getattr(self.config, token)
+                states = _filled(states, said[name], places)
+                if deep is not None and "deepstack_features" in said:
+                    deep[:, places] = said["deepstack_features"]
         feed = {"inputs_embeds": states, "attention_mask": attention_mask, "position_ids": position_ids}
+        feed["deepstack_embeds"] = deep
         if "token_type_ids" in self._decoder.graph.inputs:
             feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return _output(self._step(feed, past_key_values, use_cache))

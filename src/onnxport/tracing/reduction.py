@@ -24,8 +24,11 @@ Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
 
-_BY_NUMBER = ("fullatt_block_indexes",)
-"""Settings that list layers for which the loop over them does something else; no layer shows it."""
+_DEEP = "deepstack_visual_indexes"
+_BY_NUMBER = ("fullatt_block_indexes", _DEEP)
+"""Settings that list layers for which the loop over them does something else; no layer shows it.
+
+What is taken from the layers that the second one lists goes into the first layers of the decoder beside it."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,16 @@ def reduce(full: PreTrainedModel, build: Build) -> Reduction:
     return Reduction(model, _traced_stacks(stacks, {**kept, **short}), notes)
 
 
-def _chosen_by_number(config: PreTrainedConfig) -> dict[int, str]:
+def _chosen_by_number(config: PreTrainedConfig, beside: str | None = None) -> dict[int, str]:
     """Map lengths of stacks to the setting by which the model's own code, not a layer's, chooses layers by number."""
     from transformers import PreTrainedConfig
 
     found: dict[int, str] = {}
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            found |= _chosen_by_number(value)
-    setting = next((name for name in _BY_NUMBER if getattr(config, name, None)), None)
+    parts = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
+    deep = next((_DEEP for part in parts if getattr(part, _DEEP, None)), beside)
+    for part in parts:
+        found |= _chosen_by_number(part, deep)
+    setting = next((name for name in _BY_NUMBER if getattr(config, name, None)), beside)
     depths = [value for name, value in vars(config).items() if _DEPTH.search(name) and type(value) is int]
     return found | (dict.fromkeys(depths, setting) if setting else {})
 

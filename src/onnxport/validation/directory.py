@@ -49,7 +49,9 @@ def validate(
     directory = Path(directory)
     manifest = open_manifest(directory)
     given = options or ExportOptions()
-    chosen = replace(given, dtype=manifest.options["dtype"])
+    was = manifest.options
+    last_logits, towers = bool(was.get("last_logits")), bool(was.get("towers"))
+    chosen = replace(given, dtype=was["dtype"], last_logits=last_logits, towers=towers)
     if reference is None:
         framework = given.framework or manifest.options.get("framework")
         chosen = replace(chosen, revision=given.revision or manifest.source["revision"], framework=framework)
@@ -60,8 +62,7 @@ def validate(
     way = way_for(checkpoint, chosen, reducible=False)
     reports = []
     with original_model(checkpoint, model_class(config, task, code=code), chosen, way) as (model, note):
-        last_logits = bool(manifest.options.get("last_logits"))
-        for component in describe(model, task, load_preprocessor(checkpoint, chosen), last_logits=last_logits):
+        for component in describe(model, task, load_preprocessor(checkpoint, chosen), chosen):
             reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
     return with_note(merged(reports), note)
 

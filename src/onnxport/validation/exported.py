@@ -96,7 +96,7 @@ def _subjects(
     """Yield what is proved of each graph; the graphs are in a directory."""
     directory, options = context
     blueprint, source = written.blueprint, written.source
-    components = describe(model, blueprint.task, source.preprocessor, last_logits=options.last_logits)
+    components = describe(model, blueprint.task, source.preprocessor, options)
     for traced, component in zip(written.blueprint.graphs, components, strict=True):
         examples = Examples(component.config, signature_of(component.config).today(), component.preprocessor)
         yield traced, Subject(traced.name, directory / traced.file, component.model, examples, traced.sizes)
