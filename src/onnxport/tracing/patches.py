@@ -25,6 +25,34 @@ def _squeeze(original: Any) -> Any:
     return squeeze
 
 
+def _pool_any_size(original: Any) -> Any:
+    """Average pictures of any size with one matrix for the rows and one for the columns."""
+
+    def adaptive_avg_pool2d(pictures: Any, output_size: Any) -> Any:
+        wanted = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
+        if all(isinstance(size, int) for size in pictures.shape[-2:]) or all(size == 1 for size in wanted):
+            return original(pictures, output_size)
+        rows, columns = (
+            None if out is None else _averages(pictures, axis, out) for axis, out in zip((-2, -1), wanted, strict=True)
+        )
+        pictures = pictures if rows is None else rows @ pictures
+        return pictures if columns is None else pictures @ columns.transpose(0, 1)
+
+    return adaptive_avg_pool2d
+
+
+def _averages(pictures: Any, axis: int, out: int) -> Any:
+    """Return the matrix [out, size of the axis] whose rows average the places that each output looks at."""
+    import torch
+
+    size = pictures.shape[axis]
+    place = torch.arange(size, device=pictures.device)[None]
+    number = torch.arange(out, device=pictures.device)[:, None]
+    starts, ends = number * size // out, ((number + 1) * size + out - 1) // out
+    seen = ((place >= starts) & (place < ends)).to(pictures.dtype)
+    return seen / seen.sum(-1, keepdim=True)
+
+
 _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
 """Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
 
@@ -34,6 +62,12 @@ PATCHES: tuple[Patch, ...] = (
         _squeeze,
         "squeeze() without axes becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart)",
         "the engine lowers aten.squeeze.default to the axes that are statically 1",
+    ),
+    Patch(
+        "torch.nn.functional:adaptive_avg_pool2d",
+        _pool_any_size,
+        "the windows of the pool become those of the example's size (UperNet and other pyramids)",
+        "torch.export keeps adaptive pools of symbolic sizes whole",
     ),
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
@@ -92,9 +126,35 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 )
 
 
+def _symbolic_int(original: Any) -> Any:
+    """Keep a size that may vary as it is."""
+
+    def torch_int(number: Any) -> Any:
+        import torch
+
+        return torch.sym_int(number) if isinstance(number, torch.SymInt | torch.SymFloat) else original(number)
+
+    return torch_int
+
+
+def _int_patches() -> tuple[Patch, ...]:
+    modules = [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name]
+    return tuple(
+        Patch(
+            f"{name}:torch_int",
+            _symbolic_int,
+            "int() of a size fixes the pictures' size in what is interpolated to it, where a graph takes any",
+            "Transformers' torch_int returns symbolic sizes as they are",
+        )
+        for name in modules
+        if "torch_int" in vars(sys.modules[name])
+    )
+
+
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *(patch for patch in _MODEL_PATCHES if patch.target.partition(":")[0] in sys.modules))
+    models = (patch for patch in _MODEL_PATCHES if patch.target.partition(":")[0] in sys.modules)
+    return (*PATCHES, *models, *_int_patches())
 
 
 def _no_fake_grouped_product(original: Any) -> Any:
