@@ -57,7 +57,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "depth_pro": {"patch_size": 64},
     "efficientloftr": {"out_features": [8, 8, 16, 32]},
     "molmo2_adapter": {"vision_feature_layer": [3, 2]},
-    "glm5_next_text": {"index_topk": 16},
+    "glm5_next_text": {"index_topk": 64},
     "moonshine_streaming": {"num_key_value_heads": 4},
     "decision_transformer": {"hidden_size": 32, "n_head": 4},
     "vibevoice_acoustic_tokenizer": {"num_filters": 4, "hidden_size": 16, "depths": [1, 1, 1, 1, 1, 1, 1]},

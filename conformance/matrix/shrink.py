@@ -39,8 +39,9 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"(num_key_value_heads|num_kv_heads|kv_heads)$", 2),
     (r"(^|_)(n_heads?|num_heads|heads|num_attention_heads|self_attention_heads|cross_attention_heads)(_|$)", HEADS),
     (r"lora_rank$|laurel_rank$|dt_rank$|time_step_rank$|adapter_rank$", HEAD),
-    (r"experts_per_tok(en)?$|^(moe_k|moe_top_?k|top_k_experts|index_topk|num_experts_per_tok)$", 2),
+    (r"experts_per_tok(en)?$|^(moe_k|moe_top_?k|top_k_experts|num_experts_per_tok)$", 2),
     (r"(^|_)(num_experts|routed_experts|local_experts)$|^num_hash(es)?$", EXPERTS),
+    (r"^index_topk$", 2 * WIDTH),  # fewer than the tokens of an example are ties, which every runtime breaks its way
     (r"^(n_group|num_expert_group)$", 2),
     (r"^topk_group$", 1),
     (

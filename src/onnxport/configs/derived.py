@@ -185,7 +185,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
             named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
         result = super().run(forward, {**named, **self._more})
-        return {PAST if name == self._cache_name else name: value for name, value in result.items()}
+        given = {name: f"encoder_{name}" for name in named if name != self._cache_name}  # a mask that it hands on
+        return {PAST if name == self._cache_name else given.get(name, name): value for name, value in result.items()}
 
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
         self, name: str, field: Any
