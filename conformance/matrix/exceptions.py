@@ -30,7 +30,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "perceiver": {"num_latents": 8},
     "efficientnet": _EFFICIENT,
-    "align": {"vision_config": {"...": 0, **_EFFICIENT}},
+    "align": {"vision_config": {"...": 0, **_EFFICIENT}, "projection_dim": 80},
     "mobilebert": {"embedding_size": 16},
     "blenderbot": {"encoder_layers": 4},
     "bros": {"hidden_size": 64},
@@ -54,7 +54,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "upernet": {"base": {"backbone_config": _BACKBONE}},
     "pp_ocrv5_mobile_det": {"layer_list_out_channels": [16, 16, 16, 16]},
     "swin2sr": {"num_heads": [2, 2], "depths": [2, 2]},
-    "depth_pro": {"patch_size": 64},
+    "depth_pro": {"patch_size": 64, "intermediate_hook_ids": [3, 2, 1, 0]},
     "efficientloftr": {"out_features": [8, 8, 16, 32]},
     "molmo2_adapter": {"vision_feature_layer": [3, 2]},
     "glm5_next_text": {"index_topk": 64},
@@ -111,6 +111,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "emu3_vqgan": {"base_channels": 32},
     "audio-spectrogram-transformer": {"max_length": 1024},
     "t5gemma2_encoder": {"mm_tokens_per_image": 4, "text_config": {"...": 0, "dropout_rate": 0.0}},
+    "sam2_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "llama4_vision_model": {"intermediate_size": 128},
+    "detr": {
+        "base": {**_WITHOUT_TIMM, "backbone_config": _BACKBONE},
+        "encoder_attention_heads": 8,
+        "decoder_attention_heads": 8,
+    },
     "swin": {"encoder_stride": 32},
     "autoformer": {"base": _SERIES, **_SERIES},
     "informer": {"base": _SERIES, **_SERIES},
@@ -118,7 +125,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "gemma4_assistant": {"base": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
     **{
         name: {"base": {**_WITHOUT_TIMM, "backbone_config": _BACKBONE}}
-        for name in ("detr", "conditional_detr", "dab-detr", "table-transformer")
+        for name in ("conditional_detr", "dab-detr", "table-transformer")
     },
     **{
         name: {"base": {**_WITHOUT_TIMM, "backbone_config": _THREE_STAGES}}
@@ -129,3 +136,6 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 
 A value for a configuration inside is a dictionary with the key `...`.
 """
+
+PICTURES = {"depth_pro": (256, 256), "pp_ocrv5_mobile_rec": (80, 320), "pp_ocrv5_server_rec": (48, 320)}
+"""Height and width of pictures that a model needs, and its configuration doesn't say."""

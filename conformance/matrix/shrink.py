@@ -234,6 +234,9 @@ def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:
     numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if name == "depths" or name.endswith(("num_blocks", "block_repeats", "numb_of_layers")):
         return [min(value, 2) if isinstance(value, int) else value for value in values]
+    if re.search(r"(^|_)image_size$", name) and numbers and values and max(values) > PICTURE:
+        factor = max(values) // PICTURE
+        return [max(PICTURE // 2, value // factor // 16 * 16) for value in values]
     if _PLACES.search(name) and layers > LAYERS:
         return _places(values, layers)
     if values and isinstance(values[0], str) and len(values) == layers and layers > LAYERS:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conformance.matrix.exceptions import PICTURES
 from conformance.preprocessors import make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
@@ -31,7 +32,7 @@ def save_sides(model_class: Any, config: Any, directory: Path) -> None:
         tokenizer_for(config, names).save_pretrained(directory)
     if "pixel_values" in names:
         image_processor_for(config).save_pretrained(directory)
-    elif kind := next((name for name in ("input_features", "input_values") if name in names), None):
+    elif kind := next((name for name in ("input_values", "input_features") if name in names), None):
         feature_extractor_for(config, kind).save_pretrained(directory)
 
 
@@ -83,6 +84,8 @@ def _named(names: Any, model_type: str) -> Any:
 
 def picture_size(config: Any) -> tuple[int, int]:
     """Return height and width of the pictures that a model takes."""
+    if config.model_type in PICTURES:
+        return PICTURES[config.model_type]
     for part in (config, *_parts(config, _PICTURES)):
         size = getattr(part, "image_size", None)
         if isinstance(size, int):

@@ -132,7 +132,9 @@ def _symbolic_int(original: Any) -> Any:
     def torch_int(number: Any) -> Any:
         import torch
 
-        return torch.sym_int(number) if isinstance(number, torch.SymInt | torch.SymFloat) else original(number)
+        if isinstance(number, torch.SymInt | torch.SymFloat):
+            return torch.sym_int(number)  # type: ignore[no-untyped-call]
+        return original(number)
 
     return torch_int
 
