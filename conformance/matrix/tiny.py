@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ class NoCheckpointError(Exception):
 
 
 def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Write the checkpoint of a pair; one that is already there is kept.
+    """Write the checkpoint of a pair; one that is already there is kept, unless the rules have changed since.
 
     Args:
         model_type: as in `config.json`.
@@ -39,8 +41,8 @@ def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, di
     task = task.removesuffix(PAST_SUFFIX)
     target = directory / f"{model_type}-{task}"
     marker = target / _MARKER
-    if marker.is_file():
-        return target, json.loads(marker.read_text())
+    if marker.is_file() and (facts := json.loads(marker.read_text())).get("rules") == _rules():
+        return target, facts
     shutil.rmtree(target, ignore_errors=True)
     try:
         facts = _write(model_type, task, target)
@@ -66,7 +68,16 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     randomize(model)
     model.save_pretrained(target)
     save_sides(made_of, model.config, target)
-    return {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
+    facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
+    return {**facts, "rules": _rules()}
+
+
+@cache
+def _rules() -> str:
+    """Return a digest of what checkpoints are made by."""
+    here = Path(__file__).parent
+    files = (here / name for name in ("shrink.py", "exceptions.py", "sides.py", "tiny.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _whole_class(model_type: str, task: str, config_class: Any) -> Any:
