@@ -53,6 +53,20 @@ def _averages(pictures: Any, axis: int, out: int) -> Any:
     return seen / seen.sum(-1, keepdim=True)
 
 
+def _no_positions(original: Any) -> Any:
+    """Leave positions in three directions to the model, which finds those of a text alone by itself."""
+
+    def precompute_export_inputs(model: Any, inputs: dict[str, Any]) -> None:
+        missing = inputs.get("position_ids") is None
+        if missing:
+            inputs["position_ids"] = False
+        original(model, inputs)
+        if missing:
+            del inputs["position_ids"]
+
+    return precompute_export_inputs
+
+
 _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
 """Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
 
@@ -62,6 +76,12 @@ PATCHES: tuple[Patch, ...] = (
         _squeeze,
         "squeeze() without axes becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart)",
         "the engine lowers aten.squeeze.default to the axes that are statically 1",
+    ),
+    Patch(
+        "transformers.exporters.utils:precompute_export_inputs",
+        _no_positions,
+        "positions of pictures' places are asked of models that are given a text alone, and become another input",
+        "the engine adds no input that isn't asked for",
     ),
     Patch(
         "torch.nn.functional:adaptive_avg_pool2d",
@@ -116,12 +136,37 @@ def _whole_lengths(_: Any) -> Any:
     return lengths
 
 
+def _rotate_real(_: Any) -> Any:
+    """Turn pairs of numbers as products of complex numbers do."""
+
+    def apply_rotary_emb(xq: Any, xk: Any, freqs_cis: Any) -> tuple[Any, Any]:
+        import torch
+
+        cosine, sine = torch.view_as_real(freqs_cis).unbind(-1)
+        cosine, sine = cosine[:, :, None], sine[:, :, None]
+
+        def turned(states: Any) -> Any:
+            first, second = states.float().reshape(*states.shape[:-1], -1, 2).unbind(-1)
+            pairs = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+            return pairs.flatten(3).type_as(states)
+
+        return turned(xq), turned(xk)
+
+    return apply_rotary_emb
+
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
     Patch(
         "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
         _whole_lengths,
         "int() of a length that was divided fixes the length of every sound to the example's",
         "Transformers divides whole numbers there",
+    ),
+    Patch(
+        "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
+        _rotate_real,
+        "the engine has no translation of an unsqueeze of complex numbers",
+        "the engine translates it",
     ),
 )
 
