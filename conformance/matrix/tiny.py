@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,17 @@ def _whole_class(model_type: str, task: str, config_class: Any) -> Any:
 
 
 def repeated_layers(model: Any) -> int:
-    """Return the largest number of layers of one class that a model holds in a row."""
+    """Return the largest number of layers of one class that a model holds in a row; of one kind, where it says kinds."""
     from torch import nn
 
     most = 0
+    kinds_of_layers = [
+        Counter(module.config.layer_types).most_common(1)[0][1]
+        for module in model.modules()
+        if isinstance(getattr(getattr(module, "config", None), "layer_types", None), list) and module.config.layer_types
+    ]
     for module in model.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential):
             kinds = [type(child) for child in module if child is not None and list(child.parameters())]
             most = max([most, *(kinds.count(kind) for kind in set(kinds))])
-    return most
+    return min([most, *kinds_of_layers[:1]])
