@@ -97,7 +97,7 @@ def _whole_class(model_type: str, task: str, config_class: Any) -> Any:
 
 
 def repeated_layers(model: Any) -> int:
-    """Return the largest number of layers of one class that a model holds in a row; of one kind, where it says kinds."""
+    """Return the largest number of layers of one class in a row; of one kind, where the configuration says kinds."""
     from torch import nn
 
     most = 0
