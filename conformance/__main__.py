@@ -1,16 +1,23 @@
-"""`python -m conformance make DIR`, `run`, `page`: checkpoints, exports, documentation."""
+"""`python -m conformance make DIR`, `run`, `page`, of 4.37.2's pairs; `matrix`, `coverage`, of all there are today."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
+from conformance.matrix.page import write_page
+from conformance.matrix.pairs import chosen
+from conformance.matrix.pairs import pairs as all_pairs
 from conformance.page import page, summary
 from conformance.pairs import SAMPLE, pairs, parse
-from conformance.runner import PAIR_SECONDS, read, run
+from conformance.runner import PAIR_SECONDS, Job, read, run
 
 _WORK = Path("build/conformance")
+_MATRIX = Path("build/matrix")
+_COVERAGE = Path("docs/coverage.md")
+MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
 _PAGE = Path("docs/conformance-4.37.md")
 
 
@@ -26,7 +33,29 @@ def main() -> int:
         found = read(arguments.results)
         arguments.page.write_text(page([found[pair] for pair in pairs() if pair in found]), encoding="utf-8")
         return 0
-    return _run(arguments)
+    if arguments.verb == "coverage":
+        write_page(read(arguments.results, MATRIX.key).values(), arguments.page)
+        return 0
+    return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
+
+
+def _run_matrix(arguments: argparse.Namespace) -> int:
+    found = chosen(arguments.tasks, arguments.types)
+    if not arguments.resume:
+        arguments.results.unlink(missing_ok=True)
+    records = run(
+        found,
+        directory=arguments.directory,
+        results=arguments.results,
+        jobs=arguments.jobs,
+        seconds=arguments.seconds,
+        job=MATRIX,
+    )
+    if set(found) == set(all_pairs()):
+        write_page(records, _COVERAGE)
+    counts = Counter(record.get("category", record["status"]) for record in records)
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()), file=sys.stderr)
+    return int(any(record["status"] != "passed" for record in records))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -55,9 +84,20 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--results", type=Path, default=_WORK / "results.jsonl", help="file of JSON lines")
     runs.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
     runs.add_argument("--directory", type=Path, default=_WORK, help="where checkpoints and outputs go")
+    matrix = verbs.add_parser("matrix", help="export every (model type, task) that the Auto classes reach")
+    matrix.add_argument("--tasks", help="comma-separated tasks, all without")
+    matrix.add_argument("--types", help="comma-separated model types, all without")
+    matrix.add_argument("--jobs", type=int, default=2, help="worker processes")
+    matrix.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one pair")
+    matrix.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl", help="file of JSON lines")
+    matrix.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
+    matrix.add_argument("--directory", type=Path, default=_MATRIX, help="where checkpoints and outputs go")
     written = verbs.add_parser("page", help="write the page of the documentation from a results file")
     written.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
     written.add_argument("--page", type=Path, default=_PAGE)
+    coverage = verbs.add_parser("coverage", help="write the matrix's page from a results file")
+    coverage.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl")
+    coverage.add_argument("--page", type=Path, default=_COVERAGE)
     return parser
 
 

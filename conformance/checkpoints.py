@@ -135,7 +135,7 @@ def randomize(model: Any) -> None:
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or parameter.ndim == 0:
+            if not parameter.requires_grad or parameter.ndim == 0 or parameter.numel() == 0:
                 continue
             noise = torch.randn(parameter.shape, generator=generator)
             if id(parameter) in embeddings:

@@ -9,6 +9,8 @@ import queue
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,27 @@ PAIRS_PER_WORKER = 40
 Pair = tuple[str, str]
 
 
+@dataclass(frozen=True)
+class Job:
+    """Say what is done with a pair.
+
+    Attributes:
+        function: `module:name` of what a worker calls with the pair and the directory; it returns the record.
+        key: what the second half of a pair is called in a record.
+    """
+
+    function: str = "conformance.exports:run_pair"
+    key: str = "feature"
+
+
 def run(
-    pairs: list[Pair], *, directory: Path, results: Path, jobs: int, seconds: float = PAIR_SECONDS
+    pairs: list[Pair],
+    *,
+    directory: Path,
+    results: Path,
+    jobs: int,
+    seconds: float = PAIR_SECONDS,
+    job: Job | None = None,
 ) -> list[dict[str, Any]]:
     """Export pairs and append one JSON line for each to `results`; pairs that already have a line are left out.
 
@@ -36,11 +57,13 @@ def run(
         results: file of JSON lines; it may exist.
         jobs: worker processes.
         seconds: time limit for one pair.
+        job: what is done with each; `Job()` without.
 
     Returns:
         One record per pair, in the order of `pairs`.
     """
-    done = read(results)
+    job = job or Job()
+    done = read(results, job.key)
     waiting: queue.SimpleQueue[Pair] = queue.SimpleQueue()
     todo = [pair for pair in pairs if pair not in done]
     for pair in todo:
@@ -50,13 +73,13 @@ def run(
 
     def keep(pair: Pair, record: dict[str, Any]) -> None:
         with lock:
-            done[pair] = {"model_type": pair[0], "feature": pair[1], **record}
+            done[pair] = {"model_type": pair[0], job.key: pair[1], **record}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[pair]) + "\n")
-            print(_line(len([p for p in todo if p in done]), len(todo), done[pair]), file=sys.stderr, flush=True)
+            print(_line(len([p for p in todo if p in done]), len(todo), pair, done[pair]), file=sys.stderr, flush=True)
 
     def drive() -> None:
-        worker = Worker(directory, threads=jobs)
+        worker = Worker(directory, threads=jobs, function=job.function)
         try:
             while True:
                 try:
@@ -75,7 +98,7 @@ def run(
     return [done[pair] for pair in pairs if pair in done]
 
 
-def read(results: Path) -> dict[Pair, dict[str, Any]]:
+def read(results: Path, key: str = "feature") -> dict[Pair, dict[str, Any]]:
     """Return the records of a results file by pair; a line cut short by a crash is left out."""
     found: dict[Pair, dict[str, Any]] = {}
     if results.is_file():
@@ -84,15 +107,15 @@ def read(results: Path) -> dict[Pair, dict[str, Any]]:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            found[record["model_type"], record["feature"]] = record
+            found[record["model_type"], record[key]] = record
     return found
 
 
 class Worker:
     """Drive one process that exports pairs, and replace it when it hangs, crashes or has done its share."""
 
-    def __init__(self, directory: Path, threads: int = 1) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, threads: int = 1, function: str = Job.function) -> None:
+        self._directory, self._function = directory, function
         self._torch_threads = max(1, multiprocessing.cpu_count() // threads)
         self._process: Any = None
         self._pipe: Connection | None = None
@@ -132,7 +155,9 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._directory, self._torch_threads), daemon=True)
+        self._process = context.Process(
+            target=_work, args=(theirs, (self._directory, self._function), self._torch_threads), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._count = 0
@@ -140,15 +165,15 @@ class Worker:
             raise RuntimeError("a worker process didn't start")
 
 
-def _work(pipe: Connection, directory: Path, torch_threads: int) -> None:
+def _work(pipe: Connection, work: tuple[Path, str], torch_threads: int) -> None:
     """Serve pairs in a worker process until the pipe is closed."""
     import warnings
 
     import torch
     import transformers
 
-    from conformance.exports import run_pair
-
+    directory, (module, _, name) = work[0], work[1].partition(":")
+    function = getattr(import_module(module), name)
     warnings.simplefilter("ignore")
     logging.getLogger("onnxport").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
@@ -157,14 +182,14 @@ def _work(pipe: Connection, directory: Path, torch_threads: int) -> None:
     pipe.send("ready")
     while True:
         try:
-            model_type, feature = pipe.recv()
+            pair = pipe.recv()
         except EOFError:
             return
-        pipe.send(run_pair(model_type, feature, directory))
+        pipe.send(function(*pair, directory))
 
 
-def _line(number: int, total: int, record: dict[str, Any]) -> str:
-    text = f"[{number}/{total}] {record['model_type']}:{record['feature']} {record['status']} {record['seconds']} s"
+def _line(number: int, total: int, pair: Pair, record: dict[str, Any]) -> str:
+    text = f"[{number}/{total}] {':'.join(pair)} {record['status']} {record['seconds']} s"
     return "\n    ".join([text, *messages(record)])
 
 

@@ -325,7 +325,8 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
         described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
         return described
     if known is None or decoder or task.full_feature not in known.features:
-        return DerivedOnnxConfig(model, preprocessor, use_past=task.with_past, last_logits=last_logits)
+        chooses = task.name == "multiple-choice"
+        return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)
     config_class = load_config_class(known.config)
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)

@@ -32,6 +32,7 @@ from onnxport.tracing.reduction import Reduction, TracedStack, reduce
 from onnxport.weights.binding import Bound, bind
 from onnxport.weights.checkpoint import Checkpoint
 from onnxport.weights.loading import dtype_of, load_config, load_model, load_preprocessor
+from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -194,6 +195,7 @@ def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Pro
             traced = part if isinstance(part, TracedGraph) else _trace_few(part, drafted, options)
             depth = Depth(layers_of(drafted.reduction.stacks, traced), "; ".join(drafted.reduction.notes))
             graph = at_full_depth(traced, depth)
+            _check_shapes(graph, traced.prefix, drafted.bound.model)
         except StampError as error:
             report(f"trace {part.name} at full depth", index / len(parts))
             assert drafted.full is not None, "layers are stamped in models without weights"
@@ -203,6 +205,22 @@ def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Pro
             graph = at_full_depth(traced, depth)
         proved.append((traced, depth, graph))
     return proved
+
+
+def _check_shapes(graph: ir.Model, prefix: str, model: Any) -> None:
+    """Compare the parameters of a graph with those of the model.
+
+    Raises:
+        StampError: one has another shape: a layer isn't like the one that it was copied from.
+    """
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict(keep_vars=True).items()}
+    for name, value in graph.graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ParameterTensor):
+            continue
+        found, wanted = tuple(tensor.shape.numpy()), shapes.get(f"{prefix}{name}")
+        if wanted is not None and found != wanted:
+            raise StampError(f"{prefix}{name} is {list(wanted)}, and {list(found)} in the layer that was traced")
 
 
 def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> TracedGraph:

@@ -7,7 +7,8 @@ names that today's clients expect, `position_ids` among them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from onnxport.configs import recurrences, windows
@@ -15,6 +16,7 @@ from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs.arguments import PAST
+from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import UnsupportedError
@@ -35,10 +37,20 @@ AXES: dict[str, dict[int, str]] = {
     "input_values": {0: "batch", 1: "audio_sequence"},
     "input_features": {0: "batch", 1: "feature_size", 2: "encoder_sequence"},
 }
+_DIMENSIONS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
+"""How many axes an input has whose axes are labelled above."""
 _SOUNDS = ("input_values", "input_features")
 _WITHOUT_LOOP = ("zaya",)
 """Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
 projections, what Zaya remembers before the first token isn't zero."""
+_DECODER = "decoder_input_ids"
+_ALWAYS = ("input_points", "input_labels")
+"""Parameters that a forward does without, and a user doesn't."""
+_REPLACED = ("token_type_ids", "pixel_values")
+"""Inputs that a recipe makes where it knows better than the preprocessor."""
+_CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
+_TRIES = 5
+"""How often a model is run with one more of the inputs that it asks for."""
 _NOT_OUTPUTS = ("loss", "hidden_states", "attentions", "rope_deltas", *CACHE_NAMES)
 
 
@@ -53,6 +65,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         preprocessor: its tokenizer, processor, image processor or feature extractor.
         use_past: whether the graph takes and gives the key/value cache.
         last_logits: whether the graph gives the logits of the last token only.
+        chooses: whether each text stands for several, one of which the model chooses.
 
     Raises:
         UnsupportedError: the model's inputs or its cache can't be described, or it can't give the last logits only.
@@ -60,13 +73,39 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
 
-    def __init__(self, model: Any, preprocessor: Any, use_past: bool = False, last_logits: bool = False) -> None:
-        super().__init__(model.config, "default", self.patches_of(model), use_past)
+    def __init__(
+        self,
+        model: Any,
+        preprocessor: Any,
+        use_past: bool = False,
+        last_logits: bool = False,
+        chooses: bool = False,
+    ) -> None:
+        super().__init__(model.config, "multiple-choice" if chooses else "default", self.patches_of(model), use_past)
+        if getattr(type(model).forward, "__name__", "") == "_forward_unimplemented":
+            raise UnsupportedError(
+                f"{type(model).__name__} has no forward: `generate` runs its parts one after another"
+            )
         self._parameters = self.parameters_of(model)
-        self._inputs: dict[str, Mapping[int, str]] = {model.main_input_name: {}}  # chooses the part of a processor
+        known = inspect.signature(type(model).forward).parameters
+        parameters = {name: known[name] for name in self._parameters if name in known}
+        self._added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
+        self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
+        if self._decodes and (model.can_generate() or "labels" not in parameters):
+            self._added.append(_DECODER)
+        if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
+            self._added.append("token_type_ids")
+        if "pixel_values" in self._added and not takes_frames(model.config):
+            self._added.remove("pixel_values")
+        elif "pixel_values" in parameters and takes_frames(model.config):
+            self._added.append("pixel_values")
+        self._dropped: set[str] = set()
+        main = model.main_input_name
+        self._inputs: dict[str, Mapping[int, str]] = {  # chooses the part of a processor
+            name: {} for name in ([main] if isinstance(main, str) else main)
+        }
         self._outputs: dict[str, Mapping[int, str]] = {}
-        reads_both = {"input_ids", "pixel_values"} <= set(self._parameters)
-        self._compares = reads_both and _has_both(preprocessor) and not model.can_generate()
+        self._parts = _parts(model, preprocessor, parameters)
         self._states = CacheStates((), 0)
         self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._more = {"logits_to_keep": 1} if last_logits else {}
@@ -96,7 +135,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     @property
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
-        special = self.use_past or self._compares or self._forgets or self._more or self._patching_specs
+        special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
         made_here = {"decoder_input_ids", "global_attention_mask"} & set(self._inputs)
         return type(self) is DerivedOnnxConfig and not special and not made_here
 
@@ -117,16 +156,16 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         import torch
 
         generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
-        parts = (tokenizer.tokenizer, tokenizer.image_processor) if self._compares else (tokenizer,)
+        parts = [getattr(tokenizer, part) for part in self._parts] or [tokenizer]
         made: dict[str, Any] = {}
         for part in parts:
             made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
-        inputs = {name: value for name, value in made.items() if name in self._parameters}
+        wanted = set(self._parameters) - self._dropped
+        inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
         if "global_attention_mask" in self._parameters and "input_ids" in inputs:
             inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
             inputs["global_attention_mask"][:, ::2] = 1
-        if self._config.is_encoder_decoder and {"input_ids", "decoder_input_ids"} <= {*inputs, *self._parameters}:
-            inputs.setdefault("decoder_input_ids", inputs["input_ids"][:, :-1].clone())
+        self._add_recipes(inputs)
         if not self._generates or "input_ids" not in inputs:
             return inputs
         inputs.pop("token_type_ids", None)
@@ -167,7 +206,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
             named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
         result = super().run(forward, {**named, **self._more})
-        return {PAST if name == self._cache_name else name: value for name, value in result.items()}
+        given = {} if self._generates else {name: f"encoder_{name}" for name in named}  # a mask that it hands on
+        return {PAST if name == self._cache_name else given.get(name, name): value for name, value in result.items()}
 
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
         self, name: str, field: Any
@@ -175,6 +215,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Name what the layers of a cache remember; flatten anything else as the base does."""
         if name in (PAST, "present") and self.use_past:
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
+        if _is_row(field):
+            return {f"{name}.{index}": item for index, item in enumerate(field)}
         return super().flatten_output_collection_property(name, field)
 
     def patches_of(self, model: Any) -> list[PatchingSpec]:
@@ -215,34 +257,132 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Take the cache apart; see `OnnxConfig`."""
         return self._states.from_cache(cache)
 
+    def _add_recipes(self, inputs: dict[str, Any]) -> None:
+        """Add what no preprocessor makes."""
+        for name in self._added:
+            made_by = recipe(name)
+            if made_by is not None and (name not in inputs or name in _REPLACED):
+                batch = next((len(value) for value in inputs.values()), self.default_batch_size)
+                inputs[name] = made_by.make(Setting(self._config, batch, inputs))
+
+    def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
+        """Label the axes of inputs, in the order of the tables."""
+        known = {name: recipe(name) for name in inputs}
+        axes: dict[str, Mapping[int, str]] = {name: AXES[name] for name in AXES if name in inputs}
+        for name, usual in _DIMENSIONS.items():
+            if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
+                axes[name] = {0: "batch"}
+        axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}
+        axes |= {name: {0: "batch"} for name in inputs if name not in axes}
+        if self.task == "multiple-choice":
+            axes |= {name: _CHOICES for name in inputs if name in _TEXT}
+        return axes
+
     def _look_at(self, model: Any, preprocessor: Any) -> None:
-        """Run the model once without past and note its inputs, outputs and cache."""
+        """Run the model without past and note its inputs, outputs and cache.
+
+        Where it asks for an input by name that can be made, it is run again with that.
+        """
         import torch
 
         wants_past, self.use_past = self.use_past, False
-        inputs = dict(self.generate_dummy_inputs(preprocessor))
-        unknown = [name for name in inputs if name not in AXES]
-        if unknown:
-            raise UnsupportedError(f"{type(model).__name__} takes inputs that can't be described yet: {unknown}")
-        order = [name for name in AXES if name in inputs]
-        self._inputs = {name: AXES[name] for name in order}
+        flags = {"use_cache": True} if wants_past else {}
+        made = self.generate_dummy_inputs(preprocessor)
+        self._dropped = {name for name in made if name not in AXES and not recipe(name)}
+        for _ in range(_TRIES):
+            inputs = dict(self.generate_dummy_inputs(preprocessor))
+            try:
+                with torch.no_grad():
+                    result = self.run(model, {**move(inputs, model), **flags})
+                break
+            except Exception as error:
+                more = [name for name in asked_for(error, self._parameters) if name not in (*inputs, *_REPLACED)]
+                if not more and self._decodes and _DECODER not in inputs:
+                    more = [_DECODER]
+                parts = _asked_parts(error, preprocessor, [n for n in self._parameters if n not in inputs])
+                if not more and parts and parts != self._parts:
+                    self._parts = parts
+                    continue
+                if not more and not self._dropped:
+                    raise
+                self._added += more
+                self._dropped = self._dropped if more else set()
+        else:
+            raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
+        self._inputs = self._axes_of(inputs)
         sound = next((name for name in _SOUNDS if name in inputs), None)
         mask = inputs.get("attention_mask")
-        if sound and mask is not None and mask.shape[1] == inputs[sound].shape[1]:
+        if sound and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[sound].shape[1]:
             self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (sound, "attention_mask")}
-        flags = {"use_cache": True} if wants_past else {}
-        with torch.no_grad():
-            result = self.run(model, {**move(inputs, model), **flags})
-        names = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
-        self._outputs = {name: {0: "batch"} for name in names if name not in (*_NOT_OUTPUTS, *inputs)}
+        self._outputs = {name: {0: "batch"} for name in _tensors(result) if name not in inputs}
+        if not self._outputs:
+            raise UnsupportedError(f"{type(model).__name__} gives no tensors, only {', '.join(result) or 'nothing'}")
         if wants_past:
             self._states = self.describe_states(model, result.get(PAST))
         self.use_past = wants_past
 
 
-def _has_both(preprocessor: Any) -> bool:
-    """Say whether a processor prepares texts and pictures."""
-    return all(getattr(preprocessor, part, None) is not None for part in ("tokenizer", "image_processor"))
+def _tensors(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of what a model gives, those of a row of tensors numbered."""
+    import torch
+
+    for name, value in result.items():
+        if name in _NOT_OUTPUTS or (
+            name.endswith(("hidden_states", "attentions")) and not isinstance(value, torch.Tensor)
+        ):
+            continue
+        if isinstance(value, torch.Tensor):
+            yield name
+        elif _is_row(value):
+            yield from (f"{name}.{index}" for index in range(len(value)))
+
+
+def _is_row(value: Any) -> bool:
+    """Say whether a value is several tensors, one after another."""
+    import torch
+
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, torch.Tensor) for item in value)
+
+
+def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty or name in _ALWAYS
+
+
+def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
+    """Name the parts of a processor that make a model's inputs; none where one part does, which its inputs choose.
+
+    A model that compares texts with pictures or sounds takes both. One that puts pictures in the places of a text's
+    tokens takes texts alone: its graphs with past take both.
+    """
+    if "input_ids" not in parameters:
+        return ()
+    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+        name = next((name for name in names if name in parameters), None)
+        both = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
+        if name is None or not both:
+            continue
+        required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
+        places = any(getattr(model.config, place, None) is not None for place in _PLACES)
+        if required or not (model.can_generate() or places):
+            return ("tokenizer", part)
+    return ()
+
+
+def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> tuple[str, ...]:
+    """Name the parts of a processor that make a text and the medium that an error's text names; none where it does not.
+
+    Such models say what they lack: they can't be run with a text alone.
+    """
+    words = set(re.findall(r"\w+", str(error)))
+    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+        has = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
+        if has and any(name in words and name in parameters for name in names):
+            return ("tokenizer", part)
+    return ()
+
+
+_PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
+"""Fields of configurations that tell which token stands for a picture's or a sound's states."""
 
 
 def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Examples:
         import torch
 
         model_config = self.config._config
-        text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+        text = _text_config(model_config)
         limit = min(getattr(text, "vocab_size", None) or filler + 1, getattr(model_config, "vocab_size", None) or 2**31)
         special = set(getattr(self.preprocessor, "all_special_ids", None) or ())
         for key, value in text.to_dict().items():
@@ -98,6 +98,16 @@ class Examples:
                 special |= set(value) if isinstance(value, list) else {value}
         tokens = [token for token in range(limit) if token not in special] or [filler]
         return torch.tensor(tokens)
+
+
+def _text_config(config: Any) -> Any:
+    """Return the configuration of what reads the tokens, the encoder where a decoder has one of its own."""
+    if not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config()
+    except ValueError:  # there are several
+        return config.get_text_config(encoder=True)
 
 
 def _stretch(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:

@@ -97,6 +97,7 @@ class CacheStates:
         Raises:
             UnsupportedError: it holds something that isn't known here.
         """
+        cache = _own(cache)
         layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
         found = [_remembered(model, number, layer) for number, layer in enumerate(layers)]
         if not any(found):
@@ -139,7 +140,13 @@ class CacheStates:
 
     def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
         """Return one tuple per layer from Transformers' cache, the inverse of `to_cache`."""
+        cache = _own(cache)
         return [tuple(_tensor(cache.layers[part.layer], part.part) for part in parts) for parts in self.layers]
+
+
+def _own(cache: Any) -> Any:
+    """Return what a decoder remembers of its own tokens: all, unless it could also read an encoder's states."""
+    return getattr(cache, "self_attention_cache", cache)
 
 
 def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:

@@ -55,7 +55,8 @@ def _decompose(program: ExportedProgram, registry: Any) -> ExportedProgram | Non
     graph.output(graph.graph_copy(program.graph, {}))
     if not _is_flat(graph) or not _functionalize(graph):
         return None
-    _decompose_nodes(graph, registry)
+    if not _decompose_nodes(graph, registry):
+        return None
     if any(_mutates(node.target) or node.target in _layout_operators() for node in graph.nodes):
         return None
     signature = copy.deepcopy(program.graph_signature)
@@ -134,8 +135,8 @@ def _same_types(node: Node) -> bool:
     return len({value.dtype for value in values if isinstance(value, torch.Tensor)}) == 1
 
 
-def _decompose_nodes(graph: Graph, registry: Any) -> None:
-    """Put what they are made of in the place of nodes whose operators have no translation."""
+def _decompose_nodes(graph: Graph, registry: Any) -> bool:
+    """Put what they are made of in the place of nodes whose operators have no translation; say whether all could be."""
     import torch
     from torch._dispatch.python import enable_python_dispatcher
     from torch._guards import detect_fake_mode
@@ -154,11 +155,13 @@ def _decompose_nodes(graph: Graph, registry: Any) -> None:
     with mode, enable_python_dispatcher(), _override_composite_implicit_decomp(composite):
         for node in [node for node in graph.nodes if node.op == "call_function"]:
             if node.target in table or _is_view_or_copy(node.target):
-                _decompose_node(graph, node, others)
+                if not _decompose_node(graph, node, others):
+                    return False
             elif node.target is torch.ops.aten.view.default:
                 _state_size(node)
             elif "val" not in node.meta:  # the engine inserts some
                 node.meta["val"] = _runner(node)(*(source.meta["val"] for source in node.all_input_nodes))
+    return True
 
 
 def _state_size(node: Node) -> None:
@@ -172,14 +175,16 @@ def _state_size(node: Node) -> None:
             node.args = (tensor, sizes)
 
 
-def _decompose_node(graph: Graph, node: Node, table: Table) -> None:
-    """Put what a node is made of in its place."""
+def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
+    """Put what a node is made of in its place; say False where that holds a tensor of its own."""
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sources = node.all_input_nodes
     inner = make_fx(_runner(node), decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
     _leave_assertions_out(inner)
+    if any(made.op in ("get_attr", "call_function") and "val" not in made.meta for made in inner.nodes):
+        return False
     known = dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
     with graph.inserting_before(node):
         result: Any = graph.graph_copy(inner, known)
@@ -195,6 +200,7 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> None:
             user.replace_all_uses_with(result[index])
             graph.erase_node(user)
     graph.erase_node(node)
+    return True
 
 
 def _leave_assertions_out(graph: Graph) -> None:

@@ -63,6 +63,50 @@ _FINITE = Patch(
     "layers clamp values in half precision if any isn't finite, which depends on values (BART, Marian, DETR, LED)",
     "Transformers clamps them in any case",
 )
+
+
+def _pool_any_size(original: Any) -> Any:
+    """Average pictures of any size with one matrix for the rows and one for the columns."""
+
+    def adaptive_avg_pool2d(pictures: Any, output_size: Any) -> Any:
+        wanted = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
+        if all(isinstance(size, int) for size in pictures.shape[-2:]) or all(size == 1 for size in wanted):
+            return original(pictures, output_size)
+        rows, columns = (
+            None if out is None else _averages(pictures, axis, out) for axis, out in zip((-2, -1), wanted, strict=True)
+        )
+        pictures = pictures if rows is None else rows @ pictures
+        return pictures if columns is None else pictures @ columns.transpose(0, 1)
+
+    return adaptive_avg_pool2d
+
+
+def _averages(pictures: Any, axis: int, out: int) -> Any:
+    """Return the matrix [out, size of the axis] whose rows average the places that each output looks at."""
+    import torch
+
+    size = pictures.shape[axis]
+    place = torch.arange(size, device=pictures.device)[None]
+    number = torch.arange(out, device=pictures.device)[:, None]
+    starts, ends = number * size // out, ((number + 1) * size + out - 1) // out
+    seen = ((place >= starts) & (place < ends)).to(pictures.dtype)
+    return seen / seen.sum(-1, keepdim=True)
+
+
+def _no_positions(original: Any) -> Any:
+    """Leave positions in three directions to the model, which finds those of a text alone by itself."""
+
+    def precompute_export_inputs(model: Any, inputs: dict[str, Any]) -> None:
+        missing = inputs.get("position_ids") is None
+        if missing:
+            inputs["position_ids"] = False
+        original(model, inputs)
+        if missing:
+            del inputs["position_ids"]
+
+    return precompute_export_inputs
+
+
 _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
 """Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
 
@@ -74,6 +118,18 @@ PATCHES: tuple[Patch, ...] = (
         "the engine lowers aten.squeeze.default to the axes that are statically 1",
     ),
     _FINITE,
+    Patch(
+        "transformers.exporters.utils:precompute_export_inputs",
+        _no_positions,
+        "positions of pictures' places are asked of models that are given a text alone, and become another input",
+        "the engine adds no input that isn't asked for",
+    ),
+    Patch(
+        "torch.nn.functional:adaptive_avg_pool2d",
+        _pool_any_size,
+        "the windows of the pool become those of the example's size (UperNet and other pyramids)",
+        "torch.export keeps adaptive pools of symbolic sizes whole",
+    ),
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
         without_source_lines,
@@ -191,6 +247,26 @@ _NLLB_MOE = (
     ),
 )
 
+
+def _rotate_real(_: Any) -> Any:
+    """Turn pairs of numbers as products of complex numbers do."""
+
+    def apply_rotary_emb(xq: Any, xk: Any, freqs_cis: Any) -> tuple[Any, Any]:
+        import torch
+
+        cosine, sine = torch.view_as_real(freqs_cis).unbind(-1)
+        cosine, sine = cosine[:, :, None], sine[:, :, None]
+
+        def turned(states: Any) -> Any:
+            first, second = states.float().reshape(*states.shape[:-1], -1, 2).unbind(-1)
+            pairs = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+            return pairs.flatten(3).type_as(states)
+
+        return turned(xq), turned(xk)
+
+    return apply_rotary_emb
+
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
     *_NLLB_MOE,
     Patch(
@@ -211,12 +287,45 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         "int() of a length that was divided fixes the length of every sound to the example's",
         "Transformers divides whole numbers there",
     ),
+    Patch(
+        "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
+        _rotate_real,
+        "the engine has no translation of an unsqueeze of complex numbers",
+        "the engine translates it",
+    ),
 )
+
+
+def _symbolic_int(original: Any) -> Any:
+    """Keep a size that may vary as it is."""
+
+    def torch_int(number: Any) -> Any:
+        import torch
+
+        if isinstance(number, torch.SymInt | torch.SymFloat):
+            return torch.sym_int(number)  # type: ignore[no-untyped-call]
+        return original(number)
+
+    return torch_int
+
+
+def _int_patches() -> tuple[Patch, ...]:
+    modules = [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name]
+    return tuple(
+        Patch(
+            f"{name}:torch_int",
+            _symbolic_int,
+            "int() of a size fixes the pictures' size in what is interpolated to it, where a graph takes any",
+            "Transformers' torch_int returns symbolic sizes as they are",
+        )
+        for name in modules
+        if "torch_int" in vars(sys.modules[name])
+    )
 
 
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *_of_imported(_MODEL_PATCHES))
+    return (*PATCHES, *_of_imported(_MODEL_PATCHES), *_int_patches())
 
 
 def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:

@@ -123,6 +123,9 @@ def _state(relations: list[tuple[Place, list[Place]]], flat: Mapping[str, torch.
         torch._check(flat[name].shape[axis] == total)  # type: ignore[no-untyped-call]
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """Say in one line what was at the bottom of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

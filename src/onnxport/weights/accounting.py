@@ -144,7 +144,7 @@ def _unexplained(leftover: set[str], account: Account, model: PreTrainedModel, c
     for model_class in _relatives(model, checkpoint):
         if not remaining:
             break
-        for name, shape in _places(model_class, model.config).items():
+        for name, shape in _places(model_class, _whole_config(model_class, model.config, checkpoint)).items():
             found = (account.shapes or {}).get(name, shape)
             # The size of another head (its number of labels) isn't this configuration's: the rank must agree.
             if name in remaining and len(found) == len(shape):
@@ -168,6 +168,13 @@ def _relatives(model: PreTrainedModel, checkpoint: Checkpoint) -> Iterator[type]
         if isinstance(candidate, type) and candidate not in seen and hasattr(candidate, "_from_config"):
             seen.add(candidate)
             yield candidate
+
+
+def _whole_config(model_class: Any, config: Any, checkpoint: Checkpoint) -> Any:
+    """Return a class's configuration: the checkpoint's own, where the model that was loaded is a part of that class."""
+    if model_class.config_class is None or isinstance(config, model_class.config_class):
+        return config
+    return model_class.config_class.from_dict(dict(checkpoint.config))
 
 
 def _places(model_class: Any, config: Any) -> dict[str, tuple[int, ...]]:

@@ -142,6 +142,9 @@ def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, opt
         WeightsMismatchError: parameters without tensor, tensors without parameter, or different shapes.
         CorruptCheckpointError: a file is damaged.
     """
+    from onnxport.weights.loading import config_for
+
+    config = config_for(model_class, config)
     if not checkpoint.in_parts:
         kind = "pytorch" if checkpoint.format == "safetensors" else checkpoint.format
         return _bind_eagerly(checkpoint, model_class, options, f"{kind} files aren't read in parts")

@@ -37,7 +37,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["attach_generation_config", "dtype_of", "load_config", "load_model", "load_preprocessor", "load_state"]
+__all__ = [
+    "attach_generation_config",
+    "config_for",
+    "dtype_of",
+    "load_config",
+    "load_model",
+    "load_preprocessor",
+    "load_state",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +83,18 @@ def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedCon
     return cast("PretrainedConfig", config)
 
 
+def config_for(model_class: Any, config: Any) -> Any:
+    """Return the part of a configuration that a class is made for, the whole where it is made for that.
+
+    The decoder alone of a model that also reads pictures has the configuration of the text.
+    """
+    wanted = getattr(model_class, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return config
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    return next((part for part in parts if isinstance(part, wanted)), config)
+
+
 def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
     """Load a model whose every parameter comes from the checkpoint, in evaluation mode; an adapter is merged.
 
@@ -92,7 +112,7 @@ def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions
         UntrustedCodeError: a pickled file holds more than tensors.
         OptionError: there is no such device.
     """
-    config = load_config(checkpoint, options)
+    config = config_for(model_class, load_config(checkpoint, options))
     device = _device(options)
     with quiet():
         if checkpoint.format == "tensorflow":

@@ -1,0 +1,1 @@
+"""Export every (model type, task) that the Auto classes of Transformers reach, each from a tiny seeded checkpoint."""

@@ -1,0 +1,141 @@
+"""What a tiny configuration needs that its fields' names don't tell, by model type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BACKBONE = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+_THREE_STAGES = {**_BACKBONE, "out_features": ["stage2", "stage3", "stage4"]}
+_WITHOUT_TIMM = {"use_timm_backbone": False, "backbone": None, "use_pretrained_backbone": False}
+_SERIES = {"prediction_length": 4, "num_time_features": 1, "context_length": 12, "lags_sequence": [1, 2, 3]}
+
+_EFFICIENT = {
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.3,
+    "hidden_dim": 320,
+    "in_channels": [32, 16, 24, 40, 80, 112, 192],
+    "out_channels": [16, 24, 40, 80, 112, 192, 320],
+}
+
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32]},
+    "mamba2": {"num_heads": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "perceiver": {"num_latents": 8},
+    "efficientnet": _EFFICIENT,
+    "align": {"vision_config": {"...": 0, **_EFFICIENT}, "projection_dim": 80},
+    "mobilebert": {"embedding_size": 16},
+    "blenderbot": {"encoder_layers": 4},
+    "bros": {"hidden_size": 64},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "blip-2": {"image_token_index": 120},
+    "instructblip": {"image_token_index": 120},
+    "instructblipvideo": {"video_token_index": 120},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "full_attention"]},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "mamba_headdim": 8},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"]},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_unified_text": {"num_kv_shared_layers": 0},
+    "neomme": {"head_dim": 16},
+    "beit": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
+    "data2vec-vision": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
+    "lw_detr": {"projector_scale_factors": [1.0]},
+    "upernet": {"base": {"backbone_config": _BACKBONE}},
+    "pp_ocrv5_mobile_det": {"layer_list_out_channels": [16, 16, 16, 16]},
+    "swin2sr": {"num_heads": [2, 2], "depths": [2, 2]},
+    "depth_pro": {"patch_size": 64, "intermediate_hook_ids": [3, 2, 1, 0]},
+    "efficientloftr": {"out_features": [8, 8, 16, 32]},
+    "molmo2_adapter": {"vision_feature_layer": [3, 2]},
+    "glm5_next_text": {"index_topk": 64},
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "decision_transformer": {"hidden_size": 32, "n_head": 4},
+    "vibevoice_acoustic_tokenizer": {"num_filters": 4, "hidden_size": 16, "depths": [1, 1, 1, 1, 1, 1, 1]},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
+    "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "shieldgemma2": {"mm_tokens_per_image": 4},
+    "lilt": {"hidden_size": 48},
+    "superpoint": {"keypoint_decoder_dim": 65},
+    "donut-swin": {"window_size": 2},
+    "maskformer-swin": {"window_size": 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "canary": {"decoder_config": {"...": 0, "vocab_size": 128}},
+    "granite_speech5_ctc": {"encoder_config": {"...": 0, "vocab_size": 128}},
+    "bridgetower": {
+        "text_config": {"...": 0, "hidden_size": 64},
+        "vision_config": {"...": 0, "hidden_size": 64},
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+    },
+    "cosmos3_edge_text": {
+        "head_dim": 8,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "mrope_section": [1, 1, 2]},
+    },
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [32, 32]},
+    "chameleon": {"vocabulary_map": {"<image>": 100, **{f"IMGIMG{chr(65 + i)}Z": 64 + i for i in range(16)}}},
+    "emu3": {"vocabulary_map": {"<image>": 100, **{f"<|visual token {i:06}|>": 64 + i for i in range(16)}}},
+    "sam": {"vision_config": {"...": 0, "image_size": 64}},
+    "deepseek_v2": {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
+    "step3p5": {"sliding_window": 64},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 101, "vision_end_token_id": 102},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 101, "vision_end_token_id": 102},
+    "sapiens2_head": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]},
+    "sapiens2": {"base": {"head_config": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]}}},
+    "fun_asr_nano": {"adaptor_config": {"...": 0, "intermediate_size": 8}},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+    },
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "dense", "sparse", "sparse"]},
+    "sam2_hiera_det_model": {"hidden_size": 8},
+    "clap_audio_model": {"patch_embeds_hidden_size": 8, "hidden_size": 64},
+    "chameleon_vqgan": {"base_channels": 32},
+    "janus_vqgan": {"base_channels": 32},
+    "emu3_vqgan": {"base_channels": 32},
+    "audio-spectrogram-transformer": {"max_length": 1024},
+    "t5gemma2_encoder": {"mm_tokens_per_image": 4, "text_config": {"...": 0, "dropout_rate": 0.0}},
+    "sam2_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "llama4_vision_model": {"intermediate_size": 128},
+    "detr": {
+        "base": {**_WITHOUT_TIMM, "backbone_config": _BACKBONE},
+        "encoder_attention_heads": 8,
+        "decoder_attention_heads": 8,
+    },
+    "swin": {"encoder_stride": 32},
+    "autoformer": {"base": _SERIES, **_SERIES},
+    "informer": {"base": _SERIES, **_SERIES},
+    "time_series_transformer": {"base": _SERIES, **_SERIES},
+    "gemma4_assistant": {"base": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
+    **{
+        name: {"base": {**_WITHOUT_TIMM, "backbone_config": _BACKBONE}}
+        for name in ("conditional_detr", "dab-detr", "table-transformer")
+    },
+    **{
+        name: {"base": {**_WITHOUT_TIMM, "backbone_config": _THREE_STAGES}}
+        for name in ("deformable_detr", "omdet-turbo")
+    },
+}
+"""Model type to values of fields; `base` holds what the default configuration needs to be made at all.
+
+A value for a configuration inside is a dictionary with the key `...`.
+"""
+
+PICTURES = {"depth_pro": (256, 256), "pp_ocrv5_mobile_rec": (80, 320), "pp_ocrv5_server_rec": (48, 320)}
+"""Height and width of pictures that a model needs, and its configuration doesn't say."""

@@ -1,0 +1,97 @@
+"""Export one pair of the matrix with the `onnxport` command, and read off its manifest what was proved."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
+
+PASSED, FAILED = "passed", "failed"
+_STAMPED = re.compile(r"layers traced and proved alike")
+_CATEGORIES = {
+    "UnsupportedError": "describe",
+    "WeightsMismatchError": "bind",
+    "TraceError": "trace",
+    "ValidationError": "validate",
+    "NoKernelError": "validate",
+}
+
+
+def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, Any]:
+    """Make the pair's checkpoint, export and validate it.
+
+    Args:
+        model_type: as in `config.json`.
+        task: a task, with or without past.
+        directory: where checkpoints are kept, and where outputs are written and removed again.
+
+    Returns:
+        `status` and `seconds`; of a pair that passed, what the manifest says; of one that failed, `category` (make,
+        describe, bind, trace, convert, validate), `message` and the end of the traceback.
+    """
+    start = time.perf_counter()
+    output = directory / "outputs" / f"{model_type}-{task}"
+    shutil.rmtree(output, ignore_errors=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = {}
+    try:
+        checkpoint, facts = checkpoint_of(model_type, task, directory / "checkpoints")
+        found = _export(checkpoint, task, output)
+    except NoCheckpointError as error:
+        found = {"status": FAILED, "category": "make", "message": str(error)}
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    known = {name: facts[name] for name in ("parameters", "repeated") if name in facts}
+    return {**found, **known, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _export(checkpoint: Path, task: str, output: Path) -> dict[str, Any]:
+    from onnxport.cli import main
+
+    said = io.StringIO()
+    arguments = ["export", str(checkpoint), str(output), "--task", task, "--quiet", "--debug", "--no-cache"]
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = main(arguments)
+    if code != 0:
+        return _failure(said.getvalue())
+    return _success(json.loads((output / "onnxport.json").read_text()))
+
+
+def _failure(text: str) -> dict[str, Any]:
+    lines = [line for line in text.splitlines() if line.startswith("onnxport: error: ")] or text.splitlines()[-1:]
+    message = lines[-1].removeprefix("onnxport: error: ") if lines else "it said nothing"
+    raised = re.findall(r"^(?:[\w]+\.)*(\w+Error): ", text, re.M)
+    category = _CATEGORIES.get(raised[-1] if raised else "", "crash")
+    if category == "trace" and re.search(r"ConversionError|Failed to (convert|decompose)|No ONNX function", text):
+        category = "convert"
+    return {"status": FAILED, "category": category, "message": message[:400], "trace": text[-3000:]}
+
+
+def _success(manifest: dict[str, Any]) -> dict[str, Any]:
+    components = manifest["components"]
+    inputs = [tensor for component in components for tensor in component["inputs"]]
+    fixed = [axis for component in components for axis in component["fixed_axes"]]
+    notes = [note for component in components for note in component["notes"]]
+    cases = manifest["validation"]["cases"]
+    status = manifest["validation"]["status"]
+    if status != PASSED or not cases:
+        return {"status": FAILED, "category": "validate", "message": f"the manifest says: {status}"}
+    texts = [tensor["axes"] for tensor in inputs if tensor["name"].endswith("input_ids")]
+    return {
+        "status": PASSED,
+        "cases": len(cases),
+        "refused": [f"{case['name']}: {case['note']}"[:200] for case in cases if case["note"]],
+        "inputs": [f"{tensor['name']}{tensor['axes']}" for tensor in inputs][:12],
+        "fixed_axes": fixed,
+        "batch": all(any("batch" in str(axis) for axis in tensor["axes"]) for tensor in inputs[:1]),
+        "length": all(isinstance(axes[1], str) for axes in texts if len(axes) > 1) if texts else None,
+        "stamped": any(_STAMPED.search(note) for note in notes),
+        "notes": [note[:200] for note in notes],
+    }

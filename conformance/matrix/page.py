@@ -1,0 +1,147 @@
+"""Write the matrix's results as `docs/coverage.md`, and as JSON beside it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from conformance.matrix.pairs import FAMILIES, family, pairs
+from onnxport.configs.tasks import PAST_SUFFIX
+
+Record = dict[str, Any]
+PACKAGES = ("onnxport", "transformers", "torch", "onnxscript", "onnx-ir", "onnxruntime")
+CATEGORIES = ("make", "describe", "bind", "trace", "convert", "validate", "crash", "timeout")
+REPEATED = 4
+"""Layers of one class from which stamping is worth proving."""
+
+_HEAD = """# Coverage
+
+`python -m conformance matrix` exports every (model type, task) that the Auto classes of Transformers reach: a tiny
+checkpoint with seeded random weights each, its configuration shrunk by rule, through `onnxport export`, whose
+validation compares every output at sizes that were never traced. Tasks whose models generate are exported a second
+time with their key/value cache. This page is written by the command; `coverage.json` beside it has every record.
+
+Tiny random weights show that graphs compute the same; they say nothing about tolerances at real size.
+"""
+_MEANINGS = """What a failure is called after: *make*, no tiny checkpoint could be made; *describe*, the inputs or the
+cache aren't described yet; *bind*, parameters and tensors don't fit; *trace*, PyTorch can't capture the model;
+*convert*, an operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ; *crash*,
+any other error.
+"""
+
+
+def write_page(records: Iterable[Record], page: Path) -> None:
+    """Write the page and, beside it, the records as JSON.
+
+    Args:
+        records: results of pairs.
+        page: the Markdown file; the JSON file has its name with another suffix.
+    """
+    found = sorted(records, key=lambda record: (record["model_type"], record["task"]))
+    now = datetime.datetime.now(datetime.UTC).date().isoformat()
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    page.write_text(text_of(found, now, versions), encoding="utf-8")
+    lines = ",\n".join(json.dumps(_plain(record), sort_keys=True) for record in found)
+    head = json.dumps({"date": now, "versions": versions})[:-1]
+    page.with_suffix(".json").write_text(f'{head}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
+    """Return the page's text."""
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    run = f"Written {date} with {named}. {len(records)} of {len(pairs())} pairs were run."
+    lines = [_HEAD, run, "", "## Figures", "", *_figures(records)]
+    lines += ["", "## By family", "", *_table(records, "family of tasks", lambda r: family(r["task"]), [*FAMILIES])]
+    tasks = list(dict.fromkeys(task for _, task in pairs()))
+    lines += ["", "## By task", "", *_table(records, "task", lambda r: r["task"], tasks)]
+    lines += ["", "## Failures", "", _MEANINGS, *_failures(records)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(records: list[Record]) -> list[str]:
+    passed = [record for record in records if record["status"] == "passed"]
+    types = {record["model_type"] for record in records}
+    proved = {record["model_type"] for record in passed}
+    deep = [record for record in passed if record.get("repeated", 0) >= REPEATED]
+    texts = [record for record in passed if record.get("length") is not None]
+    rows = (
+        ("model types that export and validate on at least one task", len(proved), len(types)),
+        ("(model type, task) pairs that export and validate", len(passed), len(records)),
+        ("pairs proved dynamic in batch, of those exported", sum(bool(r["batch"]) for r in passed), len(passed)),
+        ("pairs that take tokens and are dynamic in length", sum(bool(r["length"]) for r in texts), len(texts)),
+        (
+            f"pairs whose layers were stamped, of those with {REPEATED} or more alike",
+            _count(deep, "stamped"),
+            len(deep),
+        ),
+    )
+    seconds = sum(record["seconds"] for record in records)
+    lines = ["| what | number | of | share |", "| --- | --- | --- | --- |"]
+    lines += [f"| {what} | {part} | {whole} | {_share(part, whole)} |" for what, part, whole in rows]
+    return [
+        *lines,
+        "",
+        f"One worker took {seconds / 60:.0f} minutes, {seconds / max(len(records), 1):.1f} s for a pair.",
+    ]
+
+
+def _table(records: list[Record], title: str, key: Any, order: list[str]) -> list[str]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        counts[key(record)][_outcome(record)] += 1
+    lines = [f"| {title} | pairs | passed | share | {' | '.join(CATEGORIES)} |", "| --- " * (4 + len(CATEGORIES)) + "|"]
+    for name in [name for name in order if name in counts] + sorted(set(counts) - set(order)):
+        own = counts[name]
+        cells = [str(own[category] or "") for category in CATEGORIES]
+        share = _share(own["passed"], own.total())
+        lines.append(f"| {name} | {own.total()} | {own['passed']} | {share} | {' | '.join(cells)} |")
+    return lines
+
+
+def _failures(records: list[Record]) -> list[str]:
+    """List each reason with the pairs that have it, the most frequent first."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record["status"] != "passed":
+            task = record["task"].replace(PAST_SUFFIX, "+past")
+            found[_outcome(record), reason(record)][record["model_type"]].append(task)
+    order = sorted(found.items(), key=lambda item: (CATEGORIES.index(item[0][0]), -len(item[1]), item[0]))
+    lines = ["| at | reason | pairs |", "| --- | --- | --- |"]
+    for (category, text), types in order:
+        named = "; ".join(f"{model_type}: {', '.join(tasks)}" for model_type, tasks in types.items())
+        lines.append(f"| {category} | {text} | {named} |")
+    return lines if found else ["None."]
+
+
+def reason(record: Record) -> str:
+    """Return why a pair failed, in a line that fits a table: colours, paths and markup are left out."""
+    text = re.sub(r"\x1b\[\d*m|\[\d+m", "", str(record.get("message", "")))
+    text = re.sub(r"\(this is a bug, run with --debug for the traceback\)", "", text)
+    text = re.sub(r"(?<!\w)/\S+/([\w.-]+)", r"\1", " ".join(text.split()))
+    return text[:160].replace("|", "\\|").replace("<", "&lt;").strip()
+
+
+def _outcome(record: Record) -> str:
+    status = record["status"]
+    return str(record["category"] if status == "failed" else {"crashed": "crash"}.get(status, status))
+
+
+def _plain(record: Record) -> Record:
+    """Return a record without what differs from machine to machine."""
+    left = ("trace", "inputs", "seconds", "notes", "cases")
+    plain = {name: value for name, value in record.items() if name not in left}
+    return {**plain, "message": reason(record)} if "message" in plain else plain
+
+
+def _count(records: list[Record], name: str) -> int:
+    return sum(bool(record[name]) for record in records)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""

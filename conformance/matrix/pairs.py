@@ -1,0 +1,113 @@
+"""Which (model type, task) pairs there are: what the Auto classes of Transformers map, with and without past."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from onnxport.configs.tasks import PAST_SUFFIX, TASKS, Task, canonical_task
+
+Pair = tuple[str, str]
+
+GENERATING = (
+    "text-generation",
+    "text2text-generation",
+    "image-to-text",
+    "automatic-speech-recognition",
+    "audio-text-to-text",
+)
+"""Tasks whose models may give their key/value cache: a pair of its own."""
+
+_TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
+"""Classes that generate, and keep nothing between steps that a graph could take."""
+
+FAMILIES = {
+    "text": "fill-mask text-generation text2text-generation text-classification token-classification "
+    "question-answering multiple-choice next-sentence-prediction text-encoding table-question-answering",
+    "vision": "image-classification object-detection image-segmentation semantic-segmentation depth-estimation "
+    "masked-im mask-generation keypoint-detection keypoint-matching video-classification image-to-image "
+    "normal-estimation pointmap-estimation pose-estimation image-matting table-recognition text-recognition backbone",
+    "audio": "automatic-speech-recognition audio-classification audio-frame-classification audio-xvector "
+    "text-to-audio audio-tokenization",
+    "multimodal": "image-to-text audio-text-to-text zero-shot-image-classification zero-shot-object-detection "
+    "visual-question-answering document-question-answering",
+    "time series": "time-series-prediction",
+    "bare models": "feature-extraction",
+}
+"""Families of tasks to the tasks' names."""
+
+
+def family(task: str) -> str:
+    """Return the family of a task."""
+    name = task.removesuffix(PAST_SUFFIX)
+    return next((key for key, names in FAMILIES.items() if name in names.split()), "other")
+
+
+@cache
+def pairs() -> tuple[Pair, ...]:
+    """Return all (model type, task) pairs in the order of the tasks, each followed by the same with past."""
+    found: list[Pair] = []
+    for task in TASKS:
+        for model_type, name in classes(task).items():
+            found.append((model_type, task.name))
+            if task.name in GENERATING and not _TRANSDUCERS.search(name) and _generates(name):
+                found.append((model_type, task.name + PAST_SUFFIX))
+    return tuple(found)
+
+
+def classes(task: Task) -> dict[str, str]:
+    """Map model types to the name of the class that a task loads.
+
+    Audio-text-to-text has the Auto class of all models that read something beside a text: those that read pictures
+    are image-to-text's already, and left out here.
+    """
+    from onnxport.architectures.describe import _class_names
+
+    found: dict[str, str] = {}
+    for auto_class in task.auto_classes:
+        for model_type, names in _class_names(auto_class).items():
+            found.setdefault(model_type, names[0])
+    if task.name == "audio-text-to-text":
+        pictures = classes(canonical_task("image-to-text"))
+        found = {model_type: name for model_type, name in found.items() if pictures.get(model_type) != name}
+    return found
+
+
+@cache
+def model_class(model_type: str, task: str) -> Any:
+    """Return the class of a pair.
+
+    Raises:
+        ImportError: it needs a package that isn't installed.
+    """
+    import transformers
+
+    return getattr(transformers, classes(canonical_task(task.removesuffix(PAST_SUFFIX)))[model_type])
+
+
+def _generates(class_name: str) -> bool:
+    import transformers
+
+    try:
+        return bool(getattr(transformers, class_name).can_generate())
+    except (ImportError, AttributeError):
+        return False
+
+
+def chosen(tasks: str | None = None, types: str | None = None) -> list[Pair]:
+    """Return the pairs of comma-separated tasks and model types, all of them without.
+
+    Raises:
+        ValueError: a task or a model type has no pair.
+    """
+    found = list(pairs())
+    for text, place in ((types, 0), (tasks, 1)):
+        if text is None:
+            continue
+        wanted = {item.strip() for item in text.split(",")}
+        lost = sorted(wanted - {pair[place] for pair in pairs()})
+        if lost:
+            raise ValueError(f"no pair of the matrix has {', '.join(lost)}")
+        found = [pair for pair in found if pair[place] in wanted]
+    return found

@@ -1,0 +1,323 @@
+"""Make a tiny configuration of any model type: its default one, with every size shrunk by the rule of its name.
+
+All widths become one width, all numbers of heads one number, and so on: what the default configuration holds equal, or
+divisible, stays so. What no rule can know is in `exceptions.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from conformance.matrix.exceptions import EXCEPTIONS
+
+WIDTH, HEADS, HEAD, INNER, LAYERS, VOCABULARY = 32, 4, 8, 64, 4, 128
+EXPERTS, LENGTH, PICTURE = 4, 512, 64
+
+_LEFT = re.compile(
+    r"(^|_)(kernel|stride|seed|theta|temperature|scale|loss|cost|coefficient|rate|dropout|eps|std|factor|buckets|"
+    r"num_channels|in_chans|insert_layer_id|prompt_types|segment_types|type_vocab_size|sampling_rate|num_buckets|"
+    r"num_mel_bins|mel_bins|feature_projection_input_dim|model_in_dim|spec_size|input_feat_per_channel|input_feat_size|num_feat_extract_layers|max_bucket_distance|train_num_points|ratio)(_|$)"
+)
+_RULES: tuple[tuple[str, int], ...] = (
+    (r"(^|_)vocab(_size|$)|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
+    (r"^(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", 8),
+    (r"(^|_)embeds?_hidden_size$", WIDTH),
+    (r"num_pos_feats$", WIDTH // 2),
+    (r"^rotary_dim$", HEAD // 2),
+    (r"^upsample_groups$", WIDTH),
+    (r"groups$", 8),
+    (r"^d_latents$", WIDTH),
+    (r"^(linear_num_key_heads|index_n_heads)$", 2),
+    (r"head_dim$|^d_kv$|^d_head$|^dim_head$|qk_(nope|rope)_head_dim$|_d_head$|^mamba_headdim$|^kv_channels$", HEAD),
+    (r"^qk_head_dim$", 2 * HEAD),
+    (r"^head_hidden_size$", WIDTH),
+    (r"(num_key_value_heads|num_kv_heads|kv_heads)$", 2),
+    (r"(^|_)(n_heads?|num_heads|heads|num_attention_heads|self_attention_heads|cross_attention_heads)(_|$)", HEADS),
+    (r"lora_rank$|laurel_rank$|dt_rank$|time_step_rank$|adapter_rank$", HEAD),
+    (r"experts_per_tok(en)?$|^(moe_k|moe_top_?k|top_k_experts|num_experts_per_tok)$", 2),
+    (r"(^|_)(num_experts|routed_experts|local_experts)$|^num_hash(es)?$", EXPERTS),
+    (r"^index_topk$", 2 * WIDTH),  # fewer than the tokens of an example are ties, which every runtime breaks its way
+    (r"^(n_group|num_expert_group)$", 2),
+    (r"^topk_group$", 1),
+    (
+        r"(intermediate|ffn|d_ff|dff|mlp_dim|n_inner|feedforward_dim|dim_feedforward|moe_hidden_size|d_inner)(_|$)",
+        INNER,
+    ),
+    (r"(^|_)(layers?|depth|n_layers?|num_blocks)$", LAYERS),
+    (r"(state_size|d_state|state_dim)$", HEAD),
+    (r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_target_positions|max_length)$", LENGTH),
+    (r"(^|_)(num_queries|num_query_tokens|num_denoising|num_detection_tokens|num_proposals|num_latents|n_latents)$", 8),
+    (r"sliding_window|window_size_per|local_attention|attention_chunk_size", 4 * LENGTH),
+    (r"(^|_)(image_size|crop_size|pretrain_image_size|max_image_size|resolution|img_size)$", PICTURE),
+    (
+        r"patch|window|kernel|block|chunk|crop|_len(gth)?$|length|position|max_|min_|scale|bins|bucket|num_|_id$|_index$",
+        0,
+    ),
+    (r"size|dim|width|_features$|d_model|n_embd|embed|units|hidden|planes|rel$", WIDTH),
+)
+"""What a name means, the first that fits: the largest number that it may have, 0 for any."""
+
+_KEY_VALUE_HEADS = re.compile(r"(num_key_value_heads|num_kv_heads|kv_heads)$")
+_PLACES = re.compile(
+    r"out_indices|out_features|_indexes$|vision_feature_layer$|feature_layers?$|hook_ids|layer_indices"
+)
+_IDS = re.compile(r"(_token_id|_token_index|_token_ids|_bos_id|_eos_id|_start_id|_end_id|suppress_tokens|mask_index)$")
+_TEXTS = ("text_config", "decoder", "thinker_config")
+_WIDTHS = re.compile(r"size|dim|channel|width|filters")
+
+
+_FILLED = {
+    **{"head_dim": HEAD, "num_key_value_heads": 2, "num_local_experts": EXPERTS, "num_experts": EXPERTS},
+    **{"num_experts_per_tok": 2, "top_k_experts": 2, "moe_intermediate_size": WIDTH},
+}
+"""Fields that some classes leave empty although their models need them."""
+
+
+def tiny_config(model_type: str, task: str = "") -> Any:
+    """Return a tiny configuration of a model type.
+
+    Args:
+        model_type: as in `config.json`.
+        task: what the model is for; one that generates is told that it is a decoder.
+
+    Raises:
+        Exception: whatever the configuration's class says of the values.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    exception = EXCEPTIONS.get(model_type, {})
+    config = _shrunk(config_class(**exception.get("base", {})), exception)
+    if task == "text-generation" and not config.is_encoder_decoder and "is_decoder" in _fields(config):
+        config.is_decoder = True
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0
+    return config
+
+
+def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
+    """Return a small copy of a configuration and of those inside it."""
+    config_class = type(config)
+    try:
+        default = config_class()
+    except Exception:  # a class that needs arguments: then all are passed on
+        default = None
+    values: dict[str, Any] = {}
+    for name, own in _fields(config).items():
+        value = _value(config, name, own)
+        if name in changes and not _nests(changes[name]):
+            values[name] = changes[name]
+            continue
+        usual = _value(default, name, own)
+        if _is_worked_out(own, value, _layers_of(config)) and default is not None and not _differs(value, usual):
+            continue  # the class works it out from others
+        new = _small(name, value, config, changes)
+        if default is None or _differs(new, usual):
+            values[name] = new
+    left = ("base", *values)
+    values |= {name: new for name, new in changes.items() if name not in left and not _nests(new)}
+    fields = _fields(config)
+    values |= {name: new for name, new in _FILLED.items() if name in fields and _value(config, name, 0) is None}
+    _move_ids(values, config)
+    made = _with_all_kinds(config_class(**values), config, values)
+    _divide_positions(made)
+    return made
+
+
+def _divide_positions(config: Any) -> None:
+    """Share the few frequencies of a small head out among the axes of a model with positions in three directions."""
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict) or not _source_names(type(config), "mrope_section"):
+        return
+    for part in (rope, *rope.values()):
+        if isinstance(part, dict) and "rope_theta" in part:
+            share = part.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1.0
+            count = int((getattr(config, "head_dim", None) or HEAD) * share) // 2
+            part["mrope_section"] = [count // 4, count // 4, count - 2 * (count // 4)]
+
+
+@cache
+def _source_names(config_class: Any, word: str) -> bool:
+    """Say whether the file of a configuration's model has a word."""
+    name = config_class.__module__.replace(".configuration_", ".modeling_")
+    file = Path(inspect.getfile(config_class)).with_name(f"{name.rpartition('.')[2]}.py")
+    return file.is_file() and word in file.read_text(encoding="utf-8")
+
+
+def _with_all_kinds(made: Any, config: Any, values: dict[str, Any]) -> Any:
+    """Make a configuration again where a kind of layer that the large one has was lost."""
+    large, small = (getattr(one, "layer_types", None) for one in (config, made))
+    is_list = (
+        "layer_types" in _fields(config)
+        and isinstance(large, list)
+        and isinstance(small, list)
+        and isinstance((large or [0])[0], str)
+    )
+    if not is_list or "layer_types" in values or set(large) == set(small):
+        return made
+    return type(config)(**values, layer_types=_few_kinds(large)[: len(small)])
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Return the names of a configuration's fields with the defaults that its class writes down."""
+    if dataclasses.is_dataclass(config):
+        found = {field.name: field.default for field in dataclasses.fields(config) if field.init}
+    else:
+        found = dict(config.to_dict())
+    if hasattr(config, "out_features"):
+        found |= {"out_features": None}
+        found.pop("out_indices", None)
+    left = ("transformers_version", "id2label", "label2id", "architectures", "model_type", "dtype", "torch_dtype")
+    return {name: default for name, default in found.items() if name not in left and not name.startswith("_")}
+
+
+def _value(config: Any, name: str, default: Any) -> Any:
+    """Return a field's value; the default where it differs from layer to layer."""
+    try:
+        value = getattr(config, name, default)
+    except Exception:  # a value that each layer has its own of
+        value = default
+    return None if value is dataclasses.MISSING else value
+
+
+def _is_worked_out(written: Any, value: Any, layers: int) -> bool:
+    """Say whether a class works a field out that it writes no default for; widths of stages are given nevertheless."""
+    if written is not None or value is None or hasattr(value, "to_dict"):
+        return False
+    widths = isinstance(value, list) and len(value) != layers and all(isinstance(item, int) for item in value)
+    return not widths
+
+
+def _nests(value: Any) -> bool:
+    return isinstance(value, dict) and "..." in value
+
+
+def _small(name: str, value: Any, config: Any, changes: dict[str, Any]) -> Any:
+    """Return a small value for a field."""
+    from transformers import PreTrainedConfig
+
+    if isinstance(value, PreTrainedConfig):
+        inner = {key: new for key, new in changes.get(name, {}).items() if key != "..."}
+        own = {key: new for key, new in EXCEPTIONS.get(value.model_type, {}).items() if key != "base"}
+        return _shrunk(value, {**own, **inner})
+    if isinstance(value, dict):
+        return {key: _small(str(key), inner, config, {}) for key, inner in value.items()}
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple):
+        return value
+    layers = _layers_of(config)
+    if name.startswith("stem") and hasattr(config, "block_configs"):
+        return value  # its blocks are written out in full, and have the sizes that they have
+    if isinstance(value, int):
+        if _KEY_VALUE_HEADS.search(name) and value >= (_value(config, "num_attention_heads", 0) or 0):
+            return min(value, HEADS)
+        return _place(value, layers) if _PLACES.search(name) else _small_number(name, value)
+    return _small_list(name, list(value), layers)
+
+
+def _small_number(name: str, value: int) -> int:
+    if value <= 1 or _LEFT.search(name):
+        return value
+    if name == "num_filters":
+        return _scaled([value])[0]
+    for pattern, limit in _RULES:
+        if re.search(pattern, name):
+            return min(value, limit) if limit else value
+    return _scaled([value])[0] if re.search(r"channel|filters", name) else value
+
+
+def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:
+    numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    if name == "depths" or name.endswith(("num_blocks", "block_repeats", "numb_of_layers")):
+        return [min(value, 2) if isinstance(value, int) else value for value in values]
+    if re.search(r"(^|_)image_size$", name) and numbers and values and max(values) > PICTURE:
+        factor = max(values) // PICTURE
+        return [max(PICTURE // 2, value // factor // 16 * 16) for value in values]
+    if _PLACES.search(name) and layers > LAYERS:
+        return _places(values, layers)
+    if values and isinstance(values[0], str) and len(values) == layers and layers > LAYERS:
+        return _few_kinds(values)
+    if len(values) == layers and layers > LAYERS:
+        return values[:LAYERS]
+    if "head" in name and numbers:
+        return [min(value, 2) for value in values]
+    if numbers and _WIDTHS.search(name) and not re.search(r"image|patch|kernel|window|stride|input_size|pool", name):
+        return _scaled(values)
+    return values
+
+
+def _places(values: list[Any], layers: int) -> list[Any]:
+    """Move the numbers of layers, or the names of stages, to where they are among few layers."""
+    if values and isinstance(values[0], str):
+        stages = [re.fullmatch(r"stage(\d+)", value) for value in values]
+        if not all(stages):
+            return values
+        numbers = [int(stage[1]) for stage in stages if stage]
+        if max(numbers) <= LAYERS:
+            return values
+        return [f"stage{place + 1}" for place in _places([number - 1 for number in numbers], layers)]
+    if not all(isinstance(value, int) for value in values):
+        return values
+    if max(values) < LAYERS:
+        return values
+    found = [_place(value, layers) for value in values]
+    alike = len(set(found)) < len(values) <= LAYERS
+    return list(range(LAYERS - len(values), LAYERS)) if alike else list(dict.fromkeys(found))
+
+
+def _place(value: int, layers: int) -> int:
+    if value < 0 or layers <= LAYERS:
+        return max(value, -LAYERS)
+    return max(0, min((value + 1) * LAYERS // layers, LAYERS) - 1)
+
+
+def _scaled(values: list[Any]) -> list[Any]:
+    """Divide widths by eight: what is equal, or twice another, stays so."""
+    return [value if value < 16 else max(8, value // 8 // 8 * 8) for value in values]
+
+
+def _few_kinds(values: list[str]) -> list[str]:
+    """Keep the first layers; the last ones give way to kinds that would be lost."""
+    kept = values[:LAYERS]
+    lost = [kind for kind in dict.fromkeys(values) if kind not in kept]
+    return kept[: LAYERS - len(lost)] + lost if lost and len(lost) < LAYERS else kept
+
+
+def _layers_of(config: Any) -> int:
+    for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "depth"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+def _differs(new: Any, old: Any) -> bool:
+    if hasattr(new, "to_dict") and hasattr(old, "to_dict"):
+        return bool(type(new) is not type(old) or new.to_dict() != old.to_dict())
+    return bool(new != old)
+
+
+def _move_ids(values: dict[str, Any], config: Any) -> None:
+    """Move token numbers that are outside the small vocabulary inside."""
+    texts = [config, *(_value(config, name, None) for name in _TEXTS)]
+    sizes = [size for text in texts if isinstance(size := getattr(text, "vocab_size", None), int)]
+    limit = min([VOCABULARY, *sizes])
+    for name, default in _fields(config).items():
+        if not _IDS.search(name):
+            continue
+        value = values[name] if name in values else _value(config, name, default)
+        if name == "pad_token_id" and value is None and sizes:
+            values[name] = 1  # whoever classifies several texts at once needs to know where each ends
+        if isinstance(value, int) and not isinstance(value, bool) and value >= limit:
+            values[name] = _moved(value, limit)
+        elif isinstance(value, list) and any(isinstance(item, int) and item >= limit for item in value):
+            values[name] = [_moved(item, limit) if item >= limit else item for item in value]
+
+
+def _moved(value: int, limit: int) -> int:
+    """Return a number below `limit`, the same for the same token: neighbours stay apart."""
+    return limit - 1 - value % max(limit // 2, 1)

@@ -1,0 +1,113 @@
+"""Write the tiny seeded checkpoint of a pair."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from conformance.checkpoints import randomize
+from conformance.matrix.pairs import classes, model_class
+from conformance.matrix.shrink import tiny_config
+from conformance.matrix.sides import save_sides
+from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
+
+MOST_PARAMETERS = 20_000_000
+_MARKER = "conformance.json"
+
+
+class NoCheckpointError(Exception):
+    """Say why a pair has no tiny checkpoint."""
+
+
+def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Write the checkpoint of a pair; one that is already there is kept, unless the rules have changed since.
+
+    Args:
+        model_type: as in `config.json`.
+        task: a task; with and without past share one checkpoint.
+        directory: where checkpoints are kept, one directory each.
+
+    Returns:
+        The checkpoint's directory, and `parameters` and `repeated` (layers of one class) of its model.
+
+    Raises:
+        NoCheckpointError: there is no small configuration, or a package is missing.
+    """
+    task = task.removesuffix(PAST_SUFFIX)
+    target = directory / f"{model_type}-{task}"
+    marker = target / _MARKER
+    if marker.is_file() and (facts := json.loads(marker.read_text())).get("rules") == _rules():
+        return target, facts
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        facts = _write(model_type, task, target)
+    except Exception as error:  # configurations and models raise whatever they like
+        shutil.rmtree(target, ignore_errors=True)
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        raise NoCheckpointError(f"{type(error).__name__}: {' '.join(lines)}"[:300]) from error
+    marker.write_text(json.dumps(facts))
+    return target, facts
+
+
+def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
+    import torch
+
+    config = tiny_config(model_type, task)
+    made_of = _whole_class(model_type, task, type(config))
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in made_of(copy.deepcopy(config)).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{made_of.__name__} still has {size / 1e6:.0f} million parameters")
+    torch.manual_seed(0)
+    model = made_of(config)
+    randomize(model)
+    model.save_pretrained(target)
+    save_sides(made_of, model.config, target)
+    facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
+    return {**facts, "rules": _rules()}
+
+
+@cache
+def _rules() -> str:
+    """Return a digest of what checkpoints are made by."""
+    here = Path(__file__).parent
+    files = (here / name for name in ("shrink.py", "exceptions.py", "sides.py", "tiny.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def _whole_class(model_type: str, task: str, config_class: Any) -> Any:
+    """Return the class whose weights the checkpoint has: that of the pair, unless it is only a part of the model.
+
+    A checkpoint that reads pictures and texts may be loaded as a model of texts alone; it holds all of it.
+    """
+    made_of = model_class(model_type, task)
+    whole = ("image-to-text", "audio-text-to-text", "text-to-audio")
+    if task in whole or issubclass(config_class, made_of.config_class or config_class):
+        return made_of
+    for other in whole:
+        if model_type in classes(canonical_task(other)):
+            return model_class(model_type, other)
+    return made_of
+
+
+def repeated_layers(model: Any) -> int:
+    """Return the largest number of layers of one class in a row; of one kind, where the configuration says kinds."""
+    from torch import nn
+
+    most = 0
+    kinds_of_layers = [
+        Counter(module.config.layer_types).most_common(1)[0][1]
+        for module in model.modules()
+        if isinstance(getattr(getattr(module, "config", None), "layer_types", None), list) and module.config.layer_types
+    ]
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            kinds = [type(child) for child in module if child is not None and list(child.parameters())]
+            most = max([most, *(kinds.count(kind) for kind in set(kinds))])
+    return min([most, *kinds_of_layers[:1]])

@@ -1,0 +1,175 @@
+"""Example inputs that no preprocessor makes, by the names that forwards of Transformers give them.
+
+A description takes from here what a forward requires, or asks for by name when it is run without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_DECODER_LENGTH = 3
+_PLACES = 5
+_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Hold what a recipe may look at.
+
+    Attributes:
+        config: the model's configuration.
+        batch: samples.
+        inputs: what there is already, by name.
+    """
+
+    config: Any
+    batch: int
+    inputs: Mapping[str, Any]
+
+    def number(self, *names: str, default: int) -> int:
+        """Return the first of the configuration's fields that is a number, and of those of its parts."""
+        parts = (self.config, *(getattr(self.config, part, None) for part in ("text_config", "vision_config")))
+        found = (getattr(part, name, None) for part in parts for name in names)
+        return next((value for value in found if isinstance(value, int) and not isinstance(value, bool)), default)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text, where there is one."""
+        return int(self.inputs["input_ids"].shape[1]) if "input_ids" in self.inputs else _PLACES
+
+    @property
+    def past(self) -> tuple[int, ...]:
+        """Shape of the past values of a time series."""
+        lags = getattr(self.config, "lags_sequence", None)
+        if lags:
+            return self.batch, self.number("context_length", default=16) + max(lags)
+        channels = getattr(self.config, "num_input_channels", None)
+        return (self.batch, self.number("context_length", default=16), *((channels,) if channels else ()))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Say what an input looks like.
+
+    Attributes:
+        axes: its axes that may vary, and their labels.
+        make: makes an example of it.
+    """
+
+    axes: Mapping[int, str]
+    make: Callable[[Setting], torch.Tensor]
+
+
+def recipe(name: str) -> Recipe | None:
+    """Return how an input is made; None where that isn't known."""
+    return _RECIPES.get(name)
+
+
+def asked_for(error: Exception, parameters: Iterable[str]) -> list[str]:
+    """List the parameters that an error's text names and that can be made."""
+    words = set(re.findall(r"\w+", str(error).lower()))
+    return [name for name in parameters if name in words and name in _RECIPES]
+
+
+def _numbers(*shape: int) -> torch.Tensor:
+    import torch
+
+    return torch.ones(shape, dtype=torch.int64)
+
+
+def _zeros(*shape: int) -> torch.Tensor:
+    import torch
+
+    return torch.zeros(shape)
+
+
+def _ones(*shape: int) -> torch.Tensor:
+    import torch
+
+    return torch.ones(shape)
+
+
+def _boxes(setting: Setting) -> torch.Tensor:
+    import torch
+
+    size = getattr(setting.config, "dim_bbox", None)
+    if size or setting.config.model_type == "udop":  # shares of the page, not thousandths
+        return torch.full((setting.batch, setting.length, int(size or 4)), 0.5)
+    box = torch.tensor([1, 2, 3, 4])
+    return box.expand(setting.batch, setting.length, 4).clone()
+
+
+def _frames(setting: Setting) -> torch.Tensor:
+    side = setting.number("image_size", "crop_size", default=64)
+    count = setting.number("num_frames", "frames_per_clip", default=_FRAMES)
+    return _zeros(setting.batch, count, setting.number("num_channels", "in_chans", default=3), side, side)
+
+
+def _kinds(setting: Setting) -> torch.Tensor:
+    kinds = len(getattr(setting.config, "type_vocab_sizes", None) or ())
+    tokens = setting.inputs["input_ids"]
+    return 0 * _numbers(*tokens.shape, *((kinds,) if kinds else ()))
+
+
+def _sound_mask(setting: Setting) -> torch.Tensor:
+    import torch
+
+    features = setting.inputs["input_features"]
+    bins = setting.number("num_mel_bins", default=0)
+    axis = 1 if features.shape[-1] == bins else -1
+    return torch.ones(features.shape[0], features.shape[axis], dtype=torch.bool)
+
+
+def _decoder_tokens(setting: Setting) -> torch.Tensor:
+    """Make tokens of a decoder; one that writes several codes for each step of a sound takes all of them."""
+    decoder = getattr(setting.config, "decoder", None) or getattr(setting.config, "decoder_config", None)
+    codebooks, channels = (getattr(decoder, name, None) for name in ("num_codebooks", "num_channels"))
+    if isinstance(codebooks, int):
+        return _numbers(setting.batch * codebooks, _DECODER_LENGTH)
+    return _numbers(setting.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
+
+
+def takes_frames(config: Any) -> bool:
+    """Say whether a model reads pictures one after another, as those of a video."""
+    parts = (config, getattr(config, "vision_config", None))
+    return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
+
+
+def _time_features(setting: Setting, length: int) -> torch.Tensor:
+    config = setting.config
+    count = getattr(config, "num_time_features", 0) + getattr(config, "num_dynamic_real_features", 0)
+    return _zeros(setting.batch, length, max(count, 1))
+
+
+_TEXT = {0: "batch", 1: "sequence"}
+_BATCH = {0: "batch"}
+_VISUAL = {0: "batch", 1: "visual_sequence"}
+_RECIPES: dict[str, Recipe] = {
+    "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
+    "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
+    "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
+    "query_embeds": Recipe({0: "batch"}, lambda s: _zeros(s.batch, _PLACES, s.number("hidden_size", default=64))),
+    "pixel_values": Recipe(_BATCH, _frames),
+    "qformer_input_ids": Recipe({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
+    "bbox": Recipe(_TEXT, _boxes),
+    "token_type_ids": Recipe(_TEXT, _kinds),
+    "visual_feats": Recipe(_VISUAL, lambda s: _zeros(s.batch, _PLACES, s.number("visual_feat_dim", default=2048))),
+    "visual_pos": Recipe(_VISUAL, lambda s: _zeros(s.batch, _PLACES, s.number("visual_pos_dim", default=4))),
+    "pixel_values_videos": Recipe(_BATCH, _frames),
+    "input_points": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
+    "input_labels": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _numbers(s.batch, 2, 3)),
+    "input_features_mask": Recipe({0: "batch"}, _sound_mask),
+    "past_values": Recipe(_BATCH, lambda s: _zeros(*s.past)),
+    "past_observed_mask": Recipe(_BATCH, lambda s: _ones(*s.past)),
+    "past_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.past[1])),
+    "future_values": Recipe(_BATCH, lambda s: _zeros(s.batch, s.number("prediction_length", default=4))),
+    "future_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.number("prediction_length", default=4))),
+    "past_values_padding": Recipe(_BATCH, lambda s: 0 * _numbers(*s.past)),
+    "freq": Recipe(_BATCH, lambda s: 0 * _numbers(s.batch, 1)),
+}

@@ -1,0 +1,77 @@
+"""Inputs that no preprocessor makes: by name, by the configuration, and by what an error asks for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
+from onnxport.tracing.patches import _averages, _pool_any_size
+from onnxport.weights.loading import config_for
+
+
+def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:
+    found = recipe(name)
+    assert found is not None
+    return found.make(Setting(SimpleNamespace(model_type="any", **config), 2, inputs))
+
+
+def test_an_error_asks_for_parameters_by_name() -> None:
+    parameters = ("input_ids", "bbox", "decoder_input_ids")
+    assert asked_for(ValueError("Bbox is required"), parameters) == ["bbox"]
+    assert asked_for(TypeError("missing 'decoder_input_ids'"), parameters) == ["decoder_input_ids"]
+    assert asked_for(ValueError("input_ids"), parameters) == []
+
+
+def test_boxes_are_as_many_as_tokens() -> None:
+    tokens = torch.ones(2, 7, dtype=torch.int64)
+    assert make("bbox", {}, input_ids=tokens).shape == (2, 7, 4)
+    assert make("bbox", {"dim_bbox": 8}, input_ids=tokens).dtype == torch.float32
+
+
+def test_a_time_series_reaches_back_as_far_as_its_lags() -> None:
+    assert make("past_values", {"context_length": 12, "lags_sequence": [1, 3]}).shape == (2, 15)
+    assert make("past_values", {"context_length": 12, "num_input_channels": 3}).shape == (2, 12, 3)
+
+
+def test_a_decoder_of_several_codes_gets_all_of_them() -> None:
+    assert make("decoder_input_ids", {}).shape == (2, 3)
+    assert make("decoder_input_ids", {"decoder": SimpleNamespace(num_codebooks=4)}).shape == (8, 3)
+    assert make("decoder_input_ids", {"decoder_config": SimpleNamespace(num_channels=9)}).shape == (2, 3, 9)
+
+
+def test_kinds_of_tokens_are_as_many_as_their_vocabularies() -> None:
+    tokens = torch.ones(2, 7, dtype=torch.int64)
+    assert make("token_type_ids", {"type_vocab_sizes": [3, 256]}, input_ids=tokens).shape == (2, 7, 2)
+    assert make("token_type_ids", {}, input_ids=tokens).shape == (2, 7)
+
+
+def test_a_video_has_frames() -> None:
+    config = {"num_frames": 5, "image_size": 32}
+    assert takes_frames(SimpleNamespace(**config))
+    assert not takes_frames(SimpleNamespace(image_size=32))
+    assert make("pixel_values", config).shape == (2, 5, 3, 32, 32)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (6, 6)])
+def test_a_pool_of_any_size_averages_as_torch_does(size: tuple[int, int]) -> None:
+    pictures = torch.randn(2, 3, *size)
+    rows, columns = _averages(pictures, -2, 3), _averages(pictures, -1, 2)
+    assert torch.allclose(
+        rows @ pictures @ columns.T, torch.nn.functional.adaptive_avg_pool2d(pictures, (3, 2)), atol=1e-6
+    )
+
+
+def test_a_pool_of_known_size_is_left_alone() -> None:
+    assert _pool_any_size(lambda pictures, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
+
+
+def test_a_class_of_a_part_gets_the_part_of_the_configuration() -> None:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralForCausalLM
+
+    whole = LlavaConfig(text_config={"model_type": "mistral"})
+    assert config_for(LlavaForConditionalGeneration, whole) is whole
+    assert config_for(MistralForCausalLM, whole) is whole.text_config
