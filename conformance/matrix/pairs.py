@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-from onnxport.configs.tasks import PAST_SUFFIX, TASKS, Task, canonical_task
+from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
 
@@ -49,6 +49,8 @@ def pairs() -> tuple[Pair, ...]:
     """Return all (model type, task) pairs in the order of the tasks, each followed by the same with past."""
     found: list[Pair] = []
     for task in TASKS:
+        if task.name == SENTENCE_SIMILARITY:  # a directory's modules make a model one for it, not its class
+            continue
         for model_type, name in classes(task).items():
             found.append((model_type, task.name))
             if task.name in GENERATING and not _TRANSDUCERS.search(name) and _generates(name):
