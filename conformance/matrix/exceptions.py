@@ -118,6 +118,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "encoder_attention_heads": 8,
         "decoder_attention_heads": 8,
     },
+    **{name: {"coordinate_size": 4, "shape_size": 8, "input_size": 64} for name in ("layoutlmv2", "layoutlmv3")},
     "swin": {"encoder_stride": 32},
     "autoformer": {"base": _SERIES, **_SERIES},
     "informer": {"base": _SERIES, **_SERIES},
