@@ -136,9 +136,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
         special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
-        special = special or self.task != "default"
         made_here = {"decoder_input_ids", "global_attention_mask"} & set(self._inputs)
-        return type(self) is DerivedOnnxConfig and not special and not made_here
+        return type(self) is DerivedOnnxConfig and self.task == "default" and not special and not made_here
 
     @property
     def num_layers(self) -> int:
