@@ -64,16 +64,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "Qwen2_5_VL": {
         "text_config": {**QWEN, "model_type": "qwen2_5_vl_text"},
         "vision_config": {
-            **{**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37},
+            **SEEN,
             **{"window_size": 32, "fullatt_block_indexes": [2]},
         },
     },
     "Qwen3VL": {
         "text_config": {**QWEN, "model_type": "qwen3_vl_text", "head_dim": 8},
-        "vision_config": {
-            **{**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37},
-            **{"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
-        },
+        "vision_config": {**SEEN, "num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
     },
     "LlavaNext": {
         "text_config": TEXT,

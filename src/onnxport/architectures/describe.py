@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures import MODEL_TYPES, load_config_class
 from onnxport.configs import anyres, grids, phi4, sounds
+from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
-from onnxport.configs.multimodal import MEDIA, EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
+from onnxport.configs.multimodal import EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.sentence import SentenceOnnxConfig
 from onnxport.configs.states import CACHE_NAMES
@@ -279,7 +280,8 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
 
 def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    media = _MEDIA_OF.get(model.config.model_type, [name for name, (how, _) in MEDIA.items() if hasattr(model, how)])
+    having = [name for name, part in MEDIA.items() if hasattr(model, part.method)]
+    media = _MEDIA_OF.get(model.config.model_type, having)
     if not media or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "

@@ -12,13 +12,21 @@ class Part:
     Attributes:
         method: the model's method that gives its states.
         input: its main input.
-        output: what the whole model calls the states.
+        output: name of the states.
+        token: what the configuration calls the token that leaves room for them in a text; empty where none does.
     """
 
     method: str
     input: str
     output: str
+    token: str = ""
 
+
+MEDIA = {
+    "vision_encoder": Part("get_image_features", "pixel_values", "image_features", "image_token_id"),
+    "audio_encoder": Part("get_audio_features", "input_features", "audio_features", "audio_token_id"),
+}
+"""What encodes pictures or sounds for a decoder of texts."""
 
 TOWERS = {
     "text_model": Part("get_text_features", "input_ids", "text_embeds"),

@@ -11,17 +11,12 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig
 from onnxport.configs.arguments import PAST
+from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig, move
 from onnxport.errors import UnsupportedError
 
 _EMBEDS = "inputs_embeds"
-MEDIA = {
-    "vision_encoder": ("get_image_features", "pixel_values"),
-    "audio_encoder": ("get_audio_features", "input_features"),
-}
-"""Component to the model's method that gives its states, and the input that it takes."""
 _AXES: dict[str, dict[int, str]] = {"pixel_values": {0: "batch"}, "input_features": {0: "batch"}}
-_OUTPUTS = {"vision_encoder": "image_features", "audio_encoder": "audio_features"}
 
 
 class MediaOnnxConfig(OnnxConfig):
@@ -38,8 +33,8 @@ class MediaOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
-        self._method, self._input = MEDIA[component]
-        self._output = _OUTPUTS[component]
+        part = MEDIA[component]
+        self._method, self._input, self._output = part.method, part.input, part.output
         self._listed = False
         self._look_at(model, preprocessor)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.configs.components import MEDIA
 from onnxport.configs.phi4 import LONGEST
 from onnxport.errors import OptionError
 from onnxport.runtime.graph import Graph, to_array
@@ -17,13 +18,8 @@ if TYPE_CHECKING:
 
     from onnxport.runtime.directory import Directory
 
-MEDIA = ("pixel_values", "input_features", "image_pixel_values", "audio_input_features")
+KINDS = ("pixel_values", "input_features", "image_pixel_values", "audio_input_features")
 """Inputs that are pictures or sounds themselves: where a graph's isn't given, it isn't run."""
-OUTPUTS = {
-    "vision_encoder": ("image_features", "image_token_id"),
-    "audio_encoder": ("audio_features", "audio_token_id"),
-}
-"""Component to its output, and what the configuration calls the token that leaves room for it."""
 ENCODED = "encoded_media"
 """Argument of a first step whose pictures and sounds are encoded already."""
 
@@ -53,7 +49,7 @@ def feed_for(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any] | None:
         were given that it takes.
     """
     feed = {name: given[name] for name in graph.inputs if given.get(name) is not None}
-    medium = next((feed[name] for name in MEDIA if name in feed), None)
+    medium = next((feed[name] for name in KINDS if name in feed), None)
     if medium is None:
         return None
     return {name: make(medium) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
@@ -75,12 +71,12 @@ def encode(directory: Directory, config: Any, given: Mapping[str, Any]) -> dict[
     """
     check_lengths(config, given)
     found = {}
-    for component, (name, token) in OUTPUTS.items():
+    for component, part in MEDIA.items():
         if directory.has(component):
             graph = directory.graph(component)
             if taken := feed_for(graph, given):
-                said = {key: to_array(part) for key, part in graph.run(taken).items()}
-                found[token_of(config, token)] = encoded_of(said, name, given)
+                said = {name: to_array(value) for name, value in graph.run(taken).items()}
+                found[token_of(config, part.token)] = encoded_of(said, part.output, given)
     return found
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, Generat
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
+from onnxport.configs.components import MEDIA
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import media
 from onnxport.runtime.decoder import Decoder, States
@@ -435,7 +436,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         """
         prepared = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
         again = is_first_iteration or not kwargs.get("use_cache", True)
-        return {name: value for name, value in prepared.items() if again or name not in (*media.MEDIA, media.ENCODED)}
+        return {name: value for name, value in prepared.items() if again or name not in (*media.KINDS, media.ENCODED)}
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         known = media.encoder_inputs(self._encoders())
@@ -459,7 +460,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         return tokens, expanded | ({media.ENCODED: repeated} if repeated else {})
 
     def _encoders(self) -> list[Graph]:
-        return [self.directory.graph(name) for name in media.OUTPUTS if self.directory.has(name)]
+        return [self.directory.graph(name) for name in MEDIA if self.directory.has(name)]
 
     def _encoded(self, given: Mapping[str, Any]) -> dict[int, media.Encoded]:
         """Return what the encoders say of what was given, by the token that leaves room for it."""
