@@ -1,0 +1,50 @@
+"""A fixed sample of the matrix, for the tests that run every time: over all tasks and families that it has passed."""
+
+from __future__ import annotations
+
+from conformance.matrix.pairs import Pair
+
+_TYPES = {
+    "audio-classification": "audio-spectrogram-transformer hubert wav2vec2-bert wavlm",
+    "audio-frame-classification": "nemotron3_diarization unispeech-sat wavlm",
+    "audio-text-to-text": "glmasr granite_speech qwen3_asr",
+    "audio-xvector": "wav2vec2",
+    "automatic-speech-recognition": "dia granite_speech_plus hubert lasr_ctc vibevoice",
+    "automatic-speech-recognition-with-past": (
+        "granite_speech qwen3_asr seamless_m4t_v2 speech-encoder-decoder whisper"
+    ),
+    "backbone": "convnext dinov3_vit lw_detr_vit rf_detr_dinov2 textnet",
+    "document-question-answering": "layoutlm",
+    "feature-extraction": "bert-generation ijepa jais2 phi3 rembert xlm-roberta",
+    "fill-mask": "albert esm esmc fnet luke roberta",
+    "image-classification": "convnextv2 efficientnet metaclip_2 mobilenet_v2 pp_lcnet vit_msn",
+    "image-matting": "sapiens2 vitmatte",
+    "image-segmentation": "detr",
+    "image-to-text": "git got_ocr2 granite_docling llava_onevision smolvlm",
+    "image-to-text-with-past": "got_ocr2 ovis2 pp_chart2table",
+    "mask-generation": "sam",
+    "masked-im": "deit",
+    "multiple-choice": "canine convbert ibert longformer roformer",
+    "next-sentence-prediction": "megatron-bert",
+    "normal-estimation": "sapiens2 tipsv2_dpt",
+    "object-detection": "conditional_detr",
+    "question-answering": "deberta electra falcon qwen2 roc_bert splinter",
+    "semantic-segmentation": "beit data2vec-vision dpt sapiens2",
+    "table-question-answering": "tapas",
+    "text-classification": "markuplm modernbert mpnet stablelm yoso",
+    "text-encoding": "clip_text_model mt5 nystromformer xlm xlm-roberta-xl",
+    "text-generation": "bart ernie gpt_bigcode mistral plbart vaultgemma",
+    "text-generation-with-past": "gpt-sw3 gptj granite megatron-bert nanochat olmo2",
+    "text-recognition": "pp_ocrv5_server_rec pp_ocrv6_small_rec",
+    "text-to-audio": "gradium_phonon_tts seamless_m4t vibevoice",
+    "text2text-generation": "audioflamingo3 encoder-decoder prophetnet qwen3_asr seamless_m4t_v2",
+    "text2text-generation-with-past": "moss_transcribe_diarize mvp pegasus qwen2_audio vibevoice_asr voxtral",
+    "token-classification": "bert data2vec-text distilbert eurobert persimmon roberta-prelayernorm",
+    "video-classification": "timesformer videomae videoprism_vision_model vivit",
+    "visual-question-answering": "blip blip-2",
+    "zero-shot-image-classification": "align clip metaclip_2",
+    "zero-shot-object-detection": "owlvit",
+}
+"""Task to model types."""
+
+SAMPLE: tuple[Pair, ...] = tuple((model_type, task) for task, types in _TYPES.items() for model_type in types.split())
