@@ -95,6 +95,16 @@ def _halves(checkpoint: Path, model: Any, config: Any) -> list[tuple[Any, Any, A
     ]
 
 
+def command(arguments: list[str]) -> tuple[int, str]:
+    """Run the `onnxport` command in this process; return its exit code and what it printed to standard error."""
+    from onnxport.cli import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = main(arguments)
+    return code, said.getvalue().strip()
+
+
 def _through_command(checkpoint: Path, feature: str, output: Path) -> dict[str, Any]:
     """Export with the command's own function, and read from the manifest what it proved.
 
@@ -102,14 +112,9 @@ def _through_command(checkpoint: Path, feature: str, output: Path) -> dict[str, 
         RuntimeError: the command failed, and the message is its last line; or it ended well, but its manifest
             doesn't say that every graph passed at three sizes, and with padding where it takes a mask.
     """
-    from onnxport.cli import main
-
     target = output / "public"
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        code = main(["export", str(checkpoint), str(target), "--task", feature, "--quiet", "--debug"])
+    code, text = command(["export", str(checkpoint), str(target), "--task", feature, "--quiet", "--debug"])
     if code != 0:
-        text = said.getvalue().strip()
         raise RuntimeError(f"{_last_line(text)}\n\n{text[-5000:]}")
     manifest = json.loads((target / "onnxport.json").read_text())
     cases = Counter(case["component"] for case in manifest["validation"]["cases"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import shutil
@@ -11,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from conformance.exports import FAILED, PASSED, command
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 
-PASSED, FAILED = "passed", "failed"
 _STAMPED = re.compile(r"layers traced and proved alike")
 _CATEGORIES = {
     "UnsupportedError": "describe",
@@ -53,14 +51,9 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
 
 
 def _export(checkpoint: Path, task: str, output: Path) -> dict[str, Any]:
-    from onnxport.cli import main
-
-    said = io.StringIO()
-    arguments = ["export", str(checkpoint), str(output), "--task", task, "--quiet", "--debug", "--no-cache"]
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        code = main(arguments)
+    code, text = command(["export", str(checkpoint), str(output), "--task", task, "--quiet", "--debug", "--no-cache"])
     if code != 0:
-        return _failure(said.getvalue())
+        return _failure(text)
     return _success(json.loads((output / "onnxport.json").read_text()))
 
 

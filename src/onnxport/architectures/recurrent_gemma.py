@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
+from onnxport.configs._base import model_of
 from onnxport.configs.arguments import PAST
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.states import CacheStates, Remembered
@@ -58,7 +59,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
         """Run the model; see `OnnxConfig`. Tokens behind a past come one by one, unless it is traced."""
         import torch
 
-        layers = getattr(forward, "__self__", forward).model.layers
+        layers = model_of(forward).model.layers
         if PAST not in arguments:
             return super().run(forward, {**arguments, "use_cache": False})
         if torch.compiler.is_exporting():

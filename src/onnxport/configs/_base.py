@@ -304,6 +304,11 @@ class OnnxConfig(ABC):
         return next((part for part in found if part is not None), preprocessor)
 
 
+def model_of(forward: Any) -> Any:
+    """Return the model that `run` is given: itself, or its bound forward."""
+    return getattr(forward, "__self__", forward)
+
+
 def _media_kind(preprocessor: Any) -> str | None:
     """Return what an image processor or feature extractor makes, `None` for anything else.
 

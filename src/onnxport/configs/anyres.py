@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
 
 MODEL_TYPES = ("llava_next", "llava_onevision")
@@ -47,7 +48,7 @@ class AnyresOnnxConfig(OnnxConfig):
         """Make pictures that are cut in few tiles, some of them padded."""
         import torch
 
-        count = batch_size if batch_size > 0 else self.default_batch_size
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         seen = self._config.vision_config.image_size
         small = sorted(self._config.image_grid_pinpoints, key=lambda sides: sides[0] * sides[1])[:2]
         known = torch.tensor([[high - high // 4 * (high >= wide), wide] for high, wide in small])
@@ -60,7 +61,7 @@ class AnyresOnnxConfig(OnnxConfig):
         """Run the encoder: while it is traced, on all tiles, with the places found by arithmetic."""
         import torch
 
-        model = getattr(forward, "__self__", forward)
+        model = model_of(forward)
         if not torch.compiler.is_exporting():
             return {"image_features": torch.cat(model.get_image_features(**arguments, return_dict=True).pooler_output)}
         tiles, sizes = arguments["pixel_values"], arguments["image_sizes"]

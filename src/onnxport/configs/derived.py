@@ -44,7 +44,7 @@ _WITHOUT_LOOP = ("zaya",)
 """Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
 projections, what Zaya remembers before the first token isn't zero."""
 _DECODER = "decoder_input_ids"
-_ALWAYS = ("input_points", "input_labels")
+_ALWAYS = ("input_points", "input_labels", "global_attention_mask")
 """Parameters that a forward does without, and a user doesn't."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
@@ -136,8 +136,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
         special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
-        made_here = {"decoder_input_ids", "global_attention_mask"} & set(self._inputs)
-        return type(self) is DerivedOnnxConfig and self.task == "default" and not special and not made_here
+        return type(self) is DerivedOnnxConfig and self.task == "default" and not special
 
     @property
     def num_layers(self) -> int:
@@ -162,9 +161,6 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
         wanted = set(self._parameters) - self._dropped
         inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
-        if "global_attention_mask" in self._parameters and "input_ids" in inputs:
-            inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
-            inputs["global_attention_mask"][:, ::2] = 1
         self._add_recipes(inputs)
         if not self._generates or "input_ids" not in inputs:
             return inputs
@@ -289,24 +285,16 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         flags = {"use_cache": True} if wants_past else {}
         made = self.generate_dummy_inputs(preprocessor)
         self._dropped = {name for name in made if name not in AXES and not recipe(name)}
+        inputs = {name: value for name, value in made.items() if name not in self._dropped}
         for _ in range(_TRIES):
-            inputs = dict(self.generate_dummy_inputs(preprocessor))
             try:
                 with torch.no_grad():
                     result = self.run(model, {**move(inputs, model), **flags})
                 break
             except Exception as error:
-                more = [name for name in asked_for(error, self._parameters) if name not in (*inputs, *_REPLACED)]
-                if not more and self._decodes and _DECODER not in inputs:
-                    more = [_DECODER]
-                parts = _asked_parts(error, preprocessor, [n for n in self._parameters if n not in inputs])
-                if not more and parts and parts != self._parts:
-                    self._parts = parts
-                    continue
-                if not more and not self._dropped:
+                if not self._give_more(error, inputs, preprocessor):
                     raise
-                self._added += more
-                self._dropped = self._dropped if more else set()
+                inputs = dict(self.generate_dummy_inputs(preprocessor))
         else:
             raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
         self._inputs = self._axes_of(inputs)
@@ -320,6 +308,23 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if wants_past:
             self._states = self.describe_states(model, result.get(PAST))
         self.use_past = wants_past
+
+    def _give_more(self, error: Exception, inputs: Mapping[str, Any], preprocessor: Any) -> bool:
+        """Add inputs that a model asked for by an error; say whether there are any to add."""
+        more = [name for name in asked_for(error, self._parameters) if name not in (*inputs, *_REPLACED)]
+        if not more and self._decodes and _DECODER not in inputs:
+            more = [_DECODER]
+        if more:
+            self._added += more
+            return True
+        parts = _asked_parts(error, preprocessor, [name for name in self._parameters if name not in inputs])
+        if parts and parts != self._parts:
+            self._parts = parts
+            return True
+        if self._dropped:
+            self._dropped = set()
+            return True
+        return False
 
 
 def _tensors(result: Mapping[str, Any]) -> Iterator[str]:
@@ -356,10 +361,9 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
     """
     if "input_ids" not in parameters:
         return ()
-    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+    for part, names in _with_tokenizer(preprocessor):
         name = next((name for name in names if name in parameters), None)
-        both = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
-        if name is None or not both:
+        if name is None:
             continue
         required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
         places = any(getattr(model.config, place, None) is not None for place in _PLACES)
@@ -368,15 +372,21 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
     return ()
 
 
+def _with_tokenizer(preprocessor: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the parts that a processor has beside a tokenizer, each with the inputs that it may make."""
+    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+        if all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part)):
+            yield part, names
+
+
 def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> tuple[str, ...]:
     """Name the parts of a processor that make a text and the medium that an error's text names; none where it does not.
 
     Such models say what they lack: they can't be run with a text alone.
     """
     words = set(re.findall(r"\w+", str(error)))
-    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
-        has = all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part))
-        if has and any(name in words and name in parameters for name in names):
+    for part, names in _with_tokenizer(preprocessor):
+        if any(name in words and name in parameters for name in names):
             return ("tokenizer", part)
     return ()
 

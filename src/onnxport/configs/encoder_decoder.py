@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+from onnxport.configs._base import model_of
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
@@ -46,7 +47,7 @@ class InnerEncoderOnnxConfig(EncoderOnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder; see `OnnxConfig`."""
-        encoder = getattr(forward, "__self__", forward).get_encoder()
+        encoder = model_of(forward).get_encoder()
         return super().run(encoder, {name: value for name, value in arguments.items() if name != "use_cache"})
 
 
@@ -135,7 +136,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)
-        with _without_states(getattr(forward, "__self__", forward), 0 if complete else known):
+        with _without_states(model_of(forward), 0 if complete else known):
             return forward(
                 **self._heard(states, arguments.get("encoder_attention_mask")),
                 decoder_input_ids=arguments["input_ids"],

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.multimodal import StatesOnnxConfig
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm_ocr")
@@ -52,7 +53,7 @@ class GridOnnxConfig(OnnxConfig):
         import torch
 
         seen = self._config.vision_config
-        count = batch_size if batch_size > 0 else self.default_batch_size
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         side = seen.spatial_merge_size
         grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
         patches = sum(high * wide for _, high, wide in grids)
@@ -63,7 +64,7 @@ class GridOnnxConfig(OnnxConfig):
         """Run the encoder: while it is traced, with what it would find by loops."""
         import torch
 
-        model = getattr(forward, "__self__", forward)
+        model = model_of(forward)
         pixels, grids = arguments["pixel_values"], arguments["image_grid_thw"]
         if not torch.compiler.is_exporting():
             return self._named(model.get_image_features(pixels, grids, return_dict=True))
@@ -143,7 +144,7 @@ class DeepStatesOnnxConfig(GridStatesOnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder, which adds states at places that a mask chooses: here, at all places."""
-        text = getattr(forward, "__self__", forward).model.language_model
+        text = model_of(forward).model.language_model
         given = dict(arguments)
         deep = given.pop("deepstack_embeds")
 

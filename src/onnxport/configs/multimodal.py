@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs.arguments import PAST
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig, move
@@ -57,7 +57,7 @@ class MediaOnnxConfig(OnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder and what brings its states to the size of the text's."""
-        model = getattr(forward, "__self__", forward)
+        model = model_of(forward)
         if self._listed:
             return {self._output: _projected(model, self._method, arguments)}
         return {self._output: getattr(model, self._method)(**arguments, return_dict=True).pooler_output}
@@ -113,7 +113,7 @@ class TilesOnnxConfig(OnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder on all tiles, and leave out what it says of the empty ones."""
-        model = getattr(forward, "__self__", forward).model
+        model = model_of(forward).model
         tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
         side = self._config.vision_config.patch_size
         patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
@@ -175,7 +175,7 @@ class EmbeddingOnnxConfig(OnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Look the tokens up."""
-        model = getattr(forward, "__self__", forward)
+        model = model_of(forward)
         return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
 
 

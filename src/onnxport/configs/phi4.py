@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
 
 MODEL_TYPES = ("phi4_multimodal",)
@@ -59,7 +60,7 @@ class Phi4PicturesOnnxConfig(OnnxConfig):
         import torch
 
         seen = self._config.vision_config
-        count = batch_size if batch_size > 0 else self.default_batch_size
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         patches = seen.image_size // seen.patch_size
         sizes = torch.tensor([[2, 1], [1, 2]])[torch.arange(count) % 2] * seen.crop_size
         mask = torch.ones(count, 3, patches, patches, dtype=torch.bool)
@@ -71,7 +72,7 @@ class Phi4PicturesOnnxConfig(OnnxConfig):
         """Run the encoder: while it is traced, on all crops, with the places found by arithmetic."""
         import torch
 
-        whole = getattr(forward, "__self__", forward).model.embed_tokens_extend
+        whole = model_of(forward).model.embed_tokens_extend
         if not torch.compiler.is_exporting():
             return {"image_features": _in_text(whole.image_embed, arguments, self._taken(arguments))}
         said = self._states(whole.image_embed, arguments)
@@ -138,7 +139,7 @@ class Phi4SoundsOnnxConfig(OnnxConfig):
         import torch
 
         heard = self._config.audio_config
-        count = batch_size if batch_size > 0 else self.default_batch_size
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         frames = heard.time_reduction * 7 - 2
         lengths = frames - torch.arange(count) * 9 % (frames // 2)
         mask = torch.arange(frames)[None] < lengths[:, None]
@@ -150,7 +151,7 @@ class Phi4SoundsOnnxConfig(OnnxConfig):
         """Run the encoder; while it is traced, without what finds out whether a sound is too long."""
         import torch
 
-        whole = getattr(forward, "__self__", forward).model.embed_tokens_extend.audio_embed
+        whole = model_of(forward).model.embed_tokens_extend.audio_embed
         if not torch.compiler.is_exporting():
             most = -(-arguments["audio_input_features"].shape[1] // self._config.audio_config.time_reduction)
             taken = int(arguments["audio_embed_sizes"].clamp(max=most).sum())

@@ -141,6 +141,13 @@ def takes_frames(config: Any) -> bool:
     return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
 
 
+def _every_other(setting: Setting) -> torch.Tensor:
+    """Let every other token see all others."""
+    mask = 0 * _numbers(setting.batch, setting.length)
+    mask[:, ::2] = 1
+    return mask
+
+
 def _time_features(setting: Setting, length: int) -> torch.Tensor:
     config = setting.config
     count = getattr(config, "num_time_features", 0) + getattr(config, "num_dynamic_real_features", 0)
@@ -151,10 +158,11 @@ _TEXT = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
+    "global_attention_mask": Recipe(_TEXT, _every_other),
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
     "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
     "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
-    "query_embeds": Recipe({0: "batch"}, lambda s: _zeros(s.batch, _PLACES, s.number("hidden_size", default=64))),
+    "query_embeds": Recipe(_BATCH, lambda s: _zeros(s.batch, _PLACES, s.number("hidden_size", default=64))),
     "pixel_values": Recipe(_BATCH, _frames),
     "qformer_input_ids": Recipe({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
     "bbox": Recipe(_TEXT, _boxes),
@@ -164,7 +172,7 @@ _RECIPES: dict[str, Recipe] = {
     "pixel_values_videos": Recipe(_BATCH, _frames),
     "input_points": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
     "input_labels": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _numbers(s.batch, 2, 3)),
-    "input_features_mask": Recipe({0: "batch"}, _sound_mask),
+    "input_features_mask": Recipe(_BATCH, _sound_mask),
     "past_values": Recipe(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": Recipe(_BATCH, lambda s: _ones(*s.past)),
     "past_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.past[1])),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.errors import UnsupportedError
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -147,7 +147,7 @@ class SentenceOnnxConfig(OnnxConfig):
         """Run the model, and the modules on the states of its tokens; without a mask, all tokens count."""
         import torch
 
-        model = getattr(forward, "__self__", forward)
+        model = model_of(forward)
         states = self._trunk.run(forward, arguments)[_STATES]
         mask = arguments.get("attention_mask")
         if mask is None:

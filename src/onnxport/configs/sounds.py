@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
 
 MODEL_TYPES = ("qwen2_audio",)
 
@@ -28,7 +29,7 @@ class SoundOnnxConfig(OnnxConfig):
         import torch
 
         heard = self._config.audio_config
-        count = batch_size if batch_size > 0 else self.default_batch_size
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         frames = heard.max_source_positions * 2  # of which the encoder's second convolution makes one
         lengths = frames - torch.arange(count) * 7 % (frames // 2)
         mask = (torch.arange(frames)[None] < lengths[:, None]).long()
@@ -38,7 +39,7 @@ class SoundOnnxConfig(OnnxConfig):
         """Run the encoder on all frames, and leave out what it says of those that only fill up."""
         import torch
 
-        model = getattr(forward, "__self__", forward).model
+        model = model_of(forward).model
         features, own = arguments["input_features"], arguments["feature_attention_mask"]
         heard, said = model.audio_tower._get_feat_extract_output_lengths(own.sum(-1))
         positions = torch.arange(self._config.audio_config.max_source_positions, device=own.device)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.configs._base import Axes, OnnxConfig
+from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs.components import TOWERS
 from onnxport.configs.derived import AXES
 from onnxport.errors import UnsupportedError
@@ -74,5 +74,5 @@ class TowerOnnxConfig(OnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder and what brings its state to the size of the other's."""
-        model = getattr(forward, "__self__", forward)
+        model = model_of(forward)
         return {self._output: getattr(model, self._method)(**arguments, return_dict=True).pooler_output}

@@ -390,8 +390,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         super().__init__(directory, config)
         place = self._decoder.graph.inputs.get("position_ids")
         self._has_grids = place is not None and len(place.axes) == 3
-        media_kinds = {"vision_encoder": "image", "audio_encoder": "audio"}
-        self.input_modalities += tuple(kind for name, kind in media_kinds.items() if directory.has(name))
+        self.input_modalities += tuple(_MODALITIES[part.input] for name, part in MEDIA.items() if directory.has(name))
         self._deltas: Any = 0
 
     def _main_graph(self) -> Graph:
