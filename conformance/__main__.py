@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from conformance.matrix.page import write_page
+from conformance.matrix.page import COVERAGE, publish
 from conformance.matrix.pairs import chosen
 from conformance.matrix.pairs import pairs as all_pairs
 from conformance.page import page, summary
@@ -16,7 +16,6 @@ from conformance.runner import PAIR_SECONDS, Job, read, run
 
 _WORK = Path("build/conformance")
 _MATRIX = Path("build/matrix")
-_COVERAGE = Path("docs/coverage.md")
 MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
 _PAGE = Path("docs/conformance-4.37.md")
 
@@ -34,7 +33,10 @@ def main() -> int:
         arguments.page.write_text(page([found[pair] for pair in pairs() if pair in found]), encoding="utf-8")
         return 0
     if arguments.verb == "coverage":
-        write_page(read(arguments.results, MATRIX.key).values(), arguments.page)
+        known = set(all_pairs())
+        publish(
+            [record for pair, record in read(arguments.results, MATRIX.key).items() if pair in known], arguments.page
+        )
         return 0
     return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
 
@@ -52,7 +54,7 @@ def _run_matrix(arguments: argparse.Namespace) -> int:
         job=MATRIX,
     )
     if set(found) == set(all_pairs()):
-        write_page(records, _COVERAGE)
+        publish(records, COVERAGE)
     counts = Counter(record.get("category", record["status"]) for record in records)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()), file=sys.stderr)
     return int(any(record["status"] != "passed" for record in records))
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     written.add_argument("--page", type=Path, default=_PAGE)
     coverage = verbs.add_parser("coverage", help="write the matrix's page from a results file")
     coverage.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl")
-    coverage.add_argument("--page", type=Path, default=_COVERAGE)
+    coverage.add_argument("--page", type=Path, default=COVERAGE)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Write the matrix's results as `docs/coverage.md`, and as JSON beside it."""
+"""Write the matrix's results as `docs/coverage.md`, as JSON beside it, and as what `onnxport list` tells."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from conformance.exports import PASSED
 from conformance.matrix.pairs import FAMILIES, family, pairs
+from conformance.matrix.predecessors import GONE, predecessors
+from onnxport.architectures.proved import PATH
 from onnxport.configs.tasks import PAST_SUFFIX
 
 Record = dict[str, Any]
+COVERAGE = Path("docs/coverage.md")
 PACKAGES = ("onnxport", "transformers", "torch", "onnxscript", "onnx-ir", "onnxruntime")
 CATEGORIES = ("make", "describe", "bind", "trace", "convert", "validate", "crash", "timeout")
 REPEATED = 4
@@ -36,6 +40,18 @@ any other error.
 """
 
 
+def publish(records: list[Record], page: Path) -> None:
+    """Write the page with its JSON and, where it is the documentation's, what `onnxport list` tells.
+
+    Args:
+        records: results of pairs.
+        page: the Markdown file.
+    """
+    write_page(records, page)
+    if page == COVERAGE:
+        write_proved(records)
+
+
 def write_page(records: Iterable[Record], page: Path) -> None:
     """Write the page and, beside it, the records as JSON.
 
@@ -44,12 +60,40 @@ def write_page(records: Iterable[Record], page: Path) -> None:
         page: the Markdown file; the JSON file has its name with another suffix.
     """
     found = sorted(records, key=lambda record: (record["model_type"], record["task"]))
-    now = datetime.datetime.now(datetime.UTC).date().isoformat()
-    versions = {name: metadata.version(name) for name in PACKAGES}
+    now, versions = _today(), _versions()
     page.write_text(text_of(found, now, versions), encoding="utf-8")
     lines = ",\n".join(json.dumps(_plain(record), sort_keys=True) for record in found)
     head = json.dumps({"date": now, "versions": versions})[:-1]
     page.with_suffix(".json").write_text(f'{head}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def write_proved(records: Iterable[Record], path: Path = PATH) -> None:
+    """Write what `onnxport list` tells: of each model type, the tasks that passed, and why the others failed.
+
+    Args:
+        records: results of pairs, as the page's JSON has them or as they were run.
+        path: the JSON file.
+    """
+    types: dict[str, dict[str, Any]] = defaultdict(lambda: {"tasks": []})
+    for record in sorted(records, key=lambda record: (record["model_type"], record["task"])):
+        entry, task = types[record["model_type"]], record["task"]
+        if record["status"] != PASSED:
+            entry.setdefault("failed", {})[task] = reason(record)
+            continue
+        entry["tasks"].append(task)
+        if record["fixed_axes"]:
+            entry.setdefault("fixed_axes", {})[task] = record["fixed_axes"]
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in types.items())
+    head = json.dumps({"date": _today(), "versions": _versions()})[:-1]
+    path.write_text(f'{head}, "types": {{\n{lines}\n}}}}\n', encoding="utf-8")
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
@@ -57,6 +101,7 @@ def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     run = f"Written {date} with {named}. {len(records)} of {len(pairs())} pairs were run."
     lines = [_HEAD, run, "", "## Figures", "", *_figures(records)]
+    lines += ["", "## By predecessor", "", *_predecessors(records)]
     lines += ["", "## By family", "", *_table(records, "family of tasks", lambda r: family(r["task"]), [*FAMILIES])]
     tasks = list(dict.fromkeys(task for _, task in pairs()))
     lines += ["", "## By task", "", *_table(records, "task", lambda r: r["task"], tasks)]
@@ -65,7 +110,7 @@ def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
 
 
 def _figures(records: list[Record]) -> list[str]:
-    passed = [record for record in records if record["status"] == "passed"]
+    passed = [record for record in records if record["status"] == PASSED]
     types = {record["model_type"] for record in records}
     proved = {record["model_type"] for record in passed}
     deep = [record for record in passed if record.get("repeated", 0) >= REPEATED]
@@ -104,11 +149,25 @@ def _table(records: list[Record], title: str, key: Any, order: list[str]) -> lis
     return lines
 
 
+def _predecessors(records: list[Record]) -> list[str]:
+    """Count the pairs that the predecessors had, and name those that they had alone."""
+    outcomes = {(record["model_type"], record["task"]): _outcome(record) for record in records}
+    lines = ["| pairs of | pairs | passed | share | others |", "| --- " * 5 + "|"]
+    for name, theirs in predecessors().items():
+        there = [pair for pair in theirs if pair not in GONE]
+        passed = [pair for pair in there if outcomes.get(pair) == PASSED]
+        others = [f"{':'.join(pair)} ({outcomes.get(pair, 'not run')})" for pair in there if pair not in passed]
+        share = _share(len(passed), len(there))
+        lines.append(f"| {name} | {len(there)} | {len(passed)} | {share} | {', '.join(others)} |")
+    gone = "; ".join(f"{':'.join(pair)}: {why}" for pair, why in GONE.items())
+    return [*lines, "", f"Left out are pairs that there are no longer. {gone}."]
+
+
 def _failures(records: list[Record]) -> list[str]:
     """List each reason with the pairs that have it, the most frequent first."""
     found: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if record["status"] != "passed":
+        if record["status"] != PASSED:
             task = record["task"].replace(PAST_SUFFIX, "+past")
             found[_outcome(record), reason(record)][record["model_type"]].append(task)
     order = sorted(found.items(), key=lambda item: (CATEGORIES.index(item[0][0]), -len(item[1]), item[0]))

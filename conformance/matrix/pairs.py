@@ -1,4 +1,7 @@
-"""Which (model type, task) pairs there are: what the Auto classes of Transformers map, with and without past."""
+"""Which (model type, task) pairs there are: what the Auto classes of Transformers map, with and without past.
+
+Those that the predecessors had beside these, bare models with past, are among them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from functools import cache
 from typing import Any
 
+from conformance.matrix.predecessors import GONE, predecessors
 from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
@@ -46,7 +50,10 @@ def family(task: str) -> str:
 
 @cache
 def pairs() -> tuple[Pair, ...]:
-    """Return all (model type, task) pairs in the order of the tasks, each followed by the same with past."""
+    """Return all (model type, task) pairs in the order of the tasks, each followed by the same with past.
+
+    What only the predecessors had comes last.
+    """
     found: list[Pair] = []
     for task in TASKS:
         if task.name == SENTENCE_SIMILARITY:  # a directory's modules make a model one for it, not its class
@@ -55,7 +62,8 @@ def pairs() -> tuple[Pair, ...]:
             found.append((model_type, task.name))
             if task.name in GENERATING and not _TRANSDUCERS.search(name) and _generates(name):
                 found.append((model_type, task.name + PAST_SUFFIX))
-    return tuple(found)
+    theirs = [pair for named in predecessors().values() for pair in named if pair not in GONE]
+    return tuple(dict.fromkeys([*found, *theirs]))
 
 
 def classes(task: Task) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conformance.matrix.exports import run_matrix_pair
-from conformance.matrix.page import reason, text_of
+from conformance.matrix.page import reason, text_of, write_proved
 from conformance.matrix.pairs import chosen, family, pairs
+from conformance.matrix.predecessors import GONE, OPTIMUM, TRANSFORMERS, predecessors
 from conformance.matrix.shrink import HEADS, LAYERS, VOCABULARY, WIDTH, tiny_config
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
@@ -26,6 +28,13 @@ def test_models_that_generate_have_a_pair_with_past() -> None:
     assert {("llama", "text-generation"), ("llama", "text-generation-with-past")} <= set(pairs())
     assert ("t5", "text2text-generation-with-past") in pairs()
     assert ("wav2vec2", "automatic-speech-recognition-with-past") not in pairs()
+
+
+def test_what_the_predecessors_had_is_part_of_it() -> None:
+    theirs = predecessors()
+    assert {name: len(found) for name, found in theirs.items()} == {OPTIMUM: 560, TRANSFORMERS: 265}
+    assert set(theirs[TRANSFORMERS]) <= set(pairs())
+    assert set(theirs[OPTIMUM]) - set(pairs()) == set(GONE)
 
 
 def test_an_unknown_type_or_task_is_refused() -> None:
@@ -84,4 +93,19 @@ def test_the_page_counts_and_gives_reasons() -> None:
     text = text_of([passed, failed], "2020-01-01", {"torch": "1"})
     assert "| (model type, task) pairs that export and validate | 1 | 2 | 50.0 % |" in text
     assert "| trace | no \\| way model.onnx | bert: text-classification |" in text
+    assert "| optimum-onnx 0.1.0 | 553 | 1 | 0.2 % | albert:feature-extraction (not run), " in text
+    assert "bert:text-classification (trace), " in text
     assert reason(failed) == "no \\| way model.onnx"
+
+
+def test_what_the_command_lists_is_written(tmp_path: Path) -> None:
+    passed = _record("fill-mask", fixed_axes=["input_ids: batch_size = 2"])
+    failed = {**_record("text-classification", category="trace", message="no way"), "status": "failed"}
+    write_proved([failed, passed], tmp_path / "proved.json")
+    assert json.loads((tmp_path / "proved.json").read_text())["types"] == {
+        "bert": {
+            "tasks": ["fill-mask"],
+            "failed": {"text-classification": "no way"},
+            "fixed_axes": {"fill-mask": ["input_ids: batch_size = 2"]},
+        }
+    }

@@ -209,8 +209,17 @@ def _untrusted(name: str) -> str:
     )
 
 
-_MORE_CLASSES = {("AutoModelForCausalLM", "flaubert"): "FlaubertWithLMHeadModel"}
-"""Classes that 4.37.2's features need and Transformers' Auto class doesn't know: (Auto class, model type) to class."""
+_MORE_CLASSES = {
+    ("AutoModelForCausalLM", "flaubert"): "FlaubertWithLMHeadModel",
+    ("AutoModelForTimeSeriesPrediction", "patchtst"): "PatchTSTForPrediction",
+    ("AutoModelForTimeSeriesPrediction", "patchtsmixer"): "PatchTSMixerForPrediction",
+    ("AutoModel", "siglip_text_model"): "SiglipTextModel",
+    ("AutoModel", "siglip2_text_model"): "Siglip2TextModel",
+}
+"""Classes that Transformers' Auto class doesn't know: (Auto class, model type) to class.
+
+Features of 4.37.2 and tasks of optimum-onnx 0.1.0 need them; neighbours of theirs are of the same kind.
+"""
 
 
 def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
