@@ -177,6 +177,41 @@ def test_an_edited_module_exports_what_it_says(directory: Path, tmp_path: Path) 
     assert inputs == ["input_ids", "attention_mask"]
 
 
+def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("bert", "masked-lm", directory)
+    mine, output = tmp_path / "mine.py", tmp_path / "out"
+    said = python_module(describe_checkpoint(checkpoint))
+    mine.write_text(said.replace('"token_type_ids": {0: "batch", 1: "sequence"},', ""))
+    assert main(["export", str(checkpoint), str(output), "--description", str(mine), "--quiet"]) == 0
+    manifest = json.loads((output / "onnxport.json").read_text())
+    assert [tensor["name"] for tensor in manifest["components"][0]["inputs"]] == ["input_ids", "attention_mask"]
+    assert manifest["validation"]["status"] == "passed"
+    assert main(["validate", str(output), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "isn't a file"),
+        ("def make_config(config): return config.nonsense", "AttributeError"),
+        ("def make_config(config): return 5", "make_config returns a int"),
+        ("a =", "SyntaxError"),
+        ("", "it has no function make_config"),
+    ],
+)
+def test_what_is_no_description_is_said(
+    directory: Path, tmp_path: Path, source: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, mine = make_checkpoint("bert", "masked-lm", directory), tmp_path / "mine.py"
+    if source is not None:
+        mine.write_text(source)
+    assert main(["export", str(checkpoint), str(tmp_path / "out"), "--description", str(mine)]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("model_type", "feature", "options", "message"),
     [

@@ -20,6 +20,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "past": (["--no-past"], False),
     "last_logits": (["--last-logits"], True),
     "towers": (["--towers"], True),
+    "description": (["--description", "mine.py"], "mine.py"),
     "opset": (["--opset", "21"], 21),
     "atol": (["--atol", "1e-4"], 1e-4),
     "rtol": (["--rtol", "0.5"], 0.5),

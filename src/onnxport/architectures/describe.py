@@ -14,6 +14,7 @@ from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
 from onnxport.configs.multimodal import EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
+from onnxport.configs.own import own_config
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.sentence import SentenceOnnxConfig
 from onnxport.configs.states import CACHE_NAMES
@@ -238,14 +239,17 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: what the checkpoint ships, None for nothing.
-        options: of which `last_logits` and `towers` matter; the defaults without.
+        options: of which `description`, `last_logits` and `towers` matter; the defaults without.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
+        OptionError: `description` names what isn't one.
     """
     if preprocessor is None:
         preprocessor = plain_tokenizer(model.config)
     options = options or ExportOptions()
+    if options.description is not None:
+        return (Component("model", model, own_config(options.description, model.config), preprocessor),)
     if options.towers:
         return tuple(
             Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)

@@ -46,7 +46,7 @@ def find_blueprint(checkpoint: Checkpoint, options: ExportOptions, report: Progr
         UnsupportedError: there is no class or no description for it and the task.
         TraceError: it can't be captured.
     """
-    store = Store() if options.cache else None
+    store = Store() if options.cache and options.description is None else None
     inventory = _inventory(checkpoint)
     key = export_key(checkpoint, inventory, options) if store is not None and inventory is not None else None
     if store is not None and inventory is not None and key is not None:

@@ -10,7 +10,7 @@ from onnxport.errors import OptionError
 
 _OPTIONS = (
     "atol", "rtol", "device", "framework", "adapter", "revision", "cache_dir", "token", "trust_remote_code", "validate",
-    "memory",
+    "memory", "description",
 )  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
     return [
         f'"""How {description.architecture} is exported for {description.task}, as onnxport describe printed it.',
         "",
-        "Edit it, and pass `make_config(model.config)` to `onnxport.onnx.export`.",
+        "Edit it, and name this file: onnxport export MODEL OUTPUT --description FILE. A loaded model is exported by",
+        "`onnxport.onnx.export` with `make_config(model.config)`.",
         '"""',
         "",
         "from collections.abc import Mapping",

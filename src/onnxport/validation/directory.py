@@ -51,6 +51,7 @@ def validate(
     was = manifest.options
     last_logits, towers = bool(was.get("last_logits")), bool(was.get("towers"))
     chosen = replace(given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, towers=towers)
+    chosen = replace(chosen, description=given.description or was.get("description"))
     if reference is None:
         framework = given.framework or manifest.options.get("framework")
         adapter = given.adapter or manifest.options.get("adapter")
