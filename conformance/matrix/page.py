@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.exports import PASSED
+from conformance.matrix.own_code import own_code
 from conformance.matrix.pairs import FAMILIES, family, pairs
 from conformance.matrix.predecessors import GONE, predecessors
 from onnxport.architectures.proved import PATH
@@ -127,10 +128,14 @@ def _figures(records: list[Record]) -> list[str]:
         ),
     )
     seconds = sum(record["seconds"] for record in records)
+    own = own_code()
     lines = ["| what | number | of | share |", "| --- | --- | --- | --- |"]
     lines += [f"| {what} | {part} | {whole} | {_share(part, whole)} |" for what, part, whole in rows]
     return [
         *lines,
+        "",
+        f"{len(own)} model types have code of their own: {', '.join(own)}. "
+        "All others are described, traced and stamped by what they look like.",
         "",
         f"One worker took {seconds / 60:.0f} minutes, {seconds / max(len(records), 1):.1f} s for a pair.",
     ]
