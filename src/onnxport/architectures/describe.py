@@ -339,6 +339,8 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
         own = load_config_class(_OWN[model.config.model_type])
         described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
         return described
+    if task.name == "document-question-answering":  # the same head, of a model that sees the document
+        task = canonical_task("question-answering")
     if known is None or decoder or task.full_feature not in known.features:
         chooses = task.name == "multiple-choice"
         return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)
