@@ -26,6 +26,9 @@ def test_models_that_generate_have_a_pair_with_past() -> None:
     assert {("llama", "text-generation"), ("llama", "text-generation-with-past")} <= set(pairs())
     assert ("t5", "text2text-generation-with-past") in pairs()
     assert ("wav2vec2", "automatic-speech-recognition-with-past") not in pairs()
+    assert ("rwkv", "text-generation-with-past") in pairs()
+    assert ("reformer", "text-generation") in pairs()
+    assert ("reformer", "text-generation-with-past") not in pairs()
 
 
 def test_an_unknown_type_or_task_is_refused() -> None:
