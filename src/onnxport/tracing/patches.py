@@ -10,6 +10,7 @@ from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
 from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
+from onnxport.tracing.sizes import SIZES, symbolic_sizes
 
 
 def _squeeze(original: Any) -> Any:
@@ -167,17 +168,6 @@ PATCHES: tuple[Patch, ...] = (
 )
 
 
-def _whole_lengths(_: Any) -> Any:
-    """Count the states of a sound in whole numbers; the three convolutions are the model's."""
-
-    def lengths(self: Any, samples: Any) -> Any:
-        first = (samples - 127) // 64 + 1
-        second = (first - 7) // 3 + 1
-        return (second - 3) // 2 + 1
-
-    return lengths
-
-
 def _table_as_it_is(_: Any) -> Any:
     """Look positions up in the table that there is."""
 
@@ -244,12 +234,6 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         "Transformers masks them in any case",
     ),
     Patch(
-        "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
-        _whole_lengths,
-        "int() of a length that was divided fixes the length of every sound to the example's",
-        "Transformers divides whole numbers there",
-    ),
-    Patch(
         "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
         _rotate_real,
         "the engine has no translation of an unsqueeze of complex numbers",
@@ -258,36 +242,9 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 )
 
 
-def _symbolic_int(original: Any) -> Any:
-    """Keep a size that may vary as it is."""
-
-    def torch_int(number: Any) -> Any:
-        import torch
-
-        if isinstance(number, torch.SymInt | torch.SymFloat):
-            return torch.sym_int(number)  # type: ignore[no-untyped-call]
-        return original(number)
-
-    return torch_int
-
-
-def _int_patches() -> tuple[Patch, ...]:
-    modules = [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name]
-    return tuple(
-        Patch(
-            f"{name}:torch_int",
-            _symbolic_int,
-            "int() of a size fixes the pictures' size in what is interpolated to it, where a graph takes any",
-            "Transformers' torch_int returns symbolic sizes as they are",
-        )
-        for name in modules
-        if "torch_int" in vars(sys.modules[name])
-    )
-
-
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *_of_imported(_MODEL_PATCHES), *_int_patches())
+    return (*PATCHES, *_of_imported((*_MODEL_PATCHES, *SIZES)), *symbolic_sizes())
 
 
 def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:
