@@ -5,6 +5,7 @@ Those that the predecessors had beside these, bare models with past, are among t
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import cache
 from typing import Any
@@ -25,6 +26,9 @@ GENERATING = (
 
 _TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
 """Classes that generate, and keep nothing between steps that a graph could take."""
+
+_CACHES = {"past_key_values", "cache_params", "state"}
+"""What forwards call a cache that a graph can take: keys and values, or the state of a recurrence."""
 
 FAMILIES = {
     "text": "fill-mask text-generation text2text-generation text-classification token-classification "
@@ -60,7 +64,7 @@ def pairs() -> tuple[Pair, ...]:
             continue
         for model_type, name in classes(task).items():
             found.append((model_type, task.name))
-            if task.name in GENERATING and not _TRANSDUCERS.search(name) and _generates(name):
+            if task.name in GENERATING and _remembers(task, name):
                 found.append((model_type, task.name + PAST_SUFFIX))
     theirs = [pair for named in predecessors().values() for pair in named if pair not in GONE]
     return tuple(dict.fromkeys([*found, *theirs]))
@@ -96,13 +100,22 @@ def model_class(model_type: str, task: str) -> Any:
     return getattr(transformers, classes(canonical_task(task.removesuffix(PAST_SUFFIX)))[model_type])
 
 
-def _generates(class_name: str) -> bool:
+def _remembers(task: Task, class_name: str) -> bool:
+    """Say whether a class generates step by step with a cache.
+
+    A text's model says so by its forward; one that has such a model inside may hand the cache on without naming it.
+    """
     import transformers
 
+    if _TRANSDUCERS.search(class_name):
+        return False
     try:
-        return bool(getattr(transformers, class_name).can_generate())
+        model = getattr(transformers, class_name)
+        generates = bool(model.can_generate())
     except (ImportError, AttributeError):
         return False
+    texts_alone = task.name == "text-generation"
+    return generates and not (texts_alone and _CACHES.isdisjoint(inspect.signature(model.forward).parameters))
 
 
 def chosen(tasks: str | None = None, types: str | None = None) -> list[Pair]:

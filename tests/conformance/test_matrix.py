@@ -28,6 +28,9 @@ def test_models_that_generate_have_a_pair_with_past() -> None:
     assert {("llama", "text-generation"), ("llama", "text-generation-with-past")} <= set(pairs())
     assert ("t5", "text2text-generation-with-past") in pairs()
     assert ("wav2vec2", "automatic-speech-recognition-with-past") not in pairs()
+    assert ("rwkv", "text-generation-with-past") in pairs()
+    assert ("reformer", "text-generation") in pairs()
+    assert ("reformer", "text-generation-with-past") not in pairs()
 
 
 def test_what_the_predecessors_had_is_part_of_it() -> None:

@@ -1,6 +1,7 @@
 """What each layer of a decoder's cache remembers: names, shapes and axes of its tensors, and the cache made of them.
 
-Attention remembers keys and values, which grow by each token. A recurrence remembers what its convolution saw last
+Attention remembers keys and values, which grow by each token; where an index chooses what it looks at, that one's keys
+as well. A recurrence remembers what its convolution saw last
 (`conv`) and a state of fixed size: `ssm` in the family of Mamba, `recurrent` in all others.
 """
 
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
 CACHE_NAMES = ("past_key_values", "cache_params")
 """What models call their cache."""
 _ATTENTION = ("keys", "values")
+_INDEX = "indexer_keys"
+_GROWING = {"keys": 2, "values": 2, _INDEX: 1}
+"""Parts that grow by each token, and the axis that does."""
 _RECURRENCE = ("conv_states", "recurrent_states")
 _KNOWN = (
     "DynamicLayer",
     "DynamicSlidingWindowLayer",
+    "DynamicIndexedLayer",
     "LinearAttentionLayer",
     "LinearAttentionAndFullAttentionLayer",
     "LinearAttentionAndSlidingWindowAttentionLayer",
@@ -39,7 +44,7 @@ class Remembered:
     Attributes:
         layer: number of the layer.
         part: attribute of the layer in Transformers' cache.
-        kind: what the graph calls it: `key`, `value`, `conv`, `ssm` or `recurrent`.
+        kind: what the graph calls it: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
         shape: sizes of the axes after the first one, which is the batch.
     """
 
@@ -50,8 +55,8 @@ class Remembered:
 
     @property
     def grows(self) -> bool:
-        """Whether it grows by each token, along axis 2."""
-        return self.part in _ATTENTION
+        """Whether it grows by each token."""
+        return self.part in _GROWING
 
     def name(self, direction: str) -> str:
         """Return its name among the graph's `inputs` or `outputs`."""
@@ -63,7 +68,8 @@ class Remembered:
         """Return its dynamic axes."""
         if not self.grows:
             return {0: "batch"}
-        return {0: "batch", 2: "past_sequence" if direction == "inputs" else "past_sequence + sequence"}
+        length = "past_sequence" if direction == "inputs" else "past_sequence + sequence"
+        return {0: "batch", _GROWING[self.part]: length}
 
     def zeros(self, batch: int, past: int) -> torch.Tensor:
         """Return zeros in its place.
@@ -74,8 +80,10 @@ class Remembered:
         """
         import torch
 
-        heads, *rest = self.shape
-        return torch.zeros(batch, heads, past, *rest[1:]) if self.grows else torch.zeros(batch, *self.shape)
+        sizes = [batch, *self.shape]
+        if self.grows:
+            sizes[_GROWING[self.part]] = past
+        return torch.zeros(sizes)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def _own(cache: Any) -> Any:
 
 
 def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:
-    parts = {part: _tensor(layer, part) for part in (*_ATTENTION, *_RECURRENCE)}
+    parts = {part: _tensor(layer, part) for part in (*_ATTENTION, _INDEX, *_RECURRENCE)}
     held = {part: tensor for part, tensor in parts.items() if tensor is not None}
     if not held:
         return ()
@@ -158,8 +166,10 @@ def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:
         raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
     if getattr(layer, "number_of_states", 1) != 1:
         raise UnsupportedError(_refusal(model, f"{layer.number_of_states} states of one kind in layer {number}"))
+    if getattr(layer, "indexer_position_ids", None) is not None:
+        raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
     state_space = any(hasattr(model.config.get_text_config(), name) for name in _STATE_SPACES)
-    kinds = {"keys": "key", "values": "value", "conv_states": "conv"}
+    kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
     return tuple(Remembered(number, part, kinds[part], tuple(t.shape[1:])) for part, t in held.items())
 
@@ -179,14 +189,16 @@ def _tensor(layer: Any, part: str) -> Any:
 
 def _filled(tensors: Mapping[str, torch.Tensor]) -> Any:
     """Return a layer of a cache that remembers some tensors."""
-    from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+    from transformers import cache_utils as caches
 
     if not any(part in tensors for part in _RECURRENCE):
-        layer = DynamicLayer()
+        layer = caches.DynamicIndexedLayer() if _INDEX in tensors else caches.DynamicLayer()
     else:
-        layer = LinearAttentionAndFullAttentionLayer() if "keys" in tensors else LinearAttentionLayer()
+        layer = caches.LinearAttentionAndFullAttentionLayer() if "keys" in tensors else caches.LinearAttentionLayer()
     if "keys" in tensors:
-        DynamicLayer.update(layer, tensors["keys"], tensors["values"])
+        caches.DynamicLayer.update(layer, tensors["keys"], tensors["values"])
+    if _INDEX in tensors:
+        layer.update_indexer(tensors[_INDEX])
     for part in _RECURRENCE:
         if part in tensors:
             getattr(layer, part)[0] = tensors[part].clone()  # it is overwritten in place

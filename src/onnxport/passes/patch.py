@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -14,7 +16,7 @@ class Patch:
     """Replace one attribute while a model is captured.
 
     Attributes:
-        target: `module:attribute`, the attribute dotted.
+        target: `module:attribute`, the attribute dotted. A builtin of a module is what only its code sees.
         make: makes the replacement from the original.
         reason: what goes wrong without.
         until: when the patch can be dropped.
@@ -36,9 +38,13 @@ def patched(patches: tuple[Patch, ...]) -> Iterator[None]:
     with ExitStack() as stack:
         for patch in patches:
             owner, name = _resolve(patch.target)
-            original = getattr(owner, name)
+            is_builtin = isinstance(owner, ModuleType) and not hasattr(owner, name)
+            original = getattr(builtins if is_builtin else owner, name)
+            if name in vars(owner):
+                stack.callback(setattr, owner, name, vars(owner)[name])
+            else:
+                stack.callback(delattr, owner, name)
             setattr(owner, name, patch.make(original))
-            stack.callback(setattr, owner, name, original)
         yield
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from onnxport.passes.patch import Patch
 from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
+from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
+from onnxport.tracing.sizes import SIZES, symbolic_sizes
 
 
 def _squeeze(original: Any) -> Any:
@@ -166,17 +168,6 @@ PATCHES: tuple[Patch, ...] = (
 )
 
 
-def _whole_lengths(_: Any) -> Any:
-    """Count the states of a sound in whole numbers; the three convolutions are the model's."""
-
-    def lengths(self: Any, samples: Any) -> Any:
-        first = (samples - 127) // 64 + 1
-        second = (first - 7) // 3 + 1
-        return (second - 3) // 2 + 1
-
-    return lengths
-
-
 def _table_as_it_is(_: Any) -> Any:
     """Look positions up in the table that there is."""
 
@@ -198,56 +189,6 @@ def _always_masked(_: Any) -> Any:
     return make_padding_mask
 
 
-def _every_expert(_: Any) -> Any:
-    """Run every expert on every token, and weigh what each says by the choices that name it."""
-
-    def forward(self: Any, hidden_states: Any, router_mask: Any, router_probs: Any) -> Any:
-        total = hidden_states * 0
-        for number in range(self.num_experts):
-            share = (router_probs * (router_mask == number)).sum(dim=-1, keepdim=True)
-            said = self[f"expert_{number}"](hidden_states)
-            total = total + (said * (share * (1 - self.moe_token_dropout))).to(hidden_states.dtype)
-        return total
-
-    return forward
-
-
-def _cast_while_used(_: Any) -> Any:
-    """Compute a router's logits in its dtype, without changing its weights for good."""
-
-    def forward(self: Any, hidden_states: Any, padding_mask: Any = None) -> Any:
-        from torch.nn import functional
-
-        self.input_dtype, router = hidden_states.dtype, self.classifier
-        bias = None if router.bias is None else router.bias.to(self.dtype)
-        logits = functional.linear(hidden_states.to(self.dtype), router.weight.to(self.dtype), bias)
-        return (*self.route_tokens(logits, self.input_dtype, padding_mask), logits)
-
-    return forward
-
-
-_NLLB_MOE = (
-    Patch(
-        "transformers.models.nllb_moe.modeling_nllb_moe:torch",
-        _Checking,
-        "its decoder's layers clamp values in half precision if any is infinite, which depends on values",
-        "Transformers clamps them in any case",
-    ),
-    Patch(
-        "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeExperts.forward",
-        _every_expert,
-        "a loop over the experts that were chosen depends on values",
-        "Transformers gives NLLB-MoE the form that its other mixtures of experts have",
-    ),
-    Patch(
-        "transformers.models.nllb_moe.modeling_nllb_moe:NllbMoeTop2Router.forward",
-        _cast_while_used,
-        "a module can't change the dtype of parameters that have no values",
-        "Transformers casts the router's weights where it uses them",
-    ),
-)
-
-
 def _rotate_real(_: Any) -> Any:
     """Turn pairs of numbers as products of complex numbers do."""
 
@@ -267,8 +208,19 @@ def _rotate_real(_: Any) -> Any:
     return apply_rotary_emb
 
 
+_VALUES_NOT_NEEDED = (
+    *EXPERTS,
+    Patch(
+        "transformers.models.nllb_moe.modeling_nllb_moe:torch",
+        _Checking,
+        "its decoder's layers clamp values in half precision if any is infinite, which depends on values",
+        "Transformers clamps them in any case",
+    ),
+)
+"""What a model with fake parameters needs as well."""
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
-    *_NLLB_MOE,
+    *_VALUES_NOT_NEEDED,
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
@@ -282,12 +234,6 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         "Transformers masks them in any case",
     ),
     Patch(
-        "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
-        _whole_lengths,
-        "int() of a length that was divided fixes the length of every sound to the example's",
-        "Transformers divides whole numbers there",
-    ),
-    Patch(
         "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
         _rotate_real,
         "the engine has no translation of an unsqueeze of complex numbers",
@@ -296,36 +242,9 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 )
 
 
-def _symbolic_int(original: Any) -> Any:
-    """Keep a size that may vary as it is."""
-
-    def torch_int(number: Any) -> Any:
-        import torch
-
-        if isinstance(number, torch.SymInt | torch.SymFloat):
-            return torch.sym_int(number)  # type: ignore[no-untyped-call]
-        return original(number)
-
-    return torch_int
-
-
-def _int_patches() -> tuple[Patch, ...]:
-    modules = [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name]
-    return tuple(
-        Patch(
-            f"{name}:torch_int",
-            _symbolic_int,
-            "int() of a size fixes the pictures' size in what is interpolated to it, where a graph takes any",
-            "Transformers' torch_int returns symbolic sizes as they are",
-        )
-        for name in modules
-        if "torch_int" in vars(sys.modules[name])
-    )
-
-
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *_of_imported(_MODEL_PATCHES), *_int_patches())
+    return (*PATCHES, *_of_imported((*_MODEL_PATCHES, *SIZES)), *symbolic_sizes())
 
 
 def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:
@@ -354,4 +273,4 @@ _FAKE_PATCHES: tuple[Patch, ...] = (
 
 def fake_patches() -> tuple[Patch, ...]:
     """Return the patches that a model with fake parameters needs to be run at all."""
-    return (*_FAKE_PATCHES, *_of_imported(_NLLB_MOE))
+    return (*_FAKE_PATCHES, *_of_imported(_VALUES_NOT_NEEDED))

@@ -1,0 +1,152 @@
+"""Fixes of the capture that keep sizes free: what models do that would fix an axis to the example's size."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from onnxport.passes.patch import Patch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _symbolic_int(original: Any) -> Any:
+    """Keep a size that may vary as it is."""
+
+    def torch_int(number: Any) -> Any:
+        import torch
+
+        if isinstance(number, torch.SymInt | torch.SymFloat):
+            return torch.sym_int(number)  # type: ignore[no-untyped-call]
+        return original(number)
+
+    return torch_int
+
+
+def _symbolic_length(original: Any) -> Any:
+    """Take a tensor's first size for its length, which may vary."""
+
+    def length(held: Any) -> Any:
+        import torch
+
+        return held.shape[0] if isinstance(held, torch.Tensor) and held.dim() else original(held)
+
+    return length
+
+
+def symbolic_sizes() -> tuple[Patch, ...]:
+    """Return patches of the models that are imported: what they count with returns symbolic sizes as they are."""
+    names = [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name]
+    whole = tuple(
+        Patch(
+            f"{name}:torch_int",
+            _symbolic_int,
+            "int() of a size fixes the pictures' size in what is interpolated to it, where a graph takes any",
+            "Transformers' torch_int returns symbolic sizes as they are",
+        )
+        for name in names
+        if "torch_int" in vars(sys.modules[name])
+    )
+    lengths = tuple(
+        Patch(
+            f"{name}:len",
+            _symbolic_length,
+            "len() of a tensor fixes its first size (RT-DETR, D-FINE, DEIM)",
+            "torch.export lets len() of a tensor return a symbolic size",
+        )
+        for name in names
+    )
+    return (*whole, *lengths)
+
+
+def _whole_lengths(_: Any) -> Any:
+    """Count the states of a sound in whole numbers; the three convolutions are the model's."""
+
+    def lengths(self: Any, samples: Any) -> Any:
+        first = (samples - 127) // 64 + 1
+        second = (first - 7) // 3 + 1
+        return (second - 3) // 2 + 1
+
+    return lengths
+
+
+def _resized_at_once(_: Any) -> Any:
+    """Resize the table of positions to the sizes of all pictures with one product."""
+
+    def resize_positional_embeddings(
+        positional_embeddings: torch.Tensor, spatial_shapes: torch.Tensor, max_length: int
+    ) -> torch.Tensor:
+        import torch
+
+        rows, columns, size = positional_embeddings.shape
+        heights, widths = spatial_shapes[:, :1], spatial_shapes[:, 1:]
+        place = torch.arange(max_length, device=spatial_shapes.device)[None]
+        place = torch.where(place < heights * widths, place, 0)  # what follows a picture looks like its first place
+        down = _shares(place // widths, heights, rows)
+        along = _shares(place % widths, widths, columns)
+        shares = (down[..., :, None] * along[..., None, :]).flatten(-2)
+        table = positional_embeddings.reshape(rows * columns, size)
+        return (shares @ table.to(shares.dtype)).to(table.dtype)
+
+    return staticmethod(resize_positional_embeddings)
+
+
+def _shares(place: torch.Tensor, out: torch.Tensor, size: int) -> torch.Tensor:
+    """Return how much each of `size` points counts at places of `out` points, in linear interpolation with antialias.
+
+    Args:
+        place: [batch, places].
+        out: [batch, 1].
+        size: points that are interpolated.
+
+    Returns:
+        [batch, places, size].
+    """
+    import torch
+
+    scale = size / out.to(torch.float32)
+    centre = scale * (place + 0.5)
+    points = torch.arange(size, device=place.device) + 0.5
+    distance = (points - centre[..., None]).abs() / scale.clamp(min=1.0)[..., None]
+    shares = (1 - distance).clamp(min=0.0)
+    return shares / shares.sum(-1, keepdim=True)
+
+
+def _looked_up(_: Any) -> Any:
+    """Look positions up in the whole table that the rows and the columns make."""
+
+    def forward(self: Any, position_ids: torch.Tensor) -> torch.Tensor:
+        import torch
+        from torch.nn import functional
+
+        table = torch.cat([w.expand(*self.axial_pos_shape, w.shape[-1]) for w in self.weights], dim=-1)
+        return functional.embedding(position_ids, table.flatten(0, 1))
+
+    return forward
+
+
+SIZES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
+        _whole_lengths,
+        "int() of a length that was divided fixes the length of every sound to the example's",
+        "Transformers divides whole numbers there",
+    ),
+    *(
+        Patch(
+            f"transformers.models.{name}.modeling_{name}:{kind}.resize_positional_embeddings",
+            _resized_at_once,
+            "a loop over the pictures, of sizes that depend on values, fixes how many pictures there are",
+            "Transformers resizes the table for all pictures at once",
+        )
+        for name, kind in (("siglip2", "Siglip2VisionEmbeddings"), ("cosmos3_edge", "Cosmos3EdgeVisionEmbeddings"))
+    ),
+    Patch(
+        "transformers.models.reformer.modeling_reformer:AxialPositionEmbeddings.forward",
+        _looked_up,
+        "a loop over the texts fixes how many there are",
+        "Transformers looks all positions up at once",
+    ),
+)
+"""For models that may not be imported."""

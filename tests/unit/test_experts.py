@@ -1,0 +1,90 @@
+"""Experts without a loop over the chosen ones compute what Transformers' loops do."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.dbrx.modeling_dbrx import DbrxExperts
+from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashExperts
+from transformers.models.step3p7.modeling_step3p7 import Step3p7Experts
+from transformers.models.switch_transformers.modeling_switch_transformers import (
+    SwitchTransformersExperts,
+    SwitchTransformersTop1Router,
+)
+
+from onnxport.passes.patch import patched
+from onnxport.tracing.experts import EXPERTS
+
+SIZE, INNER, COUNT = 8, 16, 4
+CONFIG = SimpleNamespace(
+    **{name: SIZE for name in ("hidden_size", "d_model")},
+    **{name: INNER for name in ("ffn_hidden_size", "moe_intermediate_size", "expert_ffn_hidden_size", "d_ff")},
+    **{name: COUNT for name in ("moe_num_experts", "n_routed_experts", "num_local_experts", "num_experts")},
+    ffn_act_fn={"name": "silu"},
+    hidden_act="silu",
+    dense_act_fn="relu",
+    activation_function="relu",
+    zero_expert_num=2,
+    dropout_rate=0.0,
+    activation_dropout=0.0,
+    dropout=0.0,
+    moe_token_dropout=0.2,
+    router_bias=True,
+    router_dtype="float32",
+    router_jitter_noise=0.0,
+    router_ignore_padding_tokens=False,
+    expert_capacity=3,
+)
+
+
+def choices(experts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose two of the first experts for each of seven tokens: the last one is left out."""
+    shares, numbers = torch.rand(7, experts - 1).topk(2)
+    return numbers, shares
+
+
+def chosen_first() -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose one expert for each token, none for the last token, as a router does that has no room for it."""
+    mask = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 3, 0, 3, 1]), COUNT)[:, None]
+    mask[-1] = 0
+    return mask, torch.rand(7, 1)
+
+
+def given(module: torch.nn.Module) -> torch.nn.Module:
+    """Fill a module's parameters."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module.eval()
+
+
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        (DbrxExperts, lambda: choices(COUNT)),
+        (LongcatFlashExperts, lambda: choices(COUNT + 2)),
+        (Step3p7Experts, lambda: choices(COUNT)),
+        (SwitchTransformersExperts, chosen_first),
+    ],
+)
+def test_same_as_the_loop(kind: Any, arguments: Any) -> None:
+    module = given(kind(CONFIG))
+    tokens, routed = torch.randn(7, SIZE), arguments()
+    shaped = tokens.view(1, 7, SIZE) if kind is DbrxExperts else tokens
+    with torch.no_grad():
+        expected = module(shaped, *routed)
+        with patched(tuple(patch for patch in EXPERTS if kind.__module__ in patch.target)):
+            found = module(shaped, *routed)
+    torch.testing.assert_close(found, expected)
+
+
+def test_router_keeps_its_weights() -> None:
+    router = given(SwitchTransformersTop1Router(CONFIG))
+    tokens = torch.randn(2, 9, SIZE)
+    with torch.no_grad(), patched(tuple(patch for patch in EXPERTS if "switch" in patch.target)):
+        found = router(tokens)
+    with torch.no_grad():
+        expected = router(tokens)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,51 @@
+"""What stands in the place of loops over texts and pictures computes what they do, and leaves nothing behind."""
+
+import builtins
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
+from transformers.models.rt_detr import modeling_rt_detr
+from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
+
+from onnxport.passes.patch import Patch, patched
+from onnxport.tracing.sizes import SIZES, symbolic_sizes
+
+
+def of(patches: tuple[Patch, ...], name: str) -> tuple[Patch, ...]:
+    return tuple(patch for patch in patches if f".{name}." in patch.target)
+
+
+def test_tables_of_positions_are_resized_at_once() -> None:
+    torch.manual_seed(0)
+    table, sizes = torch.randn(4, 4, 6), torch.tensor([[4, 4], [1, 12], [9, 2], [2, 3], [5, 5]])
+    expected = Siglip2VisionEmbeddings.resize_positional_embeddings(table, sizes, 30)
+    raw = vars(Siglip2VisionEmbeddings)["resize_positional_embeddings"]
+    with patched(of(SIZES, "siglip2")):
+        found = Siglip2VisionEmbeddings.resize_positional_embeddings(table, sizes, 30)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    assert vars(Siglip2VisionEmbeddings)["resize_positional_embeddings"] is raw
+
+
+def test_positions_on_two_axes_are_looked_up_at_once() -> None:
+    torch.manual_seed(0)
+    config: Any = SimpleNamespace(
+        axial_pos_shape=(3, 4), axial_pos_embds_dim=(2, 6), dropout=0, attn_layers=["lsh"], local_attn_chunk_length=2,
+        lsh_attn_chunk_length=2, hidden_dropout_prob=0.0,
+    )  # fmt: skip
+    positions = AxialPositionEmbeddings(config).eval()
+    for weight in positions.weights:
+        torch.nn.init.normal_(weight)
+    places = torch.tensor([[0, 1, 2, 3], [9, 4, 4, 7]])
+    expected = positions(places)
+    with patched(of(SIZES, "reformer")):
+        torch.testing.assert_close(positions(places), expected)
+
+
+def test_a_tensor_has_a_length_that_may_vary() -> None:
+    with patched(of(symbolic_sizes(), "rt_detr")):
+        length = vars(modeling_rt_detr)["len"]
+        assert (length("abc"), length(torch.zeros(5, 2))) == (3, 5)
+    assert "len" not in vars(modeling_rt_detr)
+    assert len is builtins.len
