@@ -13,7 +13,13 @@ from onnxport.configs import anyres, grids, phi4, sounds
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
-from onnxport.configs.multimodal import EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
+from onnxport.configs.multimodal import (
+    EmbeddingOnnxConfig,
+    MediaOnnxConfig,
+    StatesOnnxConfig,
+    TilesOnnxConfig,
+    method_of,
+)
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.sentence import SentenceOnnxConfig
 from onnxport.configs.states import CACHE_NAMES
@@ -289,7 +295,7 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
 
 def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    having = [name for name, part in MEDIA.items() if hasattr(model, part.method)]
+    having = [name for name, part in MEDIA.items() if method_of(model, part.method) is not None]
     media = _MEDIA_OF.get(model.config.model_type, having)
     if not media or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
