@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
@@ -71,15 +72,21 @@ class MediaOnnxConfig(OnnxConfig):
         if self._form == _PROJECTED:
             return {self._output: _projected(model, self._method, arguments)}
         states = _said(model, self._method, arguments)
-        return {self._output: torch.cat(list(states)) if self._form == _JOINED else states}
+        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
     def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
         made_by = recipe(name)
         assert made_by is not None
-        return made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
+        made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
+        if name.endswith("mask") and made.dim() == 2:  # each sound is shorter than the one before
+            for row in range(1, len(made)):
+                made[row, -(made.shape[1] // 8 * row) :] = 0
+        return made
 
     def _look_at(self, model: Any, preprocessor: Any) -> None:
         """Run the encoder on what it requires, and where that is too little, on all that can be made for it."""
+        from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
         made = super().generate_dummy_inputs(preprocessor, framework="pt")
         can = [name for name in self._parameters if hasattr(made.get(name), "shape") or recipe(name) is not None]
         needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
@@ -87,27 +94,24 @@ class MediaOnnxConfig(OnnxConfig):
             self._axes = {self._input: {0: "batch"}, **{name: _axes_of(name) for name in names if name != self._input}}
             arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
             try:
-                states = self._states(model, arguments)
-                break
+                self._form = self._form_of(model, arguments)
+                return
+            except (DynamicOutputShapeException, DataDependentOutputException):  # how many there are is in the values
+                self._form = _JOINED
+                return
             except (TypeError, AttributeError, ValueError, KeyError, IndexError, RuntimeError) as error:
                 failure = error
-        else:
-            raise UnsupportedError(
-                f"{type(model).__name__} wants more than {', '.join(self._axes)} to encode them, which can't be "
-                f"described yet ({type(failure).__name__}: {failure})"
-            ) from failure
-        self._form = self._form_of(model, arguments, states)
+        raise UnsupportedError(
+            f"{type(model).__name__} wants more than {', '.join(self._axes)} to encode them, which can't be "
+            f"described yet ({type(failure).__name__}: {failure})"
+        ) from failure
 
-    def _states(self, model: Any, arguments: Mapping[str, Any]) -> Any:
-        import torch
-
-        with torch.no_grad():
-            return _said(model, self._method, arguments)
-
-    def _form_of(self, model: Any, arguments: Mapping[str, Any], states: Any) -> str:
+    def _form_of(self, model: Any, arguments: Mapping[str, Any]) -> str:
         """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
         import torch
 
+        with torch.no_grad():
+            states = _said(model, self._method, arguments)
         if isinstance(states, torch.Tensor):
             return _WHOLE
         if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
@@ -134,14 +138,42 @@ def _axes_of(name: str) -> Mapping[int, str]:
 
 
 def method_of(model: Any, name: str) -> Any:
-    """Return a method of a model, or of the bare model inside it where only that has one; None where neither has."""
-    return getattr(model, name, None) or getattr(getattr(model, "model", None), name, None)
+    """Return a method of a model, of the bare model inside it or of the class of that; None where none has."""
+    from transformers import AutoModel
+
+    own = getattr(model, name, None) or getattr(getattr(model, "model", None), name, None)
+    if own is not None:
+        return own
+    bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
+    found = getattr(bare, name, None)
+    return None if found is None or isinstance(model, bare) else MethodType(found, model)
+
+
+def text_part(model: Any) -> Any:
+    """Return what writes the text from states: a model inside, where that is one that generates by itself."""
+    found = (getattr(model, name, None) for name in ("language_model", "text_model"))
+    inner = next((part for part in found if part is not None), None)
+    heads = inner is not None and hasattr(inner, "can_generate") and inner.can_generate()
+    takes = heads and _EMBEDS in inspect.signature(type(inner).forward).parameters
+    return inner if takes and not inner.config.is_encoder_decoder else model
 
 
 def _said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
-    """Return the states that a method gives: the whole of what it returns, where that is no output with fields."""
+    """Return the states that a method gives, in the size of the text's.
+
+    It returns them alone, or in an output with fields; a model that projects them later is asked to do so here.
+    """
     returned = method_of(model, method)(**arguments, return_dict=True)
-    return getattr(returned, "pooler_output", returned)
+    states = getattr(returned, "pooler_output", returned)
+    if states is not None or not hasattr(returned, "last_hidden_state"):
+        return states
+    states, size = returned.last_hidden_state, model.get_input_embeddings().weight.shape[1]
+    projector = _projector(model)
+    return states if projector is None or states.shape[-1] == size else projector(states)
+
+
+def _projector(model: Any) -> Any:
+    return next((module for name, module in model.named_modules() if name.endswith(_PROJECTORS)), None)
 
 
 class TilesOnnxConfig(OnnxConfig):
@@ -192,7 +224,7 @@ def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
     def whole(_: Any, __: Any, said: Any) -> list[Any]:
         return [said]
 
-    projector = next((m for name, m in model.named_modules() if name.endswith(_PROJECTORS)), None)
+    projector = _projector(model)
     if projector is None:
         raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
     handle = projector.register_forward_hook(whole)
