@@ -58,10 +58,12 @@ class MediaOnnxConfig(OnnxConfig):
     ) -> Mapping[str, Any]:
         """Make pictures or sounds; see `OnnxConfig`."""
         made = super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes)
+        if self._input not in made:
+            raise UnsupportedError(f"the checkpoint has no preprocessor that makes {self._input}: it can't be described")
         inputs = {self._input: made[self._input]}
         for name in self._axes:
             if name not in inputs:
-                inputs[name] = made[name] if hasattr(made.get(name), "shape") else self._make(name, inputs)
+                inputs[name] = made[name] if hasattr(made.get(name), "shape") else self._make(name, made)
         return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
@@ -77,7 +79,10 @@ class MediaOnnxConfig(OnnxConfig):
     def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
         made_by = recipe(name)
         assert made_by is not None
-        made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
+        if name.endswith("features_mask") and "attention_mask" in inputs:  # most extractors call it so
+            made = inputs["attention_mask"].bool()
+        else:
+            made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
         if name.endswith("mask") and made.dim() == 2:  # each sound is shorter than the one before
             for row in range(1, len(made)):
                 made[row, -(made.shape[1] // 8 * row) :] = 0
