@@ -23,6 +23,10 @@ _EFFICIENT = {
     "out_channels": [16, 24, 40, 80, 112, 192, 320],
 }
 
+_LETTERED = {f"IMGIMG{''.join(chr(65 + int(digit)) for digit in str(i))}Z": 64 + i for i in range(16)}
+_NUMBERED = {f"<|visual token {i:06}|>": 64 + i for i in range(16)}
+_TILES = [[64, 128], [128, 64], [128, 128]]
+
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32]},
@@ -86,8 +90,28 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "mrope_section": [1, 1, 2]},
     },
     "ernie4_5_vl_moe_text": {"moe_intermediate_size": [32, 32]},
-    "chameleon": {"vocabulary_map": {"<image>": 100, **{f"IMGIMG{chr(65 + i)}Z": 64 + i for i in range(16)}}},
-    "emu3": {"vocabulary_map": {"<image>": 100, **{f"<|visual token {i:06}|>": 64 + i for i in range(16)}}},
+    "chameleon": {"vocabulary_map": {"<image>": 100, **_LETTERED}, "vq_config": {"...": 0, "num_embeddings": 16}},
+    "emu3": {
+        "vocabulary_map": {"<image>": 100, "<|extra_200|>": 101, **_NUMBERED},
+        "vq_config": {"...": 0, "codebook_size": 16},
+    },
+    "vipllava": {"vision_feature_layer": [-2, -3, -4, 0, 1]},
+    "aria": {
+        "vision_config": {"...": 0, "image_size": 980, "patch_size": 70},
+        "projector_patch_to_query_dict": {"49": 4, "196": 8},
+    },
+    **{name: {"image_grid_pinpoints": _TILES} for name in ("llava_next", "llava_next_video")},
+    "granite4_vision": {
+        "vision_config": {"...": 0, "hidden_size": 64},
+        "base": {"deepstack_layer_map": [[-2, 0], [-1, 2]]},
+        "image_grid_pinpoints": _TILES,
+        "deepstack_layer_map": [[-2, 0], [-1, 2]],
+    },
+    "gemma4": {
+        "base": {"vision_config": {"model_type": "gemma4_vision"}},
+        "text_config": {"...": 0, "hidden_size_per_layer_input": 0},
+    },
+    "gemma4_unified": {"base": {"vision_config": {"model_type": "gemma4_unified_vision"}}},
     "sam": {"vision_config": {"...": 0, "image_size": 64}},
     "deepseek_v2": {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
     "step3p5": {"sliding_window": 64},
@@ -108,7 +132,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "clap_audio_model": {"patch_embeds_hidden_size": 8, "hidden_size": 64},
     "chameleon_vqgan": {"base_channels": 32},
     "janus_vqgan": {"base_channels": 32},
-    "emu3_vqgan": {"base_channels": 32},
+    "emu3_vqgan": {"base_channels": 32, "hidden_size": 128},
     "audio-spectrogram-transformer": {"max_length": 1024},
     "t5gemma2_encoder": {"mm_tokens_per_image": 4, "text_config": {"...": 0, "dropout_rate": 0.0}},
     "sam2_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},

@@ -118,7 +118,9 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
     own = _named(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
     parts = [config, *_parts(config, _SOUNDS)]
     bins = _first(
-        parts, "feature_projection_input_dim", "input_dim", "num_mel_bins", "n_mels", "mel_dim", "input_feat_size"
+        parts,
+        *("feature_projection_input_dim", "input_dim", "input_size", "num_mel_bins", "n_mels", "mel_dim"),
+        "input_feat_size",
     )
     usual = "WhisperFeatureExtractor" if own in ("", "WhisperFeatureExtractor") else _BY_TIME
     for name in (own, usual if kind == "input_features" else "Wav2Vec2FeatureExtractor"):

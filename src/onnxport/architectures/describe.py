@@ -13,7 +13,14 @@ from onnxport.configs import anyres, grids, phi4, sounds
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
-from onnxport.configs.multimodal import EmbeddingOnnxConfig, MediaOnnxConfig, StatesOnnxConfig, TilesOnnxConfig
+from onnxport.configs.multimodal import (
+    EmbeddingOnnxConfig,
+    MediaOnnxConfig,
+    StatesOnnxConfig,
+    TilesOnnxConfig,
+    method_of,
+    text_part,
+)
 from onnxport.configs.own import own_config
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.sentence import SentenceOnnxConfig
@@ -293,19 +300,25 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
 
 def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    having = [name for name, part in MEDIA.items() if hasattr(model, part.method)]
+    having = [name for name, part in MEDIA.items() if method_of(model, part.method) is not None and _has(model, name)]
     media = _MEDIA_OF.get(model.config.model_type, having)
     if not media or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
-    takes_states = _states_class(model.config)
+    takes_states, text = _states_class(model.config), text_part(model)
     return (
         *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
-        Component("decoder_model_merged", model, takes_states(model, preprocessor, last_logits), preprocessor),
+        Component("decoder_model_merged", text, takes_states(text, preprocessor, last_logits), preprocessor),
     )
+
+
+def _has(model: Any, component: str) -> bool:
+    """Say whether a model has an encoder that its class may have: one whose configuration is empty it hasn't."""
+    field = component.replace("_encoder", "_config")
+    return getattr(model.config, field, True) is not None
 
 
 def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:

@@ -36,6 +36,7 @@ Axes = Mapping[str, Mapping[int, str]]
 """Names of tensors, each with the names of its dynamic axes."""
 
 _SOUND_INPUTS = ("input_features", "input_values")
+_SOUND_PARTS = ("feature_extractor", "audio_processor")
 _BATCH = {0: "batch"}
 _BATCH_SEQUENCE = {0: "batch", 1: "sequence"}
 
@@ -295,11 +296,11 @@ class OnnxConfig(ABC):
         if not isinstance(preprocessor, ProcessorMixin) and not hasattr(preprocessor, "image_processor"):
             return preprocessor
         names = self.inputs or {}
-        parts = ["tokenizer", "image_processor", "feature_extractor"]
+        parts = ["tokenizer", "image_processor", *_SOUND_PARTS]
         if "pixel_values" in names:
             parts.insert(0, "image_processor")
         elif "input_features" in names or "input_values" in names:
-            parts.insert(0, "feature_extractor")
+            parts = [*_SOUND_PARTS, *parts]
         found = (getattr(preprocessor, part, None) for part in parts)
         return next((part for part in found if part is not None), preprocessor)
 

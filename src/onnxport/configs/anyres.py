@@ -1,4 +1,4 @@
-"""Describe the vision encoders of LLaVA-NeXT and LLaVA-OneVision, which take a picture whole and cut in tiles.
+"""Describe the vision encoders of LLaVA-NeXT, its video model and LLaVA-OneVision, which take a picture whole and cut in tiles.
 
 How many tiles a picture is cut in follows from its size, and so do the states that it takes in the text: those of the
 whole picture, then row by row those of the tiles without what only pads them, with a state that ends each row.
@@ -15,7 +15,7 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
 
-MODEL_TYPES = ("llava_next", "llava_onevision")
+MODEL_TYPES = ("llava_next", "llava_next_video", "llava_onevision")
 _SHRINKS = "llava_onevision"
 _ENOUGH = 1.1
 """States of a picture are shrunk whose sides have more than this many times what they may have."""

@@ -6,17 +6,19 @@ states of the tokens, and the decoder takes states instead of tokens; whoever ru
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs.arguments import PAST
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig, move
+from onnxport.configs.recipes import Setting, recipe
 from onnxport.errors import UnsupportedError
 
 _EMBEDS = "inputs_embeds"
-_AXES: dict[str, dict[int, str]] = {"pixel_values": {0: "batch"}, "input_features": {0: "batch"}}
 
 
 class MediaOnnxConfig(OnnxConfig):
@@ -28,62 +30,157 @@ class MediaOnnxConfig(OnnxConfig):
         preprocessor: what makes pixels or features.
 
     Raises:
-        UnsupportedError: the model needs more than these, or its states can't be had in one tensor.
+        UnsupportedError: the model needs more than can be made, or its states can't be had in one tensor.
     """
 
     def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
         part = MEDIA[component]
-        self._method, self._input, self._output = part.method, part.input, part.output
-        self._listed = False
+        self._method, self._output = part.method, part.output
+        self._parameters = inspect.signature(method_of(model, self._method)).parameters
+        self._input = next((name for name in (part.input, *_OTHER_INPUTS) if name in self._parameters), part.input)
+        self._axes: dict[str, Mapping[int, str]] = {self._input: {0: "batch"}}
+        self._form = _WHOLE
         self._look_at(model, preprocessor)
 
     @property
     def inputs(self) -> Axes:
-        """The pixels or features."""
-        return {self._input: _AXES[self._input]}
+        """The pixels or features, and what else the encoder can't do without."""
+        return self._axes
 
     @property
     def outputs(self) -> Axes:
-        """The states, [pictures or sounds, places, size]."""
-        return {self._output: {0: "batch"}}
+        """The states, [pictures or sounds, places, size], or [places, size] where they differ in number."""
+        return {self._output: {} if self._form == _JOINED else {0: "batch"}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
         """Make pictures or sounds; see `OnnxConfig`."""
         made = super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes)
-        return {self._input: made[self._input]}
+        if self._input not in made:
+            raise UnsupportedError(
+                f"the checkpoint has no preprocessor that makes {self._input}: it can't be described"
+            )
+        inputs = {self._input: made[self._input]}
+        for name in self._axes:
+            if name not in inputs:
+                inputs[name] = made[name] if hasattr(made.get(name), "shape") else self._make(name, made)
+        return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder and what brings its states to the size of the text's."""
-        model = model_of(forward)
-        if self._listed:
-            return {self._output: _projected(model, self._method, arguments)}
-        return {self._output: getattr(model, self._method)(**arguments, return_dict=True).pooler_output}
-
-    def _look_at(self, model: Any, preprocessor: Any) -> None:
         import torch
 
-        arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
+        model = model_of(forward)
+        if self._form == _PROJECTED:
+            return {self._output: _projected(model, self._method, arguments)}
+        states = _said(model, self._method, arguments)
+        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+
+    def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
+        made_by = recipe(name)
+        assert made_by is not None
+        if name.endswith("features_mask") and "attention_mask" in inputs:  # most extractors call it so
+            made = inputs["attention_mask"].bool()
+        else:
+            made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
+        if name.endswith("mask") and made.dim() == 2:  # each sound is shorter than the one before
+            for row in range(1, len(made)):
+                made[row, -(made.shape[1] // 8 * row) :] = 0
+        return made
+
+    def _look_at(self, model: Any, preprocessor: Any) -> None:
+        """Run the encoder on what it requires, and where that is too little, on all that can be made for it."""
+        from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+        made = super().generate_dummy_inputs(preprocessor, framework="pt")
+        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or recipe(name) is not None]
+        needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
+        for names in (needs, [name for name in can if name not in _IN_ITS_PLACE]):
+            self._axes = {self._input: {0: "batch"}, **{name: _axes_of(name) for name in names if name != self._input}}
+            arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
+            try:
+                self._form = self._form_of(model, arguments)
+                return
+            except (DynamicOutputShapeException, DataDependentOutputException):  # how many there are is in the values
+                self._form = _JOINED
+                return
+            except (TypeError, AttributeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+                failure = error
+        raise UnsupportedError(
+            f"{type(model).__name__} wants more than {', '.join(self._axes)} to encode them, which can't be "
+            f"described yet ({type(failure).__name__}: {failure})"
+        ) from failure
+
+    def _form_of(self, model: Any, arguments: Mapping[str, Any]) -> str:
+        """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
+        import torch
+
+        with torch.no_grad():
+            states = _said(model, self._method, arguments)
+        if isinstance(states, torch.Tensor):
+            return _WHOLE
+        if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
+            raise UnsupportedError(f"{type(model).__name__} gives its {self._input} no states, but {type(states)}")
         try:
             with torch.no_grad():
-                states = getattr(model, self._method)(**arguments, return_dict=True).pooler_output
-        except (TypeError, AttributeError, ValueError) as error:
-            raise UnsupportedError(
-                f"{type(model).__name__} wants more than {self._input} to encode them, which can't be described yet "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        if isinstance(states, torch.Tensor):
-            return
-        self._listed = True
-        with torch.no_grad():
-            same = _projected(model, self._method, arguments)
-        if len(states) != len(same) or any(mine.shape != its.shape for mine, its in zip(same, states, strict=True)):
-            raise UnsupportedError(
-                f"{type(model).__name__} gives each of its {self._input} states of its own, as many as it likes, which "
-                "can't be described yet"
-            )
+                same = _projected(model, self._method, arguments)
+        except UnsupportedError:
+            return _JOINED
+        alike = len(states) == len(same) and all(a.shape == b.shape for a, b in zip(same, states, strict=True))
+        return _PROJECTED if alike else _JOINED
+
+
+_WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
+"""How an encoder's states are given."""
+_OTHER_INPUTS = ("input_values",)
+_IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
+"""Parameters of a method that aren't about pictures and sounds, or stand for others."""
+
+
+def _axes_of(name: str) -> Mapping[int, str]:
+    made_by = recipe(name)
+    return made_by.axes if made_by is not None else {0: "batch"}
+
+
+def method_of(model: Any, name: str) -> Any:
+    """Return a method of a model, of the bare model inside it or of the class of that; None where none has."""
+    from transformers import AutoModel
+
+    own = getattr(model, name, None) or getattr(getattr(model, "model", None), name, None)
+    if own is not None:
+        return own
+    bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
+    found = getattr(bare, name, None)
+    return None if found is None or isinstance(model, bare) else MethodType(found, model)
+
+
+def text_part(model: Any) -> Any:
+    """Return what writes the text from states: a model inside, where that is one that generates by itself."""
+    found = (getattr(model, name, None) for name in ("language_model", "text_model"))
+    inner = next((part for part in found if part is not None), None)
+    heads = inner is not None and hasattr(inner, "can_generate") and inner.can_generate()
+    takes = heads and _EMBEDS in inspect.signature(type(inner).forward).parameters
+    return inner if takes and not inner.config.is_encoder_decoder else model
+
+
+def _said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Return the states that a method gives, in the size of the text's.
+
+    It returns them alone, or in an output with fields; a model that projects them later is asked to do so here.
+    """
+    returned = method_of(model, method)(**arguments, return_dict=True)
+    states = getattr(returned, "pooler_output", returned)
+    if states is not None or not hasattr(returned, "last_hidden_state"):
+        return states
+    states, size = returned.last_hidden_state, model.get_input_embeddings().weight.shape[1]
+    projector = _projector(model)
+    return states if projector is None or states.shape[-1] == size else projector(states)
+
+
+def _projector(model: Any) -> Any:
+    return next((module for name, module in model.named_modules() if name.endswith(_PROJECTORS)), None)
 
 
 class TilesOnnxConfig(OnnxConfig):
@@ -134,13 +231,13 @@ def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
     def whole(_: Any, __: Any, said: Any) -> list[Any]:
         return [said]
 
-    projector = next((m for name, m in model.named_modules() if name.endswith(_PROJECTORS)), None)
+    projector = _projector(model)
     if projector is None:
         raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
     handle = projector.register_forward_hook(whole)
     try:
-        (states,) = getattr(model, method)(**arguments, return_dict=True).pooler_output
-    except (TypeError, ValueError, AttributeError) as error:
+        (states,) = _said(model, method, arguments)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UnsupportedError(
             f"{type(model).__name__} gives each picture or sound states of its own, which can't be described yet"
         ) from error

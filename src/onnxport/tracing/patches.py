@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from onnxport.passes.patch import Patch
@@ -219,8 +220,30 @@ _VALUES_NOT_NEEDED = (
 )
 """What a model with fake parameters needs as well."""
 
+
+class _HalfOfLimits:
+    """Be the module torch, but for how small a number may be."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+    def finfo(self, dtype: Any) -> Any:
+        """Return limits of which the lower is half of what a type has."""
+        return SimpleNamespace(min=self._original.finfo(dtype).min / 2)
+
+
 _MODEL_PATCHES: tuple[Patch, ...] = (
     *_VALUES_NOT_NEEDED,
+    Patch(
+        "transformers.models.parakeet.modeling_parakeet:torch",
+        _HalfOfLimits,
+        "frames of padding see nothing: Transformers' own attention for graphs gives them zeros where all scores are "
+        "the lowest number, and the model gives them the mean of all",
+        "both give the same",
+    ),
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
