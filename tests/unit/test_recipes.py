@@ -10,7 +10,7 @@ import torch
 
 from onnxport.configs.derived import _refusal
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
-from onnxport.tracing.patches import _averages, _pool_any_size
+from onnxport.tracing.patches import _averages, _HalfAsLow, _pool_any_size
 from onnxport.weights.loading import config_for
 
 
@@ -92,3 +92,13 @@ def test_what_a_forward_also_takes_is_named() -> None:
     assert "between calls" in _refusal(SimpleNamespace(), ["pixel_values"], session)
     other = _refusal(SimpleNamespace(), ["pixel_values"], ValueError("no\nboxes"))
     assert "can't be run on pixel_values alone (ValueError: no boxes)" in other
+
+
+def test_a_transducer_reads_one_token() -> None:
+    assert make("decoder_input_ids", {"max_symbols_per_step": 10}).shape == (2, 1)
+
+
+def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
+    halved = _HalfAsLow(torch)
+    assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
+    assert halved.arange is torch.arange

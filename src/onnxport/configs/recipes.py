@@ -133,6 +133,8 @@ def _decoder_tokens(setting: Setting) -> torch.Tensor:
     codebooks, channels = (getattr(decoder, name, None) for name in ("num_codebooks", "num_channels"))
     if isinstance(codebooks, int):
         return _numbers(setting.batch * codebooks, _DECODER_LENGTH)
+    if hasattr(setting.config, "max_symbols_per_step"):  # a transducer reads one token for every state of the sound
+        return _numbers(setting.batch, 1)
     return _numbers(setting.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
 
 
@@ -199,6 +201,7 @@ _RECIPES: dict[str, Recipe] = {
     "future_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.number("prediction_length", default=4))),
     "past_values_padding": Recipe(_BATCH, lambda s: 0 * _numbers(*s.past)),
     "freq": Recipe(_BATCH, lambda s: 0 * _numbers(s.batch, 1)),
+    "task_inputs": Recipe(_BATCH, lambda s: _numbers(s.batch, s.number("task_seq_len", default=77))),
     "states": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("state_dim", default=17))),
     "actions": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("act_dim", default=4))),
     "rewards": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from onnxport.passes.patch import Patch
@@ -55,6 +56,19 @@ class _Checking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
+
+
+class _HalfAsLow:
+    """Be the module torch, but for the lowest number of a dtype: half of it hides a place from a softmax as well."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+    def finfo(self, dtype: Any) -> Any:
+        return SimpleNamespace(min=self._original.finfo(dtype).min / 2)
 
 
 _FINITE = Patch(
@@ -269,6 +283,15 @@ def _rotate_real(_: Any) -> Any:
 
 _MODEL_PATCHES: tuple[Patch, ...] = (
     *_NLLB_MOE,
+    *(
+        Patch(
+            f"transformers.models.{name}.modeling_{name}:torch",
+            _HalfAsLow,
+            "the engine gives zeros for rows that see nothing, where torch averages if what hides is a finite number",
+            "the engine looks for minus infinity, or Transformers masks with booleans there",
+        )
+        for name in ("parakeet",)
+    ),
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
