@@ -26,6 +26,28 @@ _EFFICIENT = {
 _LETTERED = {f"IMGIMG{''.join(chr(65 + int(digit)) for digit in str(i))}Z": 64 + i for i in range(16)}
 _NUMBERED = {f"<|visual token {i:06}|>": 64 + i for i in range(16)}
 _TILES = [[64, 128], [128, 64], [128, 128]]
+_RATIOS = (("longratio", 7), ("midratio", 5), ("shortratio", 3))
+_TEXT_REGIONS = {
+    "scale_factor_list": [1, 2, 4, 8],
+    "kernel_list": [3, 2, 2],
+    "intraclass_block_config": {
+        "reduce_channel": [1, 1, 0],
+        "return_channel": [1, 1, 0],
+        **{f"vertical_long_to_small_conv_{ratio}": [[n, 1], [1, 1], [n // 2, 0]] for ratio, n in _RATIOS},
+        **{f"horizontal_small_to_long_conv_{ratio}": [[1, n], [1, 1], [0, n // 2]] for ratio, n in _RATIOS},
+        **{f"symmetric_conv_long_{ratio}": [[n, n], [1, 1], [n // 2, n // 2]] for ratio, n in _RATIOS},
+    },
+}
+_HALVING = {
+    "model_type": "pp_lcnet_v4",
+    "stem_channels": [3, 8, 16],
+    "block_configs": [[[3, 16, 16, 1, True]], *([[3, n, m, 2, False]] for n, m in ((16, 16), (16, 32), (32, 32)))],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+_WINDOWED_HEADS = {
+    **{"swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 8, "swa_kv_lora_rank": 8},
+    **{"swa_head_dim": 16, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8},
+}
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
@@ -56,10 +78,39 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "data2vec-vision": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "upernet": {"base": {"backbone_config": _BACKBONE}},
-    "pp_ocrv5_mobile_det": {"layer_list_out_channels": [16, 16, 16, 16]},
+    "pp_ocrv5_mobile_det": {"layer_list_out_channels": [16, 16, 16, 16], "neck_out_channels": 32},
+    "pp_ocrv5_server_det": _TEXT_REGIONS,
+    "pp_ocrv6_medium_det": {"base": {"backbone_config": _HALVING}, **_TEXT_REGIONS},
+    "pp_ocrv6_small_det": {
+        "base": {"backbone_config": _HALVING},
+        "layer_list_out_channels": [16, 16, 32, 32],
+        "neck_out_channels": 32,
+    },
+    "pp_doclayout_v2": {"class_thresholds": [0.5, 0.5], "class_order": [0, 1]},
+    "pp_doclayout_v3": {"x4_feat_dim": 16},
+    "inkling_vision": {"patch_size": 8},
+    "xlstm": {"hidden_size": 128},
+    "univnet": {"model_in_channels": 64},
+    "chmv2": {"backbone_config": {"...": 0, "return_class_token": True}},
+    "granite4_vision": {
+        "deepstack_layer_map": [[-3, 0], [-1, 1]],
+        "spatial_target_layers": [0, 1, 2, 3],
+        "downsample_rate": "1/2",
+        "image_grid_pinpoints": _TILES,
+        "text_config": {"...": 0, "hidden_size": 64},
+        "vision_config": {"...": 0, "hidden_size": 64},
+    },
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 64},
+    "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "dots3_note_text": _WINDOWED_HEADS,
+    "dots3_note_vision": {"base": {"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]}},
+    "dots3_note": {
+        "base": {"vision_config": {"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]}},
+        "vision_config": {"...": 0, "pyramid_num_routed": [-1, -1, 4, 4]},
+    },
     "swin2sr": {"num_heads": [2, 2], "depths": [2, 2]},
-    "depth_pro": {"patch_size": 64, "intermediate_hook_ids": [3, 2, 1, 0]},
-    "efficientloftr": {"out_features": [8, 8, 16, 32]},
+    "depth_pro": {"patch_size": 64, "intermediate_hook_ids": [3, 1]},
+    "efficientloftr": {"out_features": [8, 8, 16, 32], "num_attention_heads": 8, "fine_matching_slice_dim": 4},
     "molmo2_adapter": {"vision_feature_layer": [3, 2]},
     "glm5_next_text": {"index_topk": 64},
     "moonshine_streaming": {"num_key_value_heads": 4},
@@ -101,12 +152,6 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "projector_patch_to_query_dict": {"49": 4, "196": 8},
     },
     **{name: {"image_grid_pinpoints": _TILES} for name in ("llava_next", "llava_next_video")},
-    "granite4_vision": {
-        "vision_config": {"...": 0, "hidden_size": 64},
-        "base": {"deepstack_layer_map": [[-2, 0], [-1, 2]]},
-        "image_grid_pinpoints": _TILES,
-        "deepstack_layer_map": [[-2, 0], [-1, 2]],
-    },
     "gemma4": {
         "base": {"vision_config": {"model_type": "gemma4_vision"}},
         "text_config": {"...": 0, "hidden_size_per_layer_input": 0},
@@ -143,10 +188,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "decoder_attention_heads": 8,
     },
     **{name: {"coordinate_size": 4, "shape_size": 8, "input_size": 64} for name in ("layoutlmv2", "layoutlmv3")},
-    "swin": {"encoder_stride": 32},
+    "swin": {"encoder_stride": 32, "window_size": 2},
     "autoformer": {"base": _SERIES, **_SERIES},
     "informer": {"base": _SERIES, **_SERIES},
     "time_series_transformer": {"base": _SERIES, **_SERIES},
+    "gemma4_unified_assistant": {
+        "base": {"text_config": {"model_type": "gemma4_unified_text", "num_kv_shared_layers": 0}}
+    },
     "gemma4_assistant": {"base": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
     **{
         name: {"base": {**_WITHOUT_TIMM, "backbone_config": _BACKBONE}}
@@ -162,5 +210,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 A value for a configuration inside is a dictionary with the key `...`.
 """
 
-PICTURES = {"depth_pro": (256, 256), "pp_ocrv5_mobile_rec": (80, 320), "pp_ocrv5_server_rec": (48, 320)}
+PICTURES = {
+    "depth_pro": (256, 256),
+    "seggpt": (32, 32),
+    "pp_ocrv5_mobile_rec": (80, 320),
+    "pp_ocrv5_server_rec": (48, 320),
+}
 """Height and width of pictures that a model needs, and its configuration doesn't say."""

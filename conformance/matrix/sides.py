@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.matrix.exceptions import PICTURES
-from conformance.preprocessors import make_tokenizer
+from conformance.preprocessors import make_image_processor, make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
 _PICTURES = ("vision_config", "backbone_config", "image_config", "encoder", "thinker_config", "vision_model_config")
@@ -28,6 +28,9 @@ def save_sides(model_class: Any, config: Any, directory: Path) -> None:
         directory: the checkpoint's directory.
     """
     names = tuple(inspect.signature(model_class.forward).parameters)
+    if config.model_type == "imagegpt":  # its tokens are colours
+        make_image_processor("ImageGPTImageProcessor", 16, config).save_pretrained(directory)
+        return
     if "input_ids" in names:
         tokenizer_for(config, names).save_pretrained(directory)
     if "pixel_values" in names:
@@ -143,6 +146,8 @@ _SAMPLES = 24000
 
 def _sound_arguments(extractor_class: Any, kind: str, bins: int | None) -> dict[str, Any]:
     known = inspect.signature(extractor_class.__init__).parameters
+    if getattr(extractor_class, "__name__", "") == "ClapFeatureExtractor":
+        return {"truncation": "rand_trunc"}  # as models without fusion have it
     if not bins or kind != "input_features":
         return {}
     if "stride" in known and "num_mel_bins" in known:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from onnxport.configs.derived import _refusal
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
-from onnxport.tracing.patches import _averages, _pool_any_size
+from onnxport.tracing.patches import _averages, _HalfAsLow, _pool_any_size
 from onnxport.weights.loading import config_for
 
 
@@ -75,3 +76,29 @@ def test_a_class_of_a_part_gets_the_part_of_the_configuration() -> None:
     whole = LlavaConfig(text_config={"model_type": "mistral"})
     assert config_for(LlavaForConditionalGeneration, whole) is whole
     assert config_for(MistralForCausalLM, whole) is whole.text_config
+
+
+def test_a_trajectory_has_as_many_steps_as_its_mask() -> None:
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    assert make("states", {"state_dim": 5}, attention_mask=mask).shape == (2, 7, 5)
+    assert make("timesteps", {}, attention_mask=mask).tolist() == [list(range(7))] * 2
+
+
+def test_what_a_forward_also_takes_is_named() -> None:
+    missing = TypeError("forward() missing 2 required positional arguments: 'latents' and 'spans'")
+    text = _refusal(SimpleNamespace(), ["input_ids"], missing)
+    assert text.startswith("SimpleNamespace also takes latents and spans") and "OnnxConfig" in text
+    session = TypeError("forward() missing 1 required positional argument: 'inference_session'")
+    assert "between calls" in _refusal(SimpleNamespace(), ["pixel_values"], session)
+    other = _refusal(SimpleNamespace(), ["pixel_values"], ValueError("no\nboxes"))
+    assert "can't be run on pixel_values alone (ValueError: no boxes)" in other
+
+
+def test_a_transducer_reads_one_token() -> None:
+    assert make("decoder_input_ids", {"max_symbols_per_step": 10}).shape == (2, 1)
+
+
+def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
+    halved = _HalfAsLow(torch)
+    assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
+    assert halved.arange is torch.arange

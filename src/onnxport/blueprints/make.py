@@ -18,7 +18,7 @@ from onnxport.configs.axes import today_label
 from onnxport.configs.examples import Examples
 from onnxport.configs.signature import signature_of
 from onnxport.configs.tasks import SENTENCE_SIMILARITY, Task, canonical_task
-from onnxport.errors import OnnxportError, OptionError, TraceError
+from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.patch import patched
 from onnxport.stamping import Layers, StampError
@@ -176,7 +176,8 @@ def _graphs(
     try:
         return _graphs_of(drafted, choices, report)
     except Exception as error:
-        if drafted.full is None or (isinstance(error, OnnxportError) and not isinstance(error, TraceError)):
+        wants_values = isinstance(error, TraceError) or (isinstance(error, UnsupportedError) and error.__cause__)
+        if drafted.full is None or (isinstance(error, OnnxportError) and not wants_values):
             raise
         reason = f"traced with its weights in memory: {' '.join(str(error).split())[:300]}"
     report("load the weights", None)

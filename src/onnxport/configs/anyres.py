@@ -1,4 +1,4 @@
-"""Describe the vision encoders of LLaVA-NeXT, its video model and LLaVA-OneVision, which take a picture whole and cut in tiles.
+"""Describe the vision encoders of LLaVA-NeXT, also for video, and LLaVA-OneVision: a picture whole and cut in tiles.
 
 How many tiles a picture is cut in follows from its size, and so do the states that it takes in the text: those of the
 whole picture, then row by row those of the tiles without what only pads them, with a state that ends each row.

@@ -19,7 +19,7 @@ from onnxport.configs.arguments import PAST
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
-from onnxport.errors import UnsupportedError
+from onnxport.errors import OnnxportError, UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 AXES: dict[str, dict[int, str]] = {
@@ -44,7 +44,8 @@ _WITHOUT_LOOP = ("zaya",)
 """Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
 projections, what Zaya remembers before the first token isn't zero."""
 _DECODER = "decoder_input_ids"
-_ALWAYS = ("input_points", "input_labels", "global_attention_mask")
+_TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
+_ALWAYS = ("input_points", "input_labels", "global_attention_mask", *_TRAJECTORY)
 """Parameters that a forward does without, and a user doesn't."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
@@ -268,6 +269,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
+        if _DECODER in inputs and inputs[_DECODER].shape[1] == 1:  # a transducer's token
+            axes[_DECODER] = {0: "batch"}
         axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}
         axes |= {name: {0: "batch"} for name in inputs if name not in axes}
         if self.task == "multiple-choice":
@@ -293,7 +296,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 break
             except Exception as error:
                 if not self._give_more(error, inputs, preprocessor):
-                    raise
+                    if isinstance(error, OnnxportError):
+                        raise
+                    raise UnsupportedError(_refusal(model, list(inputs), error)) from error
                 inputs = dict(self.generate_dummy_inputs(preprocessor))
         else:
             raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
@@ -325,6 +330,25 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._dropped = set()
             return True
         return False
+
+
+def _refusal(model: Any, given: list[str], error: Exception) -> str:
+    """Say why a model can't be run on the inputs that could be made, and what to do."""
+    name, missing = type(model).__name__, re.findall(r"'(\w+)'", str(error)) if "missing" in str(error) else []
+    sessions = [parameter for parameter in missing if parameter.endswith("session")]
+    if sessions:
+        return (
+            f"{name} keeps its state between calls in an object ({', '.join(sessions)}), which no graph can take; "
+            "choose a task whose model works on one picture at a time, such as mask-generation"
+        )
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    reason = f"can't be run on {' and '.join(given)} alone ({said})"
+    if missing:
+        reason = f"also takes {' and '.join(missing)}, and no example of that can be made here"
+    return (
+        f"{name} {reason}; describe its inputs in an OnnxConfig of your own "
+        "(docs/api.md; onnxport describe --python prints one of a like model to start from)"
+    )
 
 
 def _tensors(result: Mapping[str, Any]) -> Iterator[str]:

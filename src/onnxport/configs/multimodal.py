@@ -159,8 +159,8 @@ def method_of(model: Any, name: str) -> Any:
 def text_part(model: Any) -> Any:
     """Return what writes the text from states: a model inside, where that is one that generates by itself."""
     found = (getattr(model, name, None) for name in ("language_model", "text_model"))
-    inner = next((part for part in found if part is not None), None)
-    heads = inner is not None and hasattr(inner, "can_generate") and inner.can_generate()
+    inner: Any = next((part for part in found if part is not None), None)
+    heads = hasattr(inner, "can_generate") and inner.can_generate()
     takes = heads and _EMBEDS in inspect.signature(type(inner).forward).parameters
     return inner if takes and not inner.config.is_encoder_decoder else model
 

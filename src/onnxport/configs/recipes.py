@@ -40,8 +40,9 @@ class Setting:
 
     @property
     def length(self) -> int:
-        """Tokens of the text, where there is one."""
-        return int(self.inputs["input_ids"].shape[1]) if "input_ids" in self.inputs else _PLACES
+        """Tokens of the text, or steps of what goes with a mask, where there is one."""
+        known = (self.inputs[name] for name in ("input_ids", "attention_mask") if name in self.inputs)
+        return next((int(tensor.shape[1]) for tensor in known), _PLACES)
 
     @property
     def past(self) -> tuple[int, ...]:
@@ -132,7 +133,26 @@ def _decoder_tokens(setting: Setting) -> torch.Tensor:
     codebooks, channels = (getattr(decoder, name, None) for name in ("num_codebooks", "num_channels"))
     if isinstance(codebooks, int):
         return _numbers(setting.batch * codebooks, _DECODER_LENGTH)
+    if hasattr(setting.config, "max_symbols_per_step"):  # a transducer reads one token for every state of the sound
+        return _numbers(setting.batch, 1)
     return _numbers(setting.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
+
+
+def _latents(setting: Setting) -> torch.Tensor:
+    size = setting.number("latent_dim", "hidden_size", "vae_dim", default=64)
+    return _zeros(setting.batch, size, _DECODER_LENGTH)
+
+
+def _like_pictures(setting: Setting) -> torch.Tensor:
+    import torch
+
+    return torch.zeros_like(setting.inputs["pixel_values"])
+
+
+def _steps(setting: Setting) -> torch.Tensor:
+    import torch
+
+    return torch.arange(setting.length).expand(setting.batch, setting.length).clone()
 
 
 def takes_frames(config: Any) -> bool:
@@ -156,6 +176,7 @@ def _time_features(setting: Setting, length: int) -> torch.Tensor:
 
 _TEXT = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
+_PICTURE = {0: "batch", 2: "height", 3: "width"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
@@ -180,4 +201,13 @@ _RECIPES: dict[str, Recipe] = {
     "future_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.number("prediction_length", default=4))),
     "past_values_padding": Recipe(_BATCH, lambda s: 0 * _numbers(*s.past)),
     "freq": Recipe(_BATCH, lambda s: 0 * _numbers(s.batch, 1)),
+    "task_inputs": Recipe(_BATCH, lambda s: _numbers(s.batch, s.number("task_seq_len", default=77))),
+    "states": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("state_dim", default=17))),
+    "actions": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("act_dim", default=4))),
+    "rewards": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),
+    "returns_to_go": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),
+    "timesteps": Recipe(_TEXT, _steps),
+    "prompt_pixel_values": Recipe(_PICTURE, _like_pictures),
+    "prompt_masks": Recipe(_PICTURE, _like_pictures),
+    "latents": Recipe({0: "batch", 2: "latent_sequence"}, _latents),
 }
