@@ -180,20 +180,30 @@ class _Lengths(list[int]):
 @contextmanager
 def _whole() -> Iterator[None]:
     """Leave states whole that are split by lengths which a tensor holds: nobody knows them while a model is traced."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.overrides import TorchFunctionMode
 
     class Whole(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            name = getattr(function, "__name__", "")
-            if name == "tolist":
-                return _Lengths()
-            if name.startswith("split") and any(isinstance(given, _Lengths) for given in (*args, *kwargs.values())):
+            given = (*args, *(kwargs or {}).values())
+            if any(isinstance(value, _Lengths) for value in given):
                 return (args[0],)
-            return function(*args, **kwargs)
+            return function(*args, **(kwargs or {}))
 
-    with Whole():
-        yield
+    old = [(kind, vars(kind).get("tolist")) for kind in (torch.Tensor, FakeTensor, FunctionalTensor)]
+    try:
+        for kind, _ in old:
+            kind.tolist = lambda _: _Lengths()  # type: ignore[assignment, method-assign]
+        with Whole():
+            yield
+    finally:
+        for kind, method in old:
+            if method is None:
+                del kind.tolist
+            else:
+                kind.tolist = method  # type: ignore[method-assign]
 
 
 def _register() -> str:

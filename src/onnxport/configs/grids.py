@@ -264,5 +264,6 @@ def _side_of(seen: Any) -> int:
 def _patch_of(encoder: Any, flat: bool) -> tuple[int, ...]:
     """Return the shape of a patch: a row of all its values, or a small picture."""
     embeds = (module for name, module in encoder.named_modules() if "patch" in name or "embed" in name)
-    shape = next(tuple(module.weight.shape[1:]) for module in embeds if hasattr(module, "weight"))
+    projects = (part for part in embeds if hasattr(part, "in_features") or hasattr(part, "in_channels"))
+    shape = next(tuple(part.weight.shape[1:]) for part in projects if hasattr(part, "weight"))
     return (math.prod(shape),) if flat else shape
