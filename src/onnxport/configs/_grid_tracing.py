@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from onnxport.configs._grid_methods import methods_of
-from onnxport.configs._places import Places, windows
+from onnxport.configs._places import Places, interpolated, windows
 
 
 class GridTracing:
@@ -121,15 +121,8 @@ def _interpolated(patches: Any) -> Callable[..., Any]:
         padding: str = "border",
         kwargs: Any = None,
     ) -> Any:
-        from transformers.vision_utils import _interpolation_axis_taps_weights as taps_and_weights
-
-        places = Places.of(grid_thw, patches)
         how = (num_grid_per_side, mode, align_corners, padding)
-        row, column = places.in_blocks(spatial_merge_size)
-        rows, row_weights = taps_and_weights(row, places.rows, *how)
-        columns, column_weights = taps_and_weights(column, places.columns, *how)
-        indices = rows[:, :, None] * num_grid_per_side + columns[:, None]
-        return indices.flatten(1), (row_weights[:, :, None] * column_weights[:, None]).flatten(1)
+        return interpolated(Places.of(grid_thw, patches), spatial_merge_size, how)
 
     return get_vision_interpolation_indices_and_weights
 
@@ -173,8 +166,11 @@ _FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
 """Name of a function of Transformers to what makes its replacement from the number of patches."""
 
 
-class _Lengths(list[int]):
-    """Be numbers that nobody knows while a model is traced."""
+class _Lengths(list[Any]):
+    """Be numbers that nobody knows while a model is traced: one row of them, for all pictures at once."""
+
+    def __init__(self) -> None:
+        super().__init__([(None, None, None)])
 
 
 @contextmanager
@@ -222,6 +218,8 @@ def _attend(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[
     import torch
 
     numbers, scale = settings["cu_seq_lens_q"], settings["scaling"]
+    if numbers.dtype == torch.int32:  # not ours, but where pictures begin
+        numbers = (torch.arange(query.shape[2], device=numbers.device)[:, None] >= numbers[None, 1:]).sum(-1)
     mask = (numbers[:, None] == numbers[None])[None, None]
     more = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(more, dim=1) if more > 1 else states for states in (key, value))

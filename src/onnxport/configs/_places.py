@@ -97,3 +97,39 @@ def windows(grids: Any, patches: Any, side: int, span: int) -> tuple[Any, Any]:
     window = (places.frames_of_all(grids) * _FAR + row // span) * _FAR + column // span
     order = (window * count + window.new_ones(count).cumsum(0) - 1).argsort()
     return order, window[order][:, None].expand(-1, side**2).reshape(-1)
+
+
+def interpolated(places: Places, side: int, how: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return which entries of a square table of positions make up each patch's, and how much of each.
+
+    Args:
+        places: of the patches.
+        side: rows and columns of a block, in which the patches come.
+        how: rows and columns of the table, and what Transformers' own function takes after them.
+    """
+    from transformers.vision_utils import _interpolation_axis_taps_weights as taps_and_weights
+
+    row, column = places.in_blocks(side)
+    rows, row_weights = taps_and_weights(row, places.rows, *how)
+    columns, column_weights = taps_and_weights(column, places.columns, *how)
+    indices = rows[:, :, None] * how[0] + columns[:, None]
+    return indices.flatten(1), (row_weights[:, :, None] * column_weights[:, None]).flatten(1)
+
+
+def averages(place: Any, size: Any, count: int) -> Any:
+    """Return how much of each entry of a row makes up what is at a place when the row is stretched or shrunk.
+
+    A place takes from the entries around it, the more the nearer; where the row shrinks, from as many as it replaces.
+
+    Args:
+        place: places, [places].
+        size: how many places the row gets, [places].
+        count: how many entries it has.
+    """
+    import torch
+
+    ratio = count / size
+    centre = (place + 0.5) * ratio - 0.5
+    distance = (centre[:, None] - torch.arange(count, device=place.device)).abs()
+    shares = (1 - distance / ratio.clamp(min=1)[:, None]).clamp(min=0)
+    return shares / shares.sum(-1, keepdim=True)
