@@ -27,6 +27,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"(^|_)vocab(_size|$)|^num_embeddings$|^ngram_vocab_size_base$", VOCABULARY),
     (r"^(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", 8),
     (r"(^|_)embeds?_hidden_size$", WIDTH),
+    (r"^pos_emb_(height|width)$", 16),
     (r"num_pos_feats$", WIDTH // 2),
     (r"^rotary_dim$", HEAD // 2),
     (r"^upsample_groups$", WIDTH),

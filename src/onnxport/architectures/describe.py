@@ -322,7 +322,7 @@ def _has(model: Any, component: str) -> bool:
 
 
 def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
-    if config.model_type not in grids.MODEL_TYPES:
+    if not hasattr(config, "vision_config") or not grids.has_three_positions(config):
         return StatesOnnxConfig
     return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
 
@@ -334,7 +334,7 @@ _MEDIA_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encod
 def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
         return TilesOnnxConfig(model.config)
-    if model.config.model_type in grids.MODEL_TYPES:
+    if component == "vision_encoder" and grids.takes_grids(model):
         return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
     if model.config.model_type in anyres.MODEL_TYPES:
         return anyres.AnyresOnnxConfig(model.config)
@@ -354,6 +354,8 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
         return described
     if task.name == "document-question-answering":  # the same head, of a model that sees the document
         task = canonical_task("question-answering")
+    if grids.is_tower(model):
+        return grids.GridTowerOnnxConfig(model)
     if known is None or decoder or task.full_feature not in known.features:
         chooses = task.name == "multiple-choice"
         return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)

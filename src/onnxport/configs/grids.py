@@ -1,4 +1,4 @@
-"""Describe the graphs of Qwen2-VL and what came after it, whose pictures are of any size: patches, and grids.
+"""Describe the graphs of models whose pictures are of any size: patches, and grids that say how they stand.
 
 Transformers finds where each patch stands with Python loops over the grids. Here the same is arithmetic on the
 number of each patch, and attention within frames and windows is attention with a mask, so that one graph does for all
@@ -7,22 +7,42 @@ grids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import inspect
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._grid_tracing import GridTracing
 from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.configs.derived import move
 from onnxport.configs.multimodal import StatesOnnxConfig
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm_ocr")
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
+_GRID, _TOWER_GRIDS = "image_grid_thw", ("grid_thw", "image_grid_thw")
+
+
+def takes_grids(model: Any) -> bool:
+    """Say whether a model that reads pictures beside a text is given them as patches and grids."""
+    return hasattr(model, "get_image_features") and _GRID in inspect.signature(model.get_image_features).parameters
+
+
+def is_tower(model: Any) -> bool:
+    """Say whether a model is an encoder alone of pictures that are given as patches and grids."""
+    names = inspect.signature(type(model).forward).parameters
+    return "input_ids" not in names and any(name in names for name in _TOWER_GRIDS)
 
 
 def is_deep(config: Any) -> bool:
     """Say whether states of some of the encoder's layers go into the decoder's first layers."""
     return bool(getattr(config.vision_config, "deepstack_visual_indexes", None))
+
+
+def has_three_positions(config: Any) -> bool:
+    """Say whether a decoder's tokens have three positions each: in time, in height, in width."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict))
 
 
 class GridOnnxConfig(OnnxConfig):
@@ -36,7 +56,10 @@ class GridOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model.config, task="default")
-        self._attention = type(model.model.visual.blocks[0].attn).forward  # the engine's own wants equal pictures
+        self._tracing = GridTracing(model)
+        self._encoder = _encoder_of(model)
+        self._flat = True
+        self._look_at(model)
 
     @property
     def inputs(self) -> Axes:
@@ -50,46 +73,106 @@ class GridOnnxConfig(OnnxConfig):
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Make pictures, upright and lying ones."""
+        grids, patches = self._make(batch_size)
+        return {"image_grid_thw": grids, "pixel_values": patches}
+
+    def _make(self, batch_size: int) -> tuple[Any, Any]:
+        """Make grids and patches."""
         import torch
 
-        seen = self._config.vision_config
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        side = seen.spatial_merge_size
+        side = _side_of(self._encoder.config)
         grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
         patches = sum(high * wide for _, high, wide in grids)
-        size = seen.in_channels * seen.temporal_patch_size * seen.patch_size**2
-        return {"image_grid_thw": torch.tensor(grids), "pixel_values": torch.zeros(patches, size)}
+        return torch.tensor(grids), torch.zeros(patches, *_patch_of(self._encoder, self._flat))
+
+    def _look_at(self, model: Any) -> None:
+        """Run the model, to see whether a patch is a row of values, or a small picture."""
+        import torch
+
+        try:
+            with torch.no_grad():
+                self.run(model, move(self.generate_dummy_inputs(None), model))
+        except (RuntimeError, ValueError):
+            self._flat = False
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder: while it is traced, with what it would find by loops."""
         import torch
 
-        model = model_of(forward)
-        pixels, grids = arguments["pixel_values"], arguments["image_grid_thw"]
         if not torch.compiler.is_exporting():
-            return self._named(model.get_image_features(pixels, grids, return_dict=True))
-        visual = model.model.visual
-        with self._attending(visual):
-            places = _places(visual.config, grids, pixels.shape[0])
-            return self._named(visual(pixels, grid_thw=grids, return_dict=True, **places))
+            return self._named(self._encode(forward, arguments))
+        with self._tracing.replaced(*self._pictures(arguments)):
+            return self._named(self._encode(forward, arguments))
+
+    def _pictures(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return grids, and how many patches there are."""
+        return arguments[_GRID], arguments["pixel_values"].shape[0]
+
+    def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return what the model says of pictures."""
+        model, given = model_of(forward), dict(arguments)
+        if "image_merge_sizes" in inspect.signature(model.get_image_features).parameters:  # only videos are shrunk
+            given["image_merge_sizes"] = given[_GRID].new_ones(given[_GRID].shape[0])
+        return model.get_image_features(**given, return_dict=True)
 
     def _named(self, said: Any) -> dict[str, Any]:
         """Return the outputs by name."""
         return {"image_features": _joined(said.pooler_output)}
 
-    @contextmanager
-    def _attending(self, visual: Any) -> Iterator[None]:
-        """Let an encoder attend as `_attend` does inside the block."""
-        old = visual.config._attn_implementation
-        visual.config._attn_implementation = _register()
-        for block in visual.blocks:
-            block.attn.forward = self._attention.__get__(block.attn)
-        try:
-            yield
-        finally:
-            visual.config._attn_implementation = old
-            for block in visual.blocks:
-                del block.attn.forward
+
+class GridTowerOnnxConfig(GridOnnxConfig):
+    """Describe an encoder of patches that is a model of its own.
+
+    Args:
+        model: the encoder; it is run once.
+    """
+
+    def __init__(self, model: Any) -> None:
+        names = inspect.signature(type(model).forward).parameters
+        self._patches = next(iter(name for name in names if name != "self"))
+        self._grid = next(name for name in _TOWER_GRIDS if name in names)
+        self._has_sides = "merge_sizes" in names
+        self._outputs: Axes = {}
+        super().__init__(model)
+
+    @property
+    def inputs(self) -> Axes:
+        """Grids and patches, as the encoder calls them."""
+        sides: Axes = {"merge_sizes": {0: "batch"}} if self._has_sides else {}
+        return {self._grid: {0: "batch"}, **sides, self._patches: {0: "batch"}}
+
+    @property
+    def outputs(self) -> Axes:
+        """All that the encoder says, of all pictures after each other."""
+        return self._outputs
+
+    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make pictures, upright and lying ones."""
+        grids, patches = self._make(batch_size)
+        sides = {"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}
+        return {self._grid: grids, **sides, self._patches: patches}
+
+    def _look_at(self, model: Any) -> None:
+        super()._look_at(model)
+        import torch
+
+        with torch.no_grad():
+            said = self.run(model, move(self.generate_dummy_inputs(None), model))
+        self._outputs = {name: {} for name in said}
+
+    def _pictures(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+        return arguments[self._grid], arguments[self._patches].shape[0]
+
+    def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        return forward(**arguments, return_dict=True)
+
+    def _named(self, said: Any) -> dict[str, Any]:
+        import torch
+
+        rows = {name: list(value) for name, value in said.items() if name == "deepstack_features"}
+        found = {f"{name}.{index}": states for name, row in rows.items() for index, states in enumerate(row)}
+        return {name: value for name, value in said.items() if isinstance(value, torch.Tensor)} | found
 
 
 class DeepGridOnnxConfig(GridOnnxConfig):
@@ -167,86 +250,20 @@ def _joined(states: Any) -> Any:
     return states if isinstance(states, torch.Tensor) else torch.cat(tuple(states))
 
 
-def _places(seen: Any, grids: Any, patches: int) -> dict[str, Any]:
-    """Return where each patch stands, and the numbers of the frame and the window that it belongs to.
-
-    Args:
-        seen: configuration of the encoder.
-        grids: frames, rows and columns of each picture, [pictures, 3].
-        patches: patches of all of them. Each picture's come frame by frame, within it in blocks of `spatial_merge_size`
-            squared, row by row.
-
-    Returns:
-        Arguments of the encoder. Lengths of frames and windows are replaced by a number for each patch, as
-        `_attend` takes them; windows keep their patches in order, so that `window_index` changes nothing.
-    """
-    import torch
-
-    side = seen.spatial_merge_size
-    number = torch.arange(patches, device=grids.device)
-    counts = grids.prod(-1)
-    ends = counts.cumsum(0)
-    picture = (number[:, None] >= ends[None]).sum(-1)
-    frames, rows, columns = grids[picture].unbind(-1)
-    within = number - (ends - counts)[picture]
-    frame = (grids[:, 0].cumsum(0)[picture] - frames) + within // (rows * columns)
-    block, inner = within % (rows * columns) // side**2, within % side**2
-    row, column = block // (columns // side), block % (columns // side)
-    places = torch.stack([row * side + inner // side, column * side + inner % side], dim=-1)
-    found = {"position_ids": places, "cu_seqlens": frame, "max_seqlen": 1}
-    if hasattr(seen, "num_position_embeddings"):
-        side = int(seen.num_position_embeddings**0.5)
-        found |= _interpolated(places, torch.stack([rows, columns], dim=-1), side)
-    if hasattr(seen, "window_size"):
-        span = seen.window_size // side // seen.patch_size
-        window = (frame * _FAR + row // span) * _FAR + column // span
-        index = torch.arange(patches // side**2, device=grids.device)
-        found |= {"cu_window_seqlens": window, "max_window_seqlen": 1, "window_index": index}
-    return found
+def _encoder_of(model: Any) -> Any:
+    """Return the part of a model that is given patches and grids."""
+    return next(module for module in model.modules() if is_tower(module) and hasattr(module, "config"))
 
 
-def _interpolated(places: Any, shapes: Any, side: int) -> dict[str, Any]:
-    """Return which entries of a square table of positions make up each patch's, and how much of each.
-
-    The table is stretched over the picture so that their corners meet (bilinear interpolation, corners aligned).
-
-    Args:
-        places: row and column of each patch, [patches, 2].
-        shapes: rows and columns of its picture, [patches, 2].
-        side: rows and columns of the table.
-    """
-    import torch
-
-    exact = places.float() * (side - 1) / (shapes - 1).clamp(min=1)
-    before = exact.floor()
-    after_share = exact - before
-    taps = torch.stack([before.long(), (before.long() + 1).clamp(max=side - 1)], dim=-1)
-    shares = torch.stack([1 - after_share, after_share], dim=-1)
-    indices = taps[:, 0, :, None] * side + taps[:, 1, None, :]
-    weights = shares[:, 0, :, None] * shares[:, 1, None, :]
-    return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
+def _side_of(seen: Any) -> int:
+    """Return how many patches, in both directions, become one state."""
+    kernel = (getattr(seen, "merge_kernel_size", None) or (1,))[0]
+    return max(kernel, *(getattr(seen, name, None) or 1 for name in ("spatial_merge_size", "merge_size")))
 
 
-_FAR = 2**20
-"""More than there are windows in a row or a column."""
-
-
-def _register() -> str:
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(_NAME, _attend)
-    return _NAME
-
-
-_NAME = "onnxport_flash_numbers"
-"""Models hand lengths of sequences only to an attention that has `flash` in its name."""
-
-
-def _attend(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[Any, None]:
-    """Let patches of the same number see each other; [1, heads, patches, size] each."""
-    import torch
-
-    numbers, scale = settings["cu_seq_lens_q"], settings["scaling"]
-    mask = (numbers[:, None] == numbers[None])[None, None]
-    said = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    return said.transpose(1, 2), None
+def _patch_of(encoder: Any, flat: bool) -> tuple[int, ...]:
+    """Return the shape of a patch: a row of all its values, or a small picture."""
+    embeds = (module for name, module in encoder.named_modules() if "patch" in name or "embed" in name)
+    projects = (part for part in embeds if hasattr(part, "in_features") or hasattr(part, "in_channels"))
+    shape = next(tuple(part.weight.shape[1:]) for part in projects if hasattr(part, "weight"))
+    return (math.prod(shape),) if flat else shape

@@ -1,0 +1,93 @@
+"""Where patches of pictures of any size stand: arithmetic says what Transformers finds by loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import vision_utils
+from transformers.models.kimi_k25 import modeling_kimi_k25
+from transformers.models.muse_spark import modeling_muse_spark
+
+from onnxport.configs._grid_methods import _shrunk
+from onnxport.configs._grid_tracing import _FUNCTIONS
+from onnxport.configs._places import Places
+
+GRIDS = torch.tensor([[1, 8, 12], [1, 12, 4], [2, 4, 20]])
+PICTURES = torch.tensor([[1, 8, 12], [1, 12, 4]])
+
+
+def count(grids: torch.Tensor) -> int:
+    return int(grids.prod(-1).sum())
+
+
+def replaced(name: str, grids: torch.Tensor, *arguments: object, **named: object) -> object:
+    return _FUNCTIONS[name](count(grids))(grids, *arguments, **named)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, torch.tensor([1, 2, 4])])
+def test_positions(side: int | torch.Tensor) -> None:
+    for named in ({}, {"include_temporal": True}):
+        theirs = vision_utils.get_vision_position_ids(GRIDS, side, **named)
+        assert torch.equal(replaced("get_vision_position_ids", GRIDS, side, **named), theirs)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+def test_interpolation(mode: str, padding: str) -> None:
+    name, how = "get_vision_interpolation_indices_and_weights", {"mode": mode, "padding": padding}
+    ours = replaced(name, GRIDS, 6, spatial_merge_size=2, **how)
+    theirs = getattr(vision_utils, name)(GRIDS, 6, spatial_merge_size=2, **how)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_numbers_change_where_a_frame_begins(merge: bool) -> None:
+    numbers = replaced("get_vision_cu_seqlens", GRIDS, merge)
+    assert _begins(numbers) == vision_utils.get_vision_cu_seqlens(GRIDS, merge).tolist()
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_windows(side: int) -> None:
+    order, numbers = replaced("get_vision_window_index", GRIDS, side, 16, 2)
+    theirs, begins = vision_utils.get_vision_window_index(GRIDS, side, 16, 2)
+    assert torch.equal(order, theirs)
+    assert _begins(numbers) == begins.tolist()
+
+
+def test_blocks() -> None:
+    ours = replaced("get_vision_pixel_shuffle_index", GRIDS, 2)
+    assert torch.equal(ours, modeling_muse_spark.get_vision_pixel_shuffle_index(GRIDS, 2))
+    ours = replaced("get_vision_temporal_merge_index", PICTURES, 2, 2)
+    assert torch.equal(ours, modeling_kimi_k25.get_vision_temporal_merge_index(PICTURES, 2, 2))
+
+
+def test_frames() -> None:
+    ours = replaced("get_vision_frame_index", GRIDS)
+    assert torch.equal(ours, modeling_kimi_k25.get_vision_frame_index(GRIDS))
+
+
+def test_number_of_is_the_reverse_of_in_blocks() -> None:
+    places = Places.of(GRIDS, count(GRIDS))
+    assert torch.equal(places.number_of(*places.in_blocks(2), 2), torch.arange(count(GRIDS)))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_half_a_picture(side: int) -> None:
+    grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
+    states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
+    theirs = modeling_video_llama_3_unshuffle(states, grids, sides)
+    ours = _shrunk(None, Places.of(grids, count(grids)))(states, grids, sides)
+    torch.testing.assert_close(ours, theirs)
+
+
+def modeling_video_llama_3_unshuffle(states: torch.Tensor, grids: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
+    from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3VisionModel
+
+    return VideoLlama3VisionModel.pixel_unshuffle(None, states, grids, sides)
+
+
+def _begins(numbers: torch.Tensor) -> list[int]:
+    """List where a row of numbers changes, its start and its end among them."""
+    changes = (numbers[1:] != numbers[:-1]).nonzero()[:, 0] + 1
+    return [0, *changes.tolist(), len(numbers)]
