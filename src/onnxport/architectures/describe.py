@@ -352,10 +352,9 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
         own = load_config_class(_OWN[model.config.model_type])
         described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
         return described
-    if task.name == "document-question-answering":  # the same head, of a model that sees the document
-        task = canonical_task("question-answering")
     if grids.is_tower(model):
         return grids.GridTowerOnnxConfig(model)
+    task = _described_as(model, task, known.features if known is not None else ())
     if known is None or decoder or task.full_feature not in known.features:
         chooses = task.name == "multiple-choice"
         return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)
@@ -363,6 +362,21 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)
     return config
+
+
+def _described_as(model: Any, task: Task, features: tuple[str, ...]) -> Task:
+    """Return the task of 4.37.2 that loads the same class, where a task has a name that 4.37.2 didn't know."""
+    if task.full_feature in features:
+        return task
+    same = (
+        other for other in map(canonical_task, features) if other.with_past == task.with_past and _loads(model, other)
+    )
+    return next(same, task)
+
+
+def _loads(model: Any, task: Task) -> bool:
+    kind, name = model.config.model_type, type(model).__name__
+    return any(name in _class_names(auto_class).get(kind, ()) for auto_class in task.auto_classes)
 
 
 def _describe_sentences(model: Any, task: Task, preprocessor: Any) -> OnnxConfig:
