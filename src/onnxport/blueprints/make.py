@@ -193,7 +193,14 @@ def _graphs(
 
 def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> list[Proved]:
     known, options = choices
-    parts: tuple[TracedGraph | Component, ...] = known or _describe(drafted.reduction.model, drafted.subject, options)
+    parts: tuple[TracedGraph | Component, ...]
+    try:
+        parts = known or _describe(drafted.reduction.model, drafted.subject, options)
+    except Exception as error:
+        if drafted.full is None or not drafted.reduction.stacks:
+            raise
+        whole = Reduction(drafted.full(), notes=(f"traced at full depth: with few layers, {error}",))
+        return _graphs_of(replace(drafted, reduction=whole), choices, report)
     proved = []
     for index, part in enumerate(parts):
         report(f"trace {part.name}", index / len(parts))
@@ -258,12 +265,14 @@ def _trace_few(component: Component, reduction: Reduction, options: ExportOption
     """Trace a component with few layers.
 
     Raises:
-        StampError: code decides by a layer's number.
+        StampError: code decides by a layer's number, or needs all layers.
     """
     with watched_numbers(reduction.model, reduction.stacks) as seen:
         try:
             traced = trace_component(component, reduction.model, options)
-        except Exception:
+        except Exception as error:
+            if not seen.places and reduction.stacks:
+                raise StampError(f"it can't be traced with few layers ({' '.join(str(error).split())})") from error
             if not seen.places:
                 raise
     if seen.places:

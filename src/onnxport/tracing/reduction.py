@@ -291,18 +291,14 @@ def _same_outside(full: Outside, short: Outside, cuts: Cuts) -> bool:
 
 
 def _is_same_setting(name: str, before: Any, after: Any, cuts: Cuts) -> bool:
-    """Say whether a setting is the same, or says the same of fewer layers: their count, or something of each."""
+    """Say whether a setting is the same, or says the same of fewer layers: their count, or something for each."""
     if before == after:
         return True
     if not isinstance(before, tuple):
         return bool(_DEPTH.search(name)) and any(_count(before, cut) == after for cut in cuts)
     if _DEPTH.search(name):
         return True
-    for cut in cuts:
-        outer = len(before) - cut.length  # 1 where what goes into the first layer is listed, too
-        if outer in (0, 1) and (*before[:outer], *cut.picks(before[outer:])) == after:
-            return True
-    return False
+    return any(len(before) == cut.length and cut.picks(before) == after for cut in cuts)
 
 
 def _traced(stack: Stack, kept: tuple[int, ...]) -> TracedStack:
