@@ -193,14 +193,14 @@ def _graphs(
 
 def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> list[Proved]:
     known, options = choices
-    parts: tuple[TracedGraph | Component, ...]
     try:
-        parts = known or _describe(drafted.reduction.model, drafted.subject, options)
+        described = () if known else _describe(drafted.reduction.model, drafted.subject, options)
     except Exception as error:
         if drafted.full is None or not drafted.reduction.stacks:
             raise
         whole = Reduction(drafted.full(), notes=(f"traced at full depth: with few layers, {error}",))
         return _graphs_of(replace(drafted, reduction=whole), choices, report)
+    parts: tuple[TracedGraph | Component, ...] = known or described
     proved = []
     for index, part in enumerate(parts):
         report(f"trace {part.name}", index / len(parts))
