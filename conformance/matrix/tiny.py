@@ -97,17 +97,23 @@ def _whole_class(model_type: str, task: str, config_class: Any) -> Any:
 
 
 def repeated_layers(model: Any) -> int:
-    """Return the largest number of layers of one class in a row; of one kind, where the configuration says kinds."""
+    """Return the largest number of layers in one list that are alike: in class, in kind, in the shapes they hold.
+
+    Kinds are what the configuration beside the list says of each layer.
+    """
     from torch import nn
 
     most = 0
-    kinds_of_layers = [
-        Counter(module.config.layer_types).most_common(1)[0][1]
-        for module in model.modules()
-        if isinstance(getattr(getattr(module, "config", None), "layer_types", None), list) and module.config.layer_types
-    ]
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            kinds = [type(child) for child in module if child is not None and list(child.parameters())]
-            most = max([most, *(kinds.count(kind) for kind in set(kinds))])
-    return min([most, *kinds_of_layers[:1]])
+    for owner in model.modules():
+        said = [value for value in vars(getattr(owner, "config", owner)).values() if isinstance(value, list)]
+        for layers in (child for child in owner.children() if isinstance(child, nn.ModuleList | nn.Sequential)):
+            lists = [names for names in said if names and len(names) == len(layers) and isinstance(names[0], str)]
+            kinds = zip(*lists, strict=True) if lists else [()] * len(layers)
+            alike = Counter((*_held(layer), kind) for layer, kind in zip(layers, kinds, strict=True) if _held(layer)[1])
+            most = max([most, *alike.values()])
+    return most
+
+
+def _held(layer: Any) -> tuple[Any, tuple[tuple[str, tuple[int, ...]], ...]]:
+    """Return a layer's class, and the names and shapes of its parameters."""
+    return type(layer), tuple((name, tuple(value.shape)) for name, value in layer.named_parameters())

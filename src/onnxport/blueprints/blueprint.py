@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxport.configs.tasks import Task
-from onnxport.stamping import Layers, stamp
+from onnxport.stamping import Layers, StampError, stamp
 from onnxport.weights.binding import Binding
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class Depth:
     Attributes:
         layers: the runs of layers to stamp; empty where the graph was traced whole.
         note: why it was traced whole although layers repeat; empty otherwise.
+        as_drafted: whether the layers were traced that were chosen first; False where some more were needed.
     """
 
     layers: tuple[Layers, ...] = ()
     note: str = ""
+    as_drafted: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,5 +86,8 @@ def at_full_depth(traced: TracedGraph, depth: Depth) -> ir.Model:
     """
     graph = traced.graph.clone()
     for layers in depth.layers:
-        stamp(graph.graph, layers)
+        try:
+            stamp(graph.graph, layers)
+        except StampError as error:
+            raise StampError(str(error), frozenset(f"{traced.prefix}{path}" for path in layers.paths)) from error
     return graph

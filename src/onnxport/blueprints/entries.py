@@ -109,6 +109,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
             Depth(
                 tuple(Layers(tuple(run["paths"]), tuple(run["traced"]), tuple(run["full"])) for run in depth["layers"]),
                 depth["note"],
+                depth["as_drafted"],
             )
             for depth in value["depths"]
         )

@@ -21,7 +21,7 @@ from onnxport.configs.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.patch import patched
-from onnxport.stamping import Layers, StampError
+from onnxport.stamping import Layers, StampError, taking_turns
 from onnxport.tracing import trace
 from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
@@ -93,12 +93,14 @@ class Draft:
         bound: the model at full depth, and its binding.
         full: builds the model at full depth with fake parameters; None where that can't be done.
         reduction: the model to trace.
+        less: chooses another one, in which the named stacks have all their layers.
     """
 
     subject: Subject
     bound: Bound
     full: Callable[[], Any] | None
     reduction: Reduction
+    less: Callable[[frozenset[str]], Reduction] | None = None
 
 
 def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Draft:
@@ -118,6 +120,9 @@ def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> D
     def full() -> Any:
         return build(bound.model.config)
 
+    def less(whole: frozenset[str]) -> Reduction:
+        return reduce(bound.model, build, whole)
+
     try:
         reduction = reduce(bound.model, build) if options.stamping else Reduction(full(), notes=("--no-stamping",))
     except Exception as error:
@@ -125,7 +130,7 @@ def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> D
         note = f"traced with its weights in memory: it can't be built without ({type(error).__name__}: {error})"
         loaded = load_model(checkpoint, subject.model_class, options)
         return Draft(subject, bound, None, Reduction(loaded, notes=(note,)))
-    return Draft(subject, bound, full, reduction)
+    return Draft(subject, bound, full, reduction, less)
 
 
 Known = tuple[TracedGraph, ...] | None
@@ -188,24 +193,56 @@ def _graphs(
 
 def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> list[Proved]:
     known, options = choices
-    parts: tuple[TracedGraph | Component, ...] = known or _describe(drafted.reduction.model, drafted.subject, options)
+    try:
+        described = () if known else _describe(drafted.reduction.model, drafted.subject, options)
+    except Exception as error:
+        if drafted.full is None or not drafted.reduction.stacks:
+            raise
+        whole = Reduction(drafted.full(), notes=(f"traced at full depth: with few layers, {error}",))
+        return _graphs_of(replace(drafted, reduction=whole), choices, report)
+    parts: tuple[TracedGraph | Component, ...] = known or described
     proved = []
     for index, part in enumerate(parts):
         report(f"trace {part.name}", index / len(parts))
         try:
-            traced = part if isinstance(part, TracedGraph) else _trace_few(part, drafted, options)
+            traced = part if isinstance(part, TracedGraph) else _trace_few(part, drafted.reduction, options)
             depth = Depth(layers_of(drafted.reduction.stacks, traced), "; ".join(drafted.reduction.notes))
             graph = at_full_depth(traced, depth)
             _check_shapes(graph, traced.prefix, drafted.bound.model)
         except StampError as error:
-            report(f"trace {part.name} at full depth", index / len(parts))
-            assert drafted.full is not None, "layers are stamped in models without weights"
-            full = drafted.full()
-            whole = next(c for c in _describe(full, drafted.subject, options) if c.name == part.name)
-            traced, depth = trace_component(whole, full, options), Depth(note=f"traced at full depth: {error}")
-            graph = at_full_depth(traced, depth)
+            report(f"trace {part.name} with more layers", index / len(parts))
+            traced, depth, graph = _with_more_layers(part.name, drafted, error, options)
         proved.append((traced, depth, graph))
     return proved
+
+
+def _with_more_layers(name: str, drafted: Draft, error: StampError, options: ExportOptions) -> Proved:
+    """Trace a component again: with all layers of the stacks that couldn't be stamped, or else of all stacks."""
+    whole: frozenset[str] = frozenset()
+    while drafted.less is not None and error.stacks - whole:
+        whole |= error.stacks
+        less = drafted.less(whole)
+        if not less.stacks:
+            break
+        try:
+            part = _part(name, less.model, drafted, options)
+            traced = _trace_few(part, less, options)
+            depth = Depth(layers_of(less.stacks, traced), f"traced at full depth: {error}", as_drafted=False)
+            graph = at_full_depth(traced, depth)
+            _check_shapes(graph, traced.prefix, drafted.bound.model)
+        except StampError as other:
+            error = other
+        else:
+            return traced, depth, graph
+    assert drafted.full is not None, "layers are stamped in models without weights"
+    full = drafted.full()
+    traced = trace_component(_part(name, full, drafted, options), full, options)
+    depth = Depth(note=f"traced at full depth: {error}")
+    return traced, depth, at_full_depth(traced, depth)
+
+
+def _part(name: str, model: Any, drafted: Draft, options: ExportOptions) -> Component:
+    return next(part for part in _describe(model, drafted.subject, options) if part.name == name)
 
 
 def _check_shapes(graph: ir.Model, prefix: str, model: Any) -> None:
@@ -224,17 +261,23 @@ def _check_shapes(graph: ir.Model, prefix: str, model: Any) -> None:
             raise StampError(f"{prefix}{name} is {list(wanted)}, and {list(found)} in the layer that was traced")
 
 
-def _trace_few(component: Component, drafted: Draft, options: ExportOptions) -> TracedGraph:
+def _trace_few(component: Component, reduction: Reduction, options: ExportOptions) -> TracedGraph:
     """Trace a component with few layers.
 
     Raises:
-        StampError: a layer's code looks at the layer's number.
+        StampError: code decides by a layer's number, or needs all layers.
     """
-    model, paths = drafted.reduction.model, tuple(stack.path for stack in drafted.reduction.stacks)
-    with watched_numbers(model, paths) as seen:
-        traced = trace_component(component, model, options)
-    if seen:
-        raise StampError(f"a layer's code decides by the layer's number ({seen[0]})")
+    with watched_numbers(reduction.model, reduction.stacks) as seen:
+        try:
+            traced = trace_component(component, reduction.model, options)
+        except Exception as error:
+            if not seen.places and reduction.stacks:
+                raise StampError(f"it can't be traced with few layers ({' '.join(str(error).split())})") from error
+            if not seen.places:
+                raise
+    if seen.places:
+        reason = f"code decides by a layer's number ({seen.places[0]})"
+        raise StampError(f"{', '.join(sorted(seen.stacks))}: {reason}", frozenset(seen.stacks))
     return traced
 
 
@@ -273,7 +316,7 @@ def trace_component(component: Component, whole: Any, options: ExportOptions) ->
 def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Layers, ...]:
     """Return the runs of layers in a graph, from the stacks of the whole model; a decoder's has none of the encoder's.
 
-    Lists that lie beside each other and are shortened alike hold parts of the same layers.
+    Lists that lie beside each other, are shortened alike and take turns in the graph hold parts of the same layers.
     """
     runs: dict[tuple[Any, ...], list[str]] = {}
     parameters = list(traced.graph.graph.initializers)
@@ -281,4 +324,8 @@ def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Lay
         path = stack.path.removeprefix(traced.prefix)
         if stack.path.startswith(traced.prefix) and any(name.startswith(f"{path}.") for name in parameters):
             runs.setdefault((path.rpartition(".")[0], stack.traced, stack.full), []).append(path)
-    return tuple(Layers(tuple(paths), traced, full) for (_, traced, full), paths in runs.items())
+    return tuple(
+        Layers(tuple(paths), kinds, full)
+        for (_, kinds, full), beside in runs.items()
+        for paths in taking_turns(traced.graph.graph, beside)
+    )

@@ -21,7 +21,16 @@ _NUMBERED = re.compile(r"^(?P<before>\w+\.)(?P<number>\d+)(?P<after>\..*)?$")
 
 
 class StampError(Exception):
-    """Say why layers couldn't be proved alike; the model is traced at full depth then."""
+    """Say why layers couldn't be proved alike; they are all traced then.
+
+    Args:
+        message: why.
+        stacks: names of the module lists that hold the layers, where it is their fault alone.
+    """
+
+    def __init__(self, message: str, stacks: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.stacks = stacks
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,26 @@ class Layers:
                 if head.isdigit():
                     return f"{path}.{number}{dot}{rest}"
         return name
+
+
+def taking_turns(graph: ir.Graph, paths: list[str]) -> list[list[str]]:
+    """Group lists of layers: those whose nodes lie between each other's belong together, in the order given."""
+    spans: dict[str, tuple[int, int]] = {}
+    for position, node in enumerate(graph):
+        scopes = scopes_of(node)
+        path = next((path for path in paths if any(scope.startswith(f"{path}.") for scope in scopes)), None)
+        if path is not None:
+            spans[path] = (spans.get(path, (position, 0))[0], position)
+    groups: list[list[str]] = []
+    for path in paths:
+        first, last = spans.get(path, (-1, -1))
+        near = [
+            group for group in groups if any(spans[o][0] < last and first < spans[o][1] for o in group if o in spans)
+        ]
+        groups = [group for group in groups if group not in near] + [
+            [other for group in near for other in group] + [path]
+        ]
+    return groups
 
 
 def cache_number(name: str) -> int | None:

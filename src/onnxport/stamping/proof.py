@@ -154,6 +154,8 @@ class _Matcher:
             producer is None or producer not in self._dependence
         ):  # not handed on by a layer: a value of its own, such as another mask
             return False
+        if old.shape != new.shape:  # sizes are computed from the graph's inputs: after more layers, they are others
+            return False
         chained[new] = old
         return True
 

@@ -327,7 +327,8 @@ class _Plan:
     def _register(self, parameters: dict[str, ir.Value]) -> None:
         """Give the graph the parameters of all layers, and no others."""
         for name, value in parameters.items():
-            if name not in self.graph.initializers:
+            if self.graph.initializers.get(name) is not value:
+                self.graph.initializers.pop(name, None)
                 self.graph.register_initializer(value)
         for name, value in list(self.graph.initializers.items()):
             if self.layers.number_of_parameter(value) is not None and not value.uses():
@@ -446,8 +447,8 @@ class _Copier:
     def _renamed(self, value: ir.Value, name: str, known: dict[str, ir.Value]) -> ir.Value:
         import onnx_ir as ir
 
-        if name not in known:
-            old = value.const_value
+        if name not in known or (known[name].dtype, known[name].shape) != (value.dtype, value.shape):
+            old = value.const_value  # a layer of another kind may have been traced under this number
             copied = None if old is None else ParameterTensor(name, old.dtype, old.shape.numpy())
             known[name] = ir.Value(name=name, shape=value.shape, type=value.type, const_value=copied)
         return known[name]

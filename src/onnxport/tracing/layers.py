@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 LayerSignature = tuple[Any, ...]
 
-_NUMBER = re.compile(r"^(layer|block)?_?(idx|id|index|number|num|i)$|^layer$")
-"""Attributes in which a layer keeps its own number."""
+_NUMBER = re.compile(r"^(layer|block)?_?(idx|id|index|number|num|i)$|^layer$|^seed$")
+"""Attributes in which a layer keeps its own number; what is drawn with it as a seed is proved by the traced layers."""
 _NO_OPERATION = re.compile(r"Drop|^Identity$")
 """Classes that do nothing in evaluation mode, whatever their rate."""
 
@@ -62,11 +62,19 @@ def _stacks(module: torch.nn.Module, path: str) -> Iterator[Stack]:
 
     if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module) > 2:
         signatures = tuple(signature_of_layer(layer) for layer in module)
-        if len(set(signatures)) < len(signatures):
+        twins = {signature for signature in signatures if signatures.count(signature) > 1}
+        shrinks = any(_shrinks(layer) for layer, its in zip(module, signatures, strict=True) if its in twins)
+        if twins and not shrinks:
             yield Stack(path, signatures)
             return
     for name, child in module.named_children():
         yield from _stacks(child, f"{path}.{name}" if path else name)
+
+
+def _shrinks(layer: torch.nn.Module) -> bool:
+    """Say whether a layer returns less than it is given: after more of them, what follows is computed otherwise."""
+    strides = (getattr(part, "stride", 1) for part in (layer, *layer.children()))
+    return any(step != 1 for stride in strides for step in (stride if isinstance(stride, tuple) else (stride,)))
 
 
 def signature_of_layer(module: torch.nn.Module) -> LayerSignature:
@@ -75,7 +83,13 @@ def signature_of_layer(module: torch.nn.Module) -> LayerSignature:
         return ("no operation",)
     tensors = [(name, *_shape(value)) for name, value in (*module._parameters.items(), *module._buffers.items())]
     children = tuple((name, signature_of_layer(child)) for name, child in module.named_children())
-    return (type(module), scalars(module), tuple(tensors), children)
+    return (class_of(module), scalars(module), tuple(tensors), children)
+
+
+def class_of(module: torch.nn.Module) -> tuple[Any, ...]:
+    """Say what a module's class is: a parametrised module has one of its own, made like that of any other."""
+    made = type(module)
+    return (made.__module__, made.__qualname__, made.__bases__)
 
 
 def scalars(module: torch.nn.Module) -> tuple[tuple[str, Any], ...]:

@@ -1,19 +1,20 @@
 """Choose how few layers a model can be traced with, and the configuration that builds exactly those.
 
 The reduced model is built by the model's own constructor from an edited configuration, and then compared with the full
-one: the layers that were wanted, in order, and everything else unchanged. Where that comes out different, the model is
-traced whole.
+one: the layers that were wanted, in order, and everything else unchanged. Every setting that counts layers is edited at
+once; where that changes more than layers, one setting after the other is tried, and those that do are left alone. A
+stack that no setting shortens is traced whole.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxport.tracing.layers import LayerSignature, Stack, find_stacks, scalars
+from onnxport.tracing.layers import LayerSignature, Stack, class_of, find_stacks, scalars
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +24,6 @@ Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
-
-_DEEP = "deepstack_visual_indexes"
-_BY_NUMBER = ("fullatt_block_indexes", "rescale_every", _DEEP)
-"""Settings that list layers for which the loop over them does something else; no layer shows it.
-
-What is taken from the layers that the last one lists goes into the first layers of the decoder beside it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,18 @@ class TracedStack:
     path: str
     traced: tuple[int, ...]
     full: tuple[int, ...]
+
+    def stands_for(self, position: int) -> tuple[int, ...]:
+        """Return the numbers of the layers of the full model that are made from a traced one, or proved by it alone.
+
+        The first layer is made from the first; any other from the second of its kind that was traced.
+        """
+        kind = self.traced[position]
+        alike = [other for other, its in enumerate(self.traced) if its == kind]
+        numbers = [number for number, its in enumerate(self.full) if its == kind]
+        if position != alike[min(1, len(alike) - 1)]:
+            return (numbers[alike.index(position)],)
+        return tuple(number for number in numbers if number or not position)
 
 
 @dataclass(frozen=True)
@@ -62,128 +69,187 @@ class Reduction:
 
 
 @dataclass(frozen=True)
-class _Full:
-    """Hold the full model, and the stacks in it."""
+class Cut:
+    """Say which settings are edited for fewer layers.
 
-    model: PreTrainedModel
-    stacks: tuple[Stack, ...]
+    Attributes:
+        length: number of layers of the stacks that get shorter.
+        kept: the layers that stay.
+        setting: the only setting that is changed, as the path of its configuration and its name; None for all that
+            count `length` layers.
+        lists: whether lists with one entry per layer keep the entries of the layers that stay, too.
+    """
+
+    length: int
+    kept: tuple[int, ...]
+    setting: tuple[str, str] | None = None
+    lists: bool = True
+
+    def picks(self, values: Any) -> Any:
+        """Return the entries of the layers that stay."""
+        return type(values)(values[index] for index in self.kept)
 
 
-def reduce(full: PreTrainedModel, build: Build) -> Reduction:
+Cuts = tuple[Cut, ...]
+
+
+def reduce(full: PreTrainedModel, build: Build, whole: frozenset[str] = frozenset()) -> Reduction:
     """Build the smallest model whose layers stand for all layers of a full one.
 
     Args:
         full: the model at full depth; only the shapes of its parameters are looked at.
         build: constructs a model with fake parameters from a configuration.
+        whole: names of stacks that must keep all their layers.
     """
-    stacks = find_stacks(full)
-    wanted: dict[int, set[int]] = {}
-    for stack in stacks:
-        wanted.setdefault(len(stack), set()).update(stack.representatives())
-    by_number = _chosen_by_number(full.config)
-    whole = {length for length, chosen in wanted.items() if len(chosen) == length or length in by_number}
-    notes = tuple(
-        f"{by_number[length]} chooses among {length} layers: all are traced" for length in whole & {*by_number}
-    )
-    kept = {length: tuple(range(length)) for length in whole}
-    short = {length: tuple(sorted(chosen)) for length, chosen in wanted.items() if length not in whole}
-    if not short:
-        return Reduction(build(full.config), notes=notes)
-    whole_model = _Full(full, stacks)
-    model, reason = _attempt(whole_model, build, {**kept, **short})
-    if model is None:
-        model, kept = _one_by_one(whole_model, build, {**kept, **{n: tuple(range(n)) for n in short}}, short)
-        note = f"not every layer that has a twin was left out: {reason}" if model else f"traced at full depth: {reason}"
-        return Reduction(model or build(full.config), _traced_stacks(stacks, kept) if model else (), (*notes, note))
-    return Reduction(model, _traced_stacks(stacks, {**kept, **short}), notes)
+    stacks = tuple(s for s in find_stacks(full) if s.path not in whole and len(s.representatives()) < len(s))
+    if not stacks:
+        return Reduction(build(full.config))
+    search = _Search(full, build, stacks)
+    found, reason = search.attempt(tuple(search.at_once()))
+    if found is None:
+        found = search.one_by_one()
+    if found is None:
+        return Reduction(build(full.config), notes=(f"traced at full depth: {reason}",))
+    model, kept = found
+    short = tuple(_traced(stack, kept[stack.path]) for stack in stacks if len(kept[stack.path]) < len(stack))
+    left = [stack.path for stack in stacks if len(kept[stack.path]) == len(stack)]
+    notes = (f"not every layer that has a twin was left out: all of {', '.join(left)} are traced",) if left else ()
+    return Reduction(model, short, notes)
 
 
-def _chosen_by_number(config: PreTrainedConfig, beside: str | None = None) -> dict[int, str]:
-    """Map lengths of stacks to the setting by which the model's own code, not a layer's, chooses layers by number."""
+Reduced = tuple["PreTrainedModel", dict[str, tuple[int, ...]]]
+"""A model, and for the name of each stack the layers that it has."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Look for the settings that shorten stacks, and nothing else."""
+
+    full: PreTrainedModel
+    build: Build
+    stacks: tuple[Stack, ...]
+
+    def at_once(self) -> Iterator[Cut]:
+        """Yield the cuts that shorten all stacks: those of one length alike."""
+        for length, wanted in self._wanted().items():
+            kept = tuple(sorted({index for chosen in wanted for index in chosen}))
+            if len(kept) < length:
+                yield Cut(length, kept)
+
+    def one_by_one(self) -> Reduced | None:
+        """Shorten what can be shortened: setting after setting, by twins or else from the start."""
+        best, taken, tried = None, Cuts(), set()
+        for length, wanted in sorted(self._wanted().items(), reverse=True):
+            prefixes = [tuple(range(max(chosen) + 1)) for chosen in wanted]
+            choices = [chosen for chosen in dict.fromkeys((*wanted, *prefixes)) if len(chosen) < length]
+            for setting in _settings(self.full.config, length):
+                cuts = (Cut(length, kept, setting, lists) for kept in choices for lists in (True, False))
+                for cut in cuts:
+                    edited = repr(shortened(self.full.config, (*taken, cut)).to_dict())
+                    found = None if edited in tried else self.attempt((*taken, cut))[0]
+                    tried.add(edited)
+                    if found is not None and _size(found) < (_size(best) if best else self._size()):
+                        best, taken = found, (*taken, cut)
+                        break
+        return best
+
+    def attempt(self, cuts: Cuts) -> tuple[Reduced | None, str]:
+        """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out."""
+        if not cuts:
+            return None, "its stacks of one length have other layers in common"
+        try:
+            model = self.build(shortened(self.full.config, cuts))
+        except Exception as error:
+            counts = ", ".join(f"{len(cut.kept)} of {cut.length}" for cut in cuts)
+            return None, f"it can't be built with {counts} layers ({type(error).__name__}: {error})"
+        kept = {}
+        for stack in self.stacks:
+            found = _layers_in(model, stack, cuts)
+            if found is None:
+                wanted = next((list(cut.kept) for cut in cuts if cut.length == len(stack)), "all")
+                return None, f"the layers {wanted} of {stack.path} can't be had alone"
+            kept[stack.path] = found
+        if all(len(kept[stack.path]) == len(stack) for stack in self.stacks):
+            return None, "no setting says how many layers it has"
+        if not _same_outside(_outside(self.full, self.stacks), _outside(model, self.stacks), cuts):
+            return None, "its depth decides more than the number of layers"
+        return (model, kept), ""
+
+    def _wanted(self) -> dict[int, list[tuple[int, ...]]]:
+        wanted: dict[int, list[tuple[int, ...]]] = {}
+        for stack in self.stacks:
+            wanted.setdefault(len(stack), []).append(stack.representatives())
+        return wanted
+
+    def _size(self) -> int:
+        return sum(len(stack) for stack in self.stacks)
+
+
+def _size(found: Reduced) -> int:
+    return sum(map(len, found[1].values()))
+
+
+def _layers_in(model: PreTrainedModel, stack: Stack, cuts: Cuts) -> tuple[int, ...] | None:
+    """Say which layers of a stack a model has: all, or the kept ones if they stand for all; None for others."""
+    found = _signatures(model, stack.path)
+    for kept in (tuple(range(len(stack))), *(cut.kept for cut in cuts if cut.length == len(stack))):
+        if found == [stack.signatures[index] for index in kept] and {*stack.representatives()} <= {*kept}:
+            return kept
+    return None
+
+
+def _settings(config: PreTrainedConfig, length: int, part: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the settings that count `length` layers, and last, under no name, the lists with an entry per layer."""
     from transformers import PreTrainedConfig
 
-    found: dict[int, str] = {}
-    parts = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
-    deep = next((_DEEP for part in parts if getattr(part, _DEEP, None)), beside)
-    for part in parts:
-        found |= _chosen_by_number(part, deep)
-    setting = next((name for name in _BY_NUMBER if getattr(config, name, None)), beside)
-    depths = [value for name, value in vars(config).items() if _DEPTH.search(name) and type(value) is int]
-    return found | (dict.fromkeys(depths, setting) if setting else {})
+    has_list = False
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            yield from _settings(value, length, f"{part}{name}.")
+        elif _DEPTH.search(name) and (value == length or (isinstance(value, (list, tuple)) and length in value)):
+            yield part, name
+        has_list = has_list or (isinstance(value, (list, tuple)) and len(value) == length)
+    if has_list:
+        yield part, ""
 
 
-def _one_by_one(
-    full: _Full, build: Build, kept: dict[int, tuple[int, ...]], short: dict[int, tuple[int, ...]]
-) -> tuple[PreTrainedModel | None, dict[int, tuple[int, ...]]]:
-    """Shorten what can be shortened: stacks of one length after the other, by twins or else from the start."""
-    best = None
-    for length, chosen in sorted(short.items(), reverse=True):
-        for attempt in (chosen, tuple(range(max(chosen) + 1))):
-            if len(attempt) < length:
-                model, _ = _attempt(full, build, {**kept, length: attempt})
-                if model is not None:
-                    best, kept = model, {**kept, length: attempt}
-                    break
-    return best, kept
-
-
-def _attempt(full: _Full, build: Build, kept: dict[int, tuple[int, ...]]) -> tuple[PreTrainedModel | None, str | None]:
-    """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out."""
-    try:
-        model = build(shortened(full.model.config, kept))
-    except Exception as error:
-        return None, f"it can't be built with {_counts(kept)} layers ({type(error).__name__}: {error})"
-    reason = _difference(full, model, kept)
-    return (None, reason) if reason else (model, None)
-
-
-def _counts(kept: dict[int, tuple[int, ...]]) -> str:
-    return ", ".join(f"{len(chosen)} of {length}" for length, chosen in kept.items())
-
-
-def shortened(config: PreTrainedConfig, kept: dict[int, tuple[int, ...]]) -> PreTrainedConfig:
+def shortened(config: PreTrainedConfig, cuts: Cuts) -> PreTrainedConfig:
     """Copy a configuration with fewer layers.
 
     Args:
         config: the full configuration.
-        kept: for each length of a stack, the layers that stay.
+        cuts: what gets shorter.
 
     Returns:
         A copy in which settings that count layers have the new count, and lists with one entry per layer the entries
         of the layers that stay; in nested configurations, too.
     """
     short = copy.deepcopy(config)
-    _shorten(short, kept)
+    for cut in cuts:
+        _shorten(short, cut)
     return short
 
 
-def _shorten(config: Any, kept: dict[int, tuple[int, ...]]) -> None:
+def _shorten(config: Any, cut: Cut, part: str = "") -> None:
     from transformers import PreTrainedConfig
 
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
-            _shorten(value, kept)
-        elif isinstance(value, (list, tuple)) and len(value) in kept and len(kept[len(value)]) < len(value):
-            vars(config)[name] = type(value)(value[index] for index in kept[len(value)])
-        elif isinstance(value, (list, tuple)) and _DEPTH.search(name):
-            vars(config)[name] = type(value)(_count(item, kept) for item in value)
-        elif _DEPTH.search(name):
-            vars(config)[name] = _count(value, kept)
+            _shorten(value, cut, f"{part}{name}.")
+        elif cut.setting is not None and cut.setting[0] != part:
+            continue
+        elif isinstance(value, (list, tuple)) and len(value) == cut.length and cut.lists:
+            vars(config)[name] = cut.picks(value)
+        elif not _DEPTH.search(name) or (cut.setting is not None and cut.setting[1] != name):
+            continue
+        elif isinstance(value, (list, tuple)):
+            vars(config)[name] = type(value)(_count(item, cut) for item in value)
+        else:
+            vars(config)[name] = _count(value, cut)
 
 
-def _count(value: Any, kept: dict[int, tuple[int, ...]]) -> Any:
-    return len(kept[value]) if type(value) is int and value in kept else value
-
-
-def _difference(full: _Full, model: PreTrainedModel, kept: dict[int, tuple[int, ...]]) -> str | None:
-    """Say in what a reduced model differs from the wanted one; None where it doesn't."""
-    for stack in full.stacks:
-        wanted = [stack.signatures[index] for index in kept[len(stack)]]
-        if _signatures(model, stack.path) != wanted:
-            return f"the layers {list(kept[len(stack)])} of {stack.path} can't be had alone"
-    if _outside(full.model, full.stacks, kept) != _outside(model, full.stacks, {}):
-        return "its depth decides more than the number of layers"
-    return None
+def _count(value: Any, cut: Cut) -> Any:
+    return len(cut.kept) if type(value) is int and value == cut.length else value
 
 
 def _signatures(model: torch.nn.Module, path: str) -> list[LayerSignature]:
@@ -196,29 +262,46 @@ def _signatures(model: torch.nn.Module, path: str) -> list[LayerSignature]:
         return []
 
 
-def _outside(model: torch.nn.Module, stacks: tuple[Stack, ...], kept: dict[int, tuple[int, ...]]) -> list[Any]:
-    """List everything outside the stacks: classes, settings, tensors. Counts of layers read as the reduced ones."""
+Outside = list[tuple[str, Any, dict[str, Any], list[Any]]]
+
+
+def _outside(model: torch.nn.Module, stacks: tuple[Stack, ...]) -> Outside:
+    """List everything outside the stacks: names, classes, settings, tensors."""
     inside = tuple(f"{stack.path}." for stack in stacks)
-    found: list[Any] = []
+    found: Outside = []
     for name, module in model.named_modules():
         if f"{name}.".startswith(inside):
             continue
-        settings = [
-            (key, _count(value, kept) if _DEPTH.search(key) else value)
-            for key, value in scalars(module)
-            if not (isinstance(value, (list, tuple)) and _DEPTH.search(key))
-        ]
         tensors = (*module._parameters.items(), *module._buffers.items())
         shapes = [(key, None if value is None else tuple(value.shape)) for key, value in tensors]
-        found.append((name, type(module), settings, shapes))
+        found.append((name, class_of(module), dict(scalars(module)), shapes))
     return found
 
 
-def _traced_stacks(stacks: tuple[Stack, ...], kept: dict[int, tuple[int, ...]]) -> tuple[TracedStack, ...]:
-    return tuple(_traced(stack, kept) for stack in stacks if len(kept[len(stack)]) < len(stack))
+def _same_outside(full: Outside, short: Outside, cuts: Cuts) -> bool:
+    """Compare what is outside the stacks; settings may count the layers that are left."""
+    if len(full) != len(short):
+        return False
+    for (name, kind, settings, shapes), (other, its, new, made) in zip(full, short, strict=True):
+        if (name, kind, shapes) != (other, its, made) or settings.keys() != new.keys():
+            return False
+        if not all(_is_same_setting(key, value, new[key], cuts) for key, value in settings.items()):
+            return False
+    return True
 
 
-def _traced(stack: Stack, kept: dict[int, tuple[int, ...]]) -> TracedStack:
+def _is_same_setting(name: str, before: Any, after: Any, cuts: Cuts) -> bool:
+    """Say whether a setting is the same, or says the same of fewer layers: their count, or something for each."""
+    if before == after:
+        return True
+    if not isinstance(before, tuple):
+        return bool(_DEPTH.search(name)) and any(_count(before, cut) == after for cut in cuts)
+    if _DEPTH.search(name):
+        return True
+    return any(len(before) == cut.length and cut.picks(before) == after for cut in cuts)
+
+
+def _traced(stack: Stack, kept: tuple[int, ...]) -> TracedStack:
     numbers = {signature: number for number, signature in enumerate(dict.fromkeys(stack.signatures))}
     full = tuple(numbers[signature] for signature in stack.signatures)
-    return TracedStack(stack.path, tuple(full[index] for index in kept[len(stack)]), full)
+    return TracedStack(stack.path, tuple(full[index] for index in kept), full)

@@ -120,7 +120,7 @@ def _is_reducible(blueprint: Blueprint) -> bool:
     return (
         bool(blueprint.binding.files)
         and any(depth.layers for depth in depths)
-        and all(depth.layers or not depth.note for depth in depths)
+        and all(depth.as_drafted and (depth.layers or not depth.note) for depth in depths)
     )
 
 

@@ -1,0 +1,107 @@
+"""A model is shortened by the settings that count its layers, and what decides by a layer's number is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from onnxport.tracing.layers import find_stacks
+from onnxport.tracing.numbers import watched_numbers
+from onnxport.tracing.reduction import TracedStack, reduce
+
+
+class Config(PreTrainedConfig):
+    num_hidden_layers: int = 5
+    max_depth: int = 5
+    widths: Any = None
+    special: Any = ()
+
+
+class Layer(nn.Module):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.layer_idx = number
+        self.product = nn.Linear(4, 4)
+
+
+class Model(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.tags = nn.Linear(config.max_depth, 4)
+        self.layers = nn.ModuleList(Layer(number) for number in range(config.num_hidden_layers))
+
+    def decide(self, rule: Any) -> None:
+        for number, layer in enumerate(self.layers):
+            rule(self.config, number, layer)
+
+
+def test_only_the_setting_that_counts_layers_is_changed() -> None:
+    config = Config(widths=[1, 2, 3, 4, 5])
+    found = reduce(Model(config), Model)  # type: ignore[arg-type]
+    assert found.stacks == (TracedStack("layers", (0, 0), (0,) * 5),)
+    assert found.model.config.max_depth == 5
+    assert found.model.config.widths == [1, 2]
+    assert not found.notes
+
+
+def test_a_stack_that_must_be_whole_is_left() -> None:
+    assert not reduce(Model(Config()), Model, frozenset({"layers"})).stacks  # type: ignore[arg-type]
+
+
+def test_layers_that_shrink_what_they_are_given_are_no_stack() -> None:
+    layers = [nn.Sequential(nn.Conv1d(4, 4, 3, stride=stride)) for stride in (2, 2, 2)]
+    assert not find_stacks(nn.ModuleDict({"layers": nn.ModuleList(layers)}))
+
+
+def test_a_traced_layer_stands_for_those_made_from_it() -> None:
+    stack = TracedStack("layers", (0, 0, 1, 1), (0, 1, 0, 0, 1, 1))
+    assert [stack.stands_for(position) for position in range(4)] == [(0,), (2, 3), (1,), (1, 4, 5)]
+    assert TracedStack("layers", (0, 1, 1), (0, 1, 1, 1)).stands_for(0) == (0,)
+
+
+def _first(config: Any, number: int, layer: Any) -> None:
+    assert (number == 0) is (layer.layer_idx < 1)
+
+
+def _passed_on(config: Any, number: int, layer: Any) -> None:
+    assert {0: "a", 1: "b"}[layer.layer_idx] and torch.zeros(5)[number] == 0
+
+
+@pytest.mark.parametrize("rule", [_first, _passed_on])
+def test_what_is_the_same_for_all_layers_is_no_decision(rule: Any) -> None:
+    model = Model(Config(num_hidden_layers=2))
+    with watched_numbers(model, (TracedStack("layers", (0, 0), (0,) * 5),)) as seen:
+        model.decide(rule)
+    assert not seen.places
+    assert type(model.layers[1].layer_idx) is int
+
+
+def _special(config: Any, number: int, layer: Any) -> bool:
+    return number in config.special
+
+
+def _every_third(config: Any, number: int, layer: Any) -> bool:
+    return (layer.layer_idx + 1) % 3 == 0
+
+
+def _last(config: Any, number: int, layer: Any) -> bool:
+    return number == config.num_hidden_layers - 1
+
+
+def _all_widths(config: Any, number: int, layer: Any) -> int:
+    return sum(width for width in config.widths)
+
+
+@pytest.mark.parametrize("rule", [_special, _every_third, _last, _all_widths])
+def test_a_decision_by_number_stops_the_trace(rule: Any) -> None:
+    model = Model(Config(num_hidden_layers=2, special=[3], widths=[1, 2]))
+    stacks = (TracedStack("layers", (0, 0), (0,) * 5),)
+    with watched_numbers(model, stacks) as seen, pytest.raises(Exception, match=rule.__name__):
+        model.decide(rule)
+    assert seen.stacks == {"layers"}
+    assert model.config.widths == [1, 2]
