@@ -25,8 +25,8 @@ _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
 
 _DEEP = "deepstack_visual_indexes"
-_BY_NUMBER = ("fullatt_block_indexes", "rescale_every", _DEEP)
-"""Settings that list layers for which the loop over them does something else; no layer shows it.
+_BY_NUMBER = ("fullatt_block_indexes", "rescale_every", "insert_layer_id", _DEEP)
+"""Settings that name layers for which the loop over them does something else; no layer shows it.
 
 What is taken from the layers that the last one lists goes into the first layers of the decoder beside it."""
 
