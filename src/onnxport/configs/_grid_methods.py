@@ -186,4 +186,4 @@ _METHODS: dict[tuple[str, str, str], Callable[[Any, Places], _Method]] = {
     ("(?<!Attention)Merger", "forward", "target_sizes"): _merged_in_steps,  # MiniCPM
     ("VisionShortConv", "forward", "grid_thw"): _convolved,  # LFM 3
 }
-"""End of a class's name (an expression), its method, and a parameter that the method has, to what makes the replacement."""
+"""End of a class's name, its method, and a parameter that the method has, to what makes the replacement."""

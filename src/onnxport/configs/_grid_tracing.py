@@ -112,17 +112,10 @@ def _windows(patches: Any) -> Callable[..., Any]:
 
 
 def _interpolated(patches: Any) -> Callable[..., Any]:
-    def get_vision_interpolation_indices_and_weights(
-        grid_thw: Any,
-        num_grid_per_side: int,
-        mode: str = "bilinear",
-        align_corners: bool = False,
-        spatial_merge_size: int = 1,
-        padding: str = "border",
-        kwargs: Any = None,
-    ) -> Any:
-        how = (num_grid_per_side, mode, align_corners, padding)
-        return interpolated(Places.of(grid_thw, patches), spatial_merge_size, how)
+    def get_vision_interpolation_indices_and_weights(grid_thw: Any, num_grid_per_side: int, **named: Any) -> Any:
+        given = {"mode": "bilinear", "align_corners": False, "padding": "border", **named}
+        how = (num_grid_per_side, given["mode"], given["align_corners"], given["padding"])
+        return interpolated(Places.of(grid_thw, patches), given.get("spatial_merge_size", 1), how)
 
     return get_vision_interpolation_indices_and_weights
 

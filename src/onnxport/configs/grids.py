@@ -28,7 +28,13 @@ _TOWER_GRIDS = ("grid_thw", *_GRIDS)
 
 def takes_grids(model: Any) -> bool:
     """Say whether a model that reads pictures beside a text is given them as patches and grids."""
-    return hasattr(model, "get_image_features") and _grid_of(model.get_image_features, _GRIDS) is not None
+    return hasattr(model, "get_image_features") and _features_grid_of(model) is not None
+
+
+def _features_grid_of(model: Any) -> str | None:
+    """Return what the method that encodes pictures calls the grids; a head hands all it is given to the model in it."""
+    methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
+    return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
 
 
 def is_tower(model: Any) -> bool:
@@ -78,7 +84,7 @@ class GridOnnxConfig(OnnxConfig):
 
     def _names(self, model: Any) -> tuple[str, str]:
         """Return what the model calls grids and patches."""
-        return _grid_of(model.get_image_features, _GRIDS) or "", "pixel_values"
+        return _features_grid_of(model) or "", "pixel_values"
 
     @property
     def outputs(self) -> Axes:
@@ -115,7 +121,7 @@ class GridOnnxConfig(OnnxConfig):
             self._flat = flat
             try:
                 with torch.no_grad():
-                    return self.run(model, move(self.generate_dummy_inputs(None), model))
+                    return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
         raise UnsupportedError(
