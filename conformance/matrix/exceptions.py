@@ -113,6 +113,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "efficientloftr": {"out_features": [8, 8, 16, 32], "num_attention_heads": 8, "fine_matching_slice_dim": 4},
     "molmo2_adapter": {"vision_feature_layer": [3, 2]},
     "glm5_next_text": {"index_topk": 64},
+    **{name: {"out_hidden_size": 128} for name in ("muse_glimmer", "muse_spark")},
+    **{f"minicpm{name}{part}": {"insert_layer_id": 1} for name in ("_ocr", "v4_6", "v4_7") for part in ("", "_vision")},
     "moonshine_streaming": {"num_key_value_heads": 4},
     "decision_transformer": {"hidden_size": 32, "n_head": 4},
     "vibevoice_acoustic_tokenizer": {"num_filters": 4, "hidden_size": 16, "depths": [1, 1, 1, 1, 1, 1, 1]},

@@ -76,12 +76,12 @@ def test_number_of_is_the_reverse_of_in_blocks() -> None:
 def test_half_a_picture(side: int) -> None:
     grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
     states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
-    theirs = modeling_video_llama_3_unshuffle(states, grids, sides)
+    theirs = unshuffled(states, grids, sides)
     ours = _shrunk(None, Places.of(grids, count(grids)))(states, grids, sides)
     torch.testing.assert_close(ours, theirs)
 
 
-def modeling_video_llama_3_unshuffle(states: torch.Tensor, grids: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
+def unshuffled(states: torch.Tensor, grids: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
     from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3VisionModel
 
     return VideoLlama3VisionModel.pixel_unshuffle(None, states, grids, sides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ def methods_of(model: Any, grids: Any, patches: Any) -> Iterator[tuple[Any, str,
     for module in model.modules():
         for (ending, name, parameter), make in _METHODS.items():
             method = getattr(type(module), name, None)
-            if method is None or not type(module).__name__.endswith(ending):
+            if method is None or not re.search(ending + "$", type(module).__name__):
                 continue
             if parameter in inspect.signature(method).parameters:
                 yield module, name, make(module, Places.of(grids, patches))
@@ -158,6 +159,22 @@ def _rows_before(down: Any, first: Any) -> Any:
     return (down * first).cumsum(0) - down
 
 
+def _merged_in_steps(module: Any, _: Places) -> _Method:
+    """Merge blocks of patches of all pictures at once, as often as the model does."""
+    import torch
+
+    def forward(hidden_states: Any, target_sizes: Any) -> list[Any]:
+        side = module.merge_kernel_size[0]
+        grids, states = torch.nn.functional.pad(target_sizes, (1, 0), value=1), hidden_states[0]
+        for layer in module.mlp:
+            order = Places.of(grids, states.shape[0]).rank_of_block(side)
+            states = layer(states[order].reshape(-1, side**2 * states.shape[-1]))
+            grids = grids // grids.new_tensor([1, side, side])
+        return [states]
+
+    return forward
+
+
 _METHODS: dict[tuple[str, str, str], Callable[[Any, Places], _Method]] = {
     ("VisionEmbeddings", "forward", "lengths"): _with_lengths_of_pictures,  # GLM-4V and after
     ("ResamplerModel", "_temporal_slicing", "grid_thw"): _without_videos,  # Ernie 4.5
@@ -166,6 +183,7 @@ _METHODS: dict[tuple[str, str, str], Callable[[Any, Places], _Method]] = {
     ("VisionEmbeddings", "resize_positional_embeddings", "grid_thw"): _resized,  # Cosmos 3 Edge
     ("VisionPatchEmbed", "forward", "grid_thw"): _with_positions,  # Hunyuan
     ("VisionPatchMerger", "forward", "size"): _with_newlines,  # Hunyuan
+    ("(?<!Attention)Merger", "forward", "target_sizes"): _merged_in_steps,  # MiniCPM
     ("VisionShortConv", "forward", "grid_thw"): _convolved,  # LFM 3
 }
 """End of a class's name, its method, and a parameter that the method has, to what makes the replacement."""

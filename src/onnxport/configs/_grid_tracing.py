@@ -112,17 +112,10 @@ def _windows(patches: Any) -> Callable[..., Any]:
 
 
 def _interpolated(patches: Any) -> Callable[..., Any]:
-    def get_vision_interpolation_indices_and_weights(
-        grid_thw: Any,
-        num_grid_per_side: int,
-        mode: str = "bilinear",
-        align_corners: bool = False,
-        spatial_merge_size: int = 1,
-        padding: str = "border",
-        kwargs: Any = None,
-    ) -> Any:
-        how = (num_grid_per_side, mode, align_corners, padding)
-        return interpolated(Places.of(grid_thw, patches), spatial_merge_size, how)
+    def get_vision_interpolation_indices_and_weights(grid_thw: Any, num_grid_per_side: int, **named: Any) -> Any:
+        given = {"mode": "bilinear", "align_corners": False, "padding": "border", **named}
+        how = (num_grid_per_side, given["mode"], given["align_corners"], given["padding"])
+        return interpolated(Places.of(grid_thw, patches), given.get("spatial_merge_size", 1), how)
 
     return get_vision_interpolation_indices_and_weights
 
@@ -152,6 +145,27 @@ def _frames_of_blocks(patches: Any) -> Callable[..., Any]:
     return get_vision_temporal_merge_index
 
 
+def _nearest(patches: Any) -> Callable[..., Any]:
+    def get_vision_nearest_position_ids(target_sizes: Any, num_patches_per_side: int, kwargs: Any = None) -> Any:
+        import torch
+
+        step = 1 / num_patches_per_side
+        borders = torch.arange(step, 1.0, step, device=target_sizes.device)
+        places = Places.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), patches)
+        row, column = places.in_blocks(1)
+        down, right = ((share[:, None] >= borders).sum(-1) for share in (row / places.rows, column / places.columns))
+        return down * num_patches_per_side + right
+
+    return get_vision_nearest_position_ids
+
+
+def _unchecked(_: Any) -> Callable[..., Any]:
+    def torch_compilable_check(*arguments: Any, **named: Any) -> None:
+        """Leave out what checks lengths."""
+
+    return torch_compilable_check
+
+
 _FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "get_vision_cu_seqlens": _numbers,
     "get_vision_attention_seqlens": _numbers_and_length,
@@ -160,6 +174,8 @@ _FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "get_vision_window_index": _windows,
     "get_vision_interpolation_indices_and_weights": _interpolated,
     "get_vision_pixel_shuffle_index": _blocks,
+    "get_vision_nearest_position_ids": _nearest,
+    "torch_compilable_check": _unchecked,
     "get_vision_frame_index": _first_frames,
     "get_vision_temporal_merge_index": _frames_of_blocks,
 }

@@ -17,21 +17,36 @@ from onnxport.configs._grid_tracing import GridTracing
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.derived import move
 from onnxport.configs.multimodal import StatesOnnxConfig
+from onnxport.errors import UnsupportedError
 
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
-_GRID, _TOWER_GRIDS = "image_grid_thw", ("grid_thw", "image_grid_thw")
+_GRIDS = ("image_grid_thw", "target_sizes")
+"""What a whole model calls the grids; of the second, which has rows and columns only, the patches are one picture."""
+_TOWER_GRIDS = ("grid_thw", *_GRIDS)
 
 
 def takes_grids(model: Any) -> bool:
     """Say whether a model that reads pictures beside a text is given them as patches and grids."""
-    return hasattr(model, "get_image_features") and _GRID in inspect.signature(model.get_image_features).parameters
+    return hasattr(model, "get_image_features") and _features_grid_of(model) is not None
+
+
+def _features_grid_of(model: Any) -> str | None:
+    """Return what the method that encodes pictures calls the grids; a head hands all it is given to the model in it."""
+    methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
+    return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
 
 
 def is_tower(model: Any) -> bool:
     """Say whether a model is an encoder alone of pictures that are given as patches and grids."""
-    names = inspect.signature(type(model).forward).parameters
-    return "input_ids" not in names and any(name in names for name in _TOWER_GRIDS)
+    forward = type(model).forward
+    return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _TOWER_GRIDS) is not None
+
+
+def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
+    """Return what a method calls the grids."""
+    known = inspect.signature(method).parameters
+    return next((name for name in names if name in known), None)
 
 
 def is_deep(config: Any) -> bool:
@@ -58,13 +73,18 @@ class GridOnnxConfig(OnnxConfig):
         super().__init__(model.config, task="default")
         self._tracing = GridTracing(model)
         self._encoder = _encoder_of(model)
+        self._grid, self._patches = self._names(model)
         self._flat = True
         self._look_at(model)
 
     @property
     def inputs(self) -> Axes:
         """Grids, [pictures, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
-        return {"image_grid_thw": {0: "batch"}, "pixel_values": {0: "batch"}}
+        return {self._grid: {0: "batch"}, self._patches: {3 if self._grid == _GRIDS[1] else 0: "batch"}}
+
+    def _names(self, model: Any) -> tuple[str, str]:
+        """Return what the model calls grids and patches."""
+        return _features_grid_of(model) or "", "pixel_values"
 
     @property
     def outputs(self) -> Axes:
@@ -74,27 +94,40 @@ class GridOnnxConfig(OnnxConfig):
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Make pictures, upright and lying ones."""
         grids, patches = self._make(batch_size)
-        return {"image_grid_thw": grids, "pixel_values": patches}
+        return {self._grid: grids, self._patches: patches}
 
     def _make(self, batch_size: int) -> tuple[Any, Any]:
         """Make grids and patches."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        side = _side_of(self._encoder.config)
+        side = _side_of(self._encoder.config) * _side_of(self._config)
         grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
         patches = sum(high * wide for _, high, wide in grids)
-        return torch.tensor(grids), torch.zeros(patches, *_patch_of(self._encoder, self._flat))
+        shape = _patch_of(self._encoder, self._flat)
+        if self._grid == _GRIDS[1]:
+            return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
+        return torch.tensor(grids), torch.zeros(patches, *shape)
 
-    def _look_at(self, model: Any) -> None:
-        """Run the model, to see whether a patch is a row of values, or a small picture."""
+    def _look_at(self, model: Any) -> dict[str, Any]:
+        """Run the model, to see whether a patch is a row of values, or a small picture; return what it says.
+
+        Raises:
+            UnsupportedError: it takes neither.
+        """
         import torch
 
-        try:
-            with torch.no_grad():
-                self.run(model, move(self.generate_dummy_inputs(None), model))
-        except (RuntimeError, ValueError):
-            self._flat = False
+        for flat in (self._grid != _GRIDS[1], False):
+            self._flat = flat
+            try:
+                with torch.no_grad():
+                    return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
+            except (RuntimeError, TypeError, ValueError) as error:
+                failure = error
+        raise UnsupportedError(
+            f"{type(model).__name__} wants more than {self._patches} and {self._grid} to encode pictures, which can't "
+            f"be described yet ({type(failure).__name__}: {failure})"
+        ) from failure
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder: while it is traced, with what it would find by loops."""
@@ -107,13 +140,18 @@ class GridOnnxConfig(OnnxConfig):
 
     def _pictures(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return grids, and how many patches there are."""
-        return arguments[_GRID], arguments["pixel_values"].shape[0]
+        import torch
+
+        grids, patches = arguments[self._grid], arguments[self._patches]
+        if self._grid != _GRIDS[1]:
+            return grids, patches.shape[0]
+        return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Return what the model says of pictures."""
         model, given = model_of(forward), dict(arguments)
-        if "image_merge_sizes" in inspect.signature(model.get_image_features).parameters:  # only videos are shrunk
-            given["image_merge_sizes"] = given[_GRID].new_ones(given[_GRID].shape[0])
+        if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are shrunk
+            given["image_merge_sizes"] = given[self._grid].new_ones(given[self._grid].shape[0])
         return model.get_image_features(**given, return_dict=True)
 
     def _named(self, said: Any) -> dict[str, Any]:
@@ -129,18 +167,21 @@ class GridTowerOnnxConfig(GridOnnxConfig):
     """
 
     def __init__(self, model: Any) -> None:
-        names = inspect.signature(type(model).forward).parameters
-        self._patches = next(iter(name for name in names if name != "self"))
-        self._grid = next(name for name in _TOWER_GRIDS if name in names)
-        self._has_sides = "merge_sizes" in names
+        self._has_sides = "merge_sizes" in inspect.signature(type(model).forward).parameters
         self._outputs: Axes = {}
         super().__init__(model)
+        self._outputs = {name: {} for name in self._look_at(model)}
+
+    def _names(self, model: Any) -> tuple[str, str]:
+        forward = type(model).forward
+        patches = next(name for name in inspect.signature(forward).parameters if name != "self")
+        return _grid_of(forward, _TOWER_GRIDS) or "", patches
 
     @property
     def inputs(self) -> Axes:
         """Grids and patches, as the encoder calls them."""
         sides: Axes = {"merge_sizes": {0: "batch"}} if self._has_sides else {}
-        return {self._grid: {0: "batch"}, **sides, self._patches: {0: "batch"}}
+        return {**sides, **super().inputs}
 
     @property
     def outputs(self) -> Axes:
@@ -149,20 +190,9 @@ class GridTowerOnnxConfig(GridOnnxConfig):
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Make pictures, upright and lying ones."""
-        grids, patches = self._make(batch_size)
-        sides = {"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}
-        return {self._grid: grids, **sides, self._patches: patches}
-
-    def _look_at(self, model: Any) -> None:
-        super()._look_at(model)
-        import torch
-
-        with torch.no_grad():
-            said = self.run(model, move(self.generate_dummy_inputs(None), model))
-        self._outputs = {name: {} for name in said}
-
-    def _pictures(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-        return arguments[self._grid], arguments[self._patches].shape[0]
+        made = dict(super().generate_dummy_inputs(preprocessor, batch_size))
+        grids = made[self._grid]
+        return {**({"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}), **made}
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         return forward(**arguments, return_dict=True)
@@ -255,10 +285,12 @@ def _encoder_of(model: Any) -> Any:
     return next(module for module in model.modules() if is_tower(module) and hasattr(module, "config"))
 
 
-def _side_of(seen: Any) -> int:
-    """Return how many patches, in both directions, become one state."""
-    kernel = (getattr(seen, "merge_kernel_size", None) or (1,))[0]
-    return max(kernel, *(getattr(seen, name, None) or 1 for name in ("spatial_merge_size", "merge_size")))
+def _side_of(config: Any) -> int:
+    """Return how many patches, in both directions, become one state in a part of a model."""
+    kernels = [getattr(config, name, None) for name in ("merge_kernel_size", "window_kernel_size")]
+    sides = [kernel[0] for kernel in kernels if kernel]
+    sides += [getattr(config, name, None) or 1 for name in ("spatial_merge_size", "merge_size")]
+    return int(max(sides) ** (getattr(config, "merger_times", None) or 1))
 
 
 def _patch_of(encoder: Any, flat: bool) -> tuple[int, ...]:
