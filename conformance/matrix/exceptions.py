@@ -217,3 +217,6 @@ PICTURES = {
     "pp_ocrv5_server_rec": (48, 320),
 }
 """Height and width of pictures that a model needs, and its configuration doesn't say."""
+
+FEATURES = {"granite_speech5_ctc": 320, "granite_speech5_encoder": 320}
+"""Values of each frame of a sound that a model needs, and its configuration doesn't say."""
