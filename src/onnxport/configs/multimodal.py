@@ -201,7 +201,7 @@ def _projector(model: Any) -> Any:
 
 
 class PictureOnnxConfig(MediaOnnxConfig):
-    """Describe an encoder that is told the size of each picture, and cuts it out: it gets one whole picture at a time."""
+    """Describe an encoder that is told the sizes of pictures, and cuts them out: it gets one whole picture."""
 
     @property
     def default_batch_size(self) -> int:
