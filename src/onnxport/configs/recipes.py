@@ -205,7 +205,7 @@ _RECIPES: dict[str, Recipe] = {
     "input_points": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
     "input_labels": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _numbers(s.batch, 2, 3)),
     "input_features_mask": Recipe(_BATCH, _sound_mask),
-    "flattened_patches": Recipe({0: "batch", 1: "patches"}, _flattened),
+    "flattened_patches": Recipe(_TEXT, _flattened),
     "past_values": Recipe(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": Recipe(_BATCH, lambda s: _ones(*s.past)),
     "past_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.past[1])),
