@@ -148,6 +148,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "vocabulary_map": {"<image>": 100, "<|extra_200|>": 101, **_NUMBERED},
         "vq_config": {"...": 0, "codebook_size": 16},
     },
+    "pix2struct": {"vision_config": {"...": 0, "patch_embed_hidden_size": 768}},
     "vipllava": {"vision_feature_layer": [-2, -3, -4, 0, 1]},
     "aria": {
         "vision_config": {"...": 0, "image_size": 980, "patch_size": 70},
@@ -219,3 +220,6 @@ PICTURES = {
     "pp_ocrv5_server_rec": (48, 320),
 }
 """Height and width of pictures that a model needs, and its configuration doesn't say."""
+
+FEATURES = {"granite_speech5_ctc": 320, "granite_speech5_encoder": 320}
+"""Values of each frame of a sound that a model needs, and its configuration doesn't say."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import PICTURES
+from conformance.matrix.exceptions import FEATURES, PICTURES
 from conformance.preprocessors import make_image_processor, make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
@@ -105,6 +105,8 @@ def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any
     arguments: dict[str, Any] = {"size": edges or square}
     if getattr(image_class, "crop_size", None):
         arguments["crop_size"] = square
+    if getattr(image_class, "high_res_size", None):
+        arguments["high_res_size"] = square
     if getattr(image_class, "pad_size", None):
         arguments["pad_size"] = square
     if getattr(image_class, "apply_ocr", None):
@@ -120,7 +122,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
 
     own = _named(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
     parts = [config, *_parts(config, _SOUNDS)]
-    bins = _first(
+    bins = FEATURES.get(config.model_type) or _first(
         parts,
         *("feature_projection_input_dim", "input_dim", "input_size", "num_mel_bins", "n_mels", "mel_dim"),
         "input_feat_size",

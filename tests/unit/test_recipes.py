@@ -10,7 +10,7 @@ import torch
 
 from onnxport.configs.derived import _refusal
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
-from onnxport.tracing.patches import _averages, _HalfAsLow, _pool_any_size
+from onnxport.tracing.patches import _averages, _HalfOfLimits, _pool_any_size
 from onnxport.weights.loading import config_for
 
 
@@ -48,6 +48,12 @@ def test_kinds_of_tokens_are_as_many_as_their_vocabularies() -> None:
     tokens = torch.ones(2, 7, dtype=torch.int64)
     assert make("token_type_ids", {"type_vocab_sizes": [3, 256]}, input_ids=tokens).shape == (2, 7, 2)
     assert make("token_type_ids", {}, input_ids=tokens).shape == (2, 7)
+
+
+def test_patches_begin_with_their_row_and_column() -> None:
+    patches = make("flattened_patches", {"vision_config": SimpleNamespace(patch_size=2, num_channels=3)})
+    assert patches.shape == (2, 16, 2 + 12)
+    assert patches[0, :5, :2].tolist() == [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1]]
 
 
 def test_a_video_has_frames() -> None:
@@ -99,6 +105,6 @@ def test_a_transducer_reads_one_token() -> None:
 
 
 def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
-    halved = _HalfAsLow(torch)
+    halved = _HalfOfLimits(torch)
     assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
     assert halved.arange is torch.arange

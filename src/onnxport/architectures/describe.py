@@ -16,6 +16,7 @@ from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfi
 from onnxport.configs.multimodal import (
     EmbeddingOnnxConfig,
     MediaOnnxConfig,
+    PictureOnnxConfig,
     StatesOnnxConfig,
     TilesOnnxConfig,
     method_of,
@@ -342,7 +343,8 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
         return sounds.SoundOnnxConfig(model.config)
     if model.config.model_type in phi4.MODEL_TYPES:
         return phi4.config_for(model, component)
-    return MediaOnnxConfig(model, component, preprocessor)
+    one = PictureOnnxConfig.fits(model, component)
+    return (PictureOnnxConfig if one else MediaOnnxConfig)(model, component, preprocessor)
 
 
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:

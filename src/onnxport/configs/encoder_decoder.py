@@ -132,7 +132,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model from what its encoder said."""
-        states, cache = arguments["encoder_hidden_states"], arguments[PAST]
+        states, cache = arguments["encoder_hidden_states"].clone(), arguments[PAST]  # some models change it in place
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from itertools import product
 from types import MethodType
 from typing import Any
 
@@ -41,6 +42,7 @@ class MediaOnnxConfig(OnnxConfig):
         self._input = next((name for name in (part.input, *_OTHER_INPUTS) if name in self._parameters), part.input)
         self._axes: dict[str, Mapping[int, str]] = {self._input: {0: "batch"}}
         self._form = _WHOLE
+        self._multiple = 1
         self._look_at(model, preprocessor)
 
     @property
@@ -57,7 +59,7 @@ class MediaOnnxConfig(OnnxConfig):
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
         """Make pictures or sounds; see `OnnxConfig`."""
-        made = super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes)
+        made = self._made(preprocessor, batch_size, **sizes)
         if self._input not in made:
             raise UnsupportedError(
                 f"the checkpoint has no preprocessor that makes {self._input}: it can't be described"
@@ -78,6 +80,17 @@ class MediaOnnxConfig(OnnxConfig):
         states = _said(model, self._method, arguments)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
+    def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
+        """Make inputs with the preprocessor; sounds are cut where a model takes only such of certain lengths."""
+        made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
+        if self._input in made and self._multiple > 1:
+            whole = max(made[self._input].shape[1:])
+            kept = whole // self._multiple * self._multiple
+            for name, value in made.items():
+                if hasattr(value, "shape") and whole in value.shape[1:]:
+                    made[name] = value.narrow(list(value.shape).index(whole, 1), 0, kept).contiguous()
+        return made
+
     def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
         made_by = recipe(name)
         assert made_by is not None
@@ -94,10 +107,12 @@ class MediaOnnxConfig(OnnxConfig):
         """Run the encoder on what it requires, and where that is too little, on all that can be made for it."""
         from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-        made = super().generate_dummy_inputs(preprocessor, framework="pt")
+        made = self._made(preprocessor)
         can = [name for name in self._parameters if hasattr(made.get(name), "shape") or recipe(name) is not None]
         needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
-        for names in (needs, [name for name in can if name not in _IN_ITS_PLACE]):
+        every = [name for name in can if name not in _IN_ITS_PLACE]
+        multiples = (1, _MULTIPLE) if self._method == MEDIA["audio_encoder"].method else (1,)
+        for names, self._multiple in product((needs, every), multiples):
             self._axes = {self._input: {0: "batch"}, **{name: _axes_of(name) for name in names if name != self._input}}
             arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
             try:
@@ -106,7 +121,7 @@ class MediaOnnxConfig(OnnxConfig):
             except (DynamicOutputShapeException, DataDependentOutputException):  # how many there are is in the values
                 self._form = _JOINED
                 return
-            except (TypeError, AttributeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+            except (TypeError, AttributeError, ValueError, KeyError, RuntimeError) as error:
                 failure = error
         raise UnsupportedError(
             f"{type(model).__name__} wants more than {', '.join(self._axes)} to encode them, which can't be "
@@ -134,6 +149,8 @@ class MediaOnnxConfig(OnnxConfig):
 
 _WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
 """How an encoder's states are given."""
+_MULTIPLE = 64
+"""Frames of which a sound has a multiple where a model joins several; a power of two, as what they join are."""
 _OTHER_INPUTS = ("input_values",)
 _IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
 """Parameters of a method that aren't about pictures and sounds, or stand for others."""
@@ -181,6 +198,49 @@ def _said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
 
 def _projector(model: Any) -> Any:
     return next((module for name, module in model.named_modules() if name.endswith(_PROJECTORS)), None)
+
+
+class PictureOnnxConfig(MediaOnnxConfig):
+    """Describe an encoder that is told the sizes of pictures, and cuts them out: it gets one whole picture."""
+
+    @property
+    def default_batch_size(self) -> int:
+        """One picture."""
+        return 1
+
+    @property
+    def inputs(self) -> Axes:
+        """The picture, [1, channels, height, width]."""
+        return {self._input: {2: "height", 3: "width"}}
+
+    @property
+    def outputs(self) -> Axes:
+        """Its states, [places, size]."""
+        return {self._output: {}}
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
+    ) -> Mapping[str, Any]:
+        """Make a picture; see `OnnxConfig`."""
+        return {self._input: self._made(preprocessor, 1)[self._input][:1]}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder on a picture that is as large as it is."""
+        import torch
+
+        height, width = arguments[self._input].shape[-2:]
+        named = {**arguments, "image_sizes": [(height, width)]}
+        states = _said(model_of(forward), self._method, named)
+        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+
+    def _look_at(self, model: Any, preprocessor: Any) -> None:
+        """Leave it to the capture: how large a picture is isn't in its values."""
+
+    @staticmethod
+    def fits(model: Any, component: str) -> bool:
+        """Say whether a model's encoder must be told the sizes of pictures."""
+        parameters = inspect.signature(method_of(model, MEDIA[component].method)).parameters
+        return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
 
 
 class TilesOnnxConfig(OnnxConfig):

@@ -168,6 +168,17 @@ def _every_other(setting: Setting) -> torch.Tensor:
     return mask
 
 
+def _flattened(setting: Setting) -> torch.Tensor:
+    """Make patches that begin with their row and column, counted from one."""
+    import torch
+
+    side, channels = setting.number("patch_size", default=16), setting.number("num_channels", default=3)
+    patches = torch.rand(setting.batch, _FRAMES**2, 2 + channels * side**2, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(_FRAMES**2)
+    patches[..., 0], patches[..., 1] = numbers // _FRAMES + 1, numbers % _FRAMES + 1
+    return patches
+
+
 def _time_features(setting: Setting, length: int) -> torch.Tensor:
     config = setting.config
     count = getattr(config, "num_time_features", 0) + getattr(config, "num_dynamic_real_features", 0)
@@ -194,6 +205,7 @@ _RECIPES: dict[str, Recipe] = {
     "input_points": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
     "input_labels": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _numbers(s.batch, 2, 3)),
     "input_features_mask": Recipe(_BATCH, _sound_mask),
+    "flattened_patches": Recipe(_TEXT, _flattened),
     "past_values": Recipe(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": Recipe(_BATCH, lambda s: _ones(*s.past)),
     "past_time_features": Recipe(_BATCH, lambda s: _time_features(s, s.past[1])),

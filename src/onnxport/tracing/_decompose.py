@@ -194,6 +194,9 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
             _multiply_sizes(graph, made)
     if isinstance(result, torch.fx.Node):
         node.replace_all_uses_with(result)
+    elif not isinstance(result, tuple | list):  # a number that is known
+        for user in list(node.users):
+            user.args, user.kwargs = torch.fx.map_arg((user.args, user.kwargs), lambda n: result if n is node else n)
     else:
         for user in list(node.users):  # an operator with several results is only read by `getitem`
             index: Any = user.args[1]

@@ -237,12 +237,15 @@ class _HalfOfLimits:
 
 _MODEL_PATCHES: tuple[Patch, ...] = (
     *_VALUES_NOT_NEEDED,
-    Patch(
-        "transformers.models.parakeet.modeling_parakeet:torch",
-        _HalfOfLimits,
-        "frames of padding see nothing: Transformers' own attention for graphs gives them zeros where all scores are "
-        "the lowest number, and the model gives them the mean of all",
-        "both give the same",
+    *(
+        Patch(
+            f"transformers.models.{name}.modeling_{name}:torch",
+            _HalfOfLimits,
+            "frames of padding see nothing: Transformers' own attention for graphs gives them zeros where all scores "
+            "are the lowest number, and the model gives them the mean of all",
+            "both give the same",
+        )
+        for name in ("parakeet", "granite_speech5")
     ),
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
