@@ -217,3 +217,6 @@ PICTURES = {
     "pp_ocrv5_server_rec": (48, 320),
 }
 """Height and width of pictures that a model needs, and its configuration doesn't say."""
+
+QUIET = {"dac": ("decoder.conv2.weight", 0.01)}
+"""What a model's sounds are made by at last, and by how much it is scaled: samples are below one, as those of real ones."""

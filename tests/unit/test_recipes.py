@@ -10,7 +10,8 @@ import torch
 
 from onnxport.configs.derived import _refusal
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
-from onnxport.tracing.patches import _averages, _HalfAsLow, _pool_any_size
+from onnxport.passes.patch import patched
+from onnxport.tracing.patches import PATCHES, _averages, _pool_any_size
 from onnxport.weights.loading import config_for
 
 
@@ -98,7 +99,11 @@ def test_a_transducer_reads_one_token() -> None:
     assert make("decoder_input_ids", {"max_symbols_per_step": 10}).shape == (2, 1)
 
 
-def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
-    halved = _HalfAsLow(torch)
-    assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
-    assert halved.arange is torch.arange
+def test_numbers_are_spaced_evenly_whatever_their_count() -> None:
+    class Size(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linspace(0.5, x.shape[0] - 0.5, x.shape[0])
+
+    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:linspace")):
+        program = torch.export.export(Size(), (torch.ones(4),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    assert torch.allclose(program.module()(torch.ones(7)), torch.arange(7) + 0.5)

@@ -96,6 +96,20 @@ def _averages(pictures: Any, axis: int, out: int) -> Any:
     return seen / seen.sum(-1, keepdim=True)
 
 
+def _spaced(original: Any) -> Any:
+    """Space numbers evenly, as many as a size that may vary says."""
+
+    def linspace(start: Any, end: Any, steps: Any, **named: Any) -> Any:
+        import torch
+
+        if isinstance(steps, int):
+            return original(start, end, steps, **named)
+        last = torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]
+        return torch.arange(steps, **{"dtype": torch.get_default_dtype(), **named}) * ((end - start) / last) + start
+
+    return linspace
+
+
 def _no_positions(original: Any) -> Any:
     """Leave positions in three directions to the model, which finds those of a text alone by itself."""
 
@@ -132,6 +146,12 @@ PATCHES: tuple[Patch, ...] = (
         _pool_any_size,
         "the windows of the pool become those of the example's size (UperNet and other pyramids)",
         "torch.export keeps adaptive pools of symbolic sizes whole",
+    ),
+    Patch(
+        "torch:linspace",
+        _spaced,
+        "as many numbers as a picture has rows become as many as the example's has (Deformable DETR, LW-DETR)",
+        "the engine translates linspace with a symbolic number of steps",
     ),
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
