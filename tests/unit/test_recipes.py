@@ -107,3 +107,15 @@ def test_numbers_are_spaced_evenly_whatever_their_count() -> None:
     with patched(tuple(patch for patch in PATCHES if patch.target == "torch:linspace")):
         program = torch.export.export(Size(), (torch.ones(4),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     assert torch.allclose(program.module()(torch.ones(7)), torch.arange(7) + 0.5)
+
+
+def test_a_tensor_of_sizes_varies_with_them() -> None:
+    class Sizes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            height, width = x.shape
+            return torch.as_tensor([(height, width), (height + 1, width)], dtype=torch.long)
+
+    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:as_tensor")):
+        axes = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
+        program = torch.export.export(Sizes(), (torch.ones(4, 5),), dynamic_shapes=axes)
+    assert program.module()(torch.ones(7, 9)).tolist() == [[7, 9], [8, 9]]

@@ -110,6 +110,23 @@ def _spaced(original: Any) -> Any:
     return linspace
 
 
+def _of_sizes(original: Any) -> Any:
+    """Make a tensor of sizes that may vary."""
+
+    def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Any:
+        import torch
+
+        rows = data if isinstance(data, list | tuple) else ()
+        flat = [size for row in rows for size in (row if isinstance(row, list | tuple) else (row,))]
+        if not any(isinstance(size, torch.SymInt) for size in flat):
+            return original(data, dtype=dtype, device=device)
+        sizes = [torch.scalar_tensor(size, dtype=dtype or torch.int64, device=device) for size in flat]
+        together = torch.stack(sizes)
+        return together.reshape(len(rows), -1) if isinstance(rows[0], list | tuple) else together
+
+    return as_tensor
+
+
 def _no_positions(original: Any) -> Any:
     """Leave positions in three directions to the model, which finds those of a text alone by itself."""
 
@@ -146,6 +163,12 @@ PATCHES: tuple[Patch, ...] = (
         _pool_any_size,
         "the windows of the pool become those of the example's size (UperNet and other pyramids)",
         "torch.export keeps adaptive pools of symbolic sizes whole",
+    ),
+    Patch(
+        "torch:as_tensor",
+        _of_sizes,
+        "sizes of feature maps become those of the example's picture (Deformable DETR)",
+        "torch.export keeps symbolic sizes that a tensor is made of",
     ),
     Patch(
         "torch:linspace",
