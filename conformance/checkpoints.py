@@ -140,7 +140,7 @@ def randomize(model: Any) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             if id(parameter) in embeddings:
                 parameter.copy_(0.5 * noise)
-            elif parameter.ndim > 1:
+            elif parameter.ndim > 1 and not name.endswith("alpha"):  # what snakes divide by is a scale, [1, size, 1]
                 parameter.copy_(noise / math.sqrt(parameter[0].numel()))
             else:
                 parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.1 * noise)

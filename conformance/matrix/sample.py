@@ -15,7 +15,7 @@ _TYPES = {
     ),
     "backbone": "convnext dinov3_vit lw_detr_vit rf_detr_dinov2 textnet",
     "document-question-answering": "layoutlm",
-    "feature-extraction": "bert-generation ijepa jais2 llava patchtst phi3 rembert xlm-roberta",
+    "feature-extraction": "bert-generation decision_transformer ijepa jais2 llava patchtst phi3 rembert xlm-roberta",
     "fill-mask": "albert bert esm esmc fnet luke roberta",
     "image-classification": "convnextv2 efficientnet metaclip_2 mobilenet_v2 pp_lcnet vit_msn",
     "image-matting": "sapiens2 vitmatte",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.checkpoints import randomize
+from conformance.matrix.exceptions import QUIET
 from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
@@ -67,6 +68,9 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     model = made_of(config)
     randomize(model)
+    name, scale = QUIET.get(model_type, ("", 1.0))
+    if name:
+        model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(target)
     save_sides(made_of, model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}

@@ -10,7 +10,8 @@ import torch
 
 from onnxport.configs.derived import _refusal
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
-from onnxport.tracing.patches import _averages, _HalfOfLimits, _pool_any_size
+from onnxport.passes.patch import patched
+from onnxport.tracing.patches import PATCHES, _averages, _HalfOfLimits, _pool_any_size
 from onnxport.weights.loading import config_for
 
 
@@ -108,3 +109,25 @@ def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
     halved = _HalfOfLimits(torch)
     assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
     assert halved.arange is torch.arange
+
+
+def test_numbers_are_spaced_evenly_whatever_their_count() -> None:
+    class Size(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linspace(0.5, x.shape[0] - 0.5, x.shape[0])
+
+    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:linspace")):
+        program = torch.export.export(Size(), (torch.ones(4),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    assert torch.allclose(program.module()(torch.ones(7)), torch.arange(7) + 0.5)
+
+
+def test_a_tensor_of_sizes_varies_with_them() -> None:
+    class Sizes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            height, width = x.shape
+            return torch.as_tensor([(height, width), (height + 1, width)], dtype=torch.long)
+
+    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:as_tensor")):
+        axes = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
+        program = torch.export.export(Sizes(), (torch.ones(4, 5),), dynamic_shapes=axes)
+    assert program.module()(torch.ones(7, 9)).tolist() == [[7, 9], [8, 9]]

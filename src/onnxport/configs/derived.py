@@ -262,7 +262,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
                 inputs[name] = made_by.make(Setting(self._config, batch, inputs))
         if "flattened_patches" in inputs and "attention_mask" in self._parameters:  # it hides patches, no tokens
-            inputs["attention_mask"] = inputs["flattened_patches"].new_ones(inputs["flattened_patches"].shape[:2]).long()
+            inputs["attention_mask"] = (
+                inputs["flattened_patches"].new_ones(inputs["flattened_patches"].shape[:2]).long()
+            )
 
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
         """Label the axes of inputs, in the order of the tables."""

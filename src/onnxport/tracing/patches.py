@@ -96,6 +96,37 @@ def _averages(pictures: Any, axis: int, out: int) -> Any:
     return seen / seen.sum(-1, keepdim=True)
 
 
+def _spaced(original: Any) -> Any:
+    """Space numbers evenly, as many as a size that may vary says."""
+
+    def linspace(start: Any, end: Any, steps: Any, **named: Any) -> Any:
+        import torch
+
+        if isinstance(steps, int):
+            return original(start, end, steps, **named)
+        last = torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]
+        return torch.arange(steps, **{"dtype": torch.get_default_dtype(), **named}) * ((end - start) / last) + start
+
+    return linspace
+
+
+def _of_sizes(original: Any) -> Any:
+    """Make a tensor of sizes that may vary."""
+
+    def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Any:
+        import torch
+
+        rows = data if isinstance(data, list | tuple) else ()
+        flat = [size for row in rows for size in (row if isinstance(row, list | tuple) else (row,))]
+        if not any(isinstance(size, torch.SymInt) for size in flat):
+            return original(data, dtype=dtype, device=device)
+        sizes = [torch.scalar_tensor(size, dtype=dtype or torch.int64, device=device) for size in flat]
+        together = torch.stack(sizes)
+        return together.reshape(len(rows), -1) if isinstance(rows[0], list | tuple) else together
+
+    return as_tensor
+
+
 def _no_positions(original: Any) -> Any:
     """Leave positions in three directions to the model, which finds those of a text alone by itself."""
 
@@ -132,6 +163,18 @@ PATCHES: tuple[Patch, ...] = (
         _pool_any_size,
         "the windows of the pool become those of the example's size (UperNet and other pyramids)",
         "torch.export keeps adaptive pools of symbolic sizes whole",
+    ),
+    Patch(
+        "torch:as_tensor",
+        _of_sizes,
+        "sizes of feature maps become those of the example's picture (Deformable DETR)",
+        "torch.export keeps symbolic sizes that a tensor is made of",
+    ),
+    Patch(
+        "torch:linspace",
+        _spaced,
+        "as many numbers as a picture has rows become as many as the example's has (Deformable DETR, LW-DETR)",
+        "the engine translates linspace with a symbolic number of steps",
     ),
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
