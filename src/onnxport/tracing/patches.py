@@ -11,7 +11,7 @@ from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
 from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
-from onnxport.tracing.sizes import SIZES, symbolic_sizes
+from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
 
 
 def _squeeze(original: Any) -> Any:
@@ -270,7 +270,7 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *_of_imported((*_MODEL_PATCHES, *SIZES)), *symbolic_sizes())
+    return (*PATCHES, *POOLS, *_of_imported((*_MODEL_PATCHES, *SIZES)), *symbolic_sizes())
 
 
 def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:
