@@ -4,7 +4,10 @@ import builtins
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+from transformers import CanineConfig
+from transformers.models.canine.modeling_canine import CanineAttention
 from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
@@ -31,7 +34,8 @@ def test_tables_of_positions_are_resized_at_once() -> None:
 def test_positions_on_two_axes_are_looked_up_at_once() -> None:
     torch.manual_seed(0)
     config: Any = SimpleNamespace(
-        axial_pos_shape=(3, 4), axial_pos_embds_dim=(2, 6), dropout=0, attn_layers=["lsh"], local_attn_chunk_length=2,
+        axial_pos_shape=(3, 4), axial_pos_embds_dim=(2, 6), hidden_size=8, attn_layers=["lsh"],
+        local_attn_chunk_length=2,
         lsh_attn_chunk_length=2, hidden_dropout_prob=0.0,
     )  # fmt: skip
     positions = AxialPositionEmbeddings(config).eval()
@@ -41,6 +45,19 @@ def test_positions_on_two_axes_are_looked_up_at_once() -> None:
     expected = positions(places)
     with patched(of(SIZES, "reformer")):
         torch.testing.assert_close(positions(places), expected)
+
+
+@pytest.mark.parametrize("length", [3, 4, 9])
+def test_chunks_of_a_text_are_attended_at_once(length: int) -> None:
+    torch.manual_seed(0)
+    config = CanineConfig(hidden_size=8, num_attention_heads=2)
+    chunks = {f"attend_{way}_chunk_{what}": 4 for way in ("from", "to") for what in ("width", "stride")}
+    attention = CanineAttention(config, local=True, **chunks).eval()
+    states, mask = torch.randn(2, length, 8), torch.ones(2, length, length)
+    mask[1, :, 2:] = 0
+    expected = attention(states, mask)[0]
+    with patched(of(SIZES, "canine")):
+        torch.testing.assert_close(attention(states, mask)[0], expected)
 
 
 def test_a_tensor_has_a_length_that_may_vary() -> None:

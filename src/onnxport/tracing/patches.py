@@ -9,9 +9,10 @@ from typing import Any
 from onnxport.passes.patch import Patch
 from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
+from onnxport.tracing.annealing import ANNEALING
 from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
-from onnxport.tracing.sizes import SIZES, symbolic_sizes
+from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
 
 
 def _squeeze(original: Any) -> Any:
@@ -290,6 +291,7 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         )
         for name in ("parakeet", "granite_speech5")
     ),
+    *ANNEALING,
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
@@ -313,7 +315,7 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *_of_imported((*_MODEL_PATCHES, *SIZES)), *symbolic_sizes())
+    return (*PATCHES, *POOLS, *_of_imported((*_MODEL_PATCHES, *SIZES)), *symbolic_sizes())
 
 
 def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:

@@ -126,6 +126,66 @@ def _looked_up(_: Any) -> Any:
     return forward
 
 
+def _within_chunks(original: Any) -> Any:
+    """Attend within chunks of a text of any length: the last one is filled up with places that nothing looks at."""
+
+    def forward(
+        self: Any, hidden_states: torch.Tensor, attention_mask: Any = None, output_attentions: Any = False
+    ) -> Any:
+        import torch
+        from torch.nn import functional
+
+        width = self.attend_from_chunk_width
+        others = (self.attend_from_chunk_stride, self.attend_to_chunk_width, self.attend_to_chunk_stride)
+        also_first = self.always_attend_to_first_position or self.first_position_attends_to_all
+        if not self.local or also_first or output_attentions or set(others) != {width}:
+            return original(self, hidden_states, attention_mask, output_attentions)
+        batch, length, size = hidden_states.shape
+        chunks = (length + width - 1) // width + 1  # never one, which the trace would take for the batch as it is
+        rest = chunks * width - length
+        states = functional.pad(hidden_states, (0, 0, 0, rest)).reshape(batch * chunks, width, size)
+        # A mask says the same for every place that looks; minus infinity leaves filled places out even where all are.
+        mask = functional.pad(attention_mask[:, 0].float(), (0, rest), value=-torch.inf).reshape(-1, 1, width)
+        said = self.self(states, states, mask, False)[0].reshape(batch, chunks * width, size)[:, :length]
+        return (self.output(said, hidden_states),)
+
+    return forward
+
+
+def _pool_as_a_picture(original: Any) -> Any:
+    """Pool rows as pictures of one row."""
+
+    def max_pool1d(rows: torch.Tensor, *sizes: Any, **named: Any) -> Any:
+        from torch.nn import functional
+
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        given = {**dict(zip(names, sizes, strict=False)), **named}
+        if given.get("return_indices") or isinstance(rows.shape[-1], int):
+            return original(rows, *sizes, **named)
+        whole = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+        wide = {
+            name: (whole[name], _number(size)) for name, size in given.items() if name in whole and size is not None
+        }
+        wide.setdefault("stride", wide["kernel_size"])
+        pooled = functional.max_pool2d(rows.unsqueeze(-2), **wide, ceil_mode=bool(given.get("ceil_mode")))
+        return pooled.squeeze(-2)
+
+    return max_pool1d
+
+
+def _number(size: Any) -> Any:
+    return size[0] if isinstance(size, list | tuple) else size
+
+
+POOLS: tuple[Patch, ...] = (
+    Patch(
+        "torch.nn.functional:max_pool1d",
+        _pool_as_a_picture,
+        "a pool of one axis fixes its size (CANINE)",
+        "torch.export keeps pools of symbolic sizes",
+    ),
+)
+
 SIZES: tuple[Patch, ...] = (
     Patch(
         "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
@@ -147,6 +207,12 @@ SIZES: tuple[Patch, ...] = (
         _looked_up,
         "a loop over the texts fixes how many there are",
         "Transformers looks all positions up at once",
+    ),
+    Patch(
+        "transformers.models.canine.modeling_canine:CanineAttention.forward",
+        _within_chunks,
+        "a loop over a text's chunks fixes its length",
+        "Transformers attends within all chunks at once",
     ),
 )
 """For models that may not be imported."""
