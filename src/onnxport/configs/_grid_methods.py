@@ -181,7 +181,7 @@ _METHODS: dict[tuple[str, str, str], Callable[[Any, Places], _Method]] = {
     ("Projector", "forward", "image_grid_thw"): _projected_in_blocks,  # PaddleOCR
     ("VisionModel", "pixel_unshuffle", "merge_sizes"): _shrunk,  # VideoLLaMA 3
     ("VisionEmbeddings", "resize_positional_embeddings", "grid_thw"): _resized,  # Cosmos 3 Edge
-    ("VisionPatchEmbed", "forward", "grid_thw"): _with_positions,  # Hunyuan
+    ("HunYuanVLVisionPatchEmbed", "forward", "grid_thw"): _with_positions,  # Hunyuan
     ("VisionPatchMerger", "forward", "size"): _with_newlines,  # Hunyuan
     ("(?<!Attention)Merger", "forward", "target_sizes"): _merged_in_steps,  # MiniCPM
     ("VisionShortConv", "forward", "grid_thw"): _convolved,  # LFM 3
