@@ -224,4 +224,4 @@ PICTURES = {
 FEATURES = {"granite_speech5_ctc": 320, "granite_speech5_encoder": 320}
 """Values of each frame of a sound that a model needs, and its configuration doesn't say."""
 QUIET = {"dac": ("decoder.conv2.weight", 0.01)}
-"""What a model's sounds are made by at last, and by how much it is scaled: samples are below one, as those of real ones."""
+"""What makes a model's sounds at last, and by how much it is scaled: samples are below one, as those of real sounds."""
