@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from onnxport.configs import OnnxConfig, OnnxConfigWithPast, OnnxSeq2SeqConfigWithPast
 from onnxport.configs._dummies import extend_mask
+from onnxport.configs.plain_tokenizer import plain_tokenizer
 
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -223,7 +224,7 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
         """Make sounds, the decoder's texts and, with past, a cache.
 
         Args:
-            preprocessor: a Whisper processor.
+            preprocessor: a Whisper processor, or its feature extractor: texts are token numbers then.
             batch_size: samples; -1 for the default.
             seq_length: tokens per text; -1 for the default.
             is_pair: make each text a pair of texts.
@@ -236,7 +237,7 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
         generate = OnnxConfig.generate_dummy_inputs
         sounds = generate(
             self,
-            preprocessor.feature_extractor,
+            getattr(preprocessor, "feature_extractor", preprocessor),
             batch_size=batch_size,
             framework=framework,
             sampling_rate=sampling_rate,
@@ -246,7 +247,8 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
         features = sounds["input_features"]
         frames = features.shape[2] // 2  # the encoder's second convolution has stride 2
         length = 1 if self.use_past else seq_length
-        texts = self._texts(preprocessor.tokenizer, batch_size, length, is_pair, framework)
+        tokenizer = getattr(preprocessor, "tokenizer", None) or plain_tokenizer(self._config)
+        texts = self._texts(tokenizer, batch_size, length, is_pair, framework)
         inputs: dict[str, Any] = {"input_features": features, "decoder_input_ids": texts}
         if self.use_past:
             inputs["past_key_values"] = self._dummy_cache({"input_ids": features[:, 0, :frames], **inputs}, framework)
