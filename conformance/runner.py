@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,8 @@ def _work(pipe: Connection, work: tuple[Path, str], torch_threads: int) -> None:
     import warnings
 
     import torch
+
+    declared = _declare_operators()  # as long as it lives
     import transformers
 
     directory, (module, _, name) = work[0], work[1].partition(":")
@@ -184,8 +187,24 @@ def _work(pipe: Connection, work: tuple[Path, str], torch_threads: int) -> None:
         try:
             pair = pipe.recv()
         except EOFError:
+            del declared
             return
         pipe.send(function(*pair, directory))
+
+
+def _declare_operators() -> Any:
+    """Declare what torchvision's Python names of its binary, if it is installed in a build that this torch can't load.
+
+    timm imports torchvision, of which there is no build beside torch's for CPUs; no pair runs these operators.
+    """
+    import torch
+
+    if find_spec("torchvision") is None or "+cpu" not in torch.__version__:
+        return None
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return operators
 
 
 def _line(number: int, total: int, pair: Pair, record: dict[str, Any]) -> str:

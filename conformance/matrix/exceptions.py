@@ -49,7 +49,30 @@ _WINDOWED_HEADS = {
     **{"swa_head_dim": 16, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8},
 }
 
+_TIMM = {
+    "timm_wrapper": {"architecture": "test_resnet"},
+    "timm_backbone": {"base": {"backbone": "test_resnet"}, "backbone": "test_resnet"},
+    "gemma3n": {"vision_soft_tokens_per_image": 25},
+    "gemma3n_vision": {"architecture": "test_efficientnet", "hidden_size": 256},
+    "perception_lm": {
+        "base": {"vision_config": {"model_type": "timm_wrapper", "model_args": {"embed_dim": 64}}},
+        "vision_config": {"...": 0, "architecture": "test_vit", "model_args": {"embed_dim": 64}},
+    },
+    "pe_video_encoder": {"vision_config": {"...": 0, "architecture": "test_vit", "global_pool": "token"}},
+    "fast_vlm": {
+        "base": {"vision_config": {"model_type": "timm_wrapper", "hidden_size": 64}},
+        "vision_config": {"...": 0, "architecture": "test_convnext", "hidden_size": 64, "model_args": {}},
+    },
+    "edgetam_vision_model": {
+        "backbone_config": {"...": 0, "architecture": "test_convnext"},
+        "backbone_channel_list": [64, 48, 32, 24],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    },
+}
+"""Models with an encoder of pictures of timm, which has small architectures for tests."""
+
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    **_TIMM,
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32]},
     "mamba2": {"num_heads": 8},
@@ -214,6 +237,7 @@ A value for a configuration inside is a dictionary with the key `...`.
 """
 
 PICTURES = {
+    **dict.fromkeys(("timm_wrapper", "timm_backbone", "gemma3n", "gemma3n_vision", "perception_lm"), (160, 160)),
     "depth_pro": (256, 256),
     "seggpt": (32, 32),
     "pp_ocrv5_mobile_rec": (80, 320),
