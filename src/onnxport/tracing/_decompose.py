@@ -157,10 +157,11 @@ def _decompose_nodes(graph: Graph, registry: Any) -> bool:
             if node.target in table or _is_view_or_copy(node.target):
                 if not _decompose_node(graph, node, others):
                     return False
-            elif node.target is torch.ops.aten.view.default:
-                _state_size(node)
-            elif "val" not in node.meta:  # the engine inserts some
+                continue
+            if "val" not in node.meta:  # the engine inserts some
                 node.meta["val"] = _runner(node)(*(source.meta["val"] for source in node.all_input_nodes))
+            if node.target is torch.ops.aten.view.default:
+                _state_size(node)
     return True
 
 
