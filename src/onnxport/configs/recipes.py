@@ -161,6 +161,22 @@ def takes_frames(config: Any) -> bool:
     return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
 
 
+def _shuffling(setting: Setting) -> torch.Tensor:
+    """Make the numbers by whose order a masked autoencoder hides patches."""
+    import torch
+
+    height, width = setting.inputs["pixel_values"].shape[-2:]
+    side = setting.number("patch_size", default=16)
+    return torch.rand(setting.batch, (height // side) * (width // side), generator=torch.Generator().manual_seed(0))
+
+
+def _places_of_pictures(setting: Setting) -> torch.Tensor:
+    """Let a text begin with the places of its picture."""
+    mask = 0 * _numbers(setting.batch, setting.length)
+    mask[:, : setting.number("latent_query_num", default=64)] = 1
+    return mask
+
+
 def _every_other(setting: Setting) -> torch.Tensor:
     """Let every other token see all others."""
     mask = 0 * _numbers(setting.batch, setting.length)
@@ -191,6 +207,8 @@ _PICTURE = {0: "batch", 2: "height", 3: "width"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
+    "noise": Recipe(_BATCH, _shuffling),
+    "image_embeds_position_mask": Recipe(_TEXT, _places_of_pictures),
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
     "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
     "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
