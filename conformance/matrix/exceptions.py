@@ -146,6 +146,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "gemma3": {"mm_tokens_per_image": 4},
     "shieldgemma2": {"mm_tokens_per_image": 4},
     "kosmos-2": {"latent_query_num": 4},
+    "gemma4_audio": {"subsampling_conv_channels": [128, 32]},
     "lilt": {"hidden_size": 48},
     "superpoint": {"keypoint_decoder_dim": 65},
     "donut-swin": {"window_size": 2},

@@ -96,9 +96,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._added.append(_DECODER)
         if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
             self._added.append("token_type_ids")
-        if "pixel_values" in self._added and not takes_frames(model.config):
+        replaced = takes_frames(model.config) or "pixel_position_ids" in parameters
+        if "pixel_values" in self._added and not replaced:
             self._added.remove("pixel_values")
-        elif "pixel_values" in parameters and takes_frames(model.config):
+        elif "pixel_values" in parameters and replaced:
             self._added.append("pixel_values")
         if "noise" in self._added and not hasattr(model.config, "norm_pix_loss"):  # not a masked autoencoder
             self._added.remove("noise")
