@@ -282,6 +282,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
+        if "pixel_position_ids" in inputs:
+            axes["pixel_values"] = {0: "batch", 1: "patches"}
         if _DECODER in inputs and inputs[_DECODER].shape[1] == 1:  # a transducer's token
             axes[_DECODER] = {0: "batch"}
         axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}

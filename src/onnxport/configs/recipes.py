@@ -5,7 +5,6 @@ A description takes from here what a forward requires, or asks for by name when 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _DECODER_LENGTH = 3
 _PLACES = 5
 _FRAMES = 4
-_TICKS = 40
+_TICKS = 20
 
 
 @dataclass(frozen=True)
@@ -182,21 +181,19 @@ def _places_of_pictures(setting: Setting) -> torch.Tensor:
 
 
 def takes_positions(config: Any) -> bool:
-    """Say whether an encoder reads a picture as patches, padded to one length, with the places of all of them."""
-    return all(hasattr(config, name) for name in ("default_output_length", "pooling_kernel_size", "patch_size"))
+    """Say whether an encoder reads pictures as patches, padded to one length, and where each of them stands."""
+    return all(hasattr(config, name) for name in ("position_embedding_size", "pooling_kernel_size", "patch_size"))
 
 
 def _patches(setting: Setting) -> int:
-    return int(setting.config.default_output_length * setting.config.pooling_kernel_size**2)
+    return int(_FRAMES * (_FRAMES + setting.batch) * setting.config.pooling_kernel_size**2)
 
 
 def _positions(setting: Setting) -> torch.Tensor:
-    """Place the patches of a square picture, in columns and rows; the rest is padding."""
+    """Place the patches of a square picture, in columns and rows; what follows is padding."""
     import torch
 
-    kernel, count = setting.config.pooling_kernel_size, _patches(setting)
-    side = math.isqrt(count) // kernel * kernel
-    numbers = torch.arange(count)
+    side, numbers = _FRAMES * setting.config.pooling_kernel_size, torch.arange(_patches(setting))
     places = torch.stack([numbers % side, numbers // side], dim=-1)
     places[side**2 :] = -1
     return places.expand(setting.batch, -1, -1).clone()
@@ -232,14 +229,15 @@ def _time_features(setting: Setting, length: int) -> torch.Tensor:
 
 _TEXT = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
+_PATCHES = {0: "batch", 1: "patches"}
 _SOUND = {0: "batch", 1: "audio_sequence"}
 _PICTURE = {0: "batch", 2: "height", 3: "width"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
-    "pixel_position_ids": Recipe(_BATCH, _positions),
-    "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS, s.number("input_feat_size", default=128))),
-    "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS) == 0),  # nothing is hidden
+    "pixel_position_ids": Recipe(_PATCHES, _positions),
+    "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
+    "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
     "noise_embeds": Recipe(
         {0: "batch", 1: "block"},
         lambda s: _zeros(s.batch, s.number("block_size", default=16), s.number("hidden_size", default=64)),
