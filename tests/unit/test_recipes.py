@@ -131,3 +131,14 @@ def test_a_tensor_of_sizes_varies_with_them() -> None:
         axes = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
         program = torch.export.export(Sizes(), (torch.ones(4, 5),), dynamic_shapes=axes)
     assert program.module()(torch.ones(7, 9)).tolist() == [[7, 9], [8, 9]]
+
+
+def test_a_masked_autoencoder_gets_a_number_for_each_patch() -> None:
+    noise = make("noise", {"patch_size": 16}, pixel_values=torch.zeros(2, 3, 64, 32))
+    assert noise.shape == (2, 8)
+    assert noise.unique().numel() == 16
+
+
+def test_a_text_begins_with_the_places_of_its_picture() -> None:
+    mask = make("image_embeds_position_mask", {"latent_query_num": 2}, input_ids=torch.ones(2, 5, dtype=torch.int64))
+    assert mask.tolist() == [[1, 1, 0, 0, 0]] * 2

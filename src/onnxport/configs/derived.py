@@ -45,7 +45,7 @@ _WITHOUT_LOOP = ("zaya",)
 projections, what Zaya remembers before the first token isn't zero."""
 _DECODER = "decoder_input_ids"
 _TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
-_ALWAYS = ("input_points", "input_labels", "global_attention_mask", *_TRAJECTORY)
+_ALWAYS = ("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", "noise", *_TRAJECTORY)
 """Parameters that a forward does without, and a user doesn't."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
@@ -96,10 +96,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._added.append(_DECODER)
         if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
             self._added.append("token_type_ids")
-        if "pixel_values" in self._added and not takes_frames(model.config):
+        replaced = takes_frames(model.config) or "pixel_position_ids" in parameters
+        if "pixel_values" in self._added and not replaced:
             self._added.remove("pixel_values")
-        elif "pixel_values" in parameters and takes_frames(model.config):
+        elif "pixel_values" in parameters and replaced:
             self._added.append("pixel_values")
+        if "noise" in self._added and not hasattr(model.config, "norm_pix_loss"):  # not a masked autoencoder
+            self._added.remove("noise")
         self._dropped: set[str] = set()
         main = model.main_input_name
         self._inputs: dict[str, Mapping[int, str]] = {  # chooses the part of a processor
@@ -256,6 +259,12 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def _add_recipes(self, inputs: dict[str, Any]) -> None:
         """Add what no preprocessor makes."""
+        import torch
+
+        if "image_embeds_position_mask" in self._added:  # as many places as a picture has states come before the text
+            places = self._config.latent_query_num
+            for name in ("input_ids", "attention_mask"):
+                inputs[name] = torch.cat([inputs[name][:, :1].expand(-1, places), inputs[name]], dim=1)
         for name in self._added:
             made_by = recipe(name)
             if made_by is not None and (name not in inputs or name in _REPLACED):
@@ -273,6 +282,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
+        if "pixel_position_ids" in inputs:
+            axes["pixel_values"] = {0: "batch", 1: "patches"}
         if _DECODER in inputs and inputs[_DECODER].shape[1] == 1:  # a transducer's token
             axes[_DECODER] = {0: "batch"}
         axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}

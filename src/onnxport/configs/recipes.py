@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _DECODER_LENGTH = 3
 _PLACES = 5
 _FRAMES = 4
+_TICKS = 20
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def _boxes(setting: Setting) -> torch.Tensor:
 
 
 def _frames(setting: Setting) -> torch.Tensor:
+    if takes_positions(setting.config):
+        return _zeros(setting.batch, _patches(setting), 3 * setting.config.patch_size**2)
     side = setting.number("image_size", "crop_size", default=64)
     count = setting.number("num_frames", "frames_per_clip", default=_FRAMES)
     return _zeros(setting.batch, count, setting.number("num_channels", "in_chans", default=3), side, side)
@@ -161,6 +164,41 @@ def takes_frames(config: Any) -> bool:
     return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
 
 
+def _shuffling(setting: Setting) -> torch.Tensor:
+    """Make the numbers by whose order a masked autoencoder hides patches."""
+    import torch
+
+    height, width = setting.inputs["pixel_values"].shape[-2:]
+    side = setting.number("patch_size", default=16)
+    return torch.rand(setting.batch, (height // side) * (width // side), generator=torch.Generator().manual_seed(0))
+
+
+def _places_of_pictures(setting: Setting) -> torch.Tensor:
+    """Let a text begin with the places of its picture."""
+    mask = 0 * _numbers(setting.batch, setting.length)
+    mask[:, : setting.number("latent_query_num", default=64)] = 1
+    return mask
+
+
+def takes_positions(config: Any) -> bool:
+    """Say whether an encoder reads pictures as patches, padded to one length, and where each of them stands."""
+    return all(hasattr(config, name) for name in ("position_embedding_size", "pooling_kernel_size", "patch_size"))
+
+
+def _patches(setting: Setting) -> int:
+    return int(_FRAMES * (_FRAMES + setting.batch) * setting.config.pooling_kernel_size**2)
+
+
+def _positions(setting: Setting) -> torch.Tensor:
+    """Place the patches of a square picture, in columns and rows; what follows is padding."""
+    import torch
+
+    side, numbers = _FRAMES * setting.config.pooling_kernel_size, torch.arange(_patches(setting))
+    places = torch.stack([numbers % side, numbers // side], dim=-1)
+    places[side**2 :] = -1
+    return places.expand(setting.batch, -1, -1).clone()
+
+
 def _every_other(setting: Setting) -> torch.Tensor:
     """Let every other token see all others."""
     mask = 0 * _numbers(setting.batch, setting.length)
@@ -179,6 +217,10 @@ def _flattened(setting: Setting) -> torch.Tensor:
     return patches
 
 
+def _context_size(setting: Setting) -> int:
+    return setting.number("hidden_size", default=64) * len(getattr(setting.config, "target_layer_ids", None) or [0])
+
+
 def _time_features(setting: Setting, length: int) -> torch.Tensor:
     config = setting.config
     count = getattr(config, "num_time_features", 0) + getattr(config, "num_dynamic_real_features", 0)
@@ -187,10 +229,22 @@ def _time_features(setting: Setting, length: int) -> torch.Tensor:
 
 _TEXT = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
+_PATCHES = {0: "batch", 1: "patches"}
+_SOUND = {0: "batch", 1: "audio_sequence"}
 _PICTURE = {0: "batch", 2: "height", 3: "width"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
+    "pixel_position_ids": Recipe(_PATCHES, _positions),
+    "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
+    "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
+    "noise_embeds": Recipe(
+        {0: "batch", 1: "block"},
+        lambda s: _zeros(s.batch, s.number("block_size", default=16), s.number("hidden_size", default=64)),
+    ),
+    "context_hidden_states": Recipe(_TEXT, lambda s: _zeros(s.batch, _PLACES, _context_size(s))),
+    "noise": Recipe(_BATCH, _shuffling),
+    "image_embeds_position_mask": Recipe(_TEXT, _places_of_pictures),
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
     "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
     "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
