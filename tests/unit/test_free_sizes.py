@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import CanineConfig
 from transformers.models.canine.modeling_canine import CanineAttention
+from transformers.models.fastspeech2_conformer import modeling_fastspeech2_conformer
 from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
@@ -45,6 +46,17 @@ def test_positions_on_two_axes_are_looked_up_at_once() -> None:
     expected = positions(places)
     with patched(of(SIZES, "reformer")):
         torch.testing.assert_close(positions(places), expected)
+
+
+@pytest.mark.parametrize(
+    ("durations", "speed"), [([[1, 0, 2], [0, 4, 0]], 1.0), ([[2, 1, 3], [0, 0, 0]], 1.5), ([[0, 0, 0]] * 2, 1.0)]
+)
+def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed: float) -> None:
+    states = torch.arange(12.0).reshape(2, 3, 2) + 1
+    expected = modeling_fastspeech2_conformer.length_regulator(states, torch.tensor(durations), speed)
+    with patched(tuple(patch for patch in SIZES if patch.target.endswith(":length_regulator"))):
+        found = modeling_fastspeech2_conformer.length_regulator(states, torch.tensor(durations), speed)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("length", [3, 4, 9])

@@ -112,9 +112,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._parts = _parts(model, preprocessor, parameters)
         self._states = CacheStates((), 0)
         self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
-        self._more = {"logits_to_keep": 1} if last_logits else {}
+        self._more: dict[str, Any] = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
+        if "sample" in self._parameters:  # noise on what encodes a sound, for training
+            self._more["sample"] = False
         self._forgets = recurrences.forgets(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._look_at(model, preprocessor)
@@ -198,7 +200,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             result = self._run_once(forward, now)
             now[PAST] = result[PAST]
             logits.append(result["logits"])
-        kept = logits[-1:] if self._more else logits
+        kept = logits[-1:] if "logits_to_keep" in self._more else logits
         return {**result, "logits": torch.cat(kept, dim=1)}
 
     def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,6 +173,31 @@ def _pool_as_a_picture(original: Any) -> Any:
     return max_pool1d
 
 
+def _repeated_at_once(_: Any) -> Any:
+    """Give every place of a text the frames that it lasts, in all texts at once."""
+
+    def length_regulator(states: torch.Tensor, durations: torch.Tensor, speaking_speed: float = 1.0) -> torch.Tensor:
+        import torch
+
+        if speaking_speed != 1.0:
+            durations = torch.round(durations.float() * speaking_speed).long()
+        durations = torch.where(durations.sum() == 0, 1, durations)
+        ends = durations.cumsum(1)
+        frames = ends[:, -1].max().item()
+        torch._check(frames > 1)  # type: ignore[no-untyped-call]  # what the trace may count on; the graph takes one frame, too
+        torch._check(frames <= _MOST_FRAMES)  # type: ignore[no-untyped-call]
+        frame = torch.arange(frames, device=states.device)
+        place = (frame[None, :, None] >= ends[:, None]).sum(-1).clamp(max=states.shape[1] - 1)
+        repeated = states.gather(1, place[..., None].expand(-1, -1, states.shape[2]))
+        return repeated * (frame[None] < ends[:, -1:])[..., None]
+
+    return length_regulator
+
+
+_MOST_FRAMES = 5000
+"""How many frames FastSpeech 2's table of positions is made for."""
+
+
 def _number(size: Any) -> Any:
     return size[0] if isinstance(size, list | tuple) else size
 
@@ -187,6 +212,12 @@ POOLS: tuple[Patch, ...] = (
 )
 
 SIZES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.fastspeech2_conformer.modeling_fastspeech2_conformer:length_regulator",
+        _repeated_at_once,
+        "a loop over the texts fixes how many there are, and how long they last depends on values",
+        "Transformers repeats the places of all texts at once",
+    ),
     Patch(
         "transformers.models.moonshine.modeling_moonshine:MoonshinePreTrainedModel._get_feat_extract_output_lengths",
         _whole_lengths,
