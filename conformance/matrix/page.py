@@ -61,11 +61,9 @@ def write_page(records: Iterable[Record], page: Path) -> None:
         page: the Markdown file; the JSON file has its name with another suffix.
     """
     found = sorted(records, key=lambda record: (record["model_type"], record["task"]))
-    now, versions = _today(), _versions()
-    page.write_text(text_of(found, now, versions), encoding="utf-8")
-    lines = ",\n".join(json.dumps(_plain(record), sort_keys=True) for record in found)
-    head = json.dumps({"date": now, "versions": versions})[:-1]
-    page.with_suffix(".json").write_text(f'{head}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
+    page.write_text(text_of(found, _today(), _versions()), encoding="utf-8")
+    lines = [json.dumps(_plain(record), sort_keys=True) for record in found]
+    _write_lines(page.with_suffix(".json"), '"records": [', lines, "]")
 
 
 def write_proved(records: Iterable[Record], path: Path = PATH) -> None:
@@ -84,9 +82,14 @@ def write_proved(records: Iterable[Record], path: Path = PATH) -> None:
         entry["tasks"].append(task)
         if record["fixed_axes"]:
             entry.setdefault("fixed_axes", {})[task] = record["fixed_axes"]
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in types.items())
-    head = json.dumps({"date": _today(), "versions": _versions()})[:-1]
-    path.write_text(f'{head}, "types": {{\n{lines}\n}}}}\n', encoding="utf-8")
+    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in types.items()]
+    _write_lines(path, '"types": {', lines, "}")
+
+
+def _write_lines(path: Path, start: str, lines: list[str], end: str) -> None:
+    """Write JSON with the day, the versions, and something of which each item has a line, for diffs to be read."""
+    head, items = json.dumps({"date": _today(), "versions": _versions()})[:-1], ",\n".join(lines)
+    path.write_text(f"{head}, {start}\n{items}\n{end}}}\n", encoding="utf-8")
 
 
 def _today() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from onnxport.cli._outcome import DONE
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = proved()
     shown = _chosen(found.types, arguments.model_type, arguments.task)
     if arguments.json:
-        print_json({name: _plain(known) for name, known in shown.items()})
+        print_json({name: asdict(known) for name, known in shown.items()})
     elif arguments.model_type:
         [(name, known)] = shown.items()
         print_table(name, ("task", "name in transformers.onnx 4.37.2", "proved"), _rows(name, known))
@@ -66,10 +67,6 @@ def _chosen(types: dict[str, ProvedType], model_type: str | None, task: str | No
 def _spelling(model_type: str) -> str:
     """Return a name that is the same for hyphens and underscores, and for capitals."""
     return model_type.replace("_", "-").lower()
-
-
-def _plain(known: ProvedType) -> dict[str, object]:
-    return {"tasks": known.tasks, "failed": known.failed, "fixed_axes": known.fixed_axes}
 
 
 def _rows(model_type: str, known: ProvedType) -> list[tuple[str, str, str]]:

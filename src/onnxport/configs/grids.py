@@ -16,8 +16,7 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._grid_tracing import GridTracing
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.derived import move
-from onnxport.configs.multimodal import StatesOnnxConfig
-from onnxport.errors import UnsupportedError
+from onnxport.configs.multimodal import StatesOnnxConfig, wants_more
 
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
@@ -124,10 +123,7 @@ class GridOnnxConfig(OnnxConfig):
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
-        raise UnsupportedError(
-            f"{type(model).__name__} wants more than {self._patches} and {self._grid} to encode pictures, which can't "
-            f"be described yet ({type(failure).__name__}: {failure})"
-        ) from failure
+        raise wants_more(model, f"{self._patches} and {self._grid} to encode pictures", failure) from failure
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder: while it is traced, with what it would find by loops."""

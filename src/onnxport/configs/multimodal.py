@@ -123,10 +123,7 @@ class MediaOnnxConfig(OnnxConfig):
                 return
             except (TypeError, AttributeError, ValueError, KeyError, RuntimeError) as error:
                 failure = error
-        raise UnsupportedError(
-            f"{type(model).__name__} wants more than {', '.join(self._axes)} to encode them, which can't be "
-            f"described yet ({type(failure).__name__}: {failure})"
-        ) from failure
+        raise wants_more(model, f"{', '.join(self._axes)} to encode them", failure) from failure
 
     def _form_of(self, model: Any, arguments: Mapping[str, Any]) -> str:
         """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
@@ -154,6 +151,14 @@ _MULTIPLE = 64
 _OTHER_INPUTS = ("input_values",)
 _IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
 """Parameters of a method that aren't about pictures and sounds, or stand for others."""
+
+
+def wants_more(model: Any, than: str, failure: Exception) -> UnsupportedError:
+    """Return the error of an encoder that fails on all that can be made for it."""
+    return UnsupportedError(
+        f"{type(model).__name__} wants more than {than}, which can't be described yet "
+        f"({type(failure).__name__}: {failure})"
+    )
 
 
 def _axes_of(name: str) -> Mapping[int, str]:
