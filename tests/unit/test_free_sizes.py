@@ -14,6 +14,7 @@ from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from onnxport.passes.patch import Patch, patched
+from onnxport.tracing.patches import PATCHES, fake_patches
 from onnxport.tracing.sizes import SIZES, symbolic_sizes
 
 
@@ -78,3 +79,9 @@ def test_a_tensor_has_a_length_that_may_vary() -> None:
         assert (length("abc"), length(torch.zeros(5, 2))) == (3, 5)
     assert "len" not in vars(modeling_rt_detr)
     assert len is builtins.len
+
+
+def test_no_patch_is_an_operator_of_tensors() -> None:
+    """A class keeps the slots of such methods when they are taken off again: torch.tensor([a tensor]) fails then."""
+    targets = [patch.target for patch in (*PATCHES, *fake_patches())]
+    assert not [target for target in targets if target.startswith("torch:Tensor.__")]

@@ -331,35 +331,8 @@ def _no_fake_grouped_product(original: Any) -> Any:
     return can_use
 
 
-def _by_number(original: Any) -> Any:
-    """Select from what has no values by the numbers that a mask marks; how many these are is known of a mask alone."""
-    import torch
-
-    def of_mask(index: Any) -> tuple[Any, ...]:
-        is_mask = isinstance(index, torch.Tensor) and index.dtype is torch.bool and index.ndim and not is_fake(index)
-        return index.nonzero(as_tuple=True) if is_mask else (index,)
-
-    def select(tensor: Any, index: Any, *value: Any) -> Any:
-        if is_fake(tensor):
-            parts = index if isinstance(index, tuple) else (index,)
-            numbers = tuple(number for part in parts for number in of_mask(part))
-            index = numbers if len(numbers) != len(parts) or isinstance(index, tuple) else numbers[0]
-        return original(tensor, index, *value)
-
-    return select
-
-
 _FAKE_PATCHES: tuple[Patch, ...] = (
     _FINITE,
-    *(
-        Patch(
-            f"torch:Tensor.{name}",
-            _by_number,
-            "how much a mask selects from a tensor without values isn't known, although the mask has values",
-            "torch computes on the mask itself",
-        )
-        for name in ("__getitem__", "__setitem__")
-    ),
     Patch(
         "transformers.integrations.moe:_can_use_grouped_mm",
         _no_fake_grouped_product,
