@@ -12,6 +12,7 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import randomize
+from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.architectures.describe import infer_task
@@ -331,13 +332,8 @@ def test_pictures_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_p
 
 
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    settings = {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "pixtral"}, "image_token_id": PLACE}
-    model = transformers.Mistral3ForConditionalGeneration(transformers.Mistral3Config(**settings))
-    model.save_pretrained(tmp_path / "checkpoint")
-    make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(tmp_path / "checkpoint")
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    transformers.CLIPImageProcessor(**size).save_pretrained(tmp_path / "checkpoint")
+    checkpoint, _ = checkpoint_of("lfm2_vl", "image-to-text", tmp_path / "checkpoints")  # loops over pictures' shapes
     options = ExportOptions(task="image-text-to-text-with-past")
     with pytest.raises(UnsupportedError, match="wants more than pixel_values"):
-        onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
+        onnxport.export(checkpoint, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
