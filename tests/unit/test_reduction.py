@@ -18,6 +18,7 @@ class Config(PreTrainedConfig):
     num_hidden_layers: int = 5
     max_depth: int = 5
     widths: Any = None
+    chosen_indexes: Any = ()
     special: Any = ()
 
 
@@ -47,6 +48,13 @@ def test_only_the_setting_that_counts_layers_is_changed() -> None:
     assert found.model.config.max_depth == 5
     assert found.model.config.widths == [1, 2]
     assert not found.notes
+
+
+def test_a_list_of_some_layers_numbers_is_left() -> None:
+    config = Config(chosen_indexes=[1, 2, 3, 4, 0])
+    found = reduce(Model(config), Model)  # type: ignore[arg-type]
+    assert found.model.config.num_hidden_layers == 2
+    assert found.model.config.chosen_indexes == [1, 2, 3, 4, 0]
 
 
 def test_a_stack_that_must_be_whole_is_left() -> None:

@@ -24,6 +24,8 @@ Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
+_CHOICE = re.compile(r"(indexes|indices)$")
+"""Names of settings that list some layers' numbers, `deepstack_visual_indexes`: a graph takes or gives one of each."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def _shorten(config: Any, cut: Cut, part: str = "") -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             _shorten(value, cut, f"{part}{name}.")
-        elif cut.setting is not None and cut.setting[0] != part:
+        elif _CHOICE.search(name) or (cut.setting is not None and cut.setting[0] != part):
             continue
         elif isinstance(value, (list, tuple)) and len(value) == cut.length and cut.lists:
             vars(config)[name] = cut.picks(value)
