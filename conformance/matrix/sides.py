@@ -74,7 +74,7 @@ def image_processor_for(config: Any) -> Any:
             first = next(iter(made.model_input_names))
             pixels = made(images=[Image.new("RGB", (40, 40))] * 2, return_tensors="pt").get(first)
             own = config.model_type in IMAGE_PROCESSOR_MAPPING_NAMES  # the encoder of a model sees single tiles
-            if first == "pixel_values" and pixels is not None and (own or pixels.ndim == 4):
+            if first == "pixel_values" and pixels is not None and (own or pixels.ndim <= 4):
                 return made
         except Exception:  # processors raise whatever they like
             continue
