@@ -113,3 +113,15 @@ def test_a_decision_by_number_stops_the_trace(rule: Any) -> None:
         model.decide(rule)
     assert seen.stacks == {"layers"}
     assert model.config.widths == [1, 2]
+
+
+class WithHead(Model):
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.head = nn.Linear(4 * config.num_hidden_layers, 1)
+
+
+def test_a_head_with_a_share_for_every_layer_gets_smaller_with_them() -> None:
+    found = reduce(WithHead(Config(max_depth=6)), WithHead)  # type: ignore[arg-type]
+    assert found.stacks == (TracedStack("layers", (0, 0), (0,) * 5),)
+    assert found.model.head.in_features == 8

@@ -27,13 +27,10 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
     """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
 
     def patches_of(self, model: Any) -> list[PatchingSpec]:
-        """Return a layer that takes its states and leaves them, and the recurrence as a scan."""
+        """Return a layer that takes its states and leaves them."""
         from transformers.models.recurrent_gemma import modeling_recurrent_gemma as modeling
 
-        return [
-            PatchingSpec(modeling.RecurrentGemmaRecurrentBlock, "forward", _block),
-            PatchingSpec(modeling.RecurrentGemmaRglru, "_rnn_scan", _scan),
-        ]
+        return [PatchingSpec(modeling.RecurrentGemmaRecurrentBlock, "forward", _block)]
 
     def describe_states(self, model: Any, cache: Any) -> CacheStates:
         """Describe what every layer remembers."""
@@ -156,38 +153,3 @@ def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **
         setattr(self, _GIVEN, (seen[..., -width:], self.rg_lru.recurrent_states.to(given[1].dtype)))
     self.rg_lru.recurrent_states = None
     return self.linear_out(recurred * self.act_fn(self.linear_y(input_states))), None
-
-
-def _scan(
-    self: Any,
-    hidden_states: torch.Tensor,
-    recurrent_gate: torch.Tensor,
-    reset: torch.Tensor,
-    recurrent_states: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute `RecurrentGemmaRglru._rnn_scan` token by token.
-
-    Args:
-        self: not used.
-        hidden_states: what is added, [batch, tokens, width].
-        recurrent_gate: what is kept of the state, like `hidden_states`.
-        reset: where nothing is kept, [batch, tokens, 1].
-        recurrent_states: the state so far, [batch, width]; zeros without.
-
-    Returns:
-        The states after each token, like `hidden_states`, and the last one.
-    """
-    import torch
-    from torch._higher_order_ops.scan import scan
-
-    kept = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
-    added = hidden_states.float().transpose(0, 1).contiguous()
-    first = torch.zeros_like(added[0]) if recurrent_states is None else recurrent_states.float().contiguous()
-    last, states = scan(_keep_and_add, first, (kept, added))
-    return states.transpose(0, 1).to(hidden_states.dtype), last
-
-
-def _keep_and_add(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    kept, added = token
-    state = state * kept + added
-    return state, state.clone()

@@ -16,7 +16,7 @@ from onnxport.weights.parameters import ParameterTensor
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_NUMBERED = re.compile(r"^(?P<before>\w+\.)(?P<number>\d+)(?P<after>\..*)?$")
+_NUMBERED = re.compile(r"^(?!feature_maps\.)(?P<before>\w+\.)(?P<number>\d+)(?P<after>\..*)?$")
 """Names of per-layer inputs and outputs: `past_key_values.0.key`, `present.3.decoder.value`."""
 
 

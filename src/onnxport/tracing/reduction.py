@@ -26,6 +26,8 @@ _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
 _CHOICE = re.compile(r"(indexes|indices)$")
 """Names of settings that list some layers' numbers, `deepstack_visual_indexes`: a graph takes or gives one of each."""
+_CHOSEN = "out_indices"
+"""Setting of backbones: the numbers of the layers whose states they return, counted from what comes before them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def reduce(full: PreTrainedModel, build: Build, whole: frozenset[str] = frozense
     search = _Search(full, build, stacks)
     found, reason = search.attempt(tuple(search.at_once()))
     if found is None:
-        found = search.one_by_one()
+        found = search.one_by_one() or search.attempt(tuple(search.at_once()), shares=True)[0]
     if found is None:
         return Reduction(build(full.config), notes=(f"traced at full depth: {reason}",))
     model, kept = found
@@ -155,8 +157,11 @@ class _Search:
                         break
         return best
 
-    def attempt(self, cuts: Cuts) -> tuple[Reduced | None, str]:
-        """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out."""
+    def attempt(self, cuts: Cuts, *, shares: bool = False) -> tuple[Reduced | None, str]:
+        """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out.
+
+        `shares` lets sizes outside the layers get smaller as the layers get fewer.
+        """
         if not cuts:
             return None, "its stacks of one length have other layers in common"
         try:
@@ -173,7 +178,7 @@ class _Search:
             kept[stack.path] = found
         if all(len(kept[stack.path]) == len(stack) for stack in self.stacks):
             return None, "no setting says how many layers it has"
-        if not _same_outside(_outside(self.full, self.stacks), _outside(model, self.stacks), cuts):
+        if not _same_outside(_outside(self.full, self.stacks), _outside(model, self.stacks), cuts, shares):
             return None, "its depth decides more than the number of layers"
         return (model, kept), ""
 
@@ -238,6 +243,8 @@ def _shorten(config: Any, cut: Cut, part: str = "") -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             _shorten(value, cut, f"{part}{name}.")
+        elif name in ("_out_indices", "_out_features", "stage_names"):
+            vars(config)[name] = _stages(value, cut)
         elif _CHOICE.search(name) or (cut.setting is not None and cut.setting[0] != part):
             continue
         elif isinstance(value, (list, tuple)) and len(value) == cut.length and cut.lists:
@@ -248,6 +255,14 @@ def _shorten(config: Any, cut: Cut, part: str = "") -> None:
             vars(config)[name] = type(value)(_count(item, cut) for item in value)
         else:
             vars(config)[name] = _count(value, cut)
+
+
+def _stages(values: Any, cut: Cut) -> Any:
+    """Return what a backbone's configuration says of its stages, each a layer: their names or some of their numbers."""
+    if len(values or ()) == cut.length + 1:
+        return values[: len(cut.kept) + 1]
+    last = {f"stage{cut.length}": f"stage{len(cut.kept)}"}
+    return values and [last.get(value, _count(value, cut)) for value in values]
 
 
 def _count(value: Any, cut: Cut) -> Any:
@@ -276,30 +291,66 @@ def _outside(model: torch.nn.Module, stacks: tuple[Stack, ...]) -> Outside:
             continue
         tensors = (*module._parameters.items(), *module._buffers.items())
         shapes = [(key, None if value is None else tuple(value.shape)) for key, value in tensors]
-        found.append((name, class_of(module), dict(scalars(module)), shapes))
+        settings = dict(scalars(module))
+        if hasattr(module, _CHOSEN):  # a backbone's, a property
+            settings[_CHOSEN] = (tuple(getattr(module, _CHOSEN)), len(settings.pop("stage_names", ())))
+        found.append((name, class_of(module), settings, shapes))
     return found
 
 
-def _same_outside(full: Outside, short: Outside, cuts: Cuts) -> bool:
+def _same_outside(full: Outside, short: Outside, cuts: Cuts, shares: bool) -> bool:
     """Compare what is outside the stacks; settings may count the layers that are left."""
     if len(full) != len(short):
         return False
     for (name, kind, settings, shapes), (other, its, new, made) in zip(full, short, strict=True):
-        if (name, kind, shapes) != (other, its, made) or settings.keys() != new.keys():
+        if (name, kind) != (other, its) or settings.keys() != new.keys():
             return False
-        if not all(_is_same_setting(key, value, new[key], cuts) for key, value in settings.items()):
+        if shapes != made and not (shares and _have_shares(shapes, made, cuts)):
+            return False
+        if not all(
+            _is_same_setting(key, value, new[key], cuts)
+            or (shares and key == "in_features" and _is_share(value, new[key], cuts))
+            for key, value in settings.items()
+        ):
             return False
     return True
+
+
+def _have_shares(shapes: list[Any], made: list[Any], cuts: Cuts) -> bool:
+    """Say whether tensors differ only in sizes with a share for every layer (the head that reads ESM's attentions).
+
+    Where such a tensor is in the graph, it has the wrong shape there, which is noticed.
+    """
+    if [(name, shape and len(shape)) for name, shape in shapes] != [
+        (name, shape and len(shape)) for name, shape in made
+    ]:
+        return False
+    sizes = (
+        (size, its)
+        for (_, a), (_, b) in zip(shapes, made, strict=True)
+        for size, its in zip(a or (), b or (), strict=True)
+    )
+    return all(size == its or _is_share(size, its, cuts) for size, its in sizes)
+
+
+def _is_share(before: Any, after: Any, cuts: Cuts) -> bool:
+    """Say whether a size got smaller just as the layers got fewer."""
+    return type(before) is int and any(before * len(cut.kept) == after * cut.length for cut in cuts)
 
 
 def _is_same_setting(name: str, before: Any, after: Any, cuts: Cuts) -> bool:
     """Say whether a setting is the same, or says the same of fewer layers: their count, or something for each."""
     if before == after:
         return True
+    if name == _CHOSEN:  # the states of the last layer alone, whose number is the count of layers
+        chosen, its = before[0], after[0]
+        return any({*chosen} <= {cut.length, -1} and {*its} <= {len(cut.kept), -1} for cut in cuts)
     if not isinstance(before, tuple):
         return bool(_DEPTH.search(name)) and any(_count(before, cut) == after for cut in cuts)
     if _DEPTH.search(name):
         return True
+    if len({*before, *after}) == 1 and any(len(before) - cut.length == len(after) - len(cut.kept) for cut in cuts):
+        return True  # the same for every layer, and what comes before them
     return any(len(before) == cut.length and cut.picks(before) == after for cut in cuts)
 
 

@@ -1,0 +1,143 @@
+"""Fixes of the capture that keep a text's length free, in models whose code counts it in Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnxport.passes.patch import Patch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _as_one_chunk(_: Any) -> Any:
+    """Compute the recurrence of a whole text as one chunk: the same sums, and none of a number of chunks."""
+
+    def forward(
+        self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **given: Any
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]] | torch.Tensor:
+        from transformers.models.xlstm.modeling_xlstm import mlstm_chunkwise_native_autograd
+
+        asked = given.pop("return_last_states", None)
+        mode = given.pop("mode", None) or self.config.mode
+        states = self.config.return_last_states if asked is None else asked
+        result: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | torch.Tensor = mlstm_chunkwise_native_autograd(
+            query,
+            key,
+            value,
+            **given,
+            return_last_states=states or "inference" in mode,
+            eps=self.config.eps,
+            chunk_size=query.shape[2],
+        )
+        return result
+
+    return forward
+
+
+def _masked_by_places(_: Any) -> Any:
+    """Count a text's places in a tensor, not in a list."""
+
+    def mask(self: Any, input_ids: torch.Tensor, span: Any, context: torch.Tensor, length: torch.Tensor) -> Any:
+        import torch
+
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        before = place <= place[:, None]
+        context = context.bool()
+        seen = context[:, None, :] | (~context[:, :, None] & before)
+        seen = seen & (span[:, None, :] == span[:, :, None])
+        is_text = (place < self.prompt_length) | (input_ids.shape[1] - 1 - place < length[:, None])  # padded in front
+        return is_text[:, :, None] & is_text[:, None, :] & seen
+
+    return mask
+
+
+def _by_counts(original: Any) -> Any:
+    """Compute the waves of all distances from the counts of places, not from lists of them."""
+
+    def get_position_embeds(self: Any, seq_len: Any, dtype: torch.dtype, device: torch.device) -> Any:
+        import torch
+
+        if self.config.attention_type == "factorized":
+            return original(self, seq_len, dtype, device)
+        half = self.config.d_model // 2
+        rates = 1 / (10000 ** (torch.arange(half, device=device).to(dtype) / half))
+
+        def waves(first: Any, count: Any, step: int) -> torch.Tensor:
+            angles = (first - step * torch.arange(count, device=device)).to(dtype)[:, None] * rates
+            return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+        separate, truncates = self.config.separate_cls, self.config.separate_cls and self.config.truncate_seq
+        embeds, count = [], seq_len
+        for block in range(self.config.num_blocks):
+            step, pooling = 2**block, None
+            if block:
+                before, stride = count, step // 2
+                count = 1 + (before - truncates) // 2 if separate else (before + 1) // 2
+                pooling = waves((2 * count - separate) * stride, 2 * count + before, stride)
+            embeds.append([waves(count * step, 2 * count, step), pooling])
+        return embeds
+
+    return get_position_embeds
+
+
+def _token_by_token(_: Any) -> Any:
+    """Compute a recurrence as a scan.
+
+    The replacement takes what is added, [batch, tokens, width], what is kept of the state, of the same shape, where
+    nothing is kept, [batch, tokens, 1], and the state so far, [batch, width], zeros without; it returns the states
+    after each token, [batch, tokens, width], and the last one.
+    """
+
+    def rnn_scan(
+        self: Any,
+        hidden_states: torch.Tensor,
+        recurrent_gate: torch.Tensor,
+        reset: torch.Tensor,
+        recurrent_states: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+        from torch._higher_order_ops.scan import scan
+
+        kept = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
+        added = hidden_states.float().transpose(0, 1).contiguous()
+        first = torch.zeros_like(added[0]) if recurrent_states is None else recurrent_states.float().contiguous()
+        last, states = scan(_keep_and_add, first, (kept, added))
+        return states.transpose(0, 1).to(hidden_states.dtype), last
+
+    return rnn_scan
+
+
+def _keep_and_add(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    kept, added = token
+    state = state * kept + added
+    return state, state.clone()
+
+
+LENGTHS: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.xlstm.modeling_xlstm:xLSTMBackend.forward",
+        _as_one_chunk,
+        "a loop over a text's chunks, and over what is left of it, fixes its length",
+        "never: for long texts the loop is the better code",
+    ),
+    Patch(
+        "transformers.models.cpmant.modeling_cpmant:CpmAntModel._prepare_attention_mask",
+        _masked_by_places,
+        "a list of a text's places fixes its length",
+        "Transformers counts them with arange",
+    ),
+    Patch(
+        "transformers.models.funnel.modeling_funnel:FunnelAttentionStructure.get_position_embeds",
+        _by_counts,
+        "lists of a text's places fix its length",
+        "Transformers computes the distances from the number of places",
+    ),
+    Patch(
+        "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru._rnn_scan",
+        _token_by_token,
+        "a loop over a text's tokens fixes its length",
+        "torch.export makes a scan of such a loop",
+    ),
+)
+"""For models that may not be imported."""
