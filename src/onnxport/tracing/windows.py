@@ -6,6 +6,7 @@ sizes of the example. The sizes that come out are nested, and comparing them too
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from onnxport.passes.patch import Patch
@@ -25,16 +26,29 @@ class _Shift(int):
 
 
 def _flat_division(original: Any) -> Any:
-    """Divide what was divided before and a number was added to at once: (a // b + c) // d is (a + b * c) // (b * d)."""
+    """Divide sums by as little as can be, and at once.
+
+    (a // b + c) // d is (a + b * c) // (b * d), and (g * a + c) // (g * d) is (a + c // g) // d.
+    """
 
     def divide(cls: Any, base: Any, divisor: Any) -> Any:
         if base.is_Add and divisor.is_Integer and divisor > 0:
             number, rest = base.as_coeff_Add()
             if isinstance(rest, cls) and number.is_Integer and rest.args[1].is_Integer and rest.args[1] > 0:
                 return cls(rest.args[0] + rest.args[1] * number, rest.args[1] * divisor)
+            common = _common(rest, divisor) if number.is_Integer else 1
+            if common > 1:
+                return cls((rest / common).expand() + number // common, divisor // common)
         return original(base, divisor)
 
     return classmethod(divide)
+
+
+def _common(rest: Any, divisor: Any) -> int:
+    """Return what divides a number and all coefficients of a sum of whole numbers."""
+    coefficients = [term.as_coeff_Mul()[0] for term in rest.as_ordered_terms() if term.is_integer]
+    whole = rest.is_integer and all(number.is_Integer for number in coefficients)
+    return math.gcd(int(divisor), *map(int, coefficients)) if whole else 1
 
 
 def _whole_windows(_: Any) -> Any:
@@ -60,8 +74,38 @@ def _padded(states: Any, sizes: tuple[Any, Any], whole: int) -> Any:
     """Pad [batch, height, width, channels] to a multiple of a number."""
     from torch.nn import functional
 
-    below, right = ((size + whole - 1) // whole * whole - size for size in sizes)
+    below, right = (count * whole - size for count, size in zip(_counts(*sizes, whole), sizes, strict=True))
     return functional.pad(states, (0, 0, 0, right, 0, below))
+
+
+def _partition(_: Any) -> Any:
+    """Part [batch, height, width, channels] into windows of any number."""
+
+    def window_partition(states: Any, window_size: int) -> tuple[Any, tuple[Any, Any]]:
+        height, width, channels = states.shape[1:]
+        rows, columns = _counts(height, width, window_size)
+        padded = _padded(states, (height, width), window_size)
+        parted = padded.view(-1, rows, window_size, columns, window_size, channels).transpose(2, 3)
+        return parted.reshape(-1, window_size, window_size, channels), (rows * window_size, columns * window_size)
+
+    return window_partition
+
+
+def _put_together(_: Any) -> Any:
+    """Put windows together, and cut what was padded; the size of the picture says how many windows there are."""
+
+    def window_unpartition(windows: Any, window_size: int, _padded: Any, height_width: tuple[Any, Any]) -> Any:
+        height, width = height_width
+        rows, columns = _counts(height, width, window_size)
+        parted = windows.view(-1, rows, columns, window_size, window_size, windows.shape[-1]).transpose(2, 3)
+        whole = parted.reshape(-1, rows * window_size, columns * window_size, windows.shape[-1])
+        return whole[:, :height, :width].contiguous()
+
+    return window_unpartition
+
+
+def _counts(height: Any, width: Any, window: int) -> tuple[Any, Any]:
+    return (height + window - 1) // window, (width + window - 1) // window
 
 
 def _shift_by_size(_: Any) -> Any:
@@ -155,5 +199,19 @@ DIVISIONS = (
         "torch flattens them",
     ),
 )
-WINDOWS: tuple[Patch, ...] = tuple(patch for module, name in _SWIN.items() for patch in _patches_of(module, name))
+_PLAIN = ("sam2", "sam3", "vitdet")
+"""Models that part a picture into windows with functions of their own, and put it together again."""
+WINDOWS: tuple[Patch, ...] = (
+    *(patch for module, name in _SWIN.items() for patch in _patches_of(module, name)),
+    *(
+        Patch(
+            f"transformers.models.{name}.modeling_{name}:{function}",
+            make,
+            "how many windows there are is a remainder of a remainder, which takes minutes to compare with itself",
+            "Transformers divides, and rounds up",
+        )
+        for name in _PLAIN
+        for function, make in (("window_partition", _partition), ("window_unpartition", _put_together))
+    ),
+)
 """For models that may not be imported."""
