@@ -201,7 +201,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 4,
     },
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "dense", "sparse", "sparse"]},
-    "sam2_hiera_det_model": {"hidden_size": 8},
+    "sam2_hiera_det_model": {"hidden_size": 8, "window_size_per_stage": [8, 4, 6, 3]},
     "clap_audio_model": {"patch_embeds_hidden_size": 8, "hidden_size": 64},
     "chameleon_vqgan": {"base_channels": 32},
     "janus_vqgan": {"base_channels": 32},

@@ -17,7 +17,7 @@ _TYPES = {
     "document-question-answering": "layoutlm",
     "feature-extraction": "bert-generation decision_transformer ijepa jais2 llava patchtst phi3 rembert xlm-roberta",
     "fill-mask": "albert bert esm esmc fnet luke roberta",
-    "image-classification": "convnextv2 efficientnet metaclip_2 mobilenet_v2 pp_lcnet vit_msn",
+    "image-classification": "convnextv2 efficientnet metaclip_2 mobilenet_v2 pp_lcnet swin vit_msn",
     "image-matting": "sapiens2 vitmatte",
     "image-segmentation": "detr",
     "image-to-text": "git got_ocr2 granite_docling llava_onevision smolvlm",

@@ -14,6 +14,7 @@ from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
 from onnxport.tracing.lengths import LENGTHS
 from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
+from onnxport.tracing.windows import DIVISIONS, WINDOWS
 
 
 def _squeeze(original: Any) -> Any:
@@ -316,7 +317,13 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
 
 def patches() -> tuple[Patch, ...]:
     """Return the patches of a capture; those of models that aren't imported are left out."""
-    return (*PATCHES, *POOLS, *_of_imported((*_MODEL_PATCHES, *SIZES, *LENGTHS)), *symbolic_sizes())
+    return (
+        *PATCHES,
+        *POOLS,
+        *DIVISIONS,
+        *_of_imported((*_MODEL_PATCHES, *SIZES, *LENGTHS, *WINDOWS)),
+        *symbolic_sizes(),
+    )
 
 
 def _of_imported(candidates: tuple[Patch, ...]) -> tuple[Patch, ...]:
