@@ -10,6 +10,7 @@ from onnxport.passes.patch import Patch
 from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
 from onnxport.tracing.annealing import ANNEALING
+from onnxport.tracing.codecs import CODECS
 from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
 from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
@@ -292,6 +293,7 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         for name in ("parakeet", "granite_speech5")
     ),
     *ANNEALING,
+    *CODECS,
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
