@@ -13,6 +13,7 @@ from onnxport.tracing.annealing import ANNEALING
 from onnxport.tracing.codecs import CODECS
 from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
+from onnxport.tracing.indexers import INDEXERS
 from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
 
 
@@ -235,6 +236,15 @@ def _always_masked(_: Any) -> Any:
     return make_padding_mask
 
 
+def _no_mask(original: Any) -> Any:
+    """Make no mask where nothing is hidden."""
+
+    def create(*arguments: Any, attention_mask: Any = None, **named: Any) -> Any:
+        return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
+
+    return create
+
+
 def _rotate_real(_: Any) -> Any:
     """Turn pairs of numbers as products of complex numbers do."""
 
@@ -294,6 +304,7 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
     ),
     *ANNEALING,
     *CODECS,
+    *INDEXERS,
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
@@ -305,6 +316,18 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         _always_masked,
         "whether there is a mask of the decoder's tokens depends on their values",
         "Transformers masks them in any case",
+    ),
+    *(
+        Patch(
+            f"transformers.models.{name}.modeling_{name}:{function}",
+            _no_mask,
+            "a mask that hides nothing is made of the queries alone, and there are more keys",
+            "Transformers makes no mask for a graph where it makes none otherwise",
+        )
+        for name, function in (
+            ("autoformer", "create_bidirectional_mask"),
+            ("muse_glimmer_assistant", "create_bidirectional_mask"),
+        )
     ),
     Patch(
         "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
