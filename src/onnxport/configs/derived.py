@@ -103,6 +103,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._added.append(_DECODER)
         if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
             self._added.append("token_type_ids")
+        text = model.config.get_text_config()
+        if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
+            self._added.append("token_type_ids")  # which tokens see what follows: PaliGemma's prefix
         replaced = takes_frames(model.config) or "pixel_position_ids" in parameters
         if "pixel_values" in self._added and not replaced:
             self._added.remove("pixel_values")
@@ -184,7 +187,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._add_recipes(inputs)
         if not self._generates or "input_ids" not in inputs:
             return inputs
-        inputs.pop("token_type_ids", None)
+        if "token_type_ids" not in self._added:
+            inputs.pop("token_type_ids", None)
         batch, length = inputs["input_ids"].shape
         past = length + 2 if self.use_past else 0
         if "position_ids" in self._parameters:

@@ -317,17 +317,11 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         "whether there is a mask of the decoder's tokens depends on their values",
         "Transformers masks them in any case",
     ),
-    *(
-        Patch(
-            f"transformers.models.{name}.modeling_{name}:{function}",
-            _no_mask,
-            "a mask that hides nothing is made of the queries alone, and there are more keys",
-            "Transformers makes no mask for a graph where it makes none otherwise",
-        )
-        for name, function in (
-            ("autoformer", "create_bidirectional_mask"),
-            ("muse_glimmer_assistant", "create_bidirectional_mask"),
-        )
+    Patch(
+        "transformers.models.autoformer.modeling_autoformer:create_bidirectional_mask",
+        _no_mask,
+        "a mask that hides nothing has another shape than the correlations that it is added to",
+        "Transformers makes no mask for a graph where it makes none otherwise",
     ),
     Patch(
         "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
