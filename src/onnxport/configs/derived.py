@@ -158,8 +158,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
         special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
-        special = special or self._config.model_type in _UNLIKE
-        return type(self) is DerivedOnnxConfig and self.task == "default" and not special
+        unlike = self._config.model_type in _UNLIKE
+        return type(self) is DerivedOnnxConfig and self.task == "default" and not (special or unlike)
 
     @property
     def num_layers(self) -> int:
