@@ -57,6 +57,12 @@ def test_a_list_of_some_layers_numbers_is_left() -> None:
     assert found.model.config.chosen_indexes == [1, 2, 3, 4, 0]
 
 
+def test_layers_are_sorted_by_what_the_configuration_calls_them() -> None:
+    kinds = ["window", "window", "full", "window", "full"]
+    (stack,) = reduce(Model(Config(num_hidden_layers=5, special=kinds)), Model).stacks  # type: ignore[arg-type]
+    assert stack == TracedStack("layers", (0, 0, 1, 1), (0, 0, 1, 0, 1))
+
+
 def test_a_stack_that_must_be_whole_is_left() -> None:
     assert not reduce(Model(Config()), Model, frozenset({"layers"})).stacks  # type: ignore[arg-type]
 

@@ -281,6 +281,8 @@ _OWN = {
     "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
 }
 """Model types that generate in a way of their own to `module:class` of their description."""
+_ALWAYS_OWN = ("rwkv",)
+"""Those of which parts without a head have a loop over tokens, too."""
 _OWN_HALVES = {"prophetnet": "onnxport.architectures.prophetnet:ProphetNetDecoderOnnxConfig"}
 """The same for the decoder of an encoder-decoder."""
 
@@ -350,7 +352,8 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
-    if (decoder or model.config.is_encoder_decoder) and model.config.model_type in _OWN:
+    generates = decoder or model.config.is_encoder_decoder or model.config.model_type in _ALWAYS_OWN
+    if generates and model.config.model_type in _OWN:
         own = load_config_class(_OWN[model.config.model_type])
         described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
         return described

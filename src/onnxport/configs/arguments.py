@@ -106,8 +106,11 @@ def call(model: Any, config: OnnxConfig, layout: Layout, flat: Mapping[str, Any]
 
 @contextmanager
 def overridden(model: Any, config: OnnxConfig) -> Iterator[None]:
-    """Apply a description's `values_override` to the model's configuration, and put the old values back."""
-    values = {"return_dict": True, **config.model_values}
+    """Apply a description's `values_override` to the model's configuration, and put the old values back.
+
+    What the model returns has names, and no losses are computed.
+    """
+    values = {"return_dict": True, "return_loss": False, **config.model_values}
     old = {name: getattr(model.config, name) for name in values if hasattr(model.config, name)}
     for name in old:
         setattr(model.config, name, values[name])

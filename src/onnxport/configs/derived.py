@@ -43,9 +43,14 @@ _SOUNDS = ("input_values", "input_features")
 _WITHOUT_LOOP = ("zaya",)
 """Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
 projections, what Zaya remembers before the first token isn't zero."""
+_UNLIKE = ("aimv2",)
+"""Model types that compute something else with PyTorch's attention than with their own: there, a text without padding
+sees what follows, one with padding, as it was trained, what comes before. Their own is what is exported."""
 _DECODER = "decoder_input_ids"
 _TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
-_ALWAYS = ("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", "noise", *_TRAJECTORY)
+_DRAWN = ("noise", "noise_sequence")
+"""Parameters that a forward draws by chance where they aren't given."""
+_ALWAYS = ("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", *_TRAJECTORY, *_DRAWN)
 """Parameters that a forward does without, and a user doesn't."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
@@ -94,8 +99,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
         if self._decodes and (model.can_generate() or "labels" not in parameters):
             self._added.append(_DECODER)
+        if _DECODER in parameters and hasattr(model.config, "canvas_length"):  # tokens that it refines, drawn by chance
+            self._added.append(_DECODER)
         if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
             self._added.append("token_type_ids")
+        text = model.config.get_text_config()
+        if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
+            self._added.append("token_type_ids")  # which tokens see what follows: PaliGemma's prefix
         replaced = takes_frames(model.config) or "pixel_position_ids" in parameters
         if "pixel_values" in self._added and not replaced:
             self._added.remove("pixel_values")
@@ -139,10 +149,17 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return outputs
 
     @property
+    def model_values(self) -> Mapping[str, Any]:
+        """Fields of the model's configuration while it runs; see `OnnxConfig`."""
+        own = {"_attn_implementation": "eager"} if self._config.model_type in _UNLIKE else {}
+        return {**super().model_values, **own}
+
+    @property
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
         special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
-        return type(self) is DerivedOnnxConfig and self.task == "default" and not special
+        unlike = self._config.model_type in _UNLIKE
+        return type(self) is DerivedOnnxConfig and self.task == "default" and not (special or unlike)
 
     @property
     def num_layers(self) -> int:
@@ -170,7 +187,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._add_recipes(inputs)
         if not self._generates or "input_ids" not in inputs:
             return inputs
-        inputs.pop("token_type_ids", None)
+        if "token_type_ids" not in self._added:
+            inputs.pop("token_type_ids", None)
         batch, length = inputs["input_ids"].shape
         past = length + 2 if self.use_past else 0
         if "position_ids" in self._parameters:

@@ -164,6 +164,12 @@ def takes_frames(config: Any) -> bool:
     return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
 
 
+def _noise(*shape: int) -> torch.Tensor:
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def _shuffling(setting: Setting) -> torch.Tensor:
     """Make the numbers by whose order a masked autoencoder hides patches."""
     import torch
@@ -275,5 +281,9 @@ _RECIPES: dict[str, Recipe] = {
     "timesteps": Recipe(_TEXT, _steps),
     "prompt_pixel_values": Recipe(_PICTURE, _like_pictures),
     "prompt_masks": Recipe(_PICTURE, _like_pictures),
+    "noise_sequence": Recipe(
+        {0: "batch", 1: "noise_length"},
+        lambda s: _noise(s.batch, s.inputs["input_features"].shape[1], s.number("model_in_channels", default=64)),
+    ),
     "latents": Recipe({0: "batch", 2: "latent_sequence"}, _latents),
 }

@@ -9,6 +9,8 @@ read them.
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
@@ -31,7 +33,22 @@ def _same_operator_first(original: Any) -> Any:
     return match
 
 
+def _exact(_: Any) -> Any:
+    """Take only zero for nothing to add, and only one for nothing to multiply by; other numbers are rounded."""
+
+    def isclose(value: float, wanted: float, **tolerances: float) -> bool:
+        return value == wanted if wanted in (0, 1) else math.isclose(value, wanted, **tolerances)
+
+    return SimpleNamespace(isclose=isclose)
+
+
 _PATCHES = (
+    Patch(
+        "onnxscript.rewriter._matcher:math",
+        _exact,
+        "adding up to 1e-8 is dropped as adding nothing: the epsilon of a norm, without which small values differ",
+        "the rules that drop what does nothing ask for exactly nothing",
+    ),
     Patch(
         "onnxscript.rewriter._matcher:SimplePatternMatcher.match",
         _same_operator_first,

@@ -1,7 +1,8 @@
 """Find the stacks of repeated layers in a model, and say which of their layers are alike.
 
 Two layers are alike when their signatures are equal: classes, scalar attributes other than the layer's own number,
-shapes and dtypes of parameters and buffers, all the way down. Alike layers run the same code on the same shapes.
+shapes and dtypes of parameters and buffers, all the way down, and what the configuration says of their kind. Alike
+layers run the same code on the same shapes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ LayerSignature = tuple[Any, ...]
 
 _NUMBER = re.compile(r"^(layer|block)?_?(idx|id|index|number|num|i)$|^layer$|^seed$")
 """Attributes in which a layer keeps its own number; what is drawn with it as a seed is proved by the traced layers."""
+_STAGES = re.compile(r"^_?(stage_names|out_features)$")
+"""Lists of a configuration with names that aren't those of kinds of layers."""
 _NO_OPERATION = re.compile(r"Drop|^Identity$")
 """Classes that do nothing in evaluation mode, whatever their rate."""
 
@@ -54,21 +57,57 @@ def find_stacks(model: torch.nn.Module) -> tuple[Stack, ...]:
     Args:
         model: any module; its parameters may be fake or on the meta device.
     """
-    return tuple(_stacks(model, ""))
+    return tuple(_stacks(model, "", None))
 
 
-def _stacks(module: torch.nn.Module, path: str) -> Iterator[Stack]:
+def signatures_at(model: torch.nn.Module, path: str) -> tuple[LayerSignature, ...]:
+    """Return the signatures of the layers of a stack; none where the model has no such stack."""
+    module, config = model, getattr(model, "config", None)
+    for name in path.split(".") if path else ():
+        if name not in module._modules:
+            return ()
+        module = module.get_submodule(name)
+        config = getattr(module, "config", config)
+    layers = module._modules.values()  # one that stands there twice comes twice
+    return _signatures([layer for layer in layers if layer is not None], config)
+
+
+def _signatures(layers: list[torch.nn.Module], config: Any) -> tuple[LayerSignature, ...]:
+    """Return a signature for each layer, with what the configuration beside them says of its kind."""
+    names = [
+        (name, value)
+        for name, value in sorted(vars(config).items() if config is not None else ())
+        if isinstance(value, (list, tuple)) and len(value) == len(layers) and _are_kinds(name, value)
+    ]
+    signatures = tuple(signature_of_layer(layer) for layer in layers)
+    kinds = [tuple((name, value[number]) for name, value in names) for number in range(len(layers))]
+    return tuple((*its, kind) if kind else its for its, kind in zip(signatures, kinds, strict=True))
+
+
+def _are_kinds(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
+    """Say whether a list tells the kind of each layer.
+
+    Names do, but for those of stages, of which some are returned; numbers that are all different tell layers apart, and
+    which of them decide something is noticed when they are looked at.
+    """
+    if all(isinstance(value, str) for value in values):
+        return not _STAGES.search(name)
+    return all(isinstance(value, (bool, int, float)) for value in values) and len(set(values)) < len(values)
+
+
+def _stacks(module: torch.nn.Module, path: str, config: Any) -> Iterator[Stack]:
     import torch
 
+    config = getattr(module, "config", config)
     if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module) > 2:
-        signatures = tuple(signature_of_layer(layer) for layer in module)
+        signatures = _signatures(list(module), config)
         twins = {signature for signature in signatures if signatures.count(signature) > 1}
         shrinks = any(_shrinks(layer) for layer, its in zip(module, signatures, strict=True) if its in twins)
         if twins and not shrinks:
             yield Stack(path, signatures)
             return
     for name, child in module.named_children():
-        yield from _stacks(child, f"{path}.{name}" if path else name)
+        yield from _stacks(child, f"{path}.{name}" if path else name, config)
 
 
 def _shrinks(layer: torch.nn.Module) -> bool:

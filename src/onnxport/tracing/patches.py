@@ -10,8 +10,10 @@ from onnxport.passes.patch import Patch
 from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
 from onnxport.tracing.annealing import ANNEALING
+from onnxport.tracing.codecs import CODECS
 from onnxport.tracing.experts import EXPERTS
 from onnxport.tracing.fake import is_fake
+from onnxport.tracing.indexers import INDEXERS
 from onnxport.tracing.lengths import LENGTHS
 from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
 from onnxport.tracing.windows import DIVISIONS, WINDOWS
@@ -236,6 +238,15 @@ def _always_masked(_: Any) -> Any:
     return make_padding_mask
 
 
+def _no_mask(original: Any) -> Any:
+    """Make no mask where nothing is hidden."""
+
+    def create(*arguments: Any, attention_mask: Any = None, **named: Any) -> Any:
+        return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
+
+    return create
+
+
 def _rotate_real(_: Any) -> Any:
     """Turn pairs of numbers as products of complex numbers do."""
 
@@ -294,6 +305,8 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         for name in ("parakeet", "granite_speech5")
     ),
     *ANNEALING,
+    *CODECS,
+    *INDEXERS,
     Patch(
         "transformers.models.fsmt.modeling_fsmt:SinusoidalPositionalEmbedding.forward",
         _table_as_it_is,
@@ -305,6 +318,12 @@ _MODEL_PATCHES: tuple[Patch, ...] = (
         _always_masked,
         "whether there is a mask of the decoder's tokens depends on their values",
         "Transformers masks them in any case",
+    ),
+    Patch(
+        "transformers.models.autoformer.modeling_autoformer:create_bidirectional_mask",
+        _no_mask,
+        "a mask that hides nothing has another shape than the correlations that it is added to",
+        "Transformers makes no mask for a graph where it makes none otherwise",
     ),
     Patch(
         "transformers.models.llama4.modeling_llama4:apply_rotary_emb",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxport.tracing.layers import LayerSignature, Stack, class_of, find_stacks, scalars
+from onnxport.tracing.layers import Stack, class_of, find_stacks, scalars, signatures_at
 
 if TYPE_CHECKING:
     import torch
@@ -198,9 +198,9 @@ def _size(found: Reduced) -> int:
 
 def _layers_in(model: PreTrainedModel, stack: Stack, cuts: Cuts) -> tuple[int, ...] | None:
     """Say which layers of a stack a model has: all, or the kept ones if they stand for all; None for others."""
-    found = _signatures(model, stack.path)
+    found = signatures_at(model, stack.path)
     for kept in (tuple(range(len(stack))), *(cut.kept for cut in cuts if cut.length == len(stack))):
-        if found == [stack.signatures[index] for index in kept] and {*stack.representatives()} <= {*kept}:
+        if found == tuple(stack.signatures[index] for index in kept) and {*stack.representatives()} <= {*kept}:
             return kept
     return None
 
@@ -267,16 +267,6 @@ def _stages(values: Any, cut: Cut) -> Any:
 
 def _count(value: Any, cut: Cut) -> Any:
     return len(cut.kept) if type(value) is int and value == cut.length else value
-
-
-def _signatures(model: torch.nn.Module, path: str) -> list[LayerSignature]:
-    from onnxport.tracing.layers import signature_of_layer
-
-    try:
-        layers = model.get_submodule(path)._modules.values()  # one that stands there twice comes twice
-        return [signature_of_layer(layer) for layer in layers if layer is not None]
-    except AttributeError:
-        return []
 
 
 Outside = list[tuple[str, Any, dict[str, Any], list[Any]]]

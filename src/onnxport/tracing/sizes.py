@@ -198,6 +198,26 @@ _MOST_FRAMES = 5000
 """How many frames FastSpeech 2's table of positions is made for."""
 
 
+def _unfolded_at_any_size(_: Any) -> Any:
+    """Cut a feature map into patches, stretched to whole patches; stretching to its own size changes nothing."""
+
+    def unfolding(self: Any, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        from torch.nn import functional
+
+        batch, channels, height, width = features.shape
+        down, across = self.patch_height, self.patch_width
+        rows, columns = (height + down - 1) // down, (width + across - 1) // across
+        whole = functional.interpolate(features, size=(rows * down, columns * across), mode="bilinear")
+        patches = whole.reshape(batch, channels, rows, down, columns, across).permute(0, 3, 5, 2, 4, 1)
+        said = {
+            **{"orig_size": (height, width), "batch_size": batch, "channels": channels, "interpolate": True},
+            **{"num_patches": rows * columns, "num_patches_width": columns, "num_patches_height": rows},
+        }
+        return patches.reshape(batch * down * across, rows * columns, channels), said
+
+    return unfolding
+
+
 def _number(size: Any) -> Any:
     return size[0] if isinstance(size, list | tuple) else size
 
@@ -238,6 +258,12 @@ SIZES: tuple[Patch, ...] = (
         _looked_up,
         "a loop over the texts fixes how many there are",
         "Transformers looks all positions up at once",
+    ),
+    Patch(
+        "transformers.models.mobilevit.modeling_mobilevit:MobileViTLayer.unfolding",
+        _unfolded_at_any_size,
+        "int() of a size fixes the pictures' size, and whether a map is stretched is decided by the example's",
+        "Transformers counts patches in whole numbers and stretches in any case",
     ),
     Patch(
         "transformers.models.canine.modeling_canine:CanineAttention.forward",
