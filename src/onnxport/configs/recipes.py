@@ -5,10 +5,13 @@ A description takes from here what a forward requires, or asks for by name when 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +149,23 @@ def _latents(setting: Setting) -> torch.Tensor:
     return _zeros(setting.batch, size, _DECODER_LENGTH)
 
 
+def _in_and_out_of_sound(setting: Setting) -> torch.Tensor:
+    """Make what one half of a sound's tokenizer takes: samples, or states that become samples.
+
+    Raises:
+        UnsupportedError: the model isn't one.
+    """
+    ratios = getattr(setting.config, "downsampling_ratios", None)
+    if not ratios:
+        raise UnsupportedError(
+            f"{setting.config.model_type} also takes hidden_states, and no example of that can be made here; "
+            "describe its inputs in an OnnxConfig of your own (docs/api.md)"
+        )
+    if setting.config.model_type.endswith("_decoder"):
+        return _zeros(setting.batch, setting.number("hidden_size", default=64), _DECODER_LENGTH)
+    return _zeros(setting.batch, setting.number("channels", default=1), _DECODER_LENGTH * math.prod(ratios))
+
+
 def _like_pictures(setting: Setting) -> torch.Tensor:
     import torch
 
@@ -275,5 +295,6 @@ _RECIPES: dict[str, Recipe] = {
     "timesteps": Recipe(_TEXT, _steps),
     "prompt_pixel_values": Recipe(_PICTURE, _like_pictures),
     "prompt_masks": Recipe(_PICTURE, _like_pictures),
+    "hidden_states": Recipe(_BATCH, _in_and_out_of_sound),
     "latents": Recipe({0: "batch", 2: "latent_sequence"}, _latents),
 }

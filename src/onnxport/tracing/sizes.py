@@ -173,6 +173,24 @@ def _pool_as_a_picture(original: Any) -> Any:
     return max_pool1d
 
 
+def _both_ways(original: Any) -> Any:
+    """Compute what a layer makes of every token as text and as sound, and take the one that it is."""
+
+    def forward(self: Any, hidden_states: torch.Tensor, audio_token_mask: Any = None, **named: Any) -> Any:
+        import torch
+
+        if audio_token_mask is None:
+            return original(self, hidden_states, **named)
+        heard = audio_token_mask[..., None]
+        states = torch.where(heard, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
+        states = hidden_states + self.self_attn(hidden_states=states, **named)[0]
+        as_text = self.mlp(self.post_attention_layernorm(states))
+        as_sound = self.audio_mlp(self.audio_post_attention_layernorm(states))
+        return states + torch.where(heard, as_sound, as_text)
+
+    return forward
+
+
 def _repeated_at_once(_: Any) -> Any:
     """Give every place of a text the frames that it lasts, in all texts at once."""
 
@@ -212,6 +230,12 @@ POOLS: tuple[Patch, ...] = (
 )
 
 SIZES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.higgs_audio_v2.modeling_higgs_audio_v2:HiggsAudioV2DecoderLayer.forward",
+        _both_ways,
+        "ONNX Runtime can't select the tokens of a sound where there are none",
+        "ONNX Runtime selects nothing from a tensor",
+    ),
     Patch(
         "transformers.models.fastspeech2_conformer.modeling_fastspeech2_conformer:length_regulator",
         _repeated_at_once,
