@@ -128,8 +128,8 @@ def _sound_mask(setting: Setting) -> torch.Tensor:
     import torch
 
     features = setting.inputs["input_features"]
-    bins = setting.number("num_mel_bins", default=0)
-    axis = 1 if features.shape[-1] == bins else -1
+    sizes = [setting.number(name, default=0) for name in ("num_mel_bins", "input_size")]
+    axis = 1 if features.shape[-1] in sizes else -1
     return torch.ones(features.shape[0], features.shape[axis], dtype=torch.bool)
 
 
@@ -296,5 +296,10 @@ _RECIPES: dict[str, Recipe] = {
     "prompt_pixel_values": Recipe(_PICTURE, _like_pictures),
     "prompt_masks": Recipe(_PICTURE, _like_pictures),
     "hidden_states": Recipe(_BATCH, _in_and_out_of_sound),
+    "decoder_input_values": Recipe(
+        {0: "batch", 1: "decoder_sequence"},
+        lambda s: _zeros(s.batch, _DECODER_LENGTH, s.number("num_mel_bins", default=80)),
+    ),
+    "speaker_embeddings": Recipe(_BATCH, lambda s: _zeros(s.batch, s.number("speaker_embedding_dim", default=512))),
     "latents": Recipe({0: "batch", 2: "latent_sequence"}, _latents),
 }
