@@ -241,18 +241,13 @@ def _shorten(config: Any, cut: Cut, part: str = "") -> None:
         elif _CHOICE.search(name) or (cut.setting is not None and cut.setting[0] != part):
             continue
         elif isinstance(value, (list, tuple)) and len(value) == cut.length and cut.lists:
-            if not name.endswith(_NUMBERS):
-                vars(config)[name] = cut.picks(value)
+            vars(config)[name] = cut.picks(value)
         elif not _DEPTH.search(name) or (cut.setting is not None and cut.setting[1] != name):
             continue
         elif isinstance(value, (list, tuple)):
             vars(config)[name] = type(value)(_count(item, cut) for item in value)
         else:
             vars(config)[name] = _count(value, cut)
-
-
-_NUMBERS = ("_visual_indexes",)
-"""Settings that name layers by their number: as many states come out of the model, also where few layers are traced."""
 
 
 def _count(value: Any, cut: Cut) -> Any:

@@ -231,6 +231,12 @@ POOLS: tuple[Patch, ...] = (
 
 SIZES: tuple[Patch, ...] = (
     Patch(
+        "transformers.models.neucodec.modeling_neucodec:int",
+        _symbolic_int,
+        "int() of how many samples come out fixes how many go in",
+        "the model counts them with torch_int",
+    ),
+    Patch(
         "transformers.models.higgs_audio_v2.modeling_higgs_audio_v2:HiggsAudioV2DecoderLayer.forward",
         _both_ways,
         "ONNX Runtime can't select the tokens of a sound where there are none",
