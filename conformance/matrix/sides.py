@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import EXTRACTORS, FEATURES, PICTURES
+from conformance.matrix.exceptions import EXTRACTORS, FEATURES, PICTURES, SOUNDS
 from conformance.preprocessors import make_image_processor, make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
@@ -135,7 +135,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
         if extractor_class is None:
             continue
         try:
-            made = extractor_class(**_sound_arguments(extractor_class, kind, bins))
+            made = extractor_class(**_sound_arguments(extractor_class, kind, bins), **SOUNDS.get(config.model_type, {}))
             if kind in made([numpy.zeros(_SAMPLES)] * 2, sampling_rate=made.sampling_rate, return_tensors="pt"):
                 return made
         except Exception:  # extractors raise whatever they like

@@ -175,7 +175,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         parts = [getattr(tokenizer, part) for part in self._parts] or [tokenizer]
         made: dict[str, Any] = {}
         for part in parts:
-            made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
+            made = {**generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt"), **made}  # a text's mask
         wanted = set(self._parameters) - self._dropped
         inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
         self._add_recipes(inputs)
