@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures import MODEL_TYPES, load_config_class
+from onnxport.architectures import MODEL_TYPES, bark, load_config_class
 from onnxport.configs import anyres, grids, phi4, realtime, sounds, windowed
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
@@ -187,7 +187,8 @@ def _with_forward(model_class: type) -> type:
     Raises:
         UnsupportedError: what it computes is in no one method.
     """
-    if getattr(getattr(model_class, "forward", None), "__name__", "") == "_forward_unimplemented":
+    has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
+    if not has_forward and model_class.__name__ != bark.MODEL_CLASS:
         raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its parts one after another")
     return model_class
 
@@ -299,6 +300,8 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
             Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
             for name in towers_of(model)
         )
+    if model.config.model_type == bark.MODEL_TYPE:
+        return tuple(Component(*part) for part in bark.parts_of(model, options.last_logits))
     if task.name == SENTENCE_SIMILARITY:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
