@@ -190,8 +190,22 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "step3p5": {"sliding_window": 64},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 101, "vision_end_token_id": 102},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 101, "vision_end_token_id": 102},
+    **{name: {"quantization_dim": 64} for name in ("xcodec2", "neucodec")},
+    "higgs_audio_v2_tokenizer": {
+        "acoustic_model_config": {
+            **{"...": 0, "encoder_hidden_size": 8, "hidden_size": 256},
+            **{"downsampling_ratios": [8, 5, 4, 2, 3], "upsampling_ratios": [8, 5, 4, 2, 3]},
+        },
+    },
+    "clvp": {
+        "decoder_config": {"...": 0, "decoder_fixing_codes": [83, 45, 45, 100], "feature_size": 80},
+        **{name: {"...": 0, "num_attention_heads": 1} for name in ("text_config", "speech_config")},
+    },
+    "qwen3_omni_moe": {"talker_config": {"...": 0, "spatial_merge_size": 2}},
     "sapiens2_head": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]},
     "sapiens2": {"base": {"head_config": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]}}},
+    "voxtral": {"audio_token_id": 101},
+    "phi4_multimodal": {"audio_config": {"...": 0, "nemo_conv_channels": 32}},
     "fun_asr_nano": {"adaptor_config": {"...": 0, "intermediate_size": 8}},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
@@ -249,5 +263,16 @@ PICTURES = {
 
 FEATURES = {"granite_speech5_ctc": 320, "granite_speech5_encoder": 320}
 """Values of each frame of a sound that a model needs, and its configuration doesn't say."""
+
+EXTRACTORS = {
+    "pe_audio_encoder": "PeAudioFeatureExtractor",
+    "nemotron3_5_transcribe_audio": "NemotronAsrStreamingFeatureExtractor",
+    "nemotron3_5_transcribe_asr_audio": "NemotronAsrStreamingFeatureExtractor",
+}
+"""Feature extractors of parts, which Transformers' mapping leaves out."""
+
+SOUNDS = {"higgs_audio_v2_tokenizer": {"sampling_rate": 24000, "hop_length": 960}}
+"""What the feature extractors of checkpoints have, and their class hasn't."""
+
 QUIET = {"dac": ("decoder.conv2.weight", 0.01)}
 """What makes a model's sounds at last, and by how much it is scaled: samples are below one, as those of real sounds."""

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from conformance.matrix.predecessors import GONE, predecessors
+from onnxport.architectures.describe import class_named
 from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
@@ -95,9 +96,7 @@ def model_class(model_type: str, task: str) -> Any:
     Raises:
         ImportError: it needs a package that isn't installed.
     """
-    import transformers
-
-    return getattr(transformers, classes(canonical_task(task.removesuffix(PAST_SUFFIX)))[model_type])
+    return class_named(classes(canonical_task(task.removesuffix(PAST_SUFFIX)))[model_type], model_type)
 
 
 def _remembers(task: Task, class_name: str) -> bool:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import FEATURES, PICTURES
+from conformance.matrix.exceptions import EXTRACTORS, FEATURES, PICTURES, SOUNDS
 from conformance.preprocessors import make_image_processor, make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
 _PICTURES = ("vision_config", "backbone_config", "image_config", "encoder", "thinker_config", "vision_model_config")
-_SOUNDS = ("audio_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config")
+_SOUNDS = ("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config")
 
 
 def save_sides(model_class: Any, config: Any, directory: Path) -> None:
@@ -122,7 +122,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
     import transformers
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
-    own = _named(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
+    own = _named({**FEATURE_EXTRACTOR_MAPPING_NAMES, **EXTRACTORS}, config.model_type) or ""
     parts = [config, *_parts(config, _SOUNDS)]
     bins = FEATURES.get(config.model_type) or _first(
         parts,
@@ -135,7 +135,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
         if extractor_class is None:
             continue
         try:
-            made = extractor_class(**_sound_arguments(extractor_class, kind, bins))
+            made = extractor_class(**_sound_arguments(extractor_class, kind, bins), **SOUNDS.get(config.model_type, {}))
             if kind in made([numpy.zeros(_SAMPLES)] * 2, sampling_rate=made.sampling_rate, return_tensors="pt"):
                 return made
         except Exception:  # extractors raise whatever they like

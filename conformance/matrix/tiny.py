@@ -16,6 +16,7 @@ from conformance.matrix.exceptions import QUIET
 from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
+from onnxport.architectures.describe import writer_of
 from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
 
 MOST_PARAMETERS = 20_000_000
@@ -72,7 +73,7 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     if name:
         model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(target)
-    save_sides(made_of, model.config, target)
+    save_sides(writer_of(made_of), model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
     return {**facts, "rules": _rules()}
 

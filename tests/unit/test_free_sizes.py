@@ -8,7 +8,11 @@ import pytest
 import torch
 from transformers import CanineConfig
 from transformers.models.canine.modeling_canine import CanineAttention
+from transformers.models.encodec.configuration_encodec import EncodecConfig
+from transformers.models.encodec.modeling_encodec import EncodecConv1d
 from transformers.models.fastspeech2_conformer import modeling_fastspeech2_conformer
+from transformers.models.higgs_audio_v2.configuration_higgs_audio_v2 import HiggsAudioV2Config
+from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
 from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
@@ -58,6 +62,35 @@ def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed:
     with patched(tuple(patch for patch in SIZES if patch.target.endswith(":length_regulator"))):
         found = modeling_fastspeech2_conformer.length_regulator(states, torch.tensor(durations), speed)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(24, 4), (25, 4), (9, 1)])
+def test_a_codecs_padding_is_computed_with_numbers(length: int, stride: int) -> None:
+    torch.manual_seed(0)
+    layer = EncodecConv1d(EncodecConfig(), 2, 3, kernel_size=2 * stride, stride=stride).eval()
+    sound = torch.randn(1, 2, length)
+    with torch.no_grad():
+        expected = layer(sound)
+        with patched(of(SIZES, "encodec")):
+            torch.testing.assert_close(layer(sound), expected)
+        torch.testing.assert_close(layer(sound), expected)
+
+
+def test_tokens_of_texts_and_sounds_are_computed_at_once() -> None:
+    torch.manual_seed(0)
+    config = HiggsAudioV2Config(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, intermediate_size=8)
+    config._attn_implementation = "eager"
+    layer = HiggsAudioV2DecoderLayer(config, 0).eval()
+    angle = torch.zeros(1, 3, layer.self_attn.head_dim)
+    named = {
+        "audio_token_mask": torch.tensor([[True, False, True], [False] * 3]),
+        "position_embeddings": (angle.cos(), angle.sin()),
+    }
+    states = torch.randn(2, 3, 8)
+    with torch.no_grad():
+        expected = layer(states.clone(), **named)
+        with patched(of(SIZES, "higgs_audio_v2")):
+            torch.testing.assert_close(layer(states, **named), expected)
 
 
 @pytest.mark.parametrize("length", [3, 4, 9])

@@ -10,6 +10,7 @@ import torch
 
 from onnxport.configs.derived import _refusal
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
+from onnxport.errors import UnsupportedError
 from onnxport.passes.patch import patched
 from onnxport.tracing.patches import PATCHES, _averages, _HalfOfLimits, _pool_any_size
 from onnxport.weights.loading import config_for
@@ -142,3 +143,13 @@ def test_a_masked_autoencoder_gets_a_number_for_each_patch() -> None:
 def test_a_text_begins_with_the_places_of_its_picture() -> None:
     mask = make("image_embeds_position_mask", {"latent_query_num": 2}, input_ids=torch.ones(2, 5, dtype=torch.int64))
     assert mask.tolist() == [[1, 1, 0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(("half", "shape"), [("encoder", (2, 1, 18)), ("decoder", (2, 16, 3))])
+def test_halves_of_a_tokenizer_of_sounds_take_samples_or_states(half: str, shape: tuple[int, ...]) -> None:
+    config = SimpleNamespace(model_type=f"any_{half}", downsampling_ratios=(2, 3), channels=1, hidden_size=16)
+    made = recipe("hidden_states")
+    assert made is not None
+    assert made.make(Setting(config, 2, {})).shape == shape
+    with pytest.raises(UnsupportedError, match="hidden_states"):
+        made.make(Setting(SimpleNamespace(model_type="any"), 2, {}))

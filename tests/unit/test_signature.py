@@ -41,6 +41,13 @@ def test_sizes_are_solved_and_applied() -> None:
     assert axis_size("unknown", 5, sizes, {"p": 0}) == 5
 
 
+def test_a_first_axis_may_be_a_multiple_of_its_symbol() -> None:
+    signature = Signature({"codes": {0: "b"}, "mask": {0: "b"}}, {})
+    sizes = solve(signature, {"codes": (8, 3), "mask": (2, 3)})
+    assert sizes == {"b": 2}
+    assert axis_size("b", 8, sizes, {"b": 3}) == 12
+
+
 def test_blooms_folded_heads_follow_the_batch() -> None:
     config = load_config_class("BloomOnnxConfig").with_past(BloomConfig(n_layer=1, n_head=4))
     label = signature_of(config).inputs["past_key_values.0.key"][0]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures import MODEL_TYPES, load_config_class
-from onnxport.configs import anyres, grids, phi4, sounds
+from onnxport.architectures import MODEL_TYPES, bark, load_config_class
+from onnxport.configs import anyres, grids, phi4, realtime, sounds, windowed
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
 from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
@@ -145,20 +146,18 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
         code: directory of the checkpoint where its own code may run, None where it may not; code comes first.
 
     Raises:
-        UnsupportedError: Transformers has no such class for the model type.
+        UnsupportedError: Transformers has no such class for the model type, or none that can be run as a whole.
         UntrustedCodeError: the only class is code of the checkpoint, which may not run.
         CorruptCheckpointError: the checkpoint's code can't be loaded.
     """
-    import transformers
-
     own_code = _code(config)
     for name in _auto_classes(config, task):
         if code is not None and name in own_code:
             return _load_code(own_code[name], code)
         if fitting := _class_names(name).get(config.model_type, ()):
             own = [architecture for architecture in config.architectures or () if architecture in fitting]
-            found: type = getattr(transformers, [*own, *fitting][0])
-            return found
+            found = class_named([*own, *fitting][0], config.model_type)
+            return _with_forward(writer_of(found) if task.name in _FROM_MEDIA else found)
     for name in task.auto_classes:
         if name in own_code:
             raise UntrustedCodeError(_untrusted(_class_name(own_code[name])))
@@ -168,6 +167,44 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
     raise UnsupportedError(
         f"{config.model_type} doesn't support task {task.name!r}: {hint}supported are {', '.join(known) or 'none'}"
     )
+
+
+def class_named(name: str, model_type: str) -> type:
+    """Return a class of Transformers; the package doesn't name all that its Auto classes load."""
+    import transformers
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        module = model_type_to_module_name(model_type)
+        found = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), name)
+    return cast("type", found)
+
+
+def _with_forward(model_class: type) -> type:
+    """Return a class of which a graph can be made.
+
+    Raises:
+        UnsupportedError: what it computes is in no one method.
+    """
+    has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
+    if not has_forward and model_class.__name__ != bark.MODEL_CLASS:
+        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its parts one after another")
+    return model_class
+
+
+def writer_of(model_class: type) -> type:
+    """Return what reads and writes texts of a model that has no forward as a whole: Qwen's Omni models also speak."""
+    import transformers
+
+    name = _WRITERS.get(model_class.__name__)
+    return model_class if name is None else cast("type", getattr(transformers, name))
+
+
+_WRITERS = {
+    f"{name}ForConditionalGeneration": f"{name}ThinkerForConditionalGeneration"
+    for name in ("Qwen2_5Omni", "Qwen3OmniMoe")
+}
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
@@ -263,15 +300,23 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
             Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
             for name in towers_of(model)
         )
+    if model.config.model_type == bark.MODEL_TYPE:
+        return tuple(Component(*part) for part in bark.parts_of(model, options.last_logits))
     if task.name == SENTENCE_SIMILARITY:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
-    if task.with_past and task.name in _FROM_MEDIA:
+    if task.with_past and (realtime.fits(model) or (task.name in _FROM_MEDIA and not _reads_tokens_alone(model))):
         return _media_and_text(model, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
     return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
+
+
+def _reads_tokens_alone(model: Any) -> bool:
+    """Say whether a model gets its sounds or pictures as tokens, too: Kyutai's of speech are codes."""
+    media = {"pixel_values", "input_features", "input_values"}
+    return media.isdisjoint(inspect.signature(type(model).forward).parameters)
 
 
 _OWN = {
@@ -279,6 +324,7 @@ _OWN = {
     "prophetnet": "onnxport.architectures.prophetnet:ProphetNetOnnxConfig",
     "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
     "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
+    "speecht5": "onnxport.architectures.speecht5:SpeechT5OnnxConfig",
 }
 """Model types that generate in a way of their own to `module:class` of their description."""
 _ALWAYS_OWN = ("rwkv",)
@@ -310,7 +356,7 @@ def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[C
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
-    takes_states, text = _states_class(model.config), text_part(model)
+    takes_states, text = _states_class(model), text_part(model)
     return (
         *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
@@ -324,7 +370,10 @@ def _has(model: Any, component: str) -> bool:
     return getattr(model.config, field, True) is not None
 
 
-def _states_class(config: PreTrainedConfig) -> type[StatesOnnxConfig]:
+def _states_class(model: Any) -> type[StatesOnnxConfig]:
+    config = model.config
+    if realtime.fits(model):
+        return realtime.RealtimeStatesOnnxConfig
     if not hasattr(config, "vision_config") or not grids.has_three_positions(config):
         return StatesOnnxConfig
     return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
@@ -341,6 +390,8 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
         return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
     if model.config.model_type in anyres.MODEL_TYPES:
         return anyres.AnyresOnnxConfig(model.config)
+    if component == "audio_encoder" and windowed.tower_of(model) is not None:
+        return windowed.WindowedSoundOnnxConfig(model)
     if model.config.model_type in sounds.MODEL_TYPES:
         return sounds.SoundOnnxConfig(model.config)
     if model.config.model_type in phi4.MODEL_TYPES:
@@ -359,6 +410,10 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
         return described
     if grids.is_tower(model):
         return grids.GridTowerOnnxConfig(model)
+    if model.config.model_type in realtime.TEXTS:
+        return realtime.RealtimeTextOnnxConfig(model, preprocessor, task.with_past, last_logits)
+    if windowed.tower_of(model) is model:
+        return windowed.WindowedSoundOnnxConfig(model)
     task = _described_as(model, task, known.features if known is not None else ())
     if known is None or decoder or task.full_feature not in known.features:
         chooses = task.name == "multiple-choice"

@@ -244,6 +244,14 @@ class OnnxConfig(ABC):
         """Symbols whose axes the graph fixes at the traced size, although `inputs` lists them; a hook."""
         return frozenset()
 
+    @property
+    def multiples(self) -> frozenset[str]:
+        """Inputs whose axes are always as many times their symbol as in the examples; a hook.
+
+        Of a sound's frames, for instance, as many may belong to each token.
+        """
+        return frozenset()
+
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model on the graph's inputs; a hook for graphs that take others than the model.
 

@@ -16,6 +16,7 @@ from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs.arguments import PAST
+from onnxport.configs.fitting import as_codes, fit, fitted_axes, is_fitted
 from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
@@ -50,8 +51,14 @@ _DECODER = "decoder_input_ids"
 _TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
 _DRAWN = ("noise", "noise_sequence")
 """Parameters that a forward draws by chance where they aren't given."""
-_ALWAYS = ("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", *_TRAJECTORY, *_DRAWN)
+_SPEAKING = ("decoder_input_values", "speaker_embeddings")
+_ALWAYS = (
+    *("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask"),
+    *(*_TRAJECTORY, *_DRAWN, *_SPEAKING),
+)
 """Parameters that a forward does without, and a user doesn't."""
+_MASKS = ("input_features_mask",)
+"""Parameters that a forward can't do without although it has a default for them."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
@@ -88,10 +95,6 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         chooses: bool = False,
     ) -> None:
         super().__init__(model.config, "multiple-choice" if chooses else "default", self.patches_of(model), use_past)
-        if getattr(type(model).forward, "__name__", "") == "_forward_unimplemented":
-            raise UnsupportedError(
-                f"{type(model).__name__} has no forward: `generate` runs its parts one after another"
-            )
         self._parameters = self.parameters_of(model)
         known = inspect.signature(type(model).forward).parameters
         parameters = {name: known[name] for name in self._parameters if name in known}
@@ -113,6 +116,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._added.append("pixel_values")
         if "noise" in self._added and not hasattr(model.config, "norm_pix_loss"):  # not a masked autoencoder
             self._added.remove("noise")
+        if use_past and "attention_mask" not in known and "kwargs" in known:  # it is handed on to what generates
+            self._parameters = (*self._parameters, "attention_mask")
         self._dropped: set[str] = set()
         main = model.main_input_name
         self._inputs: dict[str, Mapping[int, str]] = {  # chooses the part of a processor
@@ -141,6 +146,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return inputs
 
     @property
+    def multiples(self) -> frozenset[str]:
+        """All of them: sounds fit each other, and their text."""
+        return frozenset(self._inputs)
+
+    @property
     def outputs(self) -> Mapping[str, Mapping[int, str]]:
         """Outputs of the graph, in order; their axes are found by tracing."""
         outputs = dict(self._outputs)
@@ -158,8 +168,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
         special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
-        unlike = self._config.model_type in _UNLIKE
-        return type(self) is DerivedOnnxConfig and self.task == "default" and not (special or unlike)
+        as_made = not special and not self._is_fitted and self._config.model_type not in _UNLIKE
+        return type(self) is DerivedOnnxConfig and self.task == "default" and as_made
 
     @property
     def num_layers(self) -> int:
@@ -181,15 +191,19 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         parts = [getattr(tokenizer, part) for part in self._parts] or [tokenizer]
         made: dict[str, Any] = {}
         for part in parts:
-            made |= generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt")
+            made = {**generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt"), **made}  # a text's mask
         wanted = set(self._parameters) - self._dropped
         inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
         self._add_recipes(inputs)
-        if not self._generates or "input_ids" not in inputs:
+        fit(self._config, self._parameters, inputs)
+        tokens = inputs.get("input_ids")
+        if tokens is not None:
+            inputs["input_ids"] = as_codes(self._config, tokens)
+        if not self._generates or tokens is None:
             return inputs
         if "token_type_ids" not in self._added:
             inputs.pop("token_type_ids", None)
-        batch, length = inputs["input_ids"].shape
+        batch, length = tokens.shape
         past = length + 2 if self.use_past else 0
         if "position_ids" in self._parameters:
             inputs["position_ids"] = torch.arange(past, past + length).expand(batch, length).clone()
@@ -302,6 +316,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
+        axes |= fitted_axes(self._config, inputs)
         if "pixel_position_ids" in inputs:
             axes["pixel_values"] = {0: "batch", 1: "patches"}
         if _DECODER in inputs and inputs[_DECODER].shape[1] == 1:  # a transducer's token
@@ -337,7 +352,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 inputs = dict(self.generate_dummy_inputs(preprocessor))
         else:
             raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
-        self._inputs = self._axes_of(inputs)
+        self._inputs, self._is_fitted = self._axes_of(inputs), is_fitted(self._config, inputs)
         sound = next((name for name in _SOUNDS if name in inputs), None)
         mask = inputs.get("attention_mask")
         if sound and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[sound].shape[1]:
@@ -354,6 +369,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         more = [name for name in asked_for(error, self._parameters) if name not in (*inputs, *_REPLACED)]
         if not more and self._decodes and _DECODER not in inputs:
             more = [_DECODER]
+        if not more and "NoneType" in str(error) and "input_features" in inputs:
+            more = [name for name in _MASKS if name in self._parameters and name not in inputs]
         if more:
             self._added += more
             return True
@@ -441,11 +458,11 @@ def _with_tokenizer(preprocessor: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> tuple[str, ...]:
     """Name the parts of a processor that make a text and the medium that an error's text names; none where it does not.
 
-    Such models say what they lack: they can't be run with a text alone.
+    Such models say what they lack, or that there is none of it: they can't be run with a text alone.
     """
     words = set(re.findall(r"\w+", str(error)))
     for part, names in _with_tokenizer(preprocessor):
-        if any(name in words and name in parameters for name in names):
+        if any(not words.isdisjoint((name, "NoneType")) and name in parameters for name in names):
             return ("tokenizer", part)
     return ()
 

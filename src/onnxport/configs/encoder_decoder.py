@@ -118,7 +118,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         batch = self.default_batch_size if batch_size < 1 else batch_size
         states, mask = self._shapes
         inputs: dict[str, Any] = {
-            "input_ids": torch.ones(batch, _LENGTHS["decoder"], dtype=torch.int64),
+            "input_ids": self._tokens(batch, _LENGTHS["decoder"]),
             "encoder_hidden_states": torch.zeros(batch, *states),
         }
         if self._mask is not None:
@@ -129,6 +129,13 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             for layer in self._cache
         ]
         return inputs
+
+    def _tokens(self, batch: int, length: int) -> Any:
+        """Make tokens, [batch, length]; for a decoder that writes a sound, several codes in place of each."""
+        import torch
+
+        channels = getattr(getattr(self._config, "decoder_config", None), "num_channels", None)
+        return torch.ones(batch, length, *((channels,) if channels else ()), dtype=torch.int64)
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model from what its encoder said."""
@@ -163,7 +170,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             self._said, self._says_mask = type(said), "attention_mask" in said
             result = model(
                 **self._heard(states, mask),
-                decoder_input_ids=torch.ones(states.shape[0], 2, dtype=torch.int64, device=states.device),
+                decoder_input_ids=self._tokens(states.shape[0], 2).to(states.device),
                 use_cache=True,
                 return_dict=True,
             )

@@ -91,7 +91,8 @@ class Examples:
 
         model_config = self.config._config
         text = _text_config(model_config)
-        limit = min(getattr(text, "vocab_size", None) or filler + 1, getattr(model_config, "vocab_size", None) or 2**31)
+        sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
+        limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
         special = set(getattr(self.preprocessor, "all_special_ids", None) or ())
         for key, value in text.to_dict().items():
             if key.endswith("_token_id"):

@@ -16,7 +16,8 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs.arguments import PAST
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig, move
-from onnxport.configs.recipes import Setting, recipe
+from onnxport.configs.fitting import unsteady
+from onnxport.configs.recipes import Recipe, Setting, recipe
 from onnxport.errors import UnsupportedError
 
 _EMBEDS = "inputs_embeds"
@@ -77,12 +78,13 @@ class MediaOnnxConfig(OnnxConfig):
         model = model_of(forward)
         if self._form == _PROJECTED:
             return {self._output: _projected(model, self._method, arguments)}
-        states = _said(model, self._method, arguments)
+        states = said(model, self._method, arguments)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
     def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
         """Make inputs with the preprocessor; sounds are cut where a model takes only such of certain lengths."""
         made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
+        unsteady(self._config, made)
         if self._input in made and self._multiple > 1:
             whole = max(made[self._input].shape[1:])
             kept = whole // self._multiple * self._multiple
@@ -92,7 +94,7 @@ class MediaOnnxConfig(OnnxConfig):
         return made
 
     def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
-        made_by = recipe(name)
+        made_by = _recipe(name)
         assert made_by is not None
         if name.endswith("features_mask") and "attention_mask" in inputs:  # most extractors call it so
             made = inputs["attention_mask"].bool()
@@ -108,7 +110,8 @@ class MediaOnnxConfig(OnnxConfig):
         from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
         made = self._made(preprocessor)
-        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or recipe(name) is not None]
+        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or _recipe(name) is not None]
+        can = [name for name in can if name not in _MASKS or self._input in _OTHER_INPUTS]
         needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
         every = [name for name in can if name not in _IN_ITS_PLACE]
         multiples = (1, _MULTIPLE) if self._method == MEDIA["audio_encoder"].method else (1,)
@@ -130,7 +133,7 @@ class MediaOnnxConfig(OnnxConfig):
         import torch
 
         with torch.no_grad():
-            states = _said(model, self._method, arguments)
+            states = said(model, self._method, arguments)
         if isinstance(states, torch.Tensor):
             return _WHOLE
         if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
@@ -161,8 +164,24 @@ def wants_more(model: Any, than: str, failure: Exception) -> UnsupportedError:
     )
 
 
+def _recipe(name: str) -> Recipe | None:
+    return _MASKS.get(name) or recipe(name)
+
+
+def _whole_sounds(setting: Setting) -> Any:
+    """Say that every sample is a sound's own."""
+    import torch
+
+    sound = setting.inputs.get("input_values", setting.inputs.get("input_features"))
+    return torch.ones(setting.batch, sound.shape[-1], dtype=torch.bool)
+
+
+_MASKS = {"padding_mask": Recipe({0: "batch"}, _whole_sounds)}
+"""Masks of samples, for encoders that take samples: a recipe here alone, for other models do without."""
+
+
 def _axes_of(name: str) -> Mapping[int, str]:
-    made_by = recipe(name)
+    made_by = _recipe(name)
     return made_by.axes if made_by is not None else {0: "batch"}
 
 
@@ -170,12 +189,22 @@ def method_of(model: Any, name: str) -> Any:
     """Return a method of a model, of the bare model inside it or of the class of that; None where none has."""
     from transformers import AutoModel
 
-    own = getattr(model, name, None) or getattr(getattr(model, "model", None), name, None)
+    own, inner = getattr(model, name, None), getattr(getattr(model, "model", None), name, None)
+    if own is None or (inner is not None and _hands_on(own, inner)):
+        own = inner
     if own is not None:
         return own
     bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
     found = getattr(bare, name, None)
     return None if found is None or isinstance(model, bare) else MethodType(found, model)
+
+
+def _hands_on(own: Any, inner: Any) -> bool:
+    """Say whether a method leaves it to another to name its parameters."""
+    names = inspect.signature(own).parameters
+    needs = (name for name, p in inspect.signature(inner).parameters.items() if p.default is inspect.Parameter.empty)
+    kinds = {parameter.kind for parameter in names.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in needs if name != "kwargs")
 
 
 def text_part(model: Any) -> Any:
@@ -187,12 +216,15 @@ def text_part(model: Any) -> Any:
     return inner if takes and not inner.config.is_encoder_decoder else model
 
 
-def _said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+def said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
     """Return the states that a method gives, in the size of the text's.
 
     It returns them alone, or in an output with fields; a model that projects them later is asked to do so here.
     """
-    returned = method_of(model, method)(**arguments, return_dict=True)
+    encode = method_of(model, method)
+    known = {"sample": False, "padding_mask": None}  # no noise of training; frames have a mask of their own
+    more = {name: value for name, value in known.items() if name in inspect.signature(encode).parameters}
+    returned = encode(**{**more, **arguments}, return_dict=True)
     states = getattr(returned, "pooler_output", returned)
     if states is not None or not hasattr(returned, "last_hidden_state"):
         return states
@@ -235,7 +267,7 @@ class PictureOnnxConfig(MediaOnnxConfig):
 
         height, width = arguments[self._input].shape[-2:]
         named = {**arguments, "image_sizes": [(height, width)]}
-        states = _said(model_of(forward), self._method, named)
+        states = said(model_of(forward), self._method, named)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
     def _look_at(self, model: Any, preprocessor: Any) -> None:
@@ -301,7 +333,7 @@ def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
         raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
     handle = projector.register_forward_hook(whole)
     try:
-        (states,) = _said(model, method, arguments)
+        (states,) = said(model, method, arguments)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UnsupportedError(
             f"{type(model).__name__} gives each picture or sound states of its own, which can't be described yet"

@@ -5,10 +5,13 @@ A description takes from here what a forward requires, or asks for by name when 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
@@ -125,8 +128,8 @@ def _sound_mask(setting: Setting) -> torch.Tensor:
     import torch
 
     features = setting.inputs["input_features"]
-    bins = setting.number("num_mel_bins", default=0)
-    axis = 1 if features.shape[-1] == bins else -1
+    sizes = [setting.number(name, default=0) for name in ("num_mel_bins", "input_size")]
+    axis = 1 if features.shape[-1] in sizes else -1
     return torch.ones(features.shape[0], features.shape[axis], dtype=torch.bool)
 
 
@@ -144,6 +147,23 @@ def _decoder_tokens(setting: Setting) -> torch.Tensor:
 def _latents(setting: Setting) -> torch.Tensor:
     size = setting.number("latent_dim", "hidden_size", "vae_dim", default=64)
     return _zeros(setting.batch, size, _DECODER_LENGTH)
+
+
+def _in_and_out_of_sound(setting: Setting) -> torch.Tensor:
+    """Make what one half of a sound's tokenizer takes: samples, or states that become samples.
+
+    Raises:
+        UnsupportedError: the model isn't one.
+    """
+    ratios = getattr(setting.config, "downsampling_ratios", None)
+    if not ratios:
+        raise UnsupportedError(
+            f"{setting.config.model_type} also takes hidden_states, and no example of that can be made here; "
+            "describe its inputs in an OnnxConfig of your own (docs/api.md)"
+        )
+    if setting.config.model_type.endswith("_decoder"):
+        return _zeros(setting.batch, setting.number("hidden_size", default=64), _DECODER_LENGTH)
+    return _zeros(setting.batch, setting.number("channels", default=1), _DECODER_LENGTH * math.prod(ratios))
 
 
 def _like_pictures(setting: Setting) -> torch.Tensor:
@@ -285,5 +305,11 @@ _RECIPES: dict[str, Recipe] = {
         {0: "batch", 1: "noise_length"},
         lambda s: _noise(s.batch, s.inputs["input_features"].shape[1], s.number("model_in_channels", default=64)),
     ),
+    "hidden_states": Recipe(_BATCH, _in_and_out_of_sound),
+    "decoder_input_values": Recipe(
+        {0: "batch", 1: "decoder_sequence"},
+        lambda s: _zeros(s.batch, _DECODER_LENGTH, s.number("num_mel_bins", default=80)),
+    ),
+    "speaker_embeddings": Recipe(_BATCH, lambda s: _zeros(s.batch, s.number("speaker_embedding_dim", default=512))),
     "latents": Recipe({0: "batch", 2: "latent_sequence"}, _latents),
 }

@@ -91,7 +91,8 @@ def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:
         shapes: shape of every input that is given.
 
     Returns:
-        Symbol to size. A symbol that occurs in sums only is found by subtraction.
+        Symbol to size, the smallest where some axes are multiples of it. A symbol that occurs in sums only is found by
+        subtraction.
     """
     sizes: dict[str, int] = {}
     sums: list[tuple[tuple[str, ...], int]] = []
@@ -99,7 +100,9 @@ def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:
         for axis, label in axes.items():
             symbols = symbols_of(label)
             if name in shapes and len(symbols) == 1:
-                sizes.setdefault(label, shapes[name][axis])
+                known, size = sizes.setdefault(label, shapes[name][axis]), shapes[name][axis]
+                if 0 < size < known and known % size == 0:  # the first was a multiple of it
+                    sizes[label] = size
             elif name in shapes:
                 sums.append((symbols, shapes[name][axis]))
     for symbols, total in sums:

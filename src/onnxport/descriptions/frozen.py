@@ -18,6 +18,7 @@ _HOOKS = (
     *("run", "generate_dummy_inputs", "generate_dummy_inputs_onnxruntime", "values_override", "model_values"),
     *("static_symbols", "past_to_cache", "cache_to_past", "flatten_output_collection_property", "_component"),
     *("default_fixed_batch", "default_fixed_sequence", "default_fixed_num_choices", "patch_ops", "restore_ops"),
+    "multiples",
 )
 """What a description may do in a way of its own, beside what is printed."""
 

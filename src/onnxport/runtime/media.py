@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxport.configs.components import MEDIA
 from onnxport.configs.phi4 import LONGEST
-from onnxport.errors import OptionError
+from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.graph import Graph, to_array
 
 if TYPE_CHECKING:
@@ -126,10 +126,18 @@ def token_of(config: Any, name: str) -> int:
     Args:
         config: the model's configuration.
         name: `image_token_id` or `audio_token_id`.
+
+    Raises:
+        UnsupportedError: there is none, as in Voxtral Realtime, whose sound is added to its text.
     """
     names = (name, name.replace("_id", "_index"))  # some configurations are written with the latter
     parts = (config, getattr(config, _ENCODERS[name], None))
-    return int(next(getattr(part, known) for part in parts for known in names if hasattr(part, known)))
+    found = next((getattr(part, known) for part in parts for known in names if hasattr(part, known)), None)
+    if found is None:
+        raise UnsupportedError(
+            f"config.json names no token ({name}) that leaves room for what the encoder says: run the graphs one by one"
+        )
+    return int(found)
 
 
 _ENCODERS = {"image_token_id": "vision_config", "audio_token_id": "audio_config"}

@@ -60,6 +60,50 @@ def symbolic_sizes() -> tuple[Patch, ...]:
     return (*whole, *lengths)
 
 
+def _forgotten(original: Any) -> Any:
+    """Compute angles of positions anew."""
+
+    def forward(self: Any, hidden_states: torch.Tensor) -> Any:
+        try:
+            self.cached_sequence_length = self.cached_rotary_positional_embedding = None
+            return original(self, hidden_states)
+        finally:
+            self.cached_sequence_length = self.cached_rotary_positional_embedding = None
+
+    return forward
+
+
+def _padded_by_numbers(original: Any) -> Any:
+    """Let a convolution of a codec compute its padding with numbers in place of tensors."""
+
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        stride, kernel = self.conv.stride[0], (self.conv.kernel_size[0] - 1) * self.conv.dilation[0] + 1
+        total = kernel - stride
+        numbers = {"stride": stride, "kernel_size": kernel, "padding_total": total}
+        numbers |= {"padding_right": total // 2, "padding_left": total - total // 2}
+        buffers = {name: self._buffers.pop(name) for name in numbers if name in self._buffers}
+        old = {name: vars(self)[name] for name in numbers if name in vars(self)}
+        vars(self).update(numbers)
+        try:
+            return original(self, *arguments, **named)
+        finally:
+            for name in numbers:
+                del vars(self)[name]
+            vars(self).update(old)
+            self._buffers.update(buffers)
+
+    return forward
+
+
+def _up_to_a_stride(_: Any) -> Any:
+    """Fill a sound up to a multiple of the stride."""
+
+    def extra_padding(self: Any, hidden_states: torch.Tensor) -> Any:
+        return 0 if self.stride == 1 else -hidden_states.shape[-1] % self.stride
+
+    return extra_padding
+
+
 def _whole_lengths(_: Any) -> Any:
     """Count the states of a sound in whole numbers; the three convolutions are the model's."""
 
@@ -173,6 +217,24 @@ def _pool_as_a_picture(original: Any) -> Any:
     return max_pool1d
 
 
+def _both_ways(original: Any) -> Any:
+    """Compute what a layer makes of every token as text and as sound, and take the one that it is."""
+
+    def forward(self: Any, hidden_states: torch.Tensor, audio_token_mask: Any = None, **named: Any) -> Any:
+        import torch
+
+        if audio_token_mask is None:
+            return original(self, hidden_states, **named)
+        heard = audio_token_mask[..., None]
+        states = torch.where(heard, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
+        states = hidden_states + self.self_attn(hidden_states=states, **named)[0]
+        as_text = self.mlp(self.post_attention_layernorm(states))
+        as_sound = self.audio_mlp(self.audio_post_attention_layernorm(states))
+        return states + torch.where(heard, as_sound, as_text)
+
+    return forward
+
+
 def _repeated_at_once(_: Any) -> Any:
     """Give every place of a text the frames that it lasts, in all texts at once."""
 
@@ -232,6 +294,34 @@ POOLS: tuple[Patch, ...] = (
 )
 
 SIZES: tuple[Patch, ...] = (
+    *(
+        Patch(
+            f"transformers.models.{name.lower()}.modeling_{name.lower()}:{name}Conv1d.{method}",
+            make,
+            "how a sound is padded is computed with tensors, whose values no size may depend on",
+            "Transformers computes it with numbers",
+        )
+        for name in ("Encodec", "Mimi")
+        for method, make in (("forward", _padded_by_numbers), ("_get_extra_padding_for_conv1d", _up_to_a_stride))
+    ),
+    Patch(
+        "transformers.models.clvp.modeling_clvp:ClvpRotaryPositionalEmbedding.forward",
+        _forgotten,
+        "it remembers the angles of the last length, which fixes the lengths of texts and sounds",
+        "Transformers computes them anew",
+    ),
+    Patch(
+        "transformers.models.neucodec.modeling_neucodec:int",
+        _symbolic_int,
+        "int() of how many samples come out fixes how many go in",
+        "the model counts them with torch_int",
+    ),
+    Patch(
+        "transformers.models.higgs_audio_v2.modeling_higgs_audio_v2:HiggsAudioV2DecoderLayer.forward",
+        _both_ways,
+        "ONNX Runtime can't select the tokens of a sound where there are none",
+        "ONNX Runtime selects nothing from a tensor",
+    ),
     Patch(
         "transformers.models.fastspeech2_conformer.modeling_fastspeech2_conformer:length_regulator",
         _repeated_at_once,

@@ -7,7 +7,7 @@ dynamism itself, and its symbols are renamed to the description's labels afterwa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs.arguments import Layout, call, overridden
@@ -53,7 +53,7 @@ def trace(
     """
     signature = signature.for_inputs(layout.flat)
     aliases = {f"input_{index}": name for index, name in enumerate(layout.flat)}
-    relations = _relations(signature, layout.flat)
+    relations = _relations(signature, layout.flat, config.multiples)
     training = model.training
     model.eval()
     forward = model.forward
@@ -96,8 +96,13 @@ Place = tuple[str, int]
 """An axis of an input: flat name and axis index."""
 
 
-def _relations(signature: Signature, flat: Mapping[str, torch.Tensor]) -> list[tuple[Place, list[Place]]]:
-    """List what is known of the axes: each is the sum of the axes that first carried its label's symbols."""
+def _relations(
+    signature: Signature, flat: Mapping[str, torch.Tensor], multiples: Collection[str]
+) -> list[tuple[Place, list[Place], int]]:
+    """List what is known of the axes: each is so many times the sum of those that first carried its label's symbols.
+
+    That is once, but for the inputs among `multiples`.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in flat.items()}
     sizes = solve(signature, shapes)
     first: dict[str, Place] = {}
@@ -110,17 +115,19 @@ def _relations(signature: Signature, flat: Mapping[str, torch.Tensor]) -> list[t
         symbols = symbols_of(label)
         known = [first[symbol] for symbol in symbols if symbol in first]
         total = sum(sizes.get(symbol, 0) for symbol in symbols)
-        if len(known) == len(symbols) and known != [(name, axis)] and shapes[name][axis] == total:
-            relations.append(((name, axis), known))
+        times, rest = divmod(shapes[name][axis], max(total, 1))
+        is_exact = times == 1 or name in multiples
+        if len(known) == len(symbols) and known != [(name, axis)] and is_exact and times and not rest:
+            relations.append(((name, axis), known, times))
     return relations
 
 
-def _state(relations: list[tuple[Place, list[Place]]], flat: Mapping[str, torch.Tensor]) -> None:
+def _state(relations: list[tuple[Place, list[Place], int]], flat: Mapping[str, torch.Tensor]) -> None:
     import torch
 
-    for (name, axis), parts in relations:
+    for (name, axis), parts, times in relations:
         total: Any = sum(flat[part].shape[index] for part, index in parts)
-        torch._check(flat[name].shape[axis] == total)  # type: ignore[no-untyped-call]
+        torch._check(flat[name].shape[axis] == (total if times == 1 else times * total))  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: BaseException) -> str:

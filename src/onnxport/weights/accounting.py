@@ -161,8 +161,9 @@ def _relatives(model: PreTrainedModel, checkpoint: Checkpoint) -> Iterator[type]
     tables = [value for name, value in vars(modeling_auto).items() if re.fullmatch(r"MODEL_(\w+_)?MAPPING", name)]
     names = list(checkpoint.architectures)
     for table in tables:
-        found = table._model_mapping.get(model.config.model_type, ()) if hasattr(table, "_model_mapping") else ()
-        names += [found] if isinstance(found, str) else list(found)
+        for kind in dict.fromkeys((model.config.model_type, checkpoint.model_type)):
+            found = table._model_mapping.get(kind, ()) if hasattr(table, "_model_mapping") else ()
+            names += [found] if isinstance(found, str) else list(found)
     for name in names:
         candidate = getattr(transformers, name, None)
         if isinstance(candidate, type) and candidate not in seen and hasattr(candidate, "_from_config"):

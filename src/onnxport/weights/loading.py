@@ -194,11 +194,30 @@ def load_state(
         CorruptCheckpointError: the model can't be built from them.
         MissingDependencyError: Transformers needs a package for it.
     """
+    state = _of_part(checkpoint, config, state)
     with _named_errors(checkpoint, model_class):
         model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **_arguments(options))
         if checkpoint.quantization is not None:
             cast_the_others(model, dtype_of(options))
     return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def _of_part(
+    checkpoint: Checkpoint, config: PretrainedConfig, state: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a model's part, called as they are in the part alone; all where the whole is loaded.
+
+    A checkpoint like MusicGen's keeps the tensors of every part under the part's name in `config.json`, which may end
+    with `_config`.
+    """
+    settings = {name.removesuffix("_config"): value for name, value in checkpoint.config.items()}
+    parts = {n: part["model_type"] for n, part in settings.items() if isinstance(part, dict) and "model_type" in part}
+    wanted = next((name for name, kind in parts.items() if kind == config.model_type != checkpoint.model_type), None)
+    if wanted is None or not {key.partition(".")[0] for key in state}.issuperset(parts):
+        return state
+    logger.info("%s: of its parts, only %s is loaded", checkpoint.name, wanted)
+    prefix = f"{wanted}."
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
 def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:

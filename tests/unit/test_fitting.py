@@ -1,0 +1,46 @@
+"""Example sounds fit each other, and their text."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from onnxport.configs.fitting import as_codes, fit, fitted_axes
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("kyutai_speech_to_text", (2, 3, 5)), ("musicgen_decoder", (8, 3)), ("llama", (2, 3))]
+)
+def test_codes_stand_beside_or_below_each_other(kind: str, shape: tuple[int, ...]) -> None:
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    assert as_codes(SimpleNamespace(model_type=kind, num_codebooks=4), tokens).shape == shape
+
+
+def test_a_sound_is_as_long_as_its_text() -> None:
+    config = SimpleNamespace(model_type="any", audio_length_per_tok=8)
+    inputs: dict[str, Any] = {"input_ids": torch.ones(2, 5), "input_features": torch.ones(2, 80, 3000)}
+    fit(config, ["input_ids", "input_features"], inputs)
+    assert inputs["input_features"].shape == (2, 80, 40)
+    assert fitted_axes(config, inputs) == {"input_features": {0: "batch", 2: "sequence"}}
+
+
+def test_samples_of_a_codec_belong_to_frames_of_meaning() -> None:
+    heard = SimpleNamespace(feature_projection_input_dim=160)
+    config = SimpleNamespace(model_type="any", semantic_model_config=heard, downsampling_ratios=[2, 5])
+    inputs: dict[str, Any] = {"input_values": torch.ones(2, 777)}
+    fit(config, ["input_values", "input_features"], inputs)
+    samples, frames = inputs["input_values"].shape[2], inputs["input_features"].shape[1]
+    assert samples == 10 * frames and inputs["input_features"].shape[2] == 160
+    axes = fitted_axes(config, inputs)
+    assert axes["input_values"][2] == axes["input_features"][1]
+
+
+def test_last_frames_are_left_out_where_groups_must_be_full() -> None:
+    config = SimpleNamespace(model_type="nemotron3_5_transcribe_audio", subsampling_factor=8)
+    inputs: dict[str, Any] = {"input_features": torch.ones(2, 501, 4), "input_features_mask": torch.ones(2, 501)}
+    fit(config, ["input_features"], inputs)
+    assert {value.shape[1] for value in inputs.values()} == {496}
+    assert fitted_axes(config, inputs)["input_features_mask"] == {0: "batch", 1: "audio_sequence"}
