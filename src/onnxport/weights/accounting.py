@@ -125,7 +125,7 @@ def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
         spellings = {name, name.removeprefix(prefix), prefix + name}
         if not ignorable.search(name) or name in tied or spellings & account.shapes.keys():
             continue
-        if hasattr(value, "expression"):  # it is made of the checkpoint's tensors, under names that were converted
+        if hasattr(value, "expression") or getattr(value, "_is_hf_initialized", False):  # loaded, from converted names
             continue
         is_constant = not value.is_meta and bool((value == value.flatten()[:1]).all())
         if not is_constant and not _is_computed(model, name):
