@@ -109,13 +109,19 @@ def repeated_layers(model: Any) -> int:
 
     most = 0
     for owner in model.modules():
-        said = [value for value in vars(getattr(owner, "config", owner)).values() if isinstance(value, list)]
+        said = [value for value in _said_by(owner) if isinstance(value, list)]
         for layers in (child for child in owner.children() if isinstance(child, nn.ModuleList | nn.Sequential)):
             lists = [names for names in said if names and len(names) == len(layers) and isinstance(names[0], str)]
             kinds = zip(*lists, strict=True) if lists else [()] * len(layers)
             alike = Counter((*_held(layer), kind) for layer, kind in zip(layers, kinds, strict=True) if _held(layer)[1])
             most = max([most, *alike.values()])
     return most
+
+
+def _said_by(module: Any) -> list[Any]:
+    """Return the values of a module's configuration; of its own where it has none."""
+    config = getattr(module, "config", module)
+    return list(vars(config if hasattr(config, "__dict__") else module).values())
 
 
 def _held(layer: Any) -> tuple[Any, tuple[tuple[str, tuple[int, ...]], ...]]:

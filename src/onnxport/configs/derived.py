@@ -45,8 +45,13 @@ _WITHOUT_LOOP = ("zaya",)
 projections, what Zaya remembers before the first token isn't zero."""
 _DECODER = "decoder_input_ids"
 _TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
-_ALWAYS = ("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", "noise", *_TRAJECTORY)
+_ALWAYS = (
+    *("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", "noise"),
+    *("image_attention_mask", *_TRAJECTORY),
+)
 """Parameters that a forward does without, and a user doesn't."""
+_ARRANGED = {"pixel_position_ids", "image_attention_mask"}
+"""Parameters of models that take patches with their places, or several pictures for each text."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
@@ -96,11 +101,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._added.append(_DECODER)
         if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
             self._added.append("token_type_ids")
-        replaced = takes_frames(model.config) or "pixel_position_ids" in parameters
+        replaced = takes_frames(model.config) or bool(_ARRANGED.intersection(parameters))
         if "pixel_values" in self._added and not replaced:
             self._added.remove("pixel_values")
-        elif "pixel_values" in parameters and replaced:
-            self._added.append("pixel_values")
+        elif "pixel_values" in parameters and replaced:  # first, for masks are made after it
+            self._added.insert(0, "pixel_values")
         if "noise" in self._added and not hasattr(model.config, "norm_pix_loss"):  # not a masked autoencoder
             self._added.remove("noise")
         self._dropped: set[str] = set()
@@ -110,6 +115,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         }
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._parts = _parts(model, preprocessor, parameters)
+        made_here = "input_ids" in parameters and "pixel_values" in self._added
+        if not self._parts and made_here and getattr(preprocessor, "tokenizer", None) is not None:
+            self._parts = ("tokenizer",)
         self._states = CacheStates((), 0)
         self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._more: dict[str, Any] = {"logits_to_keep": 1} if last_logits else {}
@@ -284,8 +292,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
-        if "pixel_position_ids" in inputs:
-            axes["pixel_values"] = {0: "batch", 1: "patches"}
+        for name, counted in (("pixel_position_ids", "patches"), ("image_attention_mask", "num_images")):
+            if name in inputs:
+                axes["pixel_values"] = {0: "batch", 1: counted}
         if _DECODER in inputs and inputs[_DECODER].shape[1] == 1:  # a transducer's token
             axes[_DECODER] = {0: "batch"}
         axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}

@@ -180,6 +180,14 @@ def _places_of_pictures(setting: Setting) -> torch.Tensor:
     return mask
 
 
+def _pictures_seen(setting: Setting) -> torch.Tensor:
+    """Let each token see one picture more than the one before it, of those that were made for its text."""
+    import torch
+
+    count = setting.inputs["pixel_values"].shape[1]
+    return torch.ones(setting.length, count).tril().long().expand(setting.batch, -1, -1).clone()
+
+
 def takes_positions(config: Any) -> bool:
     """Say whether an encoder reads pictures as patches, padded to one length, and where each of them stands."""
     return all(hasattr(config, name) for name in ("position_embedding_size", "pooling_kernel_size", "patch_size"))
@@ -236,6 +244,7 @@ _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
     "pixel_position_ids": Recipe(_PATCHES, _positions),
+    "image_attention_mask": Recipe({0: "batch", 1: "sequence", 2: "num_images"}, _pictures_seen),
     "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
     "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
     "noise_embeds": Recipe(
