@@ -145,6 +145,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "gemma3": {"mm_tokens_per_image": 4},
     "shieldgemma2": {"mm_tokens_per_image": 4},
+    **dict.fromkeys(("colpali", "pi0"), {"vlm_config": {"...": 0, "vision_config": {"...": 0, "patch_size": 32}}}),
     "kosmos-2": {"latent_query_num": 4},
     "gemma4_audio": {"subsampling_conv_channels": [128, 32]},
     "lilt": {"hidden_size": 48},

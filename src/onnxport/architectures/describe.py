@@ -222,6 +222,7 @@ _MORE_CLASSES = {
     ("AutoModelForCausalLM", "flaubert"): "FlaubertWithLMHeadModel",
     ("AutoModelForTimeSeriesPrediction", "patchtst"): "PatchTSTForPrediction",
     ("AutoModelForTimeSeriesPrediction", "patchtsmixer"): "PatchTSMixerForPrediction",
+    ("AutoModel", "colpali"): "ColPaliForRetrieval",
     ("AutoModel", "siglip_text_model"): "SiglipTextModel",
     ("AutoModel", "siglip2_text_model"): "Siglip2TextModel",
 }

@@ -16,7 +16,7 @@ from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs.arguments import PAST
-from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
+from onnxport.configs.recipes import PLACES, Setting, asked_for, places_before, recipe, takes_cameras, takes_frames
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import OnnxportError, UnsupportedError
@@ -47,7 +47,7 @@ _DECODER = "decoder_input_ids"
 _TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
 _ALWAYS = (
     *("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask", "noise"),
-    *("image_attention_mask", *_TRAJECTORY),
+    *("image_attention_mask", "timestep", *_TRAJECTORY),
 )
 """Parameters that a forward does without, and a user doesn't."""
 _ARRANGED = {"pixel_position_ids", "image_attention_mask"}
@@ -95,19 +95,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._parameters = self.parameters_of(model)
         known = inspect.signature(type(model).forward).parameters
         parameters = {name: known[name] for name in self._parameters if name in known}
-        self._added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
-        if self._decodes and (model.can_generate() or "labels" not in parameters):
-            self._added.append(_DECODER)
-        if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
-            self._added.append("token_type_ids")
-        replaced = takes_frames(model.config) or bool(_ARRANGED.intersection(parameters))
-        if "pixel_values" in self._added and not replaced:
-            self._added.remove("pixel_values")
-        elif "pixel_values" in parameters and replaced:  # first, for masks are made after it
-            self._added.insert(0, "pixel_values")
-        if "noise" in self._added and not hasattr(model.config, "norm_pix_loss"):  # not a masked autoencoder
-            self._added.remove("noise")
+        self._added = _needed(model, parameters, self._decodes)
         self._dropped: set[str] = set()
         main = model.main_input_name
         self._inputs: dict[str, Mapping[int, str]] = {  # chooses the part of a processor
@@ -271,10 +260,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Add what no preprocessor makes."""
         import torch
 
-        if "image_embeds_position_mask" in self._added:  # as many places as a picture has states come before the text
-            places = self._config.latent_query_num
-            for name in ("input_ids", "attention_mask"):
-                inputs[name] = torch.cat([inputs[name][:, :1].expand(-1, places), inputs[name]], dim=1)
+        if "image_embeds_position_mask" in self._added or (
+            "pixel_values" in (*inputs, *self._added) and hasattr(self._config, "vlm_config")
+        ):  # as many places as pictures have states come before the text
+            places, token = places_before(self._config)
+            for name, value in (("input_ids", token), ("attention_mask", 1)):
+                first = inputs[name][:, :1] if value is None else torch.full_like(inputs[name][:, :1], value)
+                inputs[name] = torch.cat([first.expand(-1, places), inputs[name]], dim=1)
         for name in self._added:
             made_by = recipe(name)
             if made_by is not None and (name not in inputs or name in _REPLACED):
@@ -399,6 +391,26 @@ def _is_row(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, torch.Tensor) for item in value)
 
 
+def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
+    """Name what recipes make for a model from the start, in the order in which it is made."""
+    config = model.config
+    added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
+    if decodes and (model.can_generate() or "labels" not in parameters):
+        added.append(_DECODER)
+    if hasattr(config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
+        added.append("token_type_ids")
+    cameras = takes_cameras(config)
+    if cameras:  # its actions are for training
+        added = [*(name for name in added if name != "actions"), "pixel_attention_mask"]
+    if "noise" in added and not (cameras or hasattr(config, "norm_pix_loss")):  # neither moves, nor hides patches
+        added.remove("noise")
+    if "pixel_values" in added:
+        added.remove("pixel_values")
+    replaced = takes_frames(config) or cameras or bool(_ARRANGED.intersection(parameters))
+    first = ["pixel_values"] if replaced and "pixel_values" in parameters else []  # masks are made after it
+    return first + added
+
+
 def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty or name in _ALWAYS
 
@@ -416,7 +428,7 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
         if name is None:
             continue
         required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
-        places = any(getattr(model.config, place, None) is not None for place in _PLACES)
+        places = any(getattr(model.config, place, None) is not None for place in PLACES)
         if required or not (model.can_generate() or places):
             return ("tokenizer", part)
     return ()
@@ -439,10 +451,6 @@ def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> 
         if any(name in words and name in parameters for name in names):
             return ("tokenizer", part)
     return ()
-
-
-_PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
-"""Fields of configurations that tell which token stands for a picture's or a sound's states."""
 
 
 def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
