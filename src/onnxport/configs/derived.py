@@ -224,7 +224,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the model takes; a hook."""
-        return tuple(inspect.signature(type(model).forward).parameters)
+        return (*inspect.signature(type(model).forward).parameters, *_handed_on(model))
 
     def describe_states(self, model: Any, cache: Any) -> CacheStates:
         """Describe the cache that a model returned; a hook.
@@ -399,6 +399,7 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
         added.append(_DECODER)
     if hasattr(config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
         added.append("token_type_ids")
+    added += _handed_on(model)
     cameras = takes_cameras(config)
     if cameras:  # its actions are for training
         added = [*(name for name in added if name != "actions"), "pixel_attention_mask"]
@@ -409,6 +410,19 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
     replaced = takes_frames(config) or cameras or bool(_ARRANGED.intersection(parameters))
     first = ["pixel_values"] if replaced and "pixel_values" in parameters else []  # masks are made after it
     return first + added
+
+
+def _handed_on(model: Any) -> list[str]:
+    """Name what a retriever takes without saying so, and hands on to the model in it (ColPali)."""
+    inner, own = getattr(model, "vlm", None), inspect.signature(type(model).forward).parameters
+    if (
+        inner is None
+        or takes_cameras(model.config)
+        or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    ):
+        return []
+    known = inspect.signature(type(inner).forward).parameters
+    return [name for name in ("token_type_ids",) if name in known and name not in own and "input_ids" in own]
 
 
 def _is_needed(name: str, parameter: inspect.Parameter) -> bool:

@@ -178,9 +178,7 @@ def _whole_config(model_class: Any, config: Any, checkpoint: Checkpoint) -> Any:
     return model_class.config_class.from_dict(dict(checkpoint.config))
 
 
-def _places(
-    model_class: Any, config: Any, tensors: Mapping[str, tuple[int, ...] | None]
-) -> dict[str, tuple[int, ...]]:
+def _places(model_class: Any, config: Any, tensors: Mapping[str, tuple[int, ...] | None]) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes that a class's state dict has, from a model without memory.
 
     Those of `tensors`, shape by name, that its loader renames to one of them, or makes one of, are among the names.
