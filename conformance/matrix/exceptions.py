@@ -144,8 +144,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "gemma3": {"mm_tokens_per_image": 4},
-    "shieldgemma2": {"mm_tokens_per_image": 4},
-    **dict.fromkeys(("colpali", "pi0"), {"vlm_config": {"...": 0, "vision_config": {"...": 0, "patch_size": 32}}}),
+    "shieldgemma2": {"mm_tokens_per_image": 4, "yes_token_index": 100, "no_token_index": 101},
+    **{name: {"vlm_config": {"...": 0, "vision_config": {"...": 0, "patch_size": 32}}} for name in ("colpali", "pi0")},
     "kosmos-2": {"latent_query_num": 4},
     "gemma4_audio": {"subsampling_conv_channels": [128, 32]},
     "lilt": {"hidden_size": 48},
@@ -252,3 +252,10 @@ FEATURES = {"granite_speech5_ctc": 320, "granite_speech5_encoder": 320}
 """Values of each frame of a sound that a model needs, and its configuration doesn't say."""
 QUIET = {"dac": ("decoder.conv2.weight", 0.01)}
 """What makes a model's sounds at last, and by how much it is scaled: samples are below one, as those of real sounds."""
+
+ALONE = (("emu3", "text-generation"), ("emu3", "text-encoding"), ("llama4", "text-encoding"))
+"""Pairs whose class Transformers doesn't find in a checkpoint of the whole model: their checkpoints are of the class."""
+OWN_NAMES = {"shieldgemma2": ("Gemma3ForConditionalGeneration",)}
+"""Classes of a model type that Transformers doesn't load again under the names that it saves them by, but by theirs."""
+ENCODES = {("t5gemma", "text-encoding"): {"is_encoder_decoder": False}}
+"""Values of fields by pair: what a class wants to be told that has one half of its model."""

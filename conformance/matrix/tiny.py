@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from conformance.checkpoints import randomize
-from conformance.matrix.exceptions import QUIET
+from conformance.matrix.exceptions import ALONE, OWN_NAMES, QUIET
 from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
 from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
+from onnxport.weights.loading import config_for
 
 MOST_PARAMETERS = 20_000_000
 _MARKER = "conformance.json"
@@ -60,7 +61,11 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     import torch
 
     config = tiny_config(model_type, task)
-    made_of = _whole_class(model_type, task, type(config))
+    made_of = model_class(model_type, task)
+    if (model_type, task) in ALONE:
+        config = config_for(made_of, config)
+    else:
+        made_of = _whole_class(model_type, task, type(config))
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in made_of(copy.deepcopy(config)).parameters())
     if size > MOST_PARAMETERS:
@@ -71,7 +76,7 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     name, scale = QUIET.get(model_type, ("", 1.0))
     if name:
         model.get_parameter(name).data.mul_(scale)
-    model.save_pretrained(target)
+    model.save_pretrained(target, save_original_format=made_of.__name__ not in OWN_NAMES.get(model_type, ()))
     save_sides(made_of, model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
     return {**facts, "rules": _rules()}
