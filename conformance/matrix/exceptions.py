@@ -100,6 +100,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "beit": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
     "data2vec-vision": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
     "lw_detr": {"projector_scale_factors": [1.0]},
+    "uvdoc": {
+        "base": {
+            "backbone_config": {"model_type": "uvdoc_backbone", "out_features": [f"stage{n}" for n in range(1, 7)]}
+        }
+    },
     "upernet": {"base": {"backbone_config": _BACKBONE}},
     "pp_ocrv5_mobile_det": {"layer_list_out_channels": [16, 16, 16, 16], "neck_out_channels": 32},
     "pp_ocrv5_server_det": _TEXT_REGIONS,
@@ -254,8 +259,11 @@ QUIET = {"dac": ("decoder.conv2.weight", 0.01)}
 """What makes a model's sounds at last, and by how much it is scaled: samples are below one, as those of real sounds."""
 
 ALONE = (("emu3", "text-generation"), ("emu3", "text-encoding"), ("llama4", "text-encoding"))
-"""Pairs whose class Transformers doesn't find in a checkpoint of the whole model: their checkpoints are of the class."""
+"""Pairs whose class Transformers finds no weights for in a checkpoint of the whole model: theirs are of the class."""
 OWN_NAMES = {"shieldgemma2": ("Gemma3ForConditionalGeneration",)}
-"""Classes of a model type that Transformers doesn't load again under the names that it saves them by, but by theirs."""
-ENCODES = {("t5gemma", "text-encoding"): {"is_encoder_decoder": False}}
-"""Values of fields by pair: what a class wants to be told that has one half of its model."""
+"""Classes of a model type that Transformers saves under names that it doesn't find again: they keep their own."""
+OF_PAIRS: dict[tuple[str, str], dict[str, Any]] = {
+    ("t5gemma", "text-encoding"): {"is_encoder_decoder": False},
+    ("blip-2", "zero-shot-image-classification"): {"qformer_config": {"use_qformer_text_input": True}},
+}
+"""Values of fields by pair, those of a configuration inside as a dictionary: what a class of the model type wants."""

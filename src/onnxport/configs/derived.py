@@ -205,6 +205,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
             named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
         result = super().run(forward, {**named, **self._more})
+        if not any(_tensors(result)):
+            result = _opened(result)
         given = {} if self._generates else {name: f"encoder_{name}" for name in named}  # a mask that it hands on
         return {PAST if name == self._cache_name else given.get(name, name): value for name, value in result.items()}
 
@@ -256,13 +258,19 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Take the cache apart; see `OnnxConfig`."""
         return self._states.from_cache(cache)
 
+    def _has_places(self, inputs: Mapping[str, Any]) -> bool:
+        """Say whether a text begins with as many places as its pictures have states."""
+        if "image_embeds_position_mask" in self._added:
+            return True
+        if "use_image_text_matching_head" in self._parameters:  # BLIP-2's, unless its token is an older one's
+            return getattr(self._config, "image_token_index", None) is not None
+        return "pixel_values" in (*inputs, *self._added) and hasattr(self._config, "vlm_config")
+
     def _add_recipes(self, inputs: dict[str, Any]) -> None:
         """Add what no preprocessor makes."""
         import torch
 
-        if "image_embeds_position_mask" in self._added or (
-            "pixel_values" in (*inputs, *self._added) and hasattr(self._config, "vlm_config")
-        ):  # as many places as pictures have states come before the text
+        if self._has_places(inputs):
             places, token = places_before(self._config)
             for name, value in (("input_ids", token), ("attention_mask", 1)):
                 first = inputs[name][:, :1] if value is None else torch.full_like(inputs[name][:, :1], value)
@@ -384,6 +392,15 @@ def _tensors(result: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}.{index}" for index in range(len(value)))
 
 
+def _opened(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors of what a model gives that are inside what its parts give (InstructBLIP)."""
+    import torch
+
+    parts = {name: value for name, value in result.items() if isinstance(value, Mapping)}
+    inner = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+    return {**result, **{name: value for name, value in inner.items() if isinstance(value, torch.Tensor)}}
+
+
 def _is_row(value: Any) -> bool:
     """Say whether a value is several tensors, one after another."""
     import torch
@@ -397,6 +414,8 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
     added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
     if decodes and (model.can_generate() or "labels" not in parameters):
         added.append(_DECODER)
+    if config.model_type == "udop" and "bbox" in parameters:  # it asks for where its tokens stand without naming it
+        added.append("bbox")
     if hasattr(config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
         added.append("token_type_ids")
     added += _handed_on(model)

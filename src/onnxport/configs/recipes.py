@@ -133,6 +133,8 @@ def takes_cameras(config: Any) -> bool:
 
 def places_before(config: Any) -> tuple[int, int | None]:
     """Return how many tokens before a text are places of a picture's states, and which token; None for any."""
+    if hasattr(config, "num_query_tokens"):
+        return config.num_query_tokens, config.image_token_index
     whole = getattr(config, "vlm_config", None)
     if whole is None:
         return getattr(config, "latent_query_num", 0), None
@@ -185,6 +187,8 @@ def _steps(setting: Setting) -> torch.Tensor:
 
 def takes_frames(config: Any) -> bool:
     """Say whether a model reads pictures one after another, as those of a video."""
+    if hasattr(config, "video_token_index") and not hasattr(config, "image_token_index"):  # it reads nothing else
+        return True
     parts = (config, getattr(config, "vision_config", None))
     return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
 
@@ -310,7 +314,11 @@ _RECIPES: dict[str, Recipe] = {
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
     "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
     "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
-    "query_embeds": Recipe(_BATCH, lambda s: _zeros(s.batch, _PLACES, s.number("hidden_size", default=64))),
+    "query_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
+    "encoder_hidden_states": Recipe(
+        {0: "batch", 1: "encoder_sequence"},
+        lambda s: _zeros(s.batch, _PLACES, s.number("encoder_hidden_size", "hidden_size", default=64)),
+    ),
     "pixel_values": Recipe(_BATCH, _frames),
     "qformer_input_ids": Recipe({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
     "bbox": Recipe(_TEXT, _boxes),
