@@ -100,6 +100,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "beit": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
     "data2vec-vision": {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
     "lw_detr": {"projector_scale_factors": [1.0]},
+    "uvdoc": {
+        "base": {
+            "backbone_config": {"model_type": "uvdoc_backbone", "out_features": [f"stage{n}" for n in range(1, 7)]}
+        }
+    },
     "upernet": {"base": {"backbone_config": _BACKBONE}},
     "pp_ocrv5_mobile_det": {"layer_list_out_channels": [16, 16, 16, 16], "neck_out_channels": 32},
     "pp_ocrv5_server_det": _TEXT_REGIONS,
@@ -144,7 +149,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4, "depths": [1, 1, 1, 1, 1, 1, 1]},
     "gemma3": {"mm_tokens_per_image": 4},
-    "shieldgemma2": {"mm_tokens_per_image": 4},
+    "shieldgemma2": {"mm_tokens_per_image": 4, "yes_token_index": 100, "no_token_index": 101},
+    **{name: {"vlm_config": {"...": 0, "vision_config": {"...": 0, "patch_size": 32}}} for name in ("colpali", "pi0")},
     "kosmos-2": {"latent_query_num": 4},
     "gemma4_audio": {"subsampling_conv_channels": [128, 32]},
     "lilt": {"hidden_size": 48},
@@ -276,3 +282,13 @@ SOUNDS = {"higgs_audio_v2_tokenizer": {"sampling_rate": 24000, "hop_length": 960
 
 QUIET = {"dac": ("decoder.conv2.weight", 0.01)}
 """What makes a model's sounds at last, and by how much it is scaled: samples are below one, as those of real sounds."""
+
+ALONE = (("emu3", "text-generation"), ("emu3", "text-encoding"), ("llama4", "text-encoding"))
+"""Pairs whose class Transformers finds no weights for in a checkpoint of the whole model: theirs are of the class."""
+OWN_NAMES = {"shieldgemma2": ("Gemma3ForConditionalGeneration",)}
+"""Classes of a model type that Transformers saves under names that it doesn't find again: they keep their own."""
+OF_PAIRS: dict[tuple[str, str], dict[str, Any]] = {
+    ("t5gemma", "text-encoding"): {"is_encoder_decoder": False},
+    ("blip-2", "zero-shot-image-classification"): {"qformer_config": {"use_qformer_text_input": True}},
+}
+"""Values of fields by pair, those of a configuration inside as a dictionary: what a class of the model type wants."""

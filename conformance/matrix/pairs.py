@@ -72,17 +72,21 @@ def pairs() -> tuple[Pair, ...]:
 
 
 def classes(task: Task) -> dict[str, str]:
-    """Map model types to the name of the class that a task loads.
+    """Map model types to the name of the class that a task loads; one that Transformers names and hasn't isn't there.
 
     Audio-text-to-text has the Auto class of all models that read something beside a text: those that read pictures
     are image-to-text's already, and left out here.
     """
+    import transformers
+
     from onnxport.architectures.describe import _class_names
 
+    known = set(dir(transformers))
     found: dict[str, str] = {}
     for auto_class in task.auto_classes:
         for model_type, names in _class_names(auto_class).items():
-            found.setdefault(model_type, names[0])
+            if names[0] in known:
+                found.setdefault(model_type, names[0])
     if task.name == "audio-text-to-text":
         pictures = classes(canonical_task("image-to-text"))
         found = {model_type: name for model_type, name in found.items() if pictures.get(model_type) != name}

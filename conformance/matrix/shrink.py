@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import EXCEPTIONS
+from conformance.matrix.exceptions import EXCEPTIONS, OF_PAIRS
 
 WIDTH, HEADS, HEAD, INNER, LAYERS, VOCABULARY = 32, 4, 8, 64, 4, 128
 EXPERTS, LENGTH, PICTURE = 4, 512, 64
@@ -96,6 +96,11 @@ def tiny_config(model_type: str, task: str = "") -> Any:
     config = _shrunk(config_class(**exception.get("base", {})), exception)
     if task == "text-generation" and not config.is_encoder_decoder and "is_decoder" in _fields(config):
         config.is_decoder = True
+    for name, value in OF_PAIRS.get((model_type, task), {}).items():
+        if isinstance(value, dict):
+            getattr(config, name).update(value)
+        else:
+            setattr(config, name, value)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0
     return config

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from conformance.checkpoints import randomize
-from conformance.matrix.exceptions import QUIET
+from conformance.matrix.exceptions import ALONE, OWN_NAMES, QUIET
 from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
 from onnxport.architectures.describe import writer_of
 from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
+from onnxport.weights.loading import config_for
 
 MOST_PARAMETERS = 20_000_000
 _MARKER = "conformance.json"
@@ -61,7 +62,11 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     import torch
 
     config = tiny_config(model_type, task)
-    made_of = _whole_class(model_type, task, type(config))
+    made_of = model_class(model_type, task)
+    if (model_type, task) in ALONE:
+        config = config_for(made_of, config)
+    else:
+        made_of = _whole_class(model_type, task, type(config))
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in made_of(copy.deepcopy(config)).parameters())
     if size > MOST_PARAMETERS:
@@ -72,7 +77,7 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     name, scale = QUIET.get(model_type, ("", 1.0))
     if name:
         model.get_parameter(name).data.mul_(scale)
-    model.save_pretrained(target)
+    model.save_pretrained(target, save_original_format=made_of.__name__ not in OWN_NAMES.get(model_type, ()))
     save_sides(writer_of(made_of), model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
     return {**facts, "rules": _rules()}
@@ -110,13 +115,19 @@ def repeated_layers(model: Any) -> int:
 
     most = 0
     for owner in model.modules():
-        said = [value for value in vars(getattr(owner, "config", owner)).values() if isinstance(value, list)]
+        said = [value for value in _said_by(owner) if isinstance(value, list)]
         for layers in (child for child in owner.children() if isinstance(child, nn.ModuleList | nn.Sequential)):
             lists = [names for names in said if names and len(names) == len(layers) and isinstance(names[0], str)]
             kinds = zip(*lists, strict=True) if lists else [()] * len(layers)
             alike = Counter((*_held(layer), kind) for layer, kind in zip(layers, kinds, strict=True) if _held(layer)[1])
             most = max([most, *alike.values()])
     return most
+
+
+def _said_by(module: Any) -> list[Any]:
+    """Return the values of a module's configuration; of its own where it has none."""
+    config = getattr(module, "config", module)
+    return list(vars(config if hasattr(config, "__dict__") else module).values())
 
 
 def _held(layer: Any) -> tuple[Any, tuple[tuple[str, tuple[int, ...]], ...]]:

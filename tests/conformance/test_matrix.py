@@ -112,3 +112,8 @@ def test_what_the_command_lists_is_written(tmp_path: Path) -> None:
             "fixed_axes": {"fill-mask": ["input_ids: batch_size = 2"]},
         }
     }
+
+
+def test_a_class_that_transformers_names_and_has_not_is_no_pair() -> None:
+    assert ("voxtral_realtime_text", "feature-extraction") not in pairs()
+    assert ("voxtral_realtime_encoder", "feature-extraction") in pairs()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onnxport.configs.derived import _refusal
-from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
+from onnxport.configs.recipes import Setting, asked_for, places_before, recipe, takes_frames
 from onnxport.errors import UnsupportedError
 from onnxport.passes.patch import patched
 from onnxport.tracing.patches import PATCHES, _averages, _HalfOfLimits, _pool_any_size
@@ -153,3 +153,24 @@ def test_halves_of_a_tokenizer_of_sounds_take_samples_or_states(half: str, shape
     assert made.make(Setting(config, 2, {})).shape == shape
     with pytest.raises(UnsupportedError, match="hidden_states"):
         made.make(Setting(SimpleNamespace(model_type="any"), 2, {}))
+
+
+def test_each_token_sees_one_picture_more_than_the_one_before() -> None:
+    pictures, tokens = torch.zeros(2, 3, 3, 8, 8), torch.ones(2, 4, dtype=torch.int64)
+    mask = make("image_attention_mask", {}, pixel_values=pictures, input_ids=tokens)
+    assert mask[1].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_what_moves_a_robot_has_the_sizes_of_its_states_and_actions() -> None:
+    sizes = {"max_state_dim": 6, "max_action_dim": 5, "chunk_size": 7, "vlm_config": None}
+    assert make("state", sizes).shape == (2, 6)
+    assert make("noise", {**sizes, "dit_config": None}).shape == (2, 7, 5)
+    assert make("timestep", sizes).shape == (2,)
+
+
+def test_as_many_tokens_before_a_text_as_its_pictures_have_states() -> None:
+    text = SimpleNamespace(num_image_tokens=4)
+    vlm = SimpleNamespace(text_config=text, image_token_id=9)
+    assert places_before(SimpleNamespace(vlm_config=vlm)) == (4, 9)
+    assert places_before(SimpleNamespace(vlm_config=vlm, dit_config=None)) == (8, 9)
+    assert places_before(SimpleNamespace(latent_query_num=3)) == (3, None)

@@ -154,7 +154,7 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
     for name in _auto_classes(config, task):
         if code is not None and name in own_code:
             return _load_code(own_code[name], code)
-        if fitting := _class_names(name).get(config.model_type, ()):
+        if fitting := _fitting(config, name):
             own = [architecture for architecture in config.architectures or () if architecture in fitting]
             found = class_named([*own, *fitting][0], config.model_type)
             return _with_forward(writer_of(found) if task.name in _FROM_MEDIA else found)
@@ -231,7 +231,22 @@ def _classes_for(config: PreTrainedConfig, auto_class: str, code: Path | None) -
     """Name the classes that an Auto class may load for a configuration, those of trusted code among them."""
     places = _code(config)
     own = (_class_name(places[auto_class]),) if code is not None and auto_class in places else ()
-    return (*own, *_class_names(auto_class).get(config.model_type, ()))
+    return (*own, *_fitting(config, auto_class))
+
+
+def _fitting(config: PreTrainedConfig, auto_class: str) -> tuple[str, ...]:
+    """Name the classes that an Auto class loads for a configuration.
+
+    It knows some classes by the type of a whole model alone whose text they write (`Emu3ForCausalLM`): a checkpoint of
+    such a class says so.
+    """
+    import transformers
+
+    names = _class_names(auto_class)
+    if config.model_type in names:
+        return names[config.model_type]
+    known = {name for found in names.values() for name in found}.intersection(config.architectures or ())
+    return tuple(name for name in sorted(known) if getattr(transformers, name).config_class is type(config))
 
 
 def _load_code(place: str, directory: Path) -> type:
@@ -259,6 +274,7 @@ _MORE_CLASSES = {
     ("AutoModelForCausalLM", "flaubert"): "FlaubertWithLMHeadModel",
     ("AutoModelForTimeSeriesPrediction", "patchtst"): "PatchTSTForPrediction",
     ("AutoModelForTimeSeriesPrediction", "patchtsmixer"): "PatchTSMixerForPrediction",
+    ("AutoModel", "colpali"): "ColPaliForRetrieval",
     ("AutoModel", "siglip_text_model"): "SiglipTextModel",
     ("AutoModel", "siglip2_text_model"): "Siglip2TextModel",
 }

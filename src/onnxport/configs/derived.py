@@ -17,7 +17,7 @@ from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs.arguments import PAST
 from onnxport.configs.fitting import as_codes, fit, fitted_axes, is_fitted
-from onnxport.configs.recipes import Setting, asked_for, recipe, takes_frames
+from onnxport.configs.recipes import PLACES, Setting, asked_for, places_before, recipe, takes_cameras, takes_frames
 from onnxport.configs.states import CACHE_NAMES, CacheStates
 from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.errors import OnnxportError, UnsupportedError
@@ -54,11 +54,13 @@ _DRAWN = ("noise", "noise_sequence")
 _SPEAKING = ("decoder_input_values", "speaker_embeddings")
 _ALWAYS = (
     *("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask"),
-    *(*_TRAJECTORY, *_DRAWN, *_SPEAKING),
+    *("image_attention_mask", "timestep", *_TRAJECTORY, *_DRAWN, *_SPEAKING),
 )
 """Parameters that a forward does without, and a user doesn't."""
 _MASKS = ("input_features_mask",)
 """Parameters that a forward can't do without although it has a default for them."""
+_ARRANGED = {"pixel_position_ids", "image_attention_mask"}
+"""Parameters of models that take patches with their places, or several pictures for each text."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
@@ -98,24 +100,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._parameters = self.parameters_of(model)
         known = inspect.signature(type(model).forward).parameters
         parameters = {name: known[name] for name in self._parameters if name in known}
-        self._added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
-        if self._decodes and (model.can_generate() or "labels" not in parameters):
-            self._added.append(_DECODER)
-        if _DECODER in parameters and hasattr(model.config, "canvas_length"):  # tokens that it refines, drawn by chance
-            self._added.append(_DECODER)
-        if hasattr(model.config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
-            self._added.append("token_type_ids")
+        self._added = _needed(model, parameters, self._decodes)
         text = model.config.get_text_config()
         if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
             self._added.append("token_type_ids")  # which tokens see what follows: PaliGemma's prefix
-        replaced = takes_frames(model.config) or "pixel_position_ids" in parameters
-        if "pixel_values" in self._added and not replaced:
-            self._added.remove("pixel_values")
-        elif "pixel_values" in parameters and replaced:
-            self._added.append("pixel_values")
-        if "noise" in self._added and not hasattr(model.config, "norm_pix_loss"):  # not a masked autoencoder
-            self._added.remove("noise")
         if use_past and "attention_mask" not in known and "kwargs" in known:  # it is handed on to what generates
             self._parameters = (*self._parameters, "attention_mask")
         self._dropped: set[str] = set()
@@ -125,6 +114,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         }
         self._outputs: dict[str, Mapping[int, str]] = {}
         self._parts = _parts(model, preprocessor, parameters)
+        made_here = "input_ids" in parameters and "pixel_values" in self._added
+        if not self._parts and made_here and getattr(preprocessor, "tokenizer", None) is not None:
+            self._parts = ("tokenizer",)
         self._states = CacheStates((), 0)
         self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._more: dict[str, Any] = {"logits_to_keep": 1} if last_logits else {}
@@ -240,6 +232,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
             named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
         result = super().run(forward, {**named, **self._more})
+        if not any(_tensors(result)):
+            result = _opened(result)
         given = {} if self._generates else {name: f"encoder_{name}" for name in named}  # a mask that it hands on
         return {PAST if name == self._cache_name else given.get(name, name): value for name, value in result.items()}
 
@@ -259,7 +253,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the model takes; a hook."""
-        return tuple(inspect.signature(type(model).forward).parameters)
+        return (*inspect.signature(type(model).forward).parameters, *_handed_on(model))
 
     def describe_states(self, model: Any, cache: Any) -> CacheStates:
         """Describe the cache that a model returned; a hook.
@@ -291,14 +285,23 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Take the cache apart; see `OnnxConfig`."""
         return self._states.from_cache(cache)
 
+    def _has_places(self, inputs: Mapping[str, Any]) -> bool:
+        """Say whether a text begins with as many places as its pictures have states."""
+        if "image_embeds_position_mask" in self._added:
+            return True
+        if "use_image_text_matching_head" in self._parameters:  # BLIP-2's, unless its token is an older one's
+            return getattr(self._config, "image_token_index", None) is not None
+        return "pixel_values" in (*inputs, *self._added) and hasattr(self._config, "vlm_config")
+
     def _add_recipes(self, inputs: dict[str, Any]) -> None:
         """Add what no preprocessor makes."""
         import torch
 
-        if "image_embeds_position_mask" in self._added:  # as many places as a picture has states come before the text
-            places = self._config.latent_query_num
-            for name in ("input_ids", "attention_mask"):
-                inputs[name] = torch.cat([inputs[name][:, :1].expand(-1, places), inputs[name]], dim=1)
+        if self._has_places(inputs):
+            places, token = places_before(self._config)
+            for name, value in (("input_ids", token), ("attention_mask", 1)):
+                first = inputs[name][:, :1] if value is None else torch.full_like(inputs[name][:, :1], value)
+                inputs[name] = torch.cat([first.expand(-1, places), inputs[name]], dim=1)
         for name in self._added:
             made_by = recipe(name)
             if made_by is not None and (name not in inputs or name in _REPLACED):
@@ -317,8 +320,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
                 axes[name] = {0: "batch"}
         axes |= fitted_axes(self._config, inputs)
-        if "pixel_position_ids" in inputs:
-            axes["pixel_values"] = {0: "batch", 1: "patches"}
+        for name, counted in (("pixel_position_ids", "patches"), ("image_attention_mask", "num_images")):
+            if name in inputs:
+                axes["pixel_values"] = {0: "batch", 1: counted}
         if _DECODER in inputs and inputs[_DECODER].shape[1] == 1:  # a transducer's token
             axes[_DECODER] = {0: "batch"}
         axes |= {name: found.axes for name, found in known.items() if found is not None and name not in axes}
@@ -418,11 +422,58 @@ def _tensors(result: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}.{index}" for index in range(len(value)))
 
 
+def _opened(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors of what a model gives that are inside what its parts give (InstructBLIP)."""
+    import torch
+
+    parts = {name: value for name, value in result.items() if isinstance(value, Mapping)}
+    inner = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+    return {**result, **{name: value for name, value in inner.items() if isinstance(value, torch.Tensor)}}
+
+
 def _is_row(value: Any) -> bool:
     """Say whether a value is several tensors, one after another."""
     import torch
 
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, torch.Tensor) for item in value)
+
+
+def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
+    """Name what recipes make for a model from the start, in the order in which it is made."""
+    config = model.config
+    added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
+    if decodes and (model.can_generate() or "labels" not in parameters):
+        added.append(_DECODER)
+    if _DECODER in parameters and hasattr(config, "canvas_length"):  # tokens that it refines, drawn by chance
+        added.append(_DECODER)
+    if config.model_type == "udop" and "bbox" in parameters:  # it asks for where its tokens stand without naming it
+        added.append("bbox")
+    if hasattr(config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
+        added.append("token_type_ids")
+    added += _handed_on(model)
+    cameras = takes_cameras(config)
+    if cameras:  # its actions are for training
+        added = [*(name for name in added if name != "actions"), "pixel_attention_mask"]
+    if "noise" in added and not (cameras or hasattr(config, "norm_pix_loss")):  # neither moves, nor hides patches
+        added.remove("noise")
+    if "pixel_values" in added:
+        added.remove("pixel_values")
+    replaced = takes_frames(config) or cameras or bool(_ARRANGED.intersection(parameters))
+    first = ["pixel_values"] if replaced and "pixel_values" in parameters else []  # masks are made after it
+    return first + added
+
+
+def _handed_on(model: Any) -> list[str]:
+    """Name what a retriever takes without saying so, and hands on to the model in it (ColPali)."""
+    inner, own = getattr(model, "vlm", None), inspect.signature(type(model).forward).parameters
+    if (
+        inner is None
+        or takes_cameras(model.config)
+        or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    ):
+        return []
+    known = inspect.signature(type(inner).forward).parameters
+    return [name for name in ("token_type_ids",) if name in known and name not in own and "input_ids" in own]
 
 
 def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
@@ -442,7 +493,7 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
         if name is None:
             continue
         required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
-        places = any(getattr(model.config, place, None) is not None for place in _PLACES)
+        places = any(getattr(model.config, place, None) is not None for place in PLACES)
         if required or not (model.can_generate() or places):
             return ("tokenizer", part)
     return ()
@@ -465,10 +516,6 @@ def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> 
         if any(not words.isdisjoint((name, "NoneType")) and name in parameters for name in names):
             return ("tokenizer", part)
     return ()
-
-
-_PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
-"""Fields of configurations that tell which token stands for a picture's or a sound's states."""
 
 
 def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs.arguments import Layout
+from onnxport.configs.recipes import PLACES
 from onnxport.configs.signature import Signature, axis_size, solve
 
 if TYPE_CHECKING:
@@ -80,10 +81,19 @@ class Examples:
             return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) if varies else tensor
         if not name.endswith("input_ids"):
             return tensor
-        filler = int(tensor.flatten().mode().values) if tensor.numel() else 0
+        held = self._places()
+        text = tensor[~torch.isin(tensor, torch.tensor(held, dtype=tensor.dtype))]
+        filler = int(text.mode().values) if text.numel() else 0
         choices = self._ordinary_tokens(filler)
         drawn = choices[torch.randint(len(choices), tensor.shape, generator=generator)]
         return torch.where(tensor == filler, drawn, tensor)
+
+    def _places(self) -> list[int]:
+        """List the tokens that stand for a picture's or a sound's states."""
+        whole = self.config._config
+        parts = (whole, getattr(whole, "vlm_config", None))
+        found = (getattr(part, name, None) for part in parts for name in PLACES)
+        return [token for token in found if isinstance(token, int)]
 
     def _ordinary_tokens(self, filler: int) -> torch.Tensor:
         """List tokens that mean nothing to the model: neither special to the tokenizer nor named in the config."""
@@ -93,7 +103,7 @@ class Examples:
         text = _text_config(model_config)
         sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
         limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
-        special = set(getattr(self.preprocessor, "all_special_ids", None) or ())
+        special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._places()}
         for key, value in text.to_dict().items():
             if key.endswith("_token_id"):
                 special |= set(value) if isinstance(value, list) else {value}

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 _DECODER_LENGTH = 3
 _PLACES = 5
 _FRAMES = 4
+_PARTS = ("text_config", "vision_config")
 _TICKS = 20
+_CAMERAS = 2
+PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
+"""Fields of configurations that tell which token stands for a picture's or a sound's states."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Setting:
 
     def number(self, *names: str, default: int) -> int:
         """Return the first of the configuration's fields that is a number, and of those of its parts."""
-        parts = (self.config, *(getattr(self.config, part, None) for part in ("text_config", "vision_config")))
+        wholes = (self.config, getattr(self.config, "vlm_config", None))
+        parts = [part for whole in wholes for part in (whole, *(getattr(whole, name, None) for name in _PARTS))]
         found = (getattr(part, name, None) for part in parts for name in names)
         return next((value for value in found if isinstance(value, int) and not isinstance(value, bool)), default)
 
@@ -111,11 +116,33 @@ def _boxes(setting: Setting) -> torch.Tensor:
 
 
 def _frames(setting: Setting) -> torch.Tensor:
+    import torch
+
     if takes_positions(setting.config):
         return _zeros(setting.batch, _patches(setting), 3 * setting.config.patch_size**2)
+    if takes_cameras(setting.config):
+        vision = setting.config.vlm_config.vision_config
+        side = vision.image_size
+        return torch.rand(setting.batch, _CAMERAS, vision.num_channels, side, side, generator=_seeded())
     side = setting.number("image_size", "crop_size", default=64)
     count = setting.number("num_frames", "frames_per_clip", default=_FRAMES)
     return _zeros(setting.batch, count, setting.number("num_channels", "in_chans", default=3), side, side)
+
+
+def takes_cameras(config: Any) -> bool:
+    """Say whether a model reads what several cameras see, and moves something (PI0)."""
+    return all(hasattr(config, name) for name in ("vlm_config", "dit_config"))
+
+
+def places_before(config: Any) -> tuple[int, int | None]:
+    """Return how many tokens before a text are places of a picture's states, and which token; None for any."""
+    if hasattr(config, "num_query_tokens"):
+        return config.num_query_tokens, config.image_token_index
+    whole = getattr(config, "vlm_config", None)
+    if whole is None:
+        return getattr(config, "latent_query_num", 0), None
+    pictures = _CAMERAS if takes_cameras(config) else 1
+    return pictures * getattr(whole.text_config, "num_image_tokens", 0), whole.image_token_id
 
 
 def _kinds(setting: Setting) -> torch.Tensor:
@@ -180,6 +207,8 @@ def _steps(setting: Setting) -> torch.Tensor:
 
 def takes_frames(config: Any) -> bool:
     """Say whether a model reads pictures one after another, as those of a video."""
+    if hasattr(config, "video_token_index") and not hasattr(config, "image_token_index"):  # it reads nothing else
+        return True
     parts = (config, getattr(config, "vision_config", None))
     return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
 
@@ -196,14 +225,22 @@ def _shuffling(setting: Setting) -> torch.Tensor:
 
     height, width = setting.inputs["pixel_values"].shape[-2:]
     side = setting.number("patch_size", default=16)
-    return torch.rand(setting.batch, (height // side) * (width // side), generator=torch.Generator().manual_seed(0))
+    return torch.rand(setting.batch, (height // side) * (width // side), generator=_seeded())
 
 
 def _places_of_pictures(setting: Setting) -> torch.Tensor:
     """Let a text begin with the places of its picture."""
     mask = 0 * _numbers(setting.batch, setting.length)
-    mask[:, : setting.number("latent_query_num", default=64)] = 1
+    mask[:, : places_before(setting.config)[0]] = 1
     return mask
+
+
+def _pictures_seen(setting: Setting) -> torch.Tensor:
+    """Let each token see one picture more than the one before it, of those that were made for its text."""
+    import torch
+
+    count = setting.inputs["pixel_values"].shape[1]
+    return torch.ones(setting.length, count).tril().long().expand(setting.batch, -1, -1).clone()
 
 
 def takes_positions(config: Any) -> bool:
@@ -237,10 +274,34 @@ def _flattened(setting: Setting) -> torch.Tensor:
     import torch
 
     side, channels = setting.number("patch_size", default=16), setting.number("num_channels", default=3)
-    patches = torch.rand(setting.batch, _FRAMES**2, 2 + channels * side**2, generator=torch.Generator().manual_seed(0))
+    patches = torch.rand(setting.batch, _FRAMES**2, 2 + channels * side**2, generator=_seeded())
     numbers = torch.arange(_FRAMES**2)
     patches[..., 0], patches[..., 1] = numbers // _FRAMES + 1, numbers % _FRAMES + 1
     return patches
+
+
+def _actions(setting: Setting) -> torch.Tensor:
+    """Make the states of a robot and of the actions that follow."""
+    import torch
+
+    config = setting.config
+    return torch.rand(setting.batch, 1 + config.chunk_size, config.dit_config.hidden_size, generator=_seeded())
+
+
+def _noise(setting: Setting) -> torch.Tensor:
+    """Make what a robot's actions are made of, or the numbers by which patches are hidden."""
+    import torch
+
+    if not takes_cameras(setting.config):
+        return _shuffling(setting)
+    shape = (setting.batch, setting.config.chunk_size, setting.config.max_action_dim)
+    return torch.rand(shape, generator=_seeded())
+
+
+def _seeded() -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(0)
 
 
 def _context_size(setting: Setting) -> int:
@@ -262,6 +323,7 @@ _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
     "pixel_position_ids": Recipe(_PATCHES, _positions),
+    "image_attention_mask": Recipe({0: "batch", 1: "sequence", 2: "num_images"}, _pictures_seen),
     "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
     "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
     "noise_embeds": Recipe(
@@ -269,12 +331,20 @@ _RECIPES: dict[str, Recipe] = {
         lambda s: _zeros(s.batch, s.number("block_size", default=16), s.number("hidden_size", default=64)),
     ),
     "context_hidden_states": Recipe(_TEXT, lambda s: _zeros(s.batch, _PLACES, _context_size(s))),
-    "noise": Recipe(_BATCH, _shuffling),
+    "pixel_attention_mask": Recipe(_BATCH, lambda s: _numbers(s.batch, _CAMERAS) == 1),
+    "action_embeds": Recipe(_BATCH, _actions),
+    "noise": Recipe(_BATCH, _noise),
+    "state": Recipe(_BATCH, lambda s: _zeros(s.batch, s.number("max_state_dim", default=32))),
+    "timestep": Recipe(_BATCH, lambda s: _ones(s.batch)),
     "image_embeds_position_mask": Recipe(_TEXT, _places_of_pictures),
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
     "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
     "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
-    "query_embeds": Recipe(_BATCH, lambda s: _zeros(s.batch, _PLACES, s.number("hidden_size", default=64))),
+    "query_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
+    "encoder_hidden_states": Recipe(
+        {0: "batch", 1: "encoder_sequence"},
+        lambda s: _zeros(s.batch, _PLACES, s.number("encoder_hidden_size", "hidden_size", default=64)),
+    ),
     "pixel_values": Recipe(_BATCH, _frames),
     "qformer_input_ids": Recipe({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
     "bbox": Recipe(_TEXT, _boxes),

@@ -125,7 +125,7 @@ def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
         spellings = {name, name.removeprefix(prefix), prefix + name}
         if not ignorable.search(name) or name in tied or spellings & account.shapes.keys():
             continue
-        if hasattr(value, "expression"):  # it is made of the checkpoint's tensors, under names that were converted
+        if hasattr(value, "expression") or getattr(value, "_is_hf_initialized", False):  # loaded, from converted names
             continue
         is_constant = not value.is_meta and bool((value == value.flatten()[:1]).all())
         if not is_constant and not _is_computed(model, name):
@@ -144,8 +144,9 @@ def _unexplained(leftover: set[str], account: Account, model: PreTrainedModel, c
     for model_class in _relatives(model, checkpoint):
         if not remaining:
             break
-        for name, shape in _places(model_class, _whole_config(model_class, model.config, checkpoint)).items():
-            found = (account.shapes or {}).get(name, shape)
+        left = {name: (account.shapes or {}).get(name) for name in remaining}
+        for name, shape in _places(model_class, _whole_config(model_class, model.config, checkpoint), left).items():
+            found = left.get(name) or shape
             # The size of another head (its number of labels) isn't this configuration's: the rank must agree.
             if name in remaining and len(found) == len(shape):
                 remaining.discard(name)
@@ -178,8 +179,11 @@ def _whole_config(model_class: Any, config: Any, checkpoint: Checkpoint) -> Any:
     return model_class.config_class.from_dict(dict(checkpoint.config))
 
 
-def _places(model_class: Any, config: Any) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes that a class's state dict has, from a model without memory."""
+def _places(model_class: Any, config: Any, tensors: Mapping[str, tuple[int, ...] | None]) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes that a class's state dict has, from a model without memory.
+
+    Those of `tensors`, shape by name, that its loader renames to one of them, or makes one of, are among the names.
+    """
     import torch
 
     try:
@@ -190,7 +194,25 @@ def _places(model_class: Any, config: Any) -> dict[str, tuple[int, ...]]:
         return {}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     prefix = f"{model.base_model_prefix}."
-    return own | {name.removeprefix(prefix): shape for name, shape in own.items() if name.startswith(prefix)}
+    found = own | {name.removeprefix(prefix): shape for name, shape in own.items() if name.startswith(prefix)}
+    return found | dict(_renamed(model, found, {name: shape for name, shape in tensors.items() if name not in found}))
+
+
+def _renamed(
+    model: Any, places: Mapping[str, tuple[int, ...]], tensors: Mapping[str, tuple[int, ...] | None]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield tensors that a model's loader gives another name, or puts together, with the shapes that they must have."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    renamings, converters = (
+        [rule for rule in rules if isinstance(rule, kind)] for kind in (WeightRenaming, WeightConverter)
+    )
+    for name, shape in tensors.items():
+        new, converted = rename_source_key(name, renamings, converters)
+        if new in places:
+            yield name, (shape or ()) if converted else places[new]
 
 
 def _message(

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -49,7 +50,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {"timm_wrapper": ("timm", "torchvision")}
+_PACKAGES = {name: ("timm", "torchvision") for name in ("timm_wrapper", "timm_backbone")}
 """Model type → packages that its code is in."""
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -196,7 +197,8 @@ def load_state(
     """
     state = _of_part(checkpoint, config, state)
     with _named_errors(checkpoint, model_class):
-        model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **_arguments(options))
+        load = _loader_of(model_class)
+        model, info = load(None, config=config, state_dict=dict(state), **_arguments(options))
         if checkpoint.quantization is not None:
             cast_the_others(model, dtype_of(options))
     return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
@@ -218,6 +220,14 @@ def _of_part(
     logger.info("%s: of its parts, only %s is loaded", checkpoint.name, wanted)
     prefix = f"{wanted}."
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _loader_of(model_class: Any) -> Any:
+    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name."""
+    from transformers import PreTrainedModel
+
+    fetches = model_class.__name__ == "TimmBackbone"
+    return partial(PreTrainedModel.from_pretrained.__func__, model_class) if fetches else model_class.from_pretrained
 
 
 def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
