@@ -34,7 +34,7 @@ _TYPES = {
     "text-classification": "markuplm modernbert mpnet stablelm t5 yoso",
     "text-encoding": "clip_text_model mt5 nystromformer xlm xlm-roberta-xl",
     "text-generation": "bart ernie gpt_bigcode mistral plbart vaultgemma",
-    "text-generation-with-past": "axk2 dbrx gpt-sw3 gptj granite megatron-bert nanochat olmo2",
+    "text-generation-with-past": "axk2 dbrx gpt-sw3 gptj granite inkling_text megatron-bert nanochat olmo2",
     "text-recognition": "pp_ocrv5_server_rec pp_ocrv6_small_rec",
     "text-to-audio": "gradium_phonon_tts seamless_m4t vibevoice",
     "text2text-generation": "audioflamingo3 encoder-decoder prophetnet qwen3_asr seamless_m4t_v2 umt5",
