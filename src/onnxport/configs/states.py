@@ -96,10 +96,12 @@ class CacheStates:
     Attributes:
         layers: what each layer that remembers anything remembers.
         depth: layers, those that remember nothing among them.
+        waiting: numbers of layers that remember nothing yet: Mllama's that look at pictures, where there is none.
     """
 
     layers: tuple[tuple[Remembered, ...], ...]
     depth: int
+    waiting: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, model: Any, cache: Any) -> Self:
@@ -114,7 +116,8 @@ class CacheStates:
         if not any(found):
             kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
             raise UnsupportedError(_refusal(model, kept))
-        return cls(tuple(parts for parts in found if parts), len(layers))
+        waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
+        return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
 
     @property
     def grows(self) -> bool:
@@ -141,10 +144,10 @@ class CacheStates:
 
     def to_cache(self, past: Sequence[Sequence[Any]]) -> Any:
         """Build Transformers' cache from one tuple per layer, in which earlier tokens are known for every layer."""
-        from transformers.cache_utils import DummyLayer, DynamicCache
+        from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
         cache = DynamicCache()
-        cache.layers = [DummyLayer() for _ in range(self.depth)]
+        cache.layers = [DynamicLayer() if i in self.waiting else DummyLayer() for i in range(self.depth)]
         for parts, tensors in zip(self.layers, past, strict=True):
             cache.layers[parts[0].layer] = _filled(dict(zip(parts, tensors, strict=True)))
         return cache
