@@ -21,7 +21,7 @@ _TYPES = {
     "image-matting": "sapiens2 vitmatte",
     "image-segmentation": "detr",
     "image-to-text": "git got_ocr2 granite_docling llava_onevision smolvlm",
-    "image-to-text-with-past": "got_ocr2 ovis2 pp_chart2table",
+    "image-to-text-with-past": "blip got_ocr2 molmo2 ovis2 pp_chart2table",
     "mask-generation": "sam",
     "masked-im": "deit",
     "multiple-choice": "canine convbert ibert longformer roc_bert roformer",

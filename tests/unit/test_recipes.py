@@ -142,3 +142,20 @@ def test_a_masked_autoencoder_gets_a_number_for_each_patch() -> None:
 def test_a_text_begins_with_the_places_of_its_picture() -> None:
     mask = make("image_embeds_position_mask", {"latent_query_num": 2}, input_ids=torch.ones(2, 5, dtype=torch.int64))
     assert mask.tolist() == [[1, 1, 0, 0, 0]] * 2
+
+
+def test_patches_of_a_square_have_places_and_the_rest_are_padding() -> None:
+    places = make("image_position_ids", {}, pixel_values=torch.zeros(2, 6, 3))
+    assert places[1].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [-1, -1], [-1, -1]]
+
+
+def test_states_are_made_of_patches_of_their_own_picture() -> None:
+    pooled = make("image_token_pooling", {}, pixel_values=torch.zeros(2, 20, 3))
+    assert pooled.shape == (8, 4)
+    assert pooled[3].tolist() == [12, 13, -1, -1]
+    assert pooled[4].tolist() == [20, 21, 22, 23]
+
+
+def test_a_text_with_places_for_videos_alone_is_about_frames() -> None:
+    assert takes_frames(SimpleNamespace(video_token_index=7))
+    assert not takes_frames(SimpleNamespace(video_token_index=7, image_token_index=8))

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import torch
 from transformers.cache_utils import DynamicCache, LinearAttentionAndFullAttentionLayer
 from transformers.models.kimi_linear.modeling_kimi_linear import recurrent_kimi_delta_attention
+from transformers.models.xlstm.modeling_xlstm import mlstm_recurrent_sequence_native
 
+from onnxport.architectures.xlstm import remember
 from onnxport.configs.recurrences import gated_delta_rule
 from onnxport.configs.states import CacheStates
 
@@ -47,3 +49,19 @@ def test_the_delta_rule_decays_each_row_of_a_state() -> None:
         gated_delta_rule(*tensors, **given), recurrent_kimi_delta_attention(*tensors, **given), strict=True
     ):
         torch.testing.assert_close(found, expected)
+
+
+def test_xlstm_remembers_as_the_original_does() -> None:
+    noise = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 4, generator=noise) for _ in range(3))
+    gates = torch.randn(2, 2, 3, 5, generator=noise)
+    first = {"c_initial": (4, 4), "n_initial": (4,), "m_initial": (1,)}
+    given = {name: torch.randn(2, 3, *shape, generator=noise) for name, shape in first.items()}
+    backend = SimpleNamespace(config=SimpleNamespace(eps=1e-6))
+    for initial in ({}, given):
+        expected, states = mlstm_recurrent_sequence_native(
+            query, key, value, *gates, **initial, return_last_states=True
+        )
+        found, after = remember(backend, query, key, value, *gates, **initial)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(after, tuple(states))
