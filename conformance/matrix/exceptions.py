@@ -179,7 +179,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "vocabulary_map": {"<image>": 100, "<|extra_200|>": 101, **_NUMBERED},
         "vq_config": {"...": 0, "codebook_size": 16},
     },
-    "pix2struct": {"vision_config": {"...": 0, "patch_embed_hidden_size": 768}},
+    **{name: {"vision_config": {"...": 0, "patch_embed_hidden_size": 768}} for name in ("pix2struct", "kosmos-2.5")},
     "vipllava": {"vision_feature_layer": [-2, -3, -4, 0, 1]},
     "aria": {
         "vision_config": {"...": 0, "image_size": 980, "patch_size": 70},
@@ -222,6 +222,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     },
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "dense", "sparse", "sparse"]},
     "sam2_hiera_det_model": {"hidden_size": 8, "window_size_per_stage": [8, 4, 6, 3]},
+    "pp_formulanet": {"vision_config": {"...": 0, "image_size": 128}},
+    "deepseek_ocr2": {"vision_config": {"...": 0, "encoder_config": {"...": 0, "hidden_size": 112}}},
+    "unlimited_ocr": {"vision_config": {"...": 0, "encoder_config": {"...": 0, "hidden_size": 128}}},
     "clap_audio_model": {"patch_embeds_hidden_size": 8, "hidden_size": 64},
     "chameleon_vqgan": {"base_channels": 32},
     "janus_vqgan": {"base_channels": 32},

@@ -106,6 +106,16 @@ def test_chunks_of_a_text_are_attended_at_once(length: int) -> None:
         torch.testing.assert_close(attention(states, mask)[0], expected)
 
 
+def test_an_axis_is_dropped_only_where_it_is_one() -> None:
+    tensor = torch.zeros(1, 3, 1)
+    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:Tensor.squeeze")):
+        assert tensor.squeeze().shape == (3,)
+        assert tensor.squeeze(0).shape == (3, 1)
+        assert tensor.squeeze(1).shape == (1, 3, 1)
+        assert tensor.squeeze(dim=-1).shape == (1, 3)
+        assert tensor.squeeze((0, 1, 2)).shape == (3,)
+
+
 def test_a_tensor_has_a_length_that_may_vary() -> None:
     with patched(of(symbolic_sizes(), "rt_detr")):
         length = vars(modeling_rt_detr)["len"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from transformers import vision_utils
 from transformers.models.kimi_k25 import modeling_kimi_k25
+from transformers.models.lfm2_vl.modeling_lfm2_vl import Lfm2VlMultiModalProjector
 from transformers.models.muse_spark import modeling_muse_spark
 
 from onnxport.configs._grid_methods import _shrunk
 from onnxport.configs._grid_tracing import _FUNCTIONS
 from onnxport.configs._places import Places
+from onnxport.configs.lfm2 import _blocks
 
 GRIDS = torch.tensor([[1, 8, 12], [1, 12, 4], [2, 4, 20]])
 PICTURES = torch.tensor([[1, 8, 12], [1, 12, 4]])
@@ -91,3 +96,13 @@ def _begins(numbers: torch.Tensor) -> list[int]:
     """List where a row of numbers changes, its start and its end among them."""
     changes = (numbers[1:] != numbers[:-1]).nonzero()[:, 0] + 1
     return [0, *changes.tolist(), len(numbers)]
+
+
+def test_blocks_of_pictures_are_those_of_the_original() -> None:
+    projector: Any = SimpleNamespace(factor=2)
+    states, shapes = torch.randn(2, 24, 3), torch.tensor([[4, 6], [6, 2]])
+    found, full = _blocks(states, shapes, 2)
+    for picture, (rows, columns) in enumerate(shapes.tolist()):
+        own = states[picture, : rows * columns].reshape(1, rows, columns, 3)
+        expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, own).flatten(1, 2)[0]
+        torch.testing.assert_close(found[picture][full[picture]], expected)

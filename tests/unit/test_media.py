@@ -11,6 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperFeatureExtractor
 
 from onnxport.configs.multimodal import MediaOnnxConfig, PictureOnnxConfig, method_of, text_part
+from onnxport.configs.patches import PatchesOnnxConfig
 from onnxport.errors import UnsupportedError
 
 BINS, SIZE = 8, 16
@@ -75,6 +76,26 @@ def test_a_picture_whose_size_is_told_is_encoded_alone() -> None:
     assert described.inputs == {"pixel_values": {2: "height", 3: "width"}}
     (states,) = described.run(Sees(), {"pixel_values": torch.rand(1, 3, 4, 6)}).values()
     assert states.shape == (24, 3)
+
+
+def test_what_takes_patches_is_given_patches() -> None:
+    class Cut(Hears):
+        config: Any = SimpleNamespace(model_type="any", vision_config=SimpleNamespace())
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision_embed = nn.Linear(12, SIZE)
+
+        def get_image_features(self, pixel_values: Any, image_position_ids: Any, return_dict: bool = True) -> Any:
+            own = (image_position_ids >= 0).all(-1)
+            return SimpleNamespace(pooler_output=self.vision_embed(pixel_values)[own].split(own.sum(-1).tolist()))
+
+    described = PatchesOnnxConfig(Cut(), "vision_encoder", None)
+    assert described.inputs["pixel_values"] == {0: "batch", 1: "patches"}
+    made = described.generate_dummy_inputs(None, batch_size=3)
+    assert made["pixel_values"].shape == (3, 20, 12)
+    (states,) = described.run(Cut(), made).values()
+    assert states.shape == (3 * 16, SIZE)
 
 
 def test_a_method_is_found_in_the_bare_model() -> None:

@@ -174,3 +174,20 @@ def test_as_many_tokens_before_a_text_as_its_pictures_have_states() -> None:
     assert places_before(SimpleNamespace(vlm_config=vlm)) == (4, 9)
     assert places_before(SimpleNamespace(vlm_config=vlm, dit_config=None)) == (8, 9)
     assert places_before(SimpleNamespace(latent_query_num=3)) == (3, None)
+
+
+def test_patches_of_a_square_have_places_and_the_rest_are_padding() -> None:
+    places = make("image_position_ids", {}, pixel_values=torch.zeros(2, 6, 3))
+    assert places[1].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [-1, -1], [-1, -1]]
+
+
+def test_states_are_made_of_patches_of_their_own_picture() -> None:
+    pooled = make("image_token_pooling", {}, pixel_values=torch.zeros(2, 20, 3))
+    assert pooled.shape == (8, 4)
+    assert pooled[3].tolist() == [12, 13, -1, -1]
+    assert pooled[4].tolist() == [20, 21, 22, 23]
+
+
+def test_a_text_with_places_for_videos_alone_is_about_frames() -> None:
+    assert takes_frames(SimpleNamespace(video_token_index=7))
+    assert not takes_frames(SimpleNamespace(video_token_index=7, image_token_index=8))

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.architectures import MODEL_TYPES, bark, load_config_class
-from onnxport.configs import anyres, grids, phi4, realtime, sounds, windowed
+from onnxport.configs import anyres, grids, lfm2, phi4, realtime, sounds, windowed
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import DecoderOnnxConfig, EncoderOnnxConfig, InnerEncoderOnnxConfig
+from onnxport.configs.encoder_decoder import (
+    DecoderOnnxConfig,
+    EncoderOnnxConfig,
+    InnerEncoderOnnxConfig,
+    TextDecoderOnnxConfig,
+)
 from onnxport.configs.multimodal import (
     EmbeddingOnnxConfig,
     MediaOnnxConfig,
     PictureOnnxConfig,
     StatesOnnxConfig,
     TilesOnnxConfig,
+    hears,
     method_of,
     text_part,
 )
 from onnxport.configs.own import own_config
+from onnxport.configs.patches import PatchesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.configs.sentence import SentenceOnnxConfig
 from onnxport.configs.states import CACHE_NAMES
@@ -36,6 +44,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from onnxport.configs import OnnxConfig
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,24 @@ _WRITERS = {
 }
 
 
+def as_text(task: Task, chosen: type) -> Task:
+    """Return the task of texts for a class that Transformers lists among those of pictures, but takes none (Mistral 4).
+
+    Args:
+        task: what the class was chosen for.
+        chosen: a class of models.
+    """
+    names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
+    reads = any(name.startswith(_MEDIA_INPUTS) for name in names)
+    if task.name not in _FROM_MEDIA or reads or "input_ids" not in names:
+        return task
+    return canonical_task("text-generation").past(task.with_past)
+
+
+_MEDIA_INPUTS = ("pixel", "image", "flattened", "input_features", "input_values", "audio", "protein")
+"""What parameters of forwards begin with that take more than a text."""
+
+
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
     """Name a task's Auto classes; embeddings are made by the encoder alone where that is a class of its own (T5)."""
     halves = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
@@ -322,8 +351,15 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
+    if task.with_past and TextDecoderOnnxConfig.fits(model):
+        encoder = EncoderOnnxConfig(model.vision_model, preprocessor)
+        decoder = TextDecoderOnnxConfig(model.text_decoder, model.vision_model, encoder, preprocessor)
+        return (
+            Component("encoder_model", model.vision_model, encoder, preprocessor),
+            Component("decoder_model_merged", model.text_decoder, decoder, preprocessor),
+        )
     if task.with_past and (realtime.fits(model) or (task.name in _FROM_MEDIA and not _reads_tokens_alone(model))):
-        return _media_and_text(model, preprocessor, options.last_logits)
+        return _media_and_text(model, task, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
     return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
@@ -341,6 +377,7 @@ _OWN = {
     "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
     "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
     "speecht5": "onnxport.architectures.speecht5:SpeechT5OnnxConfig",
+    "xlstm": "onnxport.architectures.xlstm:XlstmOnnxConfig",
 }
 """Model types that generate in a way of their own to `module:class` of their description."""
 _ALWAYS_OWN = ("rwkv",)
@@ -363,10 +400,13 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
     )
 
 
-def _media_and_text(model: Any, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
+def _media_and_text(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
     having = [name for name, part in MEDIA.items() if method_of(model, part.method) is not None and _has(model, name)]
     media = _MEDIA_OF.get(model.config.model_type, having)
+    if task.name == "image-to-text" and len(media) == len(MEDIA) and not hears(model, preprocessor):
+        logger.warning("the checkpoint has nothing that prepares sounds: the encoder of sounds is left out")
+        media = [name for name in media if name != "audio_encoder"]
     if not media or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
@@ -390,6 +430,8 @@ def _states_class(model: Any) -> type[StatesOnnxConfig]:
     config = model.config
     if realtime.fits(model):
         return realtime.RealtimeStatesOnnxConfig
+    if config.model_type == anyres.DEEP:
+        return anyres.DeepTextOnnxConfig
     if not hasattr(config, "vision_config") or not grids.has_three_positions(config):
         return StatesOnnxConfig
     return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
@@ -404,16 +446,26 @@ def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig
         return TilesOnnxConfig(model.config)
     if component == "vision_encoder" and grids.takes_grids(model):
         return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
+    if model.config.model_type == anyres.DEEP:
+        return anyres.DeepAnyresOnnxConfig(model.config)
     if model.config.model_type in anyres.MODEL_TYPES:
         return anyres.AnyresOnnxConfig(model.config)
     if component == "audio_encoder" and windowed.tower_of(model) is not None:
         return windowed.WindowedSoundOnnxConfig(model)
     if model.config.model_type in sounds.MODEL_TYPES:
         return sounds.SoundOnnxConfig(model.config)
+    if model.config.model_type in lfm2.MODEL_TYPES:
+        return lfm2.ShapedOnnxConfig(model)
     if model.config.model_type in phi4.MODEL_TYPES:
         return phi4.config_for(model, component)
-    one = PictureOnnxConfig.fits(model, component)
-    return (PictureOnnxConfig if one else MediaOnnxConfig)(model, component, preprocessor)
+    if PictureOnnxConfig.fits(model, component):
+        return PictureOnnxConfig(model, component, preprocessor)
+    try:
+        return MediaOnnxConfig(model, component, preprocessor)
+    except UnsupportedError:
+        if not PatchesOnnxConfig.fits(model, component):
+            raise
+        return PatchesOnnxConfig(model, component, preprocessor)
 
 
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures.describe import Component, describe, infer_task, model_class
+from onnxport.architectures.describe import Component, as_text, describe, infer_task, model_class
 from onnxport.architectures.sentence import with_head
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
 from onnxport.configs.axes import today_label
@@ -79,6 +79,7 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     if options.last_logits and task.name != "text-generation":
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
     chosen = model_class(config, task, code=code)
+    task = as_text(task, chosen)
     if checkpoint.sentence:
         chosen = with_head(chosen, checkpoint.sentence.modules)
     return Subject(task, chosen, config, load_preprocessor(checkpoint, options))

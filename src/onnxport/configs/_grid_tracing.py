@@ -58,7 +58,7 @@ class GridTracing:
             for module, name, method in methods_of(self._model, grids, patches):
                 setattr(module, name, method)
                 stack.callback(delattr, module, name)
-            stack.enter_context(_whole())
+            stack.enter_context(whole_states())
             yield
 
 
@@ -190,7 +190,7 @@ class _Lengths(list[Any]):
 
 
 @contextmanager
-def _whole() -> Iterator[None]:
+def whole_states() -> Iterator[None]:
     """Leave states whole that are split by lengths which a tensor holds: nobody knows them while a model is traced."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
@@ -216,6 +216,30 @@ def _whole() -> Iterator[None]:
                 del kind.tolist
             else:
                 kind.tolist = method  # type: ignore[method-assign]
+
+
+@contextmanager
+def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
+    """Look up what each patch's picture has, where it is repeated for as many patches as the picture has.
+
+    Args:
+        grids: frames, rows and columns of the pictures that the encoder is given.
+        patches: how many patches the encoder is given.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Looking(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.repeat_interleave and len(args) == _WITH_COUNTS and isinstance(args[1], torch.Tensor):
+                return args[0][Places.of(grids, patches).picture]
+            return function(*args, **(kwargs or {}))
+
+    with Looking():
+        yield
+
+
+_WITH_COUNTS = 2
 
 
 def _register() -> str:

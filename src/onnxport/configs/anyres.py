@@ -1,4 +1,4 @@
-"""Describe the vision encoders of LLaVA-NeXT, also for video, and LLaVA-OneVision: a picture whole and cut in tiles.
+"""Describe the vision encoders of LLaVA-NeXT, also for video, and its relatives: a picture whole and cut in tiles.
 
 How many tiles a picture is cut in follows from its size, and so do the states that it takes in the text: those of the
 whole picture, then row by row those of the tiles without what only pads them, with a state that ends each row.
@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.configs.multimodal import StatesOnnxConfig
 from onnxport.errors import UnsupportedError
 
 MODEL_TYPES = ("llava_next", "llava_next_video", "llava_onevision")
+DEEP = "granite4_vision"
 _SHRINKS = "llava_onevision"
 _ENOUGH = 1.1
 """States of a picture are shrunk whose sides have more than this many times what they may have."""
@@ -67,17 +71,22 @@ class AnyresOnnxConfig(OnnxConfig):
         tiles, sizes = arguments["pixel_values"], arguments["image_sizes"]
         cut = _cut(arguments["batch_num_images"], sizes.shape[0]) if self._shrinks else None
         states = self._encoded(model.model, tiles.flatten(0, 1))
-        table = torch.cat([states.flatten(0, 1), model.model.image_newline[None].to(states.dtype)])
         found = self._places(sizes, tiles.shape[1], cut)
         valid = found.valid.flatten().nonzero().squeeze(-1)
         corners = [(corner.flatten()[valid], weight) for corner, weight in found.corners]
+        tables = [torch.cat([layer.flatten(0, 1), model.model.image_newline[None].to(layer.dtype)]) for layer in states]
         if len(corners) == 1:
-            return {"image_features": table[corners[0][0]]}
+            return self._named([table[corners[0][0]] for table in tables])
+        (table,) = tables
         parts = [table[corner] * weight.flatten()[valid, None].to(table.dtype) for corner, weight in corners]
-        return {"image_features": sum(parts[1:], parts[0])}
+        return self._named([sum(parts[1:], parts[0])])
 
-    def _encoded(self, model: Any, tiles: Any) -> Any:
-        """Return the states of tiles, [tiles, places, size of the text's]."""
+    def _named(self, states: list[Any]) -> dict[str, Any]:
+        """Return the outputs by name."""
+        return {"image_features": states[0]}
+
+    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
+        """Return the states of tiles, [tiles, places, size of the text's], once for each layer that takes some."""
         import torch
 
         layers = self._config.vision_feature_layer
@@ -90,7 +99,7 @@ class AnyresOnnxConfig(OnnxConfig):
                 f"the vision encoder of {type(model).__name__} gives {states.shape[1]} states for a tile of "
                 f"{self._side} x {self._side} patches: check vision_feature_select_strategy in config.json"
             )
-        return model.multi_modal_projector(states)
+        return [model.multi_modal_projector(states)]
 
     @property
     def _side(self) -> int:
@@ -147,6 +156,82 @@ class AnyresOnnxConfig(OnnxConfig):
         ratio = (exact.prod(-1, keepdim=True) / (tiles * self._side**2)).sqrt()
         less = ((exact - torch.fmod(exact, ratio)) / ratio).round().long()
         return torch.where(ratio > _ENOUGH, less, whole)
+
+
+class DeepAnyresOnnxConfig(AnyresOnnxConfig):
+    """Describe the encoder of Granite 4 Vision: several layers of the decoder each get states of their own to add."""
+
+    @property
+    def outputs(self) -> Axes:
+        """Zeros, which stand in the text, and what such layers add, in their order, [such layers, places, size]."""
+        return {**super().outputs, "deepstack_features": {}}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; see `AnyresOnnxConfig`."""
+        import torch
+
+        if torch.compiler.is_exporting():
+            return super().run(forward, arguments)
+        said = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
+        found = {layer: torch.cat(list(states)) for layer, states in said}
+        return self._named([found[layer] for layer in sorted(found)])
+
+    def _named(self, states: list[Any]) -> dict[str, Any]:
+        import torch
+
+        return {"image_features": torch.zeros_like(states[0]), "deepstack_features": torch.stack(states)}
+
+    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
+        config, found = self._config, {}
+        said = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
+        first = 1 if config.vision_feature_select_strategy == "default" else 0
+        for projector, (seen, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
+            found[layer] = projector(said[seen][:, first:])
+        for projector, layer in zip(model.spatial_projectors, config.spatial_target_layers, strict=False):
+            found[layer] = projector(said[config.spatial_vision_layer][:, first:])
+        return [found[layer] for layer in sorted(found)]
+
+    @property
+    def _side(self) -> int:
+        return int(super()._side * Fraction(self._config.downsample_rate))
+
+
+class DeepTextOnnxConfig(StatesOnnxConfig):
+    """Describe the decoder of Granite 4 Vision, some of whose layers each are given states of the pictures to add."""
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """As of any such decoder, and `deepstack_embeds` [such layers, batch, tokens, size], zero for a text."""
+        return {**super().inputs, "deepstack_embeds": {1: "batch", 2: "sequence"}}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make what the decoder takes, with something to add."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        noise = torch.Generator().manual_seed(0)
+        made["deepstack_embeds"] = torch.randn(len(self._layers), *made["inputs_embeds"].shape, generator=noise)
+        return made
+
+    @property
+    def _layers(self) -> list[int]:
+        config = self._config
+        return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder, whose layers add states at places that a mask chooses: here, at all places."""
+        layers, given = model_of(forward).model.language_model.layers, dict(arguments)
+        adding = zip(self._layers, given.pop("deepstack_embeds"), strict=True)
+        handles = [layers[number].register_forward_pre_hook(partial(_add, more)) for number, more in adding]
+        try:
+            return super().run(forward, given)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _add(more: Any, _: Any, taken: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (taken[0] + more, *taken[1:])
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         named = {self._cache_name if name == PAST else name: value for name, value in arguments.items()}
         if PAST in arguments and not self._states.grows:  # a mask of earlier tokens has nothing to hide
-            named["attention_mask"] = named["attention_mask"][:, -named["input_ids"].shape[1] :]
+            tokens = named["input_ids"] if "input_ids" in named else named["inputs_embeds"]
+            named["attention_mask"] = named["attention_mask"][:, -tokens.shape[1] :]
         result = super().run(forward, {**named, **self._more})
         if not any(_tensors(result)):
             result = _opened(result)
@@ -365,8 +366,20 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if not self._outputs:
             raise UnsupportedError(f"{type(model).__name__} gives no tensors, only {', '.join(result) or 'nothing'}")
         if wants_past:
-            self._states = self.describe_states(model, result.get(PAST))
+            kept = result.get(PAST)
+            self._states = self.describe_states(model, self._given_cache(model, inputs) if kept is None else kept)
         self.use_past = wants_past
+
+    def _given_cache(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """Return the cache that a model fills that makes none by itself."""
+        import torch
+        from transformers import DynamicCache
+
+        if self._cache_name not in self._parameters:
+            return None
+        empty = DynamicCache(config=model.config.get_text_config())
+        with torch.no_grad():
+            return self.run(model, {**move(dict(inputs), model), PAST: empty, "use_cache": True}).get(PAST)
 
     def _give_more(self, error: Exception, inputs: Mapping[str, Any], preprocessor: Any) -> bool:
         """Add inputs that a model asked for by an error; say whether there are any to add."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from onnxport.configs._base import model_of
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
@@ -23,6 +23,7 @@ from onnxport.errors import UnsupportedError
 
 _STATES = ("key_value_states", "encoder_hidden_states")
 """What Transformers' attention modules call the states that a decoder attends to."""
+_STATES_AXES = 3
 _LENGTHS = {"decoder": 3, "past": 5, "known": 2}
 """Tokens of an example: given, cached, and encoder states whose keys are cached."""
 
@@ -33,9 +34,17 @@ class EncoderOnnxConfig(DerivedOnnxConfig):
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder; see `OnnxConfig`."""
         said = dict(super().run(forward, arguments))
+        if _pools(said):
+            said["last_hidden_state"] = said.pop("pooler_output")
         if "attention_mask" in said:
             said["encoder_attention_mask"] = said.pop("attention_mask")
         return said
+
+
+def _pools(said: Mapping[str, Any]) -> bool:
+    """Say whether an encoder brings its states to the size of the decoder's at last (PP-FormulaNet)."""
+    pooled = said.get("pooler_output")
+    return pooled is not None and pooled.dim() == _STATES_AXES
 
 
 class InnerEncoderOnnxConfig(EncoderOnnxConfig):
@@ -62,6 +71,8 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     Raises:
         UnsupportedError: the model has no such cache.
     """
+
+    _token_name: ClassVar[str] = "decoder_input_ids"
 
     def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
@@ -146,7 +157,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         with _without_states(model_of(forward), 0 if complete else known):
             return forward(
                 **self._heard(states, arguments.get("encoder_attention_mask")),
-                decoder_input_ids=arguments["input_ids"],
+                **{self._token_name: arguments["input_ids"]},
                 past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
@@ -156,8 +167,12 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         """Return what the model takes instead of its encoder's inputs."""
         if self._says_mask:
             return {"encoder_outputs": self._said(last_hidden_state=states, attention_mask=mask)}
-        heard = {"encoder_outputs": self._said(last_hidden_state=states)}
+        pooled = {"pooler_output": states} if self._pools else {}
+        heard = {"encoder_outputs": self._said(last_hidden_state=states, **pooled)}
         return heard if mask is None else {**heard, "attention_mask": mask}
+
+    def _encoder_of(self, model: Any) -> Any:
+        return model.get_encoder()
 
     def _look_at(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         """Run the model once and note what its encoder says and what it caches."""
@@ -165,15 +180,13 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
         inputs = move(dict(encoder.generate_dummy_inputs(preprocessor)), model)
         with torch.no_grad():
-            said = model.get_encoder()(**inputs, return_dict=True)
-            states, mask = said.last_hidden_state, said.get("attention_mask", inputs.get("attention_mask"))
+            said = self._encoder_of(model)(**inputs, return_dict=True)
+            self._pools = _pools(said)
+            states = said.pooler_output if self._pools else said.last_hidden_state
+            mask = said.get("attention_mask", inputs.get("attention_mask"))
             self._said, self._says_mask = type(said), "attention_mask" in said
-            result = model(
-                **self._heard(states, mask),
-                decoder_input_ids=self._tokens(states.shape[0], 2).to(states.device),
-                use_cache=True,
-                return_dict=True,
-            )
+            tokens = self._tokens(states.shape[0], 2).to(states.device)
+            result = model(**self._heard(states, mask), **{self._token_name: tokens}, use_cache=True, return_dict=True)
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):
@@ -186,6 +199,37 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
         same = mask is not None and mask.shape[1] == states.shape[1]
         self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
+
+
+class TextDecoderOnnxConfig(DecoderOnnxConfig):
+    """Describe the decoder of a model that sees, where it is a model of its own that attends to what was seen (BLIP).
+
+    Args:
+        model: the decoder; it is run once.
+        vision: the encoder.
+        encoder: description of the encoder.
+        preprocessor: what makes pictures.
+    """
+
+    _token_name = "input_ids"
+
+    def __init__(self, model: Any, vision: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+        self._vision = vision
+        super().__init__(model, encoder, preprocessor)
+        del self._vision
+
+    def _encoder_of(self, model: Any) -> Any:
+        return self._vision
+
+    def _heard(self, states: Any, mask: Any) -> dict[str, Any]:
+        return {"encoder_hidden_states": states}
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Say whether a model has such a decoder."""
+        decoder = getattr(model, "text_decoder", None)
+        takes = decoder is not None and "encoder_hidden_states" in inspect.signature(type(decoder).forward).parameters
+        return takes and hasattr(model, "vision_model") and not hasattr(model, "text_encoder")
 
 
 @contextmanager

@@ -10,24 +10,28 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
-from onnxport.configs._grid_tracing import GridTracing
+from onnxport.configs._grid_tracing import GridTracing, one_for_each
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.derived import move
-from onnxport.configs.multimodal import StatesOnnxConfig, wants_more
+from onnxport.configs.multimodal import StatesOnnxConfig, method_of, wants_more
 
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
 """What a whole model calls the grids; of the second, which has rows and columns only, the patches are one picture."""
+_ROW, _PICTURE, _BLOCK = "row", "picture", "block"
+_FORMS = (_ROW, _PICTURE, _BLOCK)
+"""What a patch may be: a row of its values, a small picture, or a picture of a block of patches, channels last."""
 _TOWER_GRIDS = ("grid_thw", *_GRIDS)
 
 
 def takes_grids(model: Any) -> bool:
     """Say whether a model that reads pictures beside a text is given them as patches and grids."""
-    return hasattr(model, "get_image_features") and _features_grid_of(model) is not None
+    return _features_grid_of(model) is not None
 
 
 def _features_grid_of(model: Any) -> str | None:
@@ -73,7 +77,7 @@ class GridOnnxConfig(OnnxConfig):
         self._tracing = GridTracing(model)
         self._encoder = _encoder_of(model)
         self._grid, self._patches = self._names(model)
-        self._flat = True
+        self._form = _FORMS[0]
         self._look_at(model)
 
     @property
@@ -100,10 +104,10 @@ class GridOnnxConfig(OnnxConfig):
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        side = _side_of(self._encoder.config) * _side_of(self._config)
+        side = 1 if self._form == _BLOCK else _side_of(self._encoder.config) * _side_of(self._config)
         grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
         patches = sum(high * wide for _, high, wide in grids)
-        shape = _patch_of(self._encoder, self._flat)
+        shape = _patch_of(self._encoder, self._form)
         if self._grid == _GRIDS[1]:
             return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
         return torch.tensor(grids), torch.zeros(patches, *shape)
@@ -116,8 +120,8 @@ class GridOnnxConfig(OnnxConfig):
         """
         import torch
 
-        for flat in (self._grid != _GRIDS[1], False):
-            self._flat = flat
+        forms = _FORMS if self._grid != _GRIDS[1] else (_PICTURE,)
+        for self._form in forms:
             try:
                 with torch.no_grad():
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
@@ -131,7 +135,9 @@ class GridOnnxConfig(OnnxConfig):
 
         if not torch.compiler.is_exporting():
             return self._named(self._encode(forward, arguments))
-        with self._tracing.replaced(*self._pictures(arguments)):
+        pictures = self._pictures(arguments)
+        repeating = one_for_each(*pictures) if self._form == _BLOCK else nullcontext()
+        with self._tracing.replaced(*pictures), repeating:
             return self._named(self._encode(forward, arguments))
 
     def _pictures(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -139,6 +145,9 @@ class GridOnnxConfig(OnnxConfig):
         import torch
 
         grids, patches = arguments[self._grid], arguments[self._patches]
+        if self._form == _BLOCK:
+            side = _side_of(self._encoder.config)
+            return grids * grids.new_tensor([1, side, side]), patches.shape[0] * side**2
         if self._grid != _GRIDS[1]:
             return grids, patches.shape[0]
         return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
@@ -148,7 +157,7 @@ class GridOnnxConfig(OnnxConfig):
         model, given = model_of(forward), dict(arguments)
         if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are shrunk
             given["image_merge_sizes"] = given[self._grid].new_ones(given[self._grid].shape[0])
-        return model.get_image_features(**given, return_dict=True)
+        return method_of(model, "get_image_features")(**given, return_dict=True)
 
     def _named(self, said: Any) -> dict[str, Any]:
         """Return the outputs by name."""
@@ -289,9 +298,12 @@ def _side_of(config: Any) -> int:
     return int(max(sides) ** (getattr(config, "merger_times", None) or 1))
 
 
-def _patch_of(encoder: Any, flat: bool) -> tuple[int, ...]:
-    """Return the shape of a patch: a row of all its values, or a small picture."""
+def _patch_of(encoder: Any, form: str) -> tuple[int, ...]:
+    """Return the shape of a patch."""
+    if form == _BLOCK:
+        side, channels = (getattr(encoder.config, name, 1) for name in ("patch_size", "num_channels"))
+        return side * _side_of(encoder.config), side * _side_of(encoder.config), channels
     embeds = (module for name, module in encoder.named_modules() if "patch" in name or "embed" in name)
     projects = (part for part in embeds if hasattr(part, "in_features") or hasattr(part, "in_channels"))
     shape = next(tuple(part.weight.shape[1:]) for part in projects if hasattr(part, "weight"))
-    return (math.prod(shape),) if flat else shape
+    return (math.prod(shape),) if form == _ROW else shape

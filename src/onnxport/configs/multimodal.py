@@ -7,17 +7,18 @@ states of the tokens, and the decoder takes states instead of tokens; whoever ru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from types import MethodType
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.arguments import PAST
 from onnxport.configs.components import MEDIA
 from onnxport.configs.derived import DerivedOnnxConfig, move
 from onnxport.configs.fitting import unsteady
-from onnxport.configs.recipes import Recipe, Setting, recipe
+from onnxport.configs.recipes import Recipe, Setting, recipe, takes_videos
 from onnxport.errors import UnsupportedError
 
 _EMBEDS = "inputs_embeds"
@@ -40,8 +41,8 @@ class MediaOnnxConfig(OnnxConfig):
         part = MEDIA[component]
         self._method, self._output = part.method, part.output
         self._parameters = inspect.signature(method_of(model, self._method)).parameters
-        self._input = next((name for name in (part.input, *_OTHER_INPUTS) if name in self._parameters), part.input)
-        self._axes: dict[str, Mapping[int, str]] = {self._input: {0: "batch"}}
+        self._input = _input_of(self._parameters, component)
+        self._axes: dict[str, Mapping[int, str]] = {self._input: self._picture_axes}
         self._form = _WHOLE
         self._multiple = 1
         self._look_at(model, preprocessor)
@@ -56,11 +57,20 @@ class MediaOnnxConfig(OnnxConfig):
         """The states, [pictures or sounds, places, size], or [places, size] where they differ in number."""
         return {self._output: {} if self._form == _JOINED else {0: "batch"}}
 
+    @property
+    def _picture_axes(self) -> Mapping[int, str]:
+        """Return the dynamic axes of the pixels or features that are sure; others are found by tracing."""
+        return _axes_of(self._input) if self._input in _OTHER_INPUTS[1:] else {0: "batch"}
+
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
         """Make pictures or sounds; see `OnnxConfig`."""
         made = self._made(preprocessor, batch_size, **sizes)
+        known = recipe(self._input)
+        if self._input not in made and known is not None:
+            batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+            made[self._input] = known.make(Setting(self._config, batch, made))
         if self._input not in made:
             raise UnsupportedError(
                 f"the checkpoint has no preprocessor that makes {self._input}: it can't be described"
@@ -84,6 +94,9 @@ class MediaOnnxConfig(OnnxConfig):
     def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
         """Make inputs with the preprocessor; sounds are cut where a model takes only such of certain lengths."""
         made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
+        frames = recipe(self._input)
+        if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
+            made[self._input] = frames.make(Setting(self._config, len(made[self._input]), {}))
         unsteady(self._config, made)
         if self._input in made and self._multiple > 1:
             whole = max(made[self._input].shape[1:])
@@ -116,7 +129,8 @@ class MediaOnnxConfig(OnnxConfig):
         every = [name for name in can if name not in _IN_ITS_PLACE]
         multiples = (1, _MULTIPLE) if self._method == MEDIA["audio_encoder"].method else (1,)
         for names, self._multiple in product((needs, every), multiples):
-            self._axes = {self._input: {0: "batch"}, **{name: _axes_of(name) for name in names if name != self._input}}
+            more = {name: _axes_of(name) for name in names if name != self._input}
+            self._axes = {self._input: self._picture_axes, **more}
             arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
             try:
                 self._form = self._form_of(model, arguments)
@@ -147,11 +161,28 @@ class MediaOnnxConfig(OnnxConfig):
         return _PROJECTED if alike else _JOINED
 
 
+def _input_of(parameters: Iterable[str], component: str) -> str:
+    """Return what the method of an encoder calls its pixels or features."""
+    usual = MEDIA[component].input
+    return next((name for name in (usual, *_OTHER_INPUTS) if name in parameters), usual)
+
+
+def hears(model: Any, preprocessor: Any) -> bool:
+    """Say whether there is anything that makes a model's sounds."""
+    from transformers import FeatureExtractionMixin
+
+    method = method_of(model, MEDIA["audio_encoder"].method)
+    parts = [getattr(preprocessor, part, None) for part in ("feature_extractor", "audio_processor")]
+    if method is None or isinstance(preprocessor, FeatureExtractionMixin) or any(part is not None for part in parts):
+        return True
+    return recipe(_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
+
+
 _WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
 """How an encoder's states are given."""
 _MULTIPLE = 64
 """Frames of which a sound has a multiple where a model joins several; a power of two, as what they join are."""
-_OTHER_INPUTS = ("input_values",)
+_OTHER_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
 _IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
 """Parameters of a method that aren't about pictures and sounds, or stand for others."""
 
@@ -194,6 +225,8 @@ def method_of(model: Any, name: str) -> Any:
         own = inner
     if own is not None:
         return own
+    if name == MEDIA["vision_encoder"].method and model.config.model_type in _WITHOUT_METHOD:
+        return MethodType(_WITHOUT_METHOD[model.config.model_type], model)
     bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
     found = getattr(bare, name, None)
     return None if found is None or isinstance(model, bare) else MethodType(found, model)
@@ -205,6 +238,23 @@ def _hands_on(own: Any, inner: Any) -> bool:
     needs = (name for name, p in inspect.signature(inner).parameters.items() if p.default is inspect.Parameter.empty)
     kinds = {parameter.kind for parameter in names.values()}
     return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in needs if name != "kwargs")
+
+
+def _see_patches(model: Any, flattened_patches: Any, **_: Any) -> Any:
+    """Encode pictures as Kosmos-2.5's forward does."""
+    from torch.nn.functional import normalize
+
+    states = model.vision_model(flattened_patches=flattened_patches, return_dict=True).last_hidden_state
+    return model.image_to_text_projection(normalize(states, dim=-1))[0]
+
+
+def _see_frames(model: Any, pixel_values: Any, qformer_input_ids: Any, **_: Any) -> Any:
+    """Encode frames of videos as InstructBLIP does pictures."""
+    return model.get_video_features(pixel_values, qformer_input_ids=qformer_input_ids, return_dict=True)
+
+
+_WITHOUT_METHOD: dict[str, Callable[..., Any]] = {"kosmos-2.5": _see_patches, "instructblipvideo": _see_frames}
+"""Model type to what encodes its pictures, where its classes have no method of the usual name."""
 
 
 def text_part(model: Any) -> Any:

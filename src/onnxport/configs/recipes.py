@@ -210,13 +210,23 @@ def takes_frames(config: Any) -> bool:
     if hasattr(config, "video_token_index") and not hasattr(config, "image_token_index"):  # it reads nothing else
         return True
     parts = (config, getattr(config, "vision_config", None))
-    return any(hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip"))
+    return takes_videos(config) or any(
+        hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip")
+    )
 
 
-def _noise(*shape: int) -> torch.Tensor:
+def takes_videos(config: Any) -> bool:
+    """Say whether the places that a text leaves are for videos, and none for pictures (InstructBLIP for videos)."""
+    return hasattr(config, "video_token_index") and not any(hasattr(config, f"image_token_{end}") for end in _NUMBER)
+
+
+_NUMBER = ("id", "index")
+
+
+def _normal(*shape: int) -> torch.Tensor:
     import torch
 
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(shape, generator=_seeded())
 
 
 def _shuffling(setting: Setting) -> torch.Tensor:
@@ -260,6 +270,27 @@ def _positions(setting: Setting) -> torch.Tensor:
     places = torch.stack([numbers % side, numbers // side], dim=-1)
     places[side**2 :] = -1
     return places.expand(setting.batch, -1, -1).clone()
+
+
+def _places_in_a_square(setting: Setting) -> torch.Tensor:
+    """Place patches in a square, in columns and rows; what follows is padding."""
+    import torch
+
+    count = setting.inputs["pixel_values"].shape[1]
+    side, numbers = math.isqrt(count), torch.arange(count)
+    places = torch.stack([numbers % side, numbers // side], dim=-1)
+    places[side**2 :] = -1
+    return places.expand(setting.batch, -1, -1).clone()
+
+
+def _pooled(setting: Setting) -> torch.Tensor:
+    """Name the patches that become one state, four for each of four states of a picture; one of them has fewer."""
+    import torch
+
+    first = torch.arange(setting.batch)[:, None, None] * int(setting.inputs["pixel_values"].shape[1])
+    patches: torch.Tensor = first + torch.arange(16).reshape(4, 4)
+    patches[:, -1, 2:] = -1
+    return patches.flatten(0, 1)
 
 
 def _every_other(setting: Setting) -> torch.Tensor:
@@ -324,6 +355,12 @@ _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
     "pixel_position_ids": Recipe(_PATCHES, _positions),
     "image_attention_mask": Recipe({0: "batch", 1: "sequence", 2: "num_images"}, _pictures_seen),
+    "image_token_pooling": Recipe(_BATCH, _pooled),
+    "image_grids": Recipe(_BATCH, lambda s: _numbers(s.batch, 4) * _numbers(4).new_tensor([1, 2, 1, 2])),
+    "image_position_ids": Recipe(_PATCHES, _places_in_a_square),
+    "audio_input_ids": Recipe(
+        {0: "batch", 1: "audio_sequence"}, lambda s: _numbers(s.batch, _TICKS, s.config.audio_config.n_mel_bins)
+    ),
     "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
     "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
     "noise_embeds": Recipe(
@@ -373,7 +410,7 @@ _RECIPES: dict[str, Recipe] = {
     "prompt_masks": Recipe(_PICTURE, _like_pictures),
     "noise_sequence": Recipe(
         {0: "batch", 1: "noise_length"},
-        lambda s: _noise(s.batch, s.inputs["input_features"].shape[1], s.number("model_in_channels", default=64)),
+        lambda s: _normal(s.batch, s.inputs["input_features"].shape[1], s.number("model_in_channels", default=64)),
     ),
     "hidden_states": Recipe(_BATCH, _in_and_out_of_sound),
     "decoder_input_values": Recipe(

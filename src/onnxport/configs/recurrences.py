@@ -116,8 +116,9 @@ def gated_delta_rule(
         query: [batch, tokens, key heads, key size].
         key: like `query`.
         value: [batch, tokens, heads, value size].
-        g: logarithm of each token's decay, [batch, tokens, heads].
-        beta: how much each token overwrites, like `g`.
+        g: logarithm of each token's decay, [batch, tokens, heads], or [batch, tokens, heads, key size] where it is
+            another for each row of the state.
+        beta: how much each token overwrites, [batch, tokens, heads].
         **more: as Transformers passes them: `initial_state`, `output_final_state`, `use_qk_l2norm_in_kernel`.
 
     Returns:
@@ -132,7 +133,8 @@ def gated_delta_rule(
     first = more.get("initial_state")
     if first is None:
         first = torch.zeros(value.shape[0], value.shape[2], key.shape[3], value.shape[3], device=value.device)
-    tokens = (query * query.shape[-1] ** -0.5, key, value.float(), g.float().exp(), beta.float())
+    decay = (g if g.dim() == key.dim() else g[..., None]).float().exp()
+    tokens = (query * query.shape[-1] ** -0.5, key, value.float(), decay, beta.float())
     state, outputs = scan(_overwrite, first.float(), tuple(t.transpose(0, 1).contiguous() for t in tokens))
     return outputs.transpose(0, 1).to(value.dtype), state if more.get("output_final_state") else None
 
@@ -182,7 +184,7 @@ def _decay(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.
 
 def _overwrite(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value, decay, beta = token
-    state = state * decay[..., None, None]
+    state = state * decay[..., None]
     known = (key[..., None, :] @ state)[..., 0, :]
     state = state + key[..., :, None] * ((value - known) * beta[..., None])[..., None, :]
     return state, (query[..., None, :] @ state)[..., 0, :]
@@ -191,6 +193,7 @@ def _overwrite(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[to
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "mamba2_chunk_scan": decayed_attention,
     "torch_chunk_gated_delta_rule": gated_delta_rule,
+    "chunk_kimi_delta_attention": gated_delta_rule,
 }
 """Names of functions in Transformers' models to what computes the same."""
 _WITHOUT_STATE = "mamba_selective_scan"

@@ -46,12 +46,14 @@ class Remembered:
         part: attribute of the layer in Transformers' cache.
         kind: what the graph calls it: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
         shape: sizes of the axes after the first one, which is the batch.
+        number: which one it is in a layer that remembers several of its kind; None where it is the only one.
     """
 
     layer: int
     part: str
     kind: str
     shape: tuple[int, ...]
+    number: int | None = None
 
     @property
     def grows(self) -> bool:
@@ -62,7 +64,8 @@ class Remembered:
         """Return its name among the graph's `inputs` or `outputs`."""
         if self.grows:
             return f"{'past_key_values' if direction == 'inputs' else 'present'}.{self.layer}.{self.kind}"
-        return f"{'past' if direction == 'inputs' else 'present'}_{self.kind}.{self.layer}"
+        number = "" if self.number is None else f".{self.number}"
+        return f"{'past' if direction == 'inputs' else 'present'}_{self.kind}.{self.layer}{number}"
 
     def axes(self, direction: str) -> Mapping[int, str]:
         """Return its dynamic axes."""
@@ -93,10 +96,12 @@ class CacheStates:
     Attributes:
         layers: what each layer that remembers anything remembers.
         depth: layers, those that remember nothing among them.
+        waiting: numbers of layers that remember nothing yet: Mllama's that look at pictures, where there is none.
     """
 
     layers: tuple[tuple[Remembered, ...], ...]
     depth: int
+    waiting: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, model: Any, cache: Any) -> Self:
@@ -111,7 +116,8 @@ class CacheStates:
         if not any(found):
             kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
             raise UnsupportedError(_refusal(model, kept))
-        return cls(tuple(parts for parts in found if parts), len(layers))
+        waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
+        return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
 
     @property
     def grows(self) -> bool:
@@ -138,18 +144,21 @@ class CacheStates:
 
     def to_cache(self, past: Sequence[Sequence[Any]]) -> Any:
         """Build Transformers' cache from one tuple per layer, in which earlier tokens are known for every layer."""
-        from transformers.cache_utils import DummyLayer, DynamicCache
+        from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
         cache = DynamicCache()
-        cache.layers = [DummyLayer() for _ in range(self.depth)]
+        cache.layers = [DynamicLayer() if i in self.waiting else DummyLayer() for i in range(self.depth)]
         for parts, tensors in zip(self.layers, past, strict=True):
-            cache.layers[parts[0].layer] = _filled({p.part: t for p, t in zip(parts, tensors, strict=True)})
+            cache.layers[parts[0].layer] = _filled(dict(zip(parts, tensors, strict=True)))
         return cache
 
     def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
         """Return one tuple per layer from Transformers' cache, the inverse of `to_cache`."""
         cache = _own(cache)
-        return [tuple(_tensor(cache.layers[part.layer], part.part) for part in parts) for parts in self.layers]
+        return [
+            tuple(_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
+            for parts in self.layers
+        ]
 
 
 def _own(cache: Any) -> Any:
@@ -158,20 +167,25 @@ def _own(cache: Any) -> Any:
 
 
 def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:
-    parts = {part: _tensor(layer, part) for part in (*_ATTENTION, _INDEX, *_RECURRENCE)}
-    held = {part: tensor for part, tensor in parts.items() if tensor is not None}
+    names = [(part, 0) for part in (*_ATTENTION, _INDEX)]
+    count = getattr(layer, "number_of_states", 1)
+    names += [(part, index) for part in _RECURRENCE for index in range(count)]
+    parts = {(part, index): _tensor(layer, part, index) for part, index in names}
+    held = {name: tensor for name, tensor in parts.items() if tensor is not None}
     if not held:
         return ()
-    if type(layer).__name__ not in _KNOWN or any(held[part].dim() != 4 for part in _ATTENTION if part in held):
+    whole = all(held[part, 0].dim() == 4 for part in _ATTENTION if (part, 0) in held)
+    if type(layer).__name__ not in _KNOWN or not whole:
         raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
-    if getattr(layer, "number_of_states", 1) != 1:
-        raise UnsupportedError(_refusal(model, f"{layer.number_of_states} states of one kind in layer {number}"))
     if getattr(layer, "indexer_position_ids", None) is not None:
         raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
     state_space = any(hasattr(model.config.get_text_config(), name) for name in _STATE_SPACES)
     kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
-    return tuple(Remembered(number, part, kinds[part], tuple(t.shape[1:])) for part, t in held.items())
+    return tuple(
+        Remembered(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENCE and count > 1 else None)
+        for (part, index), t in held.items()
+    )
 
 
 def _refusal(model: Any, kept: str) -> str:
@@ -181,30 +195,40 @@ def _refusal(model: Any, kept: str) -> str:
     )
 
 
-def _tensor(layer: Any, part: str) -> Any:
-    """Return what a layer of Transformers' cache remembers, None where it remembers no such thing."""
+def _tensor(layer: Any, part: str, index: int = 0) -> Any:
+    """Return what a layer of Transformers' cache remembers, None where it remembers no such thing.
+
+    Args:
+        layer: the layer.
+        part: name of its attribute.
+        index: which one of several of a kind.
+    """
     held = getattr(layer, part, None)
-    return held[0] if isinstance(held, dict) else held
+    return held[index] if isinstance(held, dict) else held
 
 
-def _filled(tensors: Mapping[str, torch.Tensor]) -> Any:
+def _filled(held: Mapping[Remembered, torch.Tensor]) -> Any:
     """Return a layer of a cache that remembers some tensors."""
     from transformers import cache_utils as caches
 
+    tensors = {part.part: tensor for part, tensor in held.items()}
     if not any(part in tensors for part in _RECURRENCE):
         layer = caches.DynamicIndexedLayer() if _INDEX in tensors else caches.DynamicLayer()
     else:
-        layer = caches.LinearAttentionAndFullAttentionLayer() if "keys" in tensors else caches.LinearAttentionLayer()
+        count = 1 + max(part.number or 0 for part in held)
+        kinds = caches.LinearAttentionAndFullAttentionLayer, caches.LinearAttentionLayer
+        layer = kinds["keys" not in tensors](number_of_states=count)
     if "keys" in tensors:
         caches.DynamicLayer.update(layer, tensors["keys"], tensors["values"])
     if _INDEX in tensors:
         layer.update_indexer(tensors[_INDEX])
-    for part in _RECURRENCE:
-        if part in tensors:
-            getattr(layer, part)[0] = tensors[part].clone()  # it is overwritten in place
-            getattr(layer, f"is_{part}_initialized")[0] = True
-            layer.has_previous_state[0] = True
-            layer.dtype, layer.device = tensors[part].dtype, tensors[part].device
-    if "conv_states" in tensors:
-        layer.conv_kernel_size[0] = tensors["conv_states"].shape[-1]
+    for part, tensor in held.items():
+        if part.part in _RECURRENCE:
+            index = part.number or 0
+            getattr(layer, part.part)[index] = tensor.clone()  # it is overwritten in place
+            getattr(layer, f"is_{part.part}_initialized")[index] = True
+            layer.has_previous_state[index] = True
+            layer.dtype, layer.device = tensor.dtype, tensor.device
+        if part.part == "conv_states":
+            layer.conv_kernel_size[part.number or 0] = tensor.shape[-1]
     return layer

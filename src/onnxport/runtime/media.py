@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from onnxport.runtime.directory import Directory
 
-KINDS = ("pixel_values", "input_features", "image_pixel_values", "audio_input_features")
+KINDS = (
+    *("pixel_values", "input_features", "image_pixel_values", "audio_input_features", "audio_input_ids"),
+    "flattened_patches",
+)
 """Inputs that are pictures or sounds themselves: where a graph's isn't given, it isn't run."""
 ENCODED = "encoded_media"
 """Argument of a first step whose pictures and sounds are encoded already."""
@@ -132,7 +135,9 @@ def token_of(config: Any, name: str) -> int:
     """
     names = (name, name.replace("_id", "_index"))  # some configurations are written with the latter
     parts = (config, getattr(config, _ENCODERS[name], None))
-    found = next((getattr(part, known) for part in parts for known in names if hasattr(part, known)), None)
+    places = [(part, known) for part in parts for known in names]
+    places += [(config, known.replace("image", "video")) for known in names]  # InstructBLIP for videos
+    found = next((getattr(part, known) for part, known in places if hasattr(part, known)), None)
     if found is None:
         raise UnsupportedError(
             f"config.json names no token ({name}) that leaves room for what the encoder says: run the graphs one by one"

@@ -325,6 +325,7 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
+        config.is_encoder_decoder = True  # BLIP's doesn't say so
         super().__init__(directory, config)
 
     def _main_graph(self) -> Graph:

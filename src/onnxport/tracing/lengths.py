@@ -10,29 +10,56 @@ if TYPE_CHECKING:
     import torch
 
 
-def _as_one_chunk(_: Any) -> Any:
-    """Compute the recurrence of a whole text as one chunk: the same sums, and none of a number of chunks."""
+def _remember(
+    self: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    igate: torch.Tensor,
+    fgate: torch.Tensor,
+    **initial: Any,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Compute `xLSTMBackend.forward` token by token.
 
-    def forward(
-        self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **given: Any
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]] | torch.Tensor:
-        from transformers.models.xlstm.modeling_xlstm import mlstm_chunkwise_native_autograd
+    Args:
+        self: the module, whose configuration says the least denominator.
+        query: [batch, heads, tokens, key size].
+        key: like `query`.
+        value: [batch, heads, tokens, value size].
+        igate: logarithm of how much a token writes, [batch, heads, tokens].
+        fgate: what makes how much is kept, like `igate`.
+        **initial: `c_initial`, `n_initial` and `m_initial`, the states before the first token; zeros without.
 
-        asked = given.pop("return_last_states", None)
-        mode = given.pop("mode", None) or self.config.mode
-        states = self.config.return_last_states if asked is None else asked
-        result: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | torch.Tensor = mlstm_chunkwise_native_autograd(
-            query,
-            key,
-            value,
-            **given,
-            return_last_states=states or "inference" in mode,
-            eps=self.config.eps,
-            chunk_size=query.shape[2],
-        )
-        return result
+    Returns:
+        Like `value`, and the states.
+    """
+    import torch
+    from torch._higher_order_ops.scan import scan
 
-    return forward
+    batch, heads, _, size = key.shape
+    shapes = {"c_initial": (size, value.shape[-1]), "n_initial": (size,), "m_initial": (1,)}
+    given = [initial.get(name) for name in shapes]
+    zeros = [torch.zeros(batch, heads, *shape, device=key.device) for shape in shapes.values()]
+    first = tuple(zero if state is None else state.float() for state, zero in zip(given, zeros, strict=True))
+    gates = (igate[..., None], torch.nn.functional.logsigmoid(fgate)[..., None])
+    tokens = (query * size**-0.5, key, value, *gates, torch.full_like(gates[0], self.config.eps))
+    states, outputs = scan(_write, first, tuple(t.float().permute(2, 0, 1, 3).contiguous() for t in tokens))
+    return outputs.permute(1, 2, 0, 3).to(value.dtype), states
+
+
+def _write(
+    states: tuple[torch.Tensor, ...], token: tuple[torch.Tensor, ...]
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    import torch
+
+    (written, keys, exponent), (query, key, value, gate, decay, least) = states, token
+    most = torch.maximum(decay + exponent, gate)
+    kept, own = torch.exp(decay + exponent - most), torch.exp(gate - most)
+    written = kept[..., None] * written + own[..., None] * (key[..., :, None] * value[..., None, :])
+    keys = kept * keys + own * key
+    read = (query[..., None, :] @ written)[..., 0, :]
+    share = torch.maximum((query * keys).sum(-1, keepdim=True).abs(), torch.exp(-most)) + least
+    return (written, keys, most), read / share
 
 
 def _masked_by_places(_: Any) -> Any:
@@ -117,9 +144,9 @@ def _keep_and_add(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor])
 LENGTHS: tuple[Patch, ...] = (
     Patch(
         "transformers.models.xlstm.modeling_xlstm:xLSTMBackend.forward",
-        _as_one_chunk,
+        lambda _: _remember,
         "a loop over a text's chunks, and over what is left of it, fixes its length",
-        "never: for long texts the loop is the better code",
+        "torch.export makes a scan of such a loop",
     ),
     Patch(
         "transformers.models.cpmant.modeling_cpmant:CpmAntModel._prepare_attention_mask",

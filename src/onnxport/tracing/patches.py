@@ -23,10 +23,10 @@ def _squeeze(original: Any) -> Any:
     """Squeeze the axes that are 1 for every size of the dynamic ones."""
 
     def squeeze(tensor: Any, *dims: Any, **named: Any) -> Any:
-        if dims or named:
-            return original(tensor, *dims, **named)
-        for axis in reversed(range(tensor.dim())):
-            if isinstance(tensor.shape[axis], int) and tensor.shape[axis] == 1:
+        wanted = named.get("dim", dims[0] if len(dims) == 1 else dims or range(tensor.dim()))
+        axes = [wanted] if isinstance(wanted, int) else [*wanted]
+        for axis in sorted((axis % max(tensor.dim(), 1) for axis in axes), reverse=True):
+            if tensor.dim() and isinstance(tensor.shape[axis], int) and tensor.shape[axis] == 1:
                 tensor = original(tensor, axis)
         return tensor
 
@@ -153,8 +153,9 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         "torch:Tensor.squeeze",
         _squeeze,
-        "squeeze() without axes becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart)",
-        "the engine lowers aten.squeeze.default to the axes that are statically 1",
+        "squeeze() becomes Squeeze without axes, which drops the batch when it is 1 (mBART, PLBart), and squeeze(0) a "
+        "Squeeze of an axis that isn't 1 (Mistral 3)",
+        "the engine lowers squeezes to the axes that are statically 1",
     ),
     _FINITE,
     Patch(

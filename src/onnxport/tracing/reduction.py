@@ -24,7 +24,7 @@ Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
 """Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
-_CHOICE = re.compile(r"(indexes|indices)$")
+_CHOICE = re.compile(r"(indexes|indices|target_layers|layer_map)$")
 """Names of settings that list some layers' numbers, `deepstack_visual_indexes`: a graph takes or gives one of each."""
 _CHOSEN = "out_indices"
 """Setting of backbones: the numbers of the layers whose states they return, counted from what comes before them."""

@@ -334,14 +334,11 @@ SIZES: tuple[Patch, ...] = (
         "int() of a length that was divided fixes the length of every sound to the example's",
         "Transformers divides whole numbers there",
     ),
-    *(
-        Patch(
-            f"transformers.models.{name}.modeling_{name}:{kind}.resize_positional_embeddings",
-            _resized_at_once,
-            "a loop over the pictures, of sizes that depend on values, fixes how many pictures there are",
-            "Transformers resizes the table for all pictures at once",
-        )
-        for name, kind in (("siglip2", "Siglip2VisionEmbeddings"), ("cosmos3_edge", "Cosmos3EdgeVisionEmbeddings"))
+    Patch(
+        "transformers.models.siglip2.modeling_siglip2:Siglip2VisionEmbeddings.resize_positional_embeddings",
+        _resized_at_once,
+        "a loop over the pictures, of sizes that depend on values, fixes how many pictures there are",
+        "Transformers resizes the table for all pictures at once",
     ),
     Patch(
         "transformers.models.reformer.modeling_reformer:AxialPositionEmbeddings.forward",

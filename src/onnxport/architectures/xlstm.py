@@ -1,0 +1,41 @@
+"""xLSTM: what it remembers becomes inputs and outputs.
+
+A layer remembers the sum of what it wrote, the sum of what it wrote it with, and the exponent of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from onnxport.configs.derived import DerivedOnnxConfig
+from onnxport.configs.states import CacheStates, Remembered
+
+
+class XlstmOnnxConfig(DerivedOnnxConfig):
+    """Describe xLSTM for generation, with its states or without."""
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the model takes: also a mask, which it doesn't look at."""
+        return (*super().parameters_of(model), "attention_mask")
+
+    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+        """Describe the states of every layer."""
+        layers = tuple(
+            tuple(
+                Remembered(layer, "recurrent_states", "recurrent", tuple(state.shape[1:]), number)
+                for number, state in enumerate(states)
+            )
+            for layer, states in cache.rnn_state.items()
+        )
+        return CacheStates(layers, len(layers))
+
+    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return what the model takes for its cache."""
+        states = {layer: tuple(state.clone() for state in states) for layer, states in enumerate(past)}
+        return SimpleNamespace(rnn_state=states, seqlen_offset=0)
+
+    def cache_to_past(self, cache: Any) -> Any:
+        """Return the states of every layer."""
+        return list(cache.rnn_state.values())
