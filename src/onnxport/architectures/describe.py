@@ -358,17 +358,11 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
             Component("encoder_model", model.vision_model, encoder, preprocessor),
             Component("decoder_model_merged", model.text_decoder, decoder, preprocessor),
         )
-    if task.with_past and (realtime.fits(model) or (task.name in _FROM_MEDIA and not _reads_tokens_alone(model))):
+    if task.with_past and (realtime.fits(model) or task.name in _FROM_MEDIA):
         return _media_and_text(model, task, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
     return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
-
-
-def _reads_tokens_alone(model: Any) -> bool:
-    """Say whether a model gets its sounds or pictures as tokens, too: Kyutai's of speech are codes."""
-    media = {"pixel_values", "input_features", "input_values"}
-    return media.isdisjoint(inspect.signature(type(model).forward).parameters)
 
 
 _OWN = {

@@ -471,6 +471,8 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
         added.remove("noise")
     if "pixel_values" in added:
         added.remove("pixel_values")
+    if "image_attention_mask" in added and "pixel_values" not in parameters:  # another mask, of Phi-4 multimodal
+        added.remove("image_attention_mask")
     replaced = takes_frames(config) or cameras or bool(_ARRANGED.intersection(parameters))
     first = ["pixel_values"] if replaced and "pixel_values" in parameters else []  # masks are made after it
     return first + added

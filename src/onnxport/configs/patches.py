@@ -30,7 +30,8 @@ class PatchesOnnxConfig(MediaOnnxConfig):
 
     def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
         self._patch = _patch_of(model)
-        self._count = getattr(model.config.vision_config, "num_position_embeddings", None)
+        vision = getattr(model.config, "vision_config", None)
+        self._count = getattr(vision, "num_position_embeddings", None)
         super().__init__(model, component, preprocessor)
 
     @property
