@@ -59,8 +59,6 @@ _ALWAYS = (
 """Parameters that a forward does without, and a user doesn't."""
 _MASKS = ("input_features_mask",)
 """Parameters that a forward can't do without although it has a default for them."""
-_ARRANGED = {"pixel_position_ids", "image_attention_mask"}
-"""Parameters of models that take patches with their places, or several pictures for each text."""
 _REPLACED = ("token_type_ids", "pixel_values")
 """Inputs that a recipe makes where it knows better than the preprocessor."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
@@ -471,9 +469,10 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
         added.remove("noise")
     if "pixel_values" in added:
         added.remove("pixel_values")
-    if "image_attention_mask" in added and "pixel_values" not in parameters:  # another mask, of Phi-4 multimodal
+    several = "perceiver_embeddings" in parameters  # IDEFICS: several pictures for each text
+    if "image_attention_mask" in added and not several:  # another mask, as of FLAVA
         added.remove("image_attention_mask")
-    replaced = takes_frames(config) or cameras or bool(_ARRANGED.intersection(parameters))
+    replaced = takes_frames(config) or cameras or several or "pixel_position_ids" in parameters
     first = ["pixel_values"] if replaced and "pixel_values" in parameters else []  # masks are made after it
     return first + added
 
