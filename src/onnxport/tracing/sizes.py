@@ -294,6 +294,12 @@ POOLS: tuple[Patch, ...] = (
 )
 
 SIZES: tuple[Patch, ...] = (
+    Patch(
+        "transformers.models.depth_anything.modeling_depth_anything:int",
+        _symbolic_int,
+        "int() of a size fixes the size of the map of depths to the example's",
+        "Transformers leaves whole numbers as they are there",
+    ),
     *(
         Patch(
             f"transformers.models.{name.lower()}.modeling_{name.lower()}:{name}Conv1d.{method}",
