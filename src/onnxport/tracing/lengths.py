@@ -79,35 +79,6 @@ def _masked_by_places(_: Any) -> Any:
     return mask
 
 
-def _by_counts(original: Any) -> Any:
-    """Compute the waves of all distances from the counts of places, not from lists of them."""
-
-    def get_position_embeds(self: Any, seq_len: Any, dtype: torch.dtype, device: torch.device) -> Any:
-        import torch
-
-        if self.config.attention_type == "factorized":
-            return original(self, seq_len, dtype, device)
-        half = self.config.d_model // 2
-        rates = 1 / (10000 ** (torch.arange(half, device=device).to(dtype) / half))
-
-        def waves(first: Any, count: Any, step: int) -> torch.Tensor:
-            angles = (first - step * torch.arange(count, device=device)).to(dtype)[:, None] * rates
-            return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-        separate, truncates = self.config.separate_cls, self.config.separate_cls and self.config.truncate_seq
-        embeds, count = [], seq_len
-        for block in range(self.config.num_blocks):
-            step, pooling = 2**block, None
-            if block:
-                before, stride = count, step // 2
-                count = 1 + (before - truncates) // 2 if separate else (before + 1) // 2
-                pooling = waves((2 * count - separate) * stride, 2 * count + before, stride)
-            embeds.append([waves(count * step, 2 * count, step), pooling])
-        return embeds
-
-    return get_position_embeds
-
-
 def _token_by_token(_: Any) -> Any:
     """Compute a recurrence as a scan.
 
@@ -153,12 +124,6 @@ LENGTHS: tuple[Patch, ...] = (
         _masked_by_places,
         "a list of a text's places fixes its length",
         "Transformers counts them with arange",
-    ),
-    Patch(
-        "transformers.models.funnel.modeling_funnel:FunnelAttentionStructure.get_position_embeds",
-        _by_counts,
-        "lists of a text's places fix its length",
-        "Transformers computes the distances from the number of places",
     ),
     Patch(
         "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru._rnn_scan",
