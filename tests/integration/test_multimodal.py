@@ -332,7 +332,7 @@ def test_pictures_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_p
 
 
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of("evolla", "image-to-text", tmp_path / "checkpoints")  # reads proteins
+    checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # sees pictures in its layers
     options = ExportOptions(task="image-text-to-text-with-past")
     with pytest.raises(UnsupportedError, match="no method that encodes pictures"):
         onnxport.export(checkpoint, tmp_path / "out", options)

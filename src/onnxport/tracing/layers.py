@@ -32,10 +32,12 @@ class Stack:
     Attributes:
         path: name of the `ModuleList` or `Sequential`, such as `model.layers`.
         signatures: one signature per layer.
+        lists: names of the configuration's lists that tell the layers' kinds.
     """
 
     path: str
     signatures: tuple[LayerSignature, ...]
+    lists: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.signatures)
@@ -60,8 +62,14 @@ def find_stacks(model: torch.nn.Module) -> tuple[Stack, ...]:
     return tuple(_stacks(model, "", None))
 
 
-def signatures_at(model: torch.nn.Module, path: str) -> tuple[LayerSignature, ...]:
-    """Return the signatures of the layers of a stack; none where the model has no such stack."""
+def signatures_at(model: torch.nn.Module, path: str, lists: tuple[str, ...]) -> tuple[LayerSignature, ...]:
+    """Return the signatures of the layers of a stack; none where the model has no such stack.
+
+    Args:
+        model: any module.
+        path: name of the stack.
+        lists: names of the configuration's lists that tell the layers' kinds, of the stack that is compared.
+    """
     module, config = model, getattr(model, "config", None)
     for name in path.split(".") if path else ():
         if name not in module._modules:
@@ -69,19 +77,26 @@ def signatures_at(model: torch.nn.Module, path: str) -> tuple[LayerSignature, ..
         module = module.get_submodule(name)
         config = getattr(module, "config", config)
     layers = module._modules.values()  # one that stands there twice comes twice
-    return _signatures([layer for layer in layers if layer is not None], config)
+    return _signatures([layer for layer in layers if layer is not None], config, lists)
 
 
-def _signatures(layers: list[torch.nn.Module], config: Any) -> tuple[LayerSignature, ...]:
+def _signatures(layers: list[torch.nn.Module], config: Any, lists: tuple[str, ...]) -> tuple[LayerSignature, ...]:
     """Return a signature for each layer, with what the configuration beside them says of its kind."""
-    names = [
-        (name, value)
-        for name, value in sorted(vars(config).items() if config is not None else ())
-        if isinstance(value, (list, tuple)) and len(value) == len(layers) and _are_kinds(name, value)
-    ]
+    said = [(name, getattr(config, name, ())) for name in lists]
     signatures = tuple(signature_of_layer(layer) for layer in layers)
-    kinds = [tuple((name, value[number]) for name, value in names) for number in range(len(layers))]
+    kinds = [
+        tuple((name, values[number]) for name, values in said if number < len(values)) for number in range(len(layers))
+    ]
     return tuple((*its, kind) if kind else its for its, kind in zip(signatures, kinds, strict=True))
+
+
+def _lists_of_kinds(config: Any, count: int) -> tuple[str, ...]:
+    """Name the lists of a configuration that tell the kinds of so many layers."""
+    return tuple(
+        name
+        for name, value in sorted(vars(config).items() if config is not None else ())
+        if isinstance(value, (list, tuple)) and len(value) == count and _are_kinds(name, value)
+    )
 
 
 def _are_kinds(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
@@ -100,11 +115,12 @@ def _stacks(module: torch.nn.Module, path: str, config: Any) -> Iterator[Stack]:
 
     config = getattr(module, "config", config)
     if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module) > 2:
-        signatures = _signatures(list(module), config)
+        lists = _lists_of_kinds(config, len(module))
+        signatures = _signatures(list(module), config, lists)
         twins = {signature for signature in signatures if signatures.count(signature) > 1}
         shrinks = any(_shrinks(layer) for layer, its in zip(module, signatures, strict=True) if its in twins)
         if twins and not shrinks:
-            yield Stack(path, signatures)
+            yield Stack(path, signatures, lists)
             return
     for name, child in module.named_children():
         yield from _stacks(child, f"{path}.{name}" if path else name, config)

@@ -198,7 +198,7 @@ def _size(found: Reduced) -> int:
 
 def _layers_in(model: PreTrainedModel, stack: Stack, cuts: Cuts) -> tuple[int, ...] | None:
     """Say which layers of a stack a model has: all, or the kept ones if they stand for all; None for others."""
-    found = signatures_at(model, stack.path)
+    found = signatures_at(model, stack.path, stack.lists)
     for kept in (tuple(range(len(stack))), *(cut.kept for cut in cuts if cut.length == len(stack))):
         if found == tuple(stack.signatures[index] for index in kept) and {*stack.representatives()} <= {*kept}:
             return kept
