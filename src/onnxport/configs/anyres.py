@@ -7,7 +7,7 @@ Transformers finds them picture by picture; here they are found by arithmetic on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.configs.multimodal import StatesOnnxConfig
+from onnxport.configs.multimodal import AddedStatesOnnxConfig
 from onnxport.errors import UnsupportedError
 
 MODEL_TYPES = ("llava_next", "llava_next_video", "llava_onevision")
@@ -196,32 +196,18 @@ class DeepAnyresOnnxConfig(AnyresOnnxConfig):
         return int(super()._side * Fraction(self._config.downsample_rate))
 
 
-class DeepTextOnnxConfig(StatesOnnxConfig):
+class DeepTextOnnxConfig(AddedStatesOnnxConfig):
     """Describe the decoder of Granite 4 Vision, some of whose layers each are given states of the pictures to add."""
 
     @property
-    def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """As of any such decoder, and `deepstack_embeds` [such layers, batch, tokens, size], zero for a text."""
-        return {**super().inputs, "deepstack_embeds": {1: "batch", 2: "sequence"}}
-
-    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make what the decoder takes, with something to add."""
-        import torch
-
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        noise = torch.Generator().manual_seed(0)
-        made["deepstack_embeds"] = torch.randn(len(self._layers), *made["inputs_embeds"].shape, generator=noise)
-        return made
-
-    @property
-    def _layers(self) -> list[int]:
+    def _adding(self) -> Sequence[int]:
         config = self._config
         return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder, whose layers add states at places that a mask chooses: here, at all places."""
         layers, given = model_of(forward).model.language_model.layers, dict(arguments)
-        adding = zip(self._layers, given.pop("deepstack_embeds"), strict=True)
+        adding = zip(self._adding, given.pop("deepstack_embeds"), strict=True)
         handles = [layers[number].register_forward_pre_hook(partial(_add, more)) for number, more in adding]
         try:
             return super().run(forward, given)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._grid_tracing import GridTracing, one_for_each
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.derived import move
-from onnxport.configs.multimodal import StatesOnnxConfig, method_of, wants_more
+from onnxport.configs.multimodal import AddedStatesOnnxConfig, StatesOnnxConfig, method_of, wants_more
 
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
@@ -242,23 +242,12 @@ class GridStatesOnnxConfig(StatesOnnxConfig):
         return made
 
 
-class DeepStatesOnnxConfig(GridStatesOnnxConfig):
+class DeepStatesOnnxConfig(AddedStatesOnnxConfig, GridStatesOnnxConfig):
     """Describe the decoder of Qwen3-VL, whose first layers each are given states of the pictures to add."""
 
     @property
-    def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """As of any such decoder, and `deepstack_embeds` [first layers, batch, tokens, size], zero for a text."""
-        return {**super().inputs, "deepstack_embeds": {1: "batch", 2: "sequence"}}
-
-    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make what the decoder takes, with something to add."""
-        import torch
-
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        count = len(self._config.vision_config.deepstack_visual_indexes)
-        noise = torch.Generator().manual_seed(0)
-        made["deepstack_embeds"] = torch.randn(count, *made["inputs_embeds"].shape, generator=noise)
-        return made
+    def _adding(self) -> Sequence[int]:
+        return range(len(self._config.vision_config.deepstack_visual_indexes))
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder, which adds states at places that a mask chooses: here, at all places."""

@@ -7,7 +7,7 @@ states of the tokens, and the decoder takes states instead of tokens; whoever ru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from types import MethodType
 from typing import Any
@@ -463,3 +463,26 @@ class StatesOnnxConfig(DerivedOnnxConfig):
         kind = type(cache)
         cache.__class__ = type(kind.__name__, (kind,), {"is_initialized": property(lambda _: False)})
         return super().run(forward, arguments)
+
+
+class AddedStatesOnnxConfig(StatesOnnxConfig):
+    """Describe a decoder some of whose layers each are given states of the pictures to add."""
+
+    @property
+    def _adding(self) -> Sequence[int]:
+        """The numbers of the layers that add."""
+        raise NotImplementedError
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """As of any such decoder, and `deepstack_embeds` [such layers, batch, tokens, size], zero for a text."""
+        return {**super().inputs, "deepstack_embeds": {1: "batch", 2: "sequence"}}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make what the decoder takes, with something to add."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        noise = torch.Generator().manual_seed(0)
+        made["deepstack_embeds"] = torch.randn(len(self._adding), *made["inputs_embeds"].shape, generator=noise)
+        return made

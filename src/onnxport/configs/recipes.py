@@ -207,8 +207,6 @@ def _steps(setting: Setting) -> torch.Tensor:
 
 def takes_frames(config: Any) -> bool:
     """Say whether a model reads pictures one after another, as those of a video."""
-    if hasattr(config, "video_token_index") and not hasattr(config, "image_token_index"):  # it reads nothing else
-        return True
     parts = (config, getattr(config, "vision_config", None))
     return takes_videos(config) or any(
         hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip")
