@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import DTYPES
@@ -129,7 +130,7 @@ def open_exported(directory: Directory) -> Exported:
         raise UnsupportedError(
             f"{directory.path} holds several graphs ({', '.join(files)}); onnxport run tries directories with one"
         )
-    return Exported(directory, open_session(directory.path / files[0]))
+    return Exported(directory, open_session(inside(directory.path, files[0])))
 
 
 def _empty_cache(name: str, shape: list[Any], batch: int) -> list[int]:

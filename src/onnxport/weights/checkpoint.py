@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.containment import check_links
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import ExportOptions
 from onnxport.weights.adapters import Adapter, base_of, inventory_with, is_adapter, open_adapter
@@ -203,6 +204,7 @@ def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
 
 
 def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint | Adapter:
+    check_links(directory)
     root, listed = directory, list_modules(directory)
     directory = trunk_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxport.containment import files_inside, inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import Framework
 from onnxport.weights.file_kinds import refuse_stand_in
 from onnxport.weights.gguf_files import read_gguf_header
-from onnxport.weights.index import check_inside, check_tensors, read_index
+from onnxport.weights.index import check_tensors, read_index
 from onnxport.weights.pickled import check_pickled
 from onnxport.weights.safetensors_files import read_header
 
@@ -62,9 +63,9 @@ def find_weights(directory: Path, framework: Framework | None, config: dict[str,
     for name, kind in wanted:
         path = directory / name
         if path.is_file():
-            return _check(directory, path, kind)
+            return _check(directory, inside(directory, path), kind)
     if framework != "tf":
-        gguf = sorted(directory.glob("*.gguf"))
+        gguf = files_inside(directory, "*.gguf")
         if len(gguf) == 1:
             return check_gguf(gguf[0])
         if gguf:
@@ -108,7 +109,7 @@ def _candidates(directory: Path, config: dict[str, Any]) -> tuple[tuple[str, Wei
         raise CorruptCheckpointError(
             f"{source}: transformers_weights is {named!r}, which isn't a file of {directory} itself; correct it"
         )
-    check_inside(directory, directory / named, source)
+    inside(directory, named, source)
     return ((named, "safetensors"),)
 
 
