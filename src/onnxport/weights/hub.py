@@ -90,6 +90,37 @@ def fetch_snapshot(repository: str, options: ExportOptions, *, endpoint: str | N
     return Path(found)
 
 
+def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Path | None:
+    """Find the snapshot of a repository in the hub's cache; the hub isn't asked.
+
+    Args:
+        repository: `owner/name` or `name`.
+        revision: commit, branch or tag.
+        options: the cache directory.
+
+    Returns:
+        The snapshot's directory; None where the cache doesn't have it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    if not looks_like_repository(repository):
+        return None
+    try:
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=options.cache_dir,
+            allow_patterns=["config.json"],
+            local_files_only=True,
+        )
+    except IncompleteSnapshotError as error:
+        found = error.snapshot_path
+    except LocalEntryNotFoundError:
+        return None
+    return Path(found)
+
+
 def choose_files(names: Iterable[str], options: ExportOptions) -> list[str]:
     """Choose the files of a repository that an export needs.
 
