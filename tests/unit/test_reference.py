@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from onnxport.cli import main
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UntrustedCodeError
 from onnxport.options import ExportOptions
 from onnxport.validation.reference import choose_reference
+from onnxport.weights.checkpoint import open_checkpoint
+from tests.unit.test_checkpoint import write_safetensors
 from tests.unit.test_containment import write_export
 
 COMMIT = "c" * 40
@@ -36,6 +40,22 @@ def cache(tmp_path: Path) -> str:
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     return str(tmp_path / "cache")
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Callable[..., Path]:
+    """Write an adapter of a base."""
+
+    def write(base: str, revision: object = None) -> Path:
+        directory = tmp_path / "adapter"
+        directory.mkdir()
+        settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "none", "base_model_name_or_path": base}
+        (directory / "adapter_config.json").write_text(json.dumps({**settings, "revision": revision}))
+        factors = {"x.lora_A.weight": [2, 4], "x.lora_B.weight": [4, 2]}
+        write_safetensors(directory / "adapter_model.safetensors", factors)
+        return directory
+
+    return write
 
 
 def manifest(model: object, revision: object = None, merged: object = None, **options: Any) -> Manifest:
@@ -127,3 +147,26 @@ def test_the_command_runs_no_file_that_a_manifest_names(
     with pytest.raises(UntrustedCodeError):
         onnxport.validate(directory)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("revision", [None, "main", "../../x", ["main"]])
+def test_nothing_is_fetched_for_an_adapter(cache: str, adapter: Callable[..., Path], revision: object) -> None:
+    directory = adapter("owner/other", revision)
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"fetched if you name it: give owner/other as MODEL, and --adapter"
+    ):
+        open_checkpoint(directory, ExportOptions(cache_dir=cache))
+
+
+def test_the_base_of_an_adapter_is_found_in_the_cache(cache: str, adapter: Callable[..., Path]) -> None:
+    snapshot = Path(cache) / "models--owner--cached" / "snapshots" / COMMIT
+    (snapshot / "config.json").write_text('{"model_type": "bert"}')
+    write_safetensors(snapshot / "model.safetensors", {"a": [2]})
+    found = open_checkpoint(adapter("owner/cached", COMMIT), ExportOptions(cache_dir=cache))
+    assert found.directory == snapshot
+    assert found.adapter is not None and found.adapter.base == "owner/cached"
+
+
+def test_an_adapter_does_not_choose_whose_code_runs(tmp_path: Path, adapter: Callable[..., Path]) -> None:
+    with pytest.raises(OptionError, match="give the base as MODEL"):
+        open_checkpoint(adapter(str(tmp_path)), ExportOptions(trust_remote_code=True))

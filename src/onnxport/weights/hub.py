@@ -17,6 +17,7 @@ from onnxport.weights.sentence import MODULE_FOLDER
 logger = logging.getLogger(__name__)
 
 _REPOSITORY_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", re.ASCII)
 _MAX_ID_LENGTH = 96
 
 SIDE_FILES = (
@@ -95,7 +96,7 @@ def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Pat
 
     Args:
         repository: `owner/name` or `name`.
-        revision: commit, branch or tag.
+        revision: commit, branch or tag; perhaps chosen by whoever wrote a file.
         options: the cache directory.
 
     Returns:
@@ -104,7 +105,7 @@ def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Pat
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
-    if not looks_like_repository(repository):
+    if not looks_like_repository(repository) or not _REVISION.fullmatch(revision):
         return None
     try:
         found = snapshot_download(
