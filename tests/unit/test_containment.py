@@ -21,6 +21,7 @@ from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.mapped import open_mapped
 from onnxport.weights.checkpoint import open_checkpoint
+from onnxport.weights.preprocessors import check_audio_tokenizer
 from tests.unit.test_sentence_modules import DENSE, OLD, make
 
 OUTSIDE = ("../secret", "a/../../secret", "/etc/hostname", "C:\\secret", "..\\secret", "\\\\host\\share", "", "x\0y")
@@ -205,3 +206,18 @@ def test_a_graph_that_links_to_another_directory(directory: Path) -> None:
     os.symlink(elsewhere / "model.onnx", directory / "model.onnx")
     with pytest.raises(CorruptCheckpointError, match="outside"):
         onnxport.inspect(directory)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "audio_tokenizer_config.json"])
+def test_an_audio_tokenizer_elsewhere(directory: Path, name: str) -> None:
+    def write(path: str) -> None:
+        settings = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": path}
+        nested = {"audio_tokenizer": settings} if name == "processor_config.json" else settings
+        (directory / name).write_text(json.dumps(nested))
+
+    for path in ("owner/name", str(directory), str(directory / "codec")):
+        write(path)
+        check_audio_tokenizer(directory)
+    write(str(directory.parent))
+    with pytest.raises(CorruptCheckpointError, match=r"_config\.json names .* outside"):
+        check_audio_tokenizer(directory)

@@ -12,6 +12,7 @@ from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import DTYPES
+from onnxport.weights.preprocessors import check_audio_tokenizer
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -51,6 +52,7 @@ class Exported:
         """
         import transformers
 
+        check_audio_tokenizer(self.directory.path)
         lacking = f"{self.directory.path} has nothing that {auto_class} loads"
         instead = "text models take token numbers with --input-ids, too"
         try:

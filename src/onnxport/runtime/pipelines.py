@@ -11,6 +11,7 @@ from transformers import pipelines
 from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.runtime.models import OnnxModel
+from onnxport.weights.preprocessors import check_audio_tokenizer
 
 _PARTS = {
     "tokenizer": "AutoTokenizer",
@@ -97,6 +98,7 @@ def _part(name: str, task: str, model: OnnxModel, *, needed: bool) -> Any:
 
 def _loaded(auto_class: str, path: Path) -> tuple[Any, str]:
     """Load a preprocessor; return it, or None and why."""
+    check_audio_tokenizer(path)
     try:
         loaded = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # each class fails in its own way on what isn't there

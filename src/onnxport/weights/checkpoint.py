@@ -173,7 +173,7 @@ def _open_base(adapter: Adapter, base: str | Path, options: ExportOptions) -> Ch
     snapshot = find_snapshot(name, revision, options) if isinstance(revision, str) else None
     if snapshot is None:
         raise CheckpointNotFoundError(
-            f"{adapter.name} is an adapter of {name!r} at revision {revision!r}, which is no path here and isn't in the "
+            f"{adapter.name} is an adapter of {name!r} at revision {revision!r}, which is no path here and not in the "
             f"hub's cache; it is fetched if you name it: give {name} as MODEL, and --adapter {adapter.name}"
         )
     return _open(snapshot, options)
