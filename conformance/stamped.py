@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxport import ExportOptions
 from onnxport.blueprints.blueprint import Blueprint, at_full_depth
 from onnxport.blueprints.find import find_blueprint
-from onnxport.weights.checkpoint import open_checkpoint
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.weights.parameters import ParameterTensor
 
 _TEXT = {

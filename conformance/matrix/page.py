@@ -15,8 +15,8 @@ from conformance.exports import PASSED
 from conformance.matrix.own_code import own_code
 from conformance.matrix.pairs import FAMILIES, family, pairs
 from conformance.matrix.predecessors import GONE, predecessors
-from onnxport.architectures.proved import PATH
-from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.description.coverage import PATH
+from onnxport.description.tasks import PAST_SUFFIX
 
 Record = dict[str, Any]
 COVERAGE = Path("docs/coverage.md")

@@ -12,7 +12,7 @@ from typing import Any
 
 from conformance.matrix.predecessors import GONE, predecessors
 from onnxport.architectures.describe import class_named
-from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
 

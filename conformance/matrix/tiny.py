@@ -17,8 +17,8 @@ from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
 from onnxport.architectures.describe import writer_of
-from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
-from onnxport.weights.loading import config_for
+from onnxport.description.tasks import PAST_SUFFIX, canonical_task
+from onnxport.loading.load import config_for
 
 MOST_PARAMETERS = 20_000_000
 _MARKER = "conformance.json"

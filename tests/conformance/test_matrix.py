@@ -14,7 +14,7 @@ from conformance.matrix.pairs import chosen, family, pairs
 from conformance.matrix.predecessors import GONE, OPTIMUM, TRANSFORMERS, predecessors
 from conformance.matrix.shrink import HEADS, LAYERS, VOCABULARY, WIDTH, tiny_config
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
-from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
 
 
 def test_every_task_has_pairs_of_a_family() -> None:

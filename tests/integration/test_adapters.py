@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export, validate
+from onnxport.binding.bind import Binding, bind
 from onnxport.blueprints.find import find_blueprint
 from onnxport.bundles.manifest import read_manifest
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.reading import Reader
 from onnxport.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -27,10 +30,7 @@ from onnxport.errors import (
     UnsupportedError,
     WeightsMismatchError,
 )
-from onnxport.weights.binding import Binding, bind
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.loading import load_config, load_model
-from onnxport.weights.reading import Reader
+from onnxport.loading.load import load_config, load_model
 
 State = dict[str, torch.Tensor]
 

@@ -16,13 +16,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from conformance.checkpoints import make_checkpoint, randomize
+from onnxport.binding.bind import Binding, bind, relocate
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.reading import Reader, take_inventory
 from onnxport.errors import CorruptCheckpointError, WeightsMismatchError
+from onnxport.loading.load import load_config, load_model
 from onnxport.options import ExportOptions
-from onnxport.weights.binding import Binding, bind, relocate
-from onnxport.weights.checkpoint import open_checkpoint
 from onnxport.weights.expressions import InMemory
-from onnxport.weights.loading import load_config, load_model
-from onnxport.weights.reading import Reader, take_inventory
 
 State = dict[str, torch.Tensor]
 
@@ -297,9 +297,11 @@ import resource, sys, json
 from pathlib import Path
 import transformers, torch
 from onnxport.options import ExportOptions
-from onnxport.weights import binding, recording, reading
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.loading import load_config
+from onnxport.weights import recording
+from onnxport.binding import bind as binding
+from onnxport.checkpoint import reading
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.loading.load import load_config
 options = ExportOptions(dtype=sys.argv[2])
 checkpoint = open_checkpoint(Path(sys.argv[1]), options)
 config = load_config(checkpoint, options)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from onnxport.bundles import _stages
-from onnxport.bundles.directory import check_output, staged
+from onnxport.bundles.output import check_output, staged
 
 
 def checkpoints(directory: Path) -> None:

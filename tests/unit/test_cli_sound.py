@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxport.cli._sound import read_wav, resampled
+from onnxport.cli._audio import read_wav, resampled
 from onnxport.errors import OptionError
 
 

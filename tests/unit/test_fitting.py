@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.configs.fitting import as_codes, fit, fitted_axes
+from onnxport.description.fitting import as_codes, fit, fitted_axes
 
 
 @pytest.mark.parametrize(

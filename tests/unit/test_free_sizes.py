@@ -17,7 +17,7 @@ from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddin
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
-from onnxport.passes.patch import Patch, patched
+from onnxport.patching.patch import Patch, patched
 from onnxport.tracing.patches import PATCHES, fake_patches
 from onnxport.tracing.sizes import SIZES, symbolic_sizes
 

@@ -12,10 +12,10 @@ from transformers.models.kimi_k25 import modeling_kimi_k25
 from transformers.models.lfm2_vl.modeling_lfm2_vl import Lfm2VlMultiModalProjector
 from transformers.models.muse_spark import modeling_muse_spark
 
-from onnxport.configs._grid_methods import _shrunk
-from onnxport.configs._grid_tracing import _FUNCTIONS
-from onnxport.configs._places import Places
-from onnxport.configs.lfm2 import _blocks
+from onnxport.architectures.lfm2_vl import _blocks
+from onnxport.description._packed_patch_methods import _shrunk
+from onnxport.description._packed_patch_tracing import _FUNCTIONS
+from onnxport.description._patch_positions import Places
 
 GRIDS = torch.tensor([[1, 8, 12], [1, 12, 4], [2, 4, 20]])
 PICTURES = torch.tensor([[1, 8, 12], [1, 12, 4]])

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperFeatureExtractor
 
-from onnxport.configs.multimodal import MediaOnnxConfig, PictureOnnxConfig, method_of, text_part
-from onnxport.configs.patches import PatchesOnnxConfig
+from onnxport.description.image_patches import PatchesOnnxConfig
+from onnxport.description.multimodal import MediaOnnxConfig, PictureOnnxConfig, method_of, text_part
 from onnxport.errors import UnsupportedError
 
 BINS, SIZE = 8, 16

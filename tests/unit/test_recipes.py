@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.configs.derived import _refusal
-from onnxport.configs.recipes import Setting, asked_for, places_before, recipe, takes_frames
+from onnxport.description.derived import _refusal
+from onnxport.description.dummy_inputs import Setting, asked_for, places_before, recipe, takes_frames
 from onnxport.errors import UnsupportedError
-from onnxport.passes.patch import patched
+from onnxport.loading.load import config_for
+from onnxport.patching.patch import patched
 from onnxport.tracing.patches import PATCHES, _averages, _HalfOfLimits, _pool_any_size
-from onnxport.weights.loading import config_for
 
 
 def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.cli import _answers
 from onnxport.cli._exported import Exported
 from onnxport.cli._feeds import Given
-from onnxport.configs.sentence import Dense, Normalize, Pooling
+from onnxport.description.sentence_embedding import Dense, Normalize, Pooling
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.unit.test_checkpoint import write_safetensors
 
 OLD = "sentence_transformers.models."

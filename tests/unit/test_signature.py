@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import BartConfig, BloomConfig, CLIPConfig, DetrConfig, GPT2Config
 
-from onnxport.architectures import load_config_class
-from onnxport.configs.signature import Signature, axis_size, signature_of, solve
+from onnxport.configs.model_types import load_config_class
+from onnxport.description.signature import Signature, axis_size, signature_of, solve
 
 
 def test_a_past_input_is_as_long_as_the_past() -> None:

@@ -9,8 +9,8 @@ from transformers.cache_utils import DynamicCache, LinearAttentionAndFullAttenti
 from transformers.models.kimi_linear.modeling_kimi_linear import recurrent_kimi_delta_attention
 from transformers.models.xlstm.modeling_xlstm import mlstm_recurrent_sequence_native
 
-from onnxport.configs.recurrences import gated_delta_rule
-from onnxport.configs.states import CacheStates
+from onnxport.description._linear_attention import gated_delta_rule
+from onnxport.description.cache_layout import CacheStates
 from onnxport.tracing.lengths import _remember
 
 _TEXT = SimpleNamespace(model_type="any")

@@ -15,7 +15,7 @@ from transformers.models.qwen3_asr.configuration_qwen3_asr import Qwen3ASREncode
 from transformers.models.qwen3_omni_moe import configuration_qwen3_omni_moe as moe_config
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as moe
 
-from onnxport.configs.windowed import WindowedSoundOnnxConfig
+from onnxport.architectures.qwen_omni import WindowedSoundOnnxConfig
 
 _SIZES = {
     **{"num_mel_bins": 8, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "d_model": 16},

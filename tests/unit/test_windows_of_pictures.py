@@ -12,7 +12,7 @@ from transformers import SwinConfig
 from transformers.models.sam2 import modeling_sam2
 from transformers.models.swin.modeling_swin import SwinLayer, SwinPatchMerging
 
-from onnxport.passes.patch import patched
+from onnxport.patching.patch import patched
 from onnxport.tracing.windows import DIVISIONS, WINDOWS
 
 SWIN = tuple(patch for patch in WINDOWS if ".swin." in patch.target)

@@ -11,9 +11,9 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.multimodal import EmbeddingOnnxConfig, StatesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.multimodal import EmbeddingOnnxConfig, StatesOnnxConfig
 
 MODEL_TYPE, MODEL_CLASS = "bark", "BarkModel"
 _LENGTH = 6

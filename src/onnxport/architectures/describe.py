@@ -10,17 +10,28 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures import MODEL_TYPES, bark, load_config_class
-from onnxport.configs import anyres, grids, lfm2, phi4, realtime, sounds, windowed
-from onnxport.configs.components import MEDIA
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import (
+from onnxport.architectures import bark
+from onnxport.architectures import lfm2_vl as lfm2
+from onnxport.architectures import llava_next as anyres
+from onnxport.architectures import phi4_multimodal as phi4
+from onnxport.architectures import qwen2_audio as sounds
+from onnxport.architectures import qwen_omni as windowed
+from onnxport.architectures import voxtral_realtime as realtime
+from onnxport.configs.model_types import MODEL_TYPES, load_config_class
+from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.description import packed_patches as grids
+from onnxport.description.cache_layout import CACHE_NAMES
+from onnxport.description.components import MEDIA
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.dual_encoder import TowerOnnxConfig, towers_of
+from onnxport.description.encoder_decoder import (
     DecoderOnnxConfig,
     EncoderOnnxConfig,
     InnerEncoderOnnxConfig,
     TextDecoderOnnxConfig,
 )
-from onnxport.configs.multimodal import (
+from onnxport.description.image_patches import PatchesOnnxConfig
+from onnxport.description.multimodal import (
     EmbeddingOnnxConfig,
     MediaOnnxConfig,
     PictureOnnxConfig,
@@ -30,13 +41,9 @@ from onnxport.configs.multimodal import (
     method_of,
     text_part,
 )
-from onnxport.configs.own import own_config
-from onnxport.configs.patches import PatchesOnnxConfig
-from onnxport.configs.plain_tokenizer import plain_tokenizer
-from onnxport.configs.sentence import SentenceOnnxConfig
-from onnxport.configs.states import CACHE_NAMES
-from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
-from onnxport.configs.towers import TowerOnnxConfig, towers_of
+from onnxport.description.sentence_embedding import SentenceOnnxConfig
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
+from onnxport.description.user_config import own_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import ExportOptions
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.states import CacheStates, Remembered
+from onnxport.description.cache_layout import CacheStates, Remembered
+from onnxport.description.derived import DerivedOnnxConfig
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.states import CacheStates, Remembered
+from onnxport.description.cache_layout import CacheStates, Remembered
+from onnxport.description.derived import DerivedOnnxConfig
 
 
 class XlstmOnnxConfig(DerivedOnnxConfig):

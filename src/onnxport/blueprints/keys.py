@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.reading import Inventory
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.reading import Inventory
 
 if TYPE_CHECKING:
     from onnxport.blueprints.make import Draft

@@ -12,15 +12,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures.describe import Component, as_text, describe, infer_task, model_class
-from onnxport.architectures.sentence import with_head
+from onnxport.binding.bind import Bound, bind
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
-from onnxport.configs.axes import today_label
-from onnxport.configs.examples import Examples
-from onnxport.configs.signature import signature_of
-from onnxport.configs.tasks import SENTENCE_SIMILARITY, Task, canonical_task
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.axes import today_label
+from onnxport.description.examples import Examples
+from onnxport.description.sentence_head import with_head
+from onnxport.description.signature import signature_of
+from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
+from onnxport.loading.load import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.options import ExportOptions, Progress
-from onnxport.passes.patch import patched
+from onnxport.patching.patch import patched
 from onnxport.stamping import Layers, StampError, taking_turns
 from onnxport.tracing import trace
 from onnxport.tracing._capture import quiet_engine
@@ -29,9 +32,6 @@ from onnxport.tracing.numbers import watched_numbers
 from onnxport.tracing.originals import trace_examples
 from onnxport.tracing.patches import fake_patches
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
-from onnxport.weights.binding import Bound, bind
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.loading import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from onnxport.weights.sentence import LIST_FILE
+from onnxport.checkpoint.sentence_transformers import LIST_FILE
 
 if TYPE_CHECKING:
-    from onnxport.weights.checkpoint import Checkpoint
+    from onnxport.checkpoint.checkpoint import Checkpoint
 
 _NAMES = (
     "config.json",

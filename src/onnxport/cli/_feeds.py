@@ -92,7 +92,7 @@ def audio_feed(exported: Exported, given: Given) -> Arrays:
     Raises:
         OptionError: there is no sound, or it can't be read.
     """
-    from onnxport.cli._sound import read_wav
+    from onnxport.cli._audio import read_wav
 
     if not given.audio:
         raise OptionError("give a sound with --audio")

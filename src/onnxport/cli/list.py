@@ -11,7 +11,7 @@ from onnxport.cli._outcome import DONE
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from onnxport.architectures.proved import ProvedType
+    from onnxport.description.coverage import ProvedType
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print model types with the tasks that export and validate; of one, why the others don't, too."""
-    from onnxport.architectures.proved import proved
     from onnxport.cli._rendering import print_json, print_line, print_table
+    from onnxport.description.coverage import proved
 
     found = proved()
     shown = _chosen(found.types, arguments.model_type, arguments.task)
@@ -48,7 +48,7 @@ def _chosen(types: dict[str, ProvedType], model_type: str | None, task: str | No
     Raises:
         UnsupportedError: no model type has this name, or no task has.
     """
-    from onnxport.configs.tasks import canonical_task
+    from onnxport.description.tasks import canonical_task
 
     name = task and canonical_task(task).full_name
     spelled = {_spelling(known): known for known in types}
@@ -70,8 +70,8 @@ def _spelling(model_type: str) -> str:
 
 
 def _rows(model_type: str, known: ProvedType) -> list[tuple[str, str, str]]:
-    from onnxport.architectures import MODEL_TYPES
-    from onnxport.configs.tasks import canonical_task
+    from onnxport.configs.model_types import MODEL_TYPES
+    from onnxport.description.tasks import canonical_task
 
     old = MODEL_TYPES.get(model_type.replace("_", "-"))
     features = {canonical_task(feature).full_name: feature for feature in (old.features if old else ())}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 from onnxport.configs import OnnxConfig
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.sentence import SentenceOnnxConfig
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.sentence_embedding import SentenceOnnxConfig
 from onnxport.descriptions.description import Description, GraphDescription, Tensor
 from onnxport.errors import UnsupportedError
 

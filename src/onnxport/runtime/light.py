@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.configs.components import TOWERS
+from onnxport.description.components import TOWERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.media import embedded, encode
+from onnxport.runtime.modalities import embedded, encode
 from onnxport.runtime.sampling import Chooser, Sampling, Tokens
 
 if TYPE_CHECKING:

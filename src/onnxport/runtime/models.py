@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, Generat
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
-from onnxport.configs.components import MEDIA
+from onnxport.description.components import MEDIA
 from onnxport.errors import OptionError, UnsupportedError
-from onnxport.runtime import media
+from onnxport.runtime import modalities as media
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array

@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 from transformers import pipelines
 
-from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
+from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.runtime.models import OnnxModel
 

@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import remembering, unread, without_source_lines
 from onnxport.tracing.annealing import ANNEALING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 if TYPE_CHECKING:
     import torch

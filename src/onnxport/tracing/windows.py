@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 
 class _Shift(int):

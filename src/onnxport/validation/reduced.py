@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from onnxport.binding.bind import Binding
 from onnxport.options import Progress
 from onnxport.validation.digests import TensorDigests
 from onnxport.validation.prove import Subject, prove
 from onnxport.validation.report import Case, OutputDifference, ValidationReport
 from onnxport.validation.tolerances import Tolerance
-from onnxport.weights.binding import Binding
 
 
 @dataclass(frozen=True)
