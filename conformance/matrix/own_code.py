@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxport
 
-_CONTRACT = "architectures/__init__.py"
+_CONTRACT = "configs/"
 """The tables of 4.37.2's API, whose descriptions are those of its contract; they aren't counted."""
 
 
