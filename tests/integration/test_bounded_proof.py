@@ -166,7 +166,7 @@ def test_a_partial_proof_exits_well_and_says_so(deep: Path, tmp_path: Path, caps
     text = " ".join(capsys.readouterr().out.split())
     assert "validation: partial" in text
     assert "validation: passed" not in text
-    assert "Not proved: what the whole model returns" in text
+    assert "Not validated: what the whole model returns" in text
 
 
 @pytest.mark.usefixtures("tiny_is_large")
@@ -248,7 +248,7 @@ def test_few_layers_and_all_tensors(tmp_path: Path) -> None:
         assert report.status == "partial"
         assert report.failures == []
         assert len(report.cases) == 5
-        for told in ("2 of 5 layers (transformer.h.1, transformer.h.3)", digests.sha256, "Not proved", "wasn't run"):
+        for told in ("2 of 5 layers (transformer.h.1, transformer.h.3)", digests.sha256, "Not validated", "wasn't run"):
             assert told in report.note
         assert digests.tensors > 20
         other = at_reduced_depth(bound_again(proof, tmp_path), {"transformer.h": (1, 4)})

@@ -46,7 +46,7 @@ def sentences(directory: Path) -> Path:
         ("gpt2", "causal-lm", {}),
         ("t5", "seq2seq-lm", {}),
         ("vit", "image-classification", {}),
-        ("clip", "default", {"towers": True}),
+        ("clip", "default", {"split_encoders": True}),
         ("bert", "sentences", {}),
     ],
 )
@@ -217,7 +217,7 @@ def test_what_is_no_description_is_said(
     [
         ("gpt2", "causal-lm", {}, "with a cache; add --no-past"),
         ("t5", "seq2seq-lm", {}, r"becomes several \(encoder_model, decoder_model_merged\): add --no-past"),
-        ("bert", "sentences", {}, "as SentenceOnnxConfig does"),
+        ("bert", "sentences", {}, "as SentenceEmbeddingOnnxConfig does"),
         ("gptj", "causal-lm", {"past": False, "last_logits": True}, "as DerivedOnnxConfig does"),
     ],
 )

@@ -16,7 +16,7 @@ _SHAPES = ((4, 6), (6, 2))
 """Rows and columns of example pictures, in blocks' half sides; the second leaves patches unused."""
 
 
-class ShapedOnnxConfig(OnnxConfig):
+class Lfm2VlVisionOnnxConfig(OnnxConfig):
     """Describe an encoder of patches with their rows and columns.
 
     Args:
@@ -89,7 +89,7 @@ def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
     """
     import torch
 
-    pictures, patches, size = states.shape
+    images, patches, size = states.shape
     rows, columns = shapes[:, :1], shapes[:, 1:]
     number = torch.arange(patches // side**2, device=states.device)[None]
     full = number < rows * columns // side**2
@@ -99,4 +99,4 @@ def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
     places = first[..., None, None] + within[:, None] * columns[..., None, None] + within
     places = places.where(full[..., None, None], 0).flatten(1)
     chosen = states.gather(1, places[..., None].expand(-1, -1, size))
-    return chosen.reshape(pictures, -1, side**2 * size), full
+    return chosen.reshape(images, -1, side**2 * size), full

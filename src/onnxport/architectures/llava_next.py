@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description.multimodal import AddedStatesOnnxConfig
+from onnxport.description.multimodal import DeepstackDecoderOnnxConfig
 from onnxport.errors import UnsupportedError
 
 MODEL_TYPES = ("llava_next", "llava_next_video", "llava_onevision")
@@ -25,7 +25,7 @@ _ENOUGH = 1.1
 """States of a picture are shrunk whose sides have more than this many times what they may have."""
 
 
-class AnyresOnnxConfig(OnnxConfig):
+class AnyresEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes pictures that are cut in tiles."""
 
     @property
@@ -158,7 +158,7 @@ class AnyresOnnxConfig(OnnxConfig):
         return torch.where(ratio > _ENOUGH, less, whole)
 
 
-class DeepAnyresOnnxConfig(AnyresOnnxConfig):
+class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
     """Describe the encoder of Granite 4 Vision: several layers of the decoder each get states of their own to add."""
 
     @property
@@ -167,7 +167,7 @@ class DeepAnyresOnnxConfig(AnyresOnnxConfig):
         return {**super().outputs, "deepstack_features": {}}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; see `AnyresOnnxConfig`."""
+        """Run the encoder; see `AnyresEncoderOnnxConfig`."""
         import torch
 
         if torch.compiler.is_exporting():
@@ -196,7 +196,7 @@ class DeepAnyresOnnxConfig(AnyresOnnxConfig):
         return int(super()._side * Fraction(self._config.downsample_rate))
 
 
-class DeepTextOnnxConfig(AddedStatesOnnxConfig):
+class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
     """Describe the decoder of Granite 4 Vision, some of whose layers each are given states of the pictures to add."""
 
     @property
@@ -233,11 +233,11 @@ class _Places:
     valid: Any
 
 
-def _cut(counts: Any, pictures: int) -> Any:
+def _cut(counts: Any, images: int) -> Any:
     """Return which pictures are cut in tiles, [pictures]: those that are the only one of their text."""
     import torch
 
-    number = torch.arange(pictures, device=counts.device)
+    number = torch.arange(images, device=counts.device)
     return counts[(number[:, None] >= counts.cumsum(0)[None]).sum(-1)] == 1
 
 

@@ -28,16 +28,16 @@ def config_for(model: Any, component: str) -> OnnxConfig:
         UnsupportedError: its sounds are heard in pieces.
     """
     if component == "vision_encoder":
-        return Phi4PicturesOnnxConfig(model.config)
+        return Phi4ImageEncoderOnnxConfig(model.config)
     if model.config.audio_config.chunk_size > 0:
         raise UnsupportedError(
             f"{type(model).__name__} hears sounds in pieces of {model.config.audio_config.chunk_size} states "
             "(chunk_size in config.json), which can't be described yet"
         )
-    return Phi4SoundsOnnxConfig(model.config)
+    return Phi4AudioEncoderOnnxConfig(model.config)
 
 
-class Phi4PicturesOnnxConfig(OnnxConfig):
+class Phi4ImageEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes pictures that are given whole and in crops."""
 
     @property
@@ -87,12 +87,12 @@ class Phi4PicturesOnnxConfig(OnnxConfig):
         states = embed.get_img_features(pixels.flatten(0, 1), attention_mask=mask.flatten(0, 1))
         ends = (embed.sub_img_feature_extensor.flatten(0, 2), embed.global_img_feature_extensor.flatten(0, 1))
         table = torch.cat([states.flatten(0, 1), *ends])
-        (pictures, crops), side = pixels.shape[:2], self._side
+        (images, crops), side = pixels.shape[:2], self._side
         grid = arguments["image_sizes"] // self._config.vision_config.crop_size
         rows, columns = (part[:, None] for part in _own(mask[:, 1:, ::2, ::2], grid))
         number = torch.arange(crops * side * (side + 1) + 1, device=mask.device)[None]
-        first = torch.arange(pictures, device=mask.device)[:, None] * crops * side**2
-        row_end = pictures * crops * side**2
+        first = torch.arange(images, device=mask.device)[:, None] * crops * side**2
+        row_end = images * crops * side**2
         row, column = number // (columns + 1), number % (columns + 1)
         crop = 1 + row // side * grid[:, 1:] + column // side
         place = first + crop * side**2 + row % side * side + column % side
@@ -116,7 +116,7 @@ class Phi4PicturesOnnxConfig(OnnxConfig):
         return int(seen.image_size // seen.patch_size + 1) // 2
 
 
-class Phi4SoundsOnnxConfig(OnnxConfig):
+class Phi4AudioEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes sounds of different lengths."""
 
     @property
@@ -132,7 +132,7 @@ class Phi4SoundsOnnxConfig(OnnxConfig):
     @property
     def outputs(self) -> Axes:
         """The states of all sounds after each other, [places, size]: of sounds alone, and of those beside pictures."""
-        return {"audio_features": {}, "audio_features_beside_pictures": {}}
+        return {"audio_features": {}, "audio_features_vision_mode": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Make sounds, each shorter than the one before."""

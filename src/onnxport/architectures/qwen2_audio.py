@@ -11,7 +11,7 @@ from onnxport.configs._parameters import compute_effective_axis_dimension
 MODEL_TYPES = ("qwen2_audio",)
 
 
-class SoundOnnxConfig(OnnxConfig):
+class Qwen2AudioEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes sounds that are filled up to one length."""
 
     @property

@@ -13,23 +13,23 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description._packed_patch_tracing import GridTracing
-from onnxport.description.components import MEDIA
+from onnxport.description._packed_patch_tracing import PackedPatchTracing
+from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.multimodal import method_of, said
 
 _FRAMES = 3000
 """Frames of an example, or somewhat fewer: thirty seconds, to which such sounds are filled up."""
-_PART = MEDIA["audio_encoder"]
+_PART = MODALITY_ENCODERS["audio_encoder"]
 _MASKS = ("feature_attention_mask", "input_features_mask")
 
 
-def tower_of(model: Any) -> Any:
+def audio_encoder_of(model: Any) -> Any:
     """Return the encoder of a model that hears in windows, itself or inside; None where there is none."""
     hearing = (module for module in model.modules() if hasattr(module, "n_window") and hasattr(module, "layers"))
     return next(hearing, None)
 
 
-class WindowedSoundOnnxConfig(OnnxConfig):
+class WindowedAudioEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes sounds in windows.
 
     Of sounds that are all shorter than one window, some models say something else than here, where windows are full.
@@ -40,10 +40,10 @@ class WindowedSoundOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model.config, task="default")
-        tower = tower_of(model)
-        self._tracing, self._is_whole = GridTracing(tower), tower is not model
-        hear = method_of(model, _PART.method) if self._is_whole else model.forward
-        self._mask = next(name for name in _MASKS if name in inspect.signature(hear).parameters)
+        tower = audio_encoder_of(model)
+        self._tracing, self._is_whole = PackedPatchTracing(tower), tower is not model
+        encode_audio = method_of(model, _PART.method) if self._is_whole else model.forward
+        self._mask = next(name for name in _MASKS if name in inspect.signature(encode_audio).parameters)
         self._window, self._bins = 2 * tower.n_window, tower.config.num_mel_bins
 
     @property
@@ -81,8 +81,8 @@ class WindowedSoundOnnxConfig(OnnxConfig):
         import torch
 
         model, batch = model_of(forward), features.shape[0]
-        tower = tower_of(model)
-        hear = tower if self._is_whole else forward
+        tower = audio_encoder_of(model)
+        encode_audio = tower if self._is_whole else forward
         count, each = features.shape[2] // self._window, _places(tower, self._window)
         lengths = mask.sum(-1)
         rest = lengths % self._window
@@ -95,13 +95,13 @@ class WindowedSoundOnnxConfig(OnnxConfig):
         known = {"cu_seqlens": numbers}
         with self._tracing.replaced(None, None), _all_places(tower, each):
             if hasattr(tower, "_post_cnn_length"):
-                states = hear(input_features=features, input_features_mask=mask, **known).last_hidden_state
+                states = encode_audio(input_features=features, input_features_mask=mask, **known).last_hidden_state
             else:
                 own = features * mask[:, None].to(features.dtype)
                 cut = own.reshape(batch, self._bins, count, self._window).transpose(1, 2).flatten(0, 1)
                 known |= {"padded_feature": cut, "chunk_lengths": mask.reshape(-1, self._window).sum(-1)}
                 known |= {"valid_indices": every, "pool_indices": every[::2]}
-                states = hear(input_features=features, feature_lens=lengths, **known).last_hidden_state
+                states = encode_audio(input_features=features, feature_lens=lengths, **known).last_hidden_state
         if hasattr(tower, "avg_pooler"):
             place, heard = place[: count * each // 2], heard // 2
         project = getattr(getattr(model, "model", model), "multi_modal_projector", None)

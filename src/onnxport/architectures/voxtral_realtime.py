@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig
-from onnxport.description.multimodal import StatesOnnxConfig
+from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
 
 TEXTS = ("voxtral_realtime_text",)
 """Model types of decoders alone."""
@@ -23,7 +23,7 @@ def fits(model: Any) -> bool:
     return hasattr(model.config, "audio_length_per_tok") and bool(model.can_generate())
 
 
-class RealtimeStatesOnnxConfig(StatesOnnxConfig):
+class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe a decoder that takes states which hold the sound; it writes as late as its configuration says."""
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:

@@ -140,7 +140,9 @@ def read_sentence_modules(
             "normalisation); give a directory that sentence-transformers saved, or --task feature-extraction for the "
             "states alone"
         )
-    if not is_named and (options.task is not None or options.towers or not listed or _is_of_another_kind(directory)):
+    if not is_named and (
+        options.task is not None or options.split_encoders or not listed or _is_of_another_kind(directory)
+    ):
         return None
     unknown = [module.kind for module in listed[1:] if module.kind not in _READERS]
     if listed[0].kind != "Transformer":

@@ -28,9 +28,9 @@ def read_wav(path: str | Path, rate: int) -> NDArray[np.float32]:
         OptionError: it can't be read, or holds nothing.
     """
     try:
-        with wave.open(str(path), "rb") as sound:
-            own_rate, channels, width = sound.getframerate(), sound.getnchannels(), sound.getsampwidth()
-            frames = sound.readframes(sound.getnframes())
+        with wave.open(str(path), "rb") as audio:
+            own_rate, channels, width = audio.getframerate(), audio.getnchannels(), audio.getsampwidth()
+            frames = audio.readframes(audio.getnframes())
     except (OSError, EOFError, wave.Error) as error:
         reason = getattr(error, "strerror", None) or str(error) or "the file ends early"
         raise OptionError(f"--audio {path}: {reason}; give a .wav file with integer samples") from error

@@ -11,7 +11,7 @@ from onnxport.cli._outcome import DONE
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from onnxport.description.coverage import ProvedType
+    from onnxport.description.coverage import ValidatedType
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print model types with the tasks that export and validate; of one, why the others don't, too."""
     from onnxport.cli._rendering import print_json, print_line, print_table
-    from onnxport.description.coverage import proved
+    from onnxport.description.coverage import validated_tasks
 
-    found = proved()
+    found = validated_tasks()
     shown = _chosen(found.types, arguments.model_type, arguments.task)
     if arguments.json:
         print_json({name: asdict(known) for name, known in shown.items()})
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _chosen(types: dict[str, ProvedType], model_type: str | None, task: str | None) -> dict[str, ProvedType]:
+def _chosen(types: dict[str, ValidatedType], model_type: str | None, task: str | None) -> dict[str, ValidatedType]:
     """Return the model types to show.
 
     Raises:
@@ -69,7 +69,7 @@ def _spelling(model_type: str) -> str:
     return model_type.replace("_", "-").lower()
 
 
-def _rows(model_type: str, known: ProvedType) -> list[tuple[str, str, str]]:
+def _rows(model_type: str, known: ValidatedType) -> list[tuple[str, str, str]]:
     from onnxport.configs.model_types import MODEL_TYPES
     from onnxport.description.tasks import canonical_task
 

@@ -235,7 +235,7 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
         """
         framework = self._cache_framework(framework)
         generate = OnnxConfig.generate_dummy_inputs
-        sounds = generate(
+        audios = generate(
             self,
             getattr(preprocessor, "feature_extractor", preprocessor),
             batch_size=batch_size,
@@ -244,7 +244,7 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
             time_duration=time_duration,
             frequency=frequency,
         )
-        features = sounds["input_features"]
+        features = audios["input_features"]
         frames = features.shape[2] // 2  # the encoder's second convolution has stride 2
         length = 1 if self.use_past else seq_length
         tokenizer = getattr(preprocessor, "tokenizer", None) or plain_tokenizer(self._config)

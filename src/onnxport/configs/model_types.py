@@ -26,7 +26,7 @@ class ModelType:
     features: tuple[str, ...]
 
 
-_PICTURES = (
+_IMAGES = (
     "default",
     "image-classification",
 )
@@ -144,7 +144,7 @@ def _type(name: str, *features: str) -> ModelType:
 MODEL_TYPES: dict[str, ModelType] = {
     "albert": _type("AlbertOnnxConfig", *_ENCODER),
     "bart": _type("BartOnnxConfig", *_BOTH, "sequence-classification", "question-answering"),
-    "beit": _type("BeitOnnxConfig", *_PICTURES),
+    "beit": _type("BeitOnnxConfig", *_IMAGES),
     "bert": _type("BertOnnxConfig", *_ENCODER_CAUSAL),
     "big-bird": _type("BigBirdOnnxConfig", *_ENCODER_CAUSAL),
     "bigbird-pegasus": _type("BigBirdPegasusOnnxConfig", *_BOTH, "sequence-classification", "question-answering"),
@@ -155,9 +155,9 @@ MODEL_TYPES: dict[str, ModelType] = {
     "clip": _type("CLIPOnnxConfig", "default"),
     "codegen": _type("CodeGenOnnxConfig", "default", "causal-lm"),
     "convbert": _type("ConvBertOnnxConfig", *_ENCODER),
-    "convnext": _type("ConvNextOnnxConfig", *_PICTURES),
+    "convnext": _type("ConvNextOnnxConfig", *_IMAGES),
     "data2vec-text": _type("Data2VecTextOnnxConfig", *_ENCODER),
-    "data2vec-vision": _type("Data2VecVisionOnnxConfig", *_PICTURES),
+    "data2vec-vision": _type("Data2VecVisionOnnxConfig", *_IMAGES),
     "deberta": _type(
         "DebertaOnnxConfig",
         "default",
@@ -167,7 +167,7 @@ MODEL_TYPES: dict[str, ModelType] = {
         "question-answering",
     ),
     "deberta-v2": _type("DebertaV2OnnxConfig", *_ENCODER),
-    "deit": _type("DeiTOnnxConfig", *_PICTURES),
+    "deit": _type("DeiTOnnxConfig", *_IMAGES),
     "detr": _type("DetrOnnxConfig", "default", "object-detection", "image-segmentation"),
     "distilbert": _type("DistilBertOnnxConfig", *_ENCODER),
     "electra": _type("ElectraOnnxConfig", *_ENCODER_CAUSAL),
@@ -177,12 +177,12 @@ MODEL_TYPES: dict[str, ModelType] = {
     "gpt-neo": _type("GPTNeoOnnxConfig", *_ALONE, "sequence-classification"),
     "groupvit": _type("GroupViTOnnxConfig", "default"),
     "ibert": _type("IBertOnnxConfig", *_ENCODER),
-    "imagegpt": _type("ImageGPTOnnxConfig", *_PICTURES),
+    "imagegpt": _type("ImageGPTOnnxConfig", *_IMAGES),
     "layoutlm": _type("LayoutLMOnnxConfig", "default", "masked-lm", "sequence-classification", "token-classification"),
     "layoutlmv3": _type(
         "LayoutLMv3OnnxConfig", "default", "question-answering", "sequence-classification", "token-classification"
     ),
-    "levit": _type("LevitOnnxConfig", *_PICTURES),
+    "levit": _type("LevitOnnxConfig", *_IMAGES),
     "longt5": _type("LongT5OnnxConfig", *_SEQ2SEQ),
     "longformer": _type(
         "LongformerOnnxConfig",
@@ -196,16 +196,16 @@ MODEL_TYPES: dict[str, ModelType] = {
     "marian": _type("MarianOnnxConfig", *_SEQ2SEQ, "causal-lm", "causal-lm-with-past"),
     "mbart": _type("MBartOnnxConfig", *_BOTH, "sequence-classification", "question-answering"),
     "mobilebert": _type("MobileBertOnnxConfig", *_ENCODER),
-    "mobilenet-v1": _type("MobileNetV1OnnxConfig", *_PICTURES),
-    "mobilenet-v2": _type("MobileNetV2OnnxConfig", *_PICTURES),
-    "mobilevit": _type("MobileViTOnnxConfig", *_PICTURES),
+    "mobilenet-v1": _type("MobileNetV1OnnxConfig", *_IMAGES),
+    "mobilenet-v2": _type("MobileNetV2OnnxConfig", *_IMAGES),
+    "mobilevit": _type("MobileViTOnnxConfig", *_IMAGES),
     "mt5": _type("MT5OnnxConfig", *_SEQ2SEQ),
     "m2m-100": _type("M2M100OnnxConfig", *_SEQ2SEQ),
     "owlvit": _type("OwlViTOnnxConfig", "default"),
     "perceiver": _type("PerceiverOnnxConfig", "image-classification", "masked-lm", "sequence-classification"),
-    "poolformer": _type("PoolFormerOnnxConfig", *_PICTURES),
+    "poolformer": _type("PoolFormerOnnxConfig", *_IMAGES),
     "rembert": _type("RemBertOnnxConfig", *_ENCODER_CAUSAL),
-    "resnet": _type("ResNetOnnxConfig", *_PICTURES),
+    "resnet": _type("ResNetOnnxConfig", *_IMAGES),
     "roberta": _type("RobertaOnnxConfig", *_ENCODER_CAUSAL),
     "roformer": _type(
         "RoFormerOnnxConfig",
@@ -219,10 +219,10 @@ MODEL_TYPES: dict[str, ModelType] = {
     ),
     "segformer": _type("SegformerOnnxConfig", "default", "image-classification", "semantic-segmentation"),
     "squeezebert": _type("SqueezeBertOnnxConfig", *_ENCODER),
-    "swin": _type("SwinOnnxConfig", *_PICTURES),
+    "swin": _type("SwinOnnxConfig", *_IMAGES),
     "t5": _type("T5OnnxConfig", *_SEQ2SEQ),
     "vision-encoder-decoder": _type("VisionEncoderDecoderOnnxConfig", "vision2seq-lm"),
-    "vit": _type("ViTOnnxConfig", *_PICTURES),
+    "vit": _type("ViTOnnxConfig", *_IMAGES),
     "whisper": _type("WhisperOnnxConfig", "default", "default-with-past", "speech2seq-lm", "speech2seq-lm-with-past"),
     "xlm": _type("XLMOnnxConfig", *_ENCODER_CAUSAL),
     "xlm-roberta": _type("XLMRobertaOnnxConfig", *_ENCODER_CAUSAL),

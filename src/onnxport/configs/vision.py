@@ -256,8 +256,8 @@ class CLIPOnnxConfig(OnnxConfig):
         """
         generate = super().generate_dummy_inputs
         texts = generate(processor.tokenizer, batch_size=batch_size, seq_length=seq_length, framework=framework)
-        pictures = generate(processor.image_processor, batch_size=batch_size, framework=framework)
-        return {**texts, **pictures}
+        images = generate(processor.image_processor, batch_size=batch_size, framework=framework)
+        return {**texts, **images}
 
 
 class ChineseCLIPOnnxConfig(CLIPOnnxConfig):

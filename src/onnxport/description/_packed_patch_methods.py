@@ -29,7 +29,7 @@ def methods_of(model: Any, grids: Any, patches: Any) -> Iterator[tuple[Any, str,
                 yield module, name, make(module, Places.of(grids, patches))
 
 
-def _with_lengths_of_pictures(module: Any, _: Places) -> _Method:
+def _with_lengths_of_images(module: Any, _: Places) -> _Method:
     """Look up in which picture each patch is: pictures are of one frame, and lengths of frames aren't known."""
 
     def forward(embeddings: Any, lengths: Any, image_shapes: Any, h_coords: Any, w_coords: Any) -> Any:
@@ -64,7 +64,7 @@ def _shrunk(_: Any, places: Places) -> _Method:
     """Make one state of each block of patches: of those at its middle, which is what half a picture's size makes."""
 
     def pixel_unshuffle(hidden_states: Any, grid_thw: Any, merge_sizes: Any) -> Any:
-        side = merge_sizes[places.picture]
+        side = merge_sizes[places.image]
         starts = (places.within % (side * side) == 0).nonzero()[:, 0]
         side = side[starts]
         before, after = (side - 1) // 2, side // 2
@@ -115,8 +115,8 @@ def _with_positions(module: Any, places: Places) -> _Method:
 
     def forward(pixel_values: Any, grid_thw: Any) -> Any:
         side, mode = module.position_edge, module.config.interpolate_mode
-        pictures = pixel_values.reshape(-1, module.config.num_channels, module.patch_size, module.patch_size)
-        states = module.patch_embedding(pictures).flatten(1)
+        images = pixel_values.reshape(-1, module.config.num_channels, module.patch_size, module.patch_size)
+        states = module.patch_embedding(images).flatten(1)
         indices, weights = interpolated(places, 1, (side, mode, False, "border"))
         table = module.position_embedding.weight[1:]
         return (states + (table[indices] * weights[:, :, None]).sum(1).to(states.dtype))[None]
@@ -134,14 +134,14 @@ def _with_newlines(module: Any, places: Places) -> _Method:
     def forward(hidden_states: Any, size: Any) -> Any:
         side = module.spatial_merge_size
         states = module.before_rms(hidden_states)[0][places.rank_of_block(side)]
-        pictures = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
-        blocks = module.mlp(module.proj_out(module.proj_act(module.proj_conv(pictures))).flatten(1))
+        images = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
+        blocks = module.mlp(module.proj_out(module.proj_act(module.proj_conv(images))).flatten(1))
         row, column = (which[:: side**2] // side for which in places.in_blocks(side))
-        picture, across, down = (each[:: side**2] for each in (places.picture, places.columns, places.rows))
+        image, across, down = (each[:: side**2] for each in (places.image, places.columns, places.rows))
         across, down = across // side, down // side
         first, last = (column == 0) & (row == 0), (column == across - 1) & (row == down - 1)
         ends = (column == across - 1).nonzero()[:, 0]
-        starts = places.first[:: side**2] // side**2 + 2 * picture
+        starts = places.first[:: side**2] // side**2 + 2 * image
         starts = starts + _rows_before(down, first)
         place = starts + 1 + row * (across + 1) + column
         begins, closes = first.nonzero()[:, 0], last.nonzero()[:, 0]
@@ -176,7 +176,7 @@ def _merged_in_steps(module: Any, _: Places) -> _Method:
 
 
 _METHODS: dict[tuple[str, str, str], Callable[[Any, Places], _Method]] = {
-    ("VisionEmbeddings", "forward", "lengths"): _with_lengths_of_pictures,  # GLM-4V and after
+    ("VisionEmbeddings", "forward", "lengths"): _with_lengths_of_images,  # GLM-4V and after
     ("ResamplerModel", "_temporal_slicing", "grid_thw"): _without_videos,  # Ernie 4.5
     ("Projector", "forward", "image_grid_thw"): _projected_in_blocks,  # PaddleOCR
     ("VisionModel", "pixel_unshuffle", "merge_sizes"): _shrunk,  # VideoLLaMA 3

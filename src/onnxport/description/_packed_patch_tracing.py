@@ -17,7 +17,7 @@ from onnxport.description._packed_patch_methods import methods_of
 from onnxport.description._patch_positions import Places, interpolated, windows
 
 
-class GridTracing:
+class PackedPatchTracing:
     """Know what is replaced in a model while it is traced.
 
     Made before the engine replaces attention with its own, which wants equal pictures.
@@ -65,7 +65,7 @@ class GridTracing:
 def _numbers(patches: Any) -> Callable[..., Any]:
     def get_vision_cu_seqlens(grid_thw: Any, merge_temporal: bool = False, kwargs: Any = None) -> Any:
         places = Places.of(grid_thw, patches)
-        return places.picture if merge_temporal else places.frames_of_all(grid_thw)
+        return places.image if merge_temporal else places.frames_of_all(grid_thw)
 
     return get_vision_cu_seqlens
 
@@ -96,7 +96,7 @@ def _positions(patches: Any) -> Callable[..., Any]:
 
         places = Places.of(grid_thw, patches)
         side = spatial_merge_size
-        row, column = places.in_blocks(side if isinstance(side, int) else side[places.picture])
+        row, column = places.in_blocks(side if isinstance(side, int) else side[places.image])
         return torch.stack([places.frame, row, column] if include_temporal else [row, column], dim=-1)
 
     return get_vision_position_ids
@@ -130,7 +130,7 @@ def _blocks(patches: Any) -> Callable[..., Any]:
 def _first_frames(patches: Any) -> Callable[..., Any]:
     def get_vision_frame_index(grid_thw: Any, kwargs: Any = None) -> Any:
         places = Places.of(grid_thw, patches)
-        return places.frame + (grid_thw[:, 0] > 1)[places.picture].to(places.frame.dtype)
+        return places.frame + (grid_thw[:, 0] > 1)[places.image].to(places.frame.dtype)
 
     return get_vision_frame_index
 
@@ -232,7 +232,7 @@ def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
     class Looking(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is torch.repeat_interleave and len(args) == _WITH_COUNTS and isinstance(args[1], torch.Tensor):
-                return args[0][Places.of(grids, patches).picture]
+                return args[0][Places.of(grids, patches).image]
             return function(*args, **(kwargs or {}))
 
     with Looking():

@@ -26,7 +26,7 @@ class Places:
         within: its number within its frame.
     """
 
-    picture: Any
+    image: Any
     first: Any
     frame: Any
     rows: Any
@@ -46,12 +46,12 @@ class Places:
         number = torch.arange(patches, device=grids.device)
         counts = grids.prod(-1)
         ends = counts.cumsum(0)
-        picture = (number[:, None] >= ends[None]).sum(-1)
-        _, rows, columns = grids[picture].unbind(-1)
-        first = (ends - counts)[picture]
+        image = (number[:, None] >= ends[None]).sum(-1)
+        _, rows, columns = grids[image].unbind(-1)
+        first = (ends - counts)[image]
         within = number - first
         area = rows * columns
-        return Places(picture, first, within // area, rows, columns, within % area)
+        return Places(image, first, within // area, rows, columns, within % area)
 
     def in_blocks(self, side: Any) -> tuple[Any, Any]:
         """Return row and column of each patch, where a frame's patches come in blocks.
@@ -71,7 +71,7 @@ class Places:
 
     def frames_of_all(self, grids: Any) -> Any:
         """Return the number of each patch's frame among those of all pictures."""
-        return (grids[:, 0].cumsum(0) - grids[:, 0])[self.picture] + self.frame
+        return (grids[:, 0].cumsum(0) - grids[:, 0])[self.image] + self.frame
 
     def rank_of_block(self, side: int) -> Any:
         """Return where patches that come row by row are, in the order of blocks."""

@@ -38,7 +38,7 @@ _STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
 
 
 @dataclass(frozen=True)
-class Remembered:
+class CacheTensor:
     """Describe one tensor that a layer remembers.
 
     Attributes:
@@ -90,7 +90,7 @@ class Remembered:
 
 
 @dataclass(frozen=True)
-class CacheStates:
+class CacheLayout:
     """Describe a whole cache.
 
     Attributes:
@@ -99,7 +99,7 @@ class CacheStates:
         waiting: numbers of layers that remember nothing yet: Mllama's that look at pictures, where there is none.
     """
 
-    layers: tuple[tuple[Remembered, ...], ...]
+    layers: tuple[tuple[CacheTensor, ...], ...]
     depth: int
     waiting: frozenset[int] = frozenset()
 
@@ -112,7 +112,7 @@ class CacheStates:
         """
         cache = _own(cache)
         layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
-        found = [_remembered(model, number, layer) for number, layer in enumerate(layers)]
+        found = [_cache_tensors(model, number, layer) for number, layer in enumerate(layers)]
         if not any(found):
             kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
             raise UnsupportedError(_refusal(model, kept))
@@ -166,7 +166,7 @@ def _own(cache: Any) -> Any:
     return getattr(cache, "self_attention_cache", cache)
 
 
-def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:
+def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ...]:
     names = [(part, 0) for part in (*_ATTENTION, _INDEX)]
     count = getattr(layer, "number_of_states", 1)
     names += [(part, index) for part in _RECURRENCE for index in range(count)]
@@ -183,7 +183,7 @@ def _remembered(model: Any, number: int, layer: Any) -> tuple[Remembered, ...]:
     kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
     return tuple(
-        Remembered(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENCE and count > 1 else None)
+        CacheTensor(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENCE and count > 1 else None)
         for (part, index), t in held.items()
     )
 
@@ -207,7 +207,7 @@ def _tensor(layer: Any, part: str, index: int = 0) -> Any:
     return held[index] if isinstance(held, dict) else held
 
 
-def _filled(held: Mapping[Remembered, torch.Tensor]) -> Any:
+def _filled(held: Mapping[CacheTensor, torch.Tensor]) -> Any:
     """Return a layer of a cache that remembers some tensors."""
     from transformers import cache_utils as caches
 

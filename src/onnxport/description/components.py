@@ -22,13 +22,13 @@ class Part:
     token: str = ""
 
 
-MEDIA = {
+MODALITY_ENCODERS = {
     "vision_encoder": Part("get_image_features", "pixel_values", "image_features", "image_token_id"),
     "audio_encoder": Part("get_audio_features", "input_features", "audio_features", "audio_token_id"),
 }
 """What encodes pictures or sounds for a decoder of texts."""
 
-TOWERS = {
+SPLIT_ENCODERS = {
     "text_model": Part("get_text_features", "input_ids", "text_embeds"),
     "vision_model": Part("get_image_features", "pixel_values", "image_embeds"),
     "audio_model": Part("get_audio_features", "input_features", "audio_embeds"),

@@ -15,7 +15,7 @@ PATH = Path(__file__).with_name("coverage.json")
 
 
 @dataclass(frozen=True)
-class ProvedType:
+class ValidatedType:
     """Tell what was proved of one model type, on a tiny checkpoint with random weights.
 
     Attributes:
@@ -30,7 +30,7 @@ class ProvedType:
 
 
 @dataclass(frozen=True)
-class Proved:
+class ValidatedTasks:
     """Tell what was proved, when, and with which versions.
 
     Attributes:
@@ -41,15 +41,15 @@ class Proved:
 
     date: str
     versions: dict[str, str]
-    types: dict[str, ProvedType]
+    types: dict[str, ValidatedType]
 
 
 @cache
-def proved() -> Proved:
+def validated_tasks() -> ValidatedTasks:
     """Return what the matrix proved."""
     found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
     types = {
-        name: ProvedType(tuple(entry["tasks"]), entry.get("failed", {}), entry.get("fixed_axes", {}))
+        name: ValidatedType(tuple(entry["tasks"]), entry.get("failed", {}), entry.get("fixed_axes", {}))
         for name, entry in found["types"].items()
     }
-    return Proved(found["date"], found["versions"], types)
+    return ValidatedTasks(found["date"], found["versions"], types)

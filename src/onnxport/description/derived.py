@@ -17,7 +17,7 @@ from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
 from onnxport.description import _windowed_attention as windows
 from onnxport.description.arguments import PAST
-from onnxport.description.cache_layout import CACHE_NAMES, CacheStates
+from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
 from onnxport.description.dummy_inputs import (
     PLACES,
     Setting,
@@ -49,7 +49,7 @@ AXES: dict[str, dict[int, str]] = {
 }
 _DIMENSIONS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
 """How many axes an input has whose axes are labelled above."""
-_SOUNDS = ("input_values", "input_features")
+_AUDIOS = ("input_values", "input_features")
 _WITHOUT_LOOP = ("zaya",)
 """Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
 projections, what Zaya remembers before the first token isn't zero."""
@@ -124,7 +124,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         made_here = "input_ids" in parameters and "pixel_values" in self._added
         if not self._parts and made_here and getattr(preprocessor, "tokenizer", None) is not None:
             self._parts = ("tokenizer",)
-        self._states = CacheStates((), 0)
+        self._states = CacheLayout((), 0)
         self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._more: dict[str, Any] = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
@@ -263,7 +263,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """Name what the model takes; a hook."""
         return (*inspect.signature(type(model).forward).parameters, *_handed_on(model))
 
-    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe the cache that a model returned; a hook.
 
         Args:
@@ -273,7 +273,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         Raises:
             UnsupportedError: it can't be described.
         """
-        states = CacheStates.of(model, cache)
+        states = CacheLayout.of(model, cache)
         text = model.config.get_text_config()
         known = self._patching_specs or (
             text.model_type in _WITHOUT_LOOP and not getattr(text, "attention_bias", False)
@@ -365,16 +365,16 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         else:
             raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
         self._inputs, self._is_fitted = self._axes_of(inputs), is_fitted(self._config, inputs)
-        sound = next((name for name in _SOUNDS if name in inputs), None)
+        audio = next((name for name in _AUDIOS if name in inputs), None)
         mask = inputs.get("attention_mask")
-        if sound and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[sound].shape[1]:
-            self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (sound, "attention_mask")}
+        if audio and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[audio].shape[1]:
+            self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (audio, "attention_mask")}
         self._outputs = {name: {0: "batch"} for name in _tensors(result) if name not in inputs}
         if not self._outputs:
             raise UnsupportedError(f"{type(model).__name__} gives no tensors, only {', '.join(result) or 'nothing'}")
         if wants_past:
             kept = result.get(PAST)
-            self._states = self.describe_states(model, self._given_cache(model, inputs) if kept is None else kept)
+            self._states = self.describe_cache(model, self._given_cache(model, inputs) if kept is None else kept)
         self.use_past = wants_past
 
     def _given_cache(self, model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -524,7 +524,7 @@ def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Param
 
 def _with_tokenizer(preprocessor: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the parts that a processor has beside a tokenizer, each with the inputs that it may make."""
-    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _SOUNDS)):
+    for part, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _AUDIOS)):
         if all(getattr(preprocessor, kind, None) is not None for kind in ("tokenizer", part)):
             yield part, names
 

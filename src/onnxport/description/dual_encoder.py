@@ -7,26 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
-from onnxport.description.components import TOWERS
+from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.description.derived import AXES
 from onnxport.errors import UnsupportedError
 
 
-def towers_of(model: Any) -> tuple[str, ...]:
+def split_encoders_of(model: Any) -> tuple[str, ...]:
     """Name the components of a model.
 
     Raises:
         UnsupportedError: it doesn't compare texts with pictures or sounds.
     """
-    found = tuple(name for name, part in TOWERS.items() if hasattr(model, part.method))
+    found = tuple(name for name, part in SPLIT_ENCODERS.items() if hasattr(model, part.method))
     if len(found) < 2 or "text_model" not in found:
         raise UnsupportedError(
-            f"{type(model).__name__} has no method of its own for texts, and for pictures or sounds: leave out --towers"
+            f"{type(model).__name__} has no method that encodes text beside one for images or audio: leave out "
+            "--split-encoders"
         )
     return found
 
 
-class TowerOnnxConfig(OnnxConfig):
+class SplitEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes texts, pictures or sounds alone.
 
     Args:
@@ -40,7 +41,7 @@ class TowerOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
-        part = TOWERS[component]
+        part = SPLIT_ENCODERS[component]
         self._method = part.method
         self._takes = tuple(inspect.signature(getattr(model, part.method)).parameters)
         projects = any("projection" in name for name, _ in model.named_children())

@@ -141,8 +141,8 @@ def places_before(config: Any) -> tuple[int, int | None]:
     whole = getattr(config, "vlm_config", None)
     if whole is None:
         return getattr(config, "latent_query_num", 0), None
-    pictures = _CAMERAS if takes_cameras(config) else 1
-    return pictures * getattr(whole.text_config, "num_image_tokens", 0), whole.image_token_id
+    images = _CAMERAS if takes_cameras(config) else 1
+    return images * getattr(whole.text_config, "num_image_tokens", 0), whole.image_token_id
 
 
 def _kinds(setting: Setting) -> torch.Tensor:
@@ -151,7 +151,7 @@ def _kinds(setting: Setting) -> torch.Tensor:
     return 0 * _numbers(*tokens.shape, *((kinds,) if kinds else ()))
 
 
-def _sound_mask(setting: Setting) -> torch.Tensor:
+def _audio_mask(setting: Setting) -> torch.Tensor:
     import torch
 
     features = setting.inputs["input_features"]
@@ -176,7 +176,7 @@ def _latents(setting: Setting) -> torch.Tensor:
     return _zeros(setting.batch, size, _DECODER_LENGTH)
 
 
-def _in_and_out_of_sound(setting: Setting) -> torch.Tensor:
+def _in_and_out_of_audio(setting: Setting) -> torch.Tensor:
     """Make what one half of a sound's tokenizer takes: samples, or states that become samples.
 
     Raises:
@@ -193,7 +193,7 @@ def _in_and_out_of_sound(setting: Setting) -> torch.Tensor:
     return _zeros(setting.batch, setting.number("channels", default=1), _DECODER_LENGTH * math.prod(ratios))
 
 
-def _like_pictures(setting: Setting) -> torch.Tensor:
+def _like_images(setting: Setting) -> torch.Tensor:
     import torch
 
     return torch.zeros_like(setting.inputs["pixel_values"])
@@ -236,14 +236,14 @@ def _shuffling(setting: Setting) -> torch.Tensor:
     return torch.rand(setting.batch, (height // side) * (width // side), generator=_seeded())
 
 
-def _places_of_pictures(setting: Setting) -> torch.Tensor:
+def _places_of_images(setting: Setting) -> torch.Tensor:
     """Let a text begin with the places of its picture."""
     mask = 0 * _numbers(setting.batch, setting.length)
     mask[:, : places_before(setting.config)[0]] = 1
     return mask
 
 
-def _pictures_seen(setting: Setting) -> torch.Tensor:
+def _images_seen(setting: Setting) -> torch.Tensor:
     """Let each token see one picture more than the one before it, of those that were made for its text."""
     import torch
 
@@ -346,21 +346,21 @@ def _time_features(setting: Setting, length: int) -> torch.Tensor:
 _TEXT = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
 _PATCHES = {0: "batch", 1: "patches"}
-_SOUND = {0: "batch", 1: "audio_sequence"}
-_PICTURE = {0: "batch", 2: "height", 3: "width"}
+_AUDIO = {0: "batch", 1: "audio_sequence"}
+_IMAGE = {0: "batch", 2: "height", 3: "width"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _RECIPES: dict[str, Recipe] = {
     "global_attention_mask": Recipe(_TEXT, _every_other),
     "pixel_position_ids": Recipe(_PATCHES, _positions),
-    "image_attention_mask": Recipe({0: "batch", 1: "sequence", 2: "num_images"}, _pictures_seen),
+    "image_attention_mask": Recipe({0: "batch", 1: "sequence", 2: "num_images"}, _images_seen),
     "image_token_pooling": Recipe(_BATCH, _pooled),
     "image_grids": Recipe(_BATCH, lambda s: _numbers(s.batch, 4) * _numbers(4).new_tensor([1, 2, 1, 2])),
     "image_position_ids": Recipe(_PATCHES, _places_in_a_square),
     "audio_input_ids": Recipe(
         {0: "batch", 1: "audio_sequence"}, lambda s: _numbers(s.batch, _TICKS, s.config.audio_config.n_mel_bins)
     ),
-    "audio_mel": Recipe(_SOUND, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
-    "audio_mel_mask": Recipe(_SOUND, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
+    "audio_mel": Recipe(_AUDIO, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))),
+    "audio_mel_mask": Recipe(_AUDIO, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
     "noise_embeds": Recipe(
         {0: "batch", 1: "block"},
         lambda s: _zeros(s.batch, s.number("block_size", default=16), s.number("hidden_size", default=64)),
@@ -371,7 +371,7 @@ _RECIPES: dict[str, Recipe] = {
     "noise": Recipe(_BATCH, _noise),
     "state": Recipe(_BATCH, lambda s: _zeros(s.batch, s.number("max_state_dim", default=32))),
     "timestep": Recipe(_BATCH, lambda s: _ones(s.batch)),
-    "image_embeds_position_mask": Recipe(_TEXT, _places_of_pictures),
+    "image_embeds_position_mask": Recipe(_TEXT, _places_of_images),
     "decoder_input_ids": Recipe({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
     "inputs": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
     "inputs_embeds": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
@@ -389,7 +389,7 @@ _RECIPES: dict[str, Recipe] = {
     "pixel_values_videos": Recipe(_BATCH, _frames),
     "input_points": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
     "input_labels": Recipe({0: "batch", 1: "prompts", 2: "points"}, lambda s: _numbers(s.batch, 2, 3)),
-    "input_features_mask": Recipe(_BATCH, _sound_mask),
+    "input_features_mask": Recipe(_BATCH, _audio_mask),
     "flattened_patches": Recipe(_TEXT, _flattened),
     "past_values": Recipe(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": Recipe(_BATCH, lambda s: _ones(*s.past)),
@@ -404,13 +404,13 @@ _RECIPES: dict[str, Recipe] = {
     "rewards": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),
     "returns_to_go": Recipe(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),
     "timesteps": Recipe(_TEXT, _steps),
-    "prompt_pixel_values": Recipe(_PICTURE, _like_pictures),
-    "prompt_masks": Recipe(_PICTURE, _like_pictures),
+    "prompt_pixel_values": Recipe(_IMAGE, _like_images),
+    "prompt_masks": Recipe(_IMAGE, _like_images),
     "noise_sequence": Recipe(
         {0: "batch", 1: "noise_length"},
         lambda s: _normal(s.batch, s.inputs["input_features"].shape[1], s.number("model_in_channels", default=64)),
     ),
-    "hidden_states": Recipe(_BATCH, _in_and_out_of_sound),
+    "hidden_states": Recipe(_BATCH, _in_and_out_of_audio),
     "decoder_input_values": Recipe(
         {0: "batch", 1: "decoder_sequence"},
         lambda s: _zeros(s.batch, _DECODER_LENGTH, s.number("num_mel_bins", default=80)),

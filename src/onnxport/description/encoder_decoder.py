@@ -201,7 +201,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
 
 
-class TextDecoderOnnxConfig(DecoderOnnxConfig):
+class CrossAttentionDecoderOnnxConfig(DecoderOnnxConfig):
     """Describe the decoder of a model that sees, where it is a model of its own that attends to what was seen (BLIP).
 
     Args:

@@ -31,7 +31,7 @@ def fit(config: Any, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
     if "input_features" not in parameters:
         return
     _as_long_as_text(config, inputs)
-    _as_long_as_sound(config, inputs)
+    _as_long_as_audio(config, inputs)
     _in_full_groups(config, inputs)
     unsteady(config, inputs)
 
@@ -82,20 +82,20 @@ def _as_long_as_text(config: Any, inputs: dict[str, Any]) -> None:
     """Give a sound as many frames as belong to its text, where a model hears some of them at each token."""
     import torch
 
-    frames, sound = getattr(config, "audio_length_per_tok", None), inputs.get("input_features")
-    if frames and sound is not None and "input_ids" in inputs:
-        inputs["input_features"] = torch.zeros(*sound.shape[:2], frames * inputs["input_ids"].shape[1])
+    frames, audio = getattr(config, "audio_length_per_tok", None), inputs.get("input_features")
+    if frames and audio is not None and "input_ids" in inputs:
+        inputs["input_features"] = torch.zeros(*audio.shape[:2], frames * inputs["input_ids"].shape[1])
 
 
-def _as_long_as_sound(config: Any, inputs: dict[str, Any]) -> None:
+def _as_long_as_audio(config: Any, inputs: dict[str, Any]) -> None:
     """Make samples and the frames that a second encoder hears of them, for a codec with an encoder of meanings."""
     import torch
 
-    heard, sound = getattr(config, "semantic_model_config", None), inputs.get("input_values")
-    if heard is None or sound is None or not hasattr(config, "downsampling_ratios"):
+    heard, audio = getattr(config, "semantic_model_config", None), inputs.get("input_values")
+    if heard is None or audio is None or not hasattr(config, "downsampling_ratios"):
         return
-    inputs["input_values"] = torch.zeros(sound.shape[0], 1, _FRAMES * math.prod(config.downsampling_ratios))
-    inputs["input_features"] = torch.zeros(sound.shape[0], _FRAMES, heard.feature_projection_input_dim)
+    inputs["input_values"] = torch.zeros(audio.shape[0], 1, _FRAMES * math.prod(config.downsampling_ratios))
+    inputs["input_features"] = torch.zeros(audio.shape[0], _FRAMES, heard.feature_projection_input_dim)
 
 
 def _in_full_groups(config: Any, inputs: dict[str, Any]) -> None:

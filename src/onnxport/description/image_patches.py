@@ -10,13 +10,13 @@ from typing import Any
 
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import whole_states
-from onnxport.description.multimodal import MediaOnnxConfig
+from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 _PATCHES = 20
 """Patches of an example picture: a square of them, and some that are padding."""
 
 
-class PatchesOnnxConfig(MediaOnnxConfig):
+class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
     """Describe an encoder of patches.
 
     Args:
@@ -35,7 +35,7 @@ class PatchesOnnxConfig(MediaOnnxConfig):
         super().__init__(model, component, preprocessor)
 
     @property
-    def _picture_axes(self) -> Mapping[int, str]:
+    def _image_axes(self) -> Mapping[int, str]:
         free = len(self._patch) == 1 and self._count is None
         return {0: "batch", 1: "patches"} if free else {0: "batch"}
 

@@ -15,7 +15,7 @@ from typing import Any
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.arguments import PAST
-from onnxport.description.components import MEDIA
+from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.dummy_inputs import Recipe, Setting, recipe, takes_videos
 from onnxport.description.fitting import unsteady
@@ -24,7 +24,7 @@ from onnxport.errors import UnsupportedError
 _EMBEDS = "inputs_embeds"
 
 
-class MediaOnnxConfig(OnnxConfig):
+class ModalityEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes pictures or sounds.
 
     Args:
@@ -38,11 +38,11 @@ class MediaOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
-        part = MEDIA[component]
+        part = MODALITY_ENCODERS[component]
         self._method, self._output = part.method, part.output
         self._parameters = inspect.signature(method_of(model, self._method)).parameters
         self._input = _input_of(self._parameters, component)
-        self._axes: dict[str, Mapping[int, str]] = {self._input: self._picture_axes}
+        self._axes: dict[str, Mapping[int, str]] = {self._input: self._image_axes}
         self._form = _WHOLE
         self._multiple = 1
         self._look_at(model, preprocessor)
@@ -58,7 +58,7 @@ class MediaOnnxConfig(OnnxConfig):
         return {self._output: {} if self._form == _JOINED else {0: "batch"}}
 
     @property
-    def _picture_axes(self) -> Mapping[int, str]:
+    def _image_axes(self) -> Mapping[int, str]:
         """Return the dynamic axes of the pixels or features that are sure; others are found by tracing."""
         return _axes_of(self._input) if self._input in _OTHER_INPUTS[1:] else {0: "batch"}
 
@@ -127,10 +127,10 @@ class MediaOnnxConfig(OnnxConfig):
         can = [name for name in can if name not in _MASKS or self._input in _OTHER_INPUTS]
         needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
         every = [name for name in can if name not in _IN_ITS_PLACE]
-        multiples = (1, _MULTIPLE) if self._method == MEDIA["audio_encoder"].method else (1,)
+        multiples = (1, _MULTIPLE) if self._method == MODALITY_ENCODERS["audio_encoder"].method else (1,)
         for names, self._multiple in product((needs, every), multiples):
             more = {name: _axes_of(name) for name in names if name != self._input}
-            self._axes = {self._input: self._picture_axes, **more}
+            self._axes = {self._input: self._image_axes, **more}
             arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
             try:
                 self._form = self._form_of(model, arguments)
@@ -140,7 +140,7 @@ class MediaOnnxConfig(OnnxConfig):
                 return
             except (TypeError, AttributeError, ValueError, KeyError, RuntimeError) as error:
                 failure = error
-        raise wants_more(model, f"{', '.join(self._axes)} to encode them", failure) from failure
+        raise missing_inputs(model, f"{', '.join(self._axes)} to encode them", failure) from failure
 
     def _form_of(self, model: Any, arguments: Mapping[str, Any]) -> str:
         """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
@@ -157,21 +157,21 @@ class MediaOnnxConfig(OnnxConfig):
                 same = _projected(model, self._method, arguments)
         except UnsupportedError:
             return _JOINED
-        alike = len(states) == len(same) and all(a.shape == b.shape for a, b in zip(same, states, strict=True))
-        return _PROJECTED if alike else _JOINED
+        isomorphic = len(states) == len(same) and all(a.shape == b.shape for a, b in zip(same, states, strict=True))
+        return _PROJECTED if isomorphic else _JOINED
 
 
 def _input_of(parameters: Iterable[str], component: str) -> str:
     """Return what the method of an encoder calls its pixels or features."""
-    usual = MEDIA[component].input
+    usual = MODALITY_ENCODERS[component].input
     return next((name for name in (usual, *_OTHER_INPUTS) if name in parameters), usual)
 
 
-def hears(model: Any, preprocessor: Any) -> bool:
+def has_audio(model: Any, preprocessor: Any) -> bool:
     """Say whether there is anything that makes a model's sounds."""
     from transformers import FeatureExtractionMixin
 
-    method = method_of(model, MEDIA["audio_encoder"].method)
+    method = method_of(model, MODALITY_ENCODERS["audio_encoder"].method)
     parts = [getattr(preprocessor, part, None) for part in ("feature_extractor", "audio_processor")]
     if method is None or isinstance(preprocessor, FeatureExtractionMixin) or any(part is not None for part in parts):
         return True
@@ -187,7 +187,7 @@ _IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
 """Parameters of a method that aren't about pictures and sounds, or stand for others."""
 
 
-def wants_more(model: Any, than: str, failure: Exception) -> UnsupportedError:
+def missing_inputs(model: Any, than: str, failure: Exception) -> UnsupportedError:
     """Return the error of an encoder that fails on all that can be made for it."""
     return UnsupportedError(
         f"{type(model).__name__} wants more than {than}, which can't be described yet "
@@ -199,15 +199,15 @@ def _recipe(name: str) -> Recipe | None:
     return _MASKS.get(name) or recipe(name)
 
 
-def _whole_sounds(setting: Setting) -> Any:
+def _whole_audios(setting: Setting) -> Any:
     """Say that every sample is a sound's own."""
     import torch
 
-    sound = setting.inputs.get("input_values", setting.inputs.get("input_features"))
-    return torch.ones(setting.batch, sound.shape[-1], dtype=torch.bool)
+    audio = setting.inputs.get("input_values", setting.inputs.get("input_features"))
+    return torch.ones(setting.batch, audio.shape[-1], dtype=torch.bool)
 
 
-_MASKS = {"padding_mask": Recipe({0: "batch"}, _whole_sounds)}
+_MASKS = {"padding_mask": Recipe({0: "batch"}, _whole_audios)}
 """Masks of samples, for encoders that take samples: a recipe here alone, for other models do without."""
 
 
@@ -225,7 +225,7 @@ def method_of(model: Any, name: str) -> Any:
         own = inner
     if own is not None:
         return own
-    if name == MEDIA["vision_encoder"].method and model.config.model_type in _WITHOUT_METHOD:
+    if name == MODALITY_ENCODERS["vision_encoder"].method and model.config.model_type in _WITHOUT_METHOD:
         return MethodType(_WITHOUT_METHOD[model.config.model_type], model)
     bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
     found = getattr(bare, name, None)
@@ -257,7 +257,7 @@ _WITHOUT_METHOD: dict[str, Callable[..., Any]] = {"kosmos-2.5": _see_patches, "i
 """Model type to what encodes its pictures, where its classes have no method of the usual name."""
 
 
-def text_part(model: Any) -> Any:
+def language_model(model: Any) -> Any:
     """Return what writes the text from states: a model inside, where that is one that generates by itself."""
     found = (getattr(model, name, None) for name in ("language_model", "text_model"))
     inner: Any = next((part for part in found if part is not None), None)
@@ -287,7 +287,7 @@ def _projector(model: Any) -> Any:
     return next((module for name, module in model.named_modules() if name.endswith(_PROJECTORS)), None)
 
 
-class PictureOnnxConfig(MediaOnnxConfig):
+class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
     """Describe an encoder that is told the sizes of pictures, and cuts them out: it gets one whole picture."""
 
     @property
@@ -326,11 +326,11 @@ class PictureOnnxConfig(MediaOnnxConfig):
     @staticmethod
     def fits(model: Any, component: str) -> bool:
         """Say whether a model's encoder must be told the sizes of pictures."""
-        parameters = inspect.signature(method_of(model, MEDIA[component].method)).parameters
+        parameters = inspect.signature(method_of(model, MODALITY_ENCODERS[component].method)).parameters
         return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
 
 
-class TilesOnnxConfig(OnnxConfig):
+class TiledImageEncoderOnnxConfig(OnnxConfig):
     """Describe the vision encoder of Idefics3 and SmolVLM, which take a picture in tiles, some of them empty."""
 
     @property
@@ -423,7 +423,7 @@ class EmbeddingOnnxConfig(OnnxConfig):
         return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
 
 
-class StatesOnnxConfig(DerivedOnnxConfig):
+class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
     """Describe a decoder that takes states instead of tokens.
 
     Args:
@@ -465,7 +465,7 @@ class StatesOnnxConfig(DerivedOnnxConfig):
         return super().run(forward, arguments)
 
 
-class AddedStatesOnnxConfig(StatesOnnxConfig):
+class DeepstackDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe a decoder some of whose layers each are given states of the pictures to add."""
 
     @property

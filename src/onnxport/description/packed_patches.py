@@ -15,21 +15,26 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description._packed_patch_tracing import GridTracing, one_for_each
+from onnxport.description._packed_patch_tracing import PackedPatchTracing, one_for_each
 from onnxport.description.derived import move
-from onnxport.description.multimodal import AddedStatesOnnxConfig, StatesOnnxConfig, method_of, wants_more
+from onnxport.description.multimodal import (
+    DeepstackDecoderOnnxConfig,
+    EmbedsDecoderOnnxConfig,
+    method_of,
+    missing_inputs,
+)
 
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
 """What a whole model calls the grids; of the second, which has rows and columns only, the patches are one picture."""
-_ROW, _PICTURE, _BLOCK = "row", "picture", "block"
-_FORMS = (_ROW, _PICTURE, _BLOCK)
+_ROW, _IMAGE, _BLOCK = "row", "picture", "block"
+_FORMS = (_ROW, _IMAGE, _BLOCK)
 """What a patch may be: a row of its values, a small picture, or a picture of a block of patches, channels last."""
 _TOWER_GRIDS = ("grid_thw", *_GRIDS)
 
 
-def takes_grids(model: Any) -> bool:
+def takes_packed_patches(model: Any) -> bool:
     """Say whether a model that reads pictures beside a text is given them as patches and grids."""
     return _features_grid_of(model) is not None
 
@@ -40,7 +45,7 @@ def _features_grid_of(model: Any) -> str | None:
     return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
 
 
-def is_tower(model: Any) -> bool:
+def is_packed_patch_model(model: Any) -> bool:
     """Say whether a model is an encoder alone of pictures that are given as patches and grids."""
     forward = type(model).forward
     return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _TOWER_GRIDS) is not None
@@ -52,18 +57,18 @@ def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in known), None)
 
 
-def is_deep(config: Any) -> bool:
+def has_deepstack(config: Any) -> bool:
     """Say whether states of some of the encoder's layers go into the decoder's first layers."""
     return bool(getattr(config.vision_config, "deepstack_visual_indexes", None))
 
 
-def has_three_positions(config: Any) -> bool:
+def uses_mrope(config: Any) -> bool:
     """Say whether a decoder's tokens have three positions each: in time, in height, in width."""
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     return any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict))
 
 
-class GridOnnxConfig(OnnxConfig):
+class PackedPatchEncoderOnnxConfig(OnnxConfig):
     """Describe what encodes pictures that are given as patches.
 
     The mask takes memory that grows with the square of the patches.
@@ -74,7 +79,7 @@ class GridOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model.config, task="default")
-        self._tracing = GridTracing(model)
+        self._tracing = PackedPatchTracing(model)
         self._encoder = _encoder_of(model)
         self._grid, self._patches = self._names(model)
         self._form = _FORMS[0]
@@ -120,14 +125,14 @@ class GridOnnxConfig(OnnxConfig):
         """
         import torch
 
-        forms = _FORMS if self._grid != _GRIDS[1] else (_PICTURE,)
+        forms = _FORMS if self._grid != _GRIDS[1] else (_IMAGE,)
         for self._form in forms:
             try:
                 with torch.no_grad():
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
-        raise wants_more(model, f"{self._patches} and {self._grid} to encode pictures", failure) from failure
+        raise missing_inputs(model, f"{self._patches} and {self._grid} to encode pictures", failure) from failure
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder: while it is traced, with what it would find by loops."""
@@ -135,12 +140,12 @@ class GridOnnxConfig(OnnxConfig):
 
         if not torch.compiler.is_exporting():
             return self._named(self._encode(forward, arguments))
-        pictures = self._pictures(arguments)
-        repeating = one_for_each(*pictures) if self._form == _BLOCK else nullcontext()
-        with self._tracing.replaced(*pictures), repeating:
+        images = self._images(arguments)
+        repeating = one_for_each(*images) if self._form == _BLOCK else nullcontext()
+        with self._tracing.replaced(*images), repeating:
             return self._named(self._encode(forward, arguments))
 
-    def _pictures(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _images(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return grids, and how many patches there are."""
         import torch
 
@@ -164,7 +169,7 @@ class GridOnnxConfig(OnnxConfig):
         return {"image_features": _joined(said.pooler_output)}
 
 
-class GridTowerOnnxConfig(GridOnnxConfig):
+class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
     """Describe an encoder of patches that is a model of its own.
 
     Args:
@@ -210,7 +215,7 @@ class GridTowerOnnxConfig(GridOnnxConfig):
         return {name: value for name, value in said.items() if isinstance(value, torch.Tensor)} | found
 
 
-class DeepGridOnnxConfig(GridOnnxConfig):
+class DeepstackPatchEncoderOnnxConfig(PackedPatchEncoderOnnxConfig):
     """Describe the encoder of Qwen3-VL: what it says after some of its layers goes into the decoder's first layers."""
 
     @property
@@ -225,7 +230,7 @@ class DeepGridOnnxConfig(GridOnnxConfig):
         return {**super()._named(said), "deepstack_features": deep}
 
 
-class GridStatesOnnxConfig(StatesOnnxConfig):
+class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe a decoder whose tokens have three positions each: in time, in height, in width."""
 
     @property
@@ -242,7 +247,7 @@ class GridStatesOnnxConfig(StatesOnnxConfig):
         return made
 
 
-class DeepStatesOnnxConfig(AddedStatesOnnxConfig, GridStatesOnnxConfig):
+class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOnnxConfig):
     """Describe the decoder of Qwen3-VL, whose first layers each are given states of the pictures to add."""
 
     @property
@@ -276,7 +281,7 @@ def _joined(states: Any) -> Any:
 
 def _encoder_of(model: Any) -> Any:
     """Return the part of a model that is given patches and grids."""
-    return next(module for module in model.modules() if is_tower(module) and hasattr(module, "config"))
+    return next(module for module in model.modules() if is_packed_patch_model(module) and hasattr(module, "config"))
 
 
 def _side_of(config: Any) -> int:

@@ -65,7 +65,7 @@ def prefix_of(index: int) -> str:
     return f"{HEAD}.module_{index}."
 
 
-class SentenceOnnxConfig(OnnxConfig):
+class SentenceEmbeddingOnnxConfig(OnnxConfig):
     """Describe a model with the modules that make one embedding of each text.
 
     Args:

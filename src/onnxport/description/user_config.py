@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MAKER = "make_config"
 
 
-def own_config(path: str, config: PreTrainedConfig) -> OnnxConfig:
+def load_user_config(path: str, config: PreTrainedConfig) -> OnnxConfig:
     """Run a user's module, and describe a model with what it defines.
 
     Args:

@@ -16,7 +16,7 @@ from onnxport.blueprints.make import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.description.axes import symbols_of, today_label
 from onnxport.description.examples import Examples
-from onnxport.description.sentence_embedding import SentenceOnnxConfig
+from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.signature import signature_of
 from onnxport.descriptions.description import Description, GraphDescription, Tensor
 from onnxport.descriptions.probe import Probe, probe
@@ -104,7 +104,7 @@ def _graph(component: Component, options: ExportOptions) -> GraphDescription:
     found = probe(component.model, examples)
     inputs, fixed = _inputs(found, examples, str(component.model.dtype).removeprefix("torch."))
     tolerance = tolerance_of(config.atol_for_validation, options)
-    kind = type(config.trunk if isinstance(config, SentenceOnnxConfig) else config)
+    kind = type(config.trunk if isinstance(config, SentenceEmbeddingOnnxConfig) else config)
     return GraphDescription(
         name=component.name,
         file=f"{component.name}.onnx",

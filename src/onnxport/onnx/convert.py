@@ -215,11 +215,11 @@ def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Lay
     signature = examples.signature.for_inputs(base.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in base.flat.items()})
     free = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
-    wanted = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in free - _PICTURE}
+    wanted = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in free - _IMAGE}
     return examples.at(wanted)
 
 
-_PICTURE = {"num_channels", "height", "width"}
+_IMAGE = {"num_channels", "height", "width"}
 
 
 def _only_one(preprocessor: Any, tokenizer: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.architectures.phi4_multimodal import LONGEST
-from onnxport.description.components import MEDIA
+from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.graph import Graph, to_array
 
@@ -74,7 +74,7 @@ def encode(directory: Directory, config: Any, given: Mapping[str, Any]) -> dict[
     """
     check_lengths(config, given)
     found = {}
-    for component, part in MEDIA.items():
+    for component, part in MODALITY_ENCODERS.items():
         if directory.has(component):
             graph = directory.graph(component)
             if taken := feed_for(graph, given):
@@ -156,7 +156,7 @@ def encoded_of(said: Mapping[str, NDArray[Any]], name: str, given: Mapping[str, 
         name: the output for pictures, or for sounds alone.
         given: what was given to the model.
     """
-    beside = f"{name}_beside_pictures"
+    beside = f"{name}_beside_images"
     states = said[beside if beside in said and given.get("image_pixel_values") is not None else name]
     return Encoded(states.reshape(-1, states.shape[-1]), said.get("deepstack_features"))
 
@@ -218,9 +218,9 @@ def _all_pixels(tiles: Any) -> Any:
     return np.ones((*tiles.shape[:2], *tiles.shape[3:]), dtype=bool)
 
 
-def _one_each(pictures: Any) -> Any:
+def _one_each(images: Any) -> Any:
     """Say that each picture has a text of its own."""
-    return np.ones(len(pictures), dtype=np.int64)
+    return np.ones(len(images), dtype=np.int64)
 
 
 def _all_frames(features: Any) -> Any:

@@ -49,8 +49,11 @@ def validate(
     manifest = open_manifest(directory)
     given = options or ExportOptions()
     was = manifest.options
-    last_logits, towers = bool(was.get("last_logits")), bool(was.get("towers"))
-    chosen = replace(given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, towers=towers)
+    last_logits = bool(was.get("last_logits"))
+    split_encoders = bool(was.get("split_encoders", was.get("towers")))  # its name until the manifest's format 2
+    chosen = replace(
+        given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, split_encoders=split_encoders
+    )
     chosen = replace(chosen, description=given.description or was.get("description"))
     if reference is None:
         framework = given.framework or manifest.options.get("framework")

@@ -1,4 +1,4 @@
-"""Models that compare texts with pictures or sounds become a graph for each, with `--towers`."""
+"""Models that compare texts with pictures or sounds become a graph for each, with `--split-encoders`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "nu
 TEXT = {**SIZES, "vocab_size": 99, "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 0}
 TEXT |= {"eos_token_id": 2}
 SIGHT = {**SIZES, "image_size": 32, "patch_size": 8}
-SOUND = {
+AUDIO = {
     **{"num_mel_bins": 16, "spec_size": 64, "patch_size": 4, "patch_stride": 4, "window_size": 4, "hidden_size": 32},
     **{"patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2], "enable_fusion": False},
 }
@@ -31,7 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "Siglip": {"text_config": {**TEXT, "projection_size": 32}, "vision_config": SIGHT},
     "ChineseCLIP": {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 24},
     "AltCLIP": {"text_config": {**TEXT, "project_dim": 32}, "vision_config": SIGHT, "projection_dim": 24},
-    "Clap": {"text_config": TEXT, "audio_config": SOUND, "projection_dim": 24},
+    "Clap": {"text_config": TEXT, "audio_config": AUDIO, "projection_dim": 24},
 }
 
 
@@ -61,7 +61,7 @@ def checkpoint(name: str, directory: Path) -> Any:
 @pytest.mark.parametrize("name", MODELS)
 def test_each_half_says_what_the_whole_model_says(name: str, tmp_path: Path) -> None:
     model = checkpoint(name, tmp_path / "checkpoint")
-    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--towers", "--quiet"]) == 0
+    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--split-encoders", "--quiet"]) == 0
     other = "audio_model" if name == "Clap" else "vision_model"
     assert {file.stem for file in (tmp_path / "out").glob("*.onnx")} == {"text_model", other}
     torch.manual_seed(0)
@@ -93,6 +93,6 @@ def test_a_model_that_compares_nothing_has_no_halves(tmp_path: Path, capsys: pyt
     model = transformers.BertModel(transformers.BertConfig(**TEXT))
     model.save_pretrained(tmp_path / "checkpoint")
     make_tokenizer("bert", 99, 2, "[UNK]", token_type_ids=True).save_pretrained(tmp_path / "checkpoint")
-    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--towers", "--quiet"]) != 0
-    assert "leave out --towers" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--split-encoders", "--quiet"]) != 0
+    assert "leave out --split-encoders" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
