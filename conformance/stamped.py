@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxport import ExportOptions
 from onnxport.blueprints.blueprint import Blueprint, at_full_depth
 from onnxport.blueprints.find import find_blueprint
-from onnxport.weights.checkpoint import open_checkpoint
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.weights.parameters import ParameterTensor
 
 _TEXT = {
@@ -24,7 +24,7 @@ _TEXT = {
 }
 _GROUPED = {**_TEXT, "num_key_value_heads": 2}
 _WITH_PAST = "text-generation-with-past"
-_PICTURES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+_IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 _SIDES = {
     **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (("layers", 3), ("ffn_dim", 64))},
     **{"encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 32, "vocab_size": 128},
@@ -97,7 +97,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "Bart": ("BartForConditionalGeneration", "text2text-generation", _SIDES),
     "Marian": ("MarianMTModel", "text2text-generation-with-past", {**_SIDES, "pad_token_id": 0}),
-    "ViT": ("ViTForImageClassification", "image-classification", {**_PICTURES, "image_size": 16, "patch_size": 4}),
+    "ViT": ("ViTForImageClassification", "image-classification", {**_IMAGES, "image_size": 16, "patch_size": 4}),
     "ConvNext": (
         "ConvNextForImageClassification",
         "image-classification",

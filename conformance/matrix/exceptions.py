@@ -261,7 +261,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 A value for a configuration inside is a dictionary with the key `...`.
 """
 
-PICTURES = {
+IMAGES = {
     **dict.fromkeys(("timm_wrapper", "timm_backbone", "gemma3n", "gemma3n_vision", "perception_lm"), (160, 160)),
     "depth_pro": (256, 256),
     "seggpt": (32, 32),
@@ -280,7 +280,7 @@ EXTRACTORS = {
 }
 """Feature extractors of parts, which Transformers' mapping leaves out."""
 
-SOUNDS = {"higgs_audio_v2_tokenizer": {"sampling_rate": 24000, "hop_length": 960}}
+AUDIOS = {"higgs_audio_v2_tokenizer": {"sampling_rate": 24000, "hop_length": 960}}
 """What the feature extractors of checkpoints have, and their class hasn't."""
 
 QUIET = {"dac": ("decoder.conv2.weight", 0.01)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxport
 
-_CONTRACT = "architectures/__init__.py"
+_CONTRACT = "configs/"
 """The tables of 4.37.2's API, whose descriptions are those of its contract; they aren't counted."""
 
 
@@ -18,7 +18,7 @@ def own_code() -> list[str]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     root = Path(onnxport.__file__).parent
-    files = [file for file in root.rglob("*.py") if file.relative_to(root).as_posix() != _CONTRACT]
+    files = [file for file in root.rglob("*.py") if not file.relative_to(root).as_posix().startswith(_CONTRACT)]
     found = {name for file in files for name in _names(ast.parse(file.read_text(encoding="utf-8")))}
     return sorted(found & {spelled for name in CONFIG_MAPPING_NAMES for spelled in (name, name.replace("-", "_"))})
 

@@ -15,8 +15,8 @@ from conformance.exports import PASSED
 from conformance.matrix.own_code import own_code
 from conformance.matrix.pairs import FAMILIES, family, pairs
 from conformance.matrix.predecessors import GONE, predecessors
-from onnxport.architectures.proved import PATH
-from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.description.coverage import PATH
+from onnxport.description.tasks import PAST_SUFFIX
 
 Record = dict[str, Any]
 COVERAGE = Path("docs/coverage.md")
@@ -50,7 +50,7 @@ def publish(records: list[Record], page: Path) -> None:
     """
     write_page(records, page)
     if page == COVERAGE:
-        write_proved(records)
+        write_validated(records)
 
 
 def write_page(records: Iterable[Record], page: Path) -> None:
@@ -66,7 +66,7 @@ def write_page(records: Iterable[Record], page: Path) -> None:
     _write_lines(page.with_suffix(".json"), '"records": [', lines, "]")
 
 
-def write_proved(records: Iterable[Record], path: Path = PATH) -> None:
+def write_validated(records: Iterable[Record], path: Path = PATH) -> None:
     """Write what `onnxport list` tells: of each model type, the tasks that passed, and why the others failed.
 
     Args:
@@ -116,11 +116,11 @@ def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
 def _figures(records: list[Record]) -> list[str]:
     passed = [record for record in records if record["status"] == PASSED]
     types = {record["model_type"] for record in records}
-    proved = {record["model_type"] for record in passed}
+    validated_tasks = {record["model_type"] for record in passed}
     deep = [record for record in passed if record.get("repeated", 0) >= REPEATED]
     texts = [record for record in passed if record.get("length") is not None]
     rows = (
-        ("model types that export and validate on at least one task", len(proved), len(types)),
+        ("model types that export and validate on at least one task", len(validated_tasks), len(types)),
         ("(model type, task) pairs that export and validate", len(passed), len(records)),
         ("pairs proved dynamic in batch, of those exported", sum(bool(r["batch"]) for r in passed), len(passed)),
         ("pairs that take tokens and are dynamic in length", sum(bool(r["length"]) for r in texts), len(texts)),

@@ -12,7 +12,7 @@ from typing import Any
 
 from conformance.matrix.predecessors import GONE, predecessors
 from onnxport.architectures.describe import class_named
-from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
 
@@ -88,8 +88,8 @@ def classes(task: Task) -> dict[str, str]:
             if names[0] in known:
                 found.setdefault(model_type, names[0])
     if task.name == "audio-text-to-text":
-        pictures = classes(canonical_task("image-to-text"))
-        found = {model_type: name for model_type, name in found.items() if pictures.get(model_type) != name}
+        images = classes(canonical_task("image-to-text"))
+        found = {model_type: name for model_type, name in found.items() if images.get(model_type) != name}
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conformance.pairs import pairs as pairs_of_4_37
-from onnxport.configs.tasks import canonical_task
+from onnxport.description.tasks import canonical_task
 
 Pair = tuple[str, str]
 

@@ -16,7 +16,7 @@ from typing import Any
 from conformance.matrix.exceptions import EXCEPTIONS, OF_PAIRS
 
 WIDTH, HEADS, HEAD, INNER, LAYERS, VOCABULARY = 32, 4, 8, 64, 4, 128
-EXPERTS, LENGTH, PICTURE = 4, 512, 64
+EXPERTS, LENGTH, IMAGE = 4, 512, 64
 
 _LEFT = re.compile(
     r"(^|_)(kernel|stride|seed|theta|temperature|scale|loss|cost|coefficient|rate|dropout|eps|std|factor|buckets|"
@@ -54,7 +54,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_target_positions|max_length)$", LENGTH),
     (r"(^|_)(num_queries|num_query_tokens|num_denoising|num_detection_tokens|num_proposals|num_latents|n_latents)$", 8),
     (r"sliding_window|window_size_per|local_attention|attention_chunk_size", 4 * LENGTH),
-    (r"(^|_)(image_size|crop_size|pretrain_image_size|max_image_size|resolution|img_size)$", PICTURE),
+    (r"(^|_)(image_size|crop_size|pretrain_image_size|max_image_size|resolution|img_size)$", IMAGE),
     (
         r"patch|window|kernel|block|chunk|crop|_len(gth)?$|length|position|max_|min_|scale|bins|bucket|num_|_id$|_index$",
         0,
@@ -240,9 +240,9 @@ def _small_list(name: str, values: list[Any], layers: int) -> list[Any]:
     numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if name == "depths" or name.endswith(("num_blocks", "block_repeats", "numb_of_layers")):
         return [min(value, 2) if isinstance(value, int) else value for value in values]
-    if re.search(r"(^|_)image_size$", name) and numbers and values and max(values) > PICTURE:
-        factor = max(values) // PICTURE
-        return [max(PICTURE // 2, value // factor // 16 * 16) for value in values]
+    if re.search(r"(^|_)image_size$", name) and numbers and values and max(values) > IMAGE:
+        factor = max(values) // IMAGE
+        return [max(IMAGE // 2, value // factor // 16 * 16) for value in values]
     if _PLACES.search(name) and layers > LAYERS:
         return _places(values, layers)
     if values and isinstance(values[0], str) and len(values) == layers and layers > LAYERS:
@@ -271,8 +271,8 @@ def _places(values: list[Any], layers: int) -> list[Any]:
     if max(values) < LAYERS:
         return values
     found = [_place(value, layers) for value in values]
-    alike = len(set(found)) < len(values) <= LAYERS
-    return list(range(LAYERS - len(values), LAYERS)) if alike else list(dict.fromkeys(found))
+    isomorphic = len(set(found)) < len(values) <= LAYERS
+    return list(range(LAYERS - len(values), LAYERS)) if isomorphic else list(dict.fromkeys(found))
 
 
 def _place(value: int, layers: int) -> int:

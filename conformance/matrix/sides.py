@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import EXTRACTORS, FEATURES, PICTURES, SOUNDS
+from conformance.matrix.exceptions import AUDIOS, EXTRACTORS, FEATURES, IMAGES
 from conformance.preprocessors import make_image_processor, make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
-_PICTURES = ("vision_config", "backbone_config", "image_config", "encoder", "thinker_config", "vision_model_config")
-_SOUNDS = ("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config")
+_IMAGES = ("vision_config", "backbone_config", "image_config", "encoder", "thinker_config", "vision_model_config")
+_AUDIOS = ("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config")
 
 
 def save_sides(model_class: Any, config: Any, directory: Path) -> None:
@@ -63,7 +63,7 @@ def image_processor_for(config: Any) -> Any:
     from PIL import Image
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-    height, width = picture_size(config)
+    height, width = image_size(config)
     entry = _named(IMAGE_PROCESSOR_MAPPING_NAMES, config.model_type) or {}
     for name in (entry.get("pil"), "ViTImageProcessorPil"):
         image_class = getattr(transformers, name, None) if name else None
@@ -87,11 +87,11 @@ def _named(names: Any, model_type: str) -> Any:
     return names.get(model_type) or names.get(whole)
 
 
-def picture_size(config: Any) -> tuple[int, int]:
+def image_size(config: Any) -> tuple[int, int]:
     """Return height and width of the pictures that a model takes."""
-    if config.model_type in PICTURES:
-        return PICTURES[config.model_type]
-    for part in (config, *_parts(config, _PICTURES)):
+    if config.model_type in IMAGES:
+        return IMAGES[config.model_type]
+    for part in (config, *_parts(config, _IMAGES)):
         size = getattr(part, "image_size", None)
         if isinstance(size, int):
             return size, size
@@ -123,7 +123,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
     own = _named({**FEATURE_EXTRACTOR_MAPPING_NAMES, **EXTRACTORS}, config.model_type) or ""
-    parts = [config, *_parts(config, _SOUNDS)]
+    parts = [config, *_parts(config, _AUDIOS)]
     bins = FEATURES.get(config.model_type) or _first(
         parts,
         *("feature_projection_input_dim", "input_dim", "input_size", "num_mel_bins", "n_mels", "mel_dim"),
@@ -135,7 +135,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
         if extractor_class is None:
             continue
         try:
-            made = extractor_class(**_sound_arguments(extractor_class, kind, bins), **SOUNDS.get(config.model_type, {}))
+            made = extractor_class(**_audio_arguments(extractor_class, kind, bins), **AUDIOS.get(config.model_type, {}))
             if kind in made([numpy.zeros(_SAMPLES)] * 2, sampling_rate=made.sampling_rate, return_tensors="pt"):
                 return made
         except Exception:  # extractors raise whatever they like
@@ -148,7 +148,7 @@ _BY_TIME = "SeamlessM4TFeatureExtractor"
 _SAMPLES = 24000
 
 
-def _sound_arguments(extractor_class: Any, kind: str, bins: int | None) -> dict[str, Any]:
+def _audio_arguments(extractor_class: Any, kind: str, bins: int | None) -> dict[str, Any]:
     known = inspect.signature(extractor_class.__init__).parameters
     if getattr(extractor_class, "__name__", "") == "ClapFeatureExtractor":
         return {"truncation": "rand_trunc"}  # as models without fusion have it

@@ -16,9 +16,9 @@ from conformance.matrix.exceptions import ALONE, OWN_NAMES, QUIET
 from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.sides import save_sides
-from onnxport.architectures.describe import writer_of
-from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
-from onnxport.weights.loading import config_for
+from onnxport.architectures.describe import generation_class
+from onnxport.description.tasks import PAST_SUFFIX, canonical_task
+from onnxport.loading.load import config_for
 
 MOST_PARAMETERS = 20_000_000
 _MARKER = "conformance.json"
@@ -78,7 +78,7 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     if name:
         model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(target, save_original_format=made_of.__name__ not in OWN_NAMES.get(model_type, ()))
-    save_sides(writer_of(made_of), model.config, target)
+    save_sides(generation_class(made_of), model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
     return {**facts, "rules": _rules()}
 
@@ -119,8 +119,10 @@ def repeated_layers(model: Any) -> int:
         for layers in (child for child in owner.children() if isinstance(child, nn.ModuleList | nn.Sequential)):
             lists = [names for names in said if names and len(names) == len(layers) and isinstance(names[0], str)]
             kinds = zip(*lists, strict=True) if lists else [()] * len(layers)
-            alike = Counter((*_held(layer), kind) for layer, kind in zip(layers, kinds, strict=True) if _held(layer)[1])
-            most = max([most, *alike.values()])
+            repeated = Counter(
+                (*_held(layer), kind) for layer, kind in zip(layers, kinds, strict=True) if _held(layer)[1]
+            )
+            most = max([most, *repeated.values()])
     return most
 
 

@@ -11,24 +11,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.binding.bound_graphs import bind_graph
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.find import Found, find_blueprint
 from onnxport.blueprints.keys import PACKAGES
 from onnxport.bundles.components import describe_graph
-from onnxport.bundles.directory import check_output, staged
 from onnxport.bundles.manifest import FILE_NAME, Manifest
+from onnxport.bundles.output import check_output, staged
 from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
+from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from onnxport.checkpoint.digest import digesting, sha256_of_files
+from onnxport.checkpoint.reading import Reader
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
 from onnxport.validation.report import ValidationReport
 from onnxport.validation.tolerances import tolerance_of
-from onnxport.weights.bound_graphs import bind_graph
-from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
-from onnxport.weights.digest import digesting, sha256_of_files
-from onnxport.weights.planning import GraphPlan, plan_graph
-from onnxport.weights.reading import Reader
-from onnxport.weights.writing import write_graph
+from onnxport.writing.planning import GraphPlan, plan_graph
+from onnxport.writing.write import write_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir

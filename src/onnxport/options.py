@@ -32,7 +32,7 @@ class ExportOptions:
         task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
         past: give the graphs of a task that generates their key/value cache, where the task is inferred.
         last_logits: where a text is generated, give the logits of the last token only.
-        towers: write a graph each for the texts and the pictures (or sounds) of a model that compares them.
+        split_encoders: write a graph each for the texts and the pictures (or sounds) of a model that compares them.
         description: Python file that describes the model, as `onnxport describe --python` prints it; it is run, and its
             `make_config(config)` returns the `OnnxConfig` of the one graph; `None` for the model's own.
         opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
@@ -63,7 +63,7 @@ class ExportOptions:
     task: str | None = None
     past: bool = True
     last_logits: bool = False
-    towers: bool = False
+    split_encoders: bool = False
     description: str | None = None
     opset: int | None = None
     atol: float | None = None
@@ -99,8 +99,8 @@ class ExportOptions:
                 f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
                 f"leave the option out for the default"
             )
-        if self.towers and self.description is not None:
-            raise OptionError("--description describes one graph, and --towers asks for two: leave one out")
+        if self.split_encoders and self.description is not None:
+            raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"--memory {self.memory} is not a number of bytes above zero")
         for name in ("atol", "rtol"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
-from onnxport.architectures import CONFIG_CLASSES, load_config_class
+from onnxport.configs.model_types import CONFIG_CLASSES, load_config_class
 from onnxport.onnx.features import FeaturesManager
 
 FACTS = json.loads((Path(__file__).parent / "data" / "facts.json").read_text())

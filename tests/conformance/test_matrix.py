@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from conformance.matrix.exports import run_matrix_pair
-from conformance.matrix.page import reason, text_of, write_proved
+from conformance.matrix.page import reason, text_of, write_validated
 from conformance.matrix.pairs import chosen, family, pairs
 from conformance.matrix.predecessors import GONE, OPTIMUM, TRANSFORMERS, predecessors
 from conformance.matrix.shrink import HEADS, LAYERS, VOCABULARY, WIDTH, tiny_config
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
-from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
 
 
 def test_every_task_has_pairs_of_a_family() -> None:
@@ -104,7 +104,7 @@ def test_the_page_counts_and_gives_reasons() -> None:
 def test_what_the_command_lists_is_written(tmp_path: Path) -> None:
     passed = _record("fill-mask", fixed_axes=["input_ids: batch_size = 2"])
     failed = {**_record("text-classification", category="trace", message="no way"), "status": "failed"}
-    write_proved([failed, passed], tmp_path / "proved.json")
+    write_validated([failed, passed], tmp_path / "proved.json")
     assert json.loads((tmp_path / "proved.json").read_text())["types"] == {
         "bert": {
             "tasks": ["fill-mask"],

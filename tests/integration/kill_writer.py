@@ -21,13 +21,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxport.bundles._stages import exchange
-from onnxport.bundles.directory import check_output, staged
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
+from onnxport.bundles.output import check_output, staged
+from onnxport.checkpoint.reading import Reader, take_inventory
 from onnxport.options import ExportOptions
 from onnxport.weights import building
-from onnxport.weights.planning import plan_graph
-from onnxport.weights.reading import Reader, take_inventory
-from onnxport.weights.writing import write_graph
+from onnxport.writing.planning import plan_graph
+from onnxport.writing.write import write_graph
 from tests.unit.weights_files import graph
 
 WATCHED = ("open", "os.", "shutil.", "ctypes.call", "fcntl.", "tempfile.")

@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export, validate
+from onnxport.binding.bind import Binding, bind
 from onnxport.blueprints.find import find_blueprint
 from onnxport.bundles.manifest import read_manifest
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.reading import Reader
 from onnxport.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -27,10 +30,7 @@ from onnxport.errors import (
     UnsupportedError,
     WeightsMismatchError,
 )
-from onnxport.weights.binding import Binding, bind
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.loading import load_config, load_model
-from onnxport.weights.reading import Reader
+from onnxport.loading.load import load_config, load_model
 
 State = dict[str, torch.Tensor]
 
@@ -306,7 +306,10 @@ def test_a_proof_in_little_memory(bert: tuple[Path, Path, State], tmp_path: Path
     monkeypatch.setattr("onnxport.validation.memory.MARGIN", 1000)
     monkeypatch.setattr("onnxport.validation.on_demand.SMALL", 100)
     source = base(tmp_path / "deep", "BertForMaskedLM", {**BERT, "num_hidden_layers": 5})
-    for memory, status, words in ((60_000, "passed", "weights were read from disk"), (10_000, "partial", "proved: ")):
+    for memory, status, words in (
+        (60_000, "passed", "weights were read from disk"),
+        (10_000, "partial", "validated: "),
+    ):
         result = export(adapter(bert[1], str(source), bert[2]), tmp_path / str(memory), ExportOptions(memory=memory))
         assert result.manifest.validation["status"] == status
         assert words in result.manifest.validation["note"]

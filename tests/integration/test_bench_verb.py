@@ -72,7 +72,7 @@ def test_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "decode" not in shown
 
 
-def test_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measured(capsys, exported("vit", "image-classification", tmp_path))
 
 

@@ -16,13 +16,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from conformance.checkpoints import make_checkpoint, randomize
+from onnxport.binding.bind import Binding, bind, relocate
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.reading import Reader, take_inventory
 from onnxport.errors import CorruptCheckpointError, WeightsMismatchError
+from onnxport.loading.load import load_config, load_model
 from onnxport.options import ExportOptions
-from onnxport.weights.binding import Binding, bind, relocate
-from onnxport.weights.checkpoint import open_checkpoint
 from onnxport.weights.expressions import InMemory
-from onnxport.weights.loading import load_config, load_model
-from onnxport.weights.reading import Reader, take_inventory
 
 State = dict[str, torch.Tensor]
 
@@ -184,8 +184,8 @@ def test_a_base_models_prefix_may_be_missing(tmp_path: Path) -> None:
 def test_a_part_of_a_checkpoint_that_keeps_each_under_its_name(tmp_path: Path) -> None:
     part = {**SEQ2SEQ, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 48}
     text = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "vocab_size": 64}
-    sound = {"model_type": "encodec", "num_filters": 2, "hidden_size": 8, "codebook_size": 4, "codebook_dim": 8}
-    whole = {"text_encoder": text, "audio_encoder": sound, "decoder": {**part, "model_type": "musicgen_decoder"}}
+    audio = {"model_type": "encodec", "num_filters": 2, "hidden_size": 8, "codebook_size": 4, "codebook_dim": 8}
+    whole = {"text_encoder": text, "audio_encoder": audio, "decoder": {**part, "model_type": "musicgen_decoder"}}
     saved("MusicgenForConditionalGeneration", whole, tmp_path)
     assert not check(tmp_path, "MusicgenForCausalLM").leftover
     assert check(tmp_path, "MusicgenModel").leftover  # its heads
@@ -297,9 +297,11 @@ import resource, sys, json
 from pathlib import Path
 import transformers, torch
 from onnxport.options import ExportOptions
-from onnxport.weights import binding, recording, reading
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.loading import load_config
+from onnxport.weights import recording
+from onnxport.binding import bind as binding
+from onnxport.checkpoint import reading
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.loading.load import load_config
 options = ExportOptions(dtype=sys.argv[2])
 checkpoint = open_checkpoint(Path(sys.argv[1]), options)
 config = load_config(checkpoint, options)

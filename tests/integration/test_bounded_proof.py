@@ -16,11 +16,16 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 import onnxport
 from conformance.checkpoints import make_checkpoint
 from onnxport.architectures.describe import describe
+from onnxport.binding.bind import Binding, bind
+from onnxport.binding.bound_graphs import bind_graph
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.reading import Reader
 from onnxport.cli import main
-from onnxport.configs.examples import Examples
-from onnxport.configs.signature import signature_of
-from onnxport.configs.tasks import canonical_task
+from onnxport.description.examples import Examples
+from onnxport.description.signature import signature_of
+from onnxport.description.tasks import canonical_task
 from onnxport.errors import CorruptCheckpointError
+from onnxport.loading.load import load_config, load_preprocessor
 from onnxport.options import ExportOptions
 from onnxport.validation import mapped, memory, on_demand
 from onnxport.validation.digests import TensorDigests, compare_tensors, merged_digests
@@ -30,15 +35,10 @@ from onnxport.validation.prove import Subject
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
 from onnxport.validation.report import ValidationReport, merged
 from onnxport.validation.tolerances import Tolerance
-from onnxport.weights.binding import Binding, bind
-from onnxport.weights.bound_graphs import bind_graph
-from onnxport.weights.checkpoint import open_checkpoint
 from onnxport.weights.expressions import InMemory
-from onnxport.weights.loading import load_config, load_preprocessor
 from onnxport.weights.parameters import ParameterTensor
-from onnxport.weights.planning import plan_graph
-from onnxport.weights.reading import Reader
-from onnxport.weights.writing import write_graph
+from onnxport.writing.planning import plan_graph
+from onnxport.writing.write import write_graph
 
 LITTLE = ExportOptions(memory=1000)
 
@@ -166,7 +166,7 @@ def test_a_partial_proof_exits_well_and_says_so(deep: Path, tmp_path: Path, caps
     text = " ".join(capsys.readouterr().out.split())
     assert "validation: partial" in text
     assert "validation: passed" not in text
-    assert "Not proved: what the whole model returns" in text
+    assert "Not validated: what the whole model returns" in text
 
 
 @pytest.mark.usefixtures("tiny_is_large")
@@ -182,7 +182,7 @@ def test_a_checkpoint_that_cannot_be_bound_in_parts(
     def eagerly(*_: Any) -> str:
         return "its loader looks at values"
 
-    monkeypatch.setattr("onnxport.weights.binding._bind_lazily", eagerly)
+    monkeypatch.setattr("onnxport.binding.bind._bind_lazily", eagerly)
     result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=1000, cache=False))
     assert result.manifest.validation["status"] == "passed"
     assert "the original's were in memory: its loader looks at values" in result.manifest.validation["note"]
@@ -248,7 +248,7 @@ def test_few_layers_and_all_tensors(tmp_path: Path) -> None:
         assert report.status == "partial"
         assert report.failures == []
         assert len(report.cases) == 5
-        for told in ("2 of 5 layers (transformer.h.1, transformer.h.3)", digests.sha256, "Not proved", "wasn't run"):
+        for told in ("2 of 5 layers (transformer.h.1, transformer.h.3)", digests.sha256, "Not validated", "wasn't run"):
             assert told in report.note
         assert digests.tensors > 20
         other = at_reduced_depth(bound_again(proof, tmp_path), {"transformer.h": (1, 4)})

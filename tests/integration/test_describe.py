@@ -13,6 +13,7 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
+from onnxport.checkpoint.reading import Reader
 from onnxport.cli import main
 from onnxport.descriptions import describe as describing
 from onnxport.descriptions.describe import describe_checkpoint
@@ -20,7 +21,6 @@ from onnxport.descriptions.frozen import python_module
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.onnx import OnnxConfig, export, validate_model_outputs
 from onnxport.options import ExportOptions
-from onnxport.weights.reading import Reader
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def sentences(directory: Path) -> Path:
         ("gpt2", "causal-lm", {}),
         ("t5", "seq2seq-lm", {}),
         ("vit", "image-classification", {}),
-        ("clip", "default", {"towers": True}),
+        ("clip", "default", {"split_encoders": True}),
         ("bert", "sentences", {}),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str], monkey
     assert main(["describe", checkpoint]) == 0
     text = capsys.readouterr().out
     assert "GPT2LMHeadModel (gpt2) for text-generation-with-past, fp32" in text
-    assert "derived description (onnxport.configs.derived.DerivedOnnxConfig)" in text
+    assert "derived description (onnxport.description.derived.DerivedOnnxConfig)" in text
     assert "past_key_values.0…1.key" in text
     documents = []
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str], monkey
 
 def test_the_model_in_front_of_modules_is_named(directory: Path) -> None:
     (graph,) = describe_checkpoint(sentences(directory)).graphs
-    assert graph.described_by == "onnxport.architectures.text_encoders.BertOnnxConfig"
+    assert graph.described_by == "onnxport.configs.text_encoders.BertOnnxConfig"
 
 
 def test_clear_errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +218,7 @@ def test_what_is_no_description_is_said(
     [
         ("gpt2", "causal-lm", {}, "with a cache; add --no-past"),
         ("t5", "seq2seq-lm", {}, r"becomes several \(encoder_model, decoder_model_merged\): add --no-past"),
-        ("bert", "sentences", {}, "as SentenceOnnxConfig does"),
+        ("bert", "sentences", {}, "as SentenceEmbeddingOnnxConfig does"),
         ("gptj", "causal-lm", {"past": False, "last_logits": True}, "as DerivedOnnxConfig does"),
     ],
 )

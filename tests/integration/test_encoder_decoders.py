@@ -17,7 +17,7 @@ from onnxport import ExportOptions
 TOKENS = 64
 TEXT = "text2text-generation-with-past"
 SPEECH = "automatic-speech-recognition-with-past"
-PICTURE = "image-to-text-with-past"
+IMAGE = "image-to-text-with-past"
 KINDS = {
     "bart": ("seq2seq-lm", TEXT),
     "blenderbot": ("seq2seq-lm", TEXT),
@@ -30,9 +30,9 @@ KINDS = {
     "mt5": ("seq2seq-lm", TEXT),
     "t5": ("seq2seq-lm", TEXT),
     "whisper": ("speech2seq-lm", SPEECH),
-    "vision-encoder-decoder": ("vision2seq-lm", PICTURE),
+    "vision-encoder-decoder": ("vision2seq-lm", IMAGE),
 }
-ENCODERS = {SPEECH: "input_features", PICTURE: "pixel_values", TEXT: "input_ids"}
+ENCODERS = {SPEECH: "input_features", IMAGE: "pixel_values", TEXT: "input_ids"}
 
 
 def original(checkpoint: Path) -> Any:

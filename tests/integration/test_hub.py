@@ -15,11 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from onnxport.checkpoint import checkpoint as checkpoint_module
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.hub import choose_files, fetch_snapshot, looks_like_repository
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import ExportOptions
-from onnxport.weights import checkpoint as checkpoint_module
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.hub import choose_files, fetch_snapshot, looks_like_repository
 from tests.unit.test_checkpoint import write_safetensors
 
 MAIN, OLD = "a" * 40, "b" * 40

@@ -17,8 +17,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from onnxport.bundles import _stages
-from onnxport.bundles.directory import check_output, staged
 from onnxport.bundles.manifest import FILE_NAME, Manifest
+from onnxport.bundles.output import check_output, staged
 from onnxport.errors import OutputError
 
 

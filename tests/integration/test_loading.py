@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AlbertConfig, BartConfig, BertConfig, GPT2Config, ViTConfig
 
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -22,9 +23,8 @@ from onnxport.errors import (
     UntrustedCodeError,
     WeightsMismatchError,
 )
+from onnxport.loading.load import load_config, load_model, load_preprocessor
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.loading import load_config, load_model, load_preprocessor
 
 OPTIONS = ExportOptions()
 SMALL = {
@@ -190,7 +190,7 @@ def test_a_declared_omission_must_not_be_random(masked: tuple[Path, Any], monkey
 
 
 def test_an_omission_that_was_loaded_under_another_name_is_none(masked: tuple[Path, Any]) -> None:
-    from onnxport.weights.accounting import Account, _hidden
+    from onnxport.loading.accounting import Account, _hidden
 
     model = load(masked[0], "BertForMaskedLM")
     model._keys_to_ignore_on_load_missing = [r"intermediate\.dense\.weight"]

@@ -215,7 +215,7 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"])
-def test_beams_share_their_text_s_pictures(name: str, tmp_path: Path) -> None:
+def test_beams_share_their_text_s_images(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     options = ExportOptions(task="image-text-to-text-with-past", validate="none")
     onnxport.export(source, tmp_path / "out", options)
@@ -254,7 +254,7 @@ def phi(directory: Path) -> Any:
     return model
 
 
-def pictures_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+def images_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
     """Make pictures of 2 x 1, 1 x 2 and 1 x 1 crops, the first two padded, and count the places that each takes."""
     mask = torch.ones(3, 3, 8, 8, dtype=torch.bool)
     mask[0, 2, 3:] = mask[1, 2, :, 5:] = False
@@ -265,7 +265,7 @@ def pictures_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
     return places[:batch], {name: value[:batch] for name, value in media.items()}
 
 
-def sounds_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+def audios_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
     """Make sounds of different lengths, and count the places that each takes."""
     lengths = torch.tensor([75, 40, 61])[:batch]
     frames = int(lengths.max())
@@ -286,17 +286,17 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         torch.manual_seed(batch)
-        (seen, pictures), (heard, sounds) = pictures_for_phi(batch), sounds_for_phi(batch)
+        (seen, images), (heard, audios) = images_for_phi(batch), audios_for_phi(batch)
         both = texts([some + more for some, more in zip(seen, heard, strict=True)])
         for row, count in zip(both["input_ids"], heard, strict=True):
             row[(row == PLACE).nonzero()[-count:]] = PLACE + 1
-        only_sounds = texts(heard)
-        only_sounds["input_ids"] += (only_sounds["input_ids"] == PLACE).long()
-        for inputs in ({**texts(seen), **pictures}, {**only_sounds, **sounds}, {**both, **pictures, **sounds}):
+        only_audios = texts(heard)
+        only_audios["input_ids"] += (only_audios["input_ids"] == PLACE).long()
+        for inputs in ({**texts(seen), **images}, {**only_audios, **audios}, {**both, **images, **audios}):
             assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
-    sounds["audio_input_features"] = torch.zeros(3, 4001, 16)
+    audios["audio_input_features"] = torch.zeros(3, 4001, 16)
     with pytest.raises(OptionError, match="4001 frames"):
-        ours(**only_sounds, **sounds)
+        ours(**only_audios, **audios)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_the_task_of_what_sees_or_hears_is_inferred(name: str, head: str, task: 
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_pictures_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_path: Path) -> None:
+def test_images_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     onnxport.export(source, tmp_path / "out", ExportOptions(task="image-text-to-text-with-past", validate="none"))
     encoder = onnxport.load(tmp_path / "out").directory.graph("vision_encoder")

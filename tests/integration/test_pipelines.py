@@ -72,13 +72,13 @@ def saved(parent: Path, name: str, *parts: Any) -> Path:
     return parent / name
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """Return a picture of 60 x 80 pixels, smooth enough for a resized one to differ from place to place."""
     pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((80, 60))
 
 
-def sound(seconds: float, rate: int = 16_000) -> np.ndarray:
+def audio(seconds: float, rate: int = 16_000) -> np.ndarray:
     time = np.arange(int(seconds * rate)) / rate
     return (0.5 * np.sin(440 * time * (1 + 0.1 * time))).astype(np.float32)
 
@@ -146,14 +146,14 @@ def test_text_generation(parent: Path) -> None:
         ("image-segmentation", "detr", "image-segmentation"),
     ],
 )
-def test_pictures(task: str, model_type: str, feature: str, parent: Path) -> None:
+def test_images(task: str, model_type: str, feature: str, parent: Path) -> None:
     ours, original = pipelines(task, make_checkpoint(model_type, feature, parent), feature)
     settings = {"threshold": 0.1} if "detection" in task else {}
     if model_type == "detr":
         settings = {"threshold": 0.01, "mask_threshold": 0.1, "overlap_mask_area_threshold": 0.0}
-    expected = original(picture(), **settings)
+    expected = original(image(), **settings)
     assert expected
-    assert_same(ours(picture(), **settings), expected)
+    assert_same(ours(image(), **settings), expected)
 
 
 def dpt(parent: Path) -> Path:
@@ -168,17 +168,17 @@ def dpt(parent: Path) -> Path:
 
 def test_depth(parent: Path) -> None:
     ours, original = pipelines("depth-estimation", dpt(parent))
-    expected = original(picture())
+    expected = original(image())
     assert np.asarray(expected["depth"]).std() > 1
-    assert_same(ours(picture()), expected)
+    assert_same(ours(image()), expected)
 
 
 @pytest.mark.parametrize("feature", ["default", "zero-shot-image-classification"])
 def test_zero_shot_image_classification(feature: str, parent: Path) -> None:
     ours, original = pipelines("zero-shot-image-classification", make_checkpoint("clip", "default", parent), feature)
     labels = {"candidate_labels": ["a cat", "a dog", "x"], "hypothesis_template": "a {}"}
-    assert_same(ours(picture(), **labels), original(picture(), **labels))
-    assert_same(ours([picture()] * 2, **labels), original([picture()] * 2, **labels))
+    assert_same(ours(image(), **labels), original(image(), **labels))
+    assert_same(ours([image()] * 2, **labels), original([image()] * 2, **labels))
 
 
 def owlvit(parent: Path) -> Path:
@@ -192,9 +192,9 @@ def owlvit(parent: Path) -> Path:
 def test_zero_shot_object_detection(parent: Path) -> None:
     ours, original = pipelines("zero-shot-object-detection", owlvit(parent))
     labels = {"candidate_labels": ["cat", "dog"], "threshold": 0.0}
-    expected = original(picture(), **labels)
+    expected = original(image(), **labels)
     assert expected
-    assert_same(ours(picture(), **labels), expected)
+    assert_same(ours(image(), **labels), expected)
 
 
 def captioner(parent: Path) -> Path:
@@ -206,12 +206,12 @@ def captioner(parent: Path) -> Path:
     return checkpoint
 
 
-def test_a_picture_becomes_a_text(parent: Path) -> None:
+def test_a_image_becomes_a_text(parent: Path) -> None:
     checkpoint = captioner(parent)
     ours = onnxport.pipeline("image-to-text", exported(checkpoint, "image-to-text-with-past"))
     original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
     settings = {"text": "ab", "return_tensors": True, "generate_kwargs": {"max_new_tokens": 6, "do_sample": False}}
-    assert_same(ours(picture(), **settings), original(picture(), **settings))
+    assert_same(ours(image(), **settings), original(image(), **settings))
 
 
 def seeing(parent: Path, name: str) -> Path:
@@ -250,11 +250,11 @@ def seeing(parent: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["Llava", "LlavaNext", "Idefics3"])
-def test_pictures_beside_a_text(name: str, parent: Path) -> None:
+def test_images_beside_a_text(name: str, parent: Path) -> None:
     ours, original = pipelines("image-text-to-text", seeing(parent, name), "image-text-to-text-with-past")
     greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     settings = {"generate_kwargs": greedy, "skip_special_tokens": False}
-    one, several = (picture(), picture().rotate(90, expand=True)), ("ab <image> cd", "a <image>")
+    one, several = (image(), image().rotate(90, expand=True)), ("ab <image> cd", "a <image>")
     expected = original(one[0], several[0], return_full_text=False, **settings)
     assert expected[0]["generated_text"]
     assert_same(ours(one[0], several[0], return_full_text=False, **settings), expected)
@@ -288,16 +288,16 @@ def hearing(parent: Path) -> Path:
     return saved(parent, "hearing", model, transformers.Qwen2AudioProcessor(extractor, tokenizer))
 
 
-def test_sounds_beside_a_text(parent: Path) -> None:
+def test_audios_beside_a_text(parent: Path) -> None:
     directory = exported(hearing(parent), "audio-text-to-text-with-past")
     ours = onnxport.pipeline("audio-text-to-text", directory)
     original = transformers.pipeline("any-to-any", model=str(hearing(parent)), device="cpu")
     greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     settings = {"generate_kwargs": greedy, "skip_special_tokens": False, "return_full_text": False}
     text = "ab <|audio_bos|><|AUDIO|><|audio_eos|> cd"
-    expected = original(text=text, audio=sound(1.3), **settings)
+    expected = original(text=text, audio=audio(1.3), **settings)
     assert expected[0]["generated_text"]
-    assert_same(ours(text=text, audio=sound(1.3), **settings), expected)
+    assert_same(ours(text=text, audio=audio(1.3), **settings), expected)
 
 
 def wav2vec2(parent: Path, head: str) -> Path:
@@ -317,16 +317,16 @@ def wav2vec2(parent: Path, head: str) -> Path:
 
 def test_audio_classification(parent: Path) -> None:
     ours, original = pipelines("audio-classification", wav2vec2(parent, "SequenceClassification"))
-    assert_same(ours(sound(1)), original(sound(1)))
+    assert_same(ours(audio(1)), original(audio(1)))
 
 
 def test_speech_of_a_ctc_model(parent: Path) -> None:
     ours, original = pipelines("automatic-speech-recognition", wav2vec2(parent, "CTC"))
-    expected = original(sound(1.3))
+    expected = original(audio(1.3))
     assert expected["text"]
-    assert_same(ours(sound(1.3)), expected)
+    assert_same(ours(audio(1.3)), expected)
     settings = {"chunk_length_s": 0.6, "return_timestamps": "char"}
-    assert_same(ours(sound(1.3), **settings), original(sound(1.3), **settings))
+    assert_same(ours(audio(1.3), **settings), original(audio(1.3), **settings))
 
 
 def whisper(parent: Path) -> Path:
@@ -369,11 +369,11 @@ def test_speech_of_whisper(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (2, {"return_timestamps": True, "generate_kwargs": few}),
         (34, {"return_timestamps": True, "generate_kwargs": few}),
     ):
-        expected = original(sound(seconds), **settings)
+        expected = original(audio(seconds), **settings)
         assert expected["text"]
-        assert_same(ours(sound(seconds), **settings), expected)
+        assert_same(ours(audio(seconds), **settings), expected)
     with pytest.raises(OnnxportError, match="return_timestamps=True"):
-        ours(sound(2), return_timestamps="word")
+        ours(audio(2), return_timestamps="word")
     monkeypatch.setattr(OnnxSpeechSeq2Seq, "can_generate", lambda self: False)
     with pytest.raises(OnnxportError, match="--task automatic-speech-recognition-with-past"):
         onnxport.pipeline("automatic-speech-recognition", ours.model.directory.path)
@@ -386,10 +386,8 @@ def test_half_precision(parent: Path) -> None:
     ours = onnxport.pipeline("image-classification", output, device=-1)
     original = transformers.pipeline("image-classification", model=str(checkpoint), device="cpu")
     assert ours.dtype == torch.float16
-    expected = {entry["label"]: entry["score"] for entry in original(picture(), top_k=None)}
-    assert {entry["label"]: entry["score"] for entry in ours(picture(), top_k=None)} == pytest.approx(
-        expected, abs=0.01
-    )
+    expected = {entry["label"]: entry["score"] for entry in original(image(), top_k=None)}
+    assert {entry["label"]: entry["score"] for entry in ours(image(), top_k=None)} == pytest.approx(expected, abs=0.01)
 
 
 def test_a_task_that_the_directory_was_not_exported_for(parent: Path) -> None:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export
+from onnxport.binding.bind import Binding, bind
 from onnxport.blueprints.find import find_blueprint
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.reading import Reader
 from onnxport.errors import MissingDependencyError, UnsupportedError
-from onnxport.weights.binding import Binding, bind
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.loading import load_config, load_model
-from onnxport.weights.reading import Reader
+from onnxport.loading.load import load_config, load_model
 
 State = dict[str, torch.Tensor]
 Quantize = Callable[[str, torch.Tensor], tuple[State, torch.Tensor]]

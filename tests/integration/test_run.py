@@ -128,7 +128,7 @@ def test_inspect_and_validate(decoder: Path, capsys: pytest.CaptureFixture[str])
     assert captured.err.count("\n") == 1
 
 
-def test_a_picture_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_image_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = exported("vit", "image-classification", tmp_path, "--dtype", "fp16")
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
@@ -139,11 +139,11 @@ def test_a_picture_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--image" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_sound_of_another_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_audio_of_another_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = exported("whisper", "speech2seq-lm-with-past", tmp_path)
     samples = (np.sin(np.arange(44_100) / 16) * 20_000).astype("<i2")
-    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
-        sound.setparams((1, 2, 44_100, len(samples), "NONE", ""))
-        sound.writeframes(samples.tobytes())
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as audio:
+        audio.setparams((1, 2, 44_100, len(samples), "NONE", ""))
+        audio.writeframes(samples.tobytes())
     (found,) = answer(capsys, directory, "--audio", str(tmp_path / "sound.wav"), "--max-new-tokens", "3")
     assert len(found["tokens"]) <= 3

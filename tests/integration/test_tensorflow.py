@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 h5py = pytest.importorskip("h5py")
 
-from onnxport.weights.tensorflow import read_tensorflow_state  # noqa: E402  (needs the packages above)
+from onnxport.loading.tensorflow import read_tensorflow_state  # noqa: E402  (needs the packages above)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "tensorflow"
 CLASSES = {

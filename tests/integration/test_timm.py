@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from onnxport import ExportOptions, export
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.errors import MissingDependencyError
-from onnxport.weights.checkpoint import open_checkpoint
 from tests.unit.test_checkpoint import write_safetensors
 
 CONFIG: dict[str, Any] = {
@@ -34,6 +34,6 @@ def test_what_transformers_finds_out_is_added(directory: Path) -> None:
 
 
 def test_packages_that_are_missing_are_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxport.weights.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("onnxport.loading.load.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"'timm_wrapper'.*pip install timm torchvision"):
         export(directory, directory / "out", ExportOptions())

@@ -41,7 +41,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     "before",
     [
         "import onnxport._export",
-        "import onnxport.validation, onnxport.validation.directory",
+        "import onnxport.validation, onnxport.validation._validate",
         "import onnxport.bundles.inspection",
         "import onnxport.cli.export, onnxport.cli.inspect, onnxport.cli.validate",
         "import onnxport.onnx",

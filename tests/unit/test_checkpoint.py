@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.digest import sha256_of_file, sha256_of_files
 from onnxport.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -17,8 +19,6 @@ from onnxport.errors import (
     UntrustedCodeError,
 )
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.digest import sha256_of_file, sha256_of_files
 
 OPTIONS = ExportOptions()
 
@@ -62,7 +62,7 @@ def test_opens_a_directory(directory: Path) -> None:
 
 def test_needs_neither_torch_nor_transformers(directory: Path) -> None:
     code = (
-        "import sys; from onnxport.weights.checkpoint import open_checkpoint; "
+        "import sys; from onnxport.checkpoint.checkpoint import open_checkpoint; "
         "from onnxport.options import ExportOptions; open_checkpoint(sys.argv[1], ExportOptions()); "
         "sys.exit(bool({'torch', 'transformers', 'onnxruntime'} & set(sys.modules)))"
     )

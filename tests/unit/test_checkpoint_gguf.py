@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.gguf import read_gguf_header
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.gguf_files import read_gguf_header
 
 pytest.importorskip("gguf")
 OPTIONS = ExportOptions()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.checkpoint.pickled import check_pickled, scan_pickle
 from onnxport.errors import CheckpointError, CorruptCheckpointError, UntrustedCodeError
+from onnxport.loading.tensors import read_state
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.pickled import check_pickled, scan_pickle
-from onnxport.weights.tensors import read_state
 
 torch = pytest.importorskip("torch")
 OPTIONS = ExportOptions()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import open_checkpoint
 from tests.unit.test_checkpoint import write_safetensors
 
 OPTIONS = ExportOptions()

@@ -19,7 +19,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "fill-mask"], "fill-mask"),
     "past": (["--no-past"], False),
     "last_logits": (["--last-logits"], True),
-    "towers": (["--towers"], True),
+    "split_encoders": (["--split-encoders"], True),
     "description": (["--description", "mine.py"], "mine.py"),
     "opset": (["--opset", "21"], 21),
     "atol": (["--atol", "1e-4"], 1e-4),

@@ -60,10 +60,10 @@ def test_skipped(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_part_stands_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     case = Case("model", "traced", {"batch_size": 2}, (difference("logits", 1e-7),))
-    print_validation(replace(report(case), status="partial", note="proved: 2 of 80 layers"))
+    print_validation(replace(report(case), status="partial", note="validated: 2 of 80 layers"))
     text = capsys.readouterr().out
     assert "validation: partial, 1 case (traced)" in text
-    assert "note: proved: 2 of 80 layers" in text
+    assert "note: validated: 2 of 80 layers" in text
 
 
 def test_cells_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:

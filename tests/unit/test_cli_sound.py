@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxport.cli._sound import read_wav, resampled
+from onnxport.cli._audio import read_wav, resampled
 from onnxport.errors import OptionError
 
 
@@ -20,11 +20,11 @@ def save(file: Path, samples: np.ndarray, rate: int, width: int, channels: int =
     whole = np.round(samples * (2 ** (8 * width - 1) - 1)).astype("<i8") + (128 if width == 1 else 0)
     frames = np.repeat(whole[:, None], channels, axis=1).astype("<i8")
     data = frames.reshape(-1, 1).view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
-    with wave.open(str(file), "wb") as sound:
-        sound.setnchannels(channels)
-        sound.setsampwidth(width)
-        sound.setframerate(rate)
-        sound.writeframes(data)
+    with wave.open(str(file), "wb") as audio:
+        audio.setnchannels(channels)
+        audio.setsampwidth(width)
+        audio.setframerate(rate)
+        audio.writeframes(data)
 
 
 @pytest.mark.parametrize(("width", "within"), [(1, 1e-2), (2, 1e-4), (3, 1e-6), (4, 1e-6)])
@@ -46,7 +46,7 @@ def test_nothing_above_the_new_limit_is_left() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"not a sound at all, but long enough for a header of one"])
-def test_files_that_are_no_sounds(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_no_audios(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(OptionError, match=r"--audio .*a\.wav: .+; give a \.wav"):
         read_wav(tmp_path / "a.wav", 16_000)

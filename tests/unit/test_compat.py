@@ -54,7 +54,7 @@ def test_folders_that_moved_or_are_gone(statement: str) -> None:
 
 def test_every_old_class_is_in_its_folder() -> None:
     code = (
-        "import onnxport.compat, importlib; from onnxport.architectures import MODEL_FOLDERS\n"
+        "import onnxport.compat, importlib; from onnxport.configs.model_types import MODEL_FOLDERS\n"
         "for folder, names in MODEL_FOLDERS.items():\n"
         "    module = importlib.import_module(f'transformers.models.{folder}')\n"
         "    assert all(hasattr(module, name) for name in names), folder\n"

@@ -27,7 +27,7 @@ def test_texts() -> None:
     assert "other" not in found
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     pixels = {"pixel_values": ("float32", ("batch_size", 3, "height", "width"))}
     mask = {"pixel_mask": ("int64", ("batch_size", "height", "width"))}
     found = completed(graph(**pixels, **mask), {"pixel_values": np.zeros((2, 3, 4, 5))})

@@ -125,7 +125,7 @@ def test_anything_else_is_refused() -> None:
         Encoder(BertConfig()).generate_dummy_inputs(object())
 
 
-def test_pictures_are_sized_by_the_image_processor() -> None:
+def test_images_are_sized_by_the_image_processor() -> None:
     processor = ViTImageProcessor(size={"height": 12, "width": 16})
     state = numpy.random.get_state()[1].copy()
     inputs = Encoder(BertConfig()).generate_dummy_inputs(processor, batch_size=3, framework="pt")
@@ -142,7 +142,7 @@ def test_an_image_processor_of_something_else_is_refused() -> None:
         Encoder(BertConfig()).generate_dummy_inputs(processor)
 
 
-def test_sound_has_the_rate_of_its_extractor() -> None:
+def test_audio_has_the_rate_of_its_extractor() -> None:
     extractor = WhisperFeatureExtractor(feature_size=8)
     inputs = Listener(BertConfig()).generate_dummy_inputs(extractor, framework="pt")
     assert inputs["input_features"].shape == (2, 8, 3000)
@@ -154,7 +154,7 @@ def test_a_processor_lends_the_part_that_the_inputs_need(tokenizer: Any) -> None
     assert "input_features" in Listener(BertConfig()).generate_dummy_inputs(whole, framework="pt")
 
 
-def test_a_hook_makes_the_pictures() -> None:
+def test_a_hook_makes_the_images() -> None:
     class Black(Encoder):
         def _generate_dummy_images(self, *sizes: Any, **named: Any) -> list[Any]:
             return [numpy.zeros((10, 10, 3), dtype=numpy.uint8)]

@@ -13,15 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxport
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.containment import check_links, files_inside, inside
 from onnxport.errors import CorruptCheckpointError, OnnxportError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.options import ExportOptions
 from onnxport.runtime.bench import Workload, bench
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.mapped import open_mapped
-from onnxport.weights.checkpoint import open_checkpoint
-from onnxport.weights.preprocessors import check_audio_tokenizer
 from tests.unit.test_sentence_modules import DENSE, OLD, make
 
 OUTSIDE = ("../secret", "a/../../secret", "/etc/hostname", "C:\\secret", "..\\secret", "\\\\host\\share", "", "x\0y")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from onnxport.checkpoint import digest
+from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.errors import CheckpointNotFoundError
-from onnxport.weights import digest
-from onnxport.weights.digest import digesting, sha256_of_files
 
 
 def test_they_are_those_of_the_files(tmp_path: Path) -> None:

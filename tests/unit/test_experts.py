@@ -13,7 +13,7 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
     SwitchTransformersTop1Router,
 )
 
-from onnxport.passes.patch import patched
+from onnxport.patching.patch import patched
 from onnxport.tracing.experts import EXPERTS
 
 SIZE, INNER, COUNT = 8, 16, 4

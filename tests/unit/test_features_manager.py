@@ -10,7 +10,7 @@ import pytest
 import transformers
 from transformers import BertConfig, GPT2Config
 
-from onnxport.configs.tasks import canonical_task
+from onnxport.description.tasks import canonical_task
 from onnxport.onnx.features import FeaturesManager
 from onnxport.onnx.utils import get_preprocessor
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.configs.fitting import as_codes, fit, fitted_axes
+from onnxport.description.fitting import as_codes, fit, fitted_axes
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_codes_stand_beside_or_below_each_other(kind: str, shape: tuple[int, ...
     assert as_codes(SimpleNamespace(model_type=kind, num_codebooks=4), tokens).shape == shape
 
 
-def test_a_sound_is_as_long_as_its_text() -> None:
+def test_a_audio_is_as_long_as_its_text() -> None:
     config = SimpleNamespace(model_type="any", audio_length_per_tok=8)
     inputs: dict[str, Any] = {"input_ids": torch.ones(2, 5), "input_features": torch.ones(2, 80, 3000)}
     fit(config, ["input_ids", "input_features"], inputs)

@@ -17,7 +17,7 @@ from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddin
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
-from onnxport.passes.patch import Patch, patched
+from onnxport.patching.patch import Patch, patched
 from onnxport.tracing.patches import PATCHES, fake_patches
 from onnxport.tracing.sizes import SIZES, symbolic_sizes
 
@@ -68,15 +68,15 @@ def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed:
 def test_a_codecs_padding_is_computed_with_numbers(length: int, stride: int) -> None:
     torch.manual_seed(0)
     layer = EncodecConv1d(EncodecConfig(), 2, 3, kernel_size=2 * stride, stride=stride).eval()
-    sound = torch.randn(1, 2, length)
+    audio = torch.randn(1, 2, length)
     with torch.no_grad():
-        expected = layer(sound)
+        expected = layer(audio)
         with patched(of(SIZES, "encodec")):
-            torch.testing.assert_close(layer(sound), expected)
-        torch.testing.assert_close(layer(sound), expected)
+            torch.testing.assert_close(layer(audio), expected)
+        torch.testing.assert_close(layer(audio), expected)
 
 
-def test_tokens_of_texts_and_sounds_are_computed_at_once() -> None:
+def test_tokens_of_texts_and_audios_are_computed_at_once() -> None:
     torch.manual_seed(0)
     config = HiggsAudioV2Config(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, intermediate_size=8)
     config._attn_implementation = "eager"

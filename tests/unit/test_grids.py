@@ -12,13 +12,13 @@ from transformers.models.kimi_k25 import modeling_kimi_k25
 from transformers.models.lfm2_vl.modeling_lfm2_vl import Lfm2VlMultiModalProjector
 from transformers.models.muse_spark import modeling_muse_spark
 
-from onnxport.configs._grid_methods import _shrunk
-from onnxport.configs._grid_tracing import _FUNCTIONS
-from onnxport.configs._places import Places
-from onnxport.configs.lfm2 import _blocks
+from onnxport.architectures.lfm2_vl import _blocks
+from onnxport.description._packed_patch_methods import _shrunk
+from onnxport.description._packed_patch_tracing import _FUNCTIONS
+from onnxport.description._patch_positions import Places
 
 GRIDS = torch.tensor([[1, 8, 12], [1, 12, 4], [2, 4, 20]])
-PICTURES = torch.tensor([[1, 8, 12], [1, 12, 4]])
+IMAGES = torch.tensor([[1, 8, 12], [1, 12, 4]])
 
 
 def count(grids: torch.Tensor) -> int:
@@ -63,8 +63,8 @@ def test_windows(side: int) -> None:
 def test_blocks() -> None:
     ours = replaced("get_vision_pixel_shuffle_index", GRIDS, 2)
     assert torch.equal(ours, modeling_muse_spark.get_vision_pixel_shuffle_index(GRIDS, 2))
-    ours = replaced("get_vision_temporal_merge_index", PICTURES, 2, 2)
-    assert torch.equal(ours, modeling_kimi_k25.get_vision_temporal_merge_index(PICTURES, 2, 2))
+    ours = replaced("get_vision_temporal_merge_index", IMAGES, 2, 2)
+    assert torch.equal(ours, modeling_kimi_k25.get_vision_temporal_merge_index(IMAGES, 2, 2))
 
 
 def test_frames() -> None:
@@ -78,7 +78,7 @@ def test_number_of_is_the_reverse_of_in_blocks() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
-def test_half_a_picture(side: int) -> None:
+def test_half_a_image(side: int) -> None:
     grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
     states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
     theirs = unshuffled(states, grids, sides)
@@ -98,11 +98,11 @@ def _begins(numbers: torch.Tensor) -> list[int]:
     return [0, *changes.tolist(), len(numbers)]
 
 
-def test_blocks_of_pictures_are_those_of_the_original() -> None:
+def test_blocks_of_images_are_those_of_the_original() -> None:
     projector: Any = SimpleNamespace(factor=2)
     states, shapes = torch.randn(2, 24, 3), torch.tensor([[4, 6], [6, 2]])
     found, full = _blocks(states, shapes, 2)
-    for picture, (rows, columns) in enumerate(shapes.tolist()):
-        own = states[picture, : rows * columns].reshape(1, rows, columns, 3)
+    for image, (rows, columns) in enumerate(shapes.tolist()):
+        own = states[image, : rows * columns].reshape(1, rows, columns, 3)
         expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, own).flatten(1, 2)[0]
-        torch.testing.assert_close(found[picture][full[picture]], expected)
+        torch.testing.assert_close(found[image][full[image]], expected)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from onnxport.blueprints.keys import export_key
+from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import Checkpoint
 from tests.unit.weights_files import checkpoint
 
 CONFIG = {"model_type": "bert", "num_hidden_layers": 2, "dtype": "float32"}

@@ -10,8 +10,13 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperFeatureExtractor
 
-from onnxport.configs.multimodal import MediaOnnxConfig, PictureOnnxConfig, method_of, text_part
-from onnxport.configs.patches import PatchesOnnxConfig
+from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
+from onnxport.description.multimodal import (
+    ImageSizesEncoderOnnxConfig,
+    ModalityEncoderOnnxConfig,
+    language_model,
+    method_of,
+)
 from onnxport.errors import UnsupportedError
 
 BINS, SIZE = 8, 16
@@ -47,8 +52,8 @@ def extractor() -> Any:
     return WhisperFeatureExtractor(feature_size=BINS, chunk_length=3)
 
 
-def test_sounds_have_masks_and_lengths_that_a_model_takes() -> None:
-    described = MediaOnnxConfig(Hears(), "audio_encoder", extractor())
+def test_audios_have_masks_and_lengths_that_a_model_takes() -> None:
+    described = ModalityEncoderOnnxConfig(Hears(), "audio_encoder", extractor())
     assert list(described.inputs) == ["input_features", "input_features_mask"]
     made = described.generate_dummy_inputs(extractor())
     frames = made["input_features"].shape[2]
@@ -67,12 +72,12 @@ def test_a_model_without_what_makes_its_input_is_refused() -> None:
             return input_values
 
     with pytest.raises(UnsupportedError, match="makes input_values"):
-        MediaOnnxConfig(Deaf(), "audio_encoder", extractor())
+        ModalityEncoderOnnxConfig(Deaf(), "audio_encoder", extractor())
 
 
-def test_a_picture_whose_size_is_told_is_encoded_alone() -> None:
-    assert PictureOnnxConfig.fits(Sees(), "vision_encoder")
-    described = PictureOnnxConfig(Sees(), "vision_encoder", None)
+def test_a_image_whose_size_is_told_is_encoded_alone() -> None:
+    assert ImageSizesEncoderOnnxConfig.fits(Sees(), "vision_encoder")
+    described = ImageSizesEncoderOnnxConfig(Sees(), "vision_encoder", None)
     assert described.inputs == {"pixel_values": {2: "height", 3: "width"}}
     (states,) = described.run(Sees(), {"pixel_values": torch.rand(1, 3, 4, 6)}).values()
     assert states.shape == (24, 3)
@@ -90,7 +95,7 @@ def test_what_takes_patches_is_given_patches() -> None:
             own = (image_position_ids >= 0).all(-1)
             return SimpleNamespace(pooler_output=self.vision_embed(pixel_values)[own].split(own.sum(-1).tolist()))
 
-    described = PatchesOnnxConfig(Cut(), "vision_encoder", None)
+    described = ImagePatchesEncoderOnnxConfig(Cut(), "vision_encoder", None)
     assert described.inputs["pixel_values"] == {0: "batch", 1: "patches"}
     made = described.generate_dummy_inputs(None, batch_size=3)
     assert made["pixel_values"].shape == (3, 20, 12)
@@ -107,6 +112,6 @@ def test_a_method_is_found_in_the_bare_model() -> None:
 def test_the_text_is_written_by_the_model_inside_that_generates() -> None:
     text = LlamaForCausalLM(Hears.config)
     whole = SimpleNamespace(language_model=text)
-    assert text_part(whole) is text
+    assert language_model(whole) is text
     bare = SimpleNamespace(language_model=text.model)
-    assert text_part(bare) is bare
+    assert language_model(bare) is bare

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from onnxport import ExportOptions
+from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.errors import OptionError
 from onnxport.validation import memory
 from onnxport.validation.memory import MARGIN, Way, Weights, available_memory, choose, way_for, weights_of
-from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
 
 GIB = 2**30
 NO_LIMIT = 9223372036854771712
@@ -129,7 +129,7 @@ def test_packed_numbers_count_each(tmp_path: Path) -> None:
 
 
 def test_the_factors_of_an_adapter_count(tmp_path: Path) -> None:
-    from onnxport.weights.adapters import Adapter
+    from onnxport.checkpoint.adapters import Adapter
 
     found = checkpoint(tmp_path, {"a": ("F32", [1000, 1000])})
     shapes = {"a.lora_A.weight": (64, 1000), "a.lora_B.weight": (1000, 64)}

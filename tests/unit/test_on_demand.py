@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from onnxport.binding.bind import Binding
+from onnxport.checkpoint.reading import Reader, take_inventory
 from onnxport.errors import WeightsMismatchError
 from onnxport.validation import on_demand
 from onnxport.validation.on_demand import OnDemand, Source, as_tensor, read_on_demand
 from onnxport.weights import building
-from onnxport.weights.binding import Binding
 from onnxport.weights.expressions import ByteRange, Expression, InMemory
-from onnxport.weights.reading import Reader, take_inventory
 
 
 class Counting:
@@ -168,8 +168,8 @@ import json, sys
 from pathlib import Path
 import torch
 from onnxport.validation.on_demand import read_on_demand
-from onnxport.weights.binding import Binding
-from onnxport.weights.reading import Reader, take_inventory
+from onnxport.binding.bind import Binding
+from onnxport.checkpoint.reading import Reader, take_inventory
 
 directory, side, count = Path(sys.argv[1]), 4096, 8
 size = side * side * 2

@@ -10,7 +10,7 @@ from onnxport.errors import OptionError, OutputError
 from onnxport.options import ExportOptions
 from onnxport.weights import building
 from onnxport.weights.expressions import ByteRange, InMemory, Stored
-from onnxport.weights.planning import LARGE_TENSOR, PAGE, plan_graph
+from onnxport.writing.planning import LARGE_TENSOR, PAGE, plan_graph
 from tests.unit.weights_files import Array, graph
 
 ALWAYS = ExportOptions(external_data="always")

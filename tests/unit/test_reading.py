@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxport.checkpoint.reading import Reader, take_inventory
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.weights.expressions import ByteRange
-from onnxport.weights.reading import Reader, take_inventory
 from tests.unit.weights_files import checkpoint
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.configs.derived import _refusal
-from onnxport.configs.recipes import Setting, asked_for, places_before, recipe, takes_frames
+from onnxport.description.derived import _refusal
+from onnxport.description.dummy_inputs import Setting, asked_for, places_before, recipe, takes_frames
 from onnxport.errors import UnsupportedError
-from onnxport.passes.patch import patched
+from onnxport.loading.load import config_for
+from onnxport.patching.patch import patched
 from onnxport.tracing.patches import PATCHES, _averages, _HalfOfLimits, _pool_any_size
-from onnxport.weights.loading import config_for
 
 
 def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:
@@ -67,15 +67,13 @@ def test_a_video_has_frames() -> None:
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (6, 6)])
 def test_a_pool_of_any_size_averages_as_torch_does(size: tuple[int, int]) -> None:
-    pictures = torch.randn(2, 3, *size)
-    rows, columns = _averages(pictures, -2, 3), _averages(pictures, -1, 2)
-    assert torch.allclose(
-        rows @ pictures @ columns.T, torch.nn.functional.adaptive_avg_pool2d(pictures, (3, 2)), atol=1e-6
-    )
+    images = torch.randn(2, 3, *size)
+    rows, columns = _averages(images, -2, 3), _averages(images, -1, 2)
+    assert torch.allclose(rows @ images @ columns.T, torch.nn.functional.adaptive_avg_pool2d(images, (3, 2)), atol=1e-6)
 
 
 def test_a_pool_of_known_size_is_left_alone() -> None:
-    assert _pool_any_size(lambda pictures, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
+    assert _pool_any_size(lambda images, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
 
 
 def test_a_class_of_a_part_gets_the_part_of_the_configuration() -> None:
@@ -140,13 +138,13 @@ def test_a_masked_autoencoder_gets_a_number_for_each_patch() -> None:
     assert noise.unique().numel() == 16
 
 
-def test_a_text_begins_with_the_places_of_its_picture() -> None:
+def test_a_text_begins_with_the_places_of_its_image() -> None:
     mask = make("image_embeds_position_mask", {"latent_query_num": 2}, input_ids=torch.ones(2, 5, dtype=torch.int64))
     assert mask.tolist() == [[1, 1, 0, 0, 0]] * 2
 
 
 @pytest.mark.parametrize(("half", "shape"), [("encoder", (2, 1, 18)), ("decoder", (2, 16, 3))])
-def test_halves_of_a_tokenizer_of_sounds_take_samples_or_states(half: str, shape: tuple[int, ...]) -> None:
+def test_halves_of_a_tokenizer_of_audios_take_samples_or_states(half: str, shape: tuple[int, ...]) -> None:
     config = SimpleNamespace(model_type=f"any_{half}", downsampling_ratios=(2, 3), channels=1, hidden_size=16)
     made = recipe("hidden_states")
     assert made is not None
@@ -155,9 +153,9 @@ def test_halves_of_a_tokenizer_of_sounds_take_samples_or_states(half: str, shape
         made.make(Setting(SimpleNamespace(model_type="any"), 2, {}))
 
 
-def test_each_token_sees_one_picture_more_than_the_one_before() -> None:
-    pictures, tokens = torch.zeros(2, 3, 3, 8, 8), torch.ones(2, 4, dtype=torch.int64)
-    mask = make("image_attention_mask", {}, pixel_values=pictures, input_ids=tokens)
+def test_each_token_sees_one_image_more_than_the_one_before() -> None:
+    images, tokens = torch.zeros(2, 3, 3, 8, 8), torch.ones(2, 4, dtype=torch.int64)
+    mask = make("image_attention_mask", {}, pixel_values=images, input_ids=tokens)
     assert mask[1].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
 
 
@@ -168,7 +166,7 @@ def test_what_moves_a_robot_has_the_sizes_of_its_states_and_actions() -> None:
     assert make("timestep", sizes).shape == (2,)
 
 
-def test_as_many_tokens_before_a_text_as_its_pictures_have_states() -> None:
+def test_as_many_tokens_before_a_text_as_its_images_have_states() -> None:
     text = SimpleNamespace(num_image_tokens=4)
     vlm = SimpleNamespace(text_config=text, image_token_id=9)
     assert places_before(SimpleNamespace(vlm_config=vlm)) == (4, 9)
@@ -181,7 +179,7 @@ def test_patches_of_a_square_have_places_and_the_rest_are_padding() -> None:
     assert places[1].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [-1, -1], [-1, -1]]
 
 
-def test_states_are_made_of_patches_of_their_own_picture() -> None:
+def test_states_are_made_of_patches_of_their_own_image() -> None:
     pooled = make("image_token_pooling", {}, pixel_values=torch.zeros(2, 20, 3))
     assert pooled.shape == (8, 4)
     assert pooled[3].tolist() == [12, 13, -1, -1]

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from onnxport.tracing.layers import find_stacks
-from onnxport.tracing.numbers import watched_numbers
+from onnxport.tracing.numbers import watched_layer_indices
 from onnxport.tracing.reduction import TracedStack, reduce
 
 
@@ -89,7 +89,7 @@ def _passed_on(config: Any, number: int, layer: Any) -> None:
 @pytest.mark.parametrize("rule", [_first, _passed_on])
 def test_what_is_the_same_for_all_layers_is_no_decision(rule: Any) -> None:
     model = Model(Config(num_hidden_layers=2))
-    with watched_numbers(model, (TracedStack("layers", (0, 0), (0,) * 5),)) as seen:
+    with watched_layer_indices(model, (TracedStack("layers", (0, 0), (0,) * 5),)) as seen:
         model.decide(rule)
     assert not seen.places
     assert type(model.layers[1].layer_idx) is int
@@ -115,7 +115,7 @@ def _all_widths(config: Any, number: int, layer: Any) -> int:
 def test_a_decision_by_number_stops_the_trace(rule: Any) -> None:
     model = Model(Config(num_hidden_layers=2, special=[3], widths=[1, 2]))
     stacks = (TracedStack("layers", (0, 0), (0,) * 5),)
-    with watched_numbers(model, stacks) as seen, pytest.raises(Exception, match=rule.__name__):
+    with watched_layer_indices(model, stacks) as seen, pytest.raises(Exception, match=rule.__name__):
         model.decide(rule)
     assert seen.stacks == {"layers"}
     assert model.config.widths == [1, 2]

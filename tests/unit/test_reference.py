@@ -12,11 +12,11 @@ import pytest
 
 import onnxport
 from onnxport.bundles.manifest import Manifest
+from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.cli import main
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UntrustedCodeError
 from onnxport.options import ExportOptions
 from onnxport.validation.reference import choose_reference
-from onnxport.weights.checkpoint import open_checkpoint
 from tests.unit.test_checkpoint import write_safetensors
 from tests.unit.test_containment import write_export
 

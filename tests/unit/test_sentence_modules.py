@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.cli import _answers
 from onnxport.cli._exported import Exported
 from onnxport.cli._feeds import Given
-from onnxport.configs.sentence import Dense, Normalize, Pooling
+from onnxport.description.sentence_embedding import Dense, Normalize, Pooling
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.unit.test_checkpoint import write_safetensors
 
 OLD = "sentence_transformers.models."
@@ -99,7 +99,7 @@ def test_the_model_may_lie_in_a_directory_of_its_own(tmp_path: Path) -> None:
 def test_another_task_leaves_the_modules_out(tmp_path: Path) -> None:
     root = make(tmp_path, [(f"{OLD}Pooling", {"pooling_mode": "unheard of"})])
     assert opened(root, task="feature-extraction").sentence is None
-    assert opened(root, towers=True).sentence is None
+    assert opened(root, split_encoders=True).sentence is None
 
 
 def test_a_directory_that_scores_pairs_has_no_embeddings(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import BartConfig, BloomConfig, CLIPConfig, DetrConfig, GPT2Config
 
-from onnxport.architectures import load_config_class
-from onnxport.configs.signature import Signature, axis_size, signature_of, solve
+from onnxport.configs.model_types import load_config_class
+from onnxport.description.signature import Signature, axis_size, signature_of, solve
 
 
 def test_a_past_input_is_as_long_as_the_past() -> None:
@@ -54,13 +54,13 @@ def test_blooms_folded_heads_follow_the_batch() -> None:
     assert axis_size(label, 8, {"batch": 2}, {"batch": 3}) == 12
 
 
-def test_a_mask_of_pixels_is_as_large_as_the_picture() -> None:
+def test_a_mask_of_pixels_is_as_large_as_the_image() -> None:
     config = load_config_class("DetrOnnxConfig")(DetrConfig(), task="object-detection")
     assert config.inputs["pixel_mask"] == {0: "batch"}
     assert signature_of(config).inputs["pixel_mask"] == {0: "batch", 1: "height", 2: "width"}
 
 
-def test_texts_are_compared_with_any_number_of_pictures() -> None:
+def test_texts_are_compared_with_any_number_of_images() -> None:
     found = signature_of(load_config_class("CLIPOnnxConfig")(CLIPConfig())).today()
     assert found.inputs["input_ids"][0] == found.outputs["logits_per_text"][0] == "batch_size"
     assert found.inputs["pixel_values"][0] == found.outputs["logits_per_image"][0] == "image_batch_size"

@@ -9,9 +9,9 @@ from transformers.cache_utils import DynamicCache, LinearAttentionAndFullAttenti
 from transformers.models.kimi_linear.modeling_kimi_linear import recurrent_kimi_delta_attention
 from transformers.models.xlstm.modeling_xlstm import mlstm_recurrent_sequence_native
 
-from onnxport.configs.recurrences import gated_delta_rule
-from onnxport.configs.states import CacheStates
-from onnxport.tracing.lengths import _remember
+from onnxport.description._linear_attention import gated_delta_rule
+from onnxport.description.cache_layout import CacheLayout
+from onnxport.tracing.lengths import _memoize
 
 _TEXT = SimpleNamespace(model_type="any")
 _MODEL = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: _TEXT))
@@ -25,7 +25,7 @@ def test_several_states_of_one_kind_have_numbers() -> None:
         layer.update_conv_state(torch.rand(2, 16 + index, 4), state_idx=index)
     cache = DynamicCache()
     cache.layers = [layer]
-    states = CacheStates.of(_MODEL, cache)
+    states = CacheLayout.of(_MODEL, cache)
     assert list(states.named("inputs")) == [
         "past_key_values.0.key",
         "past_key_values.0.value",
@@ -62,6 +62,6 @@ def test_xlstm_remembers_as_the_original_does() -> None:
         expected, states = mlstm_recurrent_sequence_native(
             query, key, value, *gates, **initial, return_last_states=True
         )
-        found, after = _remember(backend, query, key, value, *gates, **initial)
+        found, after = _memoize(backend, query, key, value, *gates, **initial)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(after, tuple(states))

@@ -15,7 +15,7 @@ from transformers.models.qwen3_asr.configuration_qwen3_asr import Qwen3ASREncode
 from transformers.models.qwen3_omni_moe import configuration_qwen3_omni_moe as moe_config
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as moe
 
-from onnxport.configs.windowed import WindowedSoundOnnxConfig
+from onnxport.architectures.qwen_omni import WindowedAudioEncoderOnnxConfig
 
 _SIZES = {
     **{"num_mel_bins": 8, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "d_model": 16},
@@ -52,7 +52,7 @@ def _moe() -> Any:
 def test_windows_of_one_length_say_what_packed_ones_say(make: Any) -> None:
     torch.manual_seed(0)
     model = make().eval()
-    config = WindowedSoundOnnxConfig(model)
+    config = WindowedAudioEncoderOnnxConfig(model)
     (_, mask_name), (name,) = config.inputs, config.outputs
     frames = 6 * config._window
     features, mask = torch.randn(2, 8, frames), torch.ones(2, frames, dtype=torch.int64)

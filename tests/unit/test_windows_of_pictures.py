@@ -12,7 +12,7 @@ from transformers import SwinConfig
 from transformers.models.sam2 import modeling_sam2
 from transformers.models.swin.modeling_swin import SwinLayer, SwinPatchMerging
 
-from onnxport.passes.patch import patched
+from onnxport.patching.patch import patched
 from onnxport.tracing.windows import DIVISIONS, WINDOWS
 
 SWIN = tuple(patch for patch in WINDOWS if ".swin." in patch.target)
@@ -20,7 +20,7 @@ SWIN = tuple(patch for patch in WINDOWS if ".swin." in patch.target)
 
 @pytest.mark.parametrize("partition", [False, True])
 @pytest.mark.parametrize("size", [(2, 2), (2, 6), (4, 6), (5, 7)], ids=str)
-def test_a_layer_shifts_windows_by_the_size_of_its_picture(size: tuple[int, int], partition: bool) -> None:
+def test_a_layer_shifts_windows_by_the_size_of_its_image(size: tuple[int, int], partition: bool) -> None:
     torch.manual_seed(0)
     config = SwinConfig(window_size=2, attn_implementation="eager")
     fresh: Any = SwinLayer(config, 8, size, num_heads=2, shift_size=1).eval()
@@ -43,15 +43,15 @@ def test_pairs_of_rows_and_columns_are_merged(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 4), (4, 8), (5, 7)], ids=str)
-def test_a_picture_is_parted_and_put_together(size: tuple[int, int]) -> None:
-    picture = torch.randn(2, *size, 3)
-    windows, padded = modeling_sam2.window_partition(picture, 4)
+def test_a_image_is_parted_and_put_together(size: tuple[int, int]) -> None:
+    image = torch.randn(2, *size, 3)
+    windows, padded = modeling_sam2.window_partition(image, 4)
     with patched(tuple(patch for patch in WINDOWS if ".sam2." in patch.target)):
-        found, whole = modeling_sam2.window_partition(picture, 4)
+        found, whole = modeling_sam2.window_partition(image, 4)
         again = modeling_sam2.window_unpartition(found, 4, whole, size)
     torch.testing.assert_close(found, windows)
     assert whole == padded
-    torch.testing.assert_close(again, picture)
+    torch.testing.assert_close(again, image)
 
 
 def test_sizes_that_are_divided_again_and_again_stay_flat() -> None:

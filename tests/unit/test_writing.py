@@ -16,17 +16,18 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from onnxport.bundles.directory import staged
+from onnxport.binding.bind import Binding
+from onnxport.binding.bound_graphs import BoundTensor, bind_graph
+from onnxport.bundles.output import staged
+from onnxport.checkpoint.reading import Reader
 from onnxport.errors import CheckpointError, CorruptCheckpointError, OutputError, WeightsMismatchError
 from onnxport.options import ExportOptions
-from onnxport.weights import building, linking
-from onnxport.weights.binding import Binding
-from onnxport.weights.bound_graphs import BoundTensor, bind_graph
+from onnxport.weights import building
 from onnxport.weights.expressions import Expression, InMemory
 from onnxport.weights.parameters import ParameterTensor
-from onnxport.weights.planning import plan_graph
-from onnxport.weights.reading import Reader
-from onnxport.weights.writing import save_graph, write_graph
+from onnxport.writing import linking
+from onnxport.writing.planning import plan_graph
+from onnxport.writing.write import save_graph, write_graph
 from tests.unit.weights_files import Array, checkpoint, graph
 
 RANDOM = np.random.default_rng(0)
@@ -195,10 +196,10 @@ def test_a_limit_on_files_is_an_error(tmp_path: Path) -> None:
 import resource, signal, sys
 from pathlib import Path
 from tests.unit.test_writing import LAYOUTS, sample
-from onnxport.bundles.directory import staged
+from onnxport.bundles.output import staged
 from onnxport.errors import OutputError
-from onnxport.weights.planning import plan_graph
-from onnxport.weights.writing import write_graph
+from onnxport.writing.planning import plan_graph
+from onnxport.writing.write import write_graph
 directory = Path(sys.argv[1])
 model, _, reader = sample(directory / "checkpoint")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -288,9 +289,9 @@ from pathlib import Path
 import onnx, onnx_ir as ir
 from onnxport.options import ExportOptions
 from onnxport.weights import building
-from onnxport.weights.planning import plan_graph
-from onnxport.weights.reading import Reader
-from onnxport.weights.writing import write_graph
+from onnxport.writing.planning import plan_graph
+from onnxport.checkpoint.reading import Reader
+from onnxport.writing.write import write_graph
 from onnxport.weights.expressions import Stored
 from tests.unit.weights_files import graph
 directory = Path(sys.argv[1])

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save_file
 
-from onnxport.weights.bound_graphs import BoundTensor
+from onnxport.binding.bound_graphs import BoundTensor
+from onnxport.checkpoint.reading import Inventory, Reader, take_inventory
 from onnxport.weights.expressions import Expression, Reads
-from onnxport.weights.reading import Inventory, Reader, take_inventory
 
 Array = np.ndarray[Any, Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.multimodal import EmbeddingOnnxConfig, StatesOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.multimodal import EmbeddingOnnxConfig, EmbedsDecoderOnnxConfig
 
 MODEL_TYPE, MODEL_CLASS = "bark", "BarkModel"
 _LENGTH = 6
@@ -29,7 +29,7 @@ def parts_of(model: Any, last_logits: bool) -> Iterator[tuple[str, Any, OnnxConf
     semantic, coarse = model.semantic, model.coarse_acoustics
     texts, codes = plain_tokenizer(semantic.config), plain_tokenizer(coarse.config)
     yield "semantic_embed_tokens", semantic, EmbeddingOnnxConfig(semantic.config), texts
-    yield "semantic_model", semantic, StatesOnnxConfig(semantic, texts, last_logits), texts
+    yield "semantic_model", semantic, EmbedsDecoderOnnxConfig(semantic, texts, last_logits), texts
     yield "coarse_model", coarse, DerivedOnnxConfig(coarse, codes, True, last_logits), codes
     yield "fine_model", model.fine_acoustics, FineOnnxConfig(model.fine_acoustics.config), codes
 

@@ -10,33 +10,40 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures import MODEL_TYPES, bark, load_config_class
-from onnxport.configs import anyres, grids, lfm2, phi4, realtime, sounds, windowed
-from onnxport.configs.components import MEDIA
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import (
+from onnxport.architectures import bark
+from onnxport.architectures import lfm2_vl as lfm2
+from onnxport.architectures import llava_next as anyres
+from onnxport.architectures import phi4_multimodal as phi4
+from onnxport.architectures import qwen2_audio as audios
+from onnxport.architectures import qwen_omni as windowed
+from onnxport.architectures import voxtral_realtime as realtime
+from onnxport.configs.model_types import MODEL_TYPES, load_config_class
+from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.description import packed_patches as grids
+from onnxport.description.cache_layout import CACHE_NAMES
+from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
+from onnxport.description.encoder_decoder import (
+    CrossAttentionDecoderOnnxConfig,
     DecoderOnnxConfig,
     EncoderOnnxConfig,
     InnerEncoderOnnxConfig,
-    TextDecoderOnnxConfig,
 )
-from onnxport.configs.multimodal import (
+from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
+from onnxport.description.multimodal import (
     EmbeddingOnnxConfig,
-    MediaOnnxConfig,
-    PictureOnnxConfig,
-    StatesOnnxConfig,
-    TilesOnnxConfig,
-    hears,
+    EmbedsDecoderOnnxConfig,
+    ImageSizesEncoderOnnxConfig,
+    ModalityEncoderOnnxConfig,
+    TiledImageEncoderOnnxConfig,
+    has_audio,
+    language_model,
     method_of,
-    text_part,
 )
-from onnxport.configs.own import own_config
-from onnxport.configs.patches import PatchesOnnxConfig
-from onnxport.configs.plain_tokenizer import plain_tokenizer
-from onnxport.configs.sentence import SentenceOnnxConfig
-from onnxport.configs.states import CACHE_NAMES
-from onnxport.configs.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
-from onnxport.configs.towers import TowerOnnxConfig, towers_of
+from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
+from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import ExportOptions
 
@@ -116,7 +123,7 @@ def _of_media(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
     """Return the task of a decoder that sees or hears: Transformers lists some among those of texts, too."""
     if not _reads_media(config):
         return None
-    return next((task for task in fitting if task.name in _FROM_MEDIA), None)
+    return next((task for task in fitting if task.name in _MULTIMODAL_TASKS), None)
 
 
 def _reads_media(config: PreTrainedConfig) -> bool:
@@ -129,7 +136,7 @@ def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Say whether a class makes its output token by token, each from a cache of those before it."""
     if task.name == "text-generation" and not _takes_cache(architecture):
         return False
-    reads = task.name in _FROM_MEDIA and (_reads_media(config) or hasattr(config, "text_config"))
+    reads = task.name in _MULTIMODAL_TASKS and (_reads_media(config) or hasattr(config, "text_config"))
     if task.name == "text-generation" or reads:
         return not config.is_encoder_decoder
     return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
@@ -144,7 +151,7 @@ def _takes_cache(architecture: str) -> bool:
     return known is None or not names.isdisjoint(inspect.signature(known.forward).parameters)
 
 
-_FROM_MEDIA = ("image-to-text", "audio-text-to-text")
+_MULTIMODAL_TASKS = ("image-to-text", "audio-text-to-text")
 _FROM_ENCODERS = ("text2text-generation", "automatic-speech-recognition", "image-to-text")
 
 
@@ -168,7 +175,7 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
         if fitting := _fitting(config, name):
             own = [architecture for architecture in config.architectures or () if architecture in fitting]
             found = class_named([*own, *fitting][0], config.model_type)
-            return _with_forward(writer_of(found) if task.name in _FROM_MEDIA else found)
+            return _with_forward(generation_class(found) if task.name in _MULTIMODAL_TASKS else found)
     for name in task.auto_classes:
         if name in own_code:
             raise UntrustedCodeError(_untrusted(_class_name(own_code[name])))
@@ -204,7 +211,7 @@ def _with_forward(model_class: type) -> type:
     return model_class
 
 
-def writer_of(model_class: type) -> type:
+def generation_class(model_class: type) -> type:
     """Return what reads and writes texts of a model that has no forward as a whole: Qwen's Omni models also speak."""
     import transformers
 
@@ -218,7 +225,7 @@ _WRITERS = {
 }
 
 
-def as_text(task: Task, chosen: type) -> Task:
+def text_only(task: Task, chosen: type) -> Task:
     """Return the task of texts for a class that Transformers lists among those of pictures, but takes none (Mistral 4).
 
     Args:
@@ -226,13 +233,13 @@ def as_text(task: Task, chosen: type) -> Task:
         chosen: a class of models.
     """
     names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
-    reads = any(name.startswith(_MEDIA_INPUTS) for name in names)
-    if task.name not in _FROM_MEDIA or reads or "input_ids" not in names:
+    reads = any(name.startswith(_MODALITY_INPUTS) for name in names)
+    if task.name not in _MULTIMODAL_TASKS or reads or "input_ids" not in names:
         return task
     return canonical_task("text-generation").past(task.with_past)
 
 
-_MEDIA_INPUTS = ("pixel", "image", "flattened", "input_features", "input_values", "audio", "protein")
+_MODALITY_INPUTS = ("pixel", "image", "flattened", "input_features", "input_values", "audio", "protein")
 """What parameters of forwards begin with that take more than a text."""
 
 
@@ -329,7 +336,7 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: what the checkpoint ships, None for nothing.
-        options: of which `description`, `last_logits` and `towers` matter; the defaults without.
+        options: of which `description`, `last_logits` and `split_encoders` matter; the defaults without.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
@@ -339,11 +346,11 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
         preprocessor = plain_tokenizer(model.config)
     options = options or ExportOptions()
     if options.description is not None:
-        return (Component("model", model, own_config(options.description, model.config), preprocessor),)
-    if options.towers:
+        return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
+    if options.split_encoders:
         return tuple(
-            Component(name, model, TowerOnnxConfig(model, name, preprocessor), preprocessor)
-            for name in towers_of(model)
+            Component(name, model, SplitEncoderOnnxConfig(model, name, preprocessor), preprocessor)
+            for name in split_encoders_of(model)
         )
     if model.config.model_type == bark.MODEL_TYPE:
         return tuple(Component(*part) for part in bark.parts_of(model, options.last_logits))
@@ -351,15 +358,15 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
-    if task.with_past and TextDecoderOnnxConfig.fits(model):
+    if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
         encoder = EncoderOnnxConfig(model.vision_model, preprocessor)
-        decoder = TextDecoderOnnxConfig(model.text_decoder, model.vision_model, encoder, preprocessor)
+        decoder = CrossAttentionDecoderOnnxConfig(model.text_decoder, model.vision_model, encoder, preprocessor)
         return (
             Component("encoder_model", model.vision_model, encoder, preprocessor),
             Component("decoder_model_merged", model.text_decoder, decoder, preprocessor),
         )
-    if task.with_past and (realtime.fits(model) or task.name in _FROM_MEDIA):
-        return _media_and_text(model, task, preprocessor, options.last_logits)
+    if task.with_past and (realtime.fits(model) or task.name in _MULTIMODAL_TASKS):
+        return _encoders_and_decoder(model, task, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
     return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
@@ -394,21 +401,28 @@ def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]
     )
 
 
-def _media_and_text(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
+def _encoders_and_decoder(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
     """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    having = [name for name, part in MEDIA.items() if method_of(model, part.method) is not None and _has(model, name)]
-    media = _MEDIA_OF.get(model.config.model_type, having)
-    if task.name == "image-to-text" and len(media) == len(MEDIA) and not hears(model, preprocessor):
+    having = [
+        name
+        for name, part in MODALITY_ENCODERS.items()
+        if method_of(model, part.method) is not None and _has(model, name)
+    ]
+    encoders = _ENCODERS_OF.get(model.config.model_type, having)
+    if task.name == "image-to-text" and len(encoders) == len(MODALITY_ENCODERS) and not has_audio(model, preprocessor):
         logger.warning("the checkpoint has nothing that prepares sounds: the encoder of sounds is left out")
-        media = [name for name in media if name != "audio_encoder"]
-    if not media or not hasattr(model, "get_input_embeddings"):
+        encoders = [name for name in encoders if name != "audio_encoder"]
+    if not encoders or not hasattr(model, "get_input_embeddings"):
         raise UnsupportedError(
             f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
             "past; add --no-past"
         )
-    takes_states, text = _states_class(model), text_part(model)
+    takes_states, text = _decoder_class(model), language_model(model)
     return (
-        *(Component(name, model, _describe_media(model, name, preprocessor), preprocessor) for name in media),
+        *(
+            Component(name, model, _describe_modality_encoder(model, name, preprocessor), preprocessor)
+            for name in encoders
+        ),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
         Component("decoder_model_merged", text, takes_states(text, preprocessor, last_logits), preprocessor),
     )
@@ -420,46 +434,50 @@ def _has(model: Any, component: str) -> bool:
     return getattr(model.config, field, True) is not None
 
 
-def _states_class(model: Any) -> type[StatesOnnxConfig]:
+def _decoder_class(model: Any) -> type[EmbedsDecoderOnnxConfig]:
     config = model.config
     if realtime.fits(model):
-        return realtime.RealtimeStatesOnnxConfig
+        return realtime.RealtimeEmbedsDecoderOnnxConfig
     if config.model_type == anyres.DEEP:
-        return anyres.DeepTextOnnxConfig
-    if not hasattr(config, "vision_config") or not grids.has_three_positions(config):
-        return StatesOnnxConfig
-    return grids.DeepStatesOnnxConfig if grids.is_deep(config) else grids.GridStatesOnnxConfig
+        return anyres.DeepstackTextDecoderOnnxConfig
+    if not hasattr(config, "vision_config") or not grids.uses_mrope(config):
+        return EmbedsDecoderOnnxConfig
+    return grids.DeepstackMropeDecoderOnnxConfig if grids.has_deepstack(config) else grids.MropeDecoderOnnxConfig
 
 
-_MEDIA_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encoder", "audio_encoder"]}
+_ENCODERS_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encoder", "audio_encoder"]}
 """Model type to its encoders, where it has no method for each."""
 
 
-def _describe_media(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
+def _describe_modality_encoder(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
     if model.config.model_type in ("idefics3", "smolvlm"):
-        return TilesOnnxConfig(model.config)
-    if component == "vision_encoder" and grids.takes_grids(model):
-        return (grids.DeepGridOnnxConfig if grids.is_deep(model.config) else grids.GridOnnxConfig)(model)
+        return TiledImageEncoderOnnxConfig(model.config)
+    if component == "vision_encoder" and grids.takes_packed_patches(model):
+        return (
+            grids.DeepstackPatchEncoderOnnxConfig
+            if grids.has_deepstack(model.config)
+            else grids.PackedPatchEncoderOnnxConfig
+        )(model)
     if model.config.model_type == anyres.DEEP:
-        return anyres.DeepAnyresOnnxConfig(model.config)
+        return anyres.DeepstackAnyresEncoderOnnxConfig(model.config)
     if model.config.model_type in anyres.MODEL_TYPES:
-        return anyres.AnyresOnnxConfig(model.config)
-    if component == "audio_encoder" and windowed.tower_of(model) is not None:
-        return windowed.WindowedSoundOnnxConfig(model)
-    if model.config.model_type in sounds.MODEL_TYPES:
-        return sounds.SoundOnnxConfig(model.config)
+        return anyres.AnyresEncoderOnnxConfig(model.config)
+    if component == "audio_encoder" and windowed.audio_encoder_of(model) is not None:
+        return windowed.WindowedAudioEncoderOnnxConfig(model)
+    if model.config.model_type in audios.MODEL_TYPES:
+        return audios.Qwen2AudioEncoderOnnxConfig(model.config)
     if model.config.model_type in lfm2.MODEL_TYPES:
-        return lfm2.ShapedOnnxConfig(model)
+        return lfm2.Lfm2VlVisionOnnxConfig(model)
     if model.config.model_type in phi4.MODEL_TYPES:
         return phi4.config_for(model, component)
-    if PictureOnnxConfig.fits(model, component):
-        return PictureOnnxConfig(model, component, preprocessor)
+    if ImageSizesEncoderOnnxConfig.fits(model, component):
+        return ImageSizesEncoderOnnxConfig(model, component, preprocessor)
     try:
-        return MediaOnnxConfig(model, component, preprocessor)
+        return ModalityEncoderOnnxConfig(model, component, preprocessor)
     except UnsupportedError:
-        if not PatchesOnnxConfig.fits(model, component):
+        if not ImagePatchesEncoderOnnxConfig.fits(model, component):
             raise
-        return PatchesOnnxConfig(model, component, preprocessor)
+        return ImagePatchesEncoderOnnxConfig(model, component, preprocessor)
 
 
 def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
@@ -470,12 +488,12 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
         own = load_config_class(_OWN[model.config.model_type])
         described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
         return described
-    if grids.is_tower(model):
-        return grids.GridTowerOnnxConfig(model)
+    if grids.is_packed_patch_model(model):
+        return grids.PackedPatchModelOnnxConfig(model)
     if model.config.model_type in realtime.TEXTS:
         return realtime.RealtimeTextOnnxConfig(model, preprocessor, task.with_past, last_logits)
-    if windowed.tower_of(model) is model:
-        return windowed.WindowedSoundOnnxConfig(model)
+    if windowed.audio_encoder_of(model) is model:
+        return windowed.WindowedAudioEncoderOnnxConfig(model)
     task = _described_as(model, task, known.features if known is not None else ())
     if known is None or decoder or task.full_feature not in known.features:
         chooses = task.name == "multiple-choice"
@@ -505,8 +523,8 @@ def _describe_sentences(model: Any, task: Task, preprocessor: Any) -> OnnxConfig
     if task.with_past:
         raise UnsupportedError(f"{task.name} has no past: leave {PAST_SUFFIX} out")
     if type(model).__name__.endswith(_ENCODER):
-        return SentenceOnnxConfig(DerivedOnnxConfig(model, preprocessor))
-    return SentenceOnnxConfig(_describe_one(model, canonical_task("feature-extraction"), preprocessor, False))
+        return SentenceEmbeddingOnnxConfig(DerivedOnnxConfig(model, preprocessor))
+    return SentenceEmbeddingOnnxConfig(_describe_one(model, canonical_task("feature-extraction"), preprocessor, False))
 
 
 def _vision_encoder_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:

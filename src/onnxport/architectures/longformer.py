@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.architectures.text_encoders import Axes, TextOnnxConfig
-from onnxport.configs import PatchingSpec, windows
+from onnxport.configs import PatchingSpec
 from onnxport.configs._patching import resolve
+from onnxport.configs.text_encoders import Axes, TextOnnxConfig
+from onnxport.description import _windowed_attention as windows
 
 
 class LongformerOnnxConfig(TextOnnxConfig):

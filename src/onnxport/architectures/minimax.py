@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.states import CacheStates, Remembered
+from onnxport.description.cache_layout import CacheLayout, CacheTensor
+from onnxport.description.derived import DerivedOnnxConfig
 
 if TYPE_CHECKING:
     import torch
@@ -26,22 +26,22 @@ class MiniMaxOnnxConfig(DerivedOnnxConfig):
 
         return [PatchingSpec(modeling.MiniMaxLightningAttention, "forward", _attend)]
 
-    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe what every layer remembers."""
-        layers: list[tuple[Remembered, ...]] = []
+        layers: list[tuple[CacheTensor, ...]] = []
         for number, kind in enumerate(model.config.layer_types):
             if kind == "linear_attention":
                 state = tuple(cache.linear_cache[number].shape[1:])
-                layers.append((Remembered(number, "recurrent_states", "recurrent", state),))
+                layers.append((CacheTensor(number, "recurrent_states", "recurrent", state),))
             else:
                 pair = (cache.layers[number].keys, cache.layers[number].values)
                 layers.append(
                     (
-                        Remembered(number, "keys", "key", tuple(pair[0].shape[1:])),
-                        Remembered(number, "values", "value", tuple(pair[1].shape[1:])),
+                        CacheTensor(number, "keys", "key", tuple(pair[0].shape[1:])),
+                        CacheTensor(number, "values", "value", tuple(pair[1].shape[1:])),
                     )
                 )
-        return CacheStates(tuple(layers), len(layers))
+        return CacheLayout(tuple(layers), len(layers))
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache.

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
-from onnxport.configs.arguments import PAST
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.encoder_decoder import DecoderOnnxConfig
+from onnxport.description.arguments import PAST
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.encoder_decoder import DecoderOnnxConfig
 
 if TYPE_CHECKING:
     import torch

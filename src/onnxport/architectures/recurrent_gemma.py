@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
 from onnxport.configs._base import model_of
-from onnxport.configs.arguments import PAST
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.states import CacheStates, Remembered
+from onnxport.description.arguments import PAST
+from onnxport.description.cache_layout import CacheLayout, CacheTensor
+from onnxport.description.derived import DerivedOnnxConfig
 
 if TYPE_CHECKING:
     import torch
@@ -32,17 +32,19 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
 
         return [PatchingSpec(modeling.RecurrentGemmaRecurrentBlock, "forward", _block)]
 
-    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe what every layer remembers."""
         config, layers = model.config, []
         for number, layer in enumerate(model.model.layers):
             if _recurs(layer):
-                conv = Remembered(number, "conv_states", "conv", (config.lru_width, config.conv1d_width - 1))
-                layers.append((conv, Remembered(number, "recurrent_states", "recurrent", (config.lru_width,))))
+                conv = CacheTensor(number, "conv_states", "conv", (config.lru_width, config.conv1d_width - 1))
+                layers.append((conv, CacheTensor(number, "recurrent_states", "recurrent", (config.lru_width,))))
             else:
                 shape = (config.num_key_value_heads, 0, config.head_dim)
-                layers.append((Remembered(number, "keys", "key", shape), Remembered(number, "values", "value", shape)))
-        return CacheStates(tuple(layers), len(layers))
+                layers.append(
+                    (CacheTensor(number, "keys", "key", shape), CacheTensor(number, "values", "value", shape))
+                )
+        return CacheLayout(tuple(layers), len(layers))
 
     def _given_cache(self, model: Any, inputs: Mapping[str, Any]) -> None:
         """Look for no cache: what is described stands in the configuration."""

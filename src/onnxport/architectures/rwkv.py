@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs import PatchingSpec
-from onnxport.configs.arguments import PAST
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.states import CacheStates, Remembered
+from onnxport.description.arguments import PAST
+from onnxport.description.cache_layout import CacheLayout, CacheTensor
+from onnxport.description.derived import DerivedOnnxConfig
 
 if TYPE_CHECKING:
     import torch
@@ -48,17 +48,17 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
             PatchingSpec(modeling.RwkvFeedForward, "forward", _feed_forward),
         ]
 
-    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe the states of every layer."""
         size, depth = model.config.hidden_size, model.config.num_hidden_layers
         layers = (
             (
-                Remembered(number, "conv_states", "conv", (_SHIFTS, size)),
-                Remembered(number, "recurrent_states", "recurrent", (_SUMS, size)),
+                CacheTensor(number, "conv_states", "conv", (_SHIFTS, size)),
+                CacheTensor(number, "recurrent_states", "recurrent", (_SUMS, size)),
             )
             for number in range(depth)
         )
-        return CacheStates(tuple(layers), depth)
+        return CacheLayout(tuple(layers), depth)
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Return the states as they are; `run` gives the model what it takes."""

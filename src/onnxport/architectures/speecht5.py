@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnxport.configs._base import model_of
-from onnxport.configs.derived import DerivedOnnxConfig
+from onnxport.description.derived import DerivedOnnxConfig
 
 _STATES = {"input_values": 7, "decoder_input_values": 3}
 """Inputs of the bare model, and how long examples are."""

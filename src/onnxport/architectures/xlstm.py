@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.states import CacheStates, Remembered
+from onnxport.description.cache_layout import CacheLayout, CacheTensor
+from onnxport.description.derived import DerivedOnnxConfig
 
 
 class XlstmOnnxConfig(DerivedOnnxConfig):
@@ -20,16 +20,16 @@ class XlstmOnnxConfig(DerivedOnnxConfig):
         """Name what the model takes: also a mask, which it doesn't look at."""
         return (*super().parameters_of(model), "attention_mask")
 
-    def describe_states(self, model: Any, cache: Any) -> CacheStates:
+    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe the states of every layer."""
         layers = tuple(
             tuple(
-                Remembered(layer, "recurrent_states", "recurrent", tuple(state.shape[1:]), number)
+                CacheTensor(layer, "recurrent_states", "recurrent", tuple(state.shape[1:]), number)
                 for number, state in enumerate(states)
             )
             for layer, states in cache.rnn_state.items()
         )
-        return CacheStates(layers, len(layers))
+        return CacheLayout(layers, len(layers))
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Return what the model takes for its cache."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxport.configs.tasks import Task
+from onnxport.binding.bind import Binding
+from onnxport.description.tasks import Task
 from onnxport.stamping import Layers, StampError, stamp
-from onnxport.weights.binding import Binding
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -7,11 +7,11 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from onnxport.binding.bind import Binding
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
-from onnxport.configs.tasks import canonical_task
+from onnxport.description.tasks import canonical_task
 from onnxport.passes.hiding import hidden_parameters
 from onnxport.stamping import Layers
-from onnxport.weights.binding import Binding
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:

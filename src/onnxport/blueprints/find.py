@@ -6,14 +6,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onnxport.binding.bind import relocate
 from onnxport.blueprints import entries
 from onnxport.blueprints.blueprint import Blueprint, TracedGraph, at_full_depth
 from onnxport.blueprints.keys import export_key, trace_key
 from onnxport.blueprints.store import Store
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.reading import Inventory, Reader
 from onnxport.options import ExportOptions, Progress
-from onnxport.weights.binding import relocate
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.reading import Inventory, Reader
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.reading import Inventory
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.reading import Inventory
 
 if TYPE_CHECKING:
     from onnxport.blueprints.make import Draft
@@ -30,7 +30,7 @@ _ADAPTER_NOISE = (
     "auto_mapping",
 )
 """Settings of an adapter that say where it comes from, or that its tensors' names say too."""
-_SHAPING_OPTIONS = ("task", "past", "last_logits", "towers", "opset", "dtype", "framework", "stamping")
+_SHAPING_OPTIONS = ("task", "past", "last_logits", "split_encoders", "opset", "dtype", "framework", "stamping")
 _PREPROCESSOR_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -11,27 +11,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures.describe import Component, as_text, describe, infer_task, model_class
-from onnxport.architectures.sentence import with_head
+from onnxport.architectures.describe import Component, describe, infer_task, model_class, text_only
+from onnxport.binding.bind import Bound, bind
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
-from onnxport.configs.axes import today_label
-from onnxport.configs.examples import Examples
-from onnxport.configs.signature import signature_of
-from onnxport.configs.tasks import SENTENCE_SIMILARITY, Task, canonical_task
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.axes import today_label
+from onnxport.description.examples import Examples
+from onnxport.description.sentence_head import with_head
+from onnxport.description.signature import signature_of
+from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
+from onnxport.loading.load import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.options import ExportOptions, Progress
-from onnxport.passes.patch import patched
-from onnxport.stamping import Layers, StampError, taking_turns
+from onnxport.patching.patch import patched
+from onnxport.stamping import Layers, StampError, interleaved
 from onnxport.tracing import trace
 from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
-from onnxport.tracing.numbers import watched_numbers
+from onnxport.tracing.numbers import watched_layer_indices
 from onnxport.tracing.originals import trace_examples
 from onnxport.tracing.patches import fake_patches
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
-from onnxport.weights.binding import Bound, bind
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.loading import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     if options.last_logits and task.name != "text-generation":
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
     chosen = model_class(config, task, code=code)
-    task = as_text(task, chosen)
+    task = text_only(task, chosen)
     if checkpoint.sentence:
         chosen = with_head(chosen, checkpoint.sentence.modules)
     return Subject(task, chosen, config, load_preprocessor(checkpoint, options))
@@ -157,27 +157,27 @@ def make(
         TraceError: a graph can't be captured.
     """
     known, options = choices
-    proved = _graphs(checkpoint, drafted, (known, options), report)
+    validated_tasks = _graphs(checkpoint, drafted, (known, options), report)
     subject = drafted.subject
     blueprint = Blueprint(
         subject.task,
         type(drafted.bound.model).__name__,
         checkpoint.model_type or drafted.bound.model.config.model_type,
-        tuple(traced for traced, _, _ in proved),
-        tuple(depth for _, depth, _ in proved),
+        tuple(traced for traced, _, _ in validated_tasks),
+        tuple(depth for _, depth, _ in validated_tasks),
         drafted.bound.binding,
         cached=known is not None,
     )
-    return blueprint, tuple(graph for _, _, graph in proved)
+    return blueprint, tuple(graph for _, _, graph in validated_tasks)
 
 
-Proved = tuple[TracedGraph, Depth, "ir.Model"]
+ValidatedTasks = tuple[TracedGraph, Depth, "ir.Model"]
 """A graph as it was traced, how it gets all its layers, and the graph that has them."""
 
 
 def _graphs(
     checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
-) -> list[Proved]:
+) -> list[ValidatedTasks]:
     options = choices[1]
     try:
         return _graphs_of(drafted, choices, report)
@@ -192,7 +192,7 @@ def _graphs(
     return _graphs_of(whole, (None, options), report)
 
 
-def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> list[Proved]:
+def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress) -> list[ValidatedTasks]:
     known, options = choices
     try:
         described = () if known else _describe(drafted.reduction.model, drafted.subject, options)
@@ -202,7 +202,7 @@ def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Pro
         whole = Reduction(drafted.full(), notes=(f"traced at full depth: with few layers, {error}",))
         return _graphs_of(replace(drafted, reduction=whole), choices, report)
     parts: tuple[TracedGraph | Component, ...] = known or described
-    proved = []
+    validated_tasks = []
     for index, part in enumerate(parts):
         report(f"trace {part.name}", index / len(parts))
         try:
@@ -213,11 +213,11 @@ def _graphs_of(drafted: Draft, choices: tuple[Known, ExportOptions], report: Pro
         except StampError as error:
             report(f"trace {part.name} with more layers", index / len(parts))
             traced, depth, graph = _with_more_layers(part.name, drafted, error, options)
-        proved.append((traced, depth, graph))
-    return proved
+        validated_tasks.append((traced, depth, graph))
+    return validated_tasks
 
 
-def _with_more_layers(name: str, drafted: Draft, error: StampError, options: ExportOptions) -> Proved:
+def _with_more_layers(name: str, drafted: Draft, error: StampError, options: ExportOptions) -> ValidatedTasks:
     """Trace a component again: with all layers of the stacks that couldn't be stamped, or else of all stacks."""
     whole: frozenset[str] = frozenset()
     while drafted.less is not None and error.stacks - whole:
@@ -268,7 +268,7 @@ def _trace_few(component: Component, reduction: Reduction, options: ExportOption
     Raises:
         StampError: code decides by a layer's number, or needs all layers.
     """
-    with watched_numbers(reduction.model, reduction.stacks) as seen:
+    with watched_layer_indices(reduction.model, reduction.stacks) as seen:
         try:
             traced = trace_component(component, reduction.model, options)
         except Exception as error:
@@ -328,5 +328,5 @@ def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Lay
     return tuple(
         Layers(tuple(paths), kinds, full)
         for (_, kinds, full), beside in runs.items()
-        for paths in taking_turns(traced.graph.graph, beside)
+        for paths in interleaved(traced.graph.graph, beside)
     )

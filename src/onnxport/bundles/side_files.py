@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from onnxport.checkpoint.sentence_transformers import LIST_FILE
 from onnxport.containment import files_inside
-from onnxport.weights.sentence import LIST_FILE
 
 if TYPE_CHECKING:
-    from onnxport.weights.checkpoint import Checkpoint
+    from onnxport.checkpoint.checkpoint import Checkpoint
 
 _NAMES = (
     "config.json",

@@ -10,9 +10,9 @@ import numpy as np
 
 from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import DTYPES
-from onnxport.weights.preprocessors import check_audio_tokenizer
 
 if TYPE_CHECKING:
     import onnxruntime

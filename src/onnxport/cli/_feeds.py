@@ -80,10 +80,10 @@ def image_feed(exported: Exported, given: Given) -> Arrays:
         raise OptionError("give a picture with --image")
     try:
         with Image.open(given.image) as opened:
-            picture = opened.convert("RGB")
+            image = opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise OptionError(f"--image {given.image}: {getattr(error, 'strerror', None) or error}") from error
-    return _arrays(exported.load("AutoImageProcessor")(images=picture, return_tensors="pt"))
+    return _arrays(exported.load("AutoImageProcessor")(images=image, return_tensors="pt"))
 
 
 def audio_feed(exported: Exported, given: Given) -> Arrays:
@@ -92,7 +92,7 @@ def audio_feed(exported: Exported, given: Given) -> Arrays:
     Raises:
         OptionError: there is no sound, or it can't be read.
     """
-    from onnxport.cli._sound import read_wav
+    from onnxport.cli._audio import read_wav
 
     if not given.audio:
         raise OptionError("give a sound with --audio")

@@ -11,7 +11,7 @@ from onnxport.cli._outcome import DONE
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from onnxport.architectures.proved import ProvedType
+    from onnxport.description.coverage import ValidatedType
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print model types with the tasks that export and validate; of one, why the others don't, too."""
-    from onnxport.architectures.proved import proved
     from onnxport.cli._rendering import print_json, print_line, print_table
+    from onnxport.description.coverage import validated_tasks
 
-    found = proved()
+    found = validated_tasks()
     shown = _chosen(found.types, arguments.model_type, arguments.task)
     if arguments.json:
         print_json({name: asdict(known) for name, known in shown.items()})
@@ -42,13 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _chosen(types: dict[str, ProvedType], model_type: str | None, task: str | None) -> dict[str, ProvedType]:
+def _chosen(types: dict[str, ValidatedType], model_type: str | None, task: str | None) -> dict[str, ValidatedType]:
     """Return the model types to show.
 
     Raises:
         UnsupportedError: no model type has this name, or no task has.
     """
-    from onnxport.configs.tasks import canonical_task
+    from onnxport.description.tasks import canonical_task
 
     name = task and canonical_task(task).full_name
     spelled = {_spelling(known): known for known in types}
@@ -69,9 +69,9 @@ def _spelling(model_type: str) -> str:
     return model_type.replace("_", "-").lower()
 
 
-def _rows(model_type: str, known: ProvedType) -> list[tuple[str, str, str]]:
-    from onnxport.architectures import MODEL_TYPES
-    from onnxport.configs.tasks import canonical_task
+def _rows(model_type: str, known: ValidatedType) -> list[tuple[str, str, str]]:
+    from onnxport.configs.model_types import MODEL_TYPES
+    from onnxport.description.tasks import canonical_task
 
     old = MODEL_TYPES.get(model_type.replace("_", "-"))
     features = {canonical_task(feature).full_name: feature for feature in (old.features if old else ())}

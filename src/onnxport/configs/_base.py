@@ -35,8 +35,8 @@ EXTERNAL_DATA_FORMAT_SIZE_LIMIT = 2 * 1024**3
 Axes = Mapping[str, Mapping[int, str]]
 """Names of tensors, each with the names of its dynamic axes."""
 
-_SOUND_INPUTS = ("input_features", "input_values")
-_SOUND_PARTS = ("feature_extractor", "audio_processor")
+_AUDIO_INPUTS = ("input_features", "input_values")
+_AUDIO_PARTS = ("feature_extractor", "audio_processor")
 _BATCH = {0: "batch"}
 _BATCH_SEQUENCE = {0: "batch", 1: "sequence"}
 
@@ -201,7 +201,7 @@ class OnnxConfig(ABC):
         if kind == "pixel_values":
             images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
             return dict(preprocessor(images=images, return_tensors=returned))
-        if kind in _SOUND_INPUTS:
+        if kind in _AUDIO_INPUTS:
             rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
             audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
             return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
@@ -290,12 +290,12 @@ class OnnxConfig(ABC):
     def _generate_dummy_images(
         self, batch_size: int = 2, num_channels: int = 3, image_height: int = 40, image_width: int = 40
     ) -> list[Any]:
-        return list(_dummies.pictures(batch_size, num_channels, image_height, image_width))
+        return list(_dummies.images(batch_size, num_channels, image_height, image_width))
 
     def _generate_dummy_audio(
         self, batch_size: int = 2, sampling_rate: int = 22050, time_duration: float = 5.0, frequency: int = 220
     ) -> list[Any]:
-        return _dummies.sounds(batch_size, sampling_rate, time_duration, frequency)
+        return _dummies.audios(batch_size, sampling_rate, time_duration, frequency)
 
     def _component(self, preprocessor: Any) -> Any:
         """Return the part of a processor that makes this model's inputs; anything else as it is."""
@@ -304,11 +304,11 @@ class OnnxConfig(ABC):
         if not isinstance(preprocessor, ProcessorMixin) and not hasattr(preprocessor, "image_processor"):
             return preprocessor
         names = self.inputs or {}
-        parts = ["tokenizer", "image_processor", *_SOUND_PARTS]
+        parts = ["tokenizer", "image_processor", *_AUDIO_PARTS]
         if "pixel_values" in names:
             parts.insert(0, "image_processor")
         elif "input_features" in names or "input_values" in names:
-            parts = [*_SOUND_PARTS, *parts]
+            parts = [*_AUDIO_PARTS, *parts]
         found = (getattr(preprocessor, part, None) for part in parts)
         return next((part for part in found if part is not None), preprocessor)
 

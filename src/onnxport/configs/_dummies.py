@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 _FALLBACK_TOKEN = "0"
 _PLAIN_WORDS = (" a", " 0", " the")
-_PICTURE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_SOUND_AMPLITUDE = 0.5
+_IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_AUDIO_AMPLITUDE = 0.5
 
 
 def framework_name(framework: Any) -> str | None:
@@ -76,7 +76,7 @@ def _units(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     yield from _PLAIN_WORDS
 
 
-def pictures(batch: int, channels: int, height: int, width: int) -> list[Image.Image]:
+def images(batch: int, channels: int, height: int, width: int) -> list[Image.Image]:
     """Return `batch` random pictures; the same ones every time.
 
     Raises:
@@ -85,20 +85,20 @@ def pictures(batch: int, channels: int, height: int, width: int) -> list[Image.I
     import numpy
     from PIL import Image
 
-    if channels not in _PICTURE_MODES:
+    if channels not in _IMAGE_MODES:
         raise ValueError(f"can't make a dummy picture with {channels} channels, only with 1, 3 or 4")
     random = numpy.random.default_rng(0)
     shape = (height, width) if channels == 1 else (height, width, channels)
     pixels = (random.integers(0, 256, shape, dtype=numpy.uint8) for _ in range(batch))
-    return [Image.fromarray(array, _PICTURE_MODES[channels]) for array in pixels]
+    return [Image.fromarray(array, _IMAGE_MODES[channels]) for array in pixels]
 
 
-def sounds(batch: int, rate: int, seconds: float, frequency: float) -> list[Any]:
+def audios(batch: int, rate: int, seconds: float, frequency: float) -> list[Any]:
     """Return `batch` copies of a sine of `frequency` Hz, sampled `rate` times a second, as NumPy arrays."""
     import numpy
 
     time = numpy.linspace(0, seconds, int(seconds * rate), endpoint=False)
-    wave = _SOUND_AMPLITUDE * numpy.sin(2 * numpy.pi * frequency * time)
+    wave = _AUDIO_AMPLITUDE * numpy.sin(2 * numpy.pi * frequency * time)
     return [wave] * batch
 
 

@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures.describe import Component, describe
+from onnxport.binding.bind import bind
 from onnxport.blueprints.make import Subject, subject_of
-from onnxport.configs.axes import symbols_of, today_label
-from onnxport.configs.examples import Examples
-from onnxport.configs.sentence import SentenceOnnxConfig
-from onnxport.configs.signature import signature_of
+from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from onnxport.description.axes import symbols_of, today_label
+from onnxport.description.examples import Examples
+from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
+from onnxport.description.signature import signature_of
 from onnxport.descriptions.description import Description, GraphDescription, Tensor
 from onnxport.descriptions.probe import Probe, probe
 from onnxport.errors import OnnxportError, UnsupportedError
+from onnxport.loading.load import dtype_of, load_model
 from onnxport.options import ExportOptions
-from onnxport.passes.patch import patched
+from onnxport.patching.patch import patched
 from onnxport.tracing._capture import default_opset, quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.patches import fake_patches
 from onnxport.validation.tolerances import tolerance_of
-from onnxport.weights.binding import bind
-from onnxport.weights.checkpoint import Checkpoint, open_checkpoint
-from onnxport.weights.loading import dtype_of, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_HAND_WRITTEN = "onnxport.architectures."
+_HAND_WRITTEN = ("onnxport.architectures.", "onnxport.configs.")
 
 
 def describe_checkpoint(model: str | Path, options: ExportOptions | None = None) -> Description:
@@ -104,7 +104,7 @@ def _graph(component: Component, options: ExportOptions) -> GraphDescription:
     found = probe(component.model, examples)
     inputs, fixed = _inputs(found, examples, str(component.model.dtype).removeprefix("torch."))
     tolerance = tolerance_of(config.atol_for_validation, options)
-    kind = type(config.trunk if isinstance(config, SentenceOnnxConfig) else config)
+    kind = type(config.trunk if isinstance(config, SentenceEmbeddingOnnxConfig) else config)
     return GraphDescription(
         name=component.name,
         file=f"{component.name}.onnx",

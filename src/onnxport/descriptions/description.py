@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxport.configs.axes import today_label
+from onnxport.description.axes import today_label
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 from onnxport.configs import OnnxConfig
-from onnxport.configs.derived import DerivedOnnxConfig
-from onnxport.configs.sentence import SentenceOnnxConfig
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.descriptions.description import Description, GraphDescription, Tensor
 from onnxport.errors import UnsupportedError
 
@@ -64,7 +64,7 @@ def _base(graph: GraphDescription) -> type[OnnxConfig]:
     past = bool(getattr(graph.config, "use_past", False))
     if isinstance(graph.config, DerivedOnnxConfig) and graph.config.is_plain:
         return OnnxConfig
-    if graph.source == "hand-written" and not isinstance(graph.config, SentenceOnnxConfig):
+    if graph.source == "hand-written" and not isinstance(graph.config, SentenceEmbeddingOnnxConfig):
         return kind if _hooks(kind) or past or graph.config._patching_specs else OnnxConfig
     what = "with a cache" if past else f"as {kind.__name__} does"
     raise UnsupportedError(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxport.configs.arguments import Layout
-from onnxport.configs.axes import symbols_of
-from onnxport.configs.examples import Examples
+from onnxport.description.arguments import Layout
+from onnxport.description.axes import symbols_of
+from onnxport.description.examples import Examples
 from onnxport.tracing.originals import run_tensors, trace_examples
 
 Shape = tuple[int, ...]

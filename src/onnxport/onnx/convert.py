@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from packaging.version import Version, parse
 
-from onnxport.configs.arguments import Layout
-from onnxport.configs.examples import Examples
-from onnxport.configs.signature import signature_of, solve
+from onnxport.description.arguments import Layout
+from onnxport.description.examples import Examples
+from onnxport.description.signature import signature_of, solve
 from onnxport.options import MAX_OPSET, MIN_OPSET
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def export_pytorch(
     """Export a PyTorch model; arguments, result and errors are those of `export`."""
     import torch
 
+    from onnxport.binding.bound_graphs import bind_to_state
     from onnxport.passes.finish import finish
     from onnxport.tracing import trace
     from onnxport.tracing.originals import trace_examples
-    from onnxport.weights.bound_graphs import bind_to_state
-    from onnxport.weights.writing import save_graph
+    from onnxport.writing.write import save_graph
 
     signature = signature_of(config)
     examples = Examples(config, signature, _only_one(preprocessor, tokenizer))
@@ -215,11 +215,11 @@ def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Lay
     signature = examples.signature.for_inputs(base.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in base.flat.items()})
     free = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
-    wanted = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in free - _PICTURE}
+    wanted = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in free - _IMAGE}
     return examples.at(wanted)
 
 
-_PICTURE = {"num_channels", "height", "width"}
+_IMAGE = {"num_channels", "height", "width"}
 
 
 def _only_one(preprocessor: Any, tokenizer: Any) -> Any:

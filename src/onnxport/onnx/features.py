@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxport.architectures import MODEL_TYPES, load_config_class
-from onnxport.configs.tasks import PAST_SUFFIX
+from onnxport.configs.model_types import MODEL_TYPES, load_config_class
+from onnxport.description.tasks import PAST_SUFFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -204,10 +204,10 @@ class FeaturesManager:
             CheckpointError: the checkpoint can't be read, or its weights don't fit the class.
         """
         from onnxport.architectures.describe import model_class
-        from onnxport.configs.tasks import canonical_task
+        from onnxport.checkpoint.checkpoint import open_checkpoint
+        from onnxport.description.tasks import canonical_task
+        from onnxport.loading.load import load_config, load_model
         from onnxport.options import ExportOptions
-        from onnxport.weights.checkpoint import open_checkpoint
-        from onnxport.weights.loading import load_config, load_model
 
         framework = FeaturesManager.determine_framework(model, framework)
         FeaturesManager.get_model_class_for_feature(feature, framework)

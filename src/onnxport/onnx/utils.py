@@ -31,9 +31,9 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     whole = _try(AutoProcessor, model_name, cache_dir)
-    if whole is not None and not _reads_pictures_only(model_name):
+    if whole is not None and not _reads_images_only(model_name):
         return whole
-    tokenizer = None if _reads_pictures_only(model_name) else _try(AutoTokenizer, model_name, cache_dir)
+    tokenizer = None if _reads_images_only(model_name) else _try(AutoTokenizer, model_name, cache_dir)
     extractor = _try(AutoFeatureExtractor, model_name, cache_dir) or _try(AutoImageProcessor, model_name, cache_dir)
     if tokenizer is not None and extractor is not None:
         raise ValueError(
@@ -42,7 +42,7 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
     return tokenizer if tokenizer is not None else extractor
 
 
-def _reads_pictures_only(model_name: str) -> bool:
+def _reads_images_only(model_name: str) -> bool:
     """Say whether a directory has an image processor and no tokenizer: AutoProcessor may make up a tokenizer."""
     directory = Path(model_name)
     return (directory / "preprocessor_config.json").is_file() and not any(

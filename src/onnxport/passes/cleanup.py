@@ -18,7 +18,7 @@ import onnx_ir.passes.common as common_passes
 from onnxscript.rewriter import MatchResult
 
 from onnxport.passes.hiding import hidden_parameters
-from onnxport.passes.patch import Patch, patched
+from onnxport.patching.patch import Patch, patched
 
 
 def _same_operator_first(original: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.bundles.manifest import open_manifest
-from onnxport.configs.tasks import PAST_SUFFIX
 from onnxport.containment import inside
+from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings

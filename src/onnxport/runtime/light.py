@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.configs.components import TOWERS
+from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.media import embedded, encode
+from onnxport.runtime.modalities import embedded, encode
 from onnxport.runtime.sampling import Chooser, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LightModel:
             OptionError: an input is missing or doesn't fit.
         """
         if self.directory.has(_TEXTS):
-            return run_towers(self.directory, inputs)
+            return run_split_encoders(self.directory, inputs)
         if not self.directory.has(_ONLY):
             names = ", ".join(item.name for item in self.directory.manifest.components)
             raise UnsupportedError(f"{self.directory.path} holds several graphs ({names}); call generate")
@@ -167,7 +167,7 @@ def encoded(encoder: Graph, inputs: Mapping[str, Any], decoder: Graph) -> Arrays
 _MASK = "encoder_attention_mask"
 
 
-def run_towers(directory: Directory, inputs: Mapping[str, Any]) -> Arrays:
+def run_split_encoders(directory: Directory, inputs: Mapping[str, Any]) -> Arrays:
     """Run each graph whose main input is given.
 
     Args:
@@ -180,7 +180,7 @@ def run_towers(directory: Directory, inputs: Mapping[str, Any]) -> Arrays:
     Raises:
         OptionError: no main input is given, or something doesn't fit.
     """
-    parts = {name: part for name, part in TOWERS.items() if directory.has(name)}
+    parts = {name: part for name, part in SPLIT_ENCODERS.items() if directory.has(name)}
     said: Arrays = {}
     for name, part in parts.items():
         if inputs.get(part.input) is not None:

@@ -19,13 +19,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
-from onnxport.configs.components import MEDIA
+from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
-from onnxport.runtime import media
+from onnxport.runtime import modalities as media
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.light import completed, run_towers
+from onnxport.runtime.light import completed, run_split_encoders
 
 
 def torch_model(directory: Directory) -> OnnxModel:
@@ -41,7 +41,7 @@ def torch_model(directory: Directory) -> OnnxModel:
         speech = config.model_type == "whisper"
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
-        return OnnxTowers(directory, config)
+        return OnnxSplitEncoders(directory, config)
     if not directory.has("model"):
         names = ", ".join(item.name for item in directory.manifest.components)
         raise UnsupportedError(f"{directory.path} holds {names}, which make no model that can be called")
@@ -148,7 +148,7 @@ _MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "
 """Main inputs to what they are made of; the first that a graph has is its main one."""
 
 
-class OnnxTowers(OnnxModel):
+class OnnxSplitEncoders(OnnxModel):
     """Run the graphs of a model that compares texts with pictures or sounds: each whose main input is given.
 
     It returns `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
@@ -158,7 +158,7 @@ class OnnxTowers(OnnxModel):
         return self.directory.graph("text_model")
 
     def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        return run_towers(self.directory, arrays)
+        return run_split_encoders(self.directory, arrays)
 
 
 class OnnxCache(Cache):  # type: ignore[misc]
@@ -403,7 +403,9 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         super().__init__(directory, config)
         place = self._decoder.graph.inputs.get("position_ids")
         self._has_grids = place is not None and len(place.axes) == 3
-        self.input_modalities += tuple(_MODALITIES[part.input] for name, part in MEDIA.items() if directory.has(name))
+        self.input_modalities += tuple(
+            _MODALITIES[part.input] for name, part in MODALITY_ENCODERS.items() if directory.has(name)
+        )
         self._deltas: Any = 0
 
     def _main_graph(self) -> Graph:
@@ -472,7 +474,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         return tokens, expanded | ({media.ENCODED: repeated} if repeated else {})
 
     def _encoders(self) -> list[Graph]:
-        return [self.directory.graph(name) for name in MEDIA if self.directory.has(name)]
+        return [self.directory.graph(name) for name in MODALITY_ENCODERS if self.directory.has(name)]
 
     def _encoded(self, given: Mapping[str, Any]) -> dict[int, media.Encoded]:
         """Return what the encoders say of what was given, by the token that leaves room for it."""

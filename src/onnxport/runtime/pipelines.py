@@ -8,10 +8,10 @@ from typing import Any
 import transformers
 from transformers import pipelines
 
-from onnxport.configs.tasks import PAST_SUFFIX, canonical_task
+from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.models import OnnxModel
-from onnxport.weights.preprocessors import check_audio_tokenizer
 
 _PARTS = {
     "tokenizer": "AutoTokenizer",

@@ -1,6 +1,6 @@
 """Stamp: find the repeated layers of a graph, prove that they are alike, and repeat them to full depth."""
 
-from onnxport.stamping.layout import Layers, taking_turns
+from onnxport.stamping.layout import Layers, interleaved
 from onnxport.stamping.stamp import StampError, stamp
 
-__all__ = ["Layers", "StampError", "stamp", "taking_turns"]
+__all__ = ["Layers", "StampError", "interleaved", "stamp"]

@@ -71,7 +71,7 @@ class Layers:
         return name
 
 
-def taking_turns(graph: ir.Graph, paths: list[str]) -> list[list[str]]:
+def interleaved(graph: ir.Graph, paths: list[str]) -> list[list[str]]:
     """Group lists of layers: those whose nodes lie between each other's belong together, in the order given."""
     spans: dict[str, tuple[int, int]] = {}
     for position, node in enumerate(graph):

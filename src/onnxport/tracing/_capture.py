@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.passes.patch import patched
+from onnxport.patching.patch import patched
 from onnxport.tracing._economy import economical
 from onnxport.tracing.patches import patches
 from onnxport.weights.parameters import ParameterTensor

@@ -52,7 +52,7 @@ def without_source_lines(_: Any) -> Callable[[Any], traceback.StackSummary]:
     return lambda _: traceback.StackSummary()
 
 
-def remembering(original: Any) -> Any:
+def memoized(original: Any) -> Any:
     """Return a replacement of a method of `SymNode` that computes the same expression once.
 
     The shapes of a layer's tensors are compared tens of thousands of times, by a thousand different expressions.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from onnxport.configs.axes import symbols_of
-from onnxport.configs.signature import Signature
+from onnxport.description.axes import symbols_of
+from onnxport.description.signature import Signature
 
 if TYPE_CHECKING:
     import onnx_ir as ir

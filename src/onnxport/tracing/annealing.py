@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 
 class _Probability:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 
 def _chosen_at_once(_: Any) -> Any:

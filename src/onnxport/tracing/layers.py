@@ -117,9 +117,9 @@ def _stacks(module: torch.nn.Module, path: str, config: Any) -> Iterator[Stack]:
     if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module) > 2:
         lists = _lists_of_kinds(config, len(module))
         signatures = _signatures(list(module), config, lists)
-        twins = {signature for signature in signatures if signatures.count(signature) > 1}
-        shrinks = any(_shrinks(layer) for layer, its in zip(module, signatures, strict=True) if its in twins)
-        if twins and not shrinks:
+        repeated_layers = {signature for signature in signatures if signatures.count(signature) > 1}
+        shrinks = any(_shrinks(layer) for layer, its in zip(module, signatures, strict=True) if its in repeated_layers)
+        if repeated_layers and not shrinks:
             yield Stack(path, signatures, lists)
             return
     for name, child in module.named_children():

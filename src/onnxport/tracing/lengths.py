@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 if TYPE_CHECKING:
     import torch
 
 
-def _remember(
+def _memoize(
     self: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -115,7 +115,7 @@ def _keep_and_add(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor])
 LENGTHS: tuple[Patch, ...] = (
     Patch(
         "transformers.models.xlstm.modeling_xlstm:xLSTMBackend.forward",
-        lambda _: _remember,
+        lambda _: _memoize,
         "a loop over a text's chunks, and over what is left of it, fixes its length",
         "torch.export makes a scan of such a loop",
     ),

@@ -42,14 +42,14 @@ class Decisions:
         """Note where a decision was made.
 
         Raises:
-            DecidedByNumberError: always; what is traced stands for nothing.
+            LayerIndexError: always; what is traced stands for nothing.
         """
         self.places.append(f"{caller.f_code.co_qualname}, line {caller.f_lineno}")
         self.stacks.add(stack)
-        raise DecidedByNumberError(self.places[-1])
+        raise LayerIndexError(self.places[-1])
 
 
-class DecidedByNumberError(Exception):
+class LayerIndexError(Exception):
     """Stop a trace that stands for nothing."""
 
 
@@ -128,7 +128,7 @@ class _WatchedTuple(_Listed, tuple[Any, ...]):
 
 
 @contextmanager
-def watched_numbers(model: torch.nn.Module, stacks: tuple[TracedStack, ...]) -> Iterator[Decisions]:
+def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...]) -> Iterator[Decisions]:
     """Watch the numbers of layers inside the block.
 
     Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs.arguments import Layout, call, overridden
-from onnxport.configs.signature import solve
+from onnxport.description.arguments import Layout, call, overridden
+from onnxport.description.signature import solve
 
 if TYPE_CHECKING:
     import torch
 
-    from onnxport.configs.examples import Examples
+    from onnxport.description.examples import Examples
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 from onnxport.tracing._decompose import decompose, promote
-from onnxport.tracing._economy import remembering, unread, without_source_lines
+from onnxport.tracing._economy import memoized, unread, without_source_lines
 from onnxport.tracing.annealing import ANNEALING
 from onnxport.tracing.codecs import CODECS
 from onnxport.tracing.experts import EXPERTS
@@ -76,28 +76,28 @@ _FINITE = Patch(
 def _pool_any_size(original: Any) -> Any:
     """Average pictures of any size with one matrix for the rows and one for the columns."""
 
-    def adaptive_avg_pool2d(pictures: Any, output_size: Any) -> Any:
+    def adaptive_avg_pool2d(images: Any, output_size: Any) -> Any:
         wanted = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
-        if all(isinstance(size, int) for size in pictures.shape[-2:]) or all(size == 1 for size in wanted):
-            return original(pictures, output_size)
+        if all(isinstance(size, int) for size in images.shape[-2:]) or all(size == 1 for size in wanted):
+            return original(images, output_size)
         rows, columns = (
-            None if out is None else _averages(pictures, axis, out) for axis, out in zip((-2, -1), wanted, strict=True)
+            None if out is None else _averages(images, axis, out) for axis, out in zip((-2, -1), wanted, strict=True)
         )
-        pictures = pictures if rows is None else rows @ pictures
-        return pictures if columns is None else pictures @ columns.transpose(0, 1)
+        images = images if rows is None else rows @ images
+        return images if columns is None else images @ columns.transpose(0, 1)
 
     return adaptive_avg_pool2d
 
 
-def _averages(pictures: Any, axis: int, out: int) -> Any:
+def _averages(images: Any, axis: int, out: int) -> Any:
     """Return the matrix [out, size of the axis] whose rows average the places that each output looks at."""
     import torch
 
-    size = pictures.shape[axis]
-    place = torch.arange(size, device=pictures.device)[None]
-    number = torch.arange(out, device=pictures.device)[:, None]
+    size = images.shape[axis]
+    place = torch.arange(size, device=images.device)[None]
+    number = torch.arange(out, device=images.device)[:, None]
     starts, ends = number * size // out, ((number + 1) * size + out - 1) // out
-    seen = ((place >= starts) & (place < ends)).to(pictures.dtype)
+    seen = ((place >= starts) & (place < ends)).to(images.dtype)
     return seen / seen.sum(-1, keepdim=True)
 
 
@@ -209,7 +209,7 @@ PATCHES: tuple[Patch, ...] = (
     *(
         Patch(
             f"torch.fx.experimental.sym_node:SymNode.{operation}",
-            remembering,
+            memoized,
             "the same few expressions are computed by sympy tens of thousands of times",
             "torch remembers them",
         )

@@ -50,10 +50,10 @@ class TracedStack:
         The first layer is made from the first; any other from the second of its kind that was traced.
         """
         kind = self.traced[position]
-        alike = [other for other, its in enumerate(self.traced) if its == kind]
+        isomorphic = [other for other, its in enumerate(self.traced) if its == kind]
         numbers = [number for number, its in enumerate(self.full) if its == kind]
-        if position != alike[min(1, len(alike) - 1)]:
-            return (numbers[alike.index(position)],)
+        if position != isomorphic[min(1, len(isomorphic) - 1)]:
+            return (numbers[isomorphic.index(position)],)
         return tuple(number for number in numbers if number or not position)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 if TYPE_CHECKING:
     import torch
@@ -196,7 +196,7 @@ def _within_chunks(original: Any) -> Any:
     return forward
 
 
-def _pool_as_a_picture(original: Any) -> Any:
+def _pool_as_a_image(original: Any) -> Any:
     """Pool rows as pictures of one row."""
 
     def max_pool1d(rows: torch.Tensor, *sizes: Any, **named: Any) -> Any:
@@ -228,9 +228,9 @@ def _both_ways(original: Any) -> Any:
         heard = audio_token_mask[..., None]
         states = torch.where(heard, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
         states = hidden_states + self.self_attn(hidden_states=states, **named)[0]
-        as_text = self.mlp(self.post_attention_layernorm(states))
-        as_sound = self.audio_mlp(self.audio_post_attention_layernorm(states))
-        return states + torch.where(heard, as_sound, as_text)
+        text_only = self.mlp(self.post_attention_layernorm(states))
+        as_audio = self.audio_mlp(self.audio_post_attention_layernorm(states))
+        return states + torch.where(heard, as_audio, text_only)
 
     return forward
 
@@ -287,7 +287,7 @@ def _number(size: Any) -> Any:
 POOLS: tuple[Patch, ...] = (
     Patch(
         "torch.nn.functional:max_pool1d",
-        _pool_as_a_picture,
+        _pool_as_a_image,
         "a pool of one axis fixes its size (CANINE)",
         "torch.export keeps pools of symbolic sizes",
     ),

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs.arguments import Layout, call, overridden
-from onnxport.configs.axes import symbols_of
-from onnxport.configs.signature import Signature, solve
+from onnxport.description.arguments import Layout, call, overridden
+from onnxport.description.axes import symbols_of
+from onnxport.description.signature import Signature, solve
 from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
 from onnxport.passes.rounding import RoundAfterwardsPass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from onnxport.passes.patch import Patch
+from onnxport.patching.patch import Patch
 
 
 class _Shift(int):
@@ -146,17 +146,17 @@ class _Rolling:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
 
-    def roll(self, picture: Any, shifts: Any, dims: Any) -> Any:
+    def roll(self, image: Any, shifts: Any, dims: Any) -> Any:
         """Roll pictures of several windows."""
         if not isinstance(shifts[0], _Shift):
-            return self._original.roll(picture, shifts=shifts, dims=dims)
+            return self._original.roll(image, shifts=shifts, dims=dims)
         torch = self._original
-        several = _several(picture, picture.shape[1], picture.shape[2], shifts[0]).long()
+        several = _several(image, image.shape[1], image.shape[2], shifts[0]).long()
         for axis, shift in zip(dims, shifts, strict=True):
-            size = torch.scalar_tensor(picture.shape[axis], dtype=torch.int64, device=picture.device)
-            place = torch.arange(picture.shape[axis], device=picture.device) - int(shift) * several
-            picture = picture.index_select(axis, torch.remainder(place, size))
-        return picture
+            size = torch.scalar_tensor(image.shape[axis], dtype=torch.int64, device=image.device)
+            place = torch.arange(image.shape[axis], device=image.device) - int(shift) * several
+            image = image.index_select(axis, torch.remainder(place, size))
+        return image
 
 
 _SWIN = {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxport.weights.bound_graphs import BoundTensor
-from onnxport.weights.planning import GraphPlan
+from onnxport.binding.bound_graphs import BoundTensor
+from onnxport.writing.planning import GraphPlan
 
 if TYPE_CHECKING:
     import onnx_ir as ir

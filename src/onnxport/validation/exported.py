@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures.describe import describe
+from onnxport.binding.bound_graphs import bind_graph
 from onnxport.blueprints.blueprint import Blueprint, TracedGraph
-from onnxport.configs.examples import Examples
-from onnxport.configs.signature import signature_of
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.reading import Reader
+from onnxport.description.examples import Examples
+from onnxport.description.signature import signature_of
 from onnxport.errors import NoKernelError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
@@ -23,11 +26,8 @@ from onnxport.validation.prove import Subject, prove
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
 from onnxport.validation.report import ValidationReport, merged, with_note
 from onnxport.validation.tolerances import Tolerance, tolerance_of
-from onnxport.weights.bound_graphs import bind_graph
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.planning import GraphPlan, plan_graph
-from onnxport.weights.reading import Reader
-from onnxport.weights.writing import write_graph
+from onnxport.writing.planning import GraphPlan, plan_graph
+from onnxport.writing.write import write_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir

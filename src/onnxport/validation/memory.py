@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.reading import ONNX_DTYPES
+from onnxport.checkpoint.safetensors import DTYPE_BITS, read_header
 from onnxport.options import ExportOptions
-from onnxport.weights.checkpoint import Checkpoint
-from onnxport.weights.reading import ONNX_DTYPES
-from onnxport.weights.safetensors_files import DTYPE_BITS, read_header
 
 Kind = Literal["whole", "on disk", "reduced"]
 

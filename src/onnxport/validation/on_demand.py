@@ -15,9 +15,9 @@ import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 from torch.utils import _pytree as pytree
 
+from onnxport.binding.bind import Binding
 from onnxport.errors import WeightsMismatchError
 from onnxport.weights import building
-from onnxport.weights.binding import Binding
 from onnxport.weights.expressions import Expression, Reads
 from onnxport.weights.recording import without_data
 

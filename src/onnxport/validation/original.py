@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.options import ExportOptions
 from onnxport.validation.memory import Way
-from onnxport.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from onnxport.weights.binding import Bound
+    from onnxport.binding.bind import Bound
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def original_model(
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed when the block ends.
     """
-    from onnxport.weights.binding import bind
-    from onnxport.weights.loading import load_config, load_model
-    from onnxport.weights.reading import Reader
+    from onnxport.binding.bind import bind
+    from onnxport.checkpoint.reading import Reader
+    from onnxport.loading.load import load_config, load_model
 
     if way.kind == "whole":
         model = bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)

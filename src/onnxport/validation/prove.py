@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.bundles.inspection import check_graph
-from onnxport.configs.arguments import Layout
-from onnxport.configs.axes import symbols_of
-from onnxport.configs.examples import Examples
-from onnxport.configs.signature import solve
+from onnxport.description.arguments import Layout
+from onnxport.description.axes import symbols_of
+from onnxport.description.examples import Examples
+from onnxport.description.signature import solve
 from onnxport.errors import NoKernelError, ValidationError
 from onnxport.options import Progress
 from onnxport.tracing.originals import run_original, to_array

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from onnxport.binding.bind import Binding
 from onnxport.options import Progress
 from onnxport.validation.digests import TensorDigests
 from onnxport.validation.prove import Subject, prove
 from onnxport.validation.report import Case, OutputDifference, ValidationReport
 from onnxport.validation.tolerances import Tolerance
-from onnxport.weights.binding import Binding
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class ReducedProof:
 
     Attributes:
         subject: the model with few layers and real weights, and its graph with the same tensors.
-        layers_proved: names in the full model of the layers that it has.
+        layers_validated: names in the full model of the layers that it has.
         layers: how many the full model has.
     """
 
     subject: Subject
-    layers_proved: tuple[str, ...]
+    layers_validated: tuple[str, ...]
     layers: int
 
 
@@ -119,8 +119,8 @@ def _tensor_case(component: str, digests: TensorDigests) -> tuple[Case, ...]:
 def _note(proof: ReducedProof, digests: TensorDigests) -> str:
     same = digests.tensors - len(digests.differing)
     return (
-        f"proved: {len(proof.layers_proved)} of {proof.layers} layers ({', '.join(proof.layers_proved)}), among them "
-        f"every kind, run with their own weights; and {same} of {digests.tensors} weights ({digests.bytes} bytes, "
-        f"SHA-256 {digests.sha256}), byte for byte those of the checkpoint. Not proved: what the whole model returns, "
-        "which wasn't run"
+        f"validated: {len(proof.layers_validated)} of {proof.layers} layers ({', '.join(proof.layers_validated)}), "
+        f"among them each type of layer, run with their own weights; and {same} of {digests.tensors} weights "
+        f"({digests.bytes} bytes, SHA-256 {digests.sha256}), byte for byte those of the checkpoint. Not validated: "
+        "what the whole model returns, which wasn't run"
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.bundles.manifest import FILE_NAME, Manifest
+from onnxport.checkpoint.hub import find_snapshot
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UntrustedCodeError
 from onnxport.options import ExportOptions
-from onnxport.weights.hub import find_snapshot
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -1,1 +1,1 @@
-"""Open checkpoints, check them before anything is read, and load models whose every parameter is accounted for."""
+"""Expressions over checkpoint tensors: what a parameter is made of, compared, stored and evaluated."""

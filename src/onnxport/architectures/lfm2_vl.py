@@ -1,0 +1,102 @@
+"""Describe the vision encoder of LFM2-VL, which is told how many rows and columns of patches each picture has.
+
+Transformers loops over the pictures to join patches to blocks; here a block's patches are looked up by their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
+
+MODEL_TYPES = ("lfm2_vl",)
+_SHAPES = ((4, 6), (6, 2))
+"""Rows and columns of example pictures, in blocks' half sides; the second leaves patches unused."""
+
+
+class Lfm2VlVisionOnnxConfig(OnnxConfig):
+    """Describe an encoder of patches with their rows and columns.
+
+    Args:
+        model: the whole model.
+    """
+
+    _output: ClassVar[str] = "image_features"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.config, task="default")
+
+    @property
+    def inputs(self) -> Axes:
+        """Patches, [pictures, patches, values], which of them are a picture's, and rows and columns, [pictures, 2]."""
+        patches = {0: "batch", 1: "patches"}
+        return {"pixel_values": patches, "pixel_attention_mask": patches, "spatial_shapes": {0: "batch"}}
+
+    @property
+    def outputs(self) -> Axes:
+        """The states of all pictures after each other, [places, size]."""
+        return {self._output: {}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make pictures, one of which is smaller than the others."""
+        import torch
+
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        side = self._config.downsample_factor
+        shapes = torch.tensor([_SHAPES[i % len(_SHAPES)] for i in range(count)]) * side // 2
+        lengths, vision = shapes.prod(-1), self._config.vision_config
+        patches = int(_SHAPES[0][0] * _SHAPES[0][1] * side**2 // 4)
+        mask = (torch.arange(patches)[None] < lengths[:, None]).long()
+        values = torch.zeros(count, patches, vision.num_channels * vision.patch_size**2)
+        return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; while it is traced, without its loop."""
+        import torch
+
+        model = model_of(forward)
+        if not torch.compiler.is_exporting():
+            said = model.get_image_features(**arguments, return_dict=True).pooler_output
+            return {self._output: torch.cat(list(said))}
+        model = model.model
+        states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
+        blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
+        projector = model.multi_modal_projector
+        projector.pixel_unshuffle = _as_they_are
+        try:
+            return {self._output: projector(blocks)[full]}
+        finally:
+            del projector.pixel_unshuffle
+
+
+def _as_they_are(states: Any) -> Any:
+    return states
+
+
+def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
+    """Join square blocks of patches.
+
+    Args:
+        states: [pictures, patches, size].
+        shapes: rows and columns of each picture, [pictures, 2].
+        side: rows and columns of a block.
+
+    Returns:
+        Blocks of each picture, as many as patches would do for, [pictures, blocks, size of a block]; and which of them
+        a picture has.
+    """
+    import torch
+
+    images, patches, size = states.shape
+    rows, columns = shapes[:, :1], shapes[:, 1:]
+    number = torch.arange(patches // side**2, device=states.device)[None]
+    full = number < rows * columns // side**2
+    across = columns // side
+    first = (number // across * columns + number % across) * side
+    within = torch.arange(side, device=states.device)
+    places = first[..., None, None] + within[:, None] * columns[..., None, None] + within
+    places = places.where(full[..., None, None], 0).flatten(1)
+    chosen = states.gather(1, places[..., None].expand(-1, -1, size))
+    return chosen.reshape(images, -1, side**2 * size), full

@@ -1,0 +1,68 @@
+"""Describe what writes the text of a model that hears while it writes: each token's state has its share of the sound.
+
+Voxtral Realtime adds the states of a sound to those of the tokens, so there are as many of them; whoever runs the
+graphs adds what `audio_encoder` says to what `embed_tokens` says.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.configs._base import model_of
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
+
+TEXTS = ("voxtral_realtime_text",)
+"""Model types of decoders alone."""
+
+
+def fits(model: Any) -> bool:
+    """Say whether a model generates, and hears some frames of a sound at each token."""
+    return hasattr(model.config, "audio_length_per_tok") and bool(model.can_generate())
+
+
+class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
+    """Describe a decoder that takes states which hold the sound; it writes as late as its configuration says."""
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the decoder takes; the sound is in its states."""
+        return (*inspect.signature(type(model.model.language_model).forward).parameters, "logits_to_keep")
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder and its head, as the whole model does after it has heard."""
+        model = model_of(forward)
+
+        def decode(*, logits_to_keep: int = 0, **named: Any) -> dict[str, Any]:
+            said = dict(model.model.language_model(**named, t_cond=self._delay(model)))
+            states = said.pop("last_hidden_state")
+            return {"logits": model.lm_head(states[:, -logits_to_keep:]), **said}
+
+        return super().run(decode, arguments)
+
+    def _delay(self, model: Any) -> Any:
+        """Return what tells the decoder how many tokens late it writes."""
+        import torch
+
+        weight = model.get_input_embeddings().weight
+        late = torch.full((1,), model.config.default_num_delay_tokens, device=weight.device, dtype=weight.dtype)
+        return model.model.time_embedding(late)[None]
+
+
+class RealtimeTextOnnxConfig(DerivedOnnxConfig):
+    """Describe the decoder alone, which is told how late it writes."""
+
+    def parameters_of(self, model: Any) -> tuple[str, ...]:
+        """Name what the decoder takes, `t_cond` among them: its layers do, its forward hands it on."""
+        return (*super().parameters_of(model), "t_cond")
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make inputs; see `DerivedOnnxConfig`."""
+        import torch
+
+        made = super().generate_dummy_inputs(*arguments, **named)
+        return {**made, "t_cond": torch.zeros(1, self._config.hidden_size)}
+
+    def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
+        return {**super()._axes_of(inputs), "t_cond": {}}

@@ -1,0 +1,87 @@
+"""Give the parameters of a graph the tensors of a checkpoint, still unread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnxport.binding.bind import Binding
+from onnxport.errors import WeightsMismatchError
+from onnxport.weights.building import transpose
+from onnxport.weights.expressions import Expression, Reads
+from onnxport.weights.parameters import ParameterTensor, frozen_shape
+
+if TYPE_CHECKING:
+    import torch
+
+
+class BoundTensor(ir.LazyTensor):
+    """An initializer that is evaluated when it is read, each time anew.
+
+    Args:
+        name: the initializer's name.
+        expression: what it is made of.
+        reader: reads the checkpoint.
+    """
+
+    def __init__(self, name: str | None, expression: Expression, reader: Reads) -> None:
+        super().__init__(self._read, expression.dtype, frozen_shape(expression.shape), name=name)
+        self.expression = expression
+        self.reader = reader
+
+    def _read(self) -> ir.TensorProtocol:
+        return ir.Tensor(self.expression.evaluate(self.reader), dtype=self.dtype, name=self.name)
+
+
+def bind_graph(model: ir.Model, binding: Binding, reader: Reads, *, prefix: str = "") -> None:
+    """Put bound tensors in the place of a graph's parameters, in subgraphs too.
+
+    Args:
+        model: graph whose parameters are `ParameterTensor`s; they are replaced.
+        binding: what they are made of.
+        reader: reads the checkpoint when they are read.
+        prefix: what the graph's names lack to be the binding's, where the graph is a part of the model.
+
+    Raises:
+        WeightsMismatchError: a parameter isn't bound, or has another dtype or shape than its expression.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ParameterTensor):
+                value.const_value = _bound(prefix, value.const_value, binding, reader)
+
+
+def _bound(prefix: str, tensor: ParameterTensor, binding: Binding, reader: Reads) -> BoundTensor:
+    name = f"{prefix}{tensor.name}"
+    if name not in binding:
+        raise WeightsMismatchError(
+            f"the graph's parameter {name!r} isn't one of the model's {len(binding.expressions)}; export with "
+            "--no-cache, and report this if it happens again"
+        )
+    expression = binding[name] if tensor.axes is None else transpose(binding[name], tensor.axes)
+    shape = tuple(tensor.shape.numpy())
+    if (expression.dtype, expression.shape) != (tensor.dtype, shape):
+        raise WeightsMismatchError(
+            f"parameter {name!r} is {tensor.dtype.name} {list(shape)} in the graph, and {expression.dtype.name} "
+            f"{list(expression.shape)} in the checkpoint; export with --no-cache, and report this if it happens again"
+        )
+    return BoundTensor(name, expression, reader)
+
+
+def bind_to_state(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
+    """Put tensors that are in memory already in the place of a graph's parameters.
+
+    Args:
+        model: graph whose parameters are `ParameterTensor`s; they are replaced, and share the tensors' memory.
+        state: full name → tensor.
+    """
+    from onnx_ir.tensor_adapters import TorchTensor
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ParameterTensor):
+                own = state[str(tensor.name)].detach()
+                value.const_value = TorchTensor(own if tensor.axes is None else own.permute(tensor.axes).contiguous())

@@ -1,0 +1,213 @@
+"""Fetch from the hub the files of a checkpoint that an export needs, and nothing else of the repository."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from onnxport.checkpoint.quiet import quiet
+from onnxport.checkpoint.sentence_transformers import MODULE_FOLDER
+from onnxport.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.options import ExportOptions
+
+logger = logging.getLogger(__name__)
+
+_REPOSITORY_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", re.ASCII)
+_MAX_ID_LENGTH = 96
+
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*vocab*",
+    "merges.txt",
+    "bpe.codes",
+    "*.tiktoken",
+    "*.spm",
+    "*.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template*",
+    "adapter_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+)
+"""Files beside the weights: configuration, tokenizer and processor."""
+
+WEIGHT_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("model.safetensors", ("model.safetensors",)),
+    ("model.safetensors.index.json", ("model.safetensors.index.json", "model-*-of-*.safetensors")),
+    ("pytorch_model.bin", ("pytorch_model.bin",)),
+    ("pytorch_model.bin.index.json", ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")),
+    ("tf_model.h5", ("tf_model.h5",)),
+    ("adapter_model.safetensors", ("adapter_model.safetensors",)),
+)
+"""What to look for, most preferred first → what to download when it is there."""
+
+
+def looks_like_repository(name: str) -> bool:
+    """Tell whether a name can be a repository of the hub (`owner/name` or `name`)."""
+    return len(name) <= _MAX_ID_LENGTH and _REPOSITORY_ID.fullmatch(name) is not None and not name.endswith(".git")
+
+
+def fetch_snapshot(repository: str, options: ExportOptions, *, endpoint: str | None = None) -> Path:
+    """Download what is needed of a repository, or find it in the cache.
+
+    Args:
+        repository: `owner/name` or `name`.
+        options: revision, cache directory, token, framework and whether code may be fetched.
+        endpoint: address of the hub; `None` for the client's own (`HF_ENDPOINT`).
+
+    Returns:
+        The snapshot's directory in the cache; its name is the commit.
+
+    Raises:
+        CheckpointNotFoundError: no such repository or revision, or no access to it, or it isn't reachable and
+            nothing usable is in the cache.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError
+
+    common: dict[str, Any] = {"revision": options.revision, "cache_dir": options.cache_dir, "token": options.token}
+    with quiet():
+        try:
+            names = _list_files(HfApi(endpoint=endpoint, token=options.token), repository, options.revision)
+            patterns = ["config.json"] if names is None else choose_files(names, options)
+            found = snapshot_download(
+                repository, allow_patterns=patterns, local_files_only=names is None, endpoint=endpoint, **common
+            )
+        except IncompleteSnapshotError as error:
+            found = error.snapshot_path
+        except Exception as error:
+            raise _explain(error, repository, options) from error
+    return Path(found)
+
+
+def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Path | None:
+    """Find the snapshot of a repository in the hub's cache; the hub isn't asked.
+
+    Args:
+        repository: `owner/name` or `name`.
+        revision: commit, branch or tag; perhaps chosen by whoever wrote a file.
+        options: the cache directory.
+
+    Returns:
+        The snapshot's directory; None where the cache doesn't have it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    if not looks_like_repository(repository) or not _REVISION.fullmatch(revision):
+        return None
+    try:
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=options.cache_dir,
+            allow_patterns=["config.json"],
+            local_files_only=True,
+        )
+    except IncompleteSnapshotError as error:
+        found = error.snapshot_path
+    except LocalEntryNotFoundError:
+        return None
+    return Path(found)
+
+
+def choose_files(names: Iterable[str], options: ExportOptions) -> list[str]:
+    """Choose the files of a repository that an export needs.
+
+    Args:
+        names: all files of the repository.
+        options: `framework="tf"` chooses `tf_model.h5`; `trust_remote_code` adds the `*.py` files.
+
+    Returns:
+        File names: side files, and the most preferred kind of weights that the repository has; the same of each
+        module of sentence-transformers. A repository of GGUF files only is fetched when it has exactly one.
+    """
+    names = sorted(names)
+    patterns = [*SIDE_FILES, *(("*.py",) if options.trust_remote_code else ())]
+    chosen = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+    chosen += _choose_weights(names, options.framework)
+    if "modules.json" in names:
+        folders = {name.partition("/")[0] for name in names if "/" in name}
+        for folder in filter(MODULE_FOLDER.fullmatch, folders):
+            inside = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+            chosen += [f"{folder}/{name}" for name in choose_files(inside, options)]
+    return sorted({*chosen})
+
+
+def _choose_weights(names: list[str], framework: str | None) -> list[str]:
+    for marker, patterns in WEIGHT_CHOICES:
+        is_wanted = framework is None or (framework == "tf") == (marker == "tf_model.h5")
+        if is_wanted and marker in names:
+            return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+    gguf = [name for name in names if name.endswith(".gguf") and "/" not in name]
+    return gguf if len(gguf) == 1 and framework is None else []
+
+
+def _matches(name: str, pattern: str) -> bool:
+    # Weights of other runtimes share the side files' names now and then ("tokenizer.onnx"): leave those out.
+    return fnmatch(name, pattern) and "/" not in name and not name.endswith((".onnx", ".msgpack", ".ot", ".tflite"))
+
+
+def _list_files(api: Any, repository: str, revision: str | None) -> list[str] | None:
+    """Return the names of a repository's files; `None` when the hub can't be reached or is switched off."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = api.model_info(repository, revision=revision)
+    except Exception as error:  # what the transport raises is the client's choice, and changes with it
+        answered = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+        if answered or isinstance(error, ValueError):
+            raise
+        logger.info("%s: the hub can't be reached (%s); looking in the cache", repository, error)
+        return None
+    return [sibling.rfilename for sibling in info.siblings or ()]
+
+
+def _explain(error: Exception, repository: str, options: ExportOptions) -> CheckpointError:
+    """Turn the hub client's error into one that says what to do."""
+    from huggingface_hub import errors
+
+    at = f" at revision {options.revision!r}" if options.revision else ""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return CheckpointNotFoundError(
+            f"{repository}{at}: access is gated (HTTP {status}); accept the conditions on its page of the hub, "
+            f"then log in with `hf auth login` or pass --token"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return CheckpointNotFoundError(
+            f"{repository}: there is no revision {options.revision!r}; give a branch, tag or commit of the repository"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return CheckpointNotFoundError(
+            f"{repository}: neither a local directory nor a repository that can be read on the hub (HTTP {status}); "
+            f"check the spelling, and pass --token or `hf auth login` if it is private"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return CheckpointNotFoundError(
+            f"{repository}{at}: not a local directory, not in the hub's cache, and the hub can't be reached; "
+            f"check the network (or unset HF_HUB_OFFLINE), or give a directory"
+        )
+    if status is not None:
+        return CheckpointNotFoundError(f"{repository}{at}: the hub answered HTTP {status}; {_first_line(error)}")
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return CorruptCheckpointError(f"{repository}{at}: the download was cut off ({_first_line(error)}); try again")
+    return CheckpointNotFoundError(
+        f"{repository}{at} couldn't be downloaded ({type(error).__name__}: {_first_line(error)}); "
+        f"check the network and the disk, then try again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,98 @@
+"""Read the index of a sharded checkpoint: which file holds which tensor, with every file inside the directory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxport.checkpoint.json_files import read_json_object
+from onnxport.containment import inside
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Say which shard holds which tensor.
+
+    Attributes:
+        path: the index file.
+        tensors: name of the tensor → shard, a path inside the directory of the index.
+    """
+
+    path: Path
+    tensors: dict[str, Path]
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        """The shards, each once, sorted by name."""
+        return tuple(sorted(set(self.tensors.values())))
+
+
+def read_index(path: Path) -> ShardIndex:
+    """Read an index and check that each shard it names is a file of the checkpoint's directory.
+
+    Raises:
+        CheckpointNotFoundError: a shard isn't there.
+        CorruptCheckpointError: the index is malformed or names a file outside the directory.
+    """
+    content = read_json_object(path, purpose="the index of the weights")
+    weight_map: Any = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptCheckpointError(
+            f"{path}: the index of the weights must have a weight_map of tensor names to file names, found "
+            f"{_brief(weight_map)}; download or save the file again"
+        )
+    places: dict[str, Path] = {}
+    resolved: dict[str, Path] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard:
+            raise CorruptCheckpointError(
+                f"{path}: tensor {tensor!r} is mapped to {_brief(shard)}, not to a file name; save the file again"
+            )
+        if shard not in resolved:
+            resolved[shard] = inside(path.parent, shard, path)
+        places[tensor] = resolved[shard]
+    missing = [shard for shard, place in resolved.items() if not place.is_file()]
+    if missing:
+        raise CheckpointNotFoundError(
+            f"{path} names {len(resolved)} files, and {len(missing)} of them aren't in {path.parent}: "
+            f"{', '.join(sorted(missing)[:5])}{', …' if len(missing) > 5 else ''}; download them too"
+        )
+    return ShardIndex(path, places)
+
+
+def check_tensors(index: ShardIndex, held: Mapping[Path, Collection[str]], *, exact: bool) -> None:
+    """Check that the shards hold the tensors that the index says.
+
+    Args:
+        index: the index.
+        held: shard → names in it.
+        exact: whether `held` has names of tensors only; otherwise duplicates can't be told and aren't looked for.
+
+    Raises:
+        CorruptCheckpointError: a tensor isn't in its shard, or is in several.
+    """
+    owners: dict[str, Path] = {}
+    for shard, names in held.items() if exact else ():
+        for name in names:
+            if name in owners:
+                raise CorruptCheckpointError(
+                    f"{index.path}: tensor {name!r} is in both {owners[name].name} and {shard.name}; "
+                    f"save the checkpoint again, each tensor once"
+                )
+            owners[name] = shard
+    absent = [name for name, shard in index.tensors.items() if shard in held and name not in held[shard]]
+    if absent:
+        shard = index.tensors[absent[0]]
+        others = f" (and {len(absent) - 1} more like it)" if len(absent) > 1 else ""
+        raise CorruptCheckpointError(
+            f"{index.path} puts tensor {absent[0]!r} into {shard.name}, which doesn't hold it{others}; "
+            f"download the index and the shards again, from the same revision"
+        )
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

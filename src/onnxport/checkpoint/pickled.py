@@ -1,0 +1,178 @@
+"""Check pickled checkpoints without unpickling: the names that their opcodes refer to, and the storages they need.
+
+Reading is `torch.load(weights_only=True)`'s, and only its; this check comes before it and needs no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.errors import CorruptCheckpointError, UntrustedCodeError
+
+_STORAGES = (
+    "Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
+    "ComplexDouble", "ComplexFloat", "Float8_e4m3fn", "Float8_e5m2",
+)  # fmt: skip
+_DTYPES = (
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+    "complex64", "complex128", "float8_e4m3fn", "float8_e5m2",
+)  # fmt: skip
+TENSOR_GLOBALS: frozenset[str] = frozenset(
+    {
+        "collections.OrderedDict",
+        "_codecs.encode",
+        "torch.Size",
+        "torch.device",
+        "torch.Tensor",
+        "torch.nn.parameter.Parameter",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.serialization._get_layout",
+        "torch.storage.UntypedStorage",
+        "torch.storage.TypedStorage",
+        *(f"torch.{name}Storage" for name in _STORAGES),
+        *(f"torch.{name}" for name in _DTYPES),
+    }
+)
+"""Names that a state dict of tensors refers to; all of them are allowed by `torch.load(weights_only=True)`."""
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_STRING_OPCODES = frozenset(
+    {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+)
+_MAX_PICKLE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class PickleFacts:
+    """Say what a pickle refers to.
+
+    Attributes:
+        globals: dotted names of the functions and classes that unpickling would look up.
+        strings: every text in it; the names of the tensors are among them.
+    """
+
+    globals: frozenset[str]
+    strings: frozenset[str]
+
+
+def check_pickled(path: Path) -> frozenset[str] | None:
+    """Check a `.bin` file and return the texts in it, the tensors' names among them.
+
+    Returns:
+        The texts; `None` for the oldest format (a tar file), whose contents only `torch.load` checks.
+
+    Raises:
+        CorruptCheckpointError: the file is truncated or isn't a PyTorch checkpoint.
+        UntrustedCodeError: unpickling it would call something else than constructors of tensors.
+    """
+    refuse_stand_in(path)
+    with path.open("rb") as file:
+        start = file.read(512)
+        file.seek(0)
+        if start.startswith(b"PK\x03\x04"):
+            facts = _scan_zip(path, file)
+        elif start.startswith(b"\x80"):
+            facts = _scan_legacy(path, file)
+        elif start[257:262] == b"ustar":
+            return None
+        else:
+            raise _corrupt(path, f"it begins with {start[:8]!r}, which is neither a zip file nor a pickle")
+    refused = sorted(facts.globals - TENSOR_GLOBALS)
+    if refused:
+        raise UntrustedCodeError(
+            f"{path} holds more than tensors: unpickling it would call {', '.join(refused[:5])}"
+            f"{f' and {len(refused) - 5} more' if len(refused) > 5 else ''}, so it wasn't opened. If you trust where "
+            f"it comes from, load it yourself and save its state dict as safetensors; otherwise don't use the file"
+        )
+    return facts.strings
+
+
+def scan_pickle(stream: IO[bytes]) -> PickleFacts:
+    """Collect what one pickle refers to, from its opcodes; nothing is executed.
+
+    Leaves the stream after the pickle's STOP.
+
+    Raises:
+        ValueError: the opcodes are malformed or the pickle is cut off.
+    """
+    found: set[str] = set()
+    strings: set[str] = set()
+    memo: dict[int, Any] = {}
+    recent: list[Any] = []
+    for opcode, operand, _ in pickletools.genops(stream):
+        name, argument = opcode.name, cast("Any", operand)
+        if name in ("GLOBAL", "INST"):
+            found.add(str(argument).replace(" ", ".", 1))
+        elif name == "STACK_GLOBAL":
+            found.add(_stacked_name(recent))
+        elif name in ("EXT1", "EXT2", "EXT4"):
+            found.add(f"copyreg extension {argument}")
+        elif name == "MEMOIZE":
+            memo[len(memo)] = recent[-1] if recent else None
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[int(argument)] = recent[-1] if recent else None
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            recent.append(memo.get(int(argument)))
+        elif name in _STRING_OPCODES:
+            strings.add(argument)
+            recent.append(argument)
+        elif opcode.stack_after:
+            recent.append(None)
+    return PickleFacts(frozenset(found), frozenset(strings))
+
+
+def _stacked_name(recent: list[Any]) -> str:
+    # A name that isn't plain text on top of the stack can't be known without executing: it is reported, and refused.
+    module, attribute = recent[-2:] if len(recent) >= 2 else (None, None)
+    if isinstance(module, str) and isinstance(attribute, str):
+        return f"{module}.{attribute}"
+    return "a name computed while unpickling"
+
+
+def _scan_zip(path: Path, file: IO[bytes]) -> PickleFacts:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [info for info in archive.infolist() if info.filename.rsplit("/", 1)[-1] == "data.pkl"]
+            if len(names) != 1:
+                raise _corrupt(path, f"the zip file has {len(names)} members named data.pkl, not 1")
+            if names[0].file_size > _MAX_PICKLE_BYTES:
+                raise _corrupt(path, f"its data.pkl claims {names[0].file_size} bytes")
+            return scan_pickle(io.BytesIO(archive.read(names[0])))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise _corrupt(path, f"the zip file is truncated or damaged ({error})") from error
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise _corrupt(path, f"its data.pkl is damaged ({error})") from error
+
+
+def _scan_legacy(path: Path, file: IO[bytes]) -> PickleFacts:
+    """Scan the pickles of torch's format before 1.6: magic number, version, system, object, storage keys."""
+    try:
+        if next(_integers(file), None) != _LEGACY_MAGIC:
+            file.seek(0)
+            return scan_pickle(file)
+        parts = [scan_pickle(file) for _ in range(4)]
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise _corrupt(path, f"its pickle is truncated or damaged ({error})") from error
+    return PickleFacts(
+        frozenset().union(*(part.globals for part in parts)), frozenset().union(*(part.strings for part in parts))
+    )
+
+
+def _integers(file: IO[bytes]) -> Iterator[int]:
+    """Yield the integers of the next pickle, reading it to its end."""
+    values = [argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, int)]
+    yield from (value for value in values if value > 255)
+
+
+def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{path} isn't a valid PyTorch checkpoint: {what}. Download or save the file again")

@@ -1,0 +1,118 @@
+"""Check safetensors files by their headers alone: names, dtypes, shapes and offsets against the size of the file.
+
+The format: eight bytes little-endian length, that many bytes of JSON, then the tensors, back to back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.json_files import parse_json_object
+from onnxport.errors import CorruptCheckpointError
+
+DTYPE_BITS: dict[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+"""Bits per element of the dtypes that the format defines."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""Largest header that the safetensors library accepts."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Describe one tensor of a safetensors file.
+
+    Attributes:
+        dtype: the format's name for it, a key of `DTYPE_BITS`.
+        shape: sizes, outermost first; empty for a scalar.
+        begin: first byte, counted from the end of the header.
+        end: byte after the last.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Read and check the header of a safetensors file; no tensor is read.
+
+    Raises:
+        CorruptCheckpointError: the header or the file is cut off, malformed, or the offsets contradict the shapes,
+            each other or the size of the file.
+    """
+    refuse_stand_in(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise _corrupt(path, f"it has {size} bytes, fewer than the 8 of the header's length")
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES:
+            raise _corrupt(path, f"its header claims {length} bytes, more than the format's {MAX_HEADER_BYTES}")
+        if 8 + length > size:
+            raise _corrupt(path, f"its header claims {length} bytes, but the file has only {size}: it is truncated")
+        raw = file.read(length)
+    header = parse_json_object(raw, path, purpose="the safetensors header", position=8)
+    header.pop("__metadata__", None)
+    entries = {name: _entry(path, name, value) for name, value in header.items()}
+    _check_layout(path, entries, size - 8 - length)
+    return entries
+
+
+def _entry(path: Path, name: str, value: Any) -> TensorEntry:
+    if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
+        raise _corrupt(path, f"tensor {name!r} is described by {value!r}, not by dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise _corrupt(path, f"tensor {name!r} has the unknown dtype {dtype!r} (known: {', '.join(DTYPE_BITS)})")
+    if not _is_sizes(shape):
+        raise _corrupt(path, f"tensor {name!r} has the shape {shape!r}, not a list of sizes")
+    if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _corrupt(path, f"tensor {name!r} has the data_offsets {offsets!r}, not a begin and an end after it")
+    needed = (prod(shape) * DTYPE_BITS[dtype] + 7) // 8
+    if offsets[1] - offsets[0] != needed:
+        raise _corrupt(
+            path,
+            f"tensor {name!r} of {dtype} {shape} needs {needed} bytes, but its data_offsets {offsets} "
+            f"span {offsets[1] - offsets[0]}",
+        )
+    return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_layout(path: Path, entries: dict[str, TensorEntry], available: int) -> None:
+    """Check that the tensors fill the data part exactly: nothing beyond it, no overlap, no gap."""
+    position, previous = 0, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.end > available:
+            raise _corrupt(
+                path,
+                f"tensor {name!r} ends at byte {entry.end} of the data, but only {available} are in the file: "
+                f"it is truncated",
+            )
+        if entry.begin < position:
+            raise _corrupt(path, f"tensor {name!r} begins at byte {entry.begin}, inside {previous!r} up to {position}")
+        if entry.begin > position:
+            raise _corrupt(
+                path, f"{entry.begin - position} bytes between {previous!r} and {name!r} are unaccounted for"
+            )
+        position, previous = entry.end, name
+    if position != available:
+        raise _corrupt(path, f"{available - position} bytes after the last tensor {previous!r} are unaccounted for")
+
+
+def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{path} isn't a valid safetensors file: {what}. Download or save the file again")

@@ -1,0 +1,272 @@
+"""Vision models, and the models that compare pictures with texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from packaging.version import Version
+
+from onnxport.configs import OnnxConfig, compute_effective_axis_dimension
+
+Axes = Mapping[str, Mapping[int, str]]
+_PIXELS = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
+
+
+class VisionOnnxConfig(OnnxConfig):
+    """Describe a vision model by its class attributes.
+
+    Attributes:
+        atol: absolute tolerance of validation.
+        opset: lowest opset of the original.
+        pooled: whether outputs carry no sequence and the bare model also pools.
+        pixel_axes: dynamic axes of `pixel_values`.
+    """
+
+    torch_onnx_minimum_version = Version("1.11")
+    atol: ClassVar[float] = 1e-4
+    opset: ClassVar[int] = 11
+    pooled: ClassVar[bool] = False
+    pixel_axes: ClassVar[dict[int, str]] = _PIXELS
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph."""
+        return {"pixel_values": dict(self.pixel_axes)}
+
+    @property
+    def outputs(self) -> Axes:
+        """Outputs of the graph."""
+        if not self.pooled:
+            return super().outputs
+        names = ("logits",) if self.task == "image-classification" else ("last_hidden_state", "pooler_output")
+        return {name: {0: "batch"} for name in names}
+
+    @property
+    def atol_for_validation(self) -> float:
+        """Largest absolute difference between the model and its graph that is still right."""
+        return self.atol
+
+    @property
+    def default_onnx_opset(self) -> int:
+        """Lowest opset of the original."""
+        return self.opset
+
+    def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """Make pictures; what else today's image processors return (a mask for YOLOS) is left out."""
+        made = super().generate_dummy_inputs(*args, **kwargs)
+        return {name: value for name, value in made.items() if name in self.inputs}
+
+
+class BeitOnnxConfig(VisionOnnxConfig):
+    """Describe BEiT."""
+
+
+class ConvNextOnnxConfig(VisionOnnxConfig):
+    """Describe ConvNeXt."""
+
+    atol = 1e-5
+
+
+class Data2VecVisionOnnxConfig(VisionOnnxConfig):
+    """Describe Data2Vec for pictures."""
+
+
+class DeiTOnnxConfig(VisionOnnxConfig):
+    """Describe DeiT."""
+
+
+class Dinov2OnnxConfig(VisionOnnxConfig):
+    """Describe DINOv2."""
+
+
+class EfficientNetOnnxConfig(VisionOnnxConfig):
+    """Describe EfficientNet."""
+
+    atol = 1e-5
+
+
+class LevitOnnxConfig(VisionOnnxConfig):
+    """Describe LeViT."""
+
+
+class MobileNetV1OnnxConfig(VisionOnnxConfig):
+    """Describe MobileNetV1."""
+
+    pooled = True
+    pixel_axes: ClassVar[dict[int, str]] = {0: "batch"}
+
+
+class MobileNetV2OnnxConfig(MobileNetV1OnnxConfig):
+    """Describe MobileNetV2."""
+
+
+class MobileViTOnnxConfig(VisionOnnxConfig):
+    """Describe MobileViT.
+
+    The size of its pictures is fixed: whether a feature map is resized before it is cut into patches is decided in
+    Python, from its size.
+    """
+
+    pooled = True
+
+    @property
+    def static_symbols(self) -> frozenset[str]:
+        """Height and width."""
+        return frozenset({"height", "width"})
+
+
+class MobileViTV2OnnxConfig(MobileViTOnnxConfig):
+    """Describe MobileViTV2."""
+
+
+class PoolFormerOnnxConfig(VisionOnnxConfig):
+    """Describe PoolFormer."""
+
+    atol = 2e-3
+
+
+class PvtOnnxConfig(VisionOnnxConfig):
+    """Describe PVT."""
+
+    opset = 12
+
+
+class ResNetOnnxConfig(VisionOnnxConfig):
+    """Describe ResNet."""
+
+    atol = 1e-3
+
+
+class SegformerOnnxConfig(VisionOnnxConfig):
+    """Describe SegFormer."""
+
+    opset = 12
+
+
+class SwiftFormerOnnxConfig(VisionOnnxConfig):
+    """Describe SwiftFormer."""
+
+
+class SwinOnnxConfig(VisionOnnxConfig):
+    """Describe Swin Transformer."""
+
+
+class ViTOnnxConfig(VisionOnnxConfig):
+    """Describe ViT."""
+
+
+class YolosOnnxConfig(VisionOnnxConfig):
+    """Describe YOLOS."""
+
+    opset = 12
+
+
+class DetrOnnxConfig(VisionOnnxConfig):
+    """Describe DETR: pictures of several sizes are padded, a mask says where."""
+
+    atol = 1e-5
+    opset = 12
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph."""
+        return {"pixel_values": dict(_PIXELS), "pixel_mask": {0: "batch"}}
+
+
+class ConditionalDetrOnnxConfig(DetrOnnxConfig):
+    """Describe Conditional DETR."""
+
+
+class TableTransformerOnnxConfig(DetrOnnxConfig):
+    """Describe Table Transformer."""
+
+
+class ImageGPTOnnxConfig(OnnxConfig):
+    """Describe ImageGPT, which reads pictures as sequences of colour clusters."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph."""
+        return {"input_ids": {0: "batch", 1: "sequence"}}
+
+    def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
+        self,
+        preprocessor: Any,
+        batch_size: int = 1,
+        seq_length: int = -1,
+        is_pair: bool = False,
+        framework: Any = None,
+        num_channels: int = 3,
+        image_width: int = 32,
+        image_height: int = 32,
+    ) -> Mapping[str, Any]:
+        """Make pictures as cluster numbers.
+
+        Args:
+            preprocessor: an ImageGPT image processor.
+            batch_size: pictures; -1 for the default.
+            seq_length: not used, the image processor decides.
+            is_pair: not used.
+            framework: `pt` or `np`.
+            num_channels: channels of the pictures.
+            image_width: width of the pictures, in pixels.
+            image_height: height of the pictures, in pixels.
+        """
+        batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
+        return dict(preprocessor(images=images, return_tensors=framework))
+
+
+class CLIPOnnxConfig(OnnxConfig):
+    """Describe CLIP: texts and pictures in, how well each fits each out."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Inputs of the graph."""
+        text = {0: "batch", 1: "sequence"}
+        return {"input_ids": text, "pixel_values": dict(_PIXELS), "attention_mask": dict(text)}
+
+    @property
+    def outputs(self) -> Axes:
+        """Outputs of the graph."""
+        names = ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
+        return {name: {0: "batch"} for name in names}
+
+    @property
+    def atol_for_validation(self) -> float:
+        """Largest absolute difference between the model and its graph that is still right."""
+        return 1e-4
+
+    @property
+    def default_onnx_opset(self) -> int:
+        """Lowest opset of the original."""
+        return 14
+
+    def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
+        self, processor: Any, batch_size: int = -1, seq_length: int = -1, framework: Any = None
+    ) -> Mapping[str, Any]:
+        """Make as many texts as pictures.
+
+        Args:
+            processor: a processor with a tokenizer and an image processor.
+            batch_size: texts and pictures; -1 for the default.
+            seq_length: tokens per text; -1 for the default.
+            framework: `pt` or `np`.
+        """
+        generate = super().generate_dummy_inputs
+        texts = generate(processor.tokenizer, batch_size=batch_size, seq_length=seq_length, framework=framework)
+        images = generate(processor.image_processor, batch_size=batch_size, framework=framework)
+        return {**texts, **images}
+
+
+class ChineseCLIPOnnxConfig(CLIPOnnxConfig):
+    """Describe Chinese-CLIP."""
+
+
+class GroupViTOnnxConfig(CLIPOnnxConfig):
+    """Describe GroupViT."""
+
+
+class OwlViTOnnxConfig(CLIPOnnxConfig):
+    """Describe OWL-ViT."""

@@ -1,0 +1,1 @@
+"""Describe what the graphs of a model take and return: component types, axes, example inputs."""

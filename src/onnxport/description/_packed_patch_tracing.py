@@ -1,0 +1,267 @@
+"""What stands in for Transformers' own while a model that takes grids is traced: no loops, no lengths.
+
+Its functions find positions with Python loops over the pictures, and attention cuts the patches up by picture, frame
+or window. Here positions are arithmetic on the number of each patch, instead of where frames begin attention is given
+the number of each patch's frame or window, and lets patches of the same number see each other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from onnxport.description._packed_patch_methods import methods_of
+from onnxport.description._patch_positions import Places, interpolated, windows
+
+
+class PackedPatchTracing:
+    """Know what is replaced in a model while it is traced.
+
+    Made before the engine replaces attention with its own, which wants equal pictures.
+
+    Args:
+        model: a Transformers model whose encoder takes grids.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._attending = [
+            (module, type(module).forward)
+            for module in model.modules()
+            if "cu_seqlens" in inspect.signature(type(module).forward).parameters
+        ]
+        self._files = {sys.modules[type(module).__module__] for module in model.modules()}
+        self._model = model
+
+    @contextmanager
+    def replaced(self, grids: Any, patches: Any) -> Iterator[None]:
+        """Trace with replacements inside the block.
+
+        Args:
+            grids: frames, rows and columns of the pictures that the encoder is given.
+            patches: how many patches the encoder is given.
+        """
+        with ExitStack() as stack:
+            for name, make in _FUNCTIONS.items():
+                for file in self._files:
+                    if hasattr(file, name):
+                        stack.callback(setattr, file, name, getattr(file, name))
+                        setattr(file, name, make(patches))
+            for module, forward in self._attending:
+                module.forward = forward.__get__(module)
+                stack.callback(delattr, module, "forward")
+                if (config := getattr(module, "config", None)) is not None:
+                    stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+                    config._attn_implementation = _register()
+            for module, name, method in methods_of(self._model, grids, patches):
+                setattr(module, name, method)
+                stack.callback(delattr, module, name)
+            stack.enter_context(whole_states())
+            yield
+
+
+def _numbers(patches: Any) -> Callable[..., Any]:
+    def get_vision_cu_seqlens(grid_thw: Any, merge_temporal: bool = False, kwargs: Any = None) -> Any:
+        places = Places.of(grid_thw, patches)
+        return places.image if merge_temporal else places.frames_of_all(grid_thw)
+
+    return get_vision_cu_seqlens
+
+
+def _numbers_and_length(patches: Any) -> Callable[..., Any]:
+    numbers = _numbers(patches)
+
+    def get_vision_attention_seqlens(
+        grid_thw: Any, config: Any, merge_temporal: bool = False, kwargs: Any = None
+    ) -> Any:
+        return numbers(grid_thw, merge_temporal), 1
+
+    return get_vision_attention_seqlens
+
+
+def _length(_: Any) -> Callable[..., Any]:
+    def get_max_seqlen(*arguments: Any, **named: Any) -> int:
+        return 1
+
+    return get_max_seqlen
+
+
+def _positions(patches: Any) -> Callable[..., Any]:
+    def get_vision_position_ids(
+        grid_thw: Any, spatial_merge_size: Any, include_temporal: bool = False, kwargs: Any = None
+    ) -> Any:
+        import torch
+
+        places = Places.of(grid_thw, patches)
+        side = spatial_merge_size
+        row, column = places.in_blocks(side if isinstance(side, int) else side[places.image])
+        return torch.stack([places.frame, row, column] if include_temporal else [row, column], dim=-1)
+
+    return get_vision_position_ids
+
+
+def _windows(patches: Any) -> Callable[..., Any]:
+    def get_vision_window_index(
+        grid_thw: Any, spatial_merge_size: int, window_size: int, patch_size: int, kwargs: Any = None
+    ) -> Any:
+        return windows(grid_thw, patches, spatial_merge_size, window_size // spatial_merge_size // patch_size)
+
+    return get_vision_window_index
+
+
+def _interpolated(patches: Any) -> Callable[..., Any]:
+    def get_vision_interpolation_indices_and_weights(grid_thw: Any, num_grid_per_side: int, **named: Any) -> Any:
+        given = {"mode": "bilinear", "align_corners": False, "padding": "border", **named}
+        how = (num_grid_per_side, given["mode"], given["align_corners"], given["padding"])
+        return interpolated(Places.of(grid_thw, patches), given.get("spatial_merge_size", 1), how)
+
+    return get_vision_interpolation_indices_and_weights
+
+
+def _blocks(patches: Any) -> Callable[..., Any]:
+    def get_vision_pixel_shuffle_index(grid_thw: Any, merge_size: int, kwargs: Any = None) -> Any:
+        return Places.of(grid_thw, patches).rank_of_block(merge_size)
+
+    return get_vision_pixel_shuffle_index
+
+
+def _first_frames(patches: Any) -> Callable[..., Any]:
+    def get_vision_frame_index(grid_thw: Any, kwargs: Any = None) -> Any:
+        places = Places.of(grid_thw, patches)
+        return places.frame + (grid_thw[:, 0] > 1)[places.image].to(places.frame.dtype)
+
+    return get_vision_frame_index
+
+
+def _frames_of_blocks(patches: Any) -> Callable[..., Any]:
+    def get_vision_temporal_merge_index(
+        grid_thw: Any, kernel_height: int, kernel_width: int, kwargs: Any = None
+    ) -> Any:
+        order = Places.of(grid_thw, patches).rank_of_block(kernel_height)
+        return order.reshape(-1, 1, kernel_height * kernel_width)  # pictures have one frame
+
+    return get_vision_temporal_merge_index
+
+
+def _nearest(patches: Any) -> Callable[..., Any]:
+    def get_vision_nearest_position_ids(target_sizes: Any, num_patches_per_side: int, kwargs: Any = None) -> Any:
+        import torch
+
+        step = 1 / num_patches_per_side
+        borders = torch.arange(step, 1.0, step, device=target_sizes.device)
+        places = Places.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), patches)
+        row, column = places.in_blocks(1)
+        down, right = ((share[:, None] >= borders).sum(-1) for share in (row / places.rows, column / places.columns))
+        return down * num_patches_per_side + right
+
+    return get_vision_nearest_position_ids
+
+
+def _unchecked(_: Any) -> Callable[..., Any]:
+    def torch_compilable_check(*arguments: Any, **named: Any) -> None:
+        """Leave out what checks lengths."""
+
+    return torch_compilable_check
+
+
+_FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "get_vision_cu_seqlens": _numbers,
+    "get_vision_attention_seqlens": _numbers_and_length,
+    "get_max_seqlen": _length,
+    "get_vision_position_ids": _positions,
+    "get_vision_window_index": _windows,
+    "get_vision_interpolation_indices_and_weights": _interpolated,
+    "get_vision_pixel_shuffle_index": _blocks,
+    "get_vision_nearest_position_ids": _nearest,
+    "torch_compilable_check": _unchecked,
+    "get_vision_frame_index": _first_frames,
+    "get_vision_temporal_merge_index": _frames_of_blocks,
+}
+"""Name of a function of Transformers to what makes its replacement from the number of patches."""
+
+
+class _Lengths(list[Any]):
+    """Be numbers that nobody knows while a model is traced: one row of them, for all pictures at once."""
+
+    def __init__(self) -> None:
+        super().__init__([(None, None, None)])
+
+
+@contextmanager
+def whole_states() -> Iterator[None]:
+    """Leave states whole that are split by lengths which a tensor holds: nobody knows them while a model is traced."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch._subclasses.functional_tensor import FunctionalTensor
+    from torch.overrides import TorchFunctionMode
+
+    class Whole(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = (*args, *(kwargs or {}).values())
+            if any(isinstance(value, _Lengths) for value in given):
+                return (args[0],)
+            return function(*args, **(kwargs or {}))
+
+    old = [(kind, vars(kind).get("tolist")) for kind in (torch.Tensor, FakeTensor, FunctionalTensor)]
+    try:
+        for kind, _ in old:
+            kind.tolist = lambda _: _Lengths()  # type: ignore[assignment, method-assign]
+        with Whole():
+            yield
+    finally:
+        for kind, method in old:
+            if method is None:
+                del kind.tolist
+            else:
+                kind.tolist = method  # type: ignore[method-assign]
+
+
+@contextmanager
+def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
+    """Look up what each patch's picture has, where it is repeated for as many patches as the picture has.
+
+    Args:
+        grids: frames, rows and columns of the pictures that the encoder is given.
+        patches: how many patches the encoder is given.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Looking(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.repeat_interleave and len(args) == _WITH_COUNTS and isinstance(args[1], torch.Tensor):
+                return args[0][Places.of(grids, patches).image]
+            return function(*args, **(kwargs or {}))
+
+    with Looking():
+        yield
+
+
+_WITH_COUNTS = 2
+
+
+def _register() -> str:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attend)
+    return _NAME
+
+
+_NAME = "onnxport_flash_numbers"
+"""Models hand lengths of sequences only to an attention that has `flash` in its name."""
+
+
+def _attend(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[Any, None]:
+    """Let patches of the same number see each other; [1, heads, patches, size] each."""
+    import torch
+
+    numbers, scale = settings["cu_seq_lens_q"], settings["scaling"]
+    if numbers.dtype == torch.int32:  # not ours, but where pictures begin
+        numbers = (torch.arange(query.shape[2], device=numbers.device)[:, None] >= numbers[None, 1:]).sum(-1)
+    mask = (numbers[:, None] == numbers[None])[None, None]
+    more = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(more, dim=1) if more > 1 else states for states in (key, value))
+    said = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return said.transpose(1, 2), None

@@ -1,0 +1,234 @@
+"""What each layer of a decoder's cache remembers: names, shapes and axes of its tensors, and the cache made of them.
+
+Attention remembers keys and values, which grow by each token; where an index chooses what it looks at, that one's keys
+as well. A recurrence remembers what its convolution saw last
+(`conv`) and a state of fixed size: `ssm` in the family of Mamba, `recurrent` in all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from onnxport.description.tasks import PAST_SUFFIX
+from onnxport.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+CACHE_NAMES = ("past_key_values", "cache_params")
+"""What models call their cache."""
+_ATTENTION = ("keys", "values")
+_INDEX = "indexer_keys"
+_GROWING = {"keys": 2, "values": 2, _INDEX: 1}
+"""Parts that grow by each token, and the axis that does."""
+_RECURRENCE = ("conv_states", "recurrent_states")
+_KNOWN = (
+    "DynamicLayer",
+    "DynamicSlidingWindowLayer",
+    "DynamicIndexedLayer",
+    "LinearAttentionLayer",
+    "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+)
+"""Layers of Transformers' caches that hold nothing else than the parts above."""
+_STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
+"""Settings that only models of Mamba's family have."""
+
+
+@dataclass(frozen=True)
+class CacheTensor:
+    """Describe one tensor that a layer remembers.
+
+    Attributes:
+        layer: number of the layer.
+        part: attribute of the layer in Transformers' cache.
+        kind: what the graph calls it: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
+        shape: sizes of the axes after the first one, which is the batch.
+        number: which one it is in a layer that remembers several of its kind; None where it is the only one.
+    """
+
+    layer: int
+    part: str
+    kind: str
+    shape: tuple[int, ...]
+    number: int | None = None
+
+    @property
+    def grows(self) -> bool:
+        """Whether it grows by each token."""
+        return self.part in _GROWING
+
+    def name(self, direction: str) -> str:
+        """Return its name among the graph's `inputs` or `outputs`."""
+        if self.grows:
+            return f"{'past_key_values' if direction == 'inputs' else 'present'}.{self.layer}.{self.kind}"
+        number = "" if self.number is None else f".{self.number}"
+        return f"{'past' if direction == 'inputs' else 'present'}_{self.kind}.{self.layer}{number}"
+
+    def axes(self, direction: str) -> Mapping[int, str]:
+        """Return its dynamic axes."""
+        if not self.grows:
+            return {0: "batch"}
+        length = "past_sequence" if direction == "inputs" else "past_sequence + sequence"
+        return {0: "batch", _GROWING[self.part]: length}
+
+    def zeros(self, batch: int, past: int) -> torch.Tensor:
+        """Return zeros in its place.
+
+        Args:
+            batch: texts.
+            past: tokens that are remembered.
+        """
+        import torch
+
+        sizes = [batch, *self.shape]
+        if self.grows:
+            sizes[_GROWING[self.part]] = past
+        return torch.zeros(sizes)
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Describe a whole cache.
+
+    Attributes:
+        layers: what each layer that remembers anything remembers.
+        depth: layers, those that remember nothing among them.
+        waiting: numbers of layers that remember nothing yet: Mllama's that look at pictures, where there is none.
+    """
+
+    layers: tuple[tuple[CacheTensor, ...], ...]
+    depth: int
+    waiting: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, model: Any, cache: Any) -> Self:
+        """Describe the cache that a model returned.
+
+        Raises:
+            UnsupportedError: it holds something that isn't known here.
+        """
+        cache = _own(cache)
+        layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
+        found = [_cache_tensors(model, number, layer) for number, layer in enumerate(layers)]
+        if not any(found):
+            kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
+            raise UnsupportedError(_refusal(model, kept))
+        waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
+        return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
+
+    @property
+    def grows(self) -> bool:
+        """Whether anything in it grows by each token."""
+        return any(part.grows for parts in self.layers for part in parts)
+
+    @property
+    def recurs(self) -> bool:
+        """Whether it holds the state of a recurrence."""
+        return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
+
+    def named(self, direction: str) -> dict[str, Mapping[int, str]]:
+        """Return the names of the graph's `inputs` or `outputs`, with their dynamic axes."""
+        return {part.name(direction): part.axes(direction) for parts in self.layers for part in parts}
+
+    def flattened(self, direction: str, past: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """Name the tensors of a cache that is given as one tuple per layer."""
+        pairs = zip(self.layers, past, strict=True)
+        return {p.name(direction): t for parts, tensors in pairs for p, t in zip(parts, tensors, strict=True)}
+
+    def zeros(self, batch: int, past: int) -> list[tuple[torch.Tensor, ...]]:
+        """Return a cache of zeros, one tuple per layer."""
+        return [tuple(part.zeros(batch, past) for part in parts) for parts in self.layers]
+
+    def to_cache(self, past: Sequence[Sequence[Any]]) -> Any:
+        """Build Transformers' cache from one tuple per layer, in which earlier tokens are known for every layer."""
+        from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
+
+        cache = DynamicCache()
+        cache.layers = [DynamicLayer() if i in self.waiting else DummyLayer() for i in range(self.depth)]
+        for parts, tensors in zip(self.layers, past, strict=True):
+            cache.layers[parts[0].layer] = _filled(dict(zip(parts, tensors, strict=True)))
+        return cache
+
+    def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
+        """Return one tuple per layer from Transformers' cache, the inverse of `to_cache`."""
+        cache = _own(cache)
+        return [
+            tuple(_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
+            for parts in self.layers
+        ]
+
+
+def _own(cache: Any) -> Any:
+    """Return what a decoder remembers of its own tokens: all, unless it could also read an encoder's states."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ...]:
+    names = [(part, 0) for part in (*_ATTENTION, _INDEX)]
+    count = getattr(layer, "number_of_states", 1)
+    names += [(part, index) for part in _RECURRENCE for index in range(count)]
+    parts = {(part, index): _tensor(layer, part, index) for part, index in names}
+    held = {name: tensor for name, tensor in parts.items() if tensor is not None}
+    if not held:
+        return ()
+    whole = all(held[part, 0].dim() == 4 for part in _ATTENTION if (part, 0) in held)
+    if type(layer).__name__ not in _KNOWN or not whole:
+        raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
+    if getattr(layer, "indexer_position_ids", None) is not None:
+        raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
+    state_space = any(hasattr(model.config.get_text_config(), name) for name in _STATE_SPACES)
+    kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
+    kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
+    return tuple(
+        CacheTensor(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENCE and count > 1 else None)
+        for (part, index), t in held.items()
+    )
+
+
+def _refusal(model: Any, kept: str) -> str:
+    return (
+        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
+        f"without {PAST_SUFFIX}: --task text-generation, for instance"
+    )
+
+
+def _tensor(layer: Any, part: str, index: int = 0) -> Any:
+    """Return what a layer of Transformers' cache remembers, None where it remembers no such thing.
+
+    Args:
+        layer: the layer.
+        part: name of its attribute.
+        index: which one of several of a kind.
+    """
+    held = getattr(layer, part, None)
+    return held[index] if isinstance(held, dict) else held
+
+
+def _filled(held: Mapping[CacheTensor, torch.Tensor]) -> Any:
+    """Return a layer of a cache that remembers some tensors."""
+    from transformers import cache_utils as caches
+
+    tensors = {part.part: tensor for part, tensor in held.items()}
+    if not any(part in tensors for part in _RECURRENCE):
+        layer = caches.DynamicIndexedLayer() if _INDEX in tensors else caches.DynamicLayer()
+    else:
+        count = 1 + max(part.number or 0 for part in held)
+        kinds = caches.LinearAttentionAndFullAttentionLayer, caches.LinearAttentionLayer
+        layer = kinds["keys" not in tensors](number_of_states=count)
+    if "keys" in tensors:
+        caches.DynamicLayer.update(layer, tensors["keys"], tensors["values"])
+    if _INDEX in tensors:
+        layer.update_indexer(tensors[_INDEX])
+    for part, tensor in held.items():
+        if part.part in _RECURRENCE:
+            index = part.number or 0
+            getattr(layer, part.part)[index] = tensor.clone()  # it is overwritten in place
+            getattr(layer, f"is_{part.part}_initialized")[index] = True
+            layer.has_previous_state[index] = True
+            layer.dtype, layer.device = tensor.dtype, tensor.device
+        if part.part == "conv_states":
+            layer.conv_kernel_size[part.number or 0] = tensor.shape[-1]
+    return layer

@@ -1,0 +1,73 @@
+"""Describe what encodes pictures that come cut into patches, where a checkpoint ships nothing here that cuts them.
+
+A patch is a row of its values, or a small picture of some frames; a model may ask where each of them stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.description._packed_patch_tracing import whole_states
+from onnxport.description.multimodal import ModalityEncoderOnnxConfig
+
+_PATCHES = 20
+"""Patches of an example picture: a square of them, and some that are padding."""
+
+
+class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
+    """Describe an encoder of patches.
+
+    Args:
+        model: the whole model; it is run once.
+        component: `vision_encoder`.
+        preprocessor: the checkpoint's, which makes no patches.
+
+    Raises:
+        UnsupportedError: the model needs more than can be made.
+    """
+
+    def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
+        self._patch = _patch_of(model)
+        vision = getattr(model.config, "vision_config", None)
+        self._count = getattr(vision, "num_position_embeddings", None)
+        super().__init__(model, component, preprocessor)
+
+    @property
+    def _image_axes(self) -> Mapping[int, str]:
+        free = len(self._patch) == 1 and self._count is None
+        return {0: "batch", 1: "patches"} if free else {0: "batch"}
+
+    def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
+        import torch
+
+        batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        count = (self._count or _PATCHES,) if len(self._patch) == 1 else ()
+        return {self._input: torch.zeros(batch, *count, *self._patch)}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; while it is traced, the states of all pictures stay together."""
+        import torch
+
+        if not torch.compiler.is_exporting():
+            return super().run(forward, arguments)
+        with whole_states():
+            return super().run(forward, arguments)
+
+    @staticmethod
+    def fits(model: Any, component: str) -> bool:
+        """Say whether a model's pictures may come in patches."""
+        return component == "vision_encoder" and bool(_patch_of(model))
+
+
+def _patch_of(model: Any) -> tuple[int, ...]:
+    """Return the shape of a patch; nothing where no part of the model projects one."""
+    vision = getattr(model.config, "vision_config", None)
+    sizes = (getattr(vision, f"{name}_size", None) for name in ("temporal_patch", "patch", "patch"))
+    embeds = (part for name, part in model.named_modules() if "vision" in name and ("patch" in name or "embed" in name))
+    row = next((part.in_features for part in embeds if hasattr(part, "in_features")), None)
+    if row is not None:
+        return (int(row),)
+    shape = (*sizes, getattr(vision, "num_channels", None))
+    return tuple(int(size) for size in shape) if all(shape) else ()  # type: ignore[arg-type]

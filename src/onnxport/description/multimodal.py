@@ -1,0 +1,488 @@
+"""Describe the graphs that a model becomes which reads pictures or sounds beside a text.
+
+An encoder per medium gives one state for each of the places that the medium takes in the text, `embed_tokens` gives the
+states of the tokens, and the decoder takes states instead of tokens; whoever runs them puts the former into the latter.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from types import MethodType
+from typing import Any
+
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.description.arguments import PAST
+from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.derived import DerivedOnnxConfig, move
+from onnxport.description.dummy_inputs import Recipe, Setting, recipe, takes_videos
+from onnxport.description.fitting import unsteady
+from onnxport.errors import UnsupportedError
+
+_EMBEDS = "inputs_embeds"
+
+
+class ModalityEncoderOnnxConfig(OnnxConfig):
+    """Describe what encodes pictures or sounds.
+
+    Args:
+        model: the whole model; it is run once.
+        component: `vision_encoder` or `audio_encoder`.
+        preprocessor: what makes pixels or features.
+
+    Raises:
+        UnsupportedError: the model needs more than can be made, or its states can't be had in one tensor.
+    """
+
+    def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
+        super().__init__(model.config, task="default")
+        part = MODALITY_ENCODERS[component]
+        self._method, self._output = part.method, part.output
+        self._parameters = inspect.signature(method_of(model, self._method)).parameters
+        self._input = _input_of(self._parameters, component)
+        self._axes: dict[str, Mapping[int, str]] = {self._input: self._image_axes}
+        self._form = _WHOLE
+        self._multiple = 1
+        self._look_at(model, preprocessor)
+
+    @property
+    def inputs(self) -> Axes:
+        """The pixels or features, and what else the encoder can't do without."""
+        return self._axes
+
+    @property
+    def outputs(self) -> Axes:
+        """The states, [pictures or sounds, places, size], or [places, size] where they differ in number."""
+        return {self._output: {} if self._form == _JOINED else {0: "batch"}}
+
+    @property
+    def _image_axes(self) -> Mapping[int, str]:
+        """Return the dynamic axes of the pixels or features that are sure; others are found by tracing."""
+        return _axes_of(self._input) if self._input in _OTHER_INPUTS[1:] else {0: "batch"}
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
+    ) -> Mapping[str, Any]:
+        """Make pictures or sounds; see `OnnxConfig`."""
+        made = self._made(preprocessor, batch_size, **sizes)
+        known = recipe(self._input)
+        if self._input not in made and known is not None:
+            batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+            made[self._input] = known.make(Setting(self._config, batch, made))
+        if self._input not in made:
+            raise UnsupportedError(
+                f"the checkpoint has no preprocessor that makes {self._input}: it can't be described"
+            )
+        inputs = {self._input: made[self._input]}
+        for name in self._axes:
+            if name not in inputs:
+                inputs[name] = made[name] if hasattr(made.get(name), "shape") else self._make(name, made)
+        return inputs
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder and what brings its states to the size of the text's."""
+        import torch
+
+        model = model_of(forward)
+        if self._form == _PROJECTED:
+            return {self._output: _projected(model, self._method, arguments)}
+        states = said(model, self._method, arguments)
+        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+
+    def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
+        """Make inputs with the preprocessor; sounds are cut where a model takes only such of certain lengths."""
+        made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
+        frames = recipe(self._input)
+        if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
+            made[self._input] = frames.make(Setting(self._config, len(made[self._input]), {}))
+        unsteady(self._config, made)
+        if self._input in made and self._multiple > 1:
+            whole = max(made[self._input].shape[1:])
+            kept = whole // self._multiple * self._multiple
+            for name, value in made.items():
+                if hasattr(value, "shape") and whole in value.shape[1:]:
+                    made[name] = value.narrow(list(value.shape).index(whole, 1), 0, kept).contiguous()
+        return made
+
+    def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
+        made_by = _recipe(name)
+        assert made_by is not None
+        if name.endswith("features_mask") and "attention_mask" in inputs:  # most extractors call it so
+            made = inputs["attention_mask"].bool()
+        else:
+            made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
+        if name.endswith("mask") and made.dim() == 2:  # each sound is shorter than the one before
+            for row in range(1, len(made)):
+                made[row, -(made.shape[1] // 8 * row) :] = 0
+        return made
+
+    def _look_at(self, model: Any, preprocessor: Any) -> None:
+        """Run the encoder on what it requires, and where that is too little, on all that can be made for it."""
+        from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+        made = self._made(preprocessor)
+        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or _recipe(name) is not None]
+        can = [name for name in can if name not in _MASKS or self._input in _OTHER_INPUTS]
+        needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
+        every = [name for name in can if name not in _IN_ITS_PLACE]
+        multiples = (1, _MULTIPLE) if self._method == MODALITY_ENCODERS["audio_encoder"].method else (1,)
+        for names, self._multiple in product((needs, every), multiples):
+            more = {name: _axes_of(name) for name in names if name != self._input}
+            self._axes = {self._input: self._image_axes, **more}
+            arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
+            try:
+                self._form = self._form_of(model, arguments)
+                return
+            except (DynamicOutputShapeException, DataDependentOutputException):  # how many there are is in the values
+                self._form = _JOINED
+                return
+            except (TypeError, AttributeError, ValueError, KeyError, RuntimeError) as error:
+                failure = error
+        raise missing_inputs(model, f"{', '.join(self._axes)} to encode them", failure) from failure
+
+    def _form_of(self, model: Any, arguments: Mapping[str, Any]) -> str:
+        """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
+        import torch
+
+        with torch.no_grad():
+            states = said(model, self._method, arguments)
+        if isinstance(states, torch.Tensor):
+            return _WHOLE
+        if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
+            raise UnsupportedError(f"{type(model).__name__} gives its {self._input} no states, but {type(states)}")
+        try:
+            with torch.no_grad():
+                same = _projected(model, self._method, arguments)
+        except UnsupportedError:
+            return _JOINED
+        isomorphic = len(states) == len(same) and all(a.shape == b.shape for a, b in zip(same, states, strict=True))
+        return _PROJECTED if isomorphic else _JOINED
+
+
+def _input_of(parameters: Iterable[str], component: str) -> str:
+    """Return what the method of an encoder calls its pixels or features."""
+    usual = MODALITY_ENCODERS[component].input
+    return next((name for name in (usual, *_OTHER_INPUTS) if name in parameters), usual)
+
+
+def has_audio(model: Any, preprocessor: Any) -> bool:
+    """Say whether there is anything that makes a model's sounds."""
+    from transformers import FeatureExtractionMixin
+
+    method = method_of(model, MODALITY_ENCODERS["audio_encoder"].method)
+    parts = [getattr(preprocessor, part, None) for part in ("feature_extractor", "audio_processor")]
+    if method is None or isinstance(preprocessor, FeatureExtractionMixin) or any(part is not None for part in parts):
+        return True
+    return recipe(_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
+
+
+_WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
+"""How an encoder's states are given."""
+_MULTIPLE = 64
+"""Frames of which a sound has a multiple where a model joins several; a power of two, as what they join are."""
+_OTHER_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
+_IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
+"""Parameters of a method that aren't about pictures and sounds, or stand for others."""
+
+
+def missing_inputs(model: Any, than: str, failure: Exception) -> UnsupportedError:
+    """Return the error of an encoder that fails on all that can be made for it."""
+    return UnsupportedError(
+        f"{type(model).__name__} wants more than {than}, which can't be described yet "
+        f"({type(failure).__name__}: {failure})"
+    )
+
+
+def _recipe(name: str) -> Recipe | None:
+    return _MASKS.get(name) or recipe(name)
+
+
+def _whole_audios(setting: Setting) -> Any:
+    """Say that every sample is a sound's own."""
+    import torch
+
+    audio = setting.inputs.get("input_values", setting.inputs.get("input_features"))
+    return torch.ones(setting.batch, audio.shape[-1], dtype=torch.bool)
+
+
+_MASKS = {"padding_mask": Recipe({0: "batch"}, _whole_audios)}
+"""Masks of samples, for encoders that take samples: a recipe here alone, for other models do without."""
+
+
+def _axes_of(name: str) -> Mapping[int, str]:
+    made_by = _recipe(name)
+    return made_by.axes if made_by is not None else {0: "batch"}
+
+
+def method_of(model: Any, name: str) -> Any:
+    """Return a method of a model, of the bare model inside it or of the class of that; None where none has."""
+    from transformers import AutoModel
+
+    own, inner = getattr(model, name, None), getattr(getattr(model, "model", None), name, None)
+    if own is None or (inner is not None and _hands_on(own, inner)):
+        own = inner
+    if own is not None:
+        return own
+    if name == MODALITY_ENCODERS["vision_encoder"].method and model.config.model_type in _WITHOUT_METHOD:
+        return MethodType(_WITHOUT_METHOD[model.config.model_type], model)
+    bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
+    found = getattr(bare, name, None)
+    return None if found is None or isinstance(model, bare) else MethodType(found, model)
+
+
+def _hands_on(own: Any, inner: Any) -> bool:
+    """Say whether a method leaves it to another to name its parameters."""
+    names = inspect.signature(own).parameters
+    needs = (name for name, p in inspect.signature(inner).parameters.items() if p.default is inspect.Parameter.empty)
+    kinds = {parameter.kind for parameter in names.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in needs if name != "kwargs")
+
+
+def _see_patches(model: Any, flattened_patches: Any, **_: Any) -> Any:
+    """Encode pictures as Kosmos-2.5's forward does."""
+    from torch.nn.functional import normalize
+
+    states = model.vision_model(flattened_patches=flattened_patches, return_dict=True).last_hidden_state
+    return model.image_to_text_projection(normalize(states, dim=-1))[0]
+
+
+def _see_frames(model: Any, pixel_values: Any, qformer_input_ids: Any, **_: Any) -> Any:
+    """Encode frames of videos as InstructBLIP does pictures."""
+    return model.get_video_features(pixel_values, qformer_input_ids=qformer_input_ids, return_dict=True)
+
+
+_WITHOUT_METHOD: dict[str, Callable[..., Any]] = {"kosmos-2.5": _see_patches, "instructblipvideo": _see_frames}
+"""Model type to what encodes its pictures, where its classes have no method of the usual name."""
+
+
+def language_model(model: Any) -> Any:
+    """Return what writes the text from states: a model inside, where that is one that generates by itself."""
+    found = (getattr(model, name, None) for name in ("language_model", "text_model"))
+    inner: Any = next((part for part in found if part is not None), None)
+    heads = hasattr(inner, "can_generate") and inner.can_generate()
+    takes = heads and _EMBEDS in inspect.signature(type(inner).forward).parameters
+    return inner if takes and not inner.config.is_encoder_decoder else model
+
+
+def said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Return the states that a method gives, in the size of the text's.
+
+    It returns them alone, or in an output with fields; a model that projects them later is asked to do so here.
+    """
+    encode = method_of(model, method)
+    known = {"sample": False, "padding_mask": None}  # no noise of training; frames have a mask of their own
+    more = {name: value for name, value in known.items() if name in inspect.signature(encode).parameters}
+    returned = encode(**{**more, **arguments}, return_dict=True)
+    states = getattr(returned, "pooler_output", returned)
+    if states is not None or not hasattr(returned, "last_hidden_state"):
+        return states
+    states, size = returned.last_hidden_state, model.get_input_embeddings().weight.shape[1]
+    projector = _projector(model)
+    return states if projector is None or states.shape[-1] == size else projector(states)
+
+
+def _projector(model: Any) -> Any:
+    return next((module for name, module in model.named_modules() if name.endswith(_PROJECTORS)), None)
+
+
+class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
+    """Describe an encoder that is told the sizes of pictures, and cuts them out: it gets one whole picture."""
+
+    @property
+    def default_batch_size(self) -> int:
+        """One picture."""
+        return 1
+
+    @property
+    def inputs(self) -> Axes:
+        """The picture, [1, channels, height, width]."""
+        return {self._input: {2: "height", 3: "width"}}
+
+    @property
+    def outputs(self) -> Axes:
+        """Its states, [places, size]."""
+        return {self._output: {}}
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
+    ) -> Mapping[str, Any]:
+        """Make a picture; see `OnnxConfig`."""
+        return {self._input: self._made(preprocessor, 1)[self._input][:1]}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder on a picture that is as large as it is."""
+        import torch
+
+        height, width = arguments[self._input].shape[-2:]
+        named = {**arguments, "image_sizes": [(height, width)]}
+        states = said(model_of(forward), self._method, named)
+        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+
+    def _look_at(self, model: Any, preprocessor: Any) -> None:
+        """Leave it to the capture: how large a picture is isn't in its values."""
+
+    @staticmethod
+    def fits(model: Any, component: str) -> bool:
+        """Say whether a model's encoder must be told the sizes of pictures."""
+        parameters = inspect.signature(method_of(model, MODALITY_ENCODERS[component].method)).parameters
+        return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
+
+
+class TiledImageEncoderOnnxConfig(OnnxConfig):
+    """Describe the vision encoder of Idefics3 and SmolVLM, which take a picture in tiles, some of them empty."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Tiles, [batch, tiles, channels, height, width], and which of their pixels are a picture's."""
+        return {
+            "pixel_values": {0: "batch", 1: "num_images", 3: "height", 4: "width"},
+            "pixel_attention_mask": {0: "batch", 1: "num_images", 2: "height", 3: "width"},
+        }
+
+    @property
+    def outputs(self) -> Axes:
+        """The states of the tiles that aren't empty, [such tiles, places, size]."""
+        return {"image_features": {}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
+        """Make two tiles for each of a batch, of the size that the model was trained with."""
+        import torch
+
+        side = self._config.vision_config.image_size
+        shape = (self.default_batch_size, 2, 3, side, side)
+        mask = torch.ones(*shape[:2], side, side, dtype=torch.bool)
+        return {"pixel_values": torch.ones(shape), "pixel_attention_mask": mask}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder on all tiles, and leave out what it says of the empty ones."""
+        model = model_of(forward).model
+        tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
+        side = self._config.vision_config.patch_size
+        patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
+        states = model.vision_model(
+            pixel_values=tiles, patch_attention_mask=patches, return_dict=True
+        ).last_hidden_state
+        full = (tiles != 0).flatten(1).any(-1)
+        return {"image_features": model.connector(states)[full]}
+
+
+def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Return what a model's projector says, as one tensor: the model makes a list of it, one for each of the batch.
+
+    Raises:
+        UnsupportedError: it has no projector, or does more than that with what it says.
+    """
+
+    def whole(_: Any, __: Any, said: Any) -> list[Any]:
+        return [said]
+
+    projector = _projector(model)
+    if projector is None:
+        raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
+    handle = projector.register_forward_hook(whole)
+    try:
+        (states,) = said(model, method, arguments)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UnsupportedError(
+            f"{type(model).__name__} gives each picture or sound states of its own, which can't be described yet"
+        ) from error
+    finally:
+        handle.remove()
+    return states
+
+
+_PROJECTORS = ("multi_modal_projector",)
+
+
+class EmbeddingOnnxConfig(OnnxConfig):
+    """Describe what turns tokens into states."""
+
+    @property
+    def inputs(self) -> Axes:
+        """The tokens."""
+        return {"input_ids": {0: "batch", 1: "sequence"}}
+
+    @property
+    def outputs(self) -> Axes:
+        """Their states, [batch, tokens, size]."""
+        return {_EMBEDS: {0: "batch", 1: "sequence"}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
+        """Make tokens; see `OnnxConfig`."""
+        made = super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"})
+        return {"input_ids": made["input_ids"]}
+
+    def _component(self, preprocessor: Any) -> Any:
+        return getattr(preprocessor, "tokenizer", None) or preprocessor
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Look the tokens up."""
+        model = model_of(forward)
+        return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
+
+
+class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
+    """Describe a decoder that takes states instead of tokens.
+
+    Args:
+        model: the whole model; it is run once.
+        preprocessor: whose tokenizer makes texts.
+        last_logits: whether the graph gives the logits of the last token only.
+
+    Raises:
+        UnsupportedError: it keeps no keys and values of every layer.
+    """
+
+    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False) -> None:
+        self._size = model.get_input_embeddings().weight.shape[1]
+        super().__init__(model, preprocessor, use_past=True, last_logits=last_logits)
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make states of a text, and what else the decoder takes."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        tokens = made.pop("input_ids", None)
+        if tokens is None:
+            return made
+        if "token_type_ids" in self._parameters:  # which tokens are a picture's: they see each other
+            made["token_type_ids"] = torch.zeros_like(tokens)
+            made["token_type_ids"][:, 1:3] = 1
+        return {_EMBEDS: torch.zeros(*tokens.shape, self._size), **made}
+
+    def _component(self, preprocessor: Any) -> Any:
+        return getattr(preprocessor, "tokenizer", None) or preprocessor
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder; PaliGemma looks at the kinds of tokens only where its cache is new, so it is told that."""
+        cache = arguments.get(PAST)
+        if cache is None or self._config.model_type != "paligemma":
+            return super().run(forward, arguments)
+        kind = type(cache)
+        cache.__class__ = type(kind.__name__, (kind,), {"is_initialized": property(lambda _: False)})
+        return super().run(forward, arguments)
+
+
+class DeepstackDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
+    """Describe a decoder some of whose layers each are given states of the pictures to add."""
+
+    @property
+    def _adding(self) -> Sequence[int]:
+        """The numbers of the layers that add."""
+        raise NotImplementedError
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """As of any such decoder, and `deepstack_embeds` [such layers, batch, tokens, size], zero for a text."""
+        return {**super().inputs, "deepstack_embeds": {1: "batch", 2: "sequence"}}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make what the decoder takes, with something to add."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        noise = torch.Generator().manual_seed(0)
+        made["deepstack_embeds"] = torch.randn(len(self._adding), *made["inputs_embeds"].shape, generator=noise)
+        return made

@@ -1,0 +1,303 @@
+"""Describe the graphs of models whose pictures are of any size: patches, and grids that say how they stand.
+
+Transformers finds where each patch stands with Python loops over the grids. Here the same is arithmetic on the
+number of each patch, and attention within frames and windows is attention with a mask, so that one graph does for all
+grids.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.description._packed_patch_tracing import PackedPatchTracing, one_for_each
+from onnxport.description.derived import move
+from onnxport.description.multimodal import (
+    DeepstackDecoderOnnxConfig,
+    EmbedsDecoderOnnxConfig,
+    method_of,
+    missing_inputs,
+)
+
+_BLOCKS = ((4, 6), (6, 4))
+"""Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
+_GRIDS = ("image_grid_thw", "target_sizes")
+"""What a whole model calls the grids; of the second, which has rows and columns only, the patches are one picture."""
+_ROW, _IMAGE, _BLOCK = "row", "picture", "block"
+_FORMS = (_ROW, _IMAGE, _BLOCK)
+"""What a patch may be: a row of its values, a small picture, or a picture of a block of patches, channels last."""
+_TOWER_GRIDS = ("grid_thw", *_GRIDS)
+
+
+def takes_packed_patches(model: Any) -> bool:
+    """Say whether a model that reads pictures beside a text is given them as patches and grids."""
+    return _features_grid_of(model) is not None
+
+
+def _features_grid_of(model: Any) -> str | None:
+    """Return what the method that encodes pictures calls the grids; a head hands all it is given to the model in it."""
+    methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
+    return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
+
+
+def is_packed_patch_model(model: Any) -> bool:
+    """Say whether a model is an encoder alone of pictures that are given as patches and grids."""
+    forward = type(model).forward
+    return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _TOWER_GRIDS) is not None
+
+
+def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
+    """Return what a method calls the grids."""
+    known = inspect.signature(method).parameters
+    return next((name for name in names if name in known), None)
+
+
+def has_deepstack(config: Any) -> bool:
+    """Say whether states of some of the encoder's layers go into the decoder's first layers."""
+    return bool(getattr(config.vision_config, "deepstack_visual_indexes", None))
+
+
+def uses_mrope(config: Any) -> bool:
+    """Say whether a decoder's tokens have three positions each: in time, in height, in width."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict))
+
+
+class PackedPatchEncoderOnnxConfig(OnnxConfig):
+    """Describe what encodes pictures that are given as patches.
+
+    The mask takes memory that grows with the square of the patches.
+
+    Args:
+        model: the whole model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.config, task="default")
+        self._tracing = PackedPatchTracing(model)
+        self._encoder = _encoder_of(model)
+        self._grid, self._patches = self._names(model)
+        self._form = _FORMS[0]
+        self._look_at(model)
+
+    @property
+    def inputs(self) -> Axes:
+        """Grids, [pictures, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
+        return {self._grid: {0: "batch"}, self._patches: {3 if self._grid == _GRIDS[1] else 0: "batch"}}
+
+    def _names(self, model: Any) -> tuple[str, str]:
+        """Return what the model calls grids and patches."""
+        return _features_grid_of(model) or "", "pixel_values"
+
+    @property
+    def outputs(self) -> Axes:
+        """The states of all pictures after each other, [places, size]."""
+        return {"image_features": {}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make pictures, upright and lying ones."""
+        grids, patches = self._make(batch_size)
+        return {self._grid: grids, self._patches: patches}
+
+    def _make(self, batch_size: int) -> tuple[Any, Any]:
+        """Make grids and patches."""
+        import torch
+
+        count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        side = 1 if self._form == _BLOCK else _side_of(self._encoder.config) * _side_of(self._config)
+        grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
+        patches = sum(high * wide for _, high, wide in grids)
+        shape = _patch_of(self._encoder, self._form)
+        if self._grid == _GRIDS[1]:
+            return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
+        return torch.tensor(grids), torch.zeros(patches, *shape)
+
+    def _look_at(self, model: Any) -> dict[str, Any]:
+        """Run the model, to see whether a patch is a row of values, or a small picture; return what it says.
+
+        Raises:
+            UnsupportedError: it takes neither.
+        """
+        import torch
+
+        forms = _FORMS if self._grid != _GRIDS[1] else (_IMAGE,)
+        for self._form in forms:
+            try:
+                with torch.no_grad():
+                    return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
+            except (RuntimeError, TypeError, ValueError) as error:
+                failure = error
+        raise missing_inputs(model, f"{self._patches} and {self._grid} to encode pictures", failure) from failure
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder: while it is traced, with what it would find by loops."""
+        import torch
+
+        if not torch.compiler.is_exporting():
+            return self._named(self._encode(forward, arguments))
+        images = self._images(arguments)
+        repeating = one_for_each(*images) if self._form == _BLOCK else nullcontext()
+        with self._tracing.replaced(*images), repeating:
+            return self._named(self._encode(forward, arguments))
+
+    def _images(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return grids, and how many patches there are."""
+        import torch
+
+        grids, patches = arguments[self._grid], arguments[self._patches]
+        if self._form == _BLOCK:
+            side = _side_of(self._encoder.config)
+            return grids * grids.new_tensor([1, side, side]), patches.shape[0] * side**2
+        if self._grid != _GRIDS[1]:
+            return grids, patches.shape[0]
+        return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
+
+    def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return what the model says of pictures."""
+        model, given = model_of(forward), dict(arguments)
+        if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are shrunk
+            given["image_merge_sizes"] = given[self._grid].new_ones(given[self._grid].shape[0])
+        return method_of(model, "get_image_features")(**given, return_dict=True)
+
+    def _named(self, said: Any) -> dict[str, Any]:
+        """Return the outputs by name."""
+        return {"image_features": _joined(said.pooler_output)}
+
+
+class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
+    """Describe an encoder of patches that is a model of its own.
+
+    Args:
+        model: the encoder; it is run once.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._has_sides = "merge_sizes" in inspect.signature(type(model).forward).parameters
+        self._outputs: Axes = {}
+        super().__init__(model)
+        self._outputs = {name: {} for name in self._look_at(model)}
+
+    def _names(self, model: Any) -> tuple[str, str]:
+        forward = type(model).forward
+        patches = next(name for name in inspect.signature(forward).parameters if name != "self")
+        return _grid_of(forward, _TOWER_GRIDS) or "", patches
+
+    @property
+    def inputs(self) -> Axes:
+        """Grids and patches, as the encoder calls them."""
+        sides: Axes = {"merge_sizes": {0: "batch"}} if self._has_sides else {}
+        return {**sides, **super().inputs}
+
+    @property
+    def outputs(self) -> Axes:
+        """All that the encoder says, of all pictures after each other."""
+        return self._outputs
+
+    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make pictures, upright and lying ones."""
+        made = dict(super().generate_dummy_inputs(preprocessor, batch_size))
+        grids = made[self._grid]
+        return {**({"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}), **made}
+
+    def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        return forward(**arguments, return_dict=True)
+
+    def _named(self, said: Any) -> dict[str, Any]:
+        import torch
+
+        rows = {name: list(value) for name, value in said.items() if name == "deepstack_features"}
+        found = {f"{name}.{index}": states for name, row in rows.items() for index, states in enumerate(row)}
+        return {name: value for name, value in said.items() if isinstance(value, torch.Tensor)} | found
+
+
+class DeepstackPatchEncoderOnnxConfig(PackedPatchEncoderOnnxConfig):
+    """Describe the encoder of Qwen3-VL: what it says after some of its layers goes into the decoder's first layers."""
+
+    @property
+    def outputs(self) -> Axes:
+        """The states, and those of the layers whose numbers the configuration lists, [such layers, places, size]."""
+        return {**super().outputs, "deepstack_features": {}}
+
+    def _named(self, said: Any) -> dict[str, Any]:
+        import torch
+
+        deep = torch.stack([_joined(states) for states in said.deepstack_features])
+        return {**super()._named(said), "deepstack_features": deep}
+
+
+class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
+    """Describe a decoder whose tokens have three positions each: in time, in height, in width."""
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """As of any decoder that takes states, but for `position_ids` [3, batch, tokens]."""
+        return {**super().inputs, "position_ids": {1: "batch", 2: "sequence"}}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make states of a text, and positions that differ."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        made["position_ids"] = torch.stack([made["position_ids"] + more for more in range(3)])
+        return made
+
+
+class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOnnxConfig):
+    """Describe the decoder of Qwen3-VL, whose first layers each are given states of the pictures to add."""
+
+    @property
+    def _adding(self) -> Sequence[int]:
+        return range(len(self._config.vision_config.deepstack_visual_indexes))
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder, which adds states at places that a mask chooses: here, at all places."""
+        text = model_of(forward).model.language_model
+        given = dict(arguments)
+        deep = given.pop("deepstack_embeds")
+
+        def hand_on(_: Any, taken: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return taken, {**named, "deepstack_visual_embeds": list(deep)}
+
+        handle = text.register_forward_pre_hook(hand_on, with_kwargs=True)
+        text._deepstack_process = lambda states, _, more: states + more
+        try:
+            return super().run(forward, given)
+        finally:
+            handle.remove()
+            del text._deepstack_process
+
+
+def _joined(states: Any) -> Any:
+    """Return the states of all pictures, [places, size]: the whole model splits them by picture."""
+    import torch
+
+    return states if isinstance(states, torch.Tensor) else torch.cat(tuple(states))
+
+
+def _encoder_of(model: Any) -> Any:
+    """Return the part of a model that is given patches and grids."""
+    return next(module for module in model.modules() if is_packed_patch_model(module) and hasattr(module, "config"))
+
+
+def _side_of(config: Any) -> int:
+    """Return how many patches, in both directions, become one state in a part of a model."""
+    kernels = [getattr(config, name, None) for name in ("merge_kernel_size", "window_kernel_size")]
+    sides = [kernel[0] for kernel in kernels if kernel]
+    sides += [getattr(config, name, None) or 1 for name in ("spatial_merge_size", "merge_size")]
+    return int(max(sides) ** (getattr(config, "merger_times", None) or 1))
+
+
+def _patch_of(encoder: Any, form: str) -> tuple[int, ...]:
+    """Return the shape of a patch."""
+    if form == _BLOCK:
+        side, channels = (getattr(encoder.config, name, 1) for name in ("patch_size", "num_channels"))
+        return side * _side_of(encoder.config), side * _side_of(encoder.config), channels
+    embeds = (module for name, module in encoder.named_modules() if "patch" in name or "embed" in name)
+    projects = (part for part in embeds if hasattr(part, "in_features") or hasattr(part, "in_channels"))
+    shape = next(tuple(part.weight.shape[1:]) for part in projects if hasattr(part, "weight"))
+    return (math.prod(shape),) if form == _ROW else shape

@@ -1,0 +1,1 @@
+"""Load configurations, models and preprocessors with Transformers; every parameter is accounted for."""

@@ -1,0 +1,342 @@
+"""Load a checkpoint's configuration and model; the model is whole, or there is an error, never a random parameter.
+
+Transformers gets the tensors of the files that were checked, not the directory: it finds no other files to read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.quiet import hidden_bars, quiet
+from onnxport.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    MissingDependencyError,
+    OnnxportError,
+    OptionError,
+    UnsupportedError,
+    UntrustedCodeError,
+    WeightsMismatchError,
+)
+from onnxport.loading.accounting import Account, settle
+from onnxport.loading.merging import merge_in_memory, plan_merge, settle_with
+from onnxport.loading.preprocessors import load_preprocessor
+from onnxport.loading.quantized import cast_the_others, let_loader_dequantize
+from onnxport.loading.tensors import read_state
+from onnxport.options import ExportOptions
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = [
+    "attach_generation_config",
+    "config_for",
+    "dtype_of",
+    "load_config",
+    "load_model",
+    "load_preprocessor",
+    "load_state",
+]
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = {name: ("timm", "torchvision") for name in ("timm_wrapper", "timm_backbone")}
+"""Model type → packages that its code is in."""
+_DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedConfig:
+    """Load the configuration of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: a value of `config.json` isn't what its class expects.
+        UnsupportedError: Transformers has no such model type, or can't undo how the weights are quantized.
+        UntrustedCodeError: the configuration class is code that isn't allowed to run.
+    """
+    from transformers import AutoConfig
+
+    source = checkpoint.weight_files[0] if checkpoint.format == "gguf" else checkpoint.directory / "config.json"
+    extra = {"gguf_file": source.name} if checkpoint.format == "gguf" else {}
+    if checkpoint.format != "gguf":
+        _check_model_type(checkpoint, options)
+        _check_packages(checkpoint)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
+            )
+    except Exception as error:
+        raise _config_error(error, checkpoint, source) from error
+    if checkpoint.architectures and not config.architectures:
+        config.architectures = list(checkpoint.architectures)
+    if checkpoint.format != "gguf":
+        let_loader_dequantize(checkpoint, config)
+    return cast("PretrainedConfig", config)
+
+
+def config_for(model_class: Any, config: Any) -> Any:
+    """Return the part of a configuration that a class is made for, the whole where it is made for that.
+
+    The decoder alone of a model that also reads pictures has the configuration of the text.
+    """
+    wanted = getattr(model_class, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return config
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    return next((part for part in parts if isinstance(part, wanted)), config)
+
+
+def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
+    """Load a model whose every parameter comes from the checkpoint, in evaluation mode; an adapter is merged.
+
+    A model that can leave its pooler out is loaded without it when the checkpoint has none. Tensors of the
+    checkpoint that belong to another task's head are left aside, with a log record.
+
+    Args:
+        checkpoint: where the tensors are.
+        model_class: a model class of Transformers, such as `BertForMaskedLM`.
+        options: dtype, device, whether code may run.
+
+    Raises:
+        WeightsMismatchError: parameters without tensor, tensors without parameter, or different shapes.
+        CorruptCheckpointError: a tensor can't be read.
+        UntrustedCodeError: a pickled file holds more than tensors.
+        OptionError: there is no such device.
+    """
+    config = config_for(model_class, load_config(checkpoint, options))
+    device = _device(options)
+    with quiet():
+        if checkpoint.format == "tensorflow":
+            model = _load_tensorflow(checkpoint, model_class, config, options)
+        else:
+            model = _load_strictly(checkpoint, model_class, config, options)
+        attach_generation_config(model, checkpoint)
+    return cast("PreTrainedModel", model.to(device).eval())
+
+
+def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    known = list(CONFIG_MAPPING.keys())
+    auto_map = checkpoint.config.get("auto_map")
+    is_code = isinstance(auto_map, dict) and "AutoConfig" in auto_map and options.trust_remote_code
+    if checkpoint.model_type in known or is_code:
+        return
+    near = difflib.get_close_matches(checkpoint.model_type, known, n=5, cutoff=0.5)
+    hint = f"the nearest it knows are {', '.join(near)}" if near else f"it knows {len(known)} others, none of them near"
+    raise UnsupportedError(
+        f"{checkpoint.name}: the model type {checkpoint.model_type!r} isn't known to the installed Transformers; "
+        f"{hint}. Correct model_type in {checkpoint.directory / 'config.json'}, or upgrade transformers"
+    )
+
+
+def _check_packages(checkpoint: Checkpoint) -> None:
+    """Refuse a model that is another package's, where that isn't installed."""
+    missing = [name for name in _PACKAGES.get(checkpoint.model_type, ()) if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{checkpoint.name}: the model type {checkpoint.model_type!r} needs packages that aren't installed: "
+            f"pip install {' '.join(missing)}"
+        )
+
+
+def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> OnnxportError:
+    reason = _first_lines(error)
+    if "trust_remote_code" in str(error):
+        return UntrustedCodeError(
+            f"{checkpoint.name}: its configuration is code of the repository, which would run on this machine; "
+            f"read that code, and pass --trust-remote-code (trust_remote_code=True) if you trust it"
+        )
+    if checkpoint.format == "gguf":
+        return UnsupportedError(
+            f"{source}: the GGUF architecture {checkpoint.gguf_architecture!r} can't be read ({reason}); "
+            f"export the safetensors checkpoint that the file was converted from"
+        )
+    if isinstance(error, ImportError):
+        return MissingDependencyError(f"{checkpoint.name}: reading its configuration needs a package: {reason}")
+    if isinstance(error, OSError):
+        return CheckpointNotFoundError(f"{source} can't be loaded, a file that it names isn't there: {reason}")
+    return CorruptCheckpointError(f"{source}: {type(error).__name__} while reading it: {reason}; correct that value")
+
+
+def _load_strictly(
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+) -> PreTrainedModel:
+    if checkpoint.format == "gguf":
+        model, account = _load_gguf(checkpoint, model_class, options)
+    else:
+        model, account = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
+    merge, _ = settle_with(checkpoint, account, model)
+    if merge is not None:
+        merge_in_memory(merge, model)
+    return model
+
+
+def load_state(
+    checkpoint: Checkpoint,
+    model_class: Any,
+    config: PretrainedConfig,
+    state: Mapping[str, torch.Tensor],
+    options: ExportOptions,
+) -> tuple[PreTrainedModel, Account]:
+    """Give tensors to Transformers' loader; what matched is in the account, to be settled.
+
+    Raises:
+        CorruptCheckpointError: the model can't be built from them.
+        MissingDependencyError: Transformers needs a package for it.
+    """
+    state = _of_part(checkpoint, config, state)
+    with _named_errors(checkpoint, model_class):
+        load = _loader_of(model_class)
+        model, info = load(None, config=config, state_dict=dict(state), **_arguments(options))
+        if checkpoint.quantization is not None:
+            cast_the_others(model, dtype_of(options))
+    return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def _of_part(
+    checkpoint: Checkpoint, config: PretrainedConfig, state: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a model's part, called as they are in the part alone; all where the whole is loaded.
+
+    A checkpoint like MusicGen's keeps the tensors of every part under the part's name in `config.json`, which may end
+    with `_config`.
+    """
+    settings = {name.removesuffix("_config"): value for name, value in checkpoint.config.items()}
+    parts = {n: part["model_type"] for n, part in settings.items() if isinstance(part, dict) and "model_type" in part}
+    wanted = next((name for name, kind in parts.items() if kind == config.model_type != checkpoint.model_type), None)
+    if wanted is None or not {key.partition(".")[0] for key in state}.issuperset(parts):
+        return state
+    logger.info("%s: of its parts, only %s is loaded", checkpoint.name, wanted)
+    prefix = f"{wanted}."
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _loader_of(model_class: Any) -> Any:
+    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name.
+
+    The class is there already, whosever it is: loading tensors runs no other code of the checkpoint.
+    """
+    from transformers import PreTrainedModel
+
+    fetches = model_class.__name__ == "TimmBackbone"
+    if fetches:
+        return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
+    return partial(model_class.from_pretrained, trust_remote_code=False)
+
+
+def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
+    from transformers import modeling_gguf_pytorch_utils
+
+    file = checkpoint.weight_files[0].name
+    with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
+        model, info = model_class.from_pretrained(
+            checkpoint.directory, gguf_file=file, trust_remote_code=False, local_files_only=True, **_arguments(options)
+        )
+    return model, Account.of(info, None)
+
+
+def _arguments(options: ExportOptions) -> dict[str, Any]:
+    return {"dtype": dtype_of(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
+
+
+@contextmanager
+def _named_errors(checkpoint: Checkpoint, model_class: Any) -> Iterator[None]:
+    """Turn what Transformers raises in a block into errors that name the checkpoint."""
+    try:
+        yield
+    except OnnxportError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(f"{checkpoint.name}: reading its weights needs a package: {error}") from error
+    except Exception as error:
+        raise CorruptCheckpointError(
+            f"{checkpoint.name}: {model_class.__name__} couldn't be built from "
+            f"{', '.join(path.name for path in checkpoint.weight_files[:3])} "
+            f"({type(error).__name__}: {_first_lines(error)}); check config.json against the weights"
+        ) from error
+
+
+def _load_tensorflow(
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+) -> PreTrainedModel:
+    from onnxport.loading.tensorflow import read_tensorflow_state
+
+    path = checkpoint.weight_files[0]
+    try:
+        model = model_class._from_config(config)
+        state = read_tensorflow_state(path, model)
+    except WeightsMismatchError as mismatch:
+        # A checkpoint without pooler is loaded into a model without one, as for the other formats.
+        if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+            raise
+        try:
+            model = model_class._from_config(config, add_pooling_layer=False)
+            state = read_tensorflow_state(path, model)
+        except WeightsMismatchError:
+            raise mismatch from None
+    outcome = model.load_state_dict(state, strict=False)
+    account = Account.of(
+        {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
+    )
+    settle(account, model, checkpoint)
+    model = model.to(dtype_of(options))
+    if checkpoint.adapter is not None:
+        merge_in_memory(plan_merge(checkpoint.adapter, model), model)
+    return cast("PreTrainedModel", model)
+
+
+def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Give a model that generates the checkpoint's generation settings.
+
+    Raises:
+        CorruptCheckpointError: they can't be read.
+    """
+    if checkpoint.format == "gguf" or not model.can_generate():
+        return
+    from transformers import GenerationConfig
+
+    if (checkpoint.directory / "generation_config.json").is_file():
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint.directory, local_files_only=True)
+        except Exception as error:
+            raise CorruptCheckpointError(
+                f"{checkpoint.directory / 'generation_config.json'}: {type(error).__name__} while reading it: "
+                f"{_first_lines(error)}; correct or remove the file"
+            ) from error
+
+
+def dtype_of(options: ExportOptions) -> torch.dtype:
+    """Return the torch dtype that the options name."""
+    import torch
+
+    return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))
+
+
+def _device(options: ExportOptions) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(options.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(
+            f"--device {options.device!r} can't be used here ({_first_lines(error)}); use cpu, or a device that "
+            f"the installed torch supports"
+        ) from error
+    return device
+
+
+def _first_lines(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

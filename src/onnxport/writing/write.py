@@ -1,0 +1,215 @@
+"""Write a graph as it was planned, two tensors at a time.
+
+What is unchanged goes from file to file inside the kernel; what is converted is in memory once, with at most one
+tensor of the checkpoint that it is made of.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxport.binding.bound_graphs import BoundTensor
+from onnxport.checkpoint.reading import Reader
+from onnxport.options import ExportOptions
+from onnxport.weights.expressions import ByteRange, Reads
+from onnxport.writing._protobuf import assemble
+from onnxport.writing.linking import link_file
+from onnxport.writing.planning import GraphPlan, PlannedTensor, expression_of, plan_graph
+
+if TYPE_CHECKING:
+    import onnx
+
+Written = Callable[[int], None]
+
+_IN_KERNEL = 1 << 26
+"""Bytes that the kernel is asked to copy at once: an interrupt is answered between two requests."""
+_BUFFER = 1 << 18
+"""Bytes copied at once where the kernel can't do it; it stays in the processor's cache."""
+_WRITE = 1 << 19
+"""Bytes written at once: above a megabyte Linux may look for large pages first, which was four times slower."""
+_WRITERS = 2
+"""Tensors written beside the graph at once: one is transposed or cast while the bytes of another go to the disk."""
+_CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+"""Answers of a kernel that can't copy between two files itself."""
+
+
+def write_graph(
+    plan: GraphPlan,
+    model: ir.Model,
+    directory: Path,
+    reader: Reader | None = None,
+    written: Written | None = None,
+) -> list[Path]:
+    """Write a graph.
+
+    Args:
+        plan: made by `plan_graph` for the same model.
+        model: graph whose initializers hold tensors; it is as before afterwards.
+        directory: output directory; it exists.
+        reader: reads the checkpoint; None where no tensor is bound to one.
+        written: called with the bytes of each tensor after it was written.
+
+    Returns:
+        The files written, the graph first.
+
+    Raises:
+        OSError: the disk is full, or the like; `bundles.directory.staged` says of which output.
+        OutputError: a file can't be linked.
+        CorruptCheckpointError: a file of the checkpoint changed while it was read.
+    """
+    report = written or _no_report
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items() if value.const_value}
+    for name, source in plan.links:
+        _link(plan, (name, source), directory, reader)
+    beside = [item for item in plan.tensors if item.file == plan.data_file]
+    if plan.data_file is not None:
+        _write_data(directory / plan.data_file, beside, tensors, reader, report)
+    _write_model(plan, model, directory, reader, report)
+    if reader is not None:
+        reader.verify()
+    return [directory / name for name, _ in plan.files]
+
+
+def save_graph(model: ir.Model, file: Path) -> list[Path]:
+    """Write a graph whose weights are in memory; the files are those of `write_graph`."""
+    return write_graph(plan_graph(model, file.name, ExportOptions()), model, file.parent)
+
+
+def _no_report(_: int) -> None:
+    return None
+
+
+def _link(plan: GraphPlan, link: tuple[str, str], directory: Path, reader: Reader | None) -> None:
+    name, source = link
+    if reader is None:
+        raise TypeError(f"{plan.graph_file} refers to {source}, so it takes a reader to write it")
+    reader.descriptor(source)  # checks that it is the file whose header was read
+    if not (directory / name).exists():  # two graphs may share it
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        link_file(reader.directory / source, directory / name)
+
+
+def _write_data(
+    path: Path,
+    planned: list[PlannedTensor],
+    tensors: dict[str, ir.TensorProtocol],
+    reader: Reader | None,
+    report: Written,
+) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="onnxport-write") as pool:
+            jobs: dict[int, Future[None]] = {}
+            try:
+                for item in planned:
+                    assert item.offset is not None
+                    if item.offset not in jobs:
+                        jobs[item.offset] = pool.submit(_put, tensors[item.name], descriptor, item.offset, reader)
+                for item in planned:
+                    jobs[item.offset or 0].result()
+                    report(item.nbytes)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        os.fsync(descriptor)  # here, and not with the directory: digests go on meanwhile
+    finally:
+        os.close(descriptor)
+
+
+def _write_model(plan: GraphPlan, model: ir.Model, directory: Path, reader: Reader | None, report: Written) -> None:
+    """Write the graph's file, with the tensors that are planned to be in it."""
+    inside = {item.name: item.nbytes for item in plan.tensors if item.file == plan.graph_file}
+    start, streamed, _ = assemble(_serialized(plan, model), inside)
+    descriptor = os.open(directory / plan.graph_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        position = _write(descriptor, start, 0)
+        for item in streamed:
+            position = _write(descriptor, item.head, position)
+            tensor = model.graph.initializers[item.name].const_value
+            assert tensor is not None
+            _put(tensor, descriptor, position, reader)
+            position += item.nbytes
+            report(item.nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _serialized(plan: GraphPlan, model: ir.Model) -> onnx.ModelProto:
+    """Serialize a model whose planned tensors say where they are, instead of what they are."""
+    values = {item.name: model.graph.initializers[item.name] for item in plan.tensors}
+    originals = {name: value.const_value for name, value in values.items()}
+    try:
+        for item in plan.tensors:
+            original = originals[item.name]
+            assert original is not None
+            values[item.name].const_value = ir.ExternalTensor(
+                item.file, item.offset, item.nbytes, original.dtype, shape=_shape(original), name=item.name
+            )
+        return ir.to_proto(model)
+    finally:
+        for name, value in values.items():
+            value.const_value = originals[name]
+
+
+def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape(tensor.shape.numpy())
+
+
+def _put(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader | None) -> None:
+    """Write a tensor's bytes at an offset of a file."""
+    made = expression_of(tensor)
+    if made is None:
+        _write(descriptor, tensor.tobytes(), offset)
+        return
+    if made.contiguous is not None and reader is not None:
+        copy_range(reader, made.contiguous, descriptor, offset)
+        return
+    for piece in made.pieces(_reader_of(tensor)):
+        offset = _write(descriptor, piece.view(np.uint8).data, offset)
+
+
+def _reader_of(tensor: ir.TensorProtocol) -> Reads:
+    assert isinstance(tensor, BoundTensor)
+    return tensor.reader
+
+
+def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -> None:
+    """Copy bytes of a checkpoint to an offset of a file, in the kernel where it can.
+
+    Raises:
+        CorruptCheckpointError: the checkpoint's file ends before the range does.
+    """
+    source, done = reader.descriptor(where.file), 0
+    copy = getattr(os, "copy_file_range", None)
+    while done < where.nbytes and copy is not None:
+        try:
+            count = copy(source, descriptor, min(_IN_KERNEL, where.nbytes - done), where.offset + done, offset + done)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            break
+        if not count:
+            raise reader.cut_short(where)
+        done += count
+    buffer = np.empty(min(_BUFFER, where.nbytes - done), np.uint8)
+    while done < where.nbytes:
+        part = buffer[: where.nbytes - done]
+        reader.read_into(ByteRange(where.file, where.offset + done, part.nbytes), part)
+        done = _write(descriptor, part.data, offset + done) - offset
+
+
+def _write(descriptor: int, content: Any, offset: int) -> int:
+    """Write bytes at an offset of a file, and return the offset after them."""
+    view = memoryview(content)
+    while len(view):
+        count = os.pwrite(descriptor, view[:_WRITE], offset)
+        view, offset = view[count:], offset + count
+    return offset

@@ -1,0 +1,98 @@
+"""Models that compare texts with pictures or sounds become a graph for each, with `--split-encoders`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.checkpoints import randomize
+from conformance.preprocessors import make_tokenizer
+from onnxport.cli import main
+from onnxport.errors import OptionError
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.light import LightModel
+
+SIZES = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT = {**SIZES, "vocab_size": 99, "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 0}
+TEXT |= {"eos_token_id": 2}
+SIGHT = {**SIZES, "image_size": 32, "patch_size": 8}
+AUDIO = {
+    **{"num_mel_bins": 16, "spec_size": 64, "patch_size": 4, "patch_stride": 4, "window_size": 4, "hidden_size": 32},
+    **{"patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2], "enable_fusion": False},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "CLIP": {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 24},
+    "Siglip": {"text_config": {**TEXT, "projection_size": 32}, "vision_config": SIGHT},
+    "ChineseCLIP": {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 24},
+    "AltCLIP": {"text_config": {**TEXT, "project_dim": 32}, "vision_config": SIGHT, "projection_dim": 24},
+    "Clap": {"text_config": TEXT, "audio_config": AUDIO, "projection_dim": 24},
+}
+
+
+def checkpoint(name: str, directory: Path) -> Any:
+    """Write a tiny checkpoint, and return its model."""
+    torch.manual_seed(0)
+    model_class = getattr(transformers, f"{name}Model")
+    model = model_class(model_class.config_class(**MODELS[name])).eval()
+    randomize(model)
+    model.save_pretrained(directory)
+    make_tokenizer("bart", 99, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
+    if name == "Clap":
+        settings = {
+            "feature_size": 16,
+            "max_length_s": 1,
+            "sampling_rate": 16_000,
+            "hop_length": 160,
+            "nb_max_samples": 16_000,
+        }
+        transformers.ClapFeatureExtractor(**settings, truncation="rand_trunc").save_pretrained(directory)
+    else:
+        size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+        transformers.CLIPImageProcessor(**size).save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_half_says_what_the_whole_model_says(name: str, tmp_path: Path) -> None:
+    model = checkpoint(name, tmp_path / "checkpoint")
+    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--split-encoders", "--quiet"]) == 0
+    other = "audio_model" if name == "Clap" else "vision_model"
+    assert {file.stem for file in (tmp_path / "out").glob("*.onnx")} == {"text_model", other}
+    torch.manual_seed(0)
+    ids = torch.randint(5, 90, (2, 9))
+    ids[:, -1] = 2
+    mask = torch.ones_like(ids)
+    ids[1, 6:], mask[1, 6:] = 1, 0
+    ids[1, 5] = 2
+    heard = {"input_features": torch.randn(3, 1, 101, 16), "is_longer": torch.zeros(3, 1, dtype=torch.bool)}
+    media = heard if name == "Clap" else {"pixel_values": torch.randn(3, 3, 32, 32)}
+    ours = onnxport.load(tmp_path / "out")
+    with torch.no_grad():
+        texts = model.get_text_features(ids, mask, return_dict=True).pooler_output
+        method = model.get_audio_features if name == "Clap" else model.get_image_features
+        others = method(**media, return_dict=True).pooler_output
+    said = ours(input_ids=ids, attention_mask=mask, **media)
+    torch.testing.assert_close(said.text_embeds, texts, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(said[1], others, atol=1e-5, rtol=1e-4)
+    light = LightModel(Directory(tmp_path / "out"))
+    alone = light(input_ids=ids.numpy(), attention_mask=mask.numpy())
+    assert list(alone) == ["text_embeds"]
+    np.testing.assert_array_equal(alone["text_embeds"], said.text_embeds.numpy())
+    with pytest.raises(OptionError, match="give one of input_ids"):
+        ours(attention_mask=mask)
+    assert onnxport.validate(tmp_path / "out").status == "passed"
+
+
+def test_a_model_that_compares_nothing_has_no_halves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = transformers.BertModel(transformers.BertConfig(**TEXT))
+    model.save_pretrained(tmp_path / "checkpoint")
+    make_tokenizer("bert", 99, 2, "[UNK]", token_type_ids=True).save_pretrained(tmp_path / "checkpoint")
+    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--split-encoders", "--quiet"]) != 0
+    assert "leave out --split-encoders" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
