@@ -20,7 +20,7 @@ _TYPES = {
     "image-classification": "convnextv2 efficientnet metaclip_2 mobilenet_v2 pp_lcnet swin vit_msn",
     "image-matting": "sapiens2 vitmatte",
     "image-segmentation": "detr",
-    "image-to-text": "git got_ocr2 granite_docling llava_onevision smolvlm",
+    "image-to-text": "idefics got_ocr2 granite_docling llava_onevision smolvlm",
     "image-to-text-with-past": "blip got_ocr2 molmo2 ovis2 pp_chart2table",
     "mask-generation": "sam",
     "masked-im": "deit",

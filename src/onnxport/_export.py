@@ -22,6 +22,7 @@ from onnxport.bundles.side_files import module_files, side_files, write_module_f
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.checkpoint.reading import Reader
+from onnxport.description.tasks import LABELLED
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
@@ -111,7 +112,8 @@ def export(
         with staged(output, force=options.force) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
-            write_side_files(stage, _side_files(checkpoint), original)
+            labelled = found.blueprint.task.name in LABELLED
+            write_side_files(stage, _side_files(checkpoint), original, labelled=labelled)
             write_module_files(stage, checkpoint)
             validation = _prove(stage, (checkpoint, found, graphs, plans), (original, options), report)
             _check(validation, options)
@@ -145,6 +147,12 @@ class _Original:
     @property
     def preprocessor(self) -> Any:
         return self.subject.preprocessor
+
+    @property
+    def generation_config(self) -> Any:
+        from onnxport.loading.load import generation_config_for
+
+        return generation_config_for(self.subject.model_class, self.config, self.preprocessor)
 
 
 def _bind(found: Found, reader: Reader, options: ExportOptions) -> dict[str, ir.Model]:
