@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from onnxport.configs.model_types import load_config_class
+from onnxport.configs.model_types import MODEL_FOLDERS, load_config_class
 
 _OLD, _NEW = "transformers.onnx", "onnxport.onnx"
 _MODELS = "transformers.models."
