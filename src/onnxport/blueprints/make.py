@@ -23,15 +23,14 @@ from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
 from onnxport.loading.load import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.options import ExportOptions, Progress
-from onnxport.patching.patch import patched
+from onnxport.patching.scope import exclusive
 from onnxport.stamping import Layers, StampError, interleaved
 from onnxport.tracing import trace
-from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.numbers import watched_layer_indices
 from onnxport.tracing.originals import trace_examples
-from onnxport.tracing.patches import fake_patches
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
+from onnxport.tracing.scope import without_values
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -58,6 +57,7 @@ class Subject:
     preprocessor: Any
 
 
+@exclusive()
 def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     """Find out what a checkpoint is and what it is for.
 
@@ -104,6 +104,7 @@ class Draft:
     less: Callable[[frozenset[str]], Reduction] | None = None
 
 
+@exclusive()
 def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Draft:
     """Bind a checkpoint and choose the model to trace.
 
@@ -138,6 +139,7 @@ Known = tuple[TracedGraph, ...] | None
 """Graphs of the model to trace that were traced before."""
 
 
+@exclusive()
 def make(
     checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
 ) -> tuple[Blueprint, tuple[ir.Model, ...]]:
@@ -283,7 +285,7 @@ def _trace_few(component: Component, reduction: Reduction, options: ExportOption
 
 
 def _describe(model: Any, subject: Subject, options: ExportOptions) -> tuple[Component, ...]:
-    with quiet_engine(), patched(fake_patches()):
+    with without_values(model):
         return describe(model, subject.task, subject.preprocessor, options)
 
 
@@ -297,7 +299,7 @@ def trace_component(component: Component, whole: Any, options: ExportOptions) ->
     """
     signature = signature_of(component.config).today()
     examples = Examples(component.config, signature, component.preprocessor)
-    with quiet_engine(), patched(fake_patches()):
+    with without_values(component.model):
         layout, sizes = trace_examples(component.model, examples)
     layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
     graph = trace(component.model, component.config, layout, signature, opset=options.opset)

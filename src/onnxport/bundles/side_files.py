@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
@@ -80,11 +81,12 @@ def write_side_files(stage: Path, originals: list[Path], original: Original) -> 
             own files win.
     """
     names = {path.name for path in originals}
-    if "config.json" not in names:
-        original.config.save_pretrained(stage)
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
-    if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
-        original.preprocessor.save_pretrained(stage)
+    with exclusive():
+        if "config.json" not in names:
+            original.config.save_pretrained(stage)
+        if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+            original.preprocessor.save_pretrained(stage)
     for path in originals:
         if path.name == "config.json" and b"quantization_config" in path.read_bytes():
             _write_unquantized(path, stage / path.name)

@@ -6,13 +6,13 @@ without source lines and with remembered symbols, 4.4 without other models' patc
 
 from __future__ import annotations
 
-import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from onnxport._garbage import fewer_collections
+from onnxport.patching.patch import Replacement
 
 
 @contextmanager
@@ -21,30 +21,25 @@ def economical() -> Iterator[None]:
     import torch._dynamo
 
     # The cache hashes symbolic shapes and checks what it finds: more work than computing a shape anew.
-    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with fewer_collections(), uncached, _only_loaded_models():
+    with fewer_collections(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         yield
 
 
-@contextmanager
-def _only_loaded_models() -> Iterator[None]:
-    """Leave out the engine's patches of models that aren't imported: resolving one imports its modeling file."""
+def own_exporter_patches(modules: Collection[str]) -> Replacement:
+    """Return a replacement that leaves out the exporter's patches of other models: applying one imports its file.
+
+    Args:
+        modules: names of the modeling files that the captured model is defined in.
+    """
     import transformers.exporters.exporter_onnx  # noqa: F401  (registers the patches)
-    from transformers.exporters.utils import _PATCHES
+    from transformers.exporters import utils
 
-    registered = {backend: list(patches) for backend, patches in _PATCHES.items()}
-    try:
-        for patches in _PATCHES.values():
-            patches[:] = [patch for patch in patches if _is_loaded(patch[0])]
-        yield
-    finally:
-        for backend, patches in registered.items():
-            _PATCHES[backend][:] = patches
+    def applies(path: str) -> bool:
+        parts = path.split(".")
+        return parts[:2] != ["transformers", "models"] or ".".join(parts[:4]) in modules
 
-
-def _is_loaded(path: str) -> bool:
-    parts = path.split(".")
-    return parts[:2] != ["transformers", "models"] or ".".join(parts[:4]) in sys.modules
+    kept = {backend: [patch for patch in found if applies(patch[0])] for backend, found in utils._PATCHES.items()}
+    return Replacement(utils, "_PATCHES", kept)
 
 
 def without_source_lines(_: Any) -> Callable[[Any], traceback.StackSummary]:

@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 from onnxport.tracing.layers import is_number
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
     from onnxport.tracing.reduction import TracedStack
 
@@ -140,7 +143,7 @@ def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...
     """
     decisions = Decisions()
     watches: dict[int, tuple[int, _Watch]] = {}
-    replaced: list[tuple[Any, str, Any]] = []
+    changes: list[Replacement] = []  # of one attribute that two stacks have, the first one counts
     files = frozenset(str(getattr(module, "__file__", "")) for module in _sources(model))
     for stack in stacks:
         layers = list(model.get_submodule(stack.path)._modules.values())
@@ -149,18 +152,13 @@ def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...
                 continue
             watch = _Watch(stack.path, files, stack.stands_for(position), decisions)
             watches[id(layer)] = (position, watch)
-            replaced += _watch_own(layer, position, watch)
-        replaced += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
+            changes += _watch_own(layer, position, watch)
+        changes += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
     sources = [module for module in _sources(model) if not hasattr(module, "enumerate")] if watches else []
-    try:
-        for module in sources:
-            module.enumerate = _counting(watches)  # type: ignore[attr-defined]
+    changes += [Replacement(module, "enumerate", _counting(watches)) for module in sources]
+    first = {(id(change.owner), change.name): change for change in reversed(changes)}
+    with patching(*first.values()):
         yield decisions
-    finally:
-        for module in sources:
-            del module.enumerate  # type: ignore[attr-defined]
-        for owner, name, value in reversed(replaced):
-            vars(owner)[name] = value
 
 
 def _sources(model: torch.nn.Module) -> list[ModuleType]:
@@ -170,7 +168,7 @@ def _sources(model: torch.nn.Module) -> list[ModuleType]:
     return [sys.modules[name] for name in names if name.split(".")[0] != "torch" and name in sys.modules]
 
 
-def _configurations(config: Any) -> list[Any]:
+def _configurations(config: PreTrainedConfig) -> list[PreTrainedConfig]:
     """List a configuration and those inside it."""
     from transformers import PreTrainedConfig
 
@@ -178,28 +176,26 @@ def _configurations(config: Any) -> list[Any]:
     return [config, *(found for value in inner for found in _configurations(value))]
 
 
-def _watch_lists(config: Any, watch: _Watch, length: int) -> list[tuple[Any, str, Any]]:
-    """Watch the lists of a configuration with a number for each layer; return what was there."""
-    replaced = []
+def _watch_lists(config: PreTrainedConfig, watch: _Watch, length: int) -> list[Replacement]:
+    """Return changes that watch the lists of a configuration with a number for each layer."""
+    changes = []
     for part in _configurations(config):
         for name, value in list(vars(part).items()):
             if type(value) in (list, tuple) and len(value) == length and all(type(v) in (int, float) for v in value):
                 listed = _WatchedList(value) if type(value) is list else _WatchedTuple(value)
                 listed.watch = watch
-                vars(part)[name] = listed
-                replaced.append((part, name, value))
-    return replaced
+                changes.append(Replacement(part, name, listed))
+    return changes
 
 
-def _watch_own(layer: torch.nn.Module, position: int, watch: _Watch) -> list[tuple[Any, str, Any]]:
-    """Replace the numbers that a layer and its parts keep of it; return what was there."""
-    replaced = []
+def _watch_own(layer: torch.nn.Module, position: int, watch: _Watch) -> list[Replacement]:
+    """Return changes that watch the indices that a layer and its parts keep."""
+    changes = []
     for module in layer.modules():
         for name, value in list(vars(module).items()):
             if type(value) is int and is_number(name):
-                setattr(module, name, _watched(value, _moved(watch, value - position)))
-                replaced.append((module, name, value))
-    return replaced
+                changes.append(Replacement(module, name, _watched(value, _moved(watch, value - position))))
+    return changes
 
 
 def _moved(watch: _Watch, offset: int) -> _Watch:

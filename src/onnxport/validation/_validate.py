@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged, with_note
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from onnxport.validation.memory import Way
 
 
+@exclusive()
 def validate(
     directory: str | Path,
     reference: str | None = None,
