@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
-from onnxport.configs import PatchingSpec
 from onnxport.configs._base import model_of
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
@@ -23,18 +22,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
 _GIVEN = "remembered"
 """Attribute by which a recurrent layer gets its states while it is traced, and leaves them."""
 
 
 class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
     """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
-
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
-        """Return a layer that takes its states and leaves them."""
-        from transformers.models.recurrent_gemma import modeling_recurrent_gemma as modeling
-
-        return [PatchingSpec(modeling.RecurrentGemmaRecurrentBlock, "forward", _block)]
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe what every layer remembers."""
@@ -202,7 +196,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         ("recurrent_gemma",),
         patches=(
             Patch(
-                "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru._rnn_scan",
+                f"{_MODULE}:RecurrentGemmaRecurrentBlock.forward",
+                lambda _: _block,
+                "the layer keeps its states as attributes, and drops what its convolution needs behind several tokens",
+                EAGER,
+                "Transformers keeps the states in the cache that the caller passes",
+            ),
+            Patch(
+                f"{_MODULE}:RecurrentGemmaRglru._rnn_scan",
                 _token_by_token,
                 "a loop over the tokens specializes the sequence length",
                 EAGER,

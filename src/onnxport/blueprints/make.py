@@ -23,7 +23,6 @@ from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
 from onnxport.loading.load import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.options import ExportOptions, Progress
-from onnxport.patching.scope import exclusive
 from onnxport.stamping import Layers, StampError, interleaved
 from onnxport.tracing import trace
 from onnxport.tracing.fake import build_fake, like_full
@@ -57,7 +56,6 @@ class Subject:
     preprocessor: Any
 
 
-@exclusive()
 def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     """Find out what a checkpoint is and what it is for.
 
@@ -104,7 +102,6 @@ class Draft:
     less: Callable[[frozenset[str]], Reduction] | None = None
 
 
-@exclusive()
 def draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Draft:
     """Bind a checkpoint and choose the model to trace.
 
@@ -139,7 +136,6 @@ Known = tuple[TracedGraph, ...] | None
 """Graphs of the model to trace that were traced before."""
 
 
-@exclusive()
 def make(
     checkpoint: Checkpoint, drafted: Draft, choices: tuple[Known, ExportOptions], report: Progress
 ) -> tuple[Blueprint, tuple[ir.Model, ...]]:

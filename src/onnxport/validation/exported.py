@@ -19,7 +19,6 @@ from onnxport.description.signature import signature_of
 from onnxport.errors import NoKernelError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
-from onnxport.patching.scope import exclusive
 from onnxport.validation.digests import compare_tensors, merged_digests
 from onnxport.validation.memory import way_for
 from onnxport.validation.original import original_model
@@ -60,7 +59,6 @@ class Written:
     plans: Sequence[GraphPlan]
 
 
-@exclusive()
 def prove_export(written: Written, options: ExportOptions, report: Progress) -> ValidationReport:
     """Compare every graph of an export with the original.
 
