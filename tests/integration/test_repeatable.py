@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
+from conformance.matrix.tiny import checkpoint_of
 from onnxport.architectures._patches import patches_in
 from onnxport.passes.cleanup import _PATCHES
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES
@@ -39,9 +40,10 @@ def digest(source: Path, output: Path) -> str:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two models: one whose sizes are divided again and again, with patches of its own, and one without any."""
+    """Two models: one that divides its sizes and has patches of its own, and one without either."""
     directory = tmp_path_factory.mktemp("checkpoints")
-    return [make_checkpoint("swin", "image-classification", directory), make_checkpoint("bert", "default", directory)]
+    canine, _ = checkpoint_of("canine", "multiple-choice", directory)
+    return [canine, make_checkpoint("bert", "default", directory)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def alone(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 def test_an_export_restores_everything(sources: list[Path], alone: list[str], tmp_path: Path) -> None:
-    changes = [patch.resolve() for patch in (*ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, *patches_in("swin"))]
+    changes = [patch.resolve() for patch in (*ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, *patches_in("canine"))]
     held = [vars(change.owner).get(change.name) for change in changes]  # type: ignore[call-overload]
     settings = _settings()
     digests = [digest(source, tmp_path / source.name) for source in sources]
