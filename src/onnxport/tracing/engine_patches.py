@@ -208,7 +208,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         _squeeze,
         "squeeze() becomes a Squeeze without axes, which drops a batch axis of size 1 (mBART, PLBart), and squeeze(0) "
         "one of an axis that isn't 1 (Mistral 3)",
-        EAGER,
+        "https://github.com/microsoft/onnxscript/issues/360",
         "torch.onnx lowers squeezes to the axes that are statically 1",
     ),
     _FINITE,
@@ -252,7 +252,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "torch.utils._sympy.functions:FloorDiv.eval",
         _flat_division,
         "sizes that are halved repeatedly become nested divisions, which take minutes to compare (Swin, SAM 2)",
-        SLOW,
+        "https://github.com/pytorch/pytorch/issues/134133",
         "torch flattens nested floor divisions of sums",
     ),
     Patch(
@@ -303,7 +303,7 @@ FAKE_PATCHES: tuple[Patch, ...] = (
         "transformers.integrations.moe:_can_use_grouped_mm",
         _no_fake_grouped_product,
         "torch's grouped_mm refuses float32 fake tensors, which its CPU kernel takes",
-        "none known: its meta function and its kernel check different dtypes",
+        "https://github.com/pytorch/pytorch/issues/159547",
         "its meta function accepts what its kernel accepts",
         without_values=True,
     ),
@@ -334,7 +334,7 @@ def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
             symbolic_int,
             "torch_int specializes the size that position embeddings are interpolated to, since is_tracing() is false "
             "in torch.export",
-            EAGER,
+            "https://github.com/huggingface/transformers/pull/33226",
             "Transformers' torch_int returns symbolic sizes as they are",
         )
         for name in modules
@@ -345,7 +345,7 @@ def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
             f"{name}:len",
             _symbolic_length,
             "len() of a tensor specializes its first size (RT-DETR, D-FINE, DEIM)",
-            EAGER,
+            "https://github.com/pytorch/pytorch/pull/185804",
             "torch.export lets len() of a tensor return a symbolic size",
         )
         for name in modules
