@@ -20,7 +20,7 @@ from onnxport.patching.caches import clear_symbolic_caches
 from onnxport.patching.patch import EAGER, Patch, Replacement
 from onnxport.patching.scope import evaluating, exclusive, patching
 from onnxport.tracing.engine_patches import ENGINE_PATCHES
-from onnxport.tracing.scope import capturing
+from onnxport.tracing.scope import capturing, quiet_engine
 
 TINY = BertConfig(
     vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
@@ -117,6 +117,15 @@ def test_one_thread_at_a_time() -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "other"]
+
+
+def test_another_thread_still_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet_engine():
+        print("hidden")
+        thread = threading.Thread(target=print, args=("shown",))
+        thread.start()
+        thread.join()
+    assert capsys.readouterr().out == "shown\n"
 
 
 def test_each_part_has_its_own_mode_again() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from onnxport.architectures._patches import modeling_modules, patches_of
 from onnxport.patching.caches import fresh_symbolic_caches
+from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import exclusive, patching
 from onnxport.tracing._economy import economical, own_exporter_patches
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
@@ -65,6 +67,20 @@ def quiet_engine() -> Iterator[None]:
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
         stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         warnings.simplefilter("ignore")
+        stack.enter_context(patching(Replacement(sys, "stdout", _Silenced(sys.stdout))))
         yield
+
+
+class _Silenced:
+    """Standard output for all threads but the one that made this: what that one prints is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, and return its length."""
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
