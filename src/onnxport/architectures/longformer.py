@@ -1,6 +1,6 @@
 """Longformer: its description, and attention in a form that a graph can hold.
 
-While it is traced, the attention is computed densely; see `description/_windowed_attention.py`.
+While it is traced, the attention is computed densely; see `_windowed_attention.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._windowed_attention import attend_near_and_global
 from onnxport.configs.text_encoders import Axes, TextOnnxConfig
-from onnxport.description import _windowed_attention as windows
 from onnxport.patching.patch import EAGER, Patch
 
 
@@ -61,7 +61,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 f"{_MODULE}:LongformerSelfAttention.forward",
-                lambda _: windows.attend_near_and_global,
+                lambda _: attend_near_and_global,
                 "tokens with global attention are gathered by their positions, so that shapes depend on values",
                 EAGER,
                 "Transformers has a dense attention for exports",
