@@ -13,8 +13,9 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers.cache_utils import Cache
+    from transformers.models.encodec.modeling_encodec import EncodecConv1d
+    from transformers.models.mimi.modeling_mimi import MimiConv1d
 
 
 def padding_patch(target: str) -> Patch:
@@ -35,7 +36,9 @@ def padding_patch(target: str) -> Patch:
 def _padded_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Pad audio by sizes: before it by the kernel's extent, after it up to whole strides."""
 
-    def forward(self: nn.Module, hidden_states: torch.Tensor, padding_cache: Cache | None = None) -> torch.Tensor:
+    def forward(
+        self: EncodecConv1d | MimiConv1d, hidden_states: torch.Tensor, padding_cache: Cache | None = None
+    ) -> torch.Tensor:
         if padding_cache is not None:
             return original(self, hidden_states, padding_cache)
         (size,), (stride,), (dilation,) = (getattr(self.conv, name) for name in ("kernel_size", "stride", "dilation"))

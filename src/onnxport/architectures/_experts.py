@@ -13,7 +13,8 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeTop2Router
+    from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
 
 
 def experts_patch(target: str, make: Callable[[object], Callable[..., torch.Tensor]]) -> Patch:
@@ -96,7 +97,9 @@ def product(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> tor
     return result
 
 
-def router_logits(router: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+def router_logits(
+    router: NllbMoeTop2Router | SwitchTransformersTop1Router, hidden_states: torch.Tensor
+) -> torch.Tensor:
     """Compute a router's logits in its dtype, without changing its weights.
 
     Args:

@@ -14,7 +14,7 @@ from onnxport.patching.patch import EAGER, SLOW, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.swin.modeling_swin import SwinLayer, SwinPatchMerging
 
     Size = int | torch.SymInt
 
@@ -80,7 +80,7 @@ def _whole_windows(_: object) -> Callable[..., Any]:
     """Pad to whole windows, by nothing where they are whole."""
 
     def maybe_pad(
-        self: nn.Module, states: torch.Tensor, height: Size, width: Size
+        self: SwinLayer, states: torch.Tensor, height: Size, width: Size
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
         padded = _padded(states, (height, width), self.window_size)
         return padded, (0, 0, 0, 1, 0, 1)  # the caller only tests whether any is above zero, and crops
@@ -91,7 +91,7 @@ def _whole_windows(_: object) -> Callable[..., Any]:
 def _even_sizes(_: object) -> Callable[..., torch.Tensor]:
     """Pad to an even number of rows and columns, by nothing where they are even."""
 
-    def maybe_pad(self: nn.Module, states: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
+    def maybe_pad(self: SwinPatchMerging, states: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
         return _padded(states, (height, width), 2)
 
     return maybe_pad
@@ -140,7 +140,7 @@ def _counts(height: Size, width: Size, window: int) -> tuple[Size, Size]:
 def _keep_shift(_: object) -> Callable[..., None]:
     """Leave to the graph whether an image has one window only."""
 
-    def set_shift_and_window_size(self: nn.Module, input_resolution: tuple[Size, Size]) -> None:
+    def set_shift_and_window_size(self: SwinLayer, input_resolution: tuple[Size, Size]) -> None:
         self.shift_size = _Shift(self.shift_size)
 
     return set_shift_and_window_size
@@ -150,7 +150,7 @@ def _mask_by_size(original: Callable[..., torch.Tensor | None]) -> Callable[...,
     """Mask positions that a shift moved next to each other, in images of several windows."""
 
     def get_attn_mask(
-        self: nn.Module, height: Size, width: Size, dtype: torch.dtype, device: torch.device
+        self: SwinLayer, height: Size, width: Size, dtype: torch.dtype, device: torch.device
     ) -> torch.Tensor | None:
         mask = original(self, height, width, dtype=dtype, device=device)
         if mask is None or not isinstance(self.shift_size, _Shift):

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers.models.led.modeling_led import LEDEncoderSelfAttention
+    from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 
 def attend_near_and_global(
-    self: nn.Module,
+    self: LongformerSelfAttention | LEDEncoderSelfAttention,
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     is_index_masked: torch.Tensor | None = None,

@@ -10,14 +10,14 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.canine.modeling_canine import CanineAttention
 
 
 def _within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Attend within chunks; the last one is filled up with positions that are masked."""
 
     def forward(
-        self: nn.Module,
+        self: CanineAttention,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = False,

@@ -10,13 +10,13 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.clvp.modeling_clvp import ClvpRotaryPositionalEmbedding
 
 
 def _uncached(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Compute the angles anew, and leave none in the module."""
 
-    def forward(self: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self: ClvpRotaryPositionalEmbedding, hidden_states: torch.Tensor) -> torch.Tensor:
         try:
             self.cached_sequence_length = self.cached_rotary_positional_embedding = None
             return original(self, hidden_states)

@@ -13,14 +13,14 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.cpmant.modeling_cpmant import CpmAntModel
 
 
 def _mask_from_positions(_: object) -> Callable[..., torch.Tensor]:
     """Return the mask [batch, sequence, sequence] of `CpmAntModel`, with positions counted in a tensor."""
 
     def mask(
-        self: nn.Module, input_ids: torch.Tensor, span: torch.Tensor, context: torch.Tensor, length: torch.Tensor
+        self: CpmAntModel, input_ids: torch.Tensor, span: torch.Tensor, context: torch.Tensor, length: torch.Tensor
     ) -> torch.Tensor:
         import torch
 

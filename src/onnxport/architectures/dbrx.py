@@ -10,12 +10,12 @@ from onnxport.architectures._experts import by_expert, experts_patch, product
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.dbrx.modeling_dbrx import DbrxExperts
 
 
 def _experts(_: object) -> Callable[..., torch.Tensor]:
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        self: DbrxExperts, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         def compute(rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
             w1, v1, w2 = (

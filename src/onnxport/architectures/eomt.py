@@ -13,7 +13,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentation
 
 
 class _Probability:
@@ -39,7 +39,7 @@ class _Probabilities:
 def _every_mask(original: Callable[..., Any]) -> Callable[..., Any]:
     """Compute the mask of every block, also of those that don't use it any more."""
 
-    def attribute(self: nn.Module, name: str) -> Any:
+    def attribute(self: EomtForUniversalSegmentation, name: str) -> Any:
         value = original(self, name)
         return _Probabilities(value) if name == "attn_mask_probs" else value
 

@@ -10,7 +10,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.fsmt.modeling_fsmt import SinusoidalPositionalEmbedding
 
 _MODULE = "transformers.models.fsmt.modeling_fsmt"
 
@@ -18,7 +18,9 @@ _MODULE = "transformers.models.fsmt.modeling_fsmt"
 def _fixed_table(_: object) -> Callable[..., torch.Tensor]:
     """Look positions up in the table as the constructor made it."""
 
-    def forward(self: nn.Module, tokens: torch.Tensor, *, past_key_values_length: int = 0) -> torch.Tensor:
+    def forward(
+        self: SinusoidalPositionalEmbedding, tokens: torch.Tensor, *, past_key_values_length: int = 0
+    ) -> torch.Tensor:
         from torch.nn import functional
 
         positions = self.make_positions(tokens, self.padding_idx)

@@ -10,14 +10,17 @@ from onnxport.patching.patch import Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
 
 
 def _both_branches(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Compute the text and the audio branch for every token, and select by `audio_token_mask`."""
 
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, audio_token_mask: torch.Tensor | None = None, **named: Any
+        self: HiggsAudioV2DecoderLayer,
+        hidden_states: torch.Tensor,
+        audio_token_mask: torch.Tensor | None = None,
+        **named: Any,
     ) -> torch.Tensor:
         import torch
 

@@ -10,14 +10,14 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.led.modeling_led import LEDEncoder
 
 _MODULE = "transformers.models.led.modeling_led"
 _UNTIL = "Transformers has a dense attention for exports"
 
 
 def _leave_length(
-    self: nn.Module,
+    self: LEDEncoder,
     input_ids: torch.Tensor | None,
     attention_mask: torch.Tensor,
     inputs_embeds: torch.Tensor | None,

@@ -10,14 +10,14 @@ from onnxport.architectures._experts import by_expert, experts_patch, product
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashExperts
 
 
 def _experts(_: object) -> Callable[..., torch.Tensor]:
     """Compute the experts that have weights; the identity experts return their input."""
 
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        self: LongcatFlashExperts, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         routed = self.num_routed_experts
         computed = top_k_index < routed

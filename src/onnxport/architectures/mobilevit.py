@@ -10,13 +10,13 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.mobilevit.modeling_mobilevit import MobileViTLayer
 
 
 def _unfold_any_size(_: object) -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
     """Cut a feature map into patches, resized to whole patches; resizing to its own size changes nothing."""
 
-    def unfolding(self: nn.Module, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    def unfolding(self: MobileViTLayer, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         from torch.nn import functional
 
         batch, channels, height, width = features.shape

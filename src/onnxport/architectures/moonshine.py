@@ -10,15 +10,15 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.moonshine.modeling_moonshine import MoonshinePreTrainedModel
 
     Length = TypeVar("Length", int, torch.SymInt, torch.Tensor)
 
 
-def _integer_lengths(_: object) -> Callable[[nn.Module, Length], Length]:
+def _integer_lengths(_: object) -> Callable[[MoonshinePreTrainedModel, Length], Length]:
     """Count the frames after the model's three convolutions with integer divisions."""
 
-    def lengths(self: nn.Module, samples: Length) -> Length:
+    def lengths(self: MoonshinePreTrainedModel, samples: Length) -> Length:
         first = (samples - 127) // 64 + 1
         second = (first - 7) // 3 + 1
         return (second - 3) // 2 + 1

@@ -13,7 +13,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeExperts, NllbMoeTop2Router
 
 _MODULE = "transformers.models.nllb_moe.modeling_nllb_moe"
 
@@ -33,7 +33,7 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
     """Run every expert on every token, and weight its output by the token's router probability."""
 
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, router_mask: torch.Tensor, router_probs: torch.Tensor
+        self: NllbMoeExperts, hidden_states: torch.Tensor, router_mask: torch.Tensor, router_probs: torch.Tensor
     ) -> torch.Tensor:
         total = hidden_states * 0
         for index in range(self.num_experts):
@@ -49,7 +49,7 @@ def _router(_: object) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Compute a router's logits in its dtype, without changing its weights."""
 
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, padding_mask: torch.Tensor | None = None
+        self: NllbMoeTop2Router, hidden_states: torch.Tensor, padding_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         logits = router_logits(self, hidden_states)
         return (*self.route_tokens(logits, self.input_dtype, padding_mask), logits)

@@ -15,13 +15,17 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.pegasus_x.modeling_pegasus_x import (
+        PegasusXEncoder,
+        PegasusXEncoderLayer,
+        PegasusXGlobalLocalAttention,
+    )
 
 _MODULE = "transformers.models.pegasus_x.modeling_pegasus_x"
 
 
 def _attend_within_blocks(
-    self: nn.Module,
+    self: PegasusXGlobalLocalAttention,
     token_hidden_states: torch.Tensor,
     global_hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | tuple[torch.Tensor, int],
@@ -66,20 +70,20 @@ def _attend_within_blocks(
 
 
 def _begin_earlier(
-    self: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor, block_size: int
+    self: PegasusXEncoderLayer, hidden_states: torch.Tensor, attention_mask: torch.Tensor, block_size: int
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, int]]:
     """Pass on that the blocks begin half a block earlier, instead of padding."""
     return hidden_states, (attention_mask, block_size // 2)
 
 
-def _cut_nothing(self: nn.Module, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
+def _cut_nothing(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
     return padded_hidden_states
 
 
 def _unpadded(original: Callable[..., Any]) -> Callable[..., Any]:
     """Run the encoder with blocks of one token, of which any length is a multiple; its layers keep their block size."""
 
-    def forward(self: nn.Module, *arguments: Any, **named: Any) -> Any:
+    def forward(self: PegasusXEncoder, *arguments: Any, **named: Any) -> Any:
         with patching(Replacement(self.config, "block_size", 1)):
             return original(self, *arguments, **named)
 

@@ -15,8 +15,8 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers.cache_utils import Cache
+    from transformers.models.qwen4_exp.modeling_qwen4_exp import Qwen4ExpTextQSAIndexer
 
 
 def _all_queries(_: object) -> Callable[..., torch.Tensor]:
@@ -27,7 +27,7 @@ def _all_queries(_: object) -> Callable[..., torch.Tensor]:
     """
 
     def forward(
-        self: nn.Module,
+        self: Qwen4ExpTextQSAIndexer,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor,

@@ -20,7 +20,7 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
 
 _MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
 _GIVEN = "remembered"
@@ -167,7 +167,7 @@ def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor
     """
 
     def rnn_scan(
-        self: nn.Module,
+        self: RecurrentGemmaRglru,
         hidden_states: torch.Tensor,
         recurrent_gate: torch.Tensor,
         reset: torch.Tensor,

@@ -10,13 +10,13 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 
 
 def _look_up(_: object) -> Callable[..., torch.Tensor]:
     """Look positions up in the table that the weights of rows and columns make."""
 
-    def forward(self: nn.Module, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self: AxialPositionEmbeddings, position_ids: torch.Tensor) -> torch.Tensor:
         import torch
         from torch.nn import functional
 

@@ -10,12 +10,12 @@ from onnxport.architectures._experts import by_expert, experts_patch, product
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.step3p7.modeling_step3p7 import Step3p7Experts
 
 
 def _experts(_: object) -> Callable[..., torch.Tensor]:
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        self: Step3p7Experts, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         def compute(rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
             inner = self._apply_gate(product(rows, self.gate_up_proj.transpose(1, 2), ends))

@@ -10,7 +10,10 @@ from onnxport.architectures._experts import experts_patch, router_logits, router
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.switch_transformers.modeling_switch_transformers import (
+        SwitchTransformersExperts,
+        SwitchTransformersTop1Router,
+    )
 
 _MODULE = "transformers.models.switch_transformers.modeling_switch_transformers"
 
@@ -19,7 +22,10 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
     """Run every expert on every token; a token beyond its expert's capacity gets zeros."""
 
     def forward(
-        self: nn.Module, hidden_states: torch.Tensor, selected_experts: torch.Tensor, routing_weights: torch.Tensor
+        self: SwitchTransformersExperts,
+        hidden_states: torch.Tensor,
+        selected_experts: torch.Tensor,
+        routing_weights: torch.Tensor,
     ) -> torch.Tensor:
         total = hidden_states * 0
         for index in range(self.num_experts):
@@ -33,7 +39,9 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
 def _router(_: object) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Route each token to its best expert up to the expert's capacity."""
 
-    def forward(self: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self: SwitchTransformersTop1Router, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         import torch
 
         logits = router_logits(self, hidden_states)

@@ -16,7 +16,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers.models.xlstm.modeling_xlstm import xLSTMBackend
 
     States = tuple[torch.Tensor, ...]
 
@@ -55,7 +55,7 @@ def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, States]]:
 
 
 def memoize(
-    self: nn.Module,
+    self: xLSTMBackend,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
