@@ -109,7 +109,7 @@ def export(
             return ExportResult(
                 None, _describe(checkpoint, found.blueprint, graphs, (options, skipped, {}, plan)), plan
             )
-        with staged(output) as stage:
+        with staged(output, force=options.force) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
             write_side_files(stage, _side_files(checkpoint), original)
