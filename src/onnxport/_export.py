@@ -26,6 +26,7 @@ from onnxport.description.tasks import LABELLED
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
+from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport
 from onnxport.validation.tolerances import tolerance_of
 from onnxport.writing.planning import GraphPlan, plan_graph
@@ -136,9 +137,12 @@ class _Original:
 
     @cached_property
     def subject(self) -> Subject:
-        from onnxport.blueprints.make import subject_of
+        if self._found.draft:
+            return self._found.draft.subject
+        with exclusive():
+            from onnxport.blueprints.make import subject_of
 
-        return self._found.draft.subject if self._found.draft else subject_of(self._checkpoint, self._options)
+            return subject_of(self._checkpoint, self._options)
 
     @property
     def config(self) -> Any:
@@ -212,10 +216,11 @@ def _prove(
     if options.validate == "none":
         tolerance = tolerance_of(max(graph.atol for graph in found.blueprint.graphs), options)
         return ValidationReport("skipped", "none", tolerance.atol, tolerance.rtol, note="--validate none")
-    from onnxport.validation.exported import Written, prove_export
+    with exclusive():
+        from onnxport.validation.exported import Written, prove_export
 
-    written = Written(stage, checkpoint, original.subject, found.blueprint, found.draft, graphs, plans)
-    return prove_export(written, options, report)
+        written = Written(stage, checkpoint, original.subject, found.blueprint, found.draft, graphs, plans)
+        return prove_export(written, options, report)
 
 
 def _check(validation: ValidationReport, options: ExportOptions) -> None:

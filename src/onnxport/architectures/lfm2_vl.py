@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 MODEL_TYPES = ("lfm2_vl",)
 _SHAPES = ((4, 6), (6, 2))
@@ -64,11 +66,8 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
         states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
         blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
         projector = model.multi_modal_projector
-        projector.pixel_unshuffle = _as_they_are
-        try:
+        with patching(Replacement(projector, "pixel_unshuffle", _as_they_are)):
             return {self._output: projector(blocks)[full]}
-        finally:
-            del projector.pixel_unshuffle
 
 
 def _as_they_are(states: Any) -> Any:

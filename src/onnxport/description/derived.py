@@ -15,7 +15,6 @@ from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
-from onnxport.description import _windowed_attention as windows
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
 from onnxport.description.dummy_inputs import (
@@ -258,7 +257,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def patches_of(self, model: Any) -> list[PatchingSpec]:
         """Return what is replaced in the model's code while it is traced; a hook."""
-        return [*recurrences.patches_of(model), *windows.patches_of(model)]
+        return recurrences.patches_of(model)
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the model takes; a hook."""

@@ -20,6 +20,8 @@ from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.dummy_inputs import Recipe, Setting, recipe, takes_videos
 from onnxport.description.fitting import unsteady
 from onnxport.errors import UnsupportedError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 _EMBEDS = "inputs_embeds"
 
@@ -461,9 +463,8 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         cache = arguments.get(PAST)
         if cache is None or self._config.model_type != "paligemma":
             return super().run(forward, arguments)
-        kind = type(cache)
-        cache.__class__ = type(kind.__name__, (kind,), {"is_initialized": property(lambda _: False)})
-        return super().run(forward, arguments)
+        with patching(Replacement(type(cache), "is_initialized", property(lambda _: False))):
+            return super().run(forward, arguments)
 
 
 class DeepstackDecoderOnnxConfig(EmbedsDecoderOnnxConfig):

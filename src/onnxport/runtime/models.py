@@ -6,6 +6,7 @@ reordered and cropped; the cache's tensors stay in ONNX Runtime from one step to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import make_dataclass
 from functools import cache, cached_property
@@ -337,7 +338,8 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
-        config.is_encoder_decoder = True  # BLIP's doesn't say so
+        config = copy.copy(config)  # the caller's stays as it is
+        config.is_encoder_decoder = True  # false in BLIP's, whose decoder is a model of its own
         super().__init__(directory, config)
 
     def _main_graph(self) -> Graph:

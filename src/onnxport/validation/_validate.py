@@ -10,6 +10,7 @@ from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.containment import inside
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, with_note
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from onnxport.validation.memory import Way
 
 
+@exclusive()
 def validate(
     directory: str | Path,
     reference: str | None = None,

@@ -1,0 +1,38 @@
+"""Autoformer: no mask where the caller passes none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _no_mask(original: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
+    """Return no mask where nothing is masked."""
+
+    def create(*arguments: Any, attention_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor | None:
+        return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
+
+    return create
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("autoformer",),
+        patches=(
+            Patch(
+                "transformers.models.autoformer.modeling_autoformer:create_bidirectional_mask",
+                _no_mask,
+                "while exporting, Transformers makes a mask that masks nothing, of another shape than the "
+                "autocorrelations that it is added to",
+                EAGER,
+                "Transformers makes no mask for an export where it makes none in eager mode",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,13 @@
+"""Granite Speech 5: frames of padding, which mask every key."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._mask_value import mask_value_patch
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("granite_speech5_encoder", "granite_speech5_ctc"),
+        patches=(mask_value_patch("transformers.models.granite_speech5.modeling_granite_speech5"),),
+    ),
+)
