@@ -13,11 +13,11 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
+from onnxport import _describe as describing
+from onnxport._describe import describe_checkpoint
 from onnxport.checkpoint.reading import Reader
 from onnxport.cli import main
-from onnxport.descriptions import describe as describing
-from onnxport.descriptions.describe import describe_checkpoint
-from onnxport.descriptions.frozen import python_module
+from onnxport.description.source_code import python_module
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.onnx import OnnxConfig, export, validate_model_outputs
 from onnxport.options import ExportOptions

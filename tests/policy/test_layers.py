@@ -14,7 +14,7 @@ from tests.policy.source import FILES, SOURCE, label
 
 LAYERS = (
     ("errors", "_garbage"),
-    ("options",),
+    ("options", "_needs"),
     ("patching",),
     ("configs",),
     ("description",),
@@ -31,7 +31,7 @@ LAYERS = (
     ("bundles",),
     ("validation",),
     ("runtime",),
-    ("_export", "descriptions"),
+    ("_export", "_describe"),
     ("onnx", "cli", "compat"),
     ("__init__",),
     ("__main__",),

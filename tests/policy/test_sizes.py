@@ -30,11 +30,27 @@ def test_functions_are_short(path: Path) -> None:
         assert lines <= FUNCTION_LINES, function.name
 
 
+def parameters(annotation: ast.expr | None) -> int:
+    """Count what a parameter hands over: a tuple of unlike things is as many as it has members."""
+    if not isinstance(annotation, ast.Subscript) or not isinstance(annotation.slice, ast.Tuple):
+        return 1
+    members = [ast.unparse(member) for member in annotation.slice.elts]
+    return len(members) if ast.unparse(annotation.value) == "tuple" and len({*members} - {"..."}) > 1 else 1
+
+
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_functions_take_few_parameters(path: Path) -> None:
     if label(path).startswith(CONTRACT):
         return
     for function in functions(path):
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-        assert len(names) <= PARAMETERS, function.name
+        taken = [parameters(argument.annotation) for argument in arguments if argument.arg not in ("self", "cls")]
+        assert sum(taken) <= PARAMETERS, function.name
+
+
+@pytest.mark.parametrize(
+    ("annotation", "count"),
+    [("int", 1), ("tuple[int, ...]", 1), ("tuple[int, int]", 1), ("tuple[str, int, Path]", 3), ("dict[str, int]", 1)],
+)
+def test_a_tuple_of_unlike_things_counts_as_its_members(annotation: str, count: int) -> None:
+    assert parameters(ast.parse(annotation, mode="eval").body) == count

@@ -122,7 +122,7 @@ def open_exported(directory: Directory) -> Exported:
         UnsupportedError: it holds several graphs.
         ValidationError: ONNX Runtime refuses the graph.
     """
-    from onnxport.validation.prove import open_session
+    from onnxport.validation.sessions import open_session
 
     files = [component.file for component in directory.manifest.components]
     if len(files) != 1:

@@ -33,7 +33,11 @@ class PackedPatchTracing:
             if "cu_seqlens" in inspect.signature(type(module).forward).parameters
         ]
         self._files = {sys.modules[type(module).__module__] for module in model.modules()}
-        self._model = model
+        self.model = model
+
+    def at(self, model: Any) -> PackedPatchTracing:
+        """Return the same for another model of the class."""
+        return type(self)(model)
 
     @contextmanager
     def replaced(self, grids: Any, patches: Any) -> Iterator[None]:
@@ -55,7 +59,7 @@ class PackedPatchTracing:
                 if (config := getattr(module, "config", None)) is not None:
                     stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
                     config._attn_implementation = _register()
-            for module, name, method in methods_of(self._model, grids, patches):
+            for module, name, method in methods_of(self.model, grids, patches):
                 setattr(module, name, method)
                 stack.callback(delattr, module, name)
             stack.enter_context(whole_states())

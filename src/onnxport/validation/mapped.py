@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnxport.errors import NoKernelError, ValidationError
+from onnxport.validation.sessions import runtime_errors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,7 +44,7 @@ def open_mapped(file: Path) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
     try:
         return onnxruntime.InferenceSession(outline(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except runtime_errors() as error:
         kind = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
         raise kind(f"ONNX Runtime can't load {file.name}: {error}") from error
 

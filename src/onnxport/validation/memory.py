@@ -47,8 +47,8 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Way:
-    """Say how a proof is done.
+class Strategy:
+    """Describe how an export is validated.
 
     Attributes:
         kind: `whole` with the weights in memory twice; `on disk` with tensors that are read when they are used, and
@@ -62,7 +62,7 @@ class Way:
     note: str = ""
 
 
-def way_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool = True) -> Way:
+def choose_strategy(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool = True) -> Strategy:
     """Choose how to prove an export of a checkpoint within the memory that it may take; only headers are read.
 
     Args:
@@ -74,20 +74,20 @@ def way_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool =
     return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
 
 
-def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Way:
+def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Strategy:
     """Choose the first way that fits: whole, on disk, reduced."""
     both = int(weights.total * (1 + _SESSION[options.dtype]))
     whole = MARGIN + both
     if (
         whole <= budget or both <= MARGIN or not weights.on_disk
     ):  # of a small model, the weights aren't what takes memory
-        return Way("whole")
+        return Strategy("whole")
     one = MARGIN + 3 * weights.largest  # what is stored, what it is converted to, and the same in ONNX Runtime
     if one > budget and reducible:
         need = f"{_text(one)} of memory are needed at least, and {_text(budget)} may be taken"
-        return Way("reduced", 0, f"the whole model wasn't run: {need}")
+        return Strategy("reduced", 0, f"the whole model wasn't run: {need}")
     note = f"weights were read from disk as they were used, because {_text(whole)} of memory would be needed otherwise"
-    return Way("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
+    return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
 
 
 def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnxport.binding.bind import Binding
-from onnxport.options import Progress
+from onnxport.description.tolerances import Tolerance
+from onnxport.options import Progress, ValidationLevel
 from onnxport.validation.digests import TensorDigests
-from onnxport.validation.prove import Subject, prove
+from onnxport.validation.prove import ProofRequest, prove
 from onnxport.validation.report import Case, OutputDifference, ValidationReport
-from onnxport.validation.tolerances import Tolerance
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class ReducedProof:
     """Name what is proved in the place of a whole model.
 
     Attributes:
-        subject: the model with few layers and real weights, and its graph with the same tensors.
+        request: the model with few layers and real weights, and its graph with the same tensors.
         layers_validated: names in the full model of the layers that it has.
         layers: how many the full model has.
     """
 
-    subject: Subject
+    request: ProofRequest
     layers_validated: tuple[str, ...]
     layers: int
 
@@ -36,7 +36,7 @@ class ReducedProof:
 def prove_reduced(
     proof: ReducedProof,
     digests: TensorDigests,
-    level: str,
+    level: ValidationLevel,
     tolerance: Tolerance,
     progress: Progress | None = None,
 ) -> ValidationReport:
@@ -55,8 +55,8 @@ def prove_reduced(
     Raises:
         ValidationError: ONNX Runtime can't load or run the graph.
     """
-    found = prove(replace(proof.subject, mapped=True), level, tolerance, progress)
-    cases = (*found.cases, *_tensor_case(proof.subject.name, digests))
+    found = prove(replace(proof.request, mapped=True), level, tolerance, progress)
+    cases = (*found.cases, *_tensor_case(proof.request.name, digests))
     status = "partial" if all(case.passed for case in cases) else "failed"
     return replace(found, status=status, cases=cases, note=_note(proof, digests))
 

@@ -10,8 +10,8 @@ import re
 
 from onnxport.configs import OnnxConfig
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.description import Description, GraphDescription, TensorSpec
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
-from onnxport.descriptions.description import Description, GraphDescription, Tensor
 from onnxport.errors import UnsupportedError
 
 _HOOKS = (
@@ -39,7 +39,7 @@ def python_module(description: Description) -> str:
             "the task without -with-past"
         )
     (graph,) = description.graphs
-    base, feature = _base(graph), graph.config.task
+    base, feature = _base(graph), graph.code.config.task
     return "\n".join(
         [
             *_head(description, base),
@@ -48,7 +48,7 @@ def python_module(description: Description) -> str:
             *_value("atol_for_validation", "float", "Largest absolute difference that is still right.", graph.atol),
             *_value("default_onnx_opset", "int", "Opset of the graph.", graph.opset),
             *(_POSITIONS if base is OnnxConfig and _has_positions(graph) else ()),
-            *_constructor(base, feature, past=bool(getattr(graph.config, "use_past", False))),
+            *_constructor(base, feature, past=bool(getattr(graph.code.config, "use_past", False))),
             "",
         ]
     )
@@ -60,12 +60,12 @@ def _base(graph: GraphDescription) -> type[OnnxConfig]:
     Raises:
         UnsupportedError: none does.
     """
-    kind = type(graph.config)
-    past = bool(getattr(graph.config, "use_past", False))
-    if isinstance(graph.config, DerivedOnnxConfig) and graph.config.is_plain:
+    kind = type(graph.code.config)
+    past = bool(getattr(graph.code.config, "use_past", False))
+    if isinstance(graph.code.config, DerivedOnnxConfig) and graph.code.config.is_plain:
         return OnnxConfig
-    if graph.source == "hand-written" and not isinstance(graph.config, SentenceEmbeddingOnnxConfig):
-        return kind if _hooks(kind) or past or graph.config._patching_specs else OnnxConfig
+    if graph.source == "hand-written" and not isinstance(graph.code.config, SentenceEmbeddingOnnxConfig):
+        return kind if _hooks(kind) or past or graph.code.config._patching_specs else OnnxConfig
     what = "with a cache" if past else f"as {kind.__name__} does"
     raise UnsupportedError(
         f"--python can't write a description that runs the model {what}"
@@ -103,7 +103,7 @@ def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
     ]
 
 
-def _mapping(name: str, text: str, tensors: tuple[Tensor, ...]) -> list[str]:
+def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]:
     entries = []
     for tensor in tensors:
         axes = ", ".join(f'{axis}: "{_label(tensor, axis)}"' for axis in tensor.labels)
@@ -112,7 +112,7 @@ def _mapping(name: str, text: str, tensors: tuple[Tensor, ...]) -> list[str]:
     return [*start, "        return {", *entries, "        }"]
 
 
-def _label(tensor: Tensor, axis: int) -> str:
+def _label(tensor: TensorSpec, axis: int) -> str:
     """Return an axis's label; a name of its own for one that is computed of others in another way than as a sum."""
     label = tensor.labels[axis]
     return label if _SUM.fullmatch(label) else f"{tensor.name}_{axis}"
