@@ -14,7 +14,7 @@ from tests.policy.source import FILES, SOURCE, label
 
 LAYERS = (
     ("errors", "_garbage"),
-    ("options", "_needs"),
+    ("options", "_needs", "_onnxruntime"),
     ("patching",),
     ("configs",),
     ("description",),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import DTYPES
@@ -90,7 +91,7 @@ class Exported:
             results = self.session.run(names, typed, options)
         except OnnxportError:
             raise
-        except Exception as error:  # the runtime has no public base class for its errors
+        except runtime_errors() as error:
             raise ValidationError(
                 f"ONNX Runtime can't run {self.directory.manifest.components[0].file}: {error}"
             ) from error

@@ -10,7 +10,7 @@ from onnxport.description.arguments import Layout
 from onnxport.description.axes import symbols_of
 from onnxport.description.examples import Examples
 from onnxport.description.signature import solve
-from onnxport.tracing.originals import run_tensors
+from onnxport.tracing.originals import RefusedSizesError, run_tensors, try_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,8 +57,8 @@ def probe(model: PreTrainedModel, examples: Examples, layout: Layout) -> Probe:
             continue
         other = _other(symbol, sizes[symbol])
         try:
-            found = run_tensors(model, examples, examples.at({**sizes, symbol: other}))
-        except Exception:
+            found = try_sizes(model, examples, examples.at({**sizes, symbol: other}))
+        except RefusedSizesError:
             fixed[symbol] = sizes[symbol]
             continue
         moved[symbol] = (other, {name: tuple(tensor.shape) for name, tensor in found.items()})

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.description.axes import symbols_of
 from onnxport.description.examples import Examples
 from onnxport.description.signature import solve
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import ValidationError
 from onnxport.options import Progress, ValidationLevel
-from onnxport.tracing.originals import run_original
+from onnxport.tracing.originals import RefusedSizesError, to_array, try_sizes
 from onnxport.validation.compare import compare
 from onnxport.validation.mapped import open_mapped
 from onnxport.validation.report import Case, ValidationReport
-from onnxport.validation.sessions import open_session, run_graph, runtime_errors
+from onnxport.validation.sessions import open_session, run_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -167,12 +168,12 @@ def _run_case(
     signature = request.examples.signature.for_inputs(layout.flat)
     sizes = solve(signature, {key: tuple(tensor.shape) for key, tensor in layout.flat.items()})
     try:
-        original = run_original(request.model, request.examples, layout)
-    except Exception as error:
+        found = try_sizes(request.model, request.examples, layout)
+    except RefusedSizesError as error:
         if planned.name == "traced":
             raise ValidationError(f"the original doesn't run on its own example inputs: {error}") from error
-        note = f"the original refuses these sizes: {type(error).__name__}: {error}"
-        return Case(request.name, planned.name, sizes, (), note)
+        return Case(request.name, planned.name, sizes, (), f"the original refuses these sizes: {error}")
+    original = {name: to_array(tensor) for name, tensor in found.items()}
     try:
         graph = run_graph(session, layout)
     except runtime_errors() as error:

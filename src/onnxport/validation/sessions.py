@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.bundles.inspection import check_graph
 from onnxport.description.arguments import Layout
 from onnxport.errors import NoKernelError, ValidationError
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
     import onnxruntime
     from numpy.typing import NDArray
-
-
-@cache
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of ONNX Runtime.
-
-    Its own have no base class but `Exception` (up to 1.32), and aren't public; for a wrong feed it raises `ValueError`,
-    and for some failures of a kernel `RuntimeError`.
-    """
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, RuntimeError, ValueError)
 
 
 def open_session(file: Path, *, few_runs: bool = False) -> onnxruntime.InferenceSession:
