@@ -90,7 +90,7 @@ def export(
             skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run").to_dict()
             manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, skipped), options)
             return ExportResult(None, manifest, plan.files)
-        with staged(output) as stage:
+        with staged(output, force=options.force) as stage:
             original = Original(checkpoint, options, source.draft, source.described)
             written: Written = write_export(stage, plan, graphs, original, options, report)
             validation: ValidationReport = _validate(written, blueprint, original, options, report)

@@ -14,6 +14,7 @@ from tests.policy.source import FILES, SOURCE, label
 
 LAYERS = (
     ("errors", "_garbage"),
+    ("containment",),
     ("options", "_needs", "_onnxruntime"),
     ("patching",),
     ("configs",),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
+from onnxport.containment import files_inside
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
@@ -61,8 +62,11 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     Args:
         directory: the checkpoint.
         preprocessor: another directory, whose tokenizer and processor come before the checkpoint's.
+
+    Raises:
+        CorruptCheckpointError: one of them is a link to a file elsewhere.
     """
-    found = {path.name: path for pattern in _NAMES for path in directory.glob(pattern) if path.is_file()}
+    found = {path.name: path for path in files_inside(directory, *_NAMES)}
     if preprocessor not in (None, directory):
         of_model = ("config.json", "generation_config.json", "README", "LICENSE")
         found |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(of_model)}

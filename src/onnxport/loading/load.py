@@ -223,11 +223,16 @@ def _of_part(
 
 
 def _loader_of(model_class: Any) -> Any:
-    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name."""
+    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name.
+
+    The class is there already, whosever it is: loading tensors runs no other code of the checkpoint.
+    """
     from transformers import PreTrainedModel
 
     fetches = model_class.__name__ == "TimmBackbone"
-    return partial(PreTrainedModel.from_pretrained.__func__, model_class) if fetches else model_class.from_pretrained
+    if fetches:
+        return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
+    return partial(model_class.from_pretrained, trust_remote_code=False)
 
 
 def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
@@ -236,7 +241,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions)
     file = checkpoint.weight_files[0].name
     with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
         model, info = model_class.from_pretrained(
-            checkpoint.directory, gguf_file=file, local_files_only=True, **_arguments(options)
+            checkpoint.directory, gguf_file=file, trust_remote_code=False, local_files_only=True, **_arguments(options)
         )
     return model, Account.of(info, None)
 

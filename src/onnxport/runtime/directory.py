@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.bundles.manifest import open_manifest
+from onnxport.containment import inside
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
@@ -45,7 +46,7 @@ class Directory:
         """Return a graph by its component's name."""
         if component not in self._graphs:
             file = next(item.file for item in self.manifest.components if item.name == component)
-            self._graphs[component] = Graph(self.path / file, self.settings)
+            self._graphs[component] = Graph(inside(self.path, file), self.settings)
         return self._graphs[component]
 
     def read(self, name: str) -> dict[str, Any]:

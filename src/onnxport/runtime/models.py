@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
@@ -33,7 +34,7 @@ def torch_model(directory: Directory) -> OnnxModel:
     Raises:
         UnsupportedError: nothing here runs its graphs.
     """
-    config = AutoConfig.from_pretrained(directory.path, local_files_only=True)
+    config = _config_of(directory)
     if directory.has("embed_tokens"):
         return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
@@ -47,6 +48,17 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.task == "text-generation":
         return OnnxCausalLM(directory, config)
     return OnnxModel(directory, config)
+
+
+def _config_of(directory: Directory) -> PreTrainedConfig:
+    """Load the configuration; where its class is code of the directory, its values without that class."""
+    auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
+    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
+        return PreTrainedConfig.from_dict(directory.config)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        directory.path, trust_remote_code=False, local_files_only=True
+    )
+    return config
 
 
 class OnnxModel:
@@ -423,7 +435,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
         with torch.device("meta"):
-            return AutoModel.from_config(self.config)
+            return AutoModel.from_config(self.config, trust_remote_code=False)
 
     def prepare_inputs_for_generation(self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
         """Choose what a step takes: what the first one took of pictures and sounds, the others don't take again.

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxport.bundles.manifest import Manifest, open_manifest
+from onnxport.containment import inside
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
+from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, with_note
 
 
@@ -22,16 +24,20 @@ def validate(
 
     Args:
         directory: what `onnxport.export` wrote.
-        reference: checkpoint to compare with; the manifest's own without.
-        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's.
+        reference: checkpoint to compare with. Without it, the one that the manifest names, where that is on this
+            machine: a path, or a snapshot in the hub's cache.
+        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's. Neither the
+            manifest's description nor its `trust_remote_code` is followed.
         progress: called with the stage and the share that is done.
 
     Returns:
         The report; nothing in the directory changes.
 
     Raises:
-        CheckpointNotFoundError: the directory has no manifest, or lacks a graph.
+        CheckpointNotFoundError: the directory has no manifest, or lacks a graph; or what the manifest names isn't on
+            this machine.
         CheckpointError: the reference can't be read.
+        UntrustedCodeError: the comparison would run code that the caller didn't name.
         ValidationError: a graph can't be loaded or run.
     """
     from onnxport.blueprints.describing import describe_model
@@ -52,19 +58,15 @@ def validate(
     chosen = replace(
         given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, split_encoders=split_encoders
     )
-    chosen = replace(chosen, description=given.description or was.get("description"))
-    if reference is None:
-        framework = given.framework or manifest.options.get("framework")
-        adapter = given.adapter or manifest.options.get("adapter")
-        revision = given.revision or manifest.source["revision"]
-        chosen = replace(chosen, revision=revision, framework=framework, adapter=adapter)
-    checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
+    original = choose_reference(directory, manifest, reference, chosen)
+    chosen = original.options
+    checkpoint = open_checkpoint(original.model, chosen)
     subject = subject_of(checkpoint, chosen)
     strategy = choose_strategy(checkpoint, chosen, reducible=False)
     reports = []
     with original_model(checkpoint, subject.model_class, chosen, strategy) as (model, note):
         for graph in describe_model(model, subject, chosen).graphs:
-            file = directory / _file_of(manifest, graph.name, directory)
+            file = inside(directory, _file_of(manifest, graph.name, directory))
             request = replace(request_for(graph, model, directory, strategy), file=file)
             reports.append(prove(request, chosen.validate, tolerance_of(graph, chosen), progress))
     return with_note(merged(reports), note)
