@@ -72,7 +72,7 @@ def _fake(checkpoint: Checkpoint, subject: Subject, options: ExportOptions) -> t
 
 def _probed(whole: PreTrainedModel, subject: Subject, options: ExportOptions) -> Description:
     """Describe a model, with the axes that are found by running it at several sizes."""
-    description = describe_model(whole, subject, options)
+    description = describe_model(whole, subject, options.graph)
     return replace(description, graphs=tuple(_probed_graph(graph, whole, options) for graph in description.graphs))
 
 
@@ -81,7 +81,7 @@ def _probed_graph(graph: GraphDescription, whole: PreTrainedModel, options: Expo
     examples = Examples(code.config, signature_of(code.config), code.preprocessor)
     found = probe(module, examples, code.layout(graph.sizes))
     dtype = str(module.dtype).removeprefix("torch.")
-    tolerance = tolerance_of(graph, options)
+    tolerance = tolerance_of(graph, options.validation)
     return replace(
         graph,
         atol=tolerance.atol,

@@ -30,7 +30,7 @@ from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import Description
 from onnxport.description.tolerances import tolerance_of
 from onnxport.errors import ValidationError
-from onnxport.options import ExportOptions, Progress
+from onnxport.options import ExportOptions, OutputOptions, Progress
 from onnxport.validation.report import ValidationReport
 
 
@@ -84,17 +84,17 @@ def export(
     trace: Trace = source.trace(description)
     blueprint: Blueprint = source.make(description, trace)
     with Reader(checkpoint.directory, blueprint.binding.files) as reader:
-        graphs: BoundGraphs = bind_graphs(blueprint, reader, options)
-        plan: Plan = plan_export(checkpoint, graphs, options)
+        graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output)
+        plan: Plan = plan_export(checkpoint, graphs, options.output)
         if options.dry_run:
             skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run").to_dict()
             manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, skipped), options)
             return ExportResult(None, manifest, plan.files)
         with staged(output, force=options.force) as stage:
             original = Original(checkpoint, options, source.draft, source.described)
-            written: Written = write_export(stage, plan, graphs, original, options, report)
+            written: Written = write_export(stage, plan, graphs, original, options.output, report)
             validation: ValidationReport = _validate(written, blueprint, original, options, report)
-            _check(validation, options)
+            _check(validation, options.output)
             report("write the manifest", None)
             outcome = Outcome(written.files, validation.to_dict(), written.digests)
             manifest = make_manifest(checkpoint, blueprint, graphs, outcome, options)
@@ -110,7 +110,7 @@ def _validate(
     written: Written, blueprint: Blueprint, original: Original, options: ExportOptions, report: Progress
 ) -> ValidationReport:
     if options.validate == "none":
-        tolerances = [tolerance_of(graph, options) for graph in blueprint.description.graphs]
+        tolerances = [tolerance_of(graph, options.validation) for graph in blueprint.description.graphs]
         atol, rtol = (max(getattr(tolerance, name) for tolerance in tolerances) for name in ("atol", "rtol"))
         return ValidationReport("skipped", "none", atol, rtol, note="--validate none")
     from onnxport.validation.exported import validate_export
@@ -118,7 +118,7 @@ def _validate(
     return validate_export(written, blueprint, original, options, report)
 
 
-def _check(validation: ValidationReport, options: ExportOptions) -> None:
+def _check(validation: ValidationReport, options: OutputOptions) -> None:
     if validation.status == "failed" and not options.keep_invalid:
         failures = "; ".join(validation.failures[:3])
         more = f" (and {len(validation.failures) - 3} more)" if len(validation.failures) > 3 else ""

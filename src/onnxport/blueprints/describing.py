@@ -16,7 +16,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.tolerances import default_tolerance
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, GraphOptions
 from onnxport.patching.patch import patched
 from onnxport.tracing._capture import default_opset, quiet_engine
 from onnxport.tracing.originals import trace_examples
@@ -40,7 +40,7 @@ class Described:
     draft: Draft
     description: Description
 
-    def extended(self, draft: Draft, options: ExportOptions) -> Described:
+    def extended(self, draft: Draft, options: GraphOptions) -> Described:
         """Return the description of a draft with more layers, or with weights.
 
         Where the cache of few layers doesn't tell that of all (layers that share one, for instance), the deeper model
@@ -70,14 +70,14 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions)
         if draft.reduction.stacks:
             try:
                 with running_fakes(), with_few_layers():
-                    return Described(draft, describe_model(draft.reduction.model, draft.subject, options))
+                    return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
             except MoreLayersNeededError as error:
                 draft = draft.at_full_depth(f"with few layers, {error}")
         if draft.build is None:
             with running_fakes():
-                return Described(draft, describe_model(draft.reduction.model, draft.subject, options))
+                return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
         with running_fakes(), without_values():
-            return Described(draft, describe_model(draft.reduction.model, draft.subject, options))
+            return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
     except WeightsNeededError as error:
         return _describe_loaded(draft, checkpoint, error, options)
 
@@ -87,7 +87,7 @@ def _describe_loaded(
 ) -> Described:
     loaded = draft.with_weights(checkpoint, str(error), options)
     with running_fakes():
-        return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options))
+        return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def running_fakes() -> Iterator[None]:
         yield
 
 
-def describe_model(model: PreTrainedModel, subject: Subject, options: ExportOptions) -> Description:
+def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
     """Describe every graph that a model becomes, by running it.
 
     Args:
@@ -115,13 +115,13 @@ def describe_model(model: PreTrainedModel, subject: Subject, options: ExportOpti
     return Description(model_type, architecture, subject.task.full_name, options.dtype, graphs)
 
 
-def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: ExportOptions) -> Description:
+def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: GraphOptions) -> Description:
     """Return the description of a draft whose graphs are described already."""
     subject, architecture = draft.subject, type(draft.bound.model).__name__
     return Description(subject.config.model_type, architecture, subject.task.full_name, options.dtype, graphs)
 
 
-def _describe_graph(component: Component, whole: PreTrainedModel, options: ExportOptions) -> GraphDescription:
+def _describe_graph(component: Component, whole: PreTrainedModel, options: GraphOptions) -> GraphDescription:
     runnable = Runnable(component.config, component.preprocessor)
     layout, sizes = trace_examples(component.model, runnable.examples)
     prefix = next(name for name, module in whole.named_modules() if module is component.model)
@@ -140,9 +140,7 @@ def _describe_graph(component: Component, whole: PreTrainedModel, options: Expor
     )
 
 
-def with_code(
-    description: Description, model: PreTrainedModel, subject: Subject, options: ExportOptions
-) -> Description:
+def with_code(description: Description, model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
     """Return a description that was read from a cache entry with the code for a model, which is described for that.
 
     Args:

@@ -68,7 +68,7 @@ class BlueprintSource:
             self._traces_key = trace_key(self._checkpoint, self.draft, self._options)
             self._known = _find_graphs(self._store, self._traces_key)
         if self._known is not None:
-            return description_of(self.draft, tuple(traced.description for traced in self._known), self._options)
+            return description_of(self.draft, tuple(traced.description for traced in self._known), self._options.graph)
         self.described = describe_draft(self.draft, self._checkpoint, self._options)
         self.draft = self.described.draft
         return self.described.description

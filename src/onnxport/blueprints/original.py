@@ -89,4 +89,4 @@ class Original:
                 return self._described.description.at_depth(shallow, model, layers)
             except NotExtendableError as error:
                 logger.info("%s is described again: %s", type(model).__name__, error)
-        return with_code(description, model, self.subject, self._options)
+        return with_code(description, model, self.subject, self._options.graph)

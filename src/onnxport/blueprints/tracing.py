@@ -17,7 +17,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
 from onnxport.description.description import GraphDescription, TensorSpec
 from onnxport.errors import TraceError
-from onnxport.options import ExportOptions, Progress
+from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.stamping import Layers, interleaved
 from onnxport.tracing import trace
 from onnxport.tracing.numbers import watched_layer_indices
@@ -69,17 +69,17 @@ def trace_graphs(
         TraceError: a graph can't be captured.
     """
     try:
-        return described, _trace_all(described, options, report)
+        return described, _trace_all(described, options.graph, report)
     except WeightsNeededError as error:
         if described.draft.build is None:
             raise TraceError(str(error)) from error
         reason = str(error)
     report("load the weights", None)
-    loaded = described.extended(described.draft.with_weights(checkpoint, reason, options), options)
-    return loaded, _trace_all(loaded, options, report)
+    loaded = described.extended(described.draft.with_weights(checkpoint, reason, options), options.graph)
+    return loaded, _trace_all(loaded, options.graph, report)
 
 
-def _trace_all(described: Described, options: ExportOptions, report: Progress) -> tuple[FullGraph, ...]:
+def _trace_all(described: Described, options: GraphOptions, report: Progress) -> tuple[FullGraph, ...]:
     graphs = described.description.graphs
     found = []
     for index, graph in enumerate(graphs):
@@ -105,7 +105,7 @@ def at_depth_of(traced: TracedGraph, draft: Draft) -> FullGraph:
     return FullGraph(traced, depth, graph)
 
 
-def trace_more(index: int, described: Described, error: MoreLayersNeededError, options: ExportOptions) -> FullGraph:
+def trace_more(index: int, described: Described, error: MoreLayersNeededError, options: GraphOptions) -> FullGraph:
     """Trace a graph again: with all layers of the stacks that couldn't be stamped, or else of all stacks.
 
     Args:
@@ -156,7 +156,7 @@ def _check_shapes(graph: ir.Model, prefix: str, model: torch.nn.Module) -> None:
             )
 
 
-def trace_few(graph: GraphDescription, draft: Draft, options: ExportOptions) -> TracedGraph:
+def trace_few(graph: GraphDescription, draft: Draft, options: GraphOptions) -> TracedGraph:
     """Trace a graph with the layers of a draft.
 
     Raises:
@@ -183,7 +183,7 @@ def trace_few(graph: GraphDescription, draft: Draft, options: ExportOptions) -> 
     return traced
 
 
-def trace_graph(graph: GraphDescription, reduction: Reduction, options: ExportOptions) -> TracedGraph:
+def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOptions) -> TracedGraph:
     """Trace one graph of a model.
 
     Args:

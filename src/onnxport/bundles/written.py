@@ -15,7 +15,7 @@ from onnxport.bundles.side_files import module_files, side_files, write_module_f
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.checkpoint.reading import Reader
-from onnxport.options import ExportOptions, Progress
+from onnxport.options import OutputOptions, Progress
 from onnxport.passes.finish import finish
 from onnxport.writing.planning import GraphPlan, plan_graph
 from onnxport.writing.write import write_graph
@@ -85,7 +85,7 @@ class Written:
         return list_files(self.directory)
 
 
-def bind_graphs(blueprint: Blueprint, reader: Reader, options: ExportOptions) -> BoundGraphs:
+def bind_graphs(blueprint: Blueprint, reader: Reader, options: OutputOptions) -> BoundGraphs:
     """Bind every graph's parameters to the checkpoint.
 
     Args:
@@ -104,7 +104,7 @@ def bind_graphs(blueprint: Blueprint, reader: Reader, options: ExportOptions) ->
     return BoundGraphs(models, reader)
 
 
-def plan_export(checkpoint: Checkpoint, graphs: BoundGraphs, options: ExportOptions) -> Plan:
+def plan_export(checkpoint: Checkpoint, graphs: BoundGraphs, options: OutputOptions) -> Plan:
     """Plan the files that will be written; sizes of weights are exact.
 
     Raises:
@@ -119,7 +119,7 @@ def plan_export(checkpoint: Checkpoint, graphs: BoundGraphs, options: ExportOpti
 
 
 def write_export(
-    stage: Path, plan: Plan, graphs: BoundGraphs, original: Original, options: ExportOptions, report: Progress
+    stage: Path, plan: Plan, graphs: BoundGraphs, original: Original, options: OutputOptions, report: Progress
 ) -> Written:
     """Write the graphs, their weights, and what the checkpoint has beside its weights.
 
@@ -142,7 +142,7 @@ def write_export(
 
 
 def _write_graphs(
-    stage: Path, plan: Plan, graphs: BoundGraphs, checkpoint: Checkpoint, options: ExportOptions, report: Progress
+    stage: Path, plan: Plan, graphs: BoundGraphs, checkpoint: Checkpoint, options: OutputOptions, report: Progress
 ) -> dict[str, str]:
     """Write the graphs and their weights; return the digests of the checkpoint's files, unless they are linked."""
     paths = () if options.weights == "link" else (*checkpoint.weight_files, *checkpoint.module_weights.values())

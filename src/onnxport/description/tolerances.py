@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxport.description.description import GraphDescription
-    from onnxport.options import Dtype, ExportOptions
+    from onnxport.options import Dtype, ValidationOptions
 
 RTOL = {"fp32": 5e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Relative tolerances: what rounding in another order costs, and far below what a wrong graph shows (from 1e-2 on).
@@ -43,7 +43,7 @@ def default_tolerance(atol: float, dtype: Dtype) -> Tolerance:
     return Tolerance(max(atol, MIN_ATOL[dtype]), RTOL[dtype])
 
 
-def tolerance_of(graph: GraphDescription, options: ExportOptions) -> Tolerance:
+def tolerance_of(graph: GraphDescription, options: ValidationOptions) -> Tolerance:
     """Choose the tolerance of a graph's validation: what the user asks for, else its own."""
     atol = graph.atol if options.atol is None else options.atol
     return Tolerance(atol, graph.rtol if options.rtol is None else options.rtol)

@@ -62,13 +62,13 @@ def validate(
     chosen = original.options
     checkpoint = open_checkpoint(original.model, chosen)
     subject = subject_of(checkpoint, chosen)
-    strategy = choose_strategy(checkpoint, chosen, reducible=False)
+    strategy = choose_strategy(checkpoint, chosen.validation, reducible=False)
     reports = []
     with original_model(checkpoint, subject.model_class, chosen, strategy) as (model, note):
-        for graph in describe_model(model, subject, chosen).graphs:
+        for graph in describe_model(model, subject, chosen.graph).graphs:
             file = inside(directory, _file_of(manifest, graph.name, directory))
             request = replace(request_for(graph, model, directory, strategy), file=file)
-            reports.append(prove(request, chosen.validate, tolerance_of(graph, chosen), progress))
+            reports.append(prove(request, chosen.validate, tolerance_of(graph, chosen.validation), progress))
     return with_note(merged(reports), note)
 
 

@@ -17,7 +17,7 @@ from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
-from onnxport.options import ExportOptions, Progress
+from onnxport.options import ExportOptions, Progress, ValidationOptions
 from onnxport.passes.finish import finish
 from onnxport.validation.digests import compare_tensors, merged_digests
 from onnxport.validation.memory import Strategy, choose_strategy
@@ -48,7 +48,7 @@ def validate_export(
         CheckpointError: the checkpoint can't be read, or has changed.
         ValidationError: ONNX Runtime can't load or run a graph.
     """
-    strategy = choose_strategy(original.checkpoint, options, reducible=_is_reducible(blueprint))
+    strategy = choose_strategy(original.checkpoint, options.validation, reducible=_is_reducible(blueprint))
     report("load the weights", None)
     if strategy.kind == "reduced":
         with _few_layers(written, blueprint, original, options, report) as few:
@@ -60,11 +60,11 @@ def validate_export(
         described = original.describe(blueprint.description, model)
         for graph in described.graphs:
             request = request_for(graph, model, written.directory, strategy)
-            tolerance = tolerance_of(graph, options)
+            tolerance = tolerance_of(graph, options.validation)
             try:
                 found = prove(request, options.validate, tolerance, report)
             except NoKernelError as error:
-                found = _no_kernel(error, options, tolerance)
+                found = _no_kernel(error, options.validation, tolerance)
             reports.append(found)
     return with_note(merged(reports), note)
 
@@ -84,7 +84,7 @@ def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path
     )
 
 
-def _no_kernel(error: NoKernelError, options: ExportOptions, tolerance: Tolerance) -> ValidationReport:
+def _no_kernel(error: NoKernelError, options: ValidationOptions, tolerance: Tolerance) -> ValidationReport:
     """Report that nothing was compared.
 
     Raises:
@@ -135,7 +135,7 @@ def _few_layers(
     kept = {stack.path: kept_layers(stack.traced, stack.full) for stack in stacks}
     binding = at_reduced_depth(draft.bound.binding, kept)
     names = tuple(f"{path}.{index}" for path, layers in kept.items() for index in layers)
-    beside = replace(options, external_data="always", weights="copy")
+    beside = replace(options.output, external_data="always", weights="copy")
     with (
         Reader(original.checkpoint.directory, binding.files) as reader,
         tempfile.TemporaryDirectory(dir=written.directory, prefix=".proof.") as name,
@@ -164,11 +164,11 @@ def _validate_few(
         compared.append(compare_tensors(plan, written.graphs.models[plan.graph_file], written.directory))
     digests, reports = merged_digests(compared), []
     for graph in original.describe(blueprint.description, few.model).graphs:
-        tolerance = tolerance_of(graph, options)
+        tolerance = tolerance_of(graph, options.validation)
         proof = ReducedProof(request_for(graph, few.model, few.directory, Strategy("reduced")), few.layers, few.depth)
         try:
             found = prove_reduced(proof, digests, options.validate, tolerance, report)
         except NoKernelError as error:
-            found = _no_kernel(error, options, tolerance)
+            found = _no_kernel(error, options.validation, tolerance)
         reports.append(found)
     return merged(reports)

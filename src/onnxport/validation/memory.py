@@ -15,7 +15,7 @@ from typing import Literal
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import ONNX_DTYPES
 from onnxport.checkpoint.safetensors import DTYPE_BITS, read_header
-from onnxport.options import ExportOptions
+from onnxport.options import ValidationOptions
 
 Kind = Literal["whole", "on disk", "reduced"]
 
@@ -62,7 +62,7 @@ class Strategy:
     note: str = ""
 
 
-def choose_strategy(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool = True) -> Strategy:
+def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
     """Choose how to prove an export of a checkpoint within the memory that it may take; only headers are read.
 
     Args:
@@ -74,7 +74,7 @@ def choose_strategy(checkpoint: Checkpoint, options: ExportOptions, *, reducible
     return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
 
 
-def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Strategy:
+def choose(weights: Weights, budget: int, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
     """Choose the first way that fits: whole, on disk, reduced."""
     both = int(weights.total * (1 + _SESSION[options.dtype]))
     whole = MARGIN + both
@@ -90,7 +90,7 @@ def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: 
     return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
 
 
-def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:
+def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
     """Size the weights of a checkpoint, by the headers of its files.
 
     Raises:
