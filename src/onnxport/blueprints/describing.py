@@ -16,7 +16,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.tolerances import default_tolerance
-from onnxport.options import ExportOptions, GraphOptions
+from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.patching.patch import patched
 from onnxport.tracing._capture import default_opset, quiet_engine
 from onnxport.tracing.originals import trace_examples
@@ -59,8 +59,14 @@ class Described:
                 return Described(draft, describe_model(deep, draft.subject, options))
 
 
-def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions) -> Described:
+def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Described:
     """Describe the model of a draft; the draft changes where few layers, or a model without weights, can't be run.
+
+    Args:
+        draft: its model is run.
+        checkpoint: where the weights are, should they be needed.
+        options: those of the export.
+        report: called with the stage.
 
     Raises:
         UnsupportedError: the model can't be described for the task.
@@ -79,13 +85,9 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions)
         with running_fakes(), without_values():
             return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
     except WeightsNeededError as error:
-        return _describe_loaded(draft, checkpoint, error, options)
-
-
-def _describe_loaded(
-    draft: Draft, checkpoint: Checkpoint, error: WeightsNeededError, options: ExportOptions
-) -> Described:
-    loaded = draft.with_weights(checkpoint, str(error), options)
+        reason = str(error)
+    report("load the weights", None)
+    loaded = draft.with_weights(checkpoint, reason, options)
     with running_fakes():
         return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
 

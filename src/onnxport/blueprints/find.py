@@ -69,7 +69,7 @@ class BlueprintSource:
             self._known = _find_graphs(self._store, self._traces_key)
         if self._known is not None:
             return description_of(self.draft, tuple(traced.description for traced in self._known), self._options.graph)
-        self.described = describe_draft(self.draft, self._checkpoint, self._options)
+        self.described = describe_draft(self.draft, self._checkpoint, self._options, self._report)
         self.draft = self.described.draft
         return self.described.description
 
@@ -93,7 +93,7 @@ class BlueprintSource:
         found = stamped(self._known, self.draft) if self._known is not None else None
         if found is None:
             self._known = None
-            described = self.described or describe_draft(self.draft, self._checkpoint, self._options)
+            described = self.described or describe_draft(self.draft, self._checkpoint, self._options, self._report)
             self.described, found = trace_graphs(described, self._checkpoint, self._options, self._report)
             self.draft = self.described.draft
         self._graphs = tuple(full.graph for full in found)

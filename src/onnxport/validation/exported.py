@@ -54,9 +54,8 @@ def validate_export(
         with _few_layers(written, blueprint, original, options, report) as few:
             found = _validate_few(few, written, blueprint, original, options, report)
         return with_note(found, strategy.note)
-    bound = original.draft.bound if original.draft else None
-    reports = []
-    with original_model(original.checkpoint, original.subject.model_class, options, strategy, bound) as (model, note):
+    reports, model_class = [], original.subject.model_class
+    with original_model(original.checkpoint, model_class, options, strategy, original.draft) as (model, note):
         described = original.describe(blueprint.description, model)
         for graph in described.graphs:
             request = request_for(graph, model, written.directory, strategy)
