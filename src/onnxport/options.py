@@ -86,7 +86,7 @@ class ExportOptions:
         task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
         past: give the graphs of a task that generates their key/value cache, where the task is inferred.
         last_logits: where a text is generated, give the logits of the last token only.
-        split_encoders: write a graph each for the texts and the pictures (or sounds) of a model that compares them.
+        split_encoders: write a graph each for the text and the image (or audio) encoder of a dual encoder.
         description: Python file that describes the model, as `onnxport describe --python` prints it; it is run, and its
             `make_config(config)` returns the `OnnxConfig` of the one graph; `None` for the model's own.
         opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
@@ -104,7 +104,7 @@ class ExportOptions:
         memory: bytes that validation may take; `None` for 60 % of what the machine has available.
         external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
         weights: `copy` the weights, or `link` the safetensors files into the output, which takes no time and no space.
-        stamping: trace few layers and repeat them, where they are proved alike; otherwise trace all of them.
+        stamping: trace few layers and repeat them, where they are proved isomorphic; otherwise trace all of them.
         cache: use the graphs that earlier exports kept in the cache, and keep new ones there.
         dry_run: plan and report, write nothing.
         force: replace an output directory that isn't empty.

@@ -93,7 +93,7 @@ def at_full_depth(traced: TracedGraph, depth: Depth) -> ir.Model:
     """Return a graph with all its layers; the traced one isn't changed.
 
     Raises:
-        MoreLayersNeededError: layers couldn't be proved alike.
+        MoreLayersNeededError: layers couldn't be proved isomorphic.
     """
     graph = traced.graph.clone()
     for layers in depth.layers:

@@ -1,7 +1,7 @@
 """Write a description as a Python module: a class whose inputs and outputs are literal, to be edited and exported with.
 
-What runs the model in a way of its own (a cache, pooling, a half of a model) isn't in the literals. Where a class of
-`onnxport.architectures` knows it, the printed class extends that; where the model was asked, it can't be printed.
+What a description does beside that (a cache, pooling, an encoder alone) isn't in the literals. Where a class of
+`onnxport.architectures` does it, the printed class extends that; where it was derived from the model, it isn't printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOOKS = (
     *("default_fixed_batch", "default_fixed_sequence", "default_fixed_num_choices", "patch_ops", "restore_ops"),
     "multiples",
 )
-"""What a description may do in a way of its own, beside what is printed."""
+"""What a description may override, beside what is printed."""
 
 
 def python_module(description: Description) -> str:
@@ -113,7 +113,7 @@ def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]
 
 
 def _label(tensor: TensorSpec, axis: int) -> str:
-    """Return an axis's label; a name of its own for one that is computed of others in another way than as a sum."""
+    """Return an axis's label; a new name for one that isn't a sum of others."""
     label = tensor.labels[axis]
     return label if _SUM.fullmatch(label) else f"{tensor.name}_{axis}"
 

@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
-    """Make the inputs to trace with: every axis that may vary has two elements or more, pictures are no squares.
+    """Make the inputs to trace with: every axis that may vary has two elements or more, images aren't squares.
 
     Args:
-        model: the original; it decides whether a picture may be of another shape than its preprocessor makes.
+        model: the original; it decides whether an image may be of another shape than its preprocessor makes.
         examples: where inputs come from.
 
     Returns:

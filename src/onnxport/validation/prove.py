@@ -155,7 +155,7 @@ _OTHER_IMAGE = {"batch": lambda _: 1, "height": lambda size: size * 2, "width": 
 _CASES = (
     _CaseRule("batch 1", {"batch": lambda _: 1}),
     _CaseRule("odd lengths", _ODD),
-    _CaseRule("other picture", _OTHER_IMAGE, needs="height"),
+    _CaseRule("other image size", _OTHER_IMAGE, needs="height"),
     _CaseRule("padding", {**_LENGTHS_11, "batch": lambda _: 3}, padding=True),
     _CaseRule("no past", {**_LENGTHS_11, "batch": lambda _: 3, "past": lambda _: 0}, needs="past"),
 )

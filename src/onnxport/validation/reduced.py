@@ -1,8 +1,8 @@
-"""Prove what can be proved of a model that can't be run: every kind of layer, and every tensor.
+"""Validate what can be validated of a model that can't be run: every type of layer, and every tensor.
 
-A model with few layers, one of each kind at least, with the checkpoint's own weights, is compared with the graph that
-was traced of it; and every tensor that was written is compared with the checkpoint's. That is less than a proof of the
-whole, so its status is `partial`, and the note says what is missing.
+A model with few layers, one of each type at least, with the checkpoint's own weights, is compared with the graph that
+was traced of it; and every tensor that was written is compared with the checkpoint's. That is less than a
+validation of the whole, so its status is `partial`, and the note has what is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnxport.validation.report import Case, OutputDifference, ValidationReport
 
 @dataclass(frozen=True)
 class ReducedProof:
-    """Name what is proved in the place of a whole model.
+    """Name what is validated in the place of a whole model.
 
     Attributes:
         request: the model with few layers and real weights, and its graph with the same tensors.
@@ -97,14 +97,14 @@ def _renamed(name: str, kept: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def kept_layers(traced: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
-    """Choose for each traced layer one of the full model that is of the same kind: the first, the second, ….
+    """Choose for each traced layer one of the full model that is of the same type: the first, the second, ….
 
     Args:
-        traced: kind of each traced layer, see `tracing.reduction.TracedStack`.
-        full: kind of each layer of the full model.
+        traced: type of each traced layer, see `tracing.reduction.TracedStack`.
+        full: type of each layer of the full model.
     """
-    places = {kind: [index for index, other in enumerate(full) if other == kind] for kind in set(traced)}
-    return tuple(places[kind][traced[:index].count(kind)] for index, kind in enumerate(traced))
+    of_type = {layer: [index for index, other in enumerate(full) if other == layer] for layer in set(traced)}
+    return tuple(of_type[layer][traced[:index].count(layer)] for index, layer in enumerate(traced))
 
 
 def _tensor_case(component: str, digests: TensorDigests) -> tuple[Case, ...]:

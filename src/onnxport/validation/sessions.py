@@ -33,7 +33,7 @@ def open_session(file: Path, *, few_runs: bool = False) -> onnxruntime.Inference
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its error is raised, and told once
+    options.log_severity_level = 4  # its error is raised, and printed once
     if few_runs:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
@@ -45,7 +45,14 @@ def open_session(file: Path, *, few_runs: bool = False) -> onnxruntime.Inference
 
 
 def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str, NDArray[Any]]:
-    """Run a graph on flat inputs and return its outputs by name; inputs that the graph lacks are left out."""
+    """Run a graph on flat inputs and return its outputs by name; inputs that the graph lacks are left out.
+
+    Raises:
+        ValidationError: the graph takes an input that isn't given.
+    """
+    missing = [value.name for value in session.get_inputs() if value.name not in layout.flat]
+    if missing:
+        raise ValidationError(f"the graph takes {', '.join(missing)}, and its original takes {', '.join(layout.flat)}")
     feed = {}
     for value in session.get_inputs():
         array = to_array(layout.flat[value.name])
