@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from onnxport.descriptions.describe import describe_checkpoint
 
 import onnxport
 from conformance.checkpoints import randomize
@@ -16,7 +17,6 @@ from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.architectures.describe import infer_task
-from onnxport.descriptions.describe import describe_checkpoint
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.light import LightModel
 from tests.breadth import sampled

@@ -46,7 +46,7 @@ from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
-from onnxport.options import ExportOptions
+from onnxport.options import GraphOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -347,7 +347,7 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
-def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions | None = None) -> tuple[Component, ...]:
+def describe(model: Any, task: Task, preprocessor: Any, options: GraphOptions | None = None) -> tuple[Component, ...]:
     """Describe every graph that a model becomes.
 
     Args:
@@ -362,7 +362,7 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
     """
     if preprocessor is None:
         preprocessor = plain_tokenizer(model.config)
-    options = options or ExportOptions()
+    options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
     if options.split_encoders:
@@ -384,7 +384,7 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
     return components
 
 
-def _components(model: Any, task: Task, preprocessor: Any, options: ExportOptions) -> tuple[Component, ...]:
+def _components(model: Any, task: Task, preprocessor: Any, options: GraphOptions) -> tuple[Component, ...]:
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
     if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
