@@ -85,7 +85,7 @@ def export(
     blueprint: Blueprint = source.make(description, trace)
     with Reader(checkpoint.directory, blueprint.binding.files) as reader:
         graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output)
-        plan: Plan = plan_export(checkpoint, graphs, options.output)
+        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output)
         if options.dry_run:
             skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run").to_dict()
             manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, skipped), options)

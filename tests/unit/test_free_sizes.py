@@ -1,6 +1,7 @@
 """What stands in the place of loops over texts and pictures computes what they do, and leaves nothing behind."""
 
 import builtins
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +14,18 @@ from transformers.models.encodec.modeling_encodec import EncodecConv1d
 from transformers.models.fastspeech2_conformer import modeling_fastspeech2_conformer
 from transformers.models.higgs_audio_v2.configuration_higgs_audio_v2 import HiggsAudioV2Config
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
+from transformers.models.mimi.configuration_mimi import MimiConfig
+from transformers.models.mimi.modeling_mimi import MimiConv1d
 from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from onnxport.patching.patch import Patch, patched
-from onnxport.tracing.patches import PATCHES, fake_patches
-from onnxport.tracing.sizes import SIZES, symbolic_sizes
+from onnxport.tracing.codecs import CODECS
+from onnxport.tracing.lengths import LENGTHS
+from onnxport.tracing.patches import _MODEL_PATCHES, PATCHES, fake_patches
+from onnxport.tracing.sizes import POOLS, SIZES, symbolic_sizes
+from onnxport.tracing.windows import DIVISIONS, WINDOWS
 
 
 def of(patches: tuple[Patch, ...], name: str) -> tuple[Patch, ...]:
@@ -65,15 +71,23 @@ def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed:
 
 
 @pytest.mark.parametrize(("length", "stride"), [(24, 4), (25, 4), (9, 1)])
-def test_a_codecs_padding_is_computed_with_numbers(length: int, stride: int) -> None:
+@pytest.mark.parametrize(
+    ("layer_class", "config"), [(EncodecConv1d, EncodecConfig()), (MimiConv1d, MimiConfig())], ids=["encodec", "mimi"]
+)
+def test_the_padding_of_a_codec_is_computed_without_tensors(
+    layer_class: Any, config: Any, length: int, stride: int
+) -> None:
     torch.manual_seed(0)
-    layer = EncodecConv1d(EncodecConfig(), 2, 3, kernel_size=2 * stride, stride=stride).eval()
+    layer = layer_class(config, 2, 3, kernel_size=2 * stride, stride=stride).eval()
     audio = torch.randn(1, 2, length)
     with torch.no_grad():
         expected = layer(audio)
-        with patched(of(SIZES, "encodec")):
+        with patched(of(CODECS, config.model_type)):
             torch.testing.assert_close(layer(audio), expected)
+            exported = torch.export.export(layer, (audio,), dynamic_shapes=({2: torch.export.Dim.AUTO},))
         torch.testing.assert_close(layer(audio), expected)
+        longer = torch.randn(1, 2, length + 3)
+        torch.testing.assert_close(exported.module()(longer), layer(longer))
 
 
 def test_tokens_of_texts_and_audios_are_computed_at_once() -> None:
@@ -122,6 +136,13 @@ def test_a_tensor_has_a_length_that_may_vary() -> None:
         assert (length("abc"), length(torch.zeros(5, 2))) == (3, 5)
     assert "len" not in vars(modeling_rt_detr)
     assert len is builtins.len
+
+
+def test_each_target_is_patched_once() -> None:
+    """Of two patches of one target, the first is hidden by the second, or runs inside of it."""
+    general = (*PATCHES, *POOLS, *DIVISIONS)
+    targets = Counter(patch.target for patch in (*general, *_MODEL_PATCHES, *SIZES, *LENGTHS, *WINDOWS))
+    assert not [target for target, count in targets.items() if count > 1]
 
 
 def test_no_patch_is_an_operator_of_tensors() -> None:

@@ -31,6 +31,7 @@ from onnxport.description.encoder_decoder import (
     InnerEncoderOnnxConfig,
 )
 from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
+from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.multimodal import (
     EmbeddingOnnxConfig,
     EmbedsDecoderOnnxConfig,
@@ -104,7 +105,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
         ]
         if fitting:
-            task = _of_media(config, fitting) or fitting[0]
+            task = _preferred(config, fitting, architecture)
             return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
@@ -119,27 +120,40 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     )
 
 
-def _of_media(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
-    """Return the task of a decoder that sees or hears: Transformers lists some among those of texts, too."""
-    if not _reads_media(config):
-        return None
-    return next((task for task in fitting if task.name in _MULTIMODAL_TASKS), None)
+def _preferred(config: PreTrainedConfig, fitting: list[Task], architecture: str) -> Task:
+    """Choose one of the tasks that Transformers registers a class for.
 
-
-def _reads_media(config: PreTrainedConfig) -> bool:
-    """Say whether a decoder reads pictures or sounds beside its text."""
-    parts = ("vision_config", "audio_config")
-    return not config.is_encoder_decoder and any(hasattr(config, part) for part in parts)
+    An encoder-decoder generates from what its encoder takes before it is anything else: BART, mBART and MVP are
+    registered as AutoModelForMaskedLM, too. A decoder that takes images or audio isn't one of text alone.
+    """
+    names = _FROM_ENCODERS if config.is_encoder_decoder else _MULTIMODAL_TASKS
+    known = _named(architecture)
+    if names is _MULTIMODAL_TASKS and known is not None and not accepts_modality(known):
+        return fitting[0]
+    return next((task for task in fitting if task.name in names), fitting[0])
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
-    """Say whether a class makes its output token by token, each from a cache of those before it."""
-    if task.name == "text-generation" and not _takes_cache(architecture):
-        return False
-    reads = task.name in _MULTIMODAL_TASKS and (_reads_media(config) or hasattr(config, "text_config"))
-    if task.name == "text-generation" or reads:
-        return not config.is_encoder_decoder
-    return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+    """Return whether a class generates token by token, with a cache of the tokens before."""
+    if config.is_encoder_decoder:
+        return task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+    if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is registered for the latter alone
+        return _can_generate(architecture)
+    return task.name == "text-generation" and _takes_cache(architecture)
+
+
+def _can_generate(architecture: str) -> bool:
+    """Return whether a class has `generate`; PI0's hasn't. One that isn't Transformers' own is taken to have it."""
+    known = _named(architecture)
+    return known is None or bool(known.can_generate())
+
+
+def _named(architecture: str) -> Any:
+    """Return the class of Transformers with a name, or the part of it that takes and generates text; None for none."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    return None if known is None else generation_class(known)
 
 
 def _takes_cache(architecture: str) -> bool:
@@ -233,14 +247,18 @@ def text_only(task: Task, chosen: type) -> Task:
         chosen: a class of models.
     """
     names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
-    reads = any(name.startswith(_MODALITY_INPUTS) for name in names)
-    if task.name not in _MULTIMODAL_TASKS or reads or "input_ids" not in names:
+    if task.name not in _MULTIMODAL_TASKS or accepts_modality(chosen) or "input_ids" not in names:
         return task
     return canonical_task("text-generation").past(task.with_past)
 
 
-_MODALITY_INPUTS = ("pixel", "image", "flattened", "input_features", "input_values", "audio", "protein")
-"""What parameters of forwards begin with that take more than a text."""
+def _decodes_modalities(model: Any, task: Task) -> bool:
+    """Return whether a model is a decoder that takes an encoder's embeddings in place of placeholder tokens."""
+    if task.name in _MULTIMODAL_TASKS:
+        return not model.config.is_encoder_decoder
+    has_encoder = any(method_of(model, part.method) is not None for part in MODALITY_ENCODERS.values())
+    is_decoder = not model.config.is_encoder_decoder and model.can_generate()
+    return task.name in _FROM_ENCODERS and is_decoder and has_encoder
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
@@ -356,6 +374,17 @@ def describe(model: Any, task: Task, preprocessor: Any, options: GraphOptions | 
         return tuple(Component(*part) for part in bark.parts_of(model, options.last_logits))
     if task.name == SENTENCE_SIMILARITY:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
+    components = _components(model, task, preprocessor, options)
+    needed = needed_modality(type(model), task, decodes=_decodes_modalities(model, task))
+    if needed is not None and not any(takes_modality(component.config) for component in components):
+        raise UnsupportedError(
+            f"{task.full_name} needs an input for {needed}, and the graphs of {type(model).__name__} would take text "
+            f"only; {_other_ways(model)}"
+        )
+    return components
+
+
+def _components(model: Any, task: Task, preprocessor: Any, options: GraphOptions) -> tuple[Component, ...]:
     if task.with_past and model.config.is_encoder_decoder and model.can_generate():
         return _encoder_and_decoder(model, preprocessor)
     if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
@@ -365,11 +394,14 @@ def describe(model: Any, task: Task, preprocessor: Any, options: GraphOptions | 
             Component("encoder_model", model.vision_model, encoder, preprocessor),
             Component("decoder_model_merged", model.text_decoder, decoder, preprocessor),
         )
-    if task.with_past and (realtime.fits(model) or task.name in _MULTIMODAL_TASKS):
+    if task.with_past and (realtime.fits(model) or _decodes_modalities(model, task)):
         return _encoders_and_decoder(model, task, preprocessor, options.last_logits)
     if model.config.model_type == "vision-encoder-decoder":
         return _vision_encoder_decoder(model, preprocessor)
-    return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
+    one = _describe_one(model, task, preprocessor, options.last_logits)
+    if not takes_modality(one) and _decodes_modalities(model, task):
+        return _encoders_and_decoder(model, task, preprocessor, options.last_logits)
+    return (Component("model", model, one, preprocessor),)
 
 
 _OWN = {
@@ -413,10 +445,7 @@ def _encoders_and_decoder(model: Any, task: Task, preprocessor: Any, last_logits
         logger.warning("the checkpoint has nothing that prepares sounds: the encoder of sounds is left out")
         encoders = [name for name in encoders if name != "audio_encoder"]
     if not encoders or not hasattr(model, "get_input_embeddings"):
-        raise UnsupportedError(
-            f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
-            "past; add --no-past"
-        )
+        raise UnsupportedError(_without_encoder(model, task, preprocessor))
     takes_states, text = _decoder_class(model), language_model(model)
     return (
         *(
@@ -424,8 +453,29 @@ def _encoders_and_decoder(model: Any, task: Task, preprocessor: Any, last_logits
             for name in encoders
         ),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
-        Component("decoder_model_merged", text, takes_states(text, preprocessor, last_logits), preprocessor),
+        Component(
+            "decoder_model_merged", text, takes_states(text, preprocessor, last_logits, task.with_past), preprocessor
+        ),
     )
+
+
+def _without_encoder(model: Any, task: Task, preprocessor: Any) -> str:
+    """Explain that a model can't be split into an encoder and a decoder; advise --no-past only where that works."""
+    reason = f"{type(model).__name__} has no method that encodes images or audio alone"
+    if not task.with_past:
+        return f"{reason}, and its whole graph would take text only; {_other_ways(model)}"
+    whole = _describe_one(model, task.past(False), preprocessor, False)
+    remedy = "add --no-past" if takes_modality(whole) else _other_ways(model)
+    return f"{reason}, so it can't be exported with past; {remedy}"
+
+
+def _other_ways(model: Any) -> str:
+    known = [task.name for task in supported_tasks(model.config.model_type)]
+    text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in known), "")
+    return f"{text}otherwise describe the inputs in an OnnxConfig of your own and add --description (docs/api.md)"
+
+
+_TEXT_TASKS = ("text-generation", "text2text-generation")
 
 
 def _has(model: Any, component: str) -> bool:

@@ -12,7 +12,7 @@ from onnxport.description.description import Description
 from onnxport.options import ExportOptions, Progress
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
     from onnxport.blueprints.describing import Described
     from onnxport.blueprints.draft import Draft
@@ -57,6 +57,13 @@ class Original:
     def preprocessor(self) -> Any:
         """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
         return self.subject.preprocessor
+
+    @property
+    def generation_config(self) -> GenerationConfig | None:
+        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
+        from onnxport.loading.load import generation_config_for
+
+        return generation_config_for(self.subject.model_class, self.config, self.preprocessor)
 
     @property
     def draft(self) -> Draft | None:

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
 from onnxport.containment import files_inside
 
@@ -52,6 +53,10 @@ class Original(Protocol):
     def preprocessor(self) -> Any:
         """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
 
+    @property
+    def generation_config(self) -> Any:
+        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
+
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
@@ -73,8 +78,10 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def write_side_files(stage: Path, originals: list[Path], original: Original) -> None:
+def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:
     """Copy what the checkpoint has, and write what clients need and it lacks.
+
+    Settings that only Transformers 5 understands are rewritten; see `onnxport.bundles.client_settings`.
 
     Args:
         stage: directory to write into.
@@ -82,10 +89,13 @@ def write_side_files(stage: Path, originals: list[Path], original: Original) -> 
         original: asked only for what the checkpoint lacks: its configuration where there is none (GGUF), its
             preprocessor where there are only older formats, so that today's (`tokenizer.json`) exist; the checkpoint's
             own files win.
+        labelled: whether the outputs of the exported task are scores of labels.
     """
     names = {path.name for path in originals}
     if "config.json" not in names:
         original.config.save_pretrained(stage)
+        if "generation_config.json" not in names and original.generation_config is not None:
+            original.generation_config.save_pretrained(stage)
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
     if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
         original.preprocessor.save_pretrained(stage)
@@ -94,6 +104,11 @@ def write_side_files(stage: Path, originals: list[Path], original: Original) -> 
             _write_unquantized(path, stage / path.name)
         else:
             shutil.copyfile(path, stage / path.name)
+    rewrite_json(
+        stage / "config.json", lambda settings: with_labels(settings, lambda: original.config, labelled=labelled)
+    )
+    if (stage / "tokenizer_config.json").is_file():
+        rewrite_json(stage / "tokenizer_config.json", portable_tokenizer_settings)
 
 
 def _write_unquantized(path: Path, target: Path) -> None:

@@ -29,6 +29,7 @@ from onnxport.description.dummy_inputs import (
 )
 from onnxport.description.fitting import as_codes, fit, fitted_axes, is_fitted
 from onnxport.description.tasks import PAST_SUFFIX
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OnnxportError, UnsupportedError
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -109,7 +110,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         parameters = {name: known[name] for name in self._parameters if name in known}
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
         self._added = _needed(model, parameters, self._decodes)
-        text = model.config.get_text_config()
+        text = text_config_of(model.config)
         if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
             self._added.append("token_type_ids")  # which tokens see what follows: PaliGemma's prefix
         if use_past and "attention_mask" not in known and "kwargs" in known:  # it is handed on to what generates
@@ -274,14 +275,14 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             UnsupportedError: it can't be described.
         """
         states = CacheLayout.of(model, cache)
-        text = model.config.get_text_config()
+        text = text_config_of(model.config)
         known = self._patching_specs or (
             text.model_type in _WITHOUT_LOOP and not getattr(text, "attention_bias", False)
         )
         if states.recurs and not known:
             raise UnsupportedError(
                 f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
-                f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+                f"exported with past; name the task without {PAST_SUFFIX}, or add --no-past where it is inferred"
             )
         return states
 
@@ -384,7 +385,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
         if self._cache_name not in self._parameters:
             return None
-        empty = DynamicCache(config=model.config.get_text_config())
+        empty = DynamicCache(config=text_config_of(model.config))
         with torch.no_grad():
             return self.run(model, {**move(dict(inputs), model), PAST: empty, "use_cache": True}).get(PAST)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
 from onnxport.weights import building
 
@@ -68,10 +69,7 @@ def let_loader_dequantize(checkpoint: Checkpoint, config: PretrainedConfig) -> N
 
 def _settings(config: Any) -> tuple[Any, Any]:
     """Return the part of a configuration that says how weights are quantized, and what it says."""
-    parts = [config]
-    if hasattr(config, "get_text_config"):
-        parts.append(config.get_text_config(decoder=True))
-    for part in parts:
+    for part in (config, text_config_of(config)):
         if (settings := getattr(part, "quantization_config", None)) is not None:
             return part, settings
     return config, None

@@ -73,37 +73,6 @@ def _forgotten(original: Any) -> Any:
     return forward
 
 
-def _padded_by_numbers(original: Any) -> Any:
-    """Let a convolution of a codec compute its padding with numbers in place of tensors."""
-
-    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
-        stride, kernel = self.conv.stride[0], (self.conv.kernel_size[0] - 1) * self.conv.dilation[0] + 1
-        total = kernel - stride
-        numbers = {"stride": stride, "kernel_size": kernel, "padding_total": total}
-        numbers |= {"padding_right": total // 2, "padding_left": total - total // 2}
-        buffers = {name: self._buffers.pop(name) for name in numbers if name in self._buffers}
-        old = {name: vars(self)[name] for name in numbers if name in vars(self)}
-        vars(self).update(numbers)
-        try:
-            return original(self, *arguments, **named)
-        finally:
-            for name in numbers:
-                del vars(self)[name]
-            vars(self).update(old)
-            self._buffers.update(buffers)
-
-    return forward
-
-
-def _up_to_a_stride(_: Any) -> Any:
-    """Fill a sound up to a multiple of the stride."""
-
-    def extra_padding(self: Any, hidden_states: torch.Tensor) -> Any:
-        return 0 if self.stride == 1 else -hidden_states.shape[-1] % self.stride
-
-    return extra_padding
-
-
 def _whole_lengths(_: Any) -> Any:
     """Count the states of a sound in whole numbers; the three convolutions are the model's."""
 
@@ -299,16 +268,6 @@ SIZES: tuple[Patch, ...] = (
         _symbolic_int,
         "int() of a size fixes the size of the map of depths to the example's",
         "Transformers leaves whole numbers as they are there",
-    ),
-    *(
-        Patch(
-            f"transformers.models.{name.lower()}.modeling_{name.lower()}:{name}Conv1d.{method}",
-            make,
-            "how a sound is padded is computed with tensors, whose values no size may depend on",
-            "Transformers computes it with numbers",
-        )
-        for name in ("Encodec", "Mimi")
-        for method, make in (("forward", _padded_by_numbers), ("_get_extra_padding_for_conv1d", _up_to_a_stride))
     ),
     Patch(
         "transformers.models.clvp.modeling_clvp:ClvpRotaryPositionalEmbedding.forward",
