@@ -28,7 +28,6 @@ from onnxport.bundles.written import (
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import Description
-from onnxport.description.tasks import LABELLED, canonical_task
 from onnxport.description.tolerances import tolerance_of
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, OutputOptions, Progress
@@ -87,15 +86,14 @@ def export(
     blueprint: Blueprint = source.make(description, trace)
     with Reader(checkpoint.directory, blueprint.binding.files) as reader:
         graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output)
-        plan: Plan = plan_export(checkpoint, graphs, options.output)
+        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output)
         if options.dry_run:
             skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run").to_dict()
             manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, skipped), options)
             return ExportResult(None, manifest, plan.files)
         with staged(output, force=options.force) as stage:
             original = Original(checkpoint, options, source.draft, source.described)
-            labelled = canonical_task(description.task).name in LABELLED
-            written: Written = write_export(stage, plan, graphs, original, options.output, report, labelled=labelled)
+            written: Written = write_export(stage, plan, graphs, original, options.output, report)
             validation: ValidationReport = _validate(written, blueprint, original, options, report)
             _check(validation, options.output)
             report("write the manifest", None)

@@ -64,7 +64,7 @@ class Original:
 
     @property
     def generation_config(self) -> GenerationConfig | None:
-        """The generation settings that Transformers derives for the model; None where it doesn't generate."""
+        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
         from onnxport.loading.load import generation_config_for
 
         return generation_config_for(self.subject.model_class, self.config, self.preprocessor)

@@ -15,6 +15,7 @@ from onnxport.bundles.side_files import module_files, side_files, write_module_f
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.checkpoint.reading import Reader
+from onnxport.description.tasks import LABELLED, Task
 from onnxport.options import OutputOptions, Progress
 from onnxport.passes.finish import finish
 from onnxport.writing.planning import GraphPlan, plan_graph
@@ -57,10 +58,12 @@ class Plan:
     Attributes:
         graphs: where the tensors of each graph will be.
         files: every file, with its size; those of graphs are known after writing.
+        labelled: whether the outputs of the exported task are scores of labels.
     """
 
     graphs: tuple[GraphPlan, ...]
     files: tuple[PlannedFile, ...]
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,14 @@ def bind_graphs(blueprint: Blueprint, reader: Reader, options: OutputOptions) ->
     return BoundGraphs(models, reader)
 
 
-def plan_export(checkpoint: Checkpoint, graphs: BoundGraphs, options: OutputOptions) -> Plan:
+def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions) -> Plan:
     """Plan the files that will be written; sizes of weights are exact.
+
+    Args:
+        checkpoint: what is exported.
+        task: what for.
+        graphs: its graphs, with their tensors.
+        options: `external_data` and `weights`.
 
     Raises:
         OptionError: weights can't be linked.
@@ -115,18 +124,11 @@ def plan_export(checkpoint: Checkpoint, graphs: BoundGraphs, options: OutputOpti
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
-    return Plan(plans, tuple([*dict.fromkeys(files), PlannedFile(FILE_NAME, None)]))
+    return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), task.name in LABELLED)
 
 
 def write_export(
-    stage: Path,
-    plan: Plan,
-    graphs: BoundGraphs,
-    original: Original,
-    options: OutputOptions,
-    report: Progress,
-    *,
-    labelled: bool,
+    stage: Path, plan: Plan, graphs: BoundGraphs, original: Original, options: OutputOptions, report: Progress
 ) -> Written:
     """Write the graphs, their weights, and what the checkpoint has beside its weights.
 
@@ -137,14 +139,13 @@ def write_export(
         original: the checkpoint, and what side files are made of where it lacks them.
         options: `weights`.
         report: called with the file and the share of all weights that is written.
-        labelled: whether the outputs of the exported task are scores of labels.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed.
         OSError: a file can't be written.
     """
     digests = _write_graphs(stage, plan, graphs, original.checkpoint, options, report)
-    write_side_files(stage, _side_files(original.checkpoint), original, labelled=labelled)
+    write_side_files(stage, _side_files(original.checkpoint), original, labelled=plan.labelled)
     write_module_files(stage, original.checkpoint)
     return Written(stage, graphs, plan, digests)
 
