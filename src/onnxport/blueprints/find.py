@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnxport.binding.bind import relocate
 from onnxport.blueprints import entries
-from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth
+from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth, describe_graph
 from onnxport.blueprints.keys import export_key, trace_key
 from onnxport.blueprints.store import Store
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -116,10 +116,11 @@ class BlueprintSource:
             description: what `describe` returned.
             trace: what `trace` returned.
         """
+        graphs = map(describe_graph, trace.graphs, trace.depths, self._graphs)
+        described = replace(description, graphs=tuple(graphs))
         if self._found is not None:
-            return replace(self._found, graphs=self._graphs)
+            return replace(self._found, description=described, graphs=self._graphs)
         assert self.draft is not None, "a model is described before it is traced"
-        described = replace(description, graphs=tuple(traced.description for traced in trace.graphs))
         blueprint = Blueprint(described, trace, self.draft.bound.binding, self._graphs)
         self._keep(blueprint)
         return blueprint
