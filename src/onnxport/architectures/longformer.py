@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxport.architectures._architecture import Architecture
 from onnxport.configs import PatchingSpec
 from onnxport.configs._patching import resolve
 from onnxport.configs.text_encoders import Axes, TextOnnxConfig
@@ -67,3 +68,7 @@ def _leave_length(
 ) -> tuple[Any, ...]:
     """Pad by nothing: dense attention takes any length."""
     return 0, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
+
+
+ARCHITECTURES = (Architecture(("longformer",)),)
+"""Its description is one of 4.37.2's: `configs.model_types` names it."""

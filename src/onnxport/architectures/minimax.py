@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs import PatchingSpec
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
@@ -114,3 +115,6 @@ def _attend(
         past_key_values.set_linear_cache(self.layer_idx, state)
     output = self.norm(output.transpose(1, 2).reshape(batch, tokens, -1))
     return self.out_proj(torch.sigmoid(self.output_gate(hidden_states)) * output), state
+
+
+ARCHITECTURES = (Architecture(("minimax",), model=when_generating(MiniMaxOnnxConfig)),)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs import PatchingSpec
 from onnxport.configs._base import model_of
 from onnxport.description.arguments import PAST
@@ -158,3 +159,6 @@ def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **
         setattr(self, _GIVEN, (seen[..., -width:], self.rg_lru.recurrent_states.to(given[1].dtype)))
     self.rg_lru.recurrent_states = None
     return self.linear_out(recurred * self.act_fn(self.linear_y(input_states))), None
+
+
+ARCHITECTURES = (Architecture(("recurrent_gemma",), model=when_generating(RecurrentGemmaOnnxConfig)),)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, always
 from onnxport.configs import PatchingSpec
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
@@ -219,3 +220,7 @@ def _take(sums: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Te
     most = torch.maximum(exponent, key)
     before, own = torch.exp(exponent - most), torch.exp(key - most)
     return torch.stack([before * values + own * value, before * weights + own, most], dim=1), average
+
+
+ARCHITECTURES = (Architecture(("rwkv",), model=always(RwkvOnnxConfig)),)
+"""The model without a head loops over tokens, too."""

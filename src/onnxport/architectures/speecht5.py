@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig
 
@@ -52,3 +53,6 @@ def _kept(model: Any) -> Iterator[None]:
     finally:
         for module in changed:
             del module._consistent_dropout
+
+
+ARCHITECTURES = (Architecture(("speecht5",), model=when_generating(SpeechT5OnnxConfig)),)

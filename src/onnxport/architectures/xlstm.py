@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
 
@@ -39,3 +40,6 @@ class XlstmOnnxConfig(DerivedOnnxConfig):
     def cache_to_past(self, cache: Any) -> Any:
         """Return the states of every layer."""
         return list(cache.rnn_state.values())
+
+
+ARCHITECTURES = (Architecture(("xlstm",), model=when_generating(XlstmOnnxConfig)),)

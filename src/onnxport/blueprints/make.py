@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures.describe import Component, describe, infer_task, model_class, text_only
+from onnxport.architectures.describe import describe, infer_task, model_class, text_only
 from onnxport.binding.bind import Bound, bind
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
+from onnxport.description.components import Component
 from onnxport.description.examples import Examples
 from onnxport.description.sentence_head import with_head
 from onnxport.description.signature import signature_of

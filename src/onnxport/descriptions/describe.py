@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures.describe import Component, describe
+from onnxport.architectures.describe import describe
 from onnxport.binding.bind import bind
 from onnxport.blueprints.make import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.description.axes import symbols_of, today_label
+from onnxport.description.components import Component
 from onnxport.description.examples import Examples
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.signature import signature_of

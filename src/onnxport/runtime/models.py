@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
@@ -37,7 +38,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("embed_tokens"):
         return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
-        speech = config.model_type == "whisper"
+        exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
+        speech = issubclass(exported, WhisperGenerationMixin)  # it generates from audio of any length
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)

@@ -12,7 +12,7 @@ from onnxport.options import ExportOptions, Progress
 from onnxport.validation.report import ValidationReport, merged, with_note
 
 if TYPE_CHECKING:
-    from onnxport.architectures.describe import Component
+    from onnxport.description.components import Component
     from onnxport.validation.memory import Way
 
 

@@ -1,0 +1,28 @@
+"""Models whose code is timm's: their repositories on the hub name no model type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.architectures._architecture import Architecture
+
+_WRAPPER = "timm_wrapper"
+_PACKAGES = ("timm", "torchvision")
+ARCHITECTURES = (
+    Architecture((_WRAPPER,), packages=_PACKAGES, preprocessors=("AutoImageProcessor",)),
+    Architecture(("timm_backbone",), packages=_PACKAGES),
+)
+"""The settings of a wrapper's image processor are in `config.json`."""
+
+
+def with_model_type(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the model type and class that Transformers finds for one of timm's own.
+
+    Args:
+        config: what `config.json` holds.
+    """
+    if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
+        return dict(config)
+    name = "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
+    return {**config, "model_type": _WRAPPER, "architectures": [name]}
