@@ -259,4 +259,5 @@ def _describe(
         components=components,
         validation=validation.to_dict(),
         files=tuple(name for name in sizes if name not in own),
+        modalities=blueprint.modalities,
     )

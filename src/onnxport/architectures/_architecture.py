@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
     from onnxport.description.component_types import DescribeDecoder, DescribeEncoder
     from onnxport.description.components import Component
     from onnxport.description.derived import DerivedOnnxConfig
+    from onnxport.description.modalities import Modality
     from onnxport.description.preprocessor import Preprocessor
     from onnxport.description.tasks import Task
     from onnxport.patching.patch import Patch
@@ -21,6 +22,37 @@ DescribeComponents = Callable[["PreTrainedModel", "Task", "Preprocessor", bool],
 """Describes all graphs of a model; the flag keeps the last token's logits only. None: as the model's traits tell."""
 DescribeModel = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "OnnxConfig | None"]
 """The same for a model that becomes a single graph."""
+DescribeModality = Callable[["Modality", "PreTrainedConfig"], "Modality"]
+"""Changes the description of one modality of a model with this configuration."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Tell what a tiny checkpoint of a model type needs, for conformance: what no shrinking rule can know.
+
+    Attributes:
+        fields: values of the configuration's fields; one for a configuration inside is a dictionary with the key `...`.
+        base: fields without which the default configuration can't be made.
+        tasks: task to fields that its class needs; those of a configuration inside are a dictionary.
+        image_size: height and width of images, where the configuration doesn't tell.
+        num_mel_bins: values of each frame of audio, where the configuration doesn't tell.
+        feature_extractor: class that Transformers' mapping leaves out.
+        feature_extractor_arguments: what checkpoints' feature extractors have, and their class hasn't by default.
+        scales: parameter to the factor by which its random values are multiplied.
+        separate_tasks: tasks whose class finds no weights in a checkpoint of the whole model.
+        original_names: classes that are saved under names that Transformers finds again only if they aren't converted.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+    num_mel_bins: int | None = None
+    feature_extractor: str | None = None
+    feature_extractor_arguments: Mapping[str, Any] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    separate_tasks: tuple[str, ...] = ()
+    original_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,9 +69,10 @@ class Architecture:
         decoder: describes the decoder beside such encoders.
         generation_classes: model class to the class in it that generates text, where only that has a forward.
         patches: replacements while a model with modules of this family is traced.
+        modalities: changes what the configuration and the graphs tell of how an encoder's rows get into the decoder.
         packages: distributions that the model's code is in, where that isn't Transformers itself.
         preprocessors: Auto classes to load the preprocessor with, where the checkpoint's files don't tell.
-        tiny: fields of a tiny configuration, for conformance: what no shrinking rule can know.
+        tiny: what a tiny checkpoint needs, for conformance.
     """
 
     model_types: tuple[str, ...]
@@ -49,9 +82,10 @@ class Architecture:
     decoder: DescribeDecoder | None = None
     generation_classes: Mapping[str, str] = field(default_factory=dict)
     patches: tuple[Patch, ...] = ()
+    modalities: DescribeModality | None = None
     packages: tuple[str, ...] = ()
     preprocessors: tuple[str, ...] = ()
-    tiny: Mapping[str, Any] = field(default_factory=dict)
+    tiny: Tiny = Tiny()
 
 
 def always(config_class: type[DerivedOnnxConfig]) -> DescribeModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,6 +24,7 @@ from onnxport.description.components import Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
+from onnxport.description.modalities import Interface, Modality, modalities_of
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
@@ -335,6 +337,20 @@ def describe(
             model, task, preprocessor, options.last_logits, encoders=record.encoders, decoder=record.decoder
         )
     return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
+
+
+def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:
+    """Describe how what the encoders of an export return gets into its decoder.
+
+    Args:
+        config: the model's configuration.
+        graphs: component name to its inputs and outputs.
+    """
+    record = architecture_of(config.model_type)
+    found = modalities_of(config, graphs)
+    if record is None or record.modalities is None:
+        return found
+    return tuple(record.modalities(modality, config) for modality in found)
 
 
 def _record_of(model: PreTrainedModel) -> Architecture:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.architectures.llava_next import AnyresEncoderOnnxConfig
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.description.multimodal import DeepstackDecoderOnnxConfig
@@ -84,8 +84,21 @@ def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
     return DeepstackAnyresEncoderOnnxConfig(model.config)
 
 
+_TINY = Tiny(
+    {
+        "deepstack_layer_map": [[-3, 0], [-1, 1]],
+        "spatial_target_layers": [0, 1, 2, 3],
+        "downsample_rate": "1/2",
+        "image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]],
+        "text_config": {"...": 0, "hidden_size": 64},
+        "vision_config": {"...": 0, "hidden_size": 64},
+    }
+)
 ARCHITECTURES = (
     Architecture(
-        ("granite4_vision",), encoders={"vision_encoder": _vision_encoder}, decoder=DeepstackTextDecoderOnnxConfig
+        ("granite4_vision",),
+        encoders={"vision_encoder": _vision_encoder},
+        decoder=DeepstackTextDecoderOnnxConfig,
+        tiny=_TINY,
     ),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 if TYPE_CHECKING:
@@ -41,4 +41,8 @@ def _vision_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxC
     return InstructBlipVideoEncoderOnnxConfig(model, "vision_encoder", preprocessor)
 
 
-ARCHITECTURES = (Architecture(("instructblipvideo",), encoders={"vision_encoder": _vision_encoder}),)
+ARCHITECTURES = (
+    Architecture(
+        ("instructblipvideo",), encoders={"vision_encoder": _vision_encoder}, tiny=Tiny({"video_token_index": 120})
+    ),
+)

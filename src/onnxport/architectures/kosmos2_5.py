@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 if TYPE_CHECKING:
@@ -47,4 +47,10 @@ def _vision_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxC
     return Kosmos25ImageEncoderOnnxConfig(model, "vision_encoder", preprocessor)
 
 
-ARCHITECTURES = (Architecture(("kosmos-2.5",), encoders={"vision_encoder": _vision_encoder}),)
+ARCHITECTURES = (
+    Architecture(
+        ("kosmos-2.5",),
+        encoders={"vision_encoder": _vision_encoder},
+        tiny=Tiny({"vision_config": {"...": 0, "patch_embed_hidden_size": 768}}),
+    ),
+)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
@@ -239,5 +239,10 @@ def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
 
 
 ARCHITECTURES = (
-    Architecture(("llava_next", "llava_next_video", _SHRINKS), encoders={"vision_encoder": _vision_encoder}),
+    Architecture(
+        ("llava_next", "llava_next_video"),
+        encoders={"vision_encoder": _vision_encoder},
+        tiny=Tiny({"image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]]}),
+    ),
+    Architecture((_SHRINKS,), encoders={"vision_encoder": _vision_encoder}),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture, always
+from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
@@ -61,7 +61,9 @@ def _audio_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxCo
     return NemoSpeechLmAudioEncoderOnnxConfig(model, "audio_encoder", preprocessor)
 
 
+_TINY = Tiny(feature_extractor="NemotronAsrStreamingFeatureExtractor")
 ARCHITECTURES = (
     Architecture(("nemo_speechlm",), model=always(NemoSpeechLmOnnxConfig), encoders={"audio_encoder": _audio_encoder}),
-    Architecture(("nemotron3_5_transcribe_audio",), model=always(NemotronAudioOnnxConfig)),
+    Architecture(("nemotron3_5_transcribe_audio",), model=always(NemotronAudioOnnxConfig), tiny=_TINY),
+    Architecture(("nemotron3_5_transcribe_asr_audio",), tiny=_TINY),
 )

@@ -6,20 +6,22 @@ Transformers packs the states picture by picture; here each place finds its stat
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+    from onnxport.description.modalities import Modality
     from onnxport.description.preprocessor import Preprocessor
 
-LONGEST = 500
-"""Longest sound, in states: the original cuts longer ones in pieces, in a way that depends on what fills up a batch."""
+_MAX_ROWS = 500
+"""Longest audio, in rows: Transformers cuts longer audio into pieces, in a way that depends on the batch's padding."""
 
 
 class Phi4ImageEncoderOnnxConfig(OnnxConfig):
@@ -209,6 +211,18 @@ def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
     return Phi4AudioEncoderOnnxConfig(model.config)
 
 
+def _modality(modality: Modality, config: PreTrainedConfig) -> Modality:
+    """Limit the length of audio to what the encoder was exported for."""
+    if modality.name != "audio":
+        return modality
+    return replace(modality, max_length=_MAX_ROWS * config.audio_config.time_reduction)
+
+
 ARCHITECTURES = (
-    Architecture(("phi4_multimodal",), encoders={"vision_encoder": _vision_encoder, "audio_encoder": _audio_encoder}),
+    Architecture(
+        ("phi4_multimodal",),
+        encoders={"vision_encoder": _vision_encoder, "audio_encoder": _audio_encoder},
+        modalities=_modality,
+        tiny=Tiny({"audio_config": {"...": 0, "nemo_conv_channels": 32}}),
+    ),
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import PackedPatchTracing
@@ -163,10 +163,18 @@ def _generation_classes(name: str) -> dict[str, str]:
 
 ARCHITECTURES = (
     Architecture(("qwen2_5_omni",), generation_classes=_generation_classes("Qwen2_5Omni")),
-    Architecture(("qwen3_omni_moe",), generation_classes=_generation_classes("Qwen3OmniMoe")),
     Architecture(
-        ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "qwen3_asr"), encoders={"audio_encoder": _audio_encoder}
+        ("qwen3_omni_moe",),
+        generation_classes=_generation_classes("Qwen3OmniMoe"),
+        tiny=Tiny({"talker_config": {"...": 0, "spatial_merge_size": 2}}),
     ),
+    Architecture(("qwen3_omni_moe_talker_text",), tiny=Tiny({"shared_expert_intermediate_size": 64})),
+    Architecture(
+        ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
+        encoders={"audio_encoder": _audio_encoder},
+        tiny=Tiny({"vision_start_token_id": 101, "vision_end_token_id": 102}),
+    ),
+    Architecture(("qwen3_asr",), encoders={"audio_encoder": _audio_encoder}),
     Architecture(
         ("qwen2_5_omni_audio_encoder", "qwen3_omni_moe_audio_encoder", "qwen3_asr_encoder"), model=_encoder_alone
     ),

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 
 _WRAPPER = "timm_wrapper"
 _PACKAGES = ("timm", "torchvision")
 ARCHITECTURES = (
-    Architecture((_WRAPPER,), packages=_PACKAGES, preprocessors=("AutoImageProcessor",)),
-    Architecture(("timm_backbone",), packages=_PACKAGES),
+    Architecture(
+        (_WRAPPER,),
+        packages=_PACKAGES,
+        preprocessors=("AutoImageProcessor",),
+        tiny=Tiny({"architecture": "test_resnet"}, image_size=(160, 160)),
+    ),
+    Architecture(
+        ("timm_backbone",),
+        packages=_PACKAGES,
+        tiny=Tiny({"backbone": "test_resnet"}, base={"backbone": "test_resnet"}, image_size=(160, 160)),
+    ),
 )
 """The settings of a wrapper's image processor are in `config.json`."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, always
@@ -78,6 +79,6 @@ def _components(
 
 
 ARCHITECTURES = (
-    Architecture(("voxtral_realtime",), components=_components),
+    Architecture(("voxtral_realtime",), components=_components, modalities=lambda each, _: replace(each, merge="add")),
     Architecture(("voxtral_realtime_text",), model=always(RealtimeTextOnnxConfig)),
 )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from onnxport.architectures._architecture import Architecture, when_generating
+from onnxport.architectures._architecture import Architecture, Tiny, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
 
@@ -42,4 +42,4 @@ class XlstmOnnxConfig(DerivedOnnxConfig):
         return list(cache.rnn_state.values())
 
 
-ARCHITECTURES = (Architecture(("xlstm",), model=when_generating(XlstmOnnxConfig)),)
+ARCHITECTURES = (Architecture(("xlstm",), model=when_generating(XlstmOnnxConfig), tiny=Tiny({"hidden_size": 128})),)

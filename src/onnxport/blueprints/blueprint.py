@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxport.binding.bind import Binding
+from onnxport.description.modalities import Modality
 from onnxport.description.tasks import Task
 from onnxport.stamping import Layers, StampError, stamp
 
@@ -67,6 +68,7 @@ class Blueprint:
         depths: how each graph gets all its layers, in the same order.
         binding: what the parameters are made of.
         cached: whether tracing was spared.
+        modalities: how what the encoders return gets into the decoder.
     """
 
     task: Task
@@ -76,6 +78,7 @@ class Blueprint:
     depths: tuple[Depth, ...]
     binding: Binding
     cached: bool = False
+    modalities: tuple[Modality, ...] = ()
 
 
 def at_full_depth(traced: TracedGraph, depth: Depth) -> ir.Model:

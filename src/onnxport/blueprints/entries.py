@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.binding.bind import Binding
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
+from onnxport.description.modalities import Modality
 from onnxport.description.tasks import canonical_task
 from onnxport.passes.hiding import hidden_parameters
 from onnxport.stamping import Layers
@@ -77,6 +78,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
             "task": blueprint.task.full_name,
             "architecture": blueprint.architecture,
             "model_type": blueprint.model_type,
+            "modalities": [asdict(modality) for modality in blueprint.modalities],
             "depths": [asdict(depth) for depth in blueprint.depths],
             "binding": blueprint.binding.to_json(),
         }
@@ -114,7 +116,9 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
             for depth in value["depths"]
         )
         task = canonical_task(value["task"])
-        return Blueprint(task, value["architecture"], value["model_type"], graphs, depths, binding, cached=True)
+        modalities = tuple(Modality(**modality) for modality in value["modalities"])
+        named = (value["architecture"], value["model_type"])
+        return Blueprint(task, *named, graphs, depths, binding, cached=True, modalities=modalities)
     except (KeyError, TypeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
 

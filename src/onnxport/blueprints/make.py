@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures.describe import describe, infer_task, model_class, text_only
+from onnxport.architectures.describe import describe, describe_modalities, infer_task, model_class, text_only
 from onnxport.binding.bind import Bound, bind
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full_depth
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
 from onnxport.description.components import Component
 from onnxport.description.examples import Examples
+from onnxport.description.modalities import Interface, Modality
 from onnxport.description.sentence_head import with_head
 from onnxport.description.signature import signature_of
 from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
@@ -168,8 +169,19 @@ def make(
         tuple(depth for _, depth, _ in validated_tasks),
         drafted.bound.binding,
         cached=known is not None,
+        modalities=_modalities(drafted.bound.model.config, validated_tasks),
     )
     return blueprint, tuple(graph for _, _, graph in validated_tasks)
+
+
+def _modalities(config: PreTrainedConfig, graphs: list[ValidatedTasks]) -> tuple[Modality, ...]:
+    interfaces = {
+        traced.name: Interface(
+            [str(value.name) for value in graph.graph.inputs], [str(value.name) for value in graph.graph.outputs]
+        )
+        for traced, _, graph in graphs
+    }
+    return describe_modalities(config, interfaces)
 
 
 ValidatedTasks = tuple[TracedGraph, Depth, "ir.Model"]

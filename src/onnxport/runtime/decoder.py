@@ -23,13 +23,15 @@ class States:
 
     Attributes:
         values: input name to a value of ONNX Runtime (an array before the first step).
-        batch: texts.
-        length: tokens that each of them has had.
+        batch: sequences.
+        length: positions that each of them has had.
+        prefix: positions before the first token, of an image's rows.
     """
 
     values: dict[str, Any]
     batch: int
     length: int = 0
+    prefix: int = 0
 
     def select(self, rows: NDArray[Any]) -> None:
         """Keep these texts, in this order; one may come several times."""
@@ -91,27 +93,39 @@ class Decoder:
         """Return the states before the first token."""
         return States({name: self.graph.inputs[name].empty(batch) for name in self.states}, batch)
 
-    def step(self, feed: Mapping[str, Any], states: States) -> NDArray[Any]:
+    def step(self, feed: Mapping[str, Any], states: States, prefix: int = 0) -> NDArray[Any]:
         """Take tokens, remember them, and return the logits, [batch, tokens, vocabulary].
 
         Args:
             feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A mask and positions that the
                 graph takes and that aren't given are those of texts without padding.
-            states: what is remembered; it is brought up to date.
+            states: the cache; it is brought up to date.
+            prefix: embeddings of this step that come before its first token; mask and positions are those of tokens.
         """
         first = states.length == 0
         tokens = feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"]
         length = states.length + tokens.shape[1]
+        states.prefix += prefix
         full = {name: value for name, value in feed.items() if name in self.graph.inputs}
+        counted = (states.batch, length - states.prefix)
         if "attention_mask" in self.graph.inputs and full.get("attention_mask") is None:
-            full["attention_mask"] = np.ones((states.batch, length), dtype=np.int64)
+            full["attention_mask"] = np.ones(counted, dtype=np.int64)
         if "position_ids" in self.graph.inputs and full.get("position_ids") is None:
-            full["position_ids"] = positions(full.get("attention_mask"), (states.batch, length), tokens.shape[1])
+            full["position_ids"] = positions(full.get("attention_mask"), counted, tokens.shape[1] - prefix)
+        if states.prefix:
+            full |= _before(full, "attention_mask", states.prefix, 1) | _before(full, "position_ids", prefix, 0)
         new = {past: now for past, now in self.states.items() if first or _CROSS not in past}
         results = self.graph.run({**full, **states.values}, ["logits", *new.values()], stay=new.values())
         states.values.update({past: results[now] for past, now in new.items()})
         states.length = length
         return to_array(results["logits"])
+
+
+def _before(feed: Mapping[str, Any], name: str, count: int, value: int) -> dict[str, NDArray[Any]]:
+    """Return an input of the feed, [batch, sequence], with as many equal values before it."""
+    if name not in feed:
+        return {}
+    return {name: np.pad(np.asarray(feed[name]), ((0, 0), (count, 0)), constant_values=value)}
 
 
 def positions(mask: NDArray[Any] | None, shape: tuple[int, int], count: int) -> NDArray[Any]:

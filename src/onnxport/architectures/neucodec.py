@@ -1,0 +1,7 @@
+"""Neucodec: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("neucodec",), tiny=Tiny(fields={"quantization_dim": 64})),)
