@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from importlib import import_module
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -51,3 +53,11 @@ def _without_numpy_modes(text: str) -> ast.AST:
                 if not (word.arg == "mode" and isinstance(word.value, ast.Constant) and word.value.value == CLIP)
             ]
     return tree
+
+
+def test_records_are_read_without_torch() -> None:
+    heavy = ("torch", "transformers", "onnxruntime", "onnx")
+    modules = ", ".join(f"onnxport.architectures.{name}" for name in FAMILIES)
+    code = f"import {modules}, sys; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -117,6 +117,7 @@ MODULES: dict[str, str] = {
     "minicpmv4_7": "minicpm_v",
     "minicpmv4_7_vision": "minicpm_v",
     "minimax": "minimax",
+    "mllama": "mllama",
     "mobilebert": "mobilebert",
     "molmo2_adapter": "molmo2",
     "moonshine_streaming": "moonshine",

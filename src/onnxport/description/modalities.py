@@ -11,7 +11,7 @@ from onnxport.description.components import MODALITY_ENCODERS
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Merge = Literal["replace", "prefix", "add"]
+Merge = Literal["replace", "prefix", "add", "cross-attention"]
 MAIN_INPUTS = (
     *("pixel_values", "input_features", "image_pixel_values", "audio_input_features", "audio_input_ids"),
     "flattened_patches",
@@ -29,7 +29,8 @@ class Modality:
         input: its main input: the encoder runs where that is given.
         output: its rows, [rows, hidden size] or [batch, rows, hidden size].
         merge: `replace`: the rows replace the embeddings of placeholder tokens, in order; `prefix`: they come before
-            the embeddings of the prompt; `add`: a row is added to each embedding.
+            the embeddings of the prompt; `add`: a row is added to each embedding; `cross-attention`: layers attend to
+            them.
         placeholder_token_id: the token that the rows replace; None where there is none, or the configuration lacks it.
         deepstack_output: rows that some of the decoder's layers add at the same positions, [layers, rows, hidden size];
             empty where there are none.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.runtime.cross_attention import cross_attention_inputs
 from onnxport.runtime.graph import Graph, to_array
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 _CROSS = ".encoder."
 """Part of the names of the keys and values that are made of an encoder's states: once made, they stay as they are."""
+
+
+_LENGTH_AXIS = 2
+"""Axis of keys and values that has their number."""
 
 
 @dataclass
@@ -89,6 +94,10 @@ class Decoder:
         """Whether every state grows by each token, so that tokens can be forgotten again."""
         return all(name in self.growing or _CROSS in name for name in self.states)
 
+    def _cross_length(self, states: States) -> int:
+        """Return how many of an encoder's rows are in the cache."""
+        return next((_length(value) for name, value in states.values.items() if _CROSS in name), 0)
+
     def begin(self, batch: int) -> States:
         """Return the states before the first token."""
         return States({name: self.graph.inputs[name].empty(batch) for name in self.states}, batch)
@@ -107,6 +116,7 @@ class Decoder:
         length = states.length + tokens.shape[1]
         states.prefix += prefix
         full = {name: value for name, value in feed.items() if name in self.graph.inputs}
+        full |= cross_attention_inputs(self.graph, feed, self._cross_length(states), states.length)
         counted = (states.batch, length - states.prefix)
         if "attention_mask" in self.graph.inputs and full.get("attention_mask") is None:
             full["attention_mask"] = np.ones(counted, dtype=np.int64)
@@ -119,6 +129,10 @@ class Decoder:
         states.values.update({past: results[now] for past, now in new.items()})
         states.length = length
         return to_array(results["logits"])
+
+
+def _length(value: Any) -> int:
+    return int((value.shape if isinstance(value, np.ndarray) else value.shape())[_LENGTH_AXIS])
 
 
 def _before(feed: Mapping[str, Any], name: str, count: int, value: int) -> dict[str, NDArray[Any]]:

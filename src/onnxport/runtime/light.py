@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
@@ -126,7 +127,7 @@ class LightModel:
             nonlocal encoded, token_types
             feed = embed(self.directory, tokens, encoded, token_types)
             encoded, token_types = (), None
-            return feed
+            return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
         return take
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxport.description.modalities import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.cross_attention import STATES
 from onnxport.runtime.graph import Graph, to_array
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def embed(
 
     Returns:
         `inputs_embeds` [batch, prefix + sequence, hidden size] and, where the decoder takes them, `token_type_ids`
-        [batch, prefix + sequence], 1 for the prefix, and `deepstack_embeds` [layers, batch, sequence, hidden size].
+        [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
+        `cross_attention_states` [batch, rows, hidden size].
 
     Raises:
         OptionError: the prompt has more or fewer placeholder tokens than there are rows.
@@ -137,10 +139,13 @@ def embed(
     types = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
     for item in encoded:
         if item.modality.merge == "prefix":
-            prefix = _prefix(item, embeds)
+            prefix = _per_prompt(item, embeds)
             embeds = np.concatenate([prefix, embeds], axis=1)
             types = np.concatenate([np.ones(prefix.shape[:2], types.dtype), types], axis=1)
     feed = {"inputs_embeds": embeds}
+    for item in encoded:
+        if item.modality.merge == "cross-attention":
+            feed[STATES] = _per_prompt(item, embeds)
     if _TYPES in decoder:
         feed[_TYPES] = types
     return feed if deepstack is None else {**feed, "deepstack_embeds": deepstack}
@@ -150,8 +155,8 @@ def _no_deepstack(described: Any, embeds: NDArray[Any]) -> NDArray[Any] | None:
     return None if described is None else np.zeros((described.axes[0], *embeds.shape), embeds.dtype)
 
 
-def _prefix(encoded: Encoded, embeds: NDArray[Any]) -> NDArray[Any]:
-    """Return rows as [batch, rows, hidden size]; those of one image are shared where there are several prompts."""
+def _per_prompt(encoded: Encoded, embeds: NDArray[Any]) -> NDArray[Any]:
+    """Return rows as [batch, rows, hidden size]."""
     batch, _, size = embeds.shape
     if len(encoded.rows) % batch:
         raise OptionError(
@@ -174,7 +179,7 @@ def expand(encoded: Sequence[Encoded], input_ids: NDArray[Any], times: int) -> t
     """
     found = []
     for item in encoded:
-        if item.modality.merge == "prefix":
+        if item.modality.merge in ("prefix", "cross-attention"):
             counts = np.full(len(input_ids), len(item.rows) // len(input_ids))
         else:
             counts = (input_ids == item.modality.placeholder_token_id).sum(-1)

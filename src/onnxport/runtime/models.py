@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from onnxport.description.modalities import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities
+from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
@@ -446,7 +447,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         }
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        known = modalities.encoder_inputs(self._encoders())
+        known = modalities.encoder_inputs([*self._encoders(), self._decoder.graph])
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
 
     def _expand_inputs_for_generation(
@@ -525,7 +526,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         tokens = _arrays({"ids": input_ids, "types": token_type_ids})
         feed = modalities.embed(self.directory, tokens["ids"], encoded, tokens.get("types"))
         prefix = feed["inputs_embeds"].shape[1] - tokens["ids"].shape[1]
-        feed |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: more.get(MASK)}
         return _output(self._step(feed, past_key_values, use_cache, prefix))
 
 
