@@ -33,7 +33,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"^pos_emb_(height|width)$", 16),
     (r"num_pos_feats$", WIDTH // 2),
     (r"^rotary_dim$", HEAD // 2),
-    (r"^upsample_groups$", WIDTH),
+    (r"^upsample_groups$|_out_channel$", WIDTH),
     (r"groups$", 8),
     (r"^d_latents$", WIDTH),
     (r"^(linear_num_key_heads|index_n_heads)$", 2),

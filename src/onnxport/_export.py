@@ -22,9 +22,11 @@ from onnxport.bundles.side_files import module_files, side_files, write_module_f
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.checkpoint.reading import Reader
+from onnxport.description.tasks import LABELLED
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
+from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport
 from onnxport.validation.tolerances import tolerance_of
 from onnxport.writing.planning import GraphPlan, plan_graph
@@ -108,10 +110,11 @@ def export(
             return ExportResult(
                 None, _describe(checkpoint, found.blueprint, graphs, (options, skipped, {}, plan)), plan
             )
-        with staged(output) as stage:
+        with staged(output, force=options.force) as stage:
             digests = _write(stage, (checkpoint, graphs, plans), (reader, options, report))
             original = _Original(checkpoint, found, options)
-            write_side_files(stage, _side_files(checkpoint), original)
+            labelled = found.blueprint.task.name in LABELLED
+            write_side_files(stage, _side_files(checkpoint), original, labelled=labelled)
             write_module_files(stage, checkpoint)
             validation = _prove(stage, (checkpoint, found, graphs, plans), (original, options), report)
             _check(validation, options)
@@ -134,9 +137,12 @@ class _Original:
 
     @cached_property
     def subject(self) -> Subject:
-        from onnxport.blueprints.make import subject_of
+        if self._found.draft:
+            return self._found.draft.subject
+        with exclusive():
+            from onnxport.blueprints.make import subject_of
 
-        return self._found.draft.subject if self._found.draft else subject_of(self._checkpoint, self._options)
+            return subject_of(self._checkpoint, self._options)
 
     @property
     def config(self) -> Any:
@@ -145,6 +151,12 @@ class _Original:
     @property
     def preprocessor(self) -> Any:
         return self.subject.preprocessor
+
+    @property
+    def generation_config(self) -> Any:
+        from onnxport.loading.load import generation_config_for
+
+        return generation_config_for(self.subject.model_class, self.config, self.preprocessor)
 
 
 def _bind(found: Found, reader: Reader, options: ExportOptions) -> dict[str, ir.Model]:
@@ -204,10 +216,11 @@ def _prove(
     if options.validate == "none":
         tolerance = tolerance_of(max(graph.atol for graph in found.blueprint.graphs), options)
         return ValidationReport("skipped", "none", tolerance.atol, tolerance.rtol, note="--validate none")
-    from onnxport.validation.exported import Written, prove_export
+    with exclusive():
+        from onnxport.validation.exported import Written, prove_export
 
-    written = Written(stage, checkpoint, original.subject, found.blueprint, found.draft, graphs, plans)
-    return prove_export(written, options, report)
+        written = Written(stage, checkpoint, original.subject, found.blueprint, found.draft, graphs, plans)
+        return prove_export(written, options, report)
 
 
 def _check(validation: ValidationReport, options: ExportOptions) -> None:

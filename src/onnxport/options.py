@@ -28,63 +28,99 @@ MAX_OPSET = 23
 class ExportOptions:
     """Choose how a checkpoint is exported.
 
-    Attributes:
-        task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
-        past: give the graphs of a task that generates their key/value cache, where the task is inferred.
-        last_logits: where a text is generated, give the logits of the last token only.
-        split_encoders: write a graph each for the texts and the pictures (or sounds) of a model that compares them.
-        description: Python file that describes the model, as `onnxport describe --python` prints it; it is run, and its
-            `make_config(config)` returns the `OnnxConfig` of the one graph; `None` for the model's own.
-        opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
-        atol: largest absolute difference that validation accepts; `None` for the configuration's own.
-        rtol: largest relative difference that validation accepts; `None` for the configuration's own.
-        dtype: floating-point type of weights and activations in the graph.
-        device: torch device on which the model is traced and the reference is run.
-        framework: `tf` to read `tf_model.h5`; `None` to use whatever weights the checkpoint has.
-        adapter: directory or repository of a LoRA adapter to merge into the checkpoint's weights; `None` for none.
-        revision: branch, tag or commit on the hub.
-        cache_dir: where downloads are kept; `None` for the hub client's default.
-        token: access token of the hub.
-        trust_remote_code: allow code in the checkpoint's repository to run.
-        validate: `full` runs several shapes, `quick` the traced one, `none` nothing.
-        memory: bytes that validation may take; `None` for 60 % of what the machine has available.
-        external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
-        weights: `copy` the weights, or `link` the safetensors files into the output, which takes no time and no space.
-        stamping: trace few layers and repeat them, where they are proved alike; otherwise trace all of them.
-        cache: use the graphs that earlier exports kept in the cache, and keep new ones there.
-        dry_run: plan and report, write nothing.
-        force: replace an output directory that isn't empty.
-        keep_invalid: keep the output although validation failed.
+    Each field carries its description as `metadata["help"]`, which is also what the command line prints: docstrings
+    are gone under `python -OO`.
 
     Raises:
         OptionError: a value is out of range.
     """
 
-    task: str | None = None
-    past: bool = True
-    last_logits: bool = False
-    split_encoders: bool = False
-    description: str | None = None
-    opset: int | None = None
-    atol: float | None = None
-    rtol: float | None = None
-    dtype: Dtype = "fp32"
-    device: str = "cpu"
-    framework: Framework | None = None
-    adapter: str | None = None
-    revision: str | None = None
-    cache_dir: str | None = None
-    token: str | None = field(default=None, repr=False)
-    trust_remote_code: bool = False
-    validate: ValidationLevel = "full"
-    memory: int | None = None
-    external_data: ExternalData = "auto"
-    weights: Weights = "copy"
-    cache: bool = True
-    stamping: bool = True
-    dry_run: bool = False
-    force: bool = False
-    keep_invalid: bool = False
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "task or feature name of 4.37.2: fill-mask or masked-lm (default: inferred from the checkpoint)"
+        },
+    )
+    past: bool = field(
+        default=True,
+        metadata={"help": "give the graphs of a task that generates their key/value cache, where the task is inferred"},
+    )
+    last_logits: bool = field(
+        default=False, metadata={"help": "where a text is generated, give the logits of the last token only"}
+    )
+    split_encoders: bool = field(
+        default=False,
+        metadata={
+            "help": "write a graph each for the text and the image (or audio) encoder of a model that compares them"
+        },
+    )
+    description: str | None = field(
+        default=None,
+        metadata={
+            "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
+            "make_config(config) returns the OnnxConfig of the one graph (default: the model's own)"
+        },
+    )
+    opset: int | None = field(
+        default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
+    )
+    atol: float | None = field(
+        default=None,
+        metadata={"help": "largest absolute difference that validation accepts (default: the configuration's own)"},
+    )
+    rtol: float | None = field(
+        default=None,
+        metadata={"help": "largest relative difference that validation accepts (default: the configuration's own)"},
+    )
+    dtype: Dtype = field(
+        default="fp32", metadata={"help": "floating-point type of weights and activations in the graph"}
+    )
+    device: str = field(
+        default="cpu", metadata={"help": "torch device on which the model is traced and the reference is run"}
+    )
+    framework: Framework | None = field(
+        default=None, metadata={"help": "tf to read tf_model.h5 (default: whatever weights the checkpoint has)"}
+    )
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "directory or repository of a LoRA adapter to merge into the checkpoint's weights"},
+    )
+    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the hub"})
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "where downloads are kept (default: the hub client's)"}
+    )
+    token: str | None = field(default=None, repr=False, metadata={"help": "access token of the hub"})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "allow code in the checkpoint's repository to run"}
+    )
+    validate: ValidationLevel = field(
+        default="full", metadata={"help": "full runs several shapes, quick the traced one, none nothing"}
+    )
+    memory: int | None = field(
+        default=None,
+        metadata={"help": "bytes that validation may take (default: 60 % of what the machine has available)"},
+    )
+    external_data: ExternalData = field(
+        default="auto",
+        metadata={"help": "always writes weights beside the graph, auto only when over the 2 GiB protobuf limit"},
+    )
+    weights: Weights = field(
+        default="copy",
+        metadata={
+            "help": "copy the weights, or link the safetensors files into the output, which takes no time and no space"
+        },
+    )
+    cache: bool = field(
+        default=True,
+        metadata={"help": "use the graphs that earlier exports kept in the cache, and keep new ones there"},
+    )
+    stamping: bool = field(
+        default=True,
+        metadata={"help": "trace few layers and repeat them, where they are proved alike; otherwise trace all of them"},
+    )
+    dry_run: bool = field(default=False, metadata={"help": "plan and report, write nothing"})
+    force: bool = field(default=False, metadata={"help": "replace an output directory that isn't empty"})
+    keep_invalid: bool = field(default=False, metadata={"help": "keep the output although validation failed"})
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():

@@ -186,7 +186,8 @@ def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Pa
     manifest = json.loads((output / "onnxport.json").read_text())
     assert [tensor["name"] for tensor in manifest["components"][0]["inputs"]] == ["input_ids", "attention_mask"]
     assert manifest["validation"]["status"] == "passed"
-    assert main(["validate", str(output), "--quiet"]) == 0
+    assert main(["validate", str(output), "--quiet"]) == 1  # no file that a manifest names is run
+    assert main(["validate", str(output), "--description", str(mine), "--quiet"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.architectures.describe import infer_task
+from onnxport.descriptions.describe import describe_checkpoint
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.light import LightModel
+from tests.breadth import sampled
 
 TOKENS, PLACE, VOCABULARY = 64, 90, 99
 TEXT = {
@@ -112,6 +114,8 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
 }
+EVERY_TIME = ("Llava", "Gemma3", "SmolVLM", "Qwen2_5_VL", "Qwen3VL", "LlavaNext", "Qwen3_5", "Voxtral")
+"""One model for each way to merge embeddings, to count positions, and to cut images."""
 HEARING = ("Voxtral", "Qwen2Audio")
 
 
@@ -189,14 +193,14 @@ GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3_5", "GlmOcr")
 CUT = ("LlavaNext", "LlavaOnevision")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sampled(MODELS, EVERY_TIME))
 def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     task = "audio-text-to-text" if name in HEARING else "image-text-to-text"
     result = onnxport.export(source, tmp_path / "out", ExportOptions(task=f"{task}-with-past"))
     encoder = "audio_encoder" if name in HEARING else "vision_encoder"
     assert [item.name for item in result.manifest.components] == [encoder, "embed_tokens", "decoder_model_merged"]
-    ours = onnxport.load(tmp_path / "out")
+    ours = onnxport.load(tmp_path / "out", threads=1)
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
@@ -214,12 +218,38 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
         ours.generate(**inputs, **wanted)
 
 
-@pytest.mark.parametrize("name", ["Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"])
+@pytest.mark.parametrize("name", ["Llava", "Qwen3VL", "Voxtral"])
+def test_without_past_the_graphs_take_images_or_audio_too(name: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    result = onnxport.export(source, tmp_path / "out", ExportOptions(past=False))
+    assert not result.manifest.task.endswith("-with-past")
+    encoder = "audio_encoder" if name in HEARING else "vision_encoder"
+    components = {item.name: [value.name for value in item.inputs] for item in result.manifest.components}
+    assert list(components) == [encoder, "embed_tokens", "decoder_model_merged"]
+    assert not any(value.startswith("past_") for inputs in components.values() for value in inputs)
+    ours = onnxport.load(tmp_path / "out")
+    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    for batch in (1, 3):
+        inputs = inputs_for(name, model, batch)
+        assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+
+
+@pytest.mark.parametrize("task", ["automatic-speech-recognition", "text2text-generation"])
+def test_a_decoder_takes_audio_whatever_its_task_is_called(task: str, tmp_path: Path) -> None:
+    _, source = checkpoint("Voxtral", tmp_path / "checkpoint")
+    for past in ("", "-with-past"):
+        graphs = describe_checkpoint(source, ExportOptions(task=f"{task}{past}")).graphs
+        assert [graph.name for graph in graphs] == ["audio_encoder", "embed_tokens", "decoder_model_merged"]
+
+
+@pytest.mark.parametrize(
+    "name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"), ("Llava", "Qwen3VL", "LlavaNext"))
+)
 def test_beams_share_their_text_s_images(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     options = ExportOptions(task="image-text-to-text-with-past", validate="none")
     onnxport.export(source, tmp_path / "out", options)
-    ours = onnxport.load(tmp_path / "out")
+    ours = onnxport.load(tmp_path / "out", threads=1)
     inputs = inputs_for(name, model, 3)
     ids = inputs["input_ids"]  # the first text gets the second's picture, too, in front of a text without any
     rows = [ids[0].tolist() + ids[1][ids[1] != 0].tolist(), [7] * 9, ids[2][ids[2] != 0].tolist()]
@@ -282,7 +312,7 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
     names = ["vision_encoder", "audio_encoder", "embed_tokens", "decoder_model_merged"]
     assert [item.name for item in result.manifest.components] == names
     assert any("encoders: 2 layers traced" in note for note in result.manifest.components[1].notes)
-    ours = onnxport.load(tmp_path / "out")
+    ours = onnxport.load(tmp_path / "out", threads=1)
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         torch.manual_seed(batch)
@@ -422,8 +452,18 @@ def test_mllama_attends_to_its_images(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # sees pictures in its layers
+    checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # its layers take images
     options = ExportOptions(task="image-text-to-text-with-past")
-    with pytest.raises(UnsupportedError, match="no method that encodes images"):
+    with pytest.raises(UnsupportedError, match=r"no method that encodes images.*add --no-past"):
         onnxport.export(checkpoint, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("past", ["", "-with-past"])
+def test_graphs_that_would_take_text_only_are_refused(past: str, tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("git", "image-to-text", tmp_path / "checkpoints")
+    with pytest.raises(UnsupportedError, match=r"GitForCausalLM .*text alone, add --task text-generation") as raised:
+        onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=f"image-text-to-text{past}"))
+    assert "--no-past" not in str(raised.value)
+    graph = describe_checkpoint(checkpoint, ExportOptions(task="text-generation")).graphs[0]  # the remedy works
+    assert "pixel_values" not in [tensor.name for tensor in graph.inputs]

@@ -18,8 +18,8 @@ FAMILIES = [
     if not path.stem.startswith("_") and path.stem != "describe"
 ]
 """Files of `architectures/` but its mechanism: names with an underscore, and `describe.py`, where it is used."""
-ALLOWED = ("architectures/", "configs/", "tracing/")
-"""Families' files, the tables of `transformers.onnx`, and the patches that move to families' files next."""
+ALLOWED = ("architectures/", "configs/")
+"""Families' files, and the tables of `transformers.onnx`."""
 CLIP = "clip"
 """A mode of `numpy.take`, too."""
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
-
-import pytest
 
 from tests.policy.source import FILES, functions, label
 
@@ -17,24 +14,35 @@ CONTRACT = ("configs/", "architectures/", "onnx/convert.py", "runtime/models.py"
 """Modules whose signatures are those of `transformers.onnx`, or of its models' `forward`, however long."""
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_module_is_small(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_functions_are_short(path: Path) -> None:
-    for function in functions(path):
-        body = function.body[1:] if ast.get_docstring(function) else function.body
-        lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
-        assert lines <= FUNCTION_LINES, function.name
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_functions_take_few_parameters(path: Path) -> None:
-    if label(path).startswith(CONTRACT):
-        return
-    for function in functions(path):
-        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-        assert len(names) <= PARAMETERS, function.name
+def test_modules_are_small() -> None:
+    lines = {label(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: count for name, count in lines.items() if count > MODULE_LINES}
+
+
+def test_functions_are_short() -> None:
+    assert not [
+        f"{label(path)}: {function.name} has {body_lines(function)} lines"
+        for path in FILES
+        for function in functions(path)
+        if body_lines(function) > FUNCTION_LINES
+    ]
+
+
+def test_functions_take_few_parameters() -> None:
+    assert not [
+        f"{label(path)}: {function.name} takes {len(parameters(function))}"
+        for path in FILES
+        if not label(path).startswith(CONTRACT)
+        for function in functions(path)
+        if len(parameters(function)) > PARAMETERS
+    ]

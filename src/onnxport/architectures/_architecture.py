@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnxport.description.component_types import DescribeDecoder, DescribeEncoder
     from onnxport.description.components import Component
     from onnxport.description.derived import DerivedOnnxConfig
-    from onnxport.description.modalities import Modality
+    from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
     from onnxport.description.tasks import Task
     from onnxport.patching.patch import Patch

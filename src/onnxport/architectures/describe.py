@@ -15,16 +15,19 @@ from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.description.cache_layout import CACHE_NAMES
 from onnxport.description.component_types import (
+    can_be_split,
     cross_attention,
     encoder_decoder,
     generates_from_encoder,
     multimodal,
 )
-from onnxport.description.components import Component
+from onnxport.description.components import MODALITY_ENCODERS, Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
-from onnxport.description.modalities import Interface, Modality, modalities_of
+from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
+from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
+from onnxport.description.multimodal import method_of
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
@@ -70,7 +73,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
         ]
         if fitting:
-            task = _of_media(config, fitting) or fitting[0]
+            task = _preferred(config, fitting, architecture)
             return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
@@ -85,27 +88,40 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     )
 
 
-def _of_media(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
-    """Return the task of a decoder that sees or hears: Transformers lists some among those of texts, too."""
-    if not _reads_media(config):
-        return None
-    return next((task for task in fitting if task.name in _MULTIMODAL_TASKS), None)
+def _preferred(config: PreTrainedConfig, fitting: list[Task], architecture: str) -> Task:
+    """Choose one of the tasks that Transformers registers a class for.
 
-
-def _reads_media(config: PreTrainedConfig) -> bool:
-    """Say whether a decoder reads pictures or sounds beside its text."""
-    parts = ("vision_config", "audio_config")
-    return not config.is_encoder_decoder and any(hasattr(config, part) for part in parts)
+    An encoder-decoder generates from what its encoder takes before it is anything else: BART, mBART and MVP are
+    registered as AutoModelForMaskedLM, too. A decoder that takes images or audio isn't one of text alone.
+    """
+    names = _FROM_ENCODERS if config.is_encoder_decoder else _MULTIMODAL_TASKS
+    known = _named(architecture)
+    if names is _MULTIMODAL_TASKS and known is not None and not accepts_modality(known):
+        return fitting[0]
+    return next((task for task in fitting if task.name in names), fitting[0])
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
-    """Say whether a class makes its output token by token, each from a cache of those before it."""
-    if task.name == "text-generation" and not _takes_cache(architecture):
-        return False
-    reads = task.name in _MULTIMODAL_TASKS and (_reads_media(config) or hasattr(config, "text_config"))
-    if task.name == "text-generation" or reads:
-        return not config.is_encoder_decoder
-    return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+    """Return whether a class generates token by token, with a cache of the tokens before."""
+    if config.is_encoder_decoder:
+        return task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+    if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is registered for the latter alone
+        return _can_generate(architecture)
+    return task.name == "text-generation" and _takes_cache(architecture)
+
+
+def _can_generate(architecture: str) -> bool:
+    """Return whether a class has `generate`; PI0's hasn't. One that isn't Transformers' own is taken to have it."""
+    known = _named(architecture)
+    return known is None or bool(known.can_generate())
+
+
+def _named(architecture: str) -> type[PreTrainedModel] | None:
+    """Return the class of Transformers with a name, or the part of it that takes and generates text; None for none."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    return None if known is None else cast("type[PreTrainedModel]", generation_class(known))
 
 
 def _takes_cache(architecture: str) -> bool:
@@ -201,14 +217,18 @@ def text_only(task: Task, chosen: type) -> Task:
         chosen: a class of models.
     """
     names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
-    reads = any(name.startswith(_MODALITY_INPUTS) for name in names)
-    if task.name not in _MULTIMODAL_TASKS or reads or "input_ids" not in names:
+    if task.name not in _MULTIMODAL_TASKS or accepts_modality(chosen) or "input_ids" not in names:
         return task
     return canonical_task("text-generation").past(task.with_past)
 
 
-_MODALITY_INPUTS = ("pixel", "image", "flattened", "input_features", "input_values", "audio", "protein")
-"""What parameters of forwards begin with that take more than a text."""
+def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
+    """Return whether a model is a decoder that takes an encoder's embeddings in place of placeholder tokens."""
+    if task.name in _MULTIMODAL_TASKS:
+        return not model.config.is_encoder_decoder
+    has_encoder = any(method_of(model, part.method) is not None for part in MODALITY_ENCODERS.values())
+    is_decoder = not model.config.is_encoder_decoder and model.can_generate()
+    return task.name in _FROM_ENCODERS and is_decoder and has_encoder
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
@@ -323,20 +343,53 @@ def describe(
         )
     if task.name == SENTENCE_SIMILARITY:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
+    components = _components(model, task, preprocessor, options.last_logits)
+    needed = needed_modality(type(model), task, decodes=_decodes_modalities(model, task))
+    if needed is not None and not any(takes_modality(component.config) for component in components):
+        raise UnsupportedError(
+            f"{task.full_name} needs an input for {needed}, and the graphs of {type(model).__name__} would take text "
+            f"only; {_other_ways(model)}"
+        )
+    return components
+
+
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
+) -> tuple[Component, ...]:
     record = _record_of(model)
-    if record.components is not None:
-        found = record.components(model, task, preprocessor, options.last_logits)
-        if found is not None:
-            return found
+    found = None if record.components is None else record.components(model, task, preprocessor, last_logits)
+    if found is not None:
+        return found
     if generates_from_encoder(model, task):
         return encoder_decoder(model, preprocessor)
     if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
         return cross_attention(model, preprocessor)
-    if task.with_past and task.name in _MULTIMODAL_TASKS:
-        return multimodal(
-            model, task, preprocessor, options.last_logits, encoders=record.encoders, decoder=record.decoder
-        )
-    return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
+    if not task.with_past or not _decodes_modalities(model, task):
+        one = _describe_one(model, task, preprocessor, last_logits)
+        if takes_modality(one) or not _decodes_modalities(model, task):
+            return (Component("model", model, one, preprocessor),)
+    if not can_be_split(model, record.encoders):
+        raise UnsupportedError(_without_encoder(model, task, preprocessor))
+    return multimodal(model, task, preprocessor, last_logits, encoders=record.encoders, decoder=record.decoder)
+
+
+def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> str:
+    """Explain that a model can't be split into an encoder and a decoder; advise --no-past only where that works."""
+    reason = f"{type(model).__name__} has no method that encodes images or audio alone"
+    if not task.with_past:
+        return f"{reason}, and its whole graph would take text only; {_other_ways(model)}"
+    whole = _describe_one(model, task.past(False), preprocessor, False)
+    remedy = "add --no-past" if takes_modality(whole) else _other_ways(model)
+    return f"{reason}, so it can't be exported with past; {remedy}"
+
+
+def _other_ways(model: PreTrainedModel) -> str:
+    known = [task.name for task in supported_tasks(model.config.model_type)]
+    text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in known), "")
+    return f"{text}otherwise describe the inputs in an OnnxConfig of your own and add --description (docs/api.md)"
+
+
+_TEXT_TASKS = ("text-generation", "text2text-generation")
 
 
 def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:

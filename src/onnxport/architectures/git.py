@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
-    from onnxport.description.modalities import Modality
+    from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,11 +71,8 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
         states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
         blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
         projector = model.multi_modal_projector
-        projector.pixel_unshuffle = _as_they_are
-        try:
+        with patching(Replacement(projector, "pixel_unshuffle", _as_they_are)):
             return {self._output: projector(blocks)[full]}
-        finally:
-            del projector.pixel_unshuffle
 
 
 def _as_they_are(states: Any) -> Any:

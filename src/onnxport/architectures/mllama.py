@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
-    from onnxport.description.modalities import Modality
+    from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
 
 _FEATURES, _CACHED_FEATURES = 5, 3

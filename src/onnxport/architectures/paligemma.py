@@ -8,6 +8,8 @@ from typing import Any
 from onnxport.architectures._architecture import Architecture
 from onnxport.description.arguments import PAST
 from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 
 class PaliGemmaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
@@ -15,11 +17,11 @@ class PaliGemmaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder as in its first step: Transformers reads `token_type_ids` only where the cache is empty."""
-        if (cache := arguments.get(PAST)) is not None:
-            cache_class = type(cache)
-            properties = {"is_initialized": property(lambda _: False)}
-            cache.__class__ = type(cache_class.__name__, (cache_class,), properties)
-        return super().run(forward, arguments)
+        cache = arguments.get(PAST)
+        if cache is None:
+            return super().run(forward, arguments)
+        with patching(Replacement(type(cache), "is_initialized", property(lambda _: False))):
+            return super().run(forward, arguments)
 
 
 ARCHITECTURES = (Architecture(("paligemma",), decoder=PaliGemmaDecoderOnnxConfig),)

@@ -17,7 +17,7 @@ from onnxport.errors import UnsupportedError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from onnxport.description.modalities import Modality
+    from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
 
 _MAX_ROWS = 500

@@ -17,6 +17,8 @@ from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import PackedPatchTracing
 from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.multimodal import method_of, said
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -136,17 +138,9 @@ def _all_places(tower: Any, each: int) -> Iterator[None]:
             return function(*args, **(kwargs or {}))
 
     changes = {"_post_cnn_length": lambda lengths: torch.full_like(lengths, each), "conv_chunksize": 1 << 31}
-    old = {name: vars(tower)[name] for name in changes if name in vars(tower)}
-    for name, value in changes.items():
-        if hasattr(tower, name):
-            setattr(tower, name, value)
-    try:
-        with Every():
-            yield
-    finally:
-        for name in changes:
-            vars(tower).pop(name, None)
-        vars(tower).update(old)
+    changes = {name: value for name, value in changes.items() if hasattr(tower, name)}
+    with patching(*(Replacement(tower, name, value) for name, value in changes.items())), Every():
+        yield
 
 
 def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxport.binding.bind import Binding
-from onnxport.description.modalities import Modality
+from onnxport.description.encoder_outputs import Modality
 from onnxport.description.tasks import Task
 from onnxport.stamping import Layers, StampError, stamp
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.binding.bind import Binding
 from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
-from onnxport.description.modalities import Modality
+from onnxport.description.encoder_outputs import Modality
 from onnxport.description.tasks import canonical_task
 from onnxport.passes.hiding import hidden_parameters
 from onnxport.stamping import Layers

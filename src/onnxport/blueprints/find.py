@@ -14,6 +14,7 @@ from onnxport.blueprints.store import Store
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import Inventory, Reader
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,7 +55,8 @@ def find_blueprint(checkpoint: Checkpoint, options: ExportOptions, report: Progr
         known = _find_export(store, key, checkpoint, inventory)
         if known is not None:
             return Found(known, tuple(map(at_full_depth, known.graphs, known.depths)))
-    return _make(checkpoint, options, (store, key), report)
+    with exclusive():  # also while torch and Transformers are imported, whose modules import each other
+        return _make(checkpoint, options, (store, key), report)
 
 
 def _inventory(checkpoint: Checkpoint) -> Inventory | None:

@@ -17,23 +17,21 @@ from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph, at_full
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
 from onnxport.description.components import Component
+from onnxport.description.encoder_outputs import Interface, Modality
 from onnxport.description.examples import Examples
-from onnxport.description.modalities import Interface, Modality
 from onnxport.description.sentence_head import with_head
 from onnxport.description.signature import signature_of
 from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
 from onnxport.errors import OnnxportError, OptionError, TraceError, UnsupportedError
 from onnxport.loading.load import dtype_of, load_config, load_model, load_preprocessor
 from onnxport.options import ExportOptions, Progress
-from onnxport.patching.patch import patched
 from onnxport.stamping import Layers, StampError, interleaved
 from onnxport.tracing import trace
-from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
-from onnxport.tracing.numbers import watched_layer_indices
+from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.originals import trace_examples
-from onnxport.tracing.patches import fake_patches
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce
+from onnxport.tracing.scope import without_values
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -279,24 +277,24 @@ def _trace_few(component: Component, reduction: Reduction, options: ExportOption
     """Trace a component with few layers.
 
     Raises:
-        StampError: code decides by a layer's number, or needs all layers.
+        StampError: code decides by a layer's index, or needs all layers.
     """
     with watched_layer_indices(reduction.model, reduction.stacks) as seen:
         try:
             traced = trace_component(component, reduction.model, options)
         except Exception as error:
-            if not seen.places and reduction.stacks:
+            if not seen.locations and reduction.stacks:
                 raise StampError(f"it can't be traced with few layers ({' '.join(str(error).split())})") from error
-            if not seen.places:
+            if not seen.locations:
                 raise
-    if seen.places:
-        reason = f"code decides by a layer's number ({seen.places[0]})"
+    if seen.locations:
+        reason = f"code decides by a layer's index ({seen.locations[0]})"
         raise StampError(f"{', '.join(sorted(seen.stacks))}: {reason}", frozenset(seen.stacks))
     return traced
 
 
 def _describe(model: Any, subject: Subject, options: ExportOptions) -> tuple[Component, ...]:
-    with quiet_engine(), patched(fake_patches()):
+    with without_values(model):
         return describe(model, subject.task, subject.preprocessor, options)
 
 
@@ -310,7 +308,7 @@ def trace_component(component: Component, whole: Any, options: ExportOptions) ->
     """
     signature = signature_of(component.config).today()
     examples = Examples(component.config, signature, component.preprocessor)
-    with quiet_engine(), patched(fake_patches()):
+    with without_values(component.model):
         layout, sizes = trace_examples(component.model, examples)
     layout.flat = {name: tensor.to(component.model.device) for name, tensor in layout.flat.items()}
     graph = trace(component.model, component.config, layout, signature, opset=options.opset)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxport.description.modalities import Modality
+from onnxport.containment import check_links, inside
+from onnxport.description.encoder_outputs import Modality
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 FILE_NAME = "onnxport.json"
@@ -115,9 +116,9 @@ def read_manifest(directory: Path) -> Manifest | None:
     """Read a directory's manifest; None where it has none.
 
     Raises:
-        CorruptCheckpointError: the manifest is damaged.
+        CorruptCheckpointError: the manifest is damaged, or a link to a file elsewhere.
     """
-    file = directory / FILE_NAME
+    file = inside(directory, directory / FILE_NAME)
     if not file.is_file():
         return None
     try:
@@ -131,7 +132,8 @@ def open_manifest(directory: Path) -> Manifest:
 
     Raises:
         CheckpointNotFoundError: it isn't such a directory, or lacks a file of a graph.
-        CorruptCheckpointError: the manifest is damaged.
+        CorruptCheckpointError: the manifest is damaged, it names a file outside of the directory, or a file of the
+            directory is a link to one.
     """
     if not directory.is_dir():
         raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
@@ -142,8 +144,9 @@ def open_manifest(directory: Path) -> Manifest:
         )
     for component in manifest.components:
         for name in (component.file, *component.external_data):
-            if not (directory / name).is_file():
+            if not inside(directory, name, directory / FILE_NAME).is_file():
                 raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names")
+    check_links(directory)
     return manifest
 
 
@@ -157,4 +160,7 @@ def _component(values: dict[str, Any]) -> ComponentDescription:
         for side in ("inputs", "outputs")
     }
     lists = {key: tuple(values.get(key, ())) for key in ("external_data", "fixed_axes", "notes")}
+    for name in (values["file"], *lists["external_data"]):
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} isn't the name of a file")
     return ComponentDescription(**{**values, **tensors, **lists})

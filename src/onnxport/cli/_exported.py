@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import DTYPES
 
@@ -50,6 +52,7 @@ class Exported:
         """
         import transformers
 
+        check_audio_tokenizer(self.directory.path)
         lacking = f"{self.directory.path} has nothing that {auto_class} loads"
         instead = "text models take token numbers with --input-ids, too"
         try:
@@ -129,7 +132,7 @@ def open_exported(directory: Directory) -> Exported:
         raise UnsupportedError(
             f"{directory.path} holds several graphs ({', '.join(files)}); onnxport run tries directories with one"
         )
-    return Exported(directory, open_session(directory.path / files[0]))
+    return Exported(directory, open_session(inside(directory.path, files[0])))
 
 
 def _empty_cache(name: str, shape: list[Any], batch: int) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxport.description.tasks import PAST_SUFFIX
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ..
         raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
     if getattr(layer, "indexer_position_ids", None) is not None:
         raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
-    state_space = any(hasattr(model.config.get_text_config(), name) for name in _STATE_SPACES)
+    state_space = any(hasattr(text_config_of(model.config), name) for name in _STATE_SPACES)
     kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
     return tuple(
@@ -190,8 +191,8 @@ def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ..
 
 def _refusal(model: Any, kept: str) -> str:
     return (
-        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
-        f"without {PAST_SUFFIX}: --task text-generation, for instance"
+        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task without {PAST_SUFFIX}, "
+        "or add --no-past where it is inferred"
     )
 
 

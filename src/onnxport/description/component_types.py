@@ -40,8 +40,11 @@ logger = logging.getLogger(__name__)
 
 DescribeEncoder = Callable[["PreTrainedModel", "Preprocessor"], "OnnxConfig"]
 """Describes the encoder of one modality, from the whole model."""
-DescribeDecoder = Callable[["PreTrainedModel", "Preprocessor", bool], "OnnxConfig"]
-"""Describes a decoder that takes embeddings, from the language model; the flag keeps the last token's logits only."""
+DescribeDecoder = Callable[["PreTrainedModel", "Preprocessor", bool, bool], "OnnxConfig"]
+"""Describes a decoder that takes embeddings, from the language model.
+
+The flags keep the last token's logits only, and give the graph a cache.
+"""
 
 
 def generates_from_encoder(model: PreTrainedModel, task: Task) -> bool:
@@ -91,6 +94,16 @@ def cross_attention(model: PreTrainedModel, preprocessor: Preprocessor) -> tuple
     )
 
 
+def can_be_split(model: PreTrainedModel, encoders: Mapping[str, DescribeEncoder]) -> bool:
+    """Return whether a model encodes images or audio alone, so that its decoder can take the embeddings.
+
+    Args:
+        model: the whole model.
+        encoders: component names to descriptions of encoders that the model's traits don't tell.
+    """
+    return bool(_encoder_names(model, encoders)) and hasattr(model, "get_input_embeddings")
+
+
 def multimodal(
     model: PreTrainedModel,
     task: Task,
@@ -104,25 +117,17 @@ def multimodal(
 
     Args:
         model: the whole model.
-        task: with past.
+        task: with past or without.
         preprocessor: what the checkpoint ships.
         last_logits: whether the decoder returns the logits of the last token only.
         encoders: component names to descriptions of encoders that the model's traits don't tell.
         decoder: description of the decoder where its traits don't tell it.
-
-    Raises:
-        UnsupportedError: images or audio can't be encoded alone.
     """
     encoders = encoders or {}
-    names = [name for name in MODALITY_ENCODERS if name in encoders or _has_encoder(model, name)]
+    names = _encoder_names(model, encoders)
     if task.name == "image-to-text" and len(names) == len(MODALITY_ENCODERS) and not has_audio(model, preprocessor):
         logger.warning("the checkpoint has no feature extractor: the audio encoder is left out")
         names.remove("audio_encoder")
-    if not names or not hasattr(model, "get_input_embeddings"):
-        raise UnsupportedError(
-            f"{type(model).__name__} has no method that encodes images or audio alone, so it can't be exported with "
-            "past; add --no-past"
-        )
     describe_decoder, text = decoder or _decoder_type(model), language_model(model)
     return (
         *(
@@ -135,8 +140,17 @@ def multimodal(
             for name in names
         ),
         Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
-        Component("decoder_model_merged", text, describe_decoder(text, preprocessor, last_logits), preprocessor),
+        Component(
+            "decoder_model_merged",
+            text,
+            describe_decoder(text, preprocessor, last_logits, task.with_past),
+            preprocessor,
+        ),
     )
+
+
+def _encoder_names(model: PreTrainedModel, encoders: Mapping[str, DescribeEncoder]) -> list[str]:
+    return [name for name in MODALITY_ENCODERS if name in encoders or _has_encoder(model, name)]
 
 
 def _has_encoder(model: PreTrainedModel, component: str) -> bool:

@@ -15,7 +15,6 @@ from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
-from onnxport.description import _windowed_attention as windows
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
 from onnxport.description.dummy_inputs import (
@@ -30,6 +29,7 @@ from onnxport.description.dummy_inputs import (
 )
 from onnxport.description.fitting import fit, fitted_axes
 from onnxport.description.tasks import PAST_SUFFIX
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OnnxportError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
         self._added = _needed(model, parameters, self._decodes)
         self._added += [name for name in self.dummy_inputs if name in parameters and name not in self._added]
-        text = model.config.get_text_config()
+        text = text_config_of(model.config)
         if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
             self._added.append("token_type_ids")  # which tokens see what follows: PaliGemma's prefix
         if use_past and "attention_mask" not in known and "kwargs" in known:  # it is handed on to what generates
@@ -261,7 +261,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def patches_of(self, model: Any) -> list[PatchingSpec]:
         """Return what is replaced in the model's code while it is traced; a hook."""
-        return [*recurrences.patches_of(model), *windows.patches_of(model)]
+        return recurrences.patches_of(model)
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the model takes; a hook."""
@@ -304,7 +304,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if states.recurs and not self.knows_recurrence(model):
             raise UnsupportedError(
                 f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
-                f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+                f"exported with past; name the task without {PAST_SUFFIX}, or add --no-past where it is inferred"
             )
         return states
 
@@ -410,7 +410,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
         if self._cache_name not in self._parameters:
             return None
-        empty = DynamicCache(config=model.config.get_text_config())
+        empty = DynamicCache(config=text_config_of(model.config))
         with torch.no_grad():
             return self.run(model, {**move(dict(inputs), model), PAST: empty, "use_cache": True}).get(PAST)
 

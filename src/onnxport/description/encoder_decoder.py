@@ -19,6 +19,7 @@ from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.caches import cache_to_past
 from onnxport.description.arguments import PAST
 from onnxport.description.derived import DerivedOnnxConfig, move
+from onnxport.description.modalities import accepts_modality, takes_modality
 from onnxport.errors import UnsupportedError
 
 _STATES = ("key_value_states", "encoder_hidden_states")
@@ -195,9 +196,11 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):
             kept = type(cache).__name__ if cache is not None else "no cache"
+            text_only = accepts_modality(type(model)) and not takes_modality(encoder)
+            remedy = "describe it in an OnnxConfig of your own (docs/api.md)" if text_only else "add --no-past"
             raise UnsupportedError(
                 f"{type(model).__name__} keeps {kept}, not the keys and values of both attentions of every layer, so "
-                "it can't be exported with past; add --no-past"
+                f"it can't be exported with past; {remedy}"
             )
         self._cache = [tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past]
         self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())

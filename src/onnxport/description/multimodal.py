@@ -389,14 +389,15 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         model: the whole model; it is run once.
         preprocessor: whose tokenizer makes texts.
         last_logits: whether the graph gives the logits of the last token only.
+        use_past: whether the graph takes and gives the key/value cache.
 
     Raises:
         UnsupportedError: it keeps no keys and values of every layer.
     """
 
-    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False) -> None:
+    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False, use_past: bool = True) -> None:
         self._size = model.get_input_embeddings().weight.shape[1]
-        super().__init__(model, preprocessor, use_past=True, last_logits=last_logits)
+        super().__init__(model, preprocessor, use_past=use_past, last_logits=last_logits)
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
         """Make states of a text, and what else the decoder takes."""

@@ -5,8 +5,6 @@ Headers of safetensors files are read, tensors aren't. Only a model that wants v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,10 @@ from onnxport.descriptions.probe import Probe, probe
 from onnxport.errors import OnnxportError, UnsupportedError
 from onnxport.loading.load import dtype_of, load_model
 from onnxport.options import ExportOptions
-from onnxport.patching.patch import patched
-from onnxport.tracing._capture import default_opset, quiet_engine
+from onnxport.patching.scope import exclusive
+from onnxport.tracing._capture import default_opset
 from onnxport.tracing.fake import build_fake, like_full
-from onnxport.tracing.patches import fake_patches
+from onnxport.tracing.scope import quiet_engine, without_values
 from onnxport.validation.tolerances import tolerance_of
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 _HAND_WRITTEN = ("onnxport.architectures.", "onnxport.configs.")
 
 
+@exclusive()
 def describe_checkpoint(model: str | Path, options: ExportOptions | None = None) -> Description:
     """Say what an export would make, without making it.
 
@@ -52,8 +51,9 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
     subject = subject_of(checkpoint, options)
     notes: tuple[str, ...] = ()
     try:
-        with _without_values():
+        with quiet_engine():
             whole, notes = _fake(checkpoint, subject, options)
+        with without_values(whole):
             graphs = _graphs(whole, subject, options)
     except Exception as error:  # constructors and forwards raise whatever they like where they want values
         if isinstance(error, OnnxportError) and not (isinstance(error, UnsupportedError) and error.__cause__):
@@ -72,13 +72,6 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
         graphs,
         notes,
     )
-
-
-@contextmanager
-def _without_values() -> Iterator[None]:
-    """Let models run on parameters without values in a block."""
-    with quiet_engine(), patched(fake_patches()):
-        yield
 
 
 def _fake(checkpoint: Checkpoint, subject: Subject, options: ExportOptions) -> tuple[PreTrainedModel, tuple[str, ...]]:

@@ -33,10 +33,11 @@ def python_module(description: Description) -> str:
         UnsupportedError: it becomes several graphs, or running it takes more than a class with literals.
     """
     if len(description.graphs) != 1:
-        names = ", ".join(graph.name for graph in description.graphs)
+        names = [graph.name for graph in description.graphs]
+        multimodal = "embed_tokens" in names  # without past, it becomes several, too
+        remedy = "print them with --json" if multimodal else "add --no-past, or name the task without -with-past"
         raise UnsupportedError(
-            f"--python describes one graph, and {description.model} becomes several ({names}): add --no-past, or name "
-            "the task without -with-past"
+            f"--python describes one graph, and {description.model} becomes several ({', '.join(names)}): {remedy}"
         )
     (graph,) = description.graphs
     base, feature = _base(graph), graph.config.task

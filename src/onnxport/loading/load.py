@@ -37,12 +37,13 @@ from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 __all__ = [
     "attach_generation_config",
     "config_for",
     "dtype_of",
+    "generation_config_for",
     "load_config",
     "load_model",
     "load_preprocessor",
@@ -223,11 +224,16 @@ def _of_part(
 
 
 def _loader_of(model_class: Any) -> Any:
-    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name."""
+    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name.
+
+    The class is there already, whosever it is: loading tensors runs no other code of the checkpoint.
+    """
     from transformers import PreTrainedModel
 
     fetches = model_class.__name__ == "TimmBackbone"
-    return partial(PreTrainedModel.from_pretrained.__func__, model_class) if fetches else model_class.from_pretrained
+    if fetches:
+        return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
+    return partial(model_class.from_pretrained, trust_remote_code=False)
 
 
 def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
@@ -236,7 +242,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions)
     file = checkpoint.weight_files[0].name
     with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
         model, info = model_class.from_pretrained(
-            checkpoint.directory, gguf_file=file, local_files_only=True, **_arguments(options)
+            checkpoint.directory, gguf_file=file, trust_remote_code=False, local_files_only=True, **_arguments(options)
         )
     return model, Account.of(info, None)
 
@@ -309,6 +315,30 @@ def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> 
                 f"{checkpoint.directory / 'generation_config.json'}: {type(error).__name__} while reading it: "
                 f"{_first_lines(error)}; correct or remove the file"
             ) from error
+
+
+def generation_config_for(model_class: Any, config: PretrainedConfig, preprocessor: Any) -> GenerationConfig | None:
+    """Make the generation settings of a checkpoint that has no file for them (GGUF), as Transformers does.
+
+    Args:
+        model_class: the class that loads the checkpoint.
+        config: its configuration; its ids of special tokens come first.
+        preprocessor: tokenizer or processor, whose ids fill what the configuration lacks; may be None.
+
+    Returns:
+        The settings; None for a class that doesn't generate.
+    """
+    from transformers import GenerationConfig
+
+    if not model_class.can_generate():
+        return None
+    made = GenerationConfig.from_model_config(config)
+    made._from_model_config = False  # it is a file of its own from now on
+    tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(made, name) is None:
+            setattr(made, name, getattr(tokenizer, name, None))
+    return made
 
 
 def dtype_of(options: ExportOptions) -> torch.dtype:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
+from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import ExportOptions
 
@@ -39,6 +42,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
         UntrustedCodeError: it is code that isn't allowed to run.
     """
     checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
+    check_audio_tokenizer(checkpoint.directory)
     kinds = _kinds(checkpoint)
     failures: list[str] = []
     for kind in kinds:
@@ -139,6 +143,25 @@ def _load(kind: str, checkpoint: Checkpoint, options: ExportOptions) -> Any:
         return getattr(transformers, kind).from_pretrained(
             checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
         )
+
+
+def check_audio_tokenizer(directory: Path) -> None:
+    """Check that a processor's audio tokenizer is no directory of this machine outside of its own.
+
+    `ProcessorMixin.get_processor_dict` loads the model that `audio_tokenizer_name_or_path` names, for Dia,
+    wherever that is.
+
+    Raises:
+        CorruptCheckpointError: it is elsewhere.
+    """
+    for name in ("processor_config.json", "audio_tokenizer_config.json"):
+        file = directory / name
+        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json":
+            settings = settings.get("audio_tokenizer")
+        path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
+        if isinstance(path, str) and os.path.exists(path):
+            inside(directory.absolute(), Path(path).absolute(), file)
 
 
 def _unread_vocabulary(loaded: Any, checkpoint: Checkpoint) -> str:

@@ -103,7 +103,9 @@ def _preprocessor(args: Namespace) -> Any:
     }
     if args.preprocessor == "auto":
         return get_preprocessor(args.model, cache_dir=args.cache_dir)
-    return getattr(transformers, classes[args.preprocessor]).from_pretrained(args.model, cache_dir=args.cache_dir)
+    return getattr(transformers, classes[args.preprocessor]).from_pretrained(
+        args.model, cache_dir=args.cache_dir, trust_remote_code=False
+    )
 
 
 def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part]:
@@ -112,8 +114,8 @@ def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part
 
     encoder = config.get_encoder_config(model.config.encoder)
     decoder = config.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
-    images = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir)
-    tokenizer = AutoTokenizer.from_pretrained(args.model, cache_dir=args.cache_dir)
+    images = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
     return [
         (output.parent / "encoder_model.onnx", model.encoder, encoder, images),
         (output.parent / "decoder_model.onnx", model.decoder, decoder, tokenizer),

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from onnxport.bundles.manifest import open_manifest
-from onnxport.description.modalities import Interface, Modality, modalities_of
+from onnxport.containment import inside
+from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
@@ -51,7 +52,7 @@ class Directory:
         """Return a graph by its component's name."""
         if component not in self._graphs:
             file = next(item.file for item in self.manifest.components if item.name == component)
-            self._graphs[component] = Graph(self.path / file, self.settings)
+            self._graphs[component] = Graph(inside(self.path, file), self.settings)
         return self._graphs[component]
 
     @property

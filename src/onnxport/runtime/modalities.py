@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.description.modalities import MAIN_INPUTS, Modality
+from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import STATES
 from onnxport.runtime.graph import Graph, to_array

@@ -6,6 +6,7 @@ reordered and cropped; the cache's tensors stay in ONNX Runtime from one step to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import make_dataclass
 from functools import cache, cached_property
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
-from onnxport.description.modalities import MAIN_INPUTS, completed_modalities
+from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities
 from onnxport.runtime.cross_attention import MASK
@@ -35,7 +37,7 @@ def torch_model(directory: Directory) -> OnnxModel:
     Raises:
         UnsupportedError: nothing here runs its graphs.
     """
-    config = AutoConfig.from_pretrained(directory.path, local_files_only=True)
+    config = _config_of(directory)
     if directory.has("embed_tokens"):
         return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
@@ -50,6 +52,17 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.task == "text-generation":
         return OnnxCausalLM(directory, config)
     return OnnxModel(directory, config)
+
+
+def _config_of(directory: Directory) -> PreTrainedConfig:
+    """Load the configuration; where its class is code of the directory, its values without that class."""
+    auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
+    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
+        return PreTrainedConfig.from_dict(directory.config)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        directory.path, trust_remote_code=False, local_files_only=True
+    )
+    return config
 
 
 class OnnxModel:
@@ -330,7 +343,8 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
-        config.is_encoder_decoder = True  # BLIP's doesn't say so
+        config = copy.copy(config)  # the caller's stays as it is
+        config.is_encoder_decoder = True  # false in BLIP's, whose decoder is a model of its own
         super().__init__(directory, config)
 
     def _main_graph(self) -> Graph:
@@ -427,7 +441,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
         with torch.device("meta"):
-            return AutoModel.from_config(self.config)
+            return AutoModel.from_config(self.config, trust_remote_code=False)
 
     def prepare_inputs_for_generation(self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
         """Choose what a step takes: what the first one took of pictures and sounds, the others don't take again.

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.bundles.manifest import Manifest, open_manifest
+from onnxport.containment import inside
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
+from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, with_note
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from onnxport.validation.memory import Way
 
 
+@exclusive()
 def validate(
     directory: str | Path,
     reference: str | None = None,
@@ -27,16 +31,20 @@ def validate(
 
     Args:
         directory: what `onnxport.export` wrote.
-        reference: checkpoint to compare with; the manifest's own without.
-        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's.
+        reference: checkpoint to compare with. Without it, the one that the manifest names, where that is on this
+            machine: a path, or a snapshot in the hub's cache.
+        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's. Neither the
+            manifest's description nor its `trust_remote_code` is followed.
         progress: called with the stage and the share that is done.
 
     Returns:
         The report; nothing in the directory changes.
 
     Raises:
-        CheckpointNotFoundError: the directory has no manifest, or lacks a graph.
+        CheckpointNotFoundError: the directory has no manifest, or lacks a graph; or what the manifest names isn't on
+            this machine.
         CheckpointError: the reference can't be read.
+        UntrustedCodeError: the comparison would run code that the caller didn't name.
         ValidationError: a graph can't be loaded or run.
     """
     from onnxport.architectures.describe import describe
@@ -54,13 +62,9 @@ def validate(
     chosen = replace(
         given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, split_encoders=split_encoders
     )
-    chosen = replace(chosen, description=given.description or was.get("description"))
-    if reference is None:
-        framework = given.framework or manifest.options.get("framework")
-        adapter = given.adapter or manifest.options.get("adapter")
-        revision = given.revision or manifest.source["revision"]
-        chosen = replace(chosen, revision=revision, framework=framework, adapter=adapter)
-    checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
+    original = choose_reference(directory, manifest, reference, chosen)
+    chosen = original.options
+    checkpoint = open_checkpoint(original.model, chosen)
     subject = subject_of(checkpoint, chosen)
     way = way_for(checkpoint, chosen, reducible=False)
     reports = []
@@ -88,5 +92,5 @@ def _prove(
     _, sizes = trace_examples(component.model, examples)
     tolerance = tolerance_of(component.config.atol_for_validation, options)
     mapped = way.kind != "whole"
-    subject = Subject(component.name, directory / described.file, component.model, examples, sizes, mapped)
+    subject = Subject(component.name, inside(directory, described.file), component.model, examples, sizes, mapped)
     return prove(subject, options.validate, tolerance, progress)

@@ -1,10 +1,10 @@
-"""Notice when code decides by a layer's number: then layers that aren't traced may compute something else.
+"""Detect code that decides by a layer's index: then layers that aren't traced may compute something else.
 
-Layers are taken for alike by their settings; what is decided by a number while the model runs doesn't show there. While
-a model with few layers is traced, the numbers that layers keep, and those that a loop over layers counts with, are
-integers that know for which layers of the full model theirs stands. A comparison that has the same answer for all of
-them is no matter; any other, and any calculation, is. So is going through a list in the configuration that has a number
-for each layer: it has those of the traced layers alone.
+Layers are compared by their settings, where a decision by index in forward doesn't show. So while a model with few
+layers is traced, the indices that layers keep, and those that a loop over layers counts with, are integers that carry
+the indices of the layers of the full model that they represent. A comparison that is the same for all of these is
+allowed; any other, and any arithmetic, is a decision. So is iterating over a list in the configuration with an item for
+each layer: it has those of the traced layers alone.
 """
 
 from __future__ import annotations
@@ -18,53 +18,63 @@ from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 from onnxport.tracing.layers import is_number
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
     from onnxport.tracing.reduction import TracedStack
 
 
 @dataclass
 class Decisions:
-    """Collect where code decided by the number of a layer.
+    """Collect where code decided by the index of a layer.
 
     Attributes:
-        places: function and line.
+        locations: function and line.
         stacks: names of the stacks whose layers these are.
     """
 
-    places: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
     stacks: set[str] = field(default_factory=set)
 
     def note(self, stack: str, caller: FrameType) -> None:
-        """Note where a decision was made.
+        """Record a decision.
 
         Raises:
-            LayerIndexError: always; what is traced stands for nothing.
+            LayerIndexError: always; the trace doesn't represent the other layers.
         """
-        self.places.append(f"{caller.f_code.co_qualname}, line {caller.f_lineno}")
+        self.locations.append(f"{caller.f_code.co_qualname}, line {caller.f_lineno}")
         self.stacks.add(stack)
-        raise LayerIndexError(self.places[-1])
+        raise LayerIndexError(self.locations[-1])
 
 
 class LayerIndexError(Exception):
-    """Stop a trace that stands for nothing."""
+    """Stop a trace that doesn't represent the layers that are left out."""
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """Say whose a number is: the stack, the files whose code is watched, the numbers that it stands for."""
+    """Hold what an index belongs to.
+
+    Attributes:
+        stack: name of the stack of layers.
+        files: source files whose code is watched.
+        represented: indices in the full model that the index represents.
+        decisions: where decisions are recorded.
+    """
 
     stack: str
     files: frozenset[str]
-    stands_for: tuple[int, ...]
+    represented: tuple[int, ...]
     decisions: Decisions
 
 
 class _Watched(int):
-    """An integer that notes operations in the files that it is told."""
+    """A layer index that records operations on it in the watched files."""
 
     watch: _Watch
 
@@ -73,9 +83,9 @@ class _Watched(int):
 
 
 def _watched(value: int, watch: _Watch) -> _Watched:
-    number = _Watched(value)
-    number.watch = watch
-    return number
+    index = _Watched(value)
+    index.watch = watch
+    return index
 
 
 def _noting(name: str, *, compares: bool) -> Callable[..., Any]:
@@ -84,7 +94,7 @@ def _noting(name: str, *, compares: bool) -> Callable[..., Any]:
     def operate(self: _Watched, *others: Any) -> Any:
         result = original(self, *others)
         watch, caller = self.watch, sys._getframe(1)
-        is_same = compares and all(original(number, *others) is result for number in watch.stands_for)
+        is_same = compares and all(original(index, *others) is result for index in watch.represented)
         if not is_same and caller.f_code.co_filename in watch.files and _is_operator(caller):
             watch.decisions.note(watch.stack, caller)
         return result
@@ -93,12 +103,12 @@ def _noting(name: str, *, compares: bool) -> Callable[..., Any]:
 
 
 def _is_operator(caller: FrameType) -> bool:
-    """Say whether a frame is at an operator: a dictionary that looks a number up compares it, too."""
+    """Return whether a frame is at an operator: a dictionary look-up compares the index, too."""
     return dis.opname[caller.f_code.co_code[caller.f_lasti]] not in _PASSING_ON
 
 
 _PASSING_ON = ("CALL", "PRECALL", "CALL_KW", "CALL_FUNCTION_EX", "BINARY_SUBSCR", "STORE_SUBSCR")
-"""Instructions that hand a number to something else."""
+"""Instructions that pass an index on."""
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "bool"):
     setattr(_Watched, f"__{_name}__", _noting(f"__{_name}__", compares=True))
@@ -108,7 +118,7 @@ for _name in ("add", "sub", "mul", "mod", "floordiv", "truediv", "pow"):
 
 
 class _Listed:
-    """Note that a list is gone through by code that is watched."""
+    """Record that watched code iterates over a list."""
 
     watch: _Watch
 
@@ -129,18 +139,18 @@ class _WatchedTuple(_Listed, tuple[Any, ...]):
 
 @contextmanager
 def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...]) -> Iterator[Decisions]:
-    """Watch the numbers of layers inside the block.
+    """Watch the indices of layers in a block.
 
     Args:
         model: the model with the layers.
-        stacks: which layers they are, and what they stand for.
+        stacks: the stacks of layers, and the layers of the full model that each represents.
 
     Yields:
-        Where code decided by a number, filled as it runs. Passing a number on, as to a cache, is no decision.
+        Where code decided by an index, filled as it runs. Passing an index on, as to a cache, is no decision.
     """
     decisions = Decisions()
     watches: dict[int, tuple[int, _Watch]] = {}
-    replaced: list[tuple[Any, str, Any]] = []
+    changes: list[Replacement] = []  # of one attribute that two stacks have, the first one counts
     files = frozenset(str(getattr(module, "__file__", "")) for module in _sources(model))
     for stack in stacks:
         layers = list(model.get_submodule(stack.path)._modules.values())
@@ -149,28 +159,23 @@ def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...
                 continue
             watch = _Watch(stack.path, files, stack.stands_for(position), decisions)
             watches[id(layer)] = (position, watch)
-            replaced += _watch_own(layer, position, watch)
-        replaced += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
+            changes += _watch_own(layer, position, watch)
+        changes += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
     sources = [module for module in _sources(model) if not hasattr(module, "enumerate")] if watches else []
-    try:
-        for module in sources:
-            module.enumerate = _counting(watches)  # type: ignore[attr-defined]
+    changes += [Replacement(module, "enumerate", _counting(watches)) for module in sources]
+    first = {(id(change.owner), change.name): change for change in reversed(changes)}
+    with patching(*first.values()):
         yield decisions
-    finally:
-        for module in sources:
-            del module.enumerate  # type: ignore[attr-defined]
-        for owner, name, value in reversed(replaced):
-            vars(owner)[name] = value
 
 
 def _sources(model: torch.nn.Module) -> list[ModuleType]:
-    """List the files with the model's own code."""
+    """List the modules with the model's own code."""
     parts = [*model.modules(), *_configurations(model.config)]
     names = dict.fromkeys(type(part).__module__ for part in parts)
     return [sys.modules[name] for name in names if name.split(".")[0] != "torch" and name in sys.modules]
 
 
-def _configurations(config: Any) -> list[Any]:
+def _configurations(config: PreTrainedConfig) -> list[PreTrainedConfig]:
     """List a configuration and those inside it."""
     from transformers import PreTrainedConfig
 
@@ -178,43 +183,41 @@ def _configurations(config: Any) -> list[Any]:
     return [config, *(found for value in inner for found in _configurations(value))]
 
 
-def _watch_lists(config: Any, watch: _Watch, length: int) -> list[tuple[Any, str, Any]]:
-    """Watch the lists of a configuration with a number for each layer; return what was there."""
-    replaced = []
+def _watch_lists(config: PreTrainedConfig, watch: _Watch, length: int) -> list[Replacement]:
+    """Return changes that watch the lists of a configuration with an item for each layer."""
+    changes = []
     for part in _configurations(config):
         for name, value in list(vars(part).items()):
             if type(value) in (list, tuple) and len(value) == length and all(type(v) in (int, float) for v in value):
                 listed = _WatchedList(value) if type(value) is list else _WatchedTuple(value)
                 listed.watch = watch
-                vars(part)[name] = listed
-                replaced.append((part, name, value))
-    return replaced
+                changes.append(Replacement(part, name, listed))
+    return changes
 
 
-def _watch_own(layer: torch.nn.Module, position: int, watch: _Watch) -> list[tuple[Any, str, Any]]:
-    """Replace the numbers that a layer and its parts keep of it; return what was there."""
-    replaced = []
+def _watch_own(layer: torch.nn.Module, position: int, watch: _Watch) -> list[Replacement]:
+    """Return changes that watch the indices that a layer and its parts keep."""
+    changes = []
     for module in layer.modules():
         for name, value in list(vars(module).items()):
             if type(value) is int and is_number(name):
-                setattr(module, name, _watched(value, _moved(watch, value - position)))
-                replaced.append((module, name, value))
-    return replaced
+                changes.append(Replacement(module, name, _watched(value, _moved(watch, value - position))))
+    return changes
 
 
 def _moved(watch: _Watch, offset: int) -> _Watch:
-    """Return a watch for counting that starts elsewhere."""
-    numbers = tuple(number + offset for number in watch.stands_for)
-    return _Watch(watch.stack, watch.files, numbers, watch.decisions) if offset else watch
+    """Return a watch for indices that start at an offset."""
+    represented = tuple(index + offset for index in watch.represented)
+    return _Watch(watch.stack, watch.files, represented, watch.decisions) if offset else watch
 
 
 def _counting(watches: dict[int, tuple[int, _Watch]]) -> Callable[..., Iterator[tuple[int, Any]]]:
-    """Return an `enumerate` whose numbers are watched where it counts layers, alone or beside something else."""
+    """Return an `enumerate` whose indices are watched where it counts layers, alone or zipped with other items."""
 
     def counted(iterable: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
-        for number, item in builtins.enumerate(iterable, start):
+        for index, item in builtins.enumerate(iterable, start):
             parts = item if isinstance(item, tuple) else (item,)
             position, watch = next((watches[id(part)] for part in parts if id(part) in watches), (0, None))
-            yield (number if watch is None else _watched(number, _moved(watch, number - position))), item
+            yield (index if watch is None else _watched(index, _moved(watch, index - position))), item
 
     return counted
