@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -21,9 +21,12 @@ def _no_mask(original: Callable[..., torch.Tensor | None]) -> Callable[..., torc
     return create
 
 
+_SERIES = {"prediction_length": 4, "num_time_features": 1, "context_length": 12, "lags_sequence": [1, 2, 3]}
+_TINY = Tiny(fields=_SERIES, base=_SERIES)
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("autoformer",),
+        tiny=_TINY,
         patches=(
             Patch(
                 "transformers.models.autoformer.modeling_autoformer:create_bidirectional_mask",
@@ -35,4 +38,5 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             ),
         ),
     ),
+    Architecture(("informer", "time_series_transformer"), tiny=_TINY),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -28,7 +28,14 @@ def _uncached(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
-        ("clvp", "clvp_encoder", "clvp_decoder"),
+        ("clvp",),
+        tiny=Tiny(
+            fields={
+                "decoder_config": {"...": 0, "decoder_fixing_codes": [83, 45, 45, 100], "feature_size": 80},
+                "text_config": {"...": 0, "num_attention_heads": 1},
+                "speech_config": {"...": 0, "num_attention_heads": 1},
+            }
+        ),
         patches=(
             Patch(
                 "transformers.models.clvp.modeling_clvp:ClvpRotaryPositionalEmbedding.forward",

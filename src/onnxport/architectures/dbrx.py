@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.architectures._experts import by_expert, experts_patch, product
 
 if TYPE_CHECKING:
@@ -32,5 +32,9 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture(("dbrx",), patches=(experts_patch("transformers.models.dbrx.modeling_dbrx:DbrxExperts", _experts),)),
+    Architecture(
+        ("dbrx",),
+        tiny=Tiny(fields={"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}}),
+        patches=(experts_patch("transformers.models.dbrx.modeling_dbrx:DbrxExperts", _experts),),
+    ),
 )

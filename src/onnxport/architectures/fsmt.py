@@ -6,11 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.description.component_types import encoder_decoder, generates_from_encoder
+from onnxport.description.encoder_decoder import DecoderOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
     from transformers.models.fsmt.modeling_fsmt import SinusoidalPositionalEmbedding
+
+    from onnxport.description.components import Component
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
 
 _MODULE = "transformers.models.fsmt.modeling_fsmt"
 
@@ -38,9 +45,24 @@ def _always_masked(_: object) -> Callable[..., torch.Tensor]:
     return make_padding_mask
 
 
+class FsmtDecoderOnnxConfig(DecoderOnnxConfig):
+    """Describe FSMT's decoder, whose layers take the encoder's hidden states with the sequence first."""
+
+    is_time_first = True
+
+
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, _: bool
+) -> tuple[Component, ...] | None:
+    if not generates_from_encoder(model, task):
+        return None
+    return encoder_decoder(model, preprocessor, decoder=FsmtDecoderOnnxConfig)
+
+
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("fsmt",),
+        components=_components,
         patches=(
             Patch(
                 f"{_MODULE}:SinusoidalPositionalEmbedding.forward",

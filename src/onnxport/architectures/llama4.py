@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def _rotate_real(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
-        ("llama4", "llama4_text"),
+        ("llama4",),
+        tiny=Tiny(separate_tasks=("text-encoding",)),
         patches=(
             Patch(
                 "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
@@ -46,4 +47,5 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             ),
         ),
     ),
+    Architecture(("llama4_vision_model",), tiny=Tiny(fields={"intermediate_size": 128})),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
@@ -114,6 +114,7 @@ def _attend(
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("minimax",),
+        model=when_generating(MiniMaxOnnxConfig),
         patches=(
             Patch(
                 "transformers.models.minimax.modeling_minimax:MiniMaxLightningAttention.forward",

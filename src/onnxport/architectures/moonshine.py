@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -40,4 +40,5 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             ),
         ),
     ),
+    Architecture(("moonshine_streaming",), tiny=Tiny(fields={"num_key_value_heads": 4})),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.architectures._symbolic_int import symbolic_int
 from onnxport.patching.patch import EAGER, Patch
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("neucodec",),
+        tiny=Tiny(fields={"quantization_dim": 64}),
         patches=(
             Patch(
                 "transformers.models.neucodec.modeling_neucodec:int",

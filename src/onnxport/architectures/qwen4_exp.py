@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -69,7 +69,16 @@ def _all_queries(_: object) -> Callable[..., torch.Tensor]:
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
-        ("qwen4_exp", "qwen4_exp_text"),
+        ("qwen4_exp_text",),
+        tiny=Tiny(
+            fields={
+                "indexer_n_heads": 2,
+                "indexer_kv_heads": 1,
+                "indexer_head_dim": 8,
+                "indexer_budget": 64,
+                "indexer_compress_ratio": 4,
+            }
+        ),
         patches=(
             Patch(
                 "transformers.models.qwen4_exp.modeling_qwen4_exp:Qwen4ExpTextQSAIndexer.forward",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
@@ -194,6 +194,7 @@ def _step(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor]) -> tupl
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("recurrent_gemma",),
+        model=when_generating(RecurrentGemmaOnnxConfig),
         patches=(
             Patch(
                 f"{_MODULE}:RecurrentGemmaRecurrentBlock.forward",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def _look_up(_: object) -> Callable[..., torch.Tensor]:
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("reformer",),
+        tiny=Tiny(fields={"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32]}),
         patches=(
             Patch(
                 "transformers.models.reformer.modeling_reformer:AxialPositionEmbeddings.forward",

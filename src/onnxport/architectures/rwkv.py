@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, always
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
@@ -225,6 +225,7 @@ def _patch(name: str, forward: Callable[..., tuple[Any, ...]]) -> Patch:
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("rwkv",),
+        model=always(RwkvOnnxConfig),  # the model without a head loops over tokens, too
         patches=(
             _patch("RwkvBlock", _block),
             _patch("RwkvSelfAttention", _attend),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import Replacement
@@ -49,3 +50,6 @@ def _kept(model: Any) -> Iterator[None]:
     changed = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
     with patching(*(Replacement(module, "_consistent_dropout", lambda states, _: states) for module in changed)):
         yield
+
+
+ARCHITECTURES = (Architecture(("speecht5",), model=when_generating(SpeechT5OnnxConfig)),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.architectures._experts import by_expert, experts_patch, product
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
-        ("step3p7", "step3p5"),
+        ("step3p7",),
         patches=(experts_patch("transformers.models.step3p7.modeling_step3p7:Step3p7Experts", _experts),),
     ),
+    Architecture(("step3p5",), tiny=Tiny(fields={"sliding_window": 64})),
 )

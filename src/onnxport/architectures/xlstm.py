@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
@@ -107,6 +107,8 @@ def _step(states: States, token: States) -> tuple[States, torch.Tensor]:
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("xlstm",),
+        model=when_generating(XlstmOnnxConfig),
+        tiny=Tiny({"hidden_size": 128}),
         patches=(
             Patch(
                 "transformers.models.xlstm.modeling_xlstm:xLSTMBackend.forward",
