@@ -156,8 +156,8 @@ def check_audio_tokenizer(directory: Path) -> None:
     """
     for name in ("processor_config.json", "audio_tokenizer_config.json"):
         file = directory / name
-        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
-        if name == "processor_config.json":
+        settings: object = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json" and isinstance(settings, dict):
             settings = settings.get("audio_tokenizer")
         path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
         if isinstance(path, str) and os.path.exists(path):
