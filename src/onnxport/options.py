@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from onnxport.errors import OptionError
 
@@ -22,6 +22,60 @@ MIN_OPSET = 18
 """Lowest ONNX opset that the engine below (`torch.onnx`, exported-program path) produces."""
 MAX_OPSET = 23
 """Highest ONNX opset that the same engine's operator library produces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """Choose what the graphs are; the fields are those of `ExportOptions`."""
+
+    task: str | None = None
+    past: bool = True
+    last_logits: bool = False
+    split_encoders: bool = False
+    description: str | None = None
+    opset: int | None = None
+    dtype: Dtype = "fp32"
+    stamping: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Choose how a checkpoint is found and read; the fields are those of `ExportOptions`."""
+
+    framework: Framework | None = None
+    adapter: str | None = None
+    revision: str | None = None
+    cache_dir: str | None = None
+    token: str | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
+    dtype: Dtype = "fp32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """Choose how an export is validated; the fields are those of `ExportOptions`."""
+
+    validate: ValidationLevel = "full"
+    atol: float | None = None
+    rtol: float | None = None
+    memory: int | None = None
+    dtype: Dtype = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Choose how files are written; the fields are those of `ExportOptions`."""
+
+    external_data: ExternalData = "auto"
+    weights: Weights = "copy"
+    dry_run: bool = False
+    force: bool = False
+    keep_invalid: bool = False
+    dtype: Dtype = "fp32"
+
+
+Group = TypeVar("Group", GraphOptions, CheckpointOptions, ValidationOptions, OutputOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +197,29 @@ class ExportOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:
                 raise OptionError(f"--{name} {value!r} is not a finite number that is zero or more")
+
+    @property
+    def graph(self) -> GraphOptions:
+        """Those that shape the graphs."""
+        return self._group(GraphOptions)
+
+    @property
+    def checkpoint(self) -> CheckpointOptions:
+        """Those by which a checkpoint is found and read."""
+        return self._group(CheckpointOptions)
+
+    @property
+    def validation(self) -> ValidationOptions:
+        """Those of the validation."""
+        return self._group(ValidationOptions)
+
+    @property
+    def output(self) -> OutputOptions:
+        """Those by which files are written."""
+        return self._group(OutputOptions)
+
+    def _group(self, group: type[Group]) -> Group:
+        return group(**{option.name: getattr(self, option.name) for option in fields(group)})
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {

@@ -15,7 +15,7 @@ from tests.policy.source import FILES, SOURCE, label, syntax_tree
 LAYERS = (
     ("errors", "_garbage"),
     ("containment",),
-    ("options",),
+    ("options", "_needs", "_onnxruntime"),
     ("patching",),
     ("configs",),
     ("description",),
@@ -32,7 +32,7 @@ LAYERS = (
     ("bundles",),
     ("validation",),
     ("runtime",),
-    ("_export", "descriptions"),
+    ("_export", "_describe"),
     ("onnx", "cli", "compat"),
     ("__init__",),
     ("__main__",),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+import pytest
+
 from tests.policy.source import FILES, functions, label
 
 MODULE_LINES = 600
@@ -19,9 +21,17 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+def members(annotation: ast.expr | None) -> int:
+    """Count what a parameter hands over: a tuple of unlike things is as many as it has members."""
+    if not isinstance(annotation, ast.Subscript) or not isinstance(annotation.slice, ast.Tuple):
+        return 1
+    names = [ast.unparse(member) for member in annotation.slice.elts]
+    return len(names) if ast.unparse(annotation.value) == "tuple" and len({*names} - {"..."}) > 1 else 1
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    return [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+    return sum(members(argument.annotation) for argument in arguments if argument.arg not in ("self", "cls"))
 
 
 def test_modules_are_small() -> None:
@@ -40,9 +50,17 @@ def test_functions_are_short() -> None:
 
 def test_functions_take_few_parameters() -> None:
     assert not [
-        f"{label(path)}: {function.name} takes {len(parameters(function))}"
+        f"{label(path)}: {function.name} takes {parameters(function)}"
         for path in FILES
         if not label(path).startswith(CONTRACT)
         for function in functions(path)
-        if len(parameters(function)) > PARAMETERS
+        if parameters(function) > PARAMETERS
     ]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "count"),
+    [("int", 1), ("tuple[int, ...]", 1), ("tuple[int, int]", 1), ("tuple[str, int, Path]", 3), ("dict[str, int]", 1)],
+)
+def test_a_tuple_of_unlike_things_counts_as_its_members(annotation: str, count: int) -> None:
+    assert members(ast.parse(annotation, mode="eval").body) == count

@@ -10,7 +10,7 @@ from tests.policy.source import FILES, label
 CONTAINMENT = "containment.py"
 LISTING = frozenset({"glob", "rglob", "iterdir", "scandir", "listdir", "walk"})
 OWN_DIRECTORIES = {
-    "_listing": "the directory that an export wrote",
+    "list_files": "the directory that an export wrote",
     "_flush": "the same",
     "_export_parts": "the same",
     "_foreign": "names in an output that is to be replaced",

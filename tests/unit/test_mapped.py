@@ -106,7 +106,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 from onnxport.validation.mapped import open_mapped
-from onnxport.validation.prove import open_session
+from onnxport.validation.sessions import open_session
 
 directory, side, count = Path(sys.argv[1]), 4096, 6
 size = side * side * 4

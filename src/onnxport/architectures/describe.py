@@ -33,7 +33,7 @@ from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
-from onnxport.options import ExportOptions
+from onnxport.options import GraphOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -318,7 +318,7 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
 
 
 def describe(
-    model: PreTrainedModel, task: Task, preprocessor: Preprocessor | None, options: ExportOptions | None = None
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor | None, options: GraphOptions | None = None
 ) -> tuple[Component, ...]:
     """Describe every graph that a model becomes: by its architecture's record, else by its traits.
 
@@ -333,7 +333,7 @@ def describe(
         OptionError: `description` names what isn't one.
     """
     preprocessor = cast("Preprocessor", plain_tokenizer(model.config)) if preprocessor is None else preprocessor
-    options = options or ExportOptions()
+    options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
     if options.split_encoders:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from onnxport._needs import MoreLayersNeededError
 from onnxport.binding.bind import Binding
-from onnxport.description.encoder_outputs import Modality
-from onnxport.description.tasks import Task
+from onnxport.description.description import Description, GraphDescription
 from onnxport.stamping import Layers, StampError, stamp
 
 if TYPE_CHECKING:
@@ -20,30 +19,32 @@ class TracedGraph:
     """Hold a graph as it was traced, clean, possibly with few layers.
 
     Attributes:
-        name: the component's name, `model` for a single graph.
-        graph: parameters are `ParameterTensor`s; nodes still say which module they were traced in.
-        prefix: what the component's parameter names lack to be the whole model's, such as `encoder.`.
-        sizes: symbol to size at which it was traced.
-        atol: absolute tolerance that its description asks for.
-        fixed_axes: axes that the description wants to vary and the model can't, as `input: label = size`.
+        description: what it takes and returns, of the layers that were traced.
+        graph: parameters are `ParameterTensor`s; nodes still have the names of the modules they were traced in.
     """
 
-    name: str
+    description: GraphDescription
     graph: ir.Model
-    prefix: str
-    sizes: Mapping[str, int]
-    atol: float
-    fixed_axes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The component's name, `model` for a single graph."""
+        return self.description.name
 
     @property
     def file(self) -> str:
         """Name of the graph's file."""
-        return f"{self.name}.onnx"
+        return self.description.file
+
+    @property
+    def prefix(self) -> str:
+        """What the component's parameter names lack to be the whole model's, such as `encoder.`."""
+        return self.description.prefix
 
 
 @dataclass(frozen=True)
 class Depth:
-    """Say how a component's graph gets all its layers.
+    """Describe how a component's graph gets all its layers.
 
     Attributes:
         layers: the runs of layers to stamp; empty where the graph was traced whole.
@@ -57,40 +58,48 @@ class Depth:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """Hold the graphs of a model as they were traced, in the order of its description.
+
+    Attributes:
+        graphs: see `TracedGraph`.
+        depths: how each gets all its layers.
+        cached: whether tracing was spared.
+    """
+
+    graphs: tuple[TracedGraph, ...]
+    depths: tuple[Depth, ...]
+    cached: bool = False
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """Hold everything that a checkpoint's configuration decides.
 
     Attributes:
-        task: what is exported.
-        architecture: name of the model class.
-        model_type: as the configuration says it.
-        graphs: as they were traced.
-        depths: how each graph gets all its layers, in the same order.
+        description: what is exported.
+        trace: the graphs as they were traced, and how each gets all its layers.
         binding: what the parameters are made of.
-        cached: whether tracing was spared.
-        modalities: how what the encoders return gets into the decoder.
+        graphs: the graphs with all their layers, in order; whoever binds them may change them.
     """
 
-    task: Task
-    architecture: str
-    model_type: str
-    graphs: tuple[TracedGraph, ...]
-    depths: tuple[Depth, ...]
+    description: Description
+    trace: Trace
     binding: Binding
-    cached: bool = False
-    modalities: tuple[Modality, ...] = ()
+    graphs: tuple[ir.Model, ...] = field(default=(), repr=False, compare=False)
 
 
 def at_full_depth(traced: TracedGraph, depth: Depth) -> ir.Model:
     """Return a graph with all its layers; the traced one isn't changed.
 
     Raises:
-        StampError: layers couldn't be proved alike.
+        MoreLayersNeededError: layers couldn't be proved isomorphic.
     """
     graph = traced.graph.clone()
     for layers in depth.layers:
         try:
             stamp(graph.graph, layers)
         except StampError as error:
-            raise StampError(str(error), frozenset(f"{traced.prefix}{path}" for path in layers.paths)) from error
+            stacks = frozenset(f"{traced.prefix}{path}" for path in layers.paths)
+            raise MoreLayersNeededError(str(error), stacks) from error
     return graph

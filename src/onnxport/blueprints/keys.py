@@ -15,7 +15,7 @@ from onnxport.checkpoint.reading import Inventory
 from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
-    from onnxport.blueprints.make import Draft
+    from onnxport.blueprints.draft import Draft
 
 PACKAGES = ("onnxport", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 """Packages that a graph can differ with."""

@@ -122,12 +122,11 @@ def _inspect_graph(file: Path, name: str, components: Mapping[str, str]) -> Grap
 def _load(file: Path) -> ir.Model:
     """Read a graph; weights outside the file stay there."""
     import onnx_ir as ir
+    from google.protobuf.message import DecodeError
 
     try:
         model = ir.load(str(file))
-    except OSError:
-        raise
-    except Exception as error:
+    except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
     if not model.opset_imports:
         # Protobuf reads an empty or foreign file as a model with nothing set.

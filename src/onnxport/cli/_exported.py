@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
 from onnxport.loading.preprocessors import check_audio_tokenizer
@@ -93,7 +94,7 @@ class Exported:
             results = self.session.run(names, typed, options)
         except OnnxportError:
             raise
-        except Exception as error:  # the runtime has no public base class for its errors
+        except runtime_errors() as error:
             raise ValidationError(
                 f"ONNX Runtime can't run {self.directory.manifest.components[0].file}: {error}"
             ) from error
@@ -125,7 +126,7 @@ def open_exported(directory: Directory) -> Exported:
         UnsupportedError: it holds several graphs.
         ValidationError: ONNX Runtime refuses the graph.
     """
-    from onnxport.validation.prove import open_session
+    from onnxport.validation.sessions import open_session
 
     files = [component.file for component in directory.manifest.components]
     if len(files) != 1:

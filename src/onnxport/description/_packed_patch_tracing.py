@@ -35,7 +35,11 @@ class PackedPatchTracing:
             if "cu_seqlens" in inspect.signature(type(module).forward).parameters
         ]
         self._files = {sys.modules[type(module).__module__] for module in model.modules()}
-        self._model = model
+        self.model = model
+
+    def at(self, model: Any) -> PackedPatchTracing:
+        """Return the same for another model of the class."""
+        return type(self)(model)
 
     @contextmanager
     def replaced(self, grids: Any, patches: Any) -> Iterator[None]:
@@ -51,7 +55,7 @@ class PackedPatchTracing:
             for file in self._files
             if hasattr(file, name)
         )
-        methods = (Replacement(*found) for found in methods_of(self._model, grids, patches))
+        methods = (Replacement(*found) for found in methods_of(self.model, grids, patches))
         with patching(*functions, *self._attention(), *methods), whole_states():
             yield
 

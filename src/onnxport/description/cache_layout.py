@@ -8,7 +8,7 @@ as well. A recurrence remembers what its convolution saw last
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxport.description.tasks import PAST_SUFFIX
@@ -38,6 +38,10 @@ _STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
 """Settings that only models of Mamba's family have."""
 
 
+CACHED_ROWS = 3
+"""Length of an example's cache that doesn't grow by tokens."""
+
+
 @dataclass(frozen=True)
 class CacheTensor:
     """Describe one tensor that a layer remembers.
@@ -47,7 +51,8 @@ class CacheTensor:
         part: attribute of the layer in Transformers' cache.
         kind: what the graph calls it: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
         shape: sizes of the axes after the first one, which is the batch.
-        number: which one it is in a layer that remembers several of its kind; None where it is the only one.
+        number: which one it is in a layer with several of its kind; None where it is the only one.
+        sequence: label of what a growing tensor grows by: `sequence`, tokens; another one's cache is made at once.
     """
 
     layer: int
@@ -55,6 +60,7 @@ class CacheTensor:
     kind: str
     shape: tuple[int, ...]
     number: int | None = None
+    sequence: str = "sequence"
 
     @property
     def grows(self) -> bool:
@@ -72,8 +78,8 @@ class CacheTensor:
         """Return its dynamic axes."""
         if not self.grows:
             return {0: "batch"}
-        length = "past_sequence" if direction == "inputs" else "past_sequence + sequence"
-        return {0: "batch", _GROWING[self.part]: length}
+        length = f"past_{self.sequence}"
+        return {0: "batch", _GROWING[self.part]: length if direction == "inputs" else f"{length} + {self.sequence}"}
 
     def zeros(self, batch: int, past: int) -> torch.Tensor:
         """Return zeros in its place.
@@ -86,7 +92,7 @@ class CacheTensor:
 
         sizes = [batch, *self.shape]
         if self.grows:
-            sizes[_GROWING[self.part]] = past
+            sizes[_GROWING[self.part]] = past if self.sequence == "sequence" else CACHED_ROWS
         return torch.zeros(sizes)
 
 
@@ -120,6 +126,18 @@ class CacheLayout:
         waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
         return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as values for JSON."""
+        return {**asdict(self), "waiting": sorted(self.waiting)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave."""
+        layers = tuple(
+            tuple(CacheTensor(**{**part, "shape": tuple(part["shape"])}) for part in parts) for parts in value["layers"]
+        )
+        return cls(layers, value["depth"], frozenset(value["waiting"]))
+
     @property
     def grows(self) -> bool:
         """Whether anything in it grows by each token."""
@@ -129,6 +147,21 @@ class CacheLayout:
     def recurs(self) -> bool:
         """Whether it holds the state of a recurrence."""
         return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
+
+    def at_depth(self, sources: Sequence[int]) -> Self:
+        """Return the layout of a deeper model's cache.
+
+        Args:
+            sources: for each layer of the deeper model, the index of the layer here that it repeats.
+        """
+        held = {parts[0].layer: parts for parts in self.layers}
+        layers = [
+            tuple(replace(part, layer=index) for part in held[source])
+            for index, source in enumerate(sources)
+            if source in held
+        ]
+        waiting = frozenset(index for index, source in enumerate(sources) if source in self.waiting)
+        return replace(self, layers=tuple(layers), depth=len(sources), waiting=waiting)
 
     def named(self, direction: str) -> dict[str, Mapping[int, str]]:
         """Return the names of the graph's `inputs` or `outputs`, with their dynamic axes."""
@@ -160,6 +193,36 @@ class CacheLayout:
             tuple(_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
             for parts in self.layers
         ]
+
+
+@dataclass(frozen=True)
+class CrossAttentionLayout:
+    """Describe the cache of a decoder that attends to an encoder.
+
+    Attributes:
+        layers: for each layer, heads and head size of four tensors: keys and values of the decoder's own tokens, and
+            those of the encoder's hidden states.
+    """
+
+    layers: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave."""
+        return cls(tuple(tuple((heads, size) for heads, size in layer) for layer in value["layers"]))
+
+    def at_depth(self, sources: Sequence[int]) -> Self:
+        """Return the layout of a deeper model's cache; see `CacheLayout.at_depth`."""
+        return replace(self, layers=tuple(self.layers[source] for source in sources))
 
 
 def _own(cache: Any) -> Any:

@@ -18,6 +18,7 @@ from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.caches import cache_to_past
 from onnxport.description.arguments import PAST
+from onnxport.description.cache_layout import CrossAttentionLayout
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.modalities import accepts_modality, takes_modality
 from onnxport.errors import UnsupportedError
@@ -115,7 +116,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             if direction == "inputs"
             else {"decoder": "past_decoder_sequence + decoder_sequence", "encoder": "encoder_sequence"}
         )
-        for layer in range(len(self._cache)):
+        for layer in range(self._cache.depth):
             for part, length in lengths.items():
                 for tensor in ("key", "value"):
                     inputs_or_outputs[f"{name}.{layer}.{part}.{tensor}"] = {0: "batch", 2: length}
@@ -142,7 +143,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         lengths = (_LENGTHS["past"],) * 2 + (_LENGTHS["known"],) * 2
         inputs[PAST] = [
             tuple(torch.zeros(batch, heads, n, size) for (heads, size), n in zip(layer, lengths, strict=True))
-            for layer in self._cache
+            for layer in self._cache.layers
         ]
         return inputs
 
@@ -202,7 +203,9 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
                 f"{type(model).__name__} keeps {kept}, not the keys and values of both attentions of every layer, so "
                 f"it can't be exported with past; {remedy}"
             )
-        self._cache = [tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past]
+        self._cache = CrossAttentionLayout(
+            tuple(tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past)
+        )
         self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
         same = mask is not None and mask.shape[1] == states.shape[1]
         self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])

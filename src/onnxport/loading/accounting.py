@@ -189,7 +189,7 @@ def _places(model_class: Any, config: Any, tensors: Mapping[str, tuple[int, ...]
     try:
         with torch.device("meta"):
             model = model_class(copy.deepcopy(config))
-    except Exception as error:  # a relative that this configuration can't build explains nothing
+    except Exception as error:  # noqa: BLE001  a relative that this configuration can't build explains nothing
         logger.debug("%s can't be built from this configuration: %s", model_class.__name__, error)
         return {}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -191,7 +191,7 @@ def _refuse_damaged_tokenizer(checkpoint: Checkpoint, error: Exception) -> None:
 
     try:
         Tokenizer.from_file(str(path))
-    except Exception as reason:  # the tokenizers library raises bare Exception
+    except Exception as reason:  # noqa: BLE001  the tokenizers library raises bare Exception
         raise CorruptCheckpointError(
             f"{path}: the tokenizer can't be read ({' '.join(str(reason).split())[:300]}); "
             f"download or save the file again"

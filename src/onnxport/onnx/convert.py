@@ -181,7 +181,7 @@ def validate_model_outputs(
         ValidationError: ONNX Runtime can't load the file.
     """
     from onnxport.tracing.originals import run_original
-    from onnxport.validation.prove import open_session, run_graph
+    from onnxport.validation.sessions import open_session, run_graph
 
     preprocessor = _only_one(preprocessor, tokenizer)
     logger.info("Validating ONNX model...")

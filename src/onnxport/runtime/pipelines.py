@@ -102,7 +102,7 @@ def _loaded(auto_class: str, path: Path) -> tuple[Any, str]:
     check_audio_tokenizer(path)
     try:
         loaded = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # each class fails in its own way on what isn't there
+    except Exception as error:  # noqa: BLE001  each class fails in its own way on what isn't there
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if auto_class == "AutoProcessor" and not isinstance(loaded, transformers.ProcessorMixin):
         return None, f"there is a {type(loaded).__name__}, which is only a part of one"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import symbols_of
 from onnxport.description.examples import Examples
-from onnxport.tracing.originals import run_tensors, trace_examples
+from onnxport.description.signature import solve
+from onnxport.tracing.originals import RefusedSizesError, run_tensors, try_sizes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Shape = tuple[int, ...]
 
@@ -34,14 +38,16 @@ class Probe:
     labels: Mapping[str, dict[int, str]]
 
 
-def probe(model: Any, examples: Examples) -> Probe:
+def probe(model: PreTrainedModel, examples: Examples, layout: Layout) -> Probe:
     """Run a model at the sizes that it is traced at, and with each symbol changed.
 
     Args:
         model: its parameters may be fake.
-        examples: where inputs come from.
+        examples: makes inputs of other sizes.
+        layout: the inputs that are traced.
     """
-    layout, sizes = trace_examples(model, examples)
+    signature = examples.signature.for_inputs(layout.flat)
+    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
     first = run_tensors(model, examples, layout)
     shapes = {name: tuple(tensor.shape) for name, tensor in first.items()}
     fixed: dict[str, int] = {}
@@ -51,8 +57,8 @@ def probe(model: Any, examples: Examples) -> Probe:
             continue
         other = _other(symbol, sizes[symbol])
         try:
-            found = run_tensors(model, examples, examples.at({**sizes, symbol: other}))
-        except Exception:
+            found = try_sizes(model, examples, examples.at({**sizes, symbol: other}))
+        except RefusedSizesError:
             fixed[symbol] = sizes[symbol]
             continue
         moved[symbol] = (other, {name: tuple(tensor.shape) for name, tensor in found.items()})

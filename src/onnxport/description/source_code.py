@@ -1,7 +1,7 @@
 """Write a description as a Python module: a class whose inputs and outputs are literal, to be edited and exported with.
 
-What runs the model in a way of its own (a cache, pooling, a half of a model) isn't in the literals. Where a class of
-`onnxport.architectures` knows it, the printed class extends that; where the model was asked, it can't be printed.
+What a description does beside that (a cache, pooling, an encoder alone) isn't in the literals. Where a class of
+`onnxport.architectures` does it, the printed class extends that; where it was derived from the model, it isn't printed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 
 from onnxport.configs import OnnxConfig
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.description import Description, GraphDescription, TensorSpec
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
-from onnxport.descriptions.description import Description, GraphDescription, Tensor
 from onnxport.errors import UnsupportedError
 
 _HOOKS = (
@@ -20,7 +20,7 @@ _HOOKS = (
     *("default_fixed_batch", "default_fixed_sequence", "default_fixed_num_choices", "patch_ops", "restore_ops"),
     "multiples",
 )
-"""What a description may do in a way of its own, beside what is printed."""
+"""What a description may override, beside what is printed."""
 
 
 def python_module(description: Description) -> str:
@@ -40,7 +40,7 @@ def python_module(description: Description) -> str:
             f"--python describes one graph, and {description.model} becomes several ({', '.join(names)}): {remedy}"
         )
     (graph,) = description.graphs
-    base, feature = _base(graph), graph.config.task
+    base, feature = _base(graph), graph.code.config.task
     return "\n".join(
         [
             *_head(description, base),
@@ -49,7 +49,7 @@ def python_module(description: Description) -> str:
             *_value("atol_for_validation", "float", "Largest absolute difference that is still right.", graph.atol),
             *_value("default_onnx_opset", "int", "Opset of the graph.", graph.opset),
             *(_POSITIONS if base is OnnxConfig and _has_positions(graph) else ()),
-            *_constructor(base, feature, past=bool(getattr(graph.config, "use_past", False))),
+            *_constructor(base, feature, past=bool(getattr(graph.code.config, "use_past", False))),
             "",
         ]
     )
@@ -61,12 +61,12 @@ def _base(graph: GraphDescription) -> type[OnnxConfig]:
     Raises:
         UnsupportedError: none does.
     """
-    kind = type(graph.config)
-    past = bool(getattr(graph.config, "use_past", False))
-    if isinstance(graph.config, DerivedOnnxConfig) and graph.config.is_plain:
+    kind = type(graph.code.config)
+    past = bool(getattr(graph.code.config, "use_past", False))
+    if isinstance(graph.code.config, DerivedOnnxConfig) and graph.code.config.is_plain:
         return OnnxConfig
-    if graph.source == "hand-written" and not isinstance(graph.config, SentenceEmbeddingOnnxConfig):
-        return kind if _hooks(kind) or past or graph.config._patching_specs else OnnxConfig
+    if graph.source == "hand-written" and not isinstance(graph.code.config, SentenceEmbeddingOnnxConfig):
+        return kind if _hooks(kind) or past or graph.code.config._patching_specs else OnnxConfig
     what = "with a cache" if past else f"as {kind.__name__} does"
     raise UnsupportedError(
         f"--python can't write a description that runs the model {what}"
@@ -104,7 +104,7 @@ def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
     ]
 
 
-def _mapping(name: str, text: str, tensors: tuple[Tensor, ...]) -> list[str]:
+def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]:
     entries = []
     for tensor in tensors:
         axes = ", ".join(f'{axis}: "{_label(tensor, axis)}"' for axis in tensor.labels)
@@ -113,8 +113,8 @@ def _mapping(name: str, text: str, tensors: tuple[Tensor, ...]) -> list[str]:
     return [*start, "        return {", *entries, "        }"]
 
 
-def _label(tensor: Tensor, axis: int) -> str:
-    """Return an axis's label; a name of its own for one that is computed of others in another way than as a sum."""
+def _label(tensor: TensorSpec, axis: int) -> str:
+    """Return an axis's label; a new name for one that isn't a sum of others."""
     label = tensor.labels[axis]
     return label if _SUM.fullmatch(label) else f"{tensor.name}_{axis}"
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxport.options import ExportOptions
+    from onnxport.description.description import GraphDescription
+    from onnxport.options import Dtype, ValidationOptions
 
 RTOL = {"fp32": 5e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Relative tolerances: what rounding in another order costs, and far below what a wrong graph shows (from 1e-2 on).
@@ -32,8 +33,17 @@ class Tolerance:
     rtol: float
 
 
-def tolerance_of(default_atol: float, options: ExportOptions) -> Tolerance:
-    """Choose the tolerance: the user's where given, else the description's for fp32 and the type's for others."""
-    atol = options.atol if options.atol is not None else max(default_atol, MIN_ATOL[options.dtype])
-    rtol = options.rtol if options.rtol is not None else RTOL[options.dtype]
-    return Tolerance(atol, rtol)
+def default_tolerance(atol: float, dtype: Dtype) -> Tolerance:
+    """Return the tolerance of a graph.
+
+    Args:
+        atol: the absolute one that its `OnnxConfig` asks for, in fp32.
+        dtype: floating-point type of the graph.
+    """
+    return Tolerance(max(atol, MIN_ATOL[dtype]), RTOL[dtype])
+
+
+def tolerance_of(graph: GraphDescription, options: ValidationOptions) -> Tolerance:
+    """Choose the tolerance of a graph's validation: what the user asks for, else its own."""
+    atol = graph.atol if options.atol is None else options.atol
+    return Tolerance(atol, graph.rtol if options.rtol is None else options.rtol)
