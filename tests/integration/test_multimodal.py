@@ -114,7 +114,7 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
 }
-EVERY_TIME = ("Llava", "Gemma3", "SmolVLM", "Qwen2_5_VL", "Qwen3VL", "LlavaNext", "Qwen3_5", "Voxtral")
+EVERY_TIME = ("Llava", "Gemma3", "SmolVLM", "Qwen3VL", "LlavaNext", "Voxtral")
 """One model for each way to merge embeddings, to count positions, and to cut images."""
 HEARING = ("Voxtral", "Qwen2Audio")
 

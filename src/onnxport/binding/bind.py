@@ -130,7 +130,9 @@ class Bound:
     binding: Binding
 
 
-def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions) -> Bound:
+def bind(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PretrainedConfig, options: ExportOptions
+) -> Bound:
     """Bind a model class to a checkpoint, without reading tensors where the format allows that.
 
     Args:
@@ -154,14 +156,15 @@ def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, opt
     except KeyError as error:
         return _bind_eagerly(checkpoint, model_class, options, f"ONNX has no type {error}")
     with Reader(checkpoint.directory, inventory.files) as reader:
-        bound = _bind_lazily(checkpoint, (model_class, config), inventory, reader, options)
+        bound = _bind_lazily(checkpoint, model_class, config, inventory, reader, options)
         reader.verify()
     return bound if isinstance(bound, Bound) else _bind_eagerly(checkpoint, model_class, options, bound)
 
 
 def _bind_lazily(
     checkpoint: Checkpoint,
-    target: tuple[Any, PretrainedConfig],
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
     inventory: Inventory,
     reader: Reader,
     options: ExportOptions,
@@ -174,7 +177,6 @@ def _bind_lazily(
     from onnxport.loading.quantized import RECORDED_MXFP4
     from onnxport.weights.recording import Recording, Tape, lost
 
-    model_class, config = target
     tape = Tape(reader)
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
@@ -208,7 +210,9 @@ def _is_foreign(error: OnnxportError) -> bool:
     return isinstance(error, CorruptCheckpointError) and not isinstance(error.__cause__, OSError | None)
 
 
-def _bind_eagerly(checkpoint: Checkpoint, model_class: Any, options: ExportOptions, note: str) -> Bound:
+def _bind_eagerly(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: ExportOptions, note: str
+) -> Bound:
     from onnxport.loading.load import load_model
 
     logger.info("%s is read into memory: %s", checkpoint.name, note)

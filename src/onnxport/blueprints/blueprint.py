@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError
 from onnxport.binding.bind import Binding
-from onnxport.description.description import Description, GraphDescription
+from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
+from onnxport.description.description import Description, GraphDescription, TensorSpec
 from onnxport.stamping import Layers, StampError, stamp
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Blueprint:
     """Hold everything that a checkpoint's configuration decides.
 
     Attributes:
-        description: what is exported.
+        description: what is exported, with all its layers.
         trace: the graphs as they were traced, and how each gets all its layers.
         binding: what the parameters are made of.
         graphs: the graphs with all their layers, in order; whoever binds them may change them.
@@ -87,6 +88,51 @@ class Blueprint:
     trace: Trace
     binding: Binding
     graphs: tuple[ir.Model, ...] = field(default=(), repr=False, compare=False)
+
+
+def describe_graph(traced: TracedGraph, depth: Depth, graph: ir.Model) -> GraphDescription:
+    """Return the description of a graph that has all its layers.
+
+    Args:
+        traced: the graph as it was traced; its description has the layers that were traced.
+        depth: how it gets all its layers.
+        graph: the graph that has them.
+    """
+    described, known = traced.description, {spec.name: spec for spec in traced.description.inputs}
+    inputs = tuple(spec_of(value, known.get(str(value.name))) for value in graph.graph.inputs)
+    outputs = tuple(map(spec_of, graph.graph.outputs))
+    return replace(described, inputs=inputs, outputs=outputs, cache=_cache_at(described.cache, depth))
+
+
+def spec_of(value: ir.Value, known: TensorSpec | None = None) -> TensorSpec:
+    """Describe an input or an output of a graph.
+
+    Args:
+        value: the input or output.
+        known: what is known of it beside what the graph has: its example, and its labels in the words of 4.37.2.
+    """
+    dims = [getattr(dim, "value", dim) for dim in value.shape or ()]
+    axes = tuple(dim if isinstance(dim, int) else str(dim or "?") for dim in dims)
+    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
+    name, dtype = str(value.name), _DTYPES.get(dtype, dtype)
+    return TensorSpec(name, dtype, axes, ()) if known is None else replace(known, dtype=dtype, axes=axes)
+
+
+_DTYPES = {"float": "float32", "double": "float64"}
+"""ONNX's names of types that numpy and PyTorch call otherwise."""
+
+
+def _cache_at(
+    cache: CacheLayout | CrossAttentionLayout | None, depth: Depth
+) -> CacheLayout | CrossAttentionLayout | None:
+    """Return the layout of a cache with all layers; None where the layers that were traced don't tell it."""
+    if cache is None or not depth.layers:
+        return cache
+    fitting = {(layers.traced, layers.full) for layers in depth.layers if len(layers.traced) == cache.depth}
+    if len(fitting) != 1:
+        return None
+    ((traced, full),) = fitting
+    return cache.at_depth([traced.index(layer) for layer in full])
 
 
 def at_full_depth(traced: TracedGraph, depth: Depth) -> ir.Model:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError, WeightsNeededError, with_few_layers, without_values
-from onnxport.architectures.describe import describe, describe_modalities
+from onnxport.architectures.describe import describe
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint

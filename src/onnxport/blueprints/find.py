@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 from onnxport.binding.bind import relocate
 from onnxport.blueprints import entries
-from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth
+from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth, describe_graph
 from onnxport.blueprints.keys import export_key, trace_key
 from onnxport.blueprints.store import Store
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import Inventory, Reader
 from onnxport.description.description import Description
+from onnxport.description.encoder_outputs import Interface, Modality
 from onnxport.options import ExportOptions, Progress
 from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from transformers import PreTrainedConfig
 
     from onnxport.blueprints.describing import Described
     from onnxport.blueprints.draft import Draft
@@ -116,10 +118,12 @@ class BlueprintSource:
             description: what `describe` returned.
             trace: what `trace` returned.
         """
+        graphs = map(describe_graph, trace.graphs, trace.depths, self._graphs)
+        described = replace(description, graphs=tuple(graphs))
         if self._found is not None:
-            return replace(self._found, graphs=self._graphs)
+            return replace(self._found, description=described, graphs=self._graphs)
         assert self.draft is not None, "a model is described before it is traced"
-        described = replace(description, graphs=tuple(traced.description for traced in trace.graphs))
+        described = replace(described, modalities=_modalities(self.draft.bound.model.config, described))
         blueprint = Blueprint(described, trace, self.draft.bound.binding, self._graphs)
         self._keep(blueprint)
         return blueprint
@@ -157,6 +161,16 @@ class BlueprintSource:
                 logger.debug("not cached: %s", error)
                 return
             store.put(key, "export", label, content)
+
+
+def _modalities(config: PreTrainedConfig, description: Description) -> tuple[Modality, ...]:
+    from onnxport.architectures.describe import describe_modalities
+
+    interfaces = {
+        graph.name: Interface([spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs])
+        for graph in description.graphs
+    }
+    return describe_modalities(config, interfaces)
 
 
 def _inventory(checkpoint: Checkpoint) -> Inventory | None:

@@ -7,15 +7,15 @@ with more layers, or with the weights in memory, and the blueprint has a note of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError, WeightsNeededError, without_values
-from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth
+from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth, spec_of
 from onnxport.blueprints.describing import Described
 from onnxport.blueprints.draft import Draft
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
-from onnxport.description.description import GraphDescription, TensorSpec
+from onnxport.description.description import GraphDescription
 from onnxport.errors import TraceError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.stamping import Layers, interleaved
@@ -207,15 +207,8 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         for axis, label in axes.items()
         if name in inputs and isinstance(inputs[name].shape[axis], int)  # type: ignore[index]
     )
-    outputs = tuple(map(_spec_of, model.graph.outputs))
+    outputs = tuple(map(spec_of, model.graph.outputs))
     return TracedGraph(replace(graph, outputs=outputs, fixed_axes=fixed), model)
-
-
-def _spec_of(value: ir.Value) -> TensorSpec:
-    """Describe an output of a graph; the shape of its example isn't known."""
-    assert value.name is not None and value.dtype is not None and value.shape is not None
-    axes: tuple[Any, ...] = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
-    return TensorSpec(value.name, value.dtype.name.lower(), axes, ())
 
 
 def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Layers, ...]:

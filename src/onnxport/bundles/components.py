@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
+from onnxport.blueprints.blueprint import Blueprint, Depth
 from onnxport.blueprints.keys import PACKAGES
-from onnxport.bundles.inspection import describe_value
-from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
+from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
 from onnxport.bundles.written import BoundGraphs, PlannedFile
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.description import GraphDescription, TensorSpec
 from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def make_manifest(
     """
     sizes = {file.name: file.bytes or 0 for file in outcome.files}
     components = tuple(
-        describe_graph(traced, depth, graphs.models[traced.file], blueprint.binding.note, sizes)
-        for traced, depth in zip(blueprint.trace.graphs, blueprint.trace.depths, strict=True)
+        describe_component(graph, depth, graphs.models[graph.file], blueprint.binding.note, sizes)
+        for graph, depth in zip(blueprint.description.graphs, blueprint.trace.depths, strict=True)
     )
     in_components = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
     return Manifest(
@@ -83,33 +83,37 @@ def _source(checkpoint: Checkpoint, blueprint: Blueprint, digests: Mapping[str, 
     return source
 
 
-def describe_graph(
-    traced: TracedGraph, depth: Depth, model: ir.Model, loading_note: str, sizes: Mapping[str, int]
+def describe_component(
+    described: GraphDescription, depth: Depth, model: ir.Model, loading_note: str, sizes: Mapping[str, int]
 ) -> ComponentDescription:
     """Describe one graph.
 
     Args:
-        traced: the graph as it was traced, with its description.
+        described: what it takes and returns.
         depth: how it got its layers.
         model: the graph at full depth.
         loading_note: why the weights were read eagerly; empty where they weren't.
         sizes: file name to bytes.
     """
     graph = model.graph
-    data = tuple(name for name in sizes if name.startswith(f"{traced.file}_data"))
+    data = tuple(name for name in sizes if name.startswith(f"{described.file}_data"))
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
     return ComponentDescription(
-        name=traced.name,
-        file=traced.file,
+        name=described.name,
+        file=described.file,
         external_data=data,
         opset=model.opset_imports[""],
         parameters=sum(tensor.size for tensor in tensors),
-        bytes=sum(sizes.get(name, 0) for name in (traced.file, *data)),
-        inputs=tuple(describe_value(value) for value in graph.inputs),
-        outputs=tuple(describe_value(value) for value in graph.outputs),
-        fixed_axes=traced.description.fixed_axes,
+        bytes=sum(sizes.get(name, 0) for name in (described.file, *data)),
+        inputs=tuple(map(_described, described.inputs)),
+        outputs=tuple(map(_described, described.outputs)),
+        fixed_axes=described.fixed_axes,
         notes=tuple(_notes(depth, loading_note)),
     )
+
+
+def _described(spec: TensorSpec) -> TensorDescription:
+    return TensorDescription(spec.name, spec.dtype, spec.axes)
 
 
 def _notes(depth: Depth, loading_note: str) -> Iterator[str]:
