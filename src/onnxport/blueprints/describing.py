@@ -14,7 +14,6 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
-from onnxport.description.encoder_outputs import Interface
 from onnxport.description.tolerances import default_tolerance
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
@@ -105,34 +104,14 @@ def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptio
     """
     components = describe(model, subject.task, subject.preprocessor, options)
     graphs = tuple(_describe_graph(component, model, options) for component in components)
-    interfaces = {
-        component.name: Interface(component.config.inputs, component.config.outputs) for component in components
-    }
-    return Description(
-        model_type=subject.config.model_type,
-        architecture=type(model).__name__,
-        task=subject.task.full_name,
-        dtype=options.dtype,
-        graphs=graphs,
-        modalities=describe_modalities(model.config, interfaces),
-    )
+    model_type, architecture = subject.config.model_type, type(model).__name__
+    return Description(model_type, architecture, subject.task.full_name, options.dtype, graphs)
 
 
 def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: GraphOptions) -> Description:
     """Return the description of a draft whose graphs are described already."""
-    subject, model = draft.subject, draft.bound.model
-    interfaces = {
-        graph.name: Interface([spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs])
-        for graph in graphs
-    }
-    return Description(
-        model_type=subject.config.model_type,
-        architecture=type(model).__name__,
-        task=subject.task.full_name,
-        dtype=options.dtype,
-        graphs=graphs,
-        modalities=describe_modalities(model.config, interfaces),
-    )
+    subject, architecture = draft.subject, type(draft.bound.model).__name__
+    return Description(subject.config.model_type, architecture, subject.task.full_name, options.dtype, graphs)
 
 
 def _describe_graph(component: Component, whole: PreTrainedModel, options: GraphOptions) -> GraphDescription:

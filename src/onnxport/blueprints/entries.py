@@ -69,7 +69,6 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
         {
             "traces": traces,
             "description": description,
-            "modalities": [asdict(modality) for modality in blueprint.description.modalities],
             "depths": [asdict(depth) for depth in blueprint.trace.depths],
             "modalities": [asdict(modality) for modality in blueprint.description.modalities],
             "binding": blueprint.binding.to_json(),

@@ -229,7 +229,6 @@ class Description:
         graphs: one for each component.
         modalities: how what the encoders return gets into the decoder; known where the graphs are traced.
         notes: what isn't as it would be in an export.
-        modalities: how what the encoders of images and audio return gets into the decoder.
         model: as the user gave it; empty in a blueprint, which serves all checkpoints of one shape.
     """
 
@@ -240,7 +239,6 @@ class Description:
     graphs: tuple[GraphDescription, ...]
     modalities: tuple[Modality, ...] = ()
     notes: tuple[str, ...] = ()
-    modalities: tuple[Modality, ...] = ()
     model: str = ""
 
     @property
