@@ -86,5 +86,5 @@ def architecture_of(model_type: str) -> Architecture | None:
     """
     if model_type not in MODULES:
         return None
-    found = import_module(f"onnxport.architectures.{MODULES[model_type]}").ARCHITECTURES
+    found: tuple[Architecture, ...] = import_module(f"onnxport.architectures.{MODULES[model_type]}").ARCHITECTURES
     return next(record for record in found if model_type in record.model_types)
