@@ -21,7 +21,6 @@ _FEW = {
     "image-segmentation": "detr",
     "image-to-image": "swin2sr",
     "image-to-text-with-past": "molmo2",
-    "keypoint-detection": "superpoint",
     "mask-generation": "sam",
     "masked-im": "deit",
     "multiple-choice": "canine",
@@ -47,7 +46,7 @@ _FEW = {
     "zero-shot-image-classification": "clip",
     "zero-shot-object-detection": "owlvit",
 }
-"""Task to model types: every task that passes for some type, every component kind, each mechanism of stamping once."""
+"""Task to model types: every task that passes with a free batch size, and every component kind."""
 
 _MANY = {
     "audio-classification": "audio-spectrogram-transformer hubert wav2vec2-bert wavlm",

@@ -14,10 +14,10 @@ from typing import Any
 
 from conformance.checkpoints import randomize
 from conformance.matrix.eager import eager_failure
-from conformance.matrix.exceptions import ALONE, OWN_NAMES, QUIET
 from conformance.matrix.pairs import classes, model_class
-from conformance.matrix.shrink import tiny_config
+from conformance.matrix.shrink import tiny_config, tiny_of
 from conformance.matrix.sides import save_sides
+from onnxport.architectures._table import MODULES
 from onnxport.architectures.describe import generation_class
 from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.loading.load import config_for
@@ -67,7 +67,8 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
 
     config = tiny_config(model_type, task)
     made_of = model_class(model_type, task)
-    if (model_type, task) in ALONE:
+    tiny = tiny_of(model_type)
+    if task in tiny.separate_tasks:
         config = config_for(made_of, config)
     else:
         made_of = _whole_class(model_type, task, type(config))
@@ -78,10 +79,9 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     model = made_of(config)
     randomize(model)
-    name, scale = QUIET.get(model_type, ("", 1.0))
-    if name:
+    for name, scale in tiny.scales.items():
         model.get_parameter(name).data.mul_(scale)
-    model.save_pretrained(target, save_original_format=made_of.__name__ not in OWN_NAMES.get(model_type, ()))
+    model.save_pretrained(target, save_original_format=made_of.__name__ not in tiny.original_names)
     save_sides(generation_class(made_of), model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}
     return {**facts, "eager_failure": eager_failure(model.eval(), target), "rules": _rules()}
@@ -91,8 +91,9 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
 def _rules() -> str:
     """Return a digest of what checkpoints are made by."""
     here = Path(__file__).parent
-    files = (here / name for name in ("shrink.py", "exceptions.py", "sides.py", "eager.py", "tiny.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    files = (here / name for name in ("shrink.py", "sides.py", "eager.py", "tiny.py"))
+    records = repr([tiny_of(model_type) for model_type in sorted(MODULES)]).encode()
+    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), records])).hexdigest()[:16]
 
 
 def _whole_class(model_type: str, task: str, config_class: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnxport._needs import WeightsNeededError, without_values
 from onnxport.binding.bind import bind
-from onnxport.blueprints.describing import describe_model, running_fakes
+from onnxport.blueprints.describing import describe_model
 from onnxport.blueprints.subject import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.description.axes import symbols_of, today_label
@@ -21,14 +21,17 @@ from onnxport.description.signature import signature_of
 from onnxport.description.tolerances import tolerance_of
 from onnxport.loading.load import dtype_of, load_model
 from onnxport.options import CheckpointOptions, ExportOptions
-from onnxport.tracing._capture import quiet_engine
+from onnxport.patching.scope import exclusive
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.probe import Probe, probe
+from onnxport.tracing.scope import quiet_engine
+from onnxport.tracing.scope import without_values as running_fakes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@exclusive()
 def describe_checkpoint(model: str | Path, options: ExportOptions | None = None) -> Description:
     """Describe what an export would make, without making it.
 
@@ -45,8 +48,9 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
     subject = subject_of(checkpoint, options)
     notes: tuple[str, ...] = ()
     try:
-        with running_fakes(), without_values():
+        with quiet_engine(), without_values():
             whole, notes = _fake(checkpoint, subject, options.checkpoint)
+        with running_fakes(whole), without_values():
             description = _probed(whole, subject, options)
     except WeightsNeededError as error:
         notes = (f"described with its weights in memory: it can't be without ({error})",)

@@ -31,6 +31,7 @@ from onnxport.description.description import Description
 from onnxport.description.tolerances import tolerance_of
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, OutputOptions, Progress
+from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport
 
 
@@ -113,9 +114,10 @@ def _validate(
         tolerances = [tolerance_of(graph, options.validation) for graph in blueprint.description.graphs]
         atol, rtol = (max(getattr(tolerance, name) for tolerance in tolerances) for name in ("atol", "rtol"))
         return ValidationReport("skipped", "none", atol, rtol, note="--validate none")
-    from onnxport.validation.exported import validate_export
+    with exclusive():
+        from onnxport.validation.exported import validate_export
 
-    return validate_export(written, blueprint, original, options, report)
+        return validate_export(written, blueprint, original, options, report)
 
 
 def _check(validation: ValidationReport, options: OutputOptions) -> None:

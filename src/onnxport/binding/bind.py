@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import FileState, Inventory, Reader, json_of
 from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.options import CheckpointOptions
+from onnxport.patching.patch import Patch
+from onnxport.patching.scope import patching
 from onnxport.weights import building
 from onnxport.weights.expressions import Array, Expression, InMemory, Reads, Stored
 
@@ -173,14 +174,14 @@ def _bind_lazily(
     from onnxport.checkpoint.quiet import quiet
     from onnxport.loading.load import attach_generation_config, load_state
     from onnxport.loading.merging import merge_expressions, settle_with
-    from onnxport.loading.quantized import recorded_mxfp4
+    from onnxport.loading.quantized import RECORDED_MXFP4
     from onnxport.weights.recording import Recording, Tape, lost
 
     tape = Tape(reader)
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
-        with quiet(), _few_missing_values(), recorded_mxfp4():
+        with quiet(), patching(_FEW_MISSING_VALUES, RECORDED_MXFP4):
             model, account = load_state(checkpoint, model_class, config, state, options)
             merge, leftover = settle_with(checkpoint, account, model)
             attach_generation_config(model, checkpoint)
@@ -250,18 +251,10 @@ def _array(tensor: torch.Tensor) -> Array:
     return TorchTensor(tensor.detach().cpu().contiguous()).numpy()
 
 
-@contextmanager
-def _few_missing_values() -> Iterator[None]:
-    """Give values to at most `MISSING_BYTES` of parameters that the checkpoint doesn't have, the smallest first.
+def _initialize_few(original: Callable[..., None]) -> Callable[..., None]:
+    """Initialize at most `MISSING_BYTES` of parameters that the checkpoint doesn't have, the smallest first."""
 
-    Most of them are an error in a moment; without this they would be in memory, and random, until then. It replaces a
-    method of Transformers in a block, because the loader has no argument for it.
-    """
-    from transformers import PreTrainedModel
-
-    original = PreTrainedModel._move_missing_keys_from_meta_to_device
-
-    def move(self: Any, missing_keys: Any, *arguments: Any) -> None:
+    def move(self: PreTrainedModel, missing_keys: Iterable[str], *arguments: Any) -> None:
         left, few = MISSING_BYTES, set()
         tensors = {key: self.get_parameter_or_buffer(key) for key in missing_keys}
         for key, tensor in sorted(tensors.items(), key=lambda item: item[1].nbytes):
@@ -272,11 +265,16 @@ def _few_missing_values() -> Iterator[None]:
                 tensor._is_hf_initialized = True
         original(self, few, *arguments)
 
-    PreTrainedModel._move_missing_keys_from_meta_to_device = move
-    try:
-        yield
-    finally:
-        PreTrainedModel._move_missing_keys_from_meta_to_device = original
+    return move
+
+
+_FEW_MISSING_VALUES = Patch(
+    "transformers:PreTrainedModel._move_missing_keys_from_meta_to_device",
+    _initialize_few,
+    "parameters without tensor are allocated and initialized at random before they are reported as an error",
+    "none: a model for training needs them",
+    "from_pretrained has an argument that leaves them on the meta device",
+)
 
 
 def relocate(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | None:

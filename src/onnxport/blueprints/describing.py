@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError, WeightsNeededError, with_few_layers, without_values
-from onnxport.architectures.describe import Component, describe
+from onnxport.architectures.describe import describe
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.tolerances import default_tolerance
 from onnxport.options import ExportOptions, GraphOptions, Progress
-from onnxport.patching.patch import patched
-from onnxport.tracing._capture import default_opset, quiet_engine
+from onnxport.tracing._capture import default_opset
 from onnxport.tracing.originals import trace_examples
-from onnxport.tracing.patches import fake_patches
+from onnxport.tracing.scope import without_values as running_fakes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +53,7 @@ class Described:
             return Described(draft, self.description.at_depth(shallow, deep, self.draft.layers_beyond(draft)))
         except NotExtendableError as error:
             logger.info("%s is described again: %s", type(deep).__name__, error)
-            with running_fakes():
+            with running_fakes(deep):
                 return Described(draft, describe_model(deep, draft.subject, options))
 
 
@@ -75,28 +73,21 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
     try:
         if draft.reduction.stacks:
             try:
-                with running_fakes(), with_few_layers():
+                with running_fakes(draft.reduction.model), with_few_layers():
                     return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
             except MoreLayersNeededError as error:
                 draft = draft.at_full_depth(f"with few layers, {error}")
         if draft.build is None:
-            with running_fakes():
+            with running_fakes(draft.reduction.model):
                 return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
-        with running_fakes(), without_values():
+        with running_fakes(draft.reduction.model), without_values():
             return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
     except WeightsNeededError as error:
         reason = str(error)
     report("load the weights", None)
     loaded = draft.with_weights(checkpoint, reason, options.checkpoint)
-    with running_fakes():
+    with running_fakes(loaded.reduction.model):
         return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
-
-
-@contextmanager
-def running_fakes() -> Iterator[None]:
-    """Let models run on parameters without values in a block."""
-    with quiet_engine(), patched(fake_patches()):
-        yield
 
 
 def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.binding.bind import Binding
 from onnxport.blueprints.blueprint import Blueprint, Depth, Trace, TracedGraph
 from onnxport.description.description import Description, GraphDescription
+from onnxport.description.encoder_outputs import Modality
 from onnxport.passes.hiding import hidden_parameters
 from onnxport.stamping import Layers
 from onnxport.weights.parameters import ParameterTensor
@@ -69,6 +70,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
             "traces": traces,
             "description": description,
             "depths": [asdict(depth) for depth in blueprint.trace.depths],
+            "modalities": [asdict(modality) for modality in blueprint.description.modalities],
             "binding": blueprint.binding.to_json(),
         }
     ).encode()
@@ -109,9 +111,13 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
             for depth in value["depths"]
         )
         texts = {name: str(value["description"][name]) for name in _DESCRIPTION}
+        modalities = tuple(Modality(**modality) for modality in value["modalities"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
-    description = Description(**texts, graphs=tuple(traced.description for traced in graphs))
+    described = tuple(traced.description for traced in graphs)
+    description = Description(
+        texts["model_type"], texts["architecture"], texts["task"], texts["dtype"], described, modalities
+    )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 
 

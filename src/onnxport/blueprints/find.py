@@ -14,10 +14,13 @@ from onnxport.blueprints.store import Store
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import Inventory, Reader
 from onnxport.description.description import Description
+from onnxport.description.encoder_outputs import Interface, Modality
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from transformers import PreTrainedConfig
 
     from onnxport.blueprints.describing import Described
     from onnxport.blueprints.draft import Draft
@@ -60,6 +63,10 @@ class BlueprintSource:
         """
         if self._found is not None:
             return self._found.description
+        with exclusive():  # also while torch and Transformers are imported, whose modules import each other
+            return self._describe()
+
+    def _describe(self) -> Description:
         from onnxport.blueprints.describing import describe_draft, description_of
         from onnxport.blueprints.draft import make_draft
 
@@ -86,6 +93,10 @@ class BlueprintSource:
             trace = self._found.trace
             self._graphs = tuple(map(at_full_depth, trace.graphs, trace.depths))
             return trace
+        with exclusive():
+            return self._trace()
+
+    def _trace(self) -> Trace:
         from onnxport.blueprints.describing import describe_draft
         from onnxport.blueprints.tracing import stamped, trace_graphs
 
@@ -112,6 +123,7 @@ class BlueprintSource:
         if self._found is not None:
             return replace(self._found, description=described, graphs=self._graphs)
         assert self.draft is not None, "a model is described before it is traced"
+        described = replace(described, modalities=_modalities(self.draft.bound.model.config, described))
         blueprint = Blueprint(described, trace, self.draft.bound.binding, self._graphs)
         self._keep(blueprint)
         return blueprint
@@ -149,6 +161,16 @@ class BlueprintSource:
                 logger.debug("not cached: %s", error)
                 return
             store.put(key, "export", label, content)
+
+
+def _modalities(config: PreTrainedConfig, description: Description) -> tuple[Modality, ...]:
+    from onnxport.architectures.describe import describe_modalities
+
+    interfaces = {
+        graph.name: Interface([spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs])
+        for graph in description.graphs
+    }
+    return describe_modalities(config, interfaces)
 
 
 def _inventory(checkpoint: Checkpoint) -> Inventory | None:

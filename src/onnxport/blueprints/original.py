@@ -10,6 +10,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.depth import LayerTypes, NotExtendableError
 from onnxport.description.description import Description
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -44,9 +45,12 @@ class Original:
     @cached_property
     def subject(self) -> Subject:
         """Task, class, configuration and preprocessor."""
-        from onnxport.blueprints.subject import subject_of
+        if self._draft is not None:
+            return self._draft.subject
+        with exclusive():
+            from onnxport.blueprints.subject import subject_of
 
-        return self._draft.subject if self._draft else subject_of(self.checkpoint, self._options)
+            return subject_of(self.checkpoint, self._options)
 
     @property
     def config(self) -> PreTrainedConfig:

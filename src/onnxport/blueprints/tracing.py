@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError, WeightsNeededError, without_values
 from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth, spec_of
-from onnxport.blueprints.describing import Described, running_fakes
+from onnxport.blueprints.describing import Described
 from onnxport.blueprints.draft import Draft
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
@@ -20,8 +20,9 @@ from onnxport.errors import TraceError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.stamping import Layers, interleaved
 from onnxport.tracing import trace
-from onnxport.tracing.numbers import watched_layer_indices
+from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.reduction import Reduction, TracedStack
+from onnxport.tracing.scope import without_values as running_fakes
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -174,11 +175,11 @@ def trace_few(graph: GraphDescription, draft: Draft, options: GraphOptions) -> T
         try:
             traced = trace_graph(graph, reduction, options)
         except TraceError as error:
-            if not seen.places:
+            if not seen.locations:
                 reason = f"it can't be traced with few layers ({' '.join(str(error).split())})"
                 raise MoreLayersNeededError(reason) from error
-    if seen.places:
-        reason = f"code decides by a layer's number ({seen.places[0]})"
+    if seen.locations:
+        reason = f"code branches on a layer's index ({seen.locations[0]})"
         raise MoreLayersNeededError(f"{', '.join(sorted(seen.stacks))}: {reason}", frozenset(seen.stacks))
     return traced
 
@@ -195,7 +196,7 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         TraceError: it can't be captured.
     """
     module, code = graph.module_of(reduction.model), graph.code
-    with running_fakes():
+    with running_fakes(module):
         layout = code.layout(graph.sizes)
     layout.flat = {name: tensor.to(module.device) for name, tensor in layout.flat.items()}
     model = trace(module, code.config, layout, code.examples.signature, opset=options.opset)

@@ -63,6 +63,7 @@ def make_manifest(
         components=components,
         validation=dict(outcome.validation),
         files=tuple(name for name in sizes if name not in in_components),
+        modalities=blueprint.description.modalities,
     )
 
 

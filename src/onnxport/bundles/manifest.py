@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnxport.containment import check_links, inside
+from onnxport.description.encoder_outputs import Modality
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 FILE_NAME = "onnxport.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added `modalities`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Manifest:
         components: the graphs.
         validation: the validation report as plain values.
         files: every other file of the directory.
+        modalities: how what the encoders return gets into the decoder, where the export has encoders beside one.
+        format_version: version of the format.
     """
 
     task: str
@@ -79,6 +84,7 @@ class Manifest:
     components: tuple[ComponentDescription, ...]
     validation: dict[str, Any]
     files: tuple[str, ...] = ()
+    modalities: tuple[Modality, ...] = ()
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:
@@ -100,7 +106,8 @@ class Manifest:
                     f"{FILE_NAME} has format {version}, this onnxport reads up to {FORMAT_VERSION}: upgrade onnxport"
                 )
             components = tuple(_component(component) for component in values.pop("components"))
-            return cls(**{**values, "components": components, "files": tuple(values["files"])})
+            lists = {"files": tuple(values["files"]), "modalities": _modalities(values.get("modalities", ()))}
+            return cls(**{**values, "components": components, **lists})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptCheckpointError(f"{FILE_NAME} is damaged: {error}; export the model again") from error
 
@@ -141,6 +148,10 @@ def open_manifest(directory: Path) -> Manifest:
                 raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names")
     check_links(directory)
     return manifest
+
+
+def _modalities(values: Iterable[Mapping[str, Any]]) -> tuple[Modality, ...]:
+    return tuple(Modality(**value) for value in values)
 
 
 def _component(values: dict[str, Any]) -> ComponentDescription:

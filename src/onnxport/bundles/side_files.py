@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
 from onnxport.containment import files_inside
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
@@ -92,13 +93,14 @@ def write_side_files(stage: Path, originals: list[Path], original: Original, *, 
         labelled: whether the outputs of the exported task are scores of labels.
     """
     names = {path.name for path in originals}
-    if "config.json" not in names:
-        original.config.save_pretrained(stage)
-        if "generation_config.json" not in names and original.generation_config is not None:
-            original.generation_config.save_pretrained(stage)
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
-    if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
-        original.preprocessor.save_pretrained(stage)
+    with exclusive():
+        if "config.json" not in names:
+            original.config.save_pretrained(stage)
+            if "generation_config.json" not in names and original.generation_config is not None:
+                original.generation_config.save_pretrained(stage)
+        if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+            original.preprocessor.save_pretrained(stage)
     for path in originals:
         if path.name == "config.json" and b"quantization_config" in path.read_bytes():
             _write_unquantized(path, stage / path.name)

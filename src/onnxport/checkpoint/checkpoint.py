@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.architectures.timm_wrapper import with_model_type
 from onnxport.checkpoint.adapters import Adapter, base_of, inventory_with, is_adapter, open_adapter
 from onnxport.checkpoint.discovery import FoundWeights, WeightFormat, check_gguf, find_weights, has_weights
 from onnxport.checkpoint.gguf import read_gguf_header
@@ -261,7 +262,7 @@ def _open_model(name: str, directory: Path, revision: str | None, options: Check
         if options.framework != "tf" and any(directory.glob("*.gguf")):
             return _assemble(name, directory, revision, {}, find_weights(directory, options.framework, {}))
         raise _no_config(name, directory, revision)
-    config = _with_timm_type(read_json_object(config_path, purpose="the model's configuration"))
+    config = with_model_type(read_json_object(config_path, purpose="the model's configuration"))
     _check_config(config_path, config)
     _check_code(name, config, options)
     for file_name, purpose in SIDE_JSON_FILES.items():
@@ -289,14 +290,6 @@ def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNo
         f"{where} has no config.json, so the model's type isn't known{hint}; give the directory of a saved "
         f"Transformers model (`model.save_pretrained(...)`)"
     )
-
-
-def _with_timm_type(config: dict[str, Any]) -> dict[str, Any]:
-    """Add to a configuration of timm's own what Transformers finds out: timm's repositories don't say it."""
-    if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
-        return config
-    name = "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
-    return {**config, "model_type": "timm_wrapper", "architectures": [name]}
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from onnxport.description.arguments import Layout
 from onnxport.description.axes import symbols_of, today_label
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
 from onnxport.description.depth import LayerTypes, at_depth
+from onnxport.description.encoder_outputs import Modality
 from onnxport.description.examples import Examples
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.signature import signature_of, solve
@@ -226,6 +227,7 @@ class Description:
         task: what for, the full name.
         dtype: floating-point type of the weights in the graphs.
         graphs: one for each component.
+        modalities: how what the encoders return gets into the decoder; known where the graphs are traced.
         notes: what isn't as it would be in an export.
         model: as the user gave it; empty in a blueprint, which serves all checkpoints of one shape.
     """
@@ -235,6 +237,7 @@ class Description:
     task: str
     dtype: str
     graphs: tuple[GraphDescription, ...]
+    modalities: tuple[Modality, ...] = ()
     notes: tuple[str, ...] = ()
     model: str = ""
 

@@ -65,6 +65,9 @@ class InnerEncoderOnnxConfig(EncoderOnnxConfig):
 class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
+    Attributes:
+        is_time_first: whether its layers take the encoder's hidden states as [sequence, batch, size].
+
     Args:
         model: the whole model; it is run once.
         encoder: description of its encoder.
@@ -74,6 +77,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         UnsupportedError: the model has no such cache.
     """
 
+    is_time_first: ClassVar[bool] = False
     _token_name: ClassVar[str] = "decoder_input_ids"
 
     def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
@@ -156,7 +160,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)
-        with _without_states(model_of(forward), 0 if complete else known):
+        with _without_states(model_of(forward), 0 if complete else known, self.is_time_first):
             return forward(
                 **self._heard(states, arguments.get("encoder_attention_mask")),
                 **{self._token_name: arguments["input_ids"]},
@@ -239,15 +243,15 @@ class CrossAttentionDecoderOnnxConfig(DecoderOnnxConfig):
 
 
 @contextmanager
-def _without_states(model: Any, known: Any) -> Iterator[None]:
-    """Hide the first `known` of an encoder's states from the projections of a decoder, in a block."""
+def _without_states(model: Any, known: Any, is_time_first: bool) -> Iterator[None]:
+    """Hide the first `known` of an encoder's hidden states from the projections of a decoder, in a block."""
 
     def hide(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
         for name in _STATES:
             if bound.arguments.get(name) is not None:
                 states = bound.arguments[name]
-                kept = states[known:] if _is_time_first(module) else states[:, known:]
+                kept = states[known:] if is_time_first else states[:, known:]
                 bound.arguments[name] = kept.contiguous()
         return bound.args, bound.kwargs
 
@@ -257,11 +261,6 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _is_time_first(module: Any) -> bool:
-    """Say whether a layer takes an encoder's states as [states, batch, size]."""
-    return type(module).__module__.endswith(".modeling_fsmt")
 
 
 def _projecting(model: Any) -> list[Any]:

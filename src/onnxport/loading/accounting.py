@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 8
-_COMPOSITES = ("encoder-decoder", "speech-encoder-decoder", "vision-encoder-decoder")
 _HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
 _OLD_BUFFERS = re.compile(
     r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$"
@@ -94,7 +93,8 @@ def drop_missing_poolers(account: Account, model: PreTrainedModel) -> Account:
         The account without the parameters that are gone.
     """
     missing = set(account.missing)
-    prefixes = ("", "encoder.") if model.config.model_type in _COMPOSITES else ("",)
+    is_composite = model.config.is_encoder_decoder and hasattr(model, "encoder")
+    prefixes = ("", "encoder.") if is_composite else ("",)
     for prefix in prefixes:
         owner = model.get_submodule(prefix.rstrip("."))
         own = {f"{prefix}pooler.{name}" for name in _parameter_names(getattr(owner, "pooler", None))}

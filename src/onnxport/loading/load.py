@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.quiet import hidden_bars, quiet
 from onnxport.errors import (
@@ -51,8 +52,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {name: ("timm", "torchvision") for name in ("timm_wrapper", "timm_backbone")}
-"""Model type → packages that its code is in."""
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -143,7 +142,8 @@ def _check_model_type(checkpoint: Checkpoint, options: CheckpointOptions) -> Non
 
 def _check_packages(checkpoint: Checkpoint) -> None:
     """Refuse a model that is another package's, where that isn't installed."""
-    missing = [name for name in _PACKAGES.get(checkpoint.model_type, ()) if find_spec(name) is None]
+    record = architecture_of(checkpoint.model_type)
+    missing = [name for name in (record.packages if record else ()) if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
             f"{checkpoint.name}: the model type {checkpoint.model_type!r} needs packages that aren't installed: "

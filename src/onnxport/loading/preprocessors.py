@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
@@ -112,8 +113,9 @@ def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     for name, purpose in SIDE_JSON_FILES.items():
         if (directory / name).is_file():
             read_json_object(directory / name, purpose=purpose)
-    if checkpoint.model_type == "timm_wrapper":  # the settings are in config.json
-        return ("AutoImageProcessor",)
+    record = architecture_of(checkpoint.model_type)
+    if record is not None and record.preprocessors:
+        return record.preprocessors
     has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
     has_settings = (directory / "preprocessor_config.json").is_file()
     if (directory / "processor_config.json").is_file() or (has_settings and has_tokenizer):
@@ -154,8 +156,8 @@ def check_audio_tokenizer(directory: Path) -> None:
     """
     for name in ("processor_config.json", "audio_tokenizer_config.json"):
         file = directory / name
-        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
-        if name == "processor_config.json":
+        settings: object = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json" and isinstance(settings, dict):
             settings = settings.get("audio_tokenizer")
         path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
         if isinstance(path, str) and os.path.exists(path):

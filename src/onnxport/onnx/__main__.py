@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxport._garbage import without_last_collections
+from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError
 
 MIN_OPTIMUM_VERSION = "1.5.0"
 """Kept for imports; the export never goes through optimum."""
-ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
-"""Model types that become two graphs."""
 
 logger = logging.getLogger("onnxport.onnx")
 

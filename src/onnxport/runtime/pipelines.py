@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ def _loaded(auto_class: str, path: Path) -> tuple[Any, str]:
 
 
 def _named(model: OnnxModel) -> OnnxModel:
-    """Return a model whose class has the name of the original's, by which pipelines tell models apart."""
-    model.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
-    return model
+    """Return a copy whose class has the name of the original's, by which pipelines distinguish models.
+
+    The copy shares the sessions; the caller's model keeps its class.
+    """
+    named = copy.copy(model)
+    named.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
+    return named

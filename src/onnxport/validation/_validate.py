@@ -9,10 +9,12 @@ from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.containment import inside
 from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, with_note
 
 
+@exclusive()
 def validate(
     directory: str | Path,
     reference: str | None = None,
