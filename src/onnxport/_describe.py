@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport._needs import WeightsNeededError, without_values
+from onnxport._needs import WeightsNeededError, noticing_missing_values
 from onnxport.binding.bind import bind
 from onnxport.blueprints.describing import describe_model
 from onnxport.blueprints.subject import Subject, subject_of
@@ -24,8 +24,7 @@ from onnxport.options import CheckpointOptions, ExportOptions
 from onnxport.patching.scope import exclusive
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.probe import Probe, probe
-from onnxport.tracing.scope import quiet_engine
-from onnxport.tracing.scope import without_values as running_fakes
+from onnxport.tracing.scope import quiet_engine, without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,9 +47,9 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
     subject = subject_of(checkpoint, options)
     notes: tuple[str, ...] = ()
     try:
-        with quiet_engine(), without_values():
+        with quiet_engine(), noticing_missing_values():
             whole, notes = _fake(checkpoint, subject, options.checkpoint)
-        with running_fakes(whole), without_values():
+        with without_values(whole), noticing_missing_values():
             description = _probed(whole, subject, options)
     except WeightsNeededError as error:
         notes = (f"described with its weights in memory: it can't be without ({error})",)

@@ -37,10 +37,10 @@ def with_few_layers() -> Iterator[None]:
 
     Raises:
         MoreLayersNeededError: the model's own code fails, as where it takes the output of a layer that isn't there.
-        WeightsNeededError: see `without_values`.
+        WeightsNeededError: see `noticing_missing_values`.
     """
     try:
-        with without_values():
+        with noticing_missing_values():
             yield
     except (OnnxportError, WeightsNeededError) as error:
         if not isinstance(error, UnsupportedError) or error.__cause__ is None:
@@ -53,7 +53,7 @@ def with_few_layers() -> Iterator[None]:
 
 
 @contextmanager
-def without_values() -> Iterator[None]:
+def noticing_missing_values() -> Iterator[None]:
     """Run a block in which parameters have no values.
 
     Raises:

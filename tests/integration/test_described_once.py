@@ -16,13 +16,14 @@ from conformance.checkpoints import make_checkpoint
 from conformance.stamped import ARCHITECTURES, save
 from onnxport._needs import MoreLayersNeededError
 from onnxport.blueprints import describing, draft, tracing
-from onnxport.blueprints.describing import Described, describe_model, running_fakes
+from onnxport.blueprints.describing import Described, describe_model
 from onnxport.blueprints.draft import make_draft
 from onnxport.blueprints.find import BlueprintSource
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.description.description import GraphDescription
 from onnxport.options import ExportOptions
 from onnxport.tracing.fake import is_fake
+from onnxport.tracing.scope import without_values
 
 
 @pytest.fixture
@@ -135,10 +136,11 @@ def test_few_layers_tell_what_all_are(name: str, tmp_path: Path) -> None:
     few = make_draft(open_checkpoint(save(name, tmp_path), options), options, lambda *_: None)
     assert few.reduction.stacks
     whole = few.at_full_depth("compared")
-    with running_fakes():
-        shallow = Described(few, describe_model(few.reduction.model, few.subject, options))
-        deep = describe_model(whole.reduction.model, few.subject, options)
-    extended = shallow.extended(whole, options).description
+    with without_values(few.reduction.model):
+        shallow = Described(few, describe_model(few.reduction.model, few.subject, options.graph))
+    with without_values(whole.reduction.model):
+        deep = describe_model(whole.reduction.model, few.subject, options.graph)
+    extended = shallow.extended(whole, options.graph).description
     assert [facts(graph) for graph in extended.graphs] == [facts(graph) for graph in deep.graphs]
     for graph in extended.graphs:
         assert GraphDescription.from_json(json.loads(json.dumps(graph.to_json()))) == graph

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, with_few_layers, without_values
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values, with_few_layers
 from onnxport.architectures.describe import describe
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
@@ -18,7 +18,7 @@ from onnxport.description.tolerances import default_tolerance
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
 from onnxport.tracing.originals import trace_examples
-from onnxport.tracing.scope import without_values as running_fakes
+from onnxport.tracing.scope import without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ class Described:
             return Described(draft, self.description.at_depth(shallow, deep, self.draft.layers_beyond(draft)))
         except NotExtendableError as error:
             logger.info("%s is described again: %s", type(deep).__name__, error)
-            with running_fakes(deep):
+            with without_values(deep):
                 return Described(draft, describe_model(deep, draft.subject, options))
 
 
@@ -73,20 +73,20 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
     try:
         if draft.reduction.stacks:
             try:
-                with running_fakes(draft.reduction.model), with_few_layers():
+                with without_values(draft.reduction.model), with_few_layers():
                     return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
             except MoreLayersNeededError as error:
                 draft = draft.at_full_depth(f"with few layers, {error}")
         if draft.build is None:
-            with running_fakes(draft.reduction.model):
+            with without_values(draft.reduction.model):
                 return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
-        with running_fakes(draft.reduction.model), without_values():
+        with without_values(draft.reduction.model), noticing_missing_values():
             return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
     except WeightsNeededError as error:
         reason = str(error)
     report("load the weights", None)
     loaded = draft.with_weights(checkpoint, reason, options.checkpoint)
-    with running_fakes(loaded.reduction.model):
+    with without_values(loaded.reduction.model):
         return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
 
 

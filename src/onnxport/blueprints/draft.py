@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from onnxport._needs import WeightsNeededError, without_values
+from onnxport._needs import WeightsNeededError, noticing_missing_values
 from onnxport.binding.bind import Bound, bind
 from onnxport.blueprints.subject import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def make_draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress)
 
     whole = Draft(subject, bound, Reduction(bound.model), build)
     try:
-        with without_values():
+        with noticing_missing_values():
             if not options.stamping:
                 return replace(whole, reduction=Reduction(build(bound.model.config), notes=("--no-stamping",)))
             return whole.with_all_layers_of(frozenset())

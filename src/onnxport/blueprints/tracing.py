@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, without_values
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values
 from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth, spec_of
 from onnxport.blueprints.describing import Described
 from onnxport.blueprints.draft import Draft
@@ -22,7 +22,7 @@ from onnxport.stamping import Layers, interleaved
 from onnxport.tracing import trace
 from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.reduction import Reduction, TracedStack
-from onnxport.tracing.scope import without_values as running_fakes
+from onnxport.tracing.scope import without_values
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def trace_more(index: int, described: Described, error: MoreLayersNeededError, o
         else:
             return replace(found, depth=replace(found.depth, note=f"traced at full depth: {error}", as_drafted=False))
     deep = described.extended(described.draft.at_full_depth(str(error)), options)
-    with without_values():
+    with noticing_missing_values():
         traced = trace_graph(deep.description.graphs[index], deep.draft.reduction, options)
     depth = Depth(note="; ".join(deep.draft.reduction.notes))
     return FullGraph(traced, depth, at_full_depth(traced, depth))
@@ -169,7 +169,7 @@ def trace_few(graph: GraphDescription, draft: Draft, options: GraphOptions) -> T
     if not reduction.stacks:
         if draft.build is None:
             return trace_graph(graph, reduction, options)
-        with without_values():
+        with noticing_missing_values():
             return trace_graph(graph, reduction, options)
     with watched_layer_indices(reduction.model, reduction.stacks) as seen:
         try:
@@ -196,7 +196,7 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         TraceError: it can't be captured.
     """
     module, code = graph.module_of(reduction.model), graph.code
-    with running_fakes(module):
+    with without_values(module):
         layout = code.layout(graph.sizes)
     layout.flat = {name: tensor.to(module.device) for name, tensor in layout.flat.items()}
     model = trace(module, code.config, layout, code.examples.signature, opset=options.opset)
