@@ -381,7 +381,7 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "tokens alone": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
     "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
     "no pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
-    "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, and adapter_config.json says 8"),
+    "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, but 8 in adapter_config.json"),
     "another layer": ({"layers_to_transform": [1]}, GOOD, CorruptCheckpointError, "layers_to_transform"),
     "no lengths": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
     "half": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
@@ -392,7 +392,7 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
         {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
     ),
     "a norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
-    "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base"),
+    "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base model"),
     "a base that isn't there": (
         {"base_model_name_or_path": "/not/there"}, GOOD, CheckpointNotFoundError, "no such directory",
     ),
@@ -413,7 +413,7 @@ def test_missing_files(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     for given, words in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
         with pytest.raises(CheckpointError, match=words):
             open_checkpoint(source, ExportOptions(adapter=str(given)))
-    with pytest.raises(UnsupportedError, match="give their base as MODEL"):
+    with pytest.raises(UnsupportedError, match="pass their base model as MODEL"):
         open_checkpoint(found, ExportOptions(adapter=str(found)))
     (found / "adapter_model.safetensors").rename(found / "adapter_model.bin")
     with pytest.raises(CheckpointNotFoundError, match=re.escape("adapter_model.bin, a pickle")):

@@ -53,8 +53,8 @@ def replace(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "rewritten": (rewrite, "it was written to"),
-    "replaced": (replace, "another file has its name now"),
+    "rewritten": (rewrite, "it was modified"),
+    "replaced": (replace, "it was replaced by another file"),
     "cut short": (lambda path: os.truncate(path, path.stat().st_size - 8), "it had .* bytes, now it has"),
     "lengthened": (lambda path: os.truncate(path, path.stat().st_size + 8), "it had .* bytes, now it has"),
 }
@@ -85,7 +85,7 @@ def test_a_file_that_ends_early_is_noticed_at_once(tmp_path: Path) -> None:
     with reader:
         reader.read(ByteRange("a.safetensors", 0, 8))
         os.truncate(tmp_path / "a.safetensors", inventory.tensors["x"].end - 1)
-        with pytest.raises(CorruptCheckpointError, match="cut short while it was read"):
+        with pytest.raises(CorruptCheckpointError, match="truncated while it was read"):
             inventory.tensors["x"].evaluate(reader)
 
 

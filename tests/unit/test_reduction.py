@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.layers import find_stacks
-from onnxport.tracing.numbers import watched_layer_indices
 from onnxport.tracing.reduction import TracedStack, reduce
 
 

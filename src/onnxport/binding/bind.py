@@ -203,7 +203,7 @@ def _bind_lazily(
 
 
 def _is_foreign(error: OnnxportError) -> bool:
-    """Tell whether an error comes from a model's code, which may want values: an eager load shows whether it does."""
+    """Return whether an error comes from a model's code, which may want values: an eager load shows whether it does."""
     return isinstance(error, CorruptCheckpointError) and not isinstance(error.__cause__, OSError | None)
 
 

@@ -28,7 +28,7 @@ from onnxport.stamping import Layers, StampError, interleaved
 from onnxport.tracing import trace
 from onnxport.tracing._capture import quiet_engine
 from onnxport.tracing.fake import build_fake, like_full
-from onnxport.tracing.numbers import watched_layer_indices
+from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.originals import trace_examples
 from onnxport.tracing.patches import fake_patches
 from onnxport.tracing.reduction import Reduction, TracedStack, reduce

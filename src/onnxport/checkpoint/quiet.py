@@ -1,4 +1,4 @@
-"""Silence what Transformers and the hub client print while they work; errors come as exceptions anyway."""
+"""Silence progress bars, logs and warnings of Transformers and the hub client."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from types import ModuleType
 
 _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "httpx2")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide progress bars, load reports and warnings in a block; everything is as before after it.
+    """Hide progress bars, load reports and warnings in a block, and restore the settings after it.
 
-    Loggers keep what is `ERROR` or worse. Progress bars are switched off only in packages that are loaded already
-    or are about to be used: the hub client always, Transformers when it is imported.
+    Loggers emit `ERROR` and above. Progress bars of the hub client are always disabled, those of Transformers only
+    where it is imported already.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -33,18 +33,18 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def hidden_bars(module: Any) -> Iterator[None]:
-    """Switch off the bars of a module that uses `tqdm` directly, out of reach of its package's own switch.
+def hidden_bars(module: ModuleType) -> Iterator[None]:
+    """Disable the progress bars of a module that uses `tqdm` directly, bypassing its package's setting.
 
     Raises:
-        AttributeError: the module has no `tqdm`: it no longer needs this.
+        AttributeError: the module has no `tqdm`, so the workaround can be removed.
     """
     original = module.tqdm
-    module.tqdm = partial(original, disable=True)
+    setattr(module, "tqdm", partial(original, disable=True))  # noqa: B010
     try:
         yield
     finally:
-        module.tqdm = original
+        setattr(module, "tqdm", original)  # noqa: B010
 
 
 def _hide_hub_bars(stack: ExitStack) -> None:

@@ -176,7 +176,7 @@ def _same_input(old: ir.Value, new: ir.Value) -> bool:
 
 
 def same_operation(one: ir.Node, other: ir.Node) -> bool:
-    """Say whether two nodes do the same to their inputs: operator, attributes, types of the outputs."""
+    """Return whether two nodes do the same to their inputs: operator, attributes, types of the outputs."""
     import onnx_ir as ir
 
     if one.op_identifier() != other.op_identifier() or len(one.inputs) != len(other.inputs):

@@ -203,7 +203,7 @@ class _Plan:
             raise StampError(f"{name}: layer {reader} reads {value.name} of layer {owner}")
 
     def _is_unique(self, number: int) -> bool:
-        """Say whether a traced layer stands for itself alone, so that layers far behind it may read from it."""
+        """Return whether a traced layer stands for itself alone, so that layers far behind it may read from it."""
         return self.layers.full.count(self.layers.traced[number]) == 1
 
     def _template(self, kind: int) -> int:

@@ -96,14 +96,14 @@ def _mutates(target: Any) -> bool:
 
 
 def _may_share(target: Any) -> bool:
-    """Say whether what an operator returns may share memory with what it takes."""
+    """Return whether what an operator returns may share memory with what it takes."""
     schema = getattr(target, "_schema", None)
     aliased = schema is not None and any(result.alias_info is not None for result in schema.returns)
     return aliased or _is_view_or_copy(target)
 
 
 def _is_view_or_copy(target: Any) -> bool:
-    """Say whether an operator is one of those that return a view or a copy as the case may be, such as reshape."""
+    """Return whether an operator is one of those that return a view or a copy as the case may be, such as reshape."""
     from torch._export.utils import _is_cia_op, _is_preservable_cia_op
     from torch._ops import OpOverload
 
@@ -131,7 +131,7 @@ def _functionalize(graph: Graph) -> bool:
 
 
 def _is_own(changed: Node, earlier: set[Node]) -> bool:
-    """Say whether a tensor was made by its node and nothing has a view of it."""
+    """Return whether a tensor was made by its node and nothing has a view of it."""
     made = changed.op == "call_function" and not _may_share(changed.target)
     return made and not any(_may_share(user.target) for user in changed.users if user in earlier)
 

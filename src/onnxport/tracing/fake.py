@@ -88,7 +88,7 @@ def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 
 
 def is_fake(tensor: Any) -> bool:
-    """Say whether a tensor, or the parameter around it, has no values."""
+    """Return whether a tensor, or the parameter around it, has no values."""
     return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)
 
 

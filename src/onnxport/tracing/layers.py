@@ -100,7 +100,7 @@ def _lists_of_kinds(config: Any, count: int) -> tuple[str, ...]:
 
 
 def _are_kinds(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
-    """Say whether a list tells the kind of each layer.
+    """Return whether a list tells the kind of each layer.
 
     Names do, but for those of stages, of which some are returned; numbers that are all different tell layers apart, and
     which of them decide something is noticed when they are looked at.
@@ -127,7 +127,7 @@ def _stacks(module: torch.nn.Module, path: str, config: Any) -> Iterator[Stack]:
 
 
 def _shrinks(layer: torch.nn.Module) -> bool:
-    """Say whether a layer returns less than it is given: after more of them, what follows is computed otherwise."""
+    """Return whether a layer returns less than it is given: after more of them, what follows is computed otherwise."""
     strides = (getattr(part, "stride", 1) for part in (layer, *layer.children()))
     return any(step != 1 for stride in strides for step in (stride if isinstance(stride, tuple) else (stride,)))
 
@@ -157,7 +157,7 @@ def scalars(module: torch.nn.Module) -> tuple[tuple[str, Any], ...]:
 
 
 def is_number(name: str) -> bool:
-    """Say whether an attribute of this name holds the layer's own number."""
+    """Return whether an attribute of this name holds the layer's own number."""
     return _NUMBER.search(name) is not None
 
 

@@ -307,7 +307,7 @@ def _same_outside(full: Outside, short: Outside, cuts: Cuts, shares: bool) -> bo
 
 
 def _have_shares(shapes: list[Any], made: list[Any], cuts: Cuts) -> bool:
-    """Say whether tensors differ only in sizes with a share for every layer (the head that reads ESM's attentions).
+    """Return whether tensors differ only in sizes with a share for every layer (the head that reads ESM's attentions).
 
     Where such a tensor is in the graph, it has the wrong shape there, which is noticed.
     """
@@ -324,12 +324,12 @@ def _have_shares(shapes: list[Any], made: list[Any], cuts: Cuts) -> bool:
 
 
 def _is_share(before: Any, after: Any, cuts: Cuts) -> bool:
-    """Say whether a size got smaller just as the layers got fewer."""
+    """Return whether a size got smaller just as the layers got fewer."""
     return type(before) is int and any(before * len(cut.kept) == after * cut.length for cut in cuts)
 
 
 def _is_same_setting(name: str, before: Any, after: Any, cuts: Cuts) -> bool:
-    """Say whether a setting is the same, or says the same of fewer layers: their count, or something for each."""
+    """Return whether a setting is the same, or says the same of fewer layers: their count, or something for each."""
     if before == after:
         return True
     if name == _CHOSEN:  # the states of the last layer alone, whose number is the count of layers

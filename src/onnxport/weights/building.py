@@ -219,7 +219,7 @@ def rebuilt(of: Expression, children: Sequence[Expression]) -> Expression:
 
 
 def equal_values(one: Expression, other: Expression, reader: Reads) -> bool:
-    """Tell whether two tensors of the same shape have the same values, reading a few megabytes at a time."""
+    """Return whether two tensors of the same shape have the same values, reading a few megabytes at a time."""
     rows = one.shape[0] if one.shape else 0
     if not rows or isinstance(one, Concatenate) or isinstance(other, Concatenate):
         return bool((one.evaluate(reader) == other.evaluate(reader)).all())

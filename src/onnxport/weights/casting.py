@@ -35,7 +35,7 @@ _BLOCK = 1 << 16
 
 
 def can_cast(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Tell whether `cast_into` gives what torch gives."""
+    """Return whether `cast_into` gives what torch gives."""
     return target in TARGETS and (source in FLOATS or source.kind in "iub")
 
 

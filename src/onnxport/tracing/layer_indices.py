@@ -93,7 +93,7 @@ def _noting(name: str, *, compares: bool) -> Callable[..., Any]:
 
 
 def _is_operator(caller: FrameType) -> bool:
-    """Say whether a frame is at an operator: a dictionary that looks a number up compares it, too."""
+    """Return whether a frame is at an operator: a dictionary that looks a number up compares it, too."""
     return dis.opname[caller.f_code.co_code[caller.f_lasti]] not in _PASSING_ON
 
 
