@@ -94,8 +94,8 @@ def check(directory: Path, name: str, wanted: State, **options: Any) -> Binding:
     with Reader(checkpoint.directory, binding.files) as reader:
         for key, tensor in plain.state_dict().items():
             streamed = torch.from_numpy(binding[key].evaluate(reader).astype(np.float32))
-            pieces = [piece.astype(np.float32).copy() for piece in binding[key].pieces(reader)]
-            assert np.array_equal(np.concatenate(pieces), streamed.flatten().numpy())
+            chunks = [chunk.astype(np.float32).copy() for chunk in binding[key].chunks(reader)]
+            assert np.array_equal(np.concatenate(chunks), streamed.flatten().numpy())
             expected = wanted[key].float() if key in wanted else tensor.to(loaded.dtype).float()
             tolerance = bound_tolerance if key in wanted else 0
             assert torch.allclose(streamed, expected, atol=tolerance, rtol=tolerance), key
@@ -140,27 +140,27 @@ def test_conv1d_and_embeddings_are_transposed(tmp_path: Path, dora: bool) -> Non
     table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
     deltas = {name: product(tensors, name, 1.5) for name in (square, wide)}
     deltas[table] = 1.5 * (table_factors[f"{table}.lora_embedding_B"] @ table_factors[f"{table}.lora_embedding_A"])
-    wanted, lengths = {}, {}
+    wanted, norms = {}, {}
     for name, delta in deltas.items():
         merged = weights[f"{name}.weight"].T + delta
         if dora:
-            lengths[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
-            merged = merged / merged.norm(dim=1, keepdim=True) * lengths[f"{name}.lora_magnitude_vector"][:, None]
+            norms[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
+            merged = merged / merged.norm(dim=1, keepdim=True) * norms[f"{name}.lora_magnitude_vector"][:, None]
         wanted[f"{name}.weight"] = merged.T
-    found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **lengths}, use_dora=dora)
+    found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **norms}, use_dora=dora)
     check(found, "GPT2LMHeadModel", wanted)
 
 
 def test_convolutions_and_dora(tmp_path: Path) -> None:
     weights = load_file(base(tmp_path / "base", "ViTForImageClassification", VIT) / "model.safetensors")
     name = "vit.embeddings.patch_embeddings.projection"
-    down, up, lengths = random(4, 3, 4, 4), random(32, 4, 1, 1), random(1, 32, 1, 1).abs()
+    down, up, norms = random(4, 3, 4, 4), random(32, 4, 1, 1), random(1, 32, 1, 1).abs()
     tensors = {
-        f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.lora_magnitude_vector.weight": lengths
+        f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.lora_magnitude_vector.weight": norms
     }  # fmt: skip
     found = adapter(tmp_path / "lora", "../base", tensors, use_dora=True)
     merged = weights[f"{name}.weight"] + 1.5 * torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down)
-    merged = merged / merged.flatten(1).norm(dim=1)[:, None, None, None] * lengths.reshape(-1, 1, 1, 1)
+    merged = merged / merged.flatten(1).norm(dim=1)[:, None, None, None] * norms.reshape(-1, 1, 1, 1)
     check(found, "ViTForImageClassification", {f"{name}.weight": merged})
 
 
