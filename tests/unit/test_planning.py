@@ -96,7 +96,7 @@ def test_what_prevents_linking_is_named() -> None:
     whole = stored("w", 500, 10, begin=0)
     cases = {
         "which is FLOAT in the checkpoint and FLOAT16 with --dtype fp16": building.cast(whole, ir.DataType.FLOAT16),
-        r"which is made of 2 tensors \(Concatenate\)": building.concatenate([whole, whole], 1),
+        r"which is computed from 2 tensors \(Concatenate\)": building.concatenate([whole, whole], 1),
         "which isn't in a safetensors file": InMemory(np.zeros((500, 10), np.float32)),
     }
     for message, made in cases.items():

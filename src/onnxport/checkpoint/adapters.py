@@ -267,12 +267,12 @@ def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Fact
     if not keys:
         raise CorruptCheckpointError(f"{file} has no tensors; save the adapter again")
     factors = {}
-    for module, found in parts.items():
-        if not {"lora_A", "lora_B"} <= found.keys():
+    for module, keyed in parts.items():
+        if not {"lora_A", "lora_B"} <= keyed.keys():
             raise CorruptCheckpointError(
-                f"{file}: {module} has {', '.join(sorted(found))}, and needs lora_A and lora_B; save the adapter again"
+                f"{file}: {module} has {', '.join(sorted(keyed))}, and needs lora_A and lora_B; save the adapter again"
             )
-        factors[module] = Factors(found["lora_B"], found["lora_A"], found.get("lora_magnitude_vector"))
+        factors[module] = Factors(keyed["lora_B"], keyed["lora_A"], keyed.get("lora_magnitude_vector"))
     return factors, replacements
 
 

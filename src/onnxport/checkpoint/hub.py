@@ -77,7 +77,12 @@ def fetch_snapshot(repository: str, options: ExportOptions, *, endpoint: str | N
         CorruptCheckpointError: a download was cut off.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HTTPError, IncompleteSnapshotError, RevisionResolutionError, XetDownloadError
+    from huggingface_hub.errors import (
+        HTTPError,  # type: ignore[attr-defined]
+        IncompleteSnapshotError,
+        RevisionResolutionError,
+        XetDownloadError,
+    )
 
     common: dict[str, Any] = {"revision": options.revision, "cache_dir": options.cache_dir, "token": options.token}
     with quiet():
@@ -134,7 +139,7 @@ def _matches(name: str, pattern: str) -> bool:
 def _list_files(api: HfApi, repository: str, revision: str | None) -> list[str] | None:
     """Return the names of a repository's files; `None` when the hub can't be reached or offline mode is set."""
     # `HTTPError` is that of the HTTP client in use, which changed from requests to httpx in huggingface_hub 1.0.
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
         info = api.model_info(repository, revision=revision)

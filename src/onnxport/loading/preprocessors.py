@@ -99,13 +99,13 @@ def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: ExportOptio
 
     if isinstance(loaded, ImageProcessingMixin | FeatureExtractionMixin):
         if not any((checkpoint.directory / name).is_file() for name in _TOKENIZER_FILES):
-            return loaded
+            return cast("Preprocessor", loaded)
         part = "image_processor" if isinstance(loaded, ImageProcessingMixin) else "feature_extractor"
         return Preprocessors(cast("Any", _load("AutoTokenizer", checkpoint, options)), **{part: loaded})
     if not isinstance(loaded, PreTrainedTokenizerBase):
         return loaded
     if not (checkpoint.directory / "preprocessor_config.json").is_file():
-        return loaded
+        return cast("Preprocessor", loaded)
     auto_class = _settings_class(checkpoint)
     part = "image_processor" if auto_class == "AutoImageProcessor" else "feature_extractor"
     return Preprocessors(loaded, **{part: cast("Any", _load(auto_class, checkpoint, options))})
