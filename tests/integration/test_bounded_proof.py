@@ -29,7 +29,7 @@ from onnxport.loading.load import load_config, load_preprocessor
 from onnxport.options import ExportOptions
 from onnxport.validation import mapped, memory, on_demand
 from onnxport.validation.digests import TensorDigests, compare_tensors, merged_digests
-from onnxport.validation.memory import Way
+from onnxport.validation.memory import Strategy
 from onnxport.validation.original import original_model
 from onnxport.validation.prove import Subject
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_changes_is_told(gpt2: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(source, ExportOptions())
     with (
         pytest.raises(CorruptCheckpointError, match="changed while it was read"),
-        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Way("on disk")) as (model, _),
+        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Strategy("on disk")) as (model, _),
     ):
         model(torch.ones(1, 2, dtype=torch.int64))
         with (source / "model.safetensors").open("ab") as file:
@@ -141,7 +141,7 @@ def test_an_export_in_every_amount_of_memory(
     validation = result.manifest.validation
     assert validation["status"] == status
     assert len(validation["cases"]) == 5
-    assert validation["note"] == "" if memory_given == 10**9 else "may be taken" in validation["note"]
+    assert validation["note"] == "" if memory_given == 10**9 else "may be used" in validation["note"]
     if status == "partial":
         assert "2 of 6 layers (transformer.h.0, transformer.h.1)" in validation["note"]
         assert all(len(case["outputs"]) == 1 + 2 * 2 for case in validation["cases"])

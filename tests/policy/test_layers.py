@@ -13,7 +13,7 @@ import pytest
 from tests.policy.source import FILES, SOURCE, label
 
 LAYERS = (
-    ("errors", "_garbage"),
+    ("errors", "_garbage", "_locking"),
     ("options",),
     ("patching",),
     ("configs",),

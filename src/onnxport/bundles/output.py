@@ -1,7 +1,7 @@
-"""The output directory appears whole or not at all.
+"""Create the output directory atomically.
 
-Files are written into a hidden directory beside the output, flushed to disk, and the directory is renamed into
-place; an old output changes places with it. A process that is killed leaves that directory; the next removes it.
+Files are written into a hidden directory beside the output and flushed to disk, and the directory is renamed, or
+exchanged with an existing output. The next export removes the directory of a killed process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from onnxport.errors import CheckpointError, OutputError
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Refuse an output that would lose something or can't be written, before any work is done.
+    """Check, before any work is done, that an output can be written without losing files.
 
     Args:
         output: directory to create.
         force: replace an earlier export.
 
     Raises:
-        OutputError: it is a file, holds something, or its parent can't be written.
+        OutputError: it is a file, isn't empty, or its parent isn't writable.
     """
     restore_old(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()):
@@ -46,7 +46,7 @@ def check_output(output: Path, *, force: bool) -> None:
 
 
 def _check_replaceable(output: Path) -> None:
-    """Let `force` replace only what an export wrote: anything else would be lost."""
+    """Check that a directory has only files of an earlier export, before `force` replaces it."""
     try:
         manifest = read_manifest(output)
     except CheckpointError as error:

@@ -1,7 +1,7 @@
-"""Everything of a checkpoint that isn't its weights: configuration, generation settings, tokenizer, processors.
+"""Copy a checkpoint's files beside the weights: configuration, generation configuration, tokenizer, processors.
 
-The modules of a sentence-transformers directory are copied whole, the weights of a Dense among them: its own ONNX
-backend reads them beside the graph.
+The modules of a sentence-transformers directory are copied with their weights, which the ONNX backend of
+sentence-transformers reads beside the graph.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from onnxport.checkpoint.checkpoint import Checkpoint
+    from onnxport.loading.preprocessors import Preprocessor
 
 _NAMES = (
     "config.json",
@@ -37,19 +40,19 @@ _NAMES = (
     "README.md",
     "LICENSE*",
 )
-"""Patterns of the files that clients read beside a graph; the licence and the model card go with the weights."""
+"""Patterns of the files that clients read beside a graph, and of the license and the model card."""
 
 
 class Original(Protocol):
-    """What a checkpoint's side files are made from, loaded when it is asked for."""
+    """Configuration and preprocessor of a checkpoint, loaded on first access."""
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PreTrainedConfig:
         """The configuration."""
 
     @property
-    def preprocessor(self) -> Any:
-        """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
+    def preprocessor(self) -> Preprocessor | None:
+        """Tokenizer, processor, image processor or feature extractor; None if the checkpoint has none."""
 
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
@@ -70,14 +73,13 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
 
 
 def write_side_files(stage: Path, originals: list[Path], original: Original) -> None:
-    """Copy what the checkpoint has, and write what clients need and it lacks.
+    """Copy the checkpoint's files, and save the missing ones that clients need.
 
     Args:
         stage: directory to write into.
-        originals: what `side_files` found.
-        original: asked only for what the checkpoint lacks: its configuration where there is none (GGUF), its
-            preprocessor where there are only older formats, so that today's (`tokenizer.json`) exist; the checkpoint's
-            own files win.
+        originals: result of `side_files`.
+        original: saves the configuration where the checkpoint has none (GGUF), and the preprocessor where the
+            checkpoint has older formats without `tokenizer.json`; files of the checkpoint take precedence.
     """
     names = {path.name for path in originals}
     if "config.json" not in names:
@@ -93,7 +95,7 @@ def write_side_files(stage: Path, originals: list[Path], original: Original) -> 
 
 
 def _write_unquantized(path: Path, target: Path) -> None:
-    """Write a configuration without what it says of quantized weights: the export's are floating-point numbers."""
+    """Write a configuration without `quantization_config`: the exported weights are in floating point."""
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
@@ -102,7 +104,7 @@ def _write_unquantized(path: Path, target: Path) -> None:
 
 
 def module_files(checkpoint: Checkpoint) -> dict[str, Path]:
-    """Map names inside the output to the files of the sentence-transformers directory that a model is part of."""
+    """Map paths relative to the output to files of the model's sentence-transformers directory."""
     root, trunk = checkpoint.root, checkpoint.directory
     if root is None:
         return {}
@@ -112,16 +114,16 @@ def module_files(checkpoint: Checkpoint) -> dict[str, Path]:
 
 
 def write_module_files(stage: Path, checkpoint: Checkpoint) -> None:
-    """Copy the modules of a sentence-transformers directory; `modules.json` says that the model lies beside it.
+    """Copy the modules of a sentence-transformers directory, with the Transformer's path in `modules.json` empty.
 
     Args:
         stage: directory to write into.
-        checkpoint: the model, perhaps in a directory inside that of the modules, as older releases wrote it.
+        checkpoint: the Transformer, in the sentence-transformers directory or, in older releases, a subdirectory.
     """
     for name, path in module_files(checkpoint).items():
         target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # weights that are linked
+        if target.exists():  # linked weights
             continue
         if name != LIST_FILE or checkpoint.root == checkpoint.directory:
             shutil.copyfile(path, target)

@@ -13,7 +13,7 @@ from onnxport.validation.report import ValidationReport, merged, with_note
 
 if TYPE_CHECKING:
     from onnxport.architectures.describe import Component
-    from onnxport.validation.memory import Way
+    from onnxport.validation.memory import Strategy
 
 
 def validate(
@@ -42,7 +42,7 @@ def validate(
     from onnxport.architectures.describe import describe
     from onnxport.blueprints.make import subject_of
     from onnxport.checkpoint.checkpoint import open_checkpoint
-    from onnxport.validation.memory import way_for
+    from onnxport.validation.memory import strategy_for
     from onnxport.validation.original import original_model
 
     directory = Path(directory)
@@ -62,16 +62,16 @@ def validate(
         chosen = replace(chosen, revision=revision, framework=framework, adapter=adapter)
     checkpoint = open_checkpoint(reference or manifest.source["model"], chosen)
     subject = subject_of(checkpoint, chosen)
-    way = way_for(checkpoint, chosen, reducible=False)
+    strategy = strategy_for(checkpoint, chosen, reducible=False)
     reports = []
-    with original_model(checkpoint, subject.model_class, chosen, way) as (model, note):
+    with original_model(checkpoint, subject.model_class, chosen, strategy) as (model, note):
         for component in describe(model, subject.task, subject.preprocessor, chosen):
-            reports.append(_prove(directory, component, (manifest, chosen, way, progress)))
+            reports.append(_prove(directory, component, (manifest, chosen, strategy, progress)))
     return with_note(merged(reports), note)
 
 
 def _prove(
-    directory: Path, component: Component, context: tuple[Manifest, ExportOptions, Way, Progress | None]
+    directory: Path, component: Component, context: tuple[Manifest, ExportOptions, Strategy, Progress | None]
 ) -> ValidationReport:
     from onnxport.description.examples import Examples
     from onnxport.description.signature import signature_of
@@ -79,7 +79,7 @@ def _prove(
     from onnxport.validation.prove import Subject, prove
     from onnxport.validation.tolerances import tolerance_of
 
-    manifest, options, way, progress = context
+    manifest, options, strategy, progress = context
     described = next((item for item in manifest.components if item.name == component.name), None)
     if described is None:
         raise ValidationError(f"{directory} has no component {component.name}, the reference model needs it")
@@ -87,6 +87,6 @@ def _prove(
     examples = Examples(component.config, signature, component.preprocessor)
     _, sizes = trace_examples(component.model, examples)
     tolerance = tolerance_of(component.config.atol_for_validation, options)
-    mapped = way.kind != "whole"
+    mapped = strategy.mode != "whole"
     subject = Subject(component.name, directory / described.file, component.model, examples, sizes, mapped)
     return prove(subject, options.validate, tolerance, progress)

@@ -20,7 +20,7 @@ from onnxport.errors import NoKernelError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.finish import finish
 from onnxport.validation.digests import compare_tensors, merged_digests
-from onnxport.validation.memory import way_for
+from onnxport.validation.memory import strategy_for
 from onnxport.validation.original import original_model
 from onnxport.validation.prove import Subject, prove
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
@@ -71,19 +71,19 @@ def prove_export(written: Written, options: ExportOptions, report: Progress) -> 
         CheckpointError: the checkpoint can't be read, or has changed.
         ValidationError: ONNX Runtime can't load or run a graph.
     """
-    way = way_for(written.checkpoint, options, reducible=_is_reducible(written.blueprint))
+    strategy = strategy_for(written.checkpoint, options, reducible=_is_reducible(written.blueprint))
     report("load the weights", None)
-    if way.kind == "reduced":
+    if strategy.mode == "reduced":
         with _few_layers(written, options, report) as (model, directory, layers):
             found = _prove_few(written, model, (directory, layers, options), report)
-        return with_note(found, way.note)
+        return with_note(found, strategy.note)
     bound = written.draft.bound if written.draft else None
     reports = []
-    with original_model(written.checkpoint, written.source.model_class, options, way, bound) as (model, note):
+    with original_model(written.checkpoint, written.source.model_class, options, strategy, bound) as (model, note):
         for traced, subject in _subjects(written, model, (written.directory, options)):
             tolerance = tolerance_of(traced.atol, options)
             try:
-                found = prove(replace(subject, mapped=way.kind != "whole"), options.validate, tolerance, report)
+                found = prove(replace(subject, mapped=strategy.mode != "whole"), options.validate, tolerance, report)
             except NoKernelError as error:
                 found = _no_kernel(error, options, tolerance)
             reports.append(found)

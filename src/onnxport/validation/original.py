@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.options import ExportOptions
-from onnxport.validation.memory import Way
+from onnxport.validation.memory import Strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def original_model(
-    checkpoint: Checkpoint, model_class: Any, options: ExportOptions, way: Way, bound: Bound | None = None
+    checkpoint: Checkpoint, model_class: Any, options: ExportOptions, strategy: Strategy, bound: Bound | None = None
 ) -> Iterator[tuple[PreTrainedModel, str]]:
     """Give the original in a block.
 
@@ -26,11 +26,11 @@ def original_model(
         checkpoint: where its weights are.
         model_class: a model class of Transformers.
         options: dtype, device, whether code may run.
-        way: whether its weights are read at once, or as they are used; then it runs on the CPU.
+        strategy: `whole` reads the weights at once; other modes read them on demand, and run on the CPU.
         bound: what `bind` returned, where that was called already. Its model is given weights, and is what is yielded.
 
     Yields:
-        The model, and what the report says of the way that it is run.
+        The model, and the note of the strategy for the report.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed when the block ends.
@@ -39,9 +39,9 @@ def original_model(
     from onnxport.checkpoint.reading import Reader
     from onnxport.loading.load import load_config, load_model
 
-    if way.kind == "whole":
+    if strategy.mode == "whole":
         model = bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)
-        yield model, way.note
+        yield model, strategy.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
     if not bound.binding.files:  # it can't be read in parts, so all of it is in memory already
@@ -53,5 +53,5 @@ def original_model(
     from onnxport.validation.on_demand import read_on_demand
 
     with Reader(checkpoint.directory, bound.binding.files) as reader:
-        yield read_on_demand(bound.model, bound.binding, reader, way.keep), way.note
+        yield read_on_demand(bound.model, bound.binding, reader, strategy.keep), strategy.note
         reader.verify()
