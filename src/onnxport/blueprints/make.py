@@ -266,18 +266,18 @@ def _trace_few(component: Component, reduction: Reduction, options: ExportOption
     """Trace a component with few layers.
 
     Raises:
-        StampError: code decides by a layer's number, or needs all layers.
+        StampError: code depends on the layer index, or needs all layers.
     """
     with watched_layer_indices(reduction.model, reduction.stacks) as seen:
         try:
             traced = trace_component(component, reduction.model, options)
         except Exception as error:
-            if not seen.places and reduction.stacks:
+            if not seen.locations and reduction.stacks:
                 raise StampError(f"it can't be traced with few layers ({' '.join(str(error).split())})") from error
-            if not seen.places:
+            if not seen.locations:
                 raise
-    if seen.places:
-        reason = f"code decides by a layer's number ({seen.places[0]})"
+    if seen.locations:
+        reason = f"code depends on the layer index ({seen.locations[0]})"
         raise StampError(f"{', '.join(sorted(seen.stacks))}: {reason}", frozenset(seen.stacks))
     return traced
 

@@ -1,4 +1,4 @@
-"""Run an original on example inputs, and choose the examples that it is traced with."""
+"""Run the original model on example inputs, and choose the inputs to trace with."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout, call, overridden
 from onnxport.description.signature import solve
+from onnxport.loading.failures import FORWARD_FAILURES
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
 
     from onnxport.description.examples import Examples
 
 logger = logging.getLogger(__name__)
 
 
-def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
-    """Make the inputs to trace with: every axis that may vary has two elements or more, pictures are no squares.
+def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, dict[str, int]]:
+    """Create the inputs to trace with: sizes of dynamic axes are at least 2, and images aren't square.
 
     Args:
-        model: the original; it decides whether a picture may be of another shape than its preprocessor makes.
-        examples: where inputs come from.
+        model: the original model, which is run to find out whether it takes images of other sizes.
+        examples: source of the inputs.
 
     Returns:
-        The inputs, and symbol to size.
+        The inputs, and symbol → size.
     """
     layout = examples.at()
     signature = examples.signature.for_inputs(layout.flat)
@@ -36,17 +39,17 @@ def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, in
         try:
             run_tensors(model, examples, examples.at(wide))
             changes = wide
-        except Exception as error:
-            logger.debug("pictures keep their size: %s", error)
+        except FORWARD_FAILURES as error:
+            logger.debug("the image size is fixed: %s", error)
     return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
 
 
-def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
-    """Run the original and return its outputs as arrays, by flat name."""
+def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Run the original model and return its outputs as arrays, by flat name."""
     return {name: to_array(tensor) for name, tensor in run_tensors(model, examples, layout).items()}
 
 
-def run_tensors(model: Any, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
     """Run a model and return its outputs by flat name."""
     import torch
 
@@ -60,6 +63,7 @@ def run_tensors(model: Any, examples: Examples, layout: Layout) -> dict[str, tor
         return call(model, examples.config, layout, flat)
 
 
-def to_array(tensor: Any) -> Any:
+def to_array(tensor: torch.Tensor) -> NDArray[Any]:
     """Return a tensor as an array on the host."""
-    return tensor.detach().cpu().numpy()
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
