@@ -27,7 +27,7 @@ class GgufHeader:
         tensors: tensor names, in file order.
     """
 
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     tensors: tuple[str, ...]
 
     @property
@@ -122,13 +122,13 @@ def _read_tensor(file: IO[bytes]) -> _TensorInfo:
     return _TensorInfo(name, shape, ggml_type, offset)
 
 
-def _read_pair(file: IO[bytes]) -> tuple[str, Any]:
+def _read_pair(file: IO[bytes]) -> tuple[str, object]:
     key = _read_string(file)
     (value_type,) = _unpack(file, "I")
     return key, _read_value(file, value_type)
 
 
-def _read_value(file: IO[bytes], value_type: int) -> Any:
+def _read_value(file: IO[bytes], value_type: int) -> object:
     if value_type in _SCALARS:
         return _unpack(file, _SCALARS[value_type])[0]
     if value_type == _STRING:

@@ -54,7 +54,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Preproc
     for auto_class in _auto_classes(checkpoint):
         try:
             loaded = _load(auto_class, checkpoint, options)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
             if "trust_remote_code" in str(error):
                 raise UntrustedCodeError(
                     f"{checkpoint.name}: its preprocessor is code of the repository, which would run on this machine; "
@@ -179,7 +179,7 @@ def _raise_if_damaged(checkpoint: Checkpoint, error: Exception) -> None:
 
     try:
         Tokenizer.from_file(str(path))
-    except Exception as reason:
+    except Exception as reason:  # noqa: BLE001 - the tokenizers library raises bare Exception
         raise CorruptCheckpointError(
             f"{path}: the tokenizer can't be read ({' '.join(str(reason).split())[:300]}); "
             f"download or save the file again"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from onnxport.weights import building
 from onnxport.weights.expressions import Expression, InMemory, Reads, Shape
 
 aten = torch.ops.aten
+
+_TensorT = TypeVar("_TensorT", bound=torch.Tensor)
 
 
 class UnrecordableError(Exception):
@@ -72,7 +74,7 @@ class Tape:
     comparisons: list[tuple[Expression, Expression, bool]] = field(default_factory=list)
 
 
-def tensor_without_data(tensor_class: type[torch.Tensor], expression: Expression) -> Any:
+def tensor_without_data(tensor_class: type[_TensorT], expression: Expression) -> _TensorT:
     """Return an instance of a tensor subclass with an expression, its shape and its dtype, without storage."""
     made: Any = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
         tensor_class,
@@ -82,7 +84,7 @@ def tensor_without_data(tensor_class: type[torch.Tensor], expression: Expression
         requires_grad=False,
     )
     made.expression = expression
-    return made
+    return cast("_TensorT", made)
 
 
 class Recording(torch.Tensor):
