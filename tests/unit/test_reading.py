@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxport.checkpoint.reading import Reader, take_inventory
+from onnxport.checkpoint.reading import Reader, list_tensors
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.weights.expressions import ByteRange
 from tests.unit.weights_files import checkpoint
@@ -112,4 +112,4 @@ def test_a_type_that_onnx_lacks_is_named(tmp_path: Path) -> None:
         path.read_bytes().replace(b'"F32"', b'"U32"').replace(b'"U32"', b'"C64"').replace(b"[3,4]", b"[3,2]")
     )
     with pytest.raises(KeyError, match="C64"):
-        take_inventory(tmp_path, [path])
+        list_tensors(tmp_path, [path])

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from onnxport.checkpoint.checkpoint import Checkpoint
-from onnxport.checkpoint.reading import FileState, Inventory, Reader, json_of
+from onnxport.checkpoint.reading import FileState, Inventory, Reader, state_to_json
 from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.options import ExportOptions
 from onnxport.weights import building
@@ -85,7 +85,7 @@ class Binding:
                 "expressions": {name: building.to_json(made) for name, made in self.expressions.items()},
                 "tied": dict(self.tied),
                 "leftover": list(self.leftover),
-                "files": {name: json_of(state) for name, state in self.files.items()},
+                "files": {name: state_to_json(state) for name, state in self.files.items()},
                 "comparisons": comparisons,
                 "note": self.note,
             }
@@ -172,7 +172,7 @@ def _bind_lazily(
     from onnxport.checkpoint.adapters import KEY_PREFIX
     from onnxport.checkpoint.quiet import quiet
     from onnxport.loading.load import attach_generation_config, load_state
-    from onnxport.loading.merging import merge_expressions, settle_with
+    from onnxport.loading.merging import check_with_adapter, merge_expressions
     from onnxport.loading.quantized import recorded_mxfp4
     from onnxport.weights.recording import Recording, Tape, unsupported_operation
 
@@ -181,8 +181,8 @@ def _bind_lazily(
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
         with quiet(), _limited_missing_values(), recorded_mxfp4():
-            model, account = load_state(checkpoint, model_class, config, state, options)
-            merge, leftover = settle_with(checkpoint, account, model)
+            model, report = load_state(checkpoint, model_class, config, state, options)
+            merge, leftover = check_with_adapter(checkpoint, report, model)
             attach_generation_config(model, checkpoint)
     except OnnxportError as error:
         if not tape.unsupported and not _is_foreign(error):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoint.json_files import read_json_object
-from onnxport.checkpoint.reading import Inventory, take_inventory
+from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.safetensors import read_header
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 
@@ -188,7 +188,7 @@ def inventory_with(adapter: Adapter | None, base: Inventory) -> Inventory:
     """
     if adapter is None:
         return base
-    inventory = take_inventory(adapter.directory, [adapter.file])
+    inventory = list_tensors(adapter.directory, [adapter.file])
     file = str(adapter.file.absolute())
     tensors = {
         KEY_PREFIX + key: replace(stored, file=file, key=KEY_PREFIX + key) for key, stored in inventory.tensors.items()

@@ -15,7 +15,7 @@ from onnxport.checkpoint.discovery import FoundWeights, WeightFormat, check_gguf
 from onnxport.checkpoint.gguf import read_gguf_header
 from onnxport.checkpoint.hub import fetch_snapshot, looks_like_repository
 from onnxport.checkpoint.json_files import read_json_object
-from onnxport.checkpoint.reading import Inventory, take_inventory
+from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.sentence_transformers import (
     SentenceModules,
     list_modules,
@@ -121,7 +121,7 @@ class Checkpoint:
             CorruptCheckpointError: a file is damaged.
             KeyError: a tensor has a dtype that ONNX doesn't define; the key is that dtype.
         """
-        base = take_inventory(self.directory, self.weight_files, self.module_weights)
+        base = list_tensors(self.directory, self.weight_files, self.module_weights)
         return inventory_with(self.adapter, base)
 
 

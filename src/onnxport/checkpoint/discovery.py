@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.checkpoint.gguf import read_gguf_header
 from onnxport.checkpoint.index import check_inside, check_tensors, read_index
 from onnxport.checkpoint.pickled import check_pickled
@@ -135,7 +135,7 @@ def _check(directory: Path, path: Path, format: WeightFormat) -> FoundWeights:
 
 def _check_hdf5(path: Path) -> None:
     """Check the signature and the end-of-file address of an HDF5 superblock (versions 0, 1, 2 and 3)."""
-    refuse_stand_in(path)
+    check_file_type(path)
     with path.open("rb") as file:
         block = file.read(64)
     if not block.startswith(_HDF5_MAGIC):

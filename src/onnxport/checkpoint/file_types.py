@@ -10,7 +10,7 @@ _LFS_POINTER = b"version https://git-lfs"
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
 
 
-def refuse_stand_in(path: Path) -> None:
+def check_file_type(path: Path) -> None:
     """Raise if a weight file is empty, a Git LFS pointer or an HTML page.
 
     Raises:

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, Any
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.errors import CorruptCheckpointError, MissingDependencyError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -44,7 +44,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         CorruptCheckpointError: the file isn't GGUF, has an unknown version, or is truncated.
         MissingDependencyError: the `gguf` package, which defines the block sizes, isn't installed.
     """
-    refuse_stand_in(path)
+    check_file_type(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(4)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.errors import CorruptCheckpointError, UntrustedCodeError
 
 _STORAGES = (
@@ -75,7 +75,7 @@ def check_pickled(path: Path) -> frozenset[str] | None:
         CorruptCheckpointError: the file is truncated or isn't a PyTorch checkpoint.
         UntrustedCodeError: unpickling it would call more than constructors of tensors.
     """
-    refuse_stand_in(path)
+    check_file_type(path)
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)

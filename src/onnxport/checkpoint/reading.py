@@ -65,7 +65,7 @@ class Inventory:
     files: Mapping[str, FileState]
 
 
-def take_inventory(directory: Path, paths: Iterable[Path], more: Mapping[str, Path] | None = None) -> Inventory:
+def list_tensors(directory: Path, paths: Iterable[Path], more: Mapping[str, Path] | None = None) -> Inventory:
     """Read the headers of safetensors files; tensor data isn't read.
 
     Args:
@@ -81,7 +81,7 @@ def take_inventory(directory: Path, paths: Iterable[Path], more: Mapping[str, Pa
     files: dict[str, FileState] = {}
     for path, prefix in [*((path, "") for path in paths), *((path, prefix) for prefix, path in (more or {}).items())]:
         name = Path(os.path.relpath(path, directory)).as_posix() if prefix else path.relative_to(directory).as_posix()
-        files[name] = state_of(path)
+        files[name] = file_state(path)
         start = data_start(path)
         for tensor_name, entry in read_header(path).items():
             key = prefix + tensor_name
@@ -95,7 +95,7 @@ def take_inventory(directory: Path, paths: Iterable[Path], more: Mapping[str, Pa
     return Inventory(tensors, files)
 
 
-def state_of(path: Path) -> FileState:
+def file_state(path: Path) -> FileState:
     """Return the state of a file.
 
     Raises:
@@ -155,7 +155,7 @@ class Reader:
             except OSError as error:
                 raise _unreadable(self.directory / where.file, error) from error
             if not count:
-                raise self.cut_short(where)
+                raise self.truncation_error(where)
             view, position = view[count:], position + count
 
     def descriptor(self, file: str) -> int:
@@ -180,9 +180,9 @@ class Reader:
         """
         for file, descriptor in self._open.items():
             self._check(file, FileState.of(os.fstat(descriptor)))
-            self._check(file, state_of(self.directory / file))
+            self._check(file, file_state(self.directory / file))
 
-    def cut_short(self, where: ByteRange) -> CorruptCheckpointError:
+    def truncation_error(self, where: ByteRange) -> CorruptCheckpointError:
         """Return the error for a file that ends inside a byte range."""
         return CorruptCheckpointError(
             f"{self.directory / where.file} ended before byte {where.offset + where.nbytes}, the end of a tensor: it "
@@ -217,6 +217,6 @@ def _unreadable(path: Path, error: OSError) -> CheckpointNotFoundError:
     )
 
 
-def json_of(state: FileState) -> list[int]:
+def state_to_json(state: FileState) -> list[int]:
     """Return a state as a JSON list, the inverse of `FileState(*list)`."""
     return [state.size, state.mtime_ns, state.inode]

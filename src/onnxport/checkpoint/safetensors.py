@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TypeGuard
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.checkpoint.json_files import parse_json_object
 from onnxport.errors import CorruptCheckpointError
 
@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         CorruptCheckpointError: the header or the file is truncated or malformed, or the offsets contradict the
             shapes, each other or the file size.
     """
-    refuse_stand_in(path)
+    check_file_type(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)

@@ -1,4 +1,4 @@
-"""Account for every parameter and every tensor of a load: no parameter is random, no tensor is ignored silently.
+"""Check a load report: no parameter is random, no tensor is ignored silently.
 
 Missing parameters and mismatched shapes are always errors. An unexpected tensor is accepted when another class of the
 same model type has a parameter of that name and rank: it belongs to another task's head, or to a pooler.
@@ -34,7 +34,7 @@ _OLD_BUFFERS = re.compile(
 
 
 @dataclass(frozen=True)
-class Account:
+class LoadReport:
     """Report which tensors of a checkpoint matched the parameters of a model.
 
     Attributes:
@@ -50,19 +50,19 @@ class Account:
     shapes: Mapping[str, tuple[int, ...]] | None
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> Account:
-        """Create an account from the `loading_info` of `from_pretrained(..., output_loading_info=True)`."""
+    def of(cls, info: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> LoadReport:
+        """Create a report from the `loading_info` of `from_pretrained(..., output_loading_info=True)`."""
         mismatched = frozenset(
             (name, tuple(found), tuple(expected)) for name, found, expected in info.get("mismatched_keys", ())
         )
         return cls(frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]), mismatched, shapes)
 
 
-def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> frozenset[str]:
-    """Accept a load, or raise.
+def check_complete(report: LoadReport, model: PreTrainedModel, checkpoint: Checkpoint) -> frozenset[str]:
+    """Check that a load is complete, or raise.
 
     Args:
-        account: report of Transformers' loader.
+        report: report of Transformers' loader.
         model: the loaded model.
         checkpoint: source of the tensors.
 
@@ -72,30 +72,30 @@ def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> 
     Raises:
         WeightsMismatchError: parameters have no tensor, tensors have no parameter, or shapes differ.
     """
-    random = {n for n in account.missing if not _HARMLESS_BUFFERS.search(n) and not _is_computed(model, n)}
-    missing = sorted({*random, *_unreported(account, model)})
-    leftover = {name for name in account.unexpected if not _OLD_BUFFERS.search(name)}
-    unexplained = sorted(_unexplained(leftover, account, model, checkpoint)) if leftover else []
-    if missing or unexplained or account.mismatched:
-        raise WeightsMismatchError(_message(account, model, checkpoint, missing, unexplained))
+    random = {n for n in report.missing if not _HARMLESS_BUFFERS.search(n) and not _is_computed(model, n)}
+    missing = sorted({*random, *_unreported(report, model)})
+    leftover = {name for name in report.unexpected if not _OLD_BUFFERS.search(name)}
+    unexplained = sorted(_unexplained(leftover, report, model, checkpoint)) if leftover else []
+    if missing or unexplained or report.mismatched:
+        raise WeightsMismatchError(_message(report, model, checkpoint, missing, unexplained))
     if leftover:
         logger.info(
             "%s: %d tensors belong to another task's head and aren't used by %s: %s",
             checkpoint.name, len(leftover), type(model).__name__, _names(sorted(leftover)),
         )  # fmt: skip
-    return frozenset(account.unexpected)
+    return frozenset(report.unexpected)
 
 
-def drop_missing_poolers(account: Account, model: PreTrainedModel) -> Account:
+def remove_missing_poolers(report: LoadReport, model: PreTrainedModel) -> LoadReport:
     """Remove poolers that the checkpoint doesn't have and that no head of the model needs.
 
     The effect is that of `add_pooling_layer=False`: for a base model, and for the encoder of a composite
     encoder-decoder model, which uses the hidden states only. In other models a head needs the pooler.
 
     Returns:
-        The account without the removed parameters.
+        The report without the removed parameters.
     """
-    missing = set(account.missing)
+    missing = set(report.missing)
     prefixes = ("", "encoder.") if model.config.model_type in _COMPOSITES else ("",)
     for prefix in prefixes:
         owner = model.get_submodule(prefix.rstrip("."))
@@ -104,28 +104,28 @@ def drop_missing_poolers(account: Account, model: PreTrainedModel) -> Account:
             owner.pooler = None
             missing -= names
             logger.info("%s has no pooler in this checkpoint, and is loaded without one", type(owner).__name__)
-    return replace(account, missing=frozenset(missing))
+    return replace(report, missing=frozenset(missing))
 
 
 def _parameter_names(module: nn.Module | None) -> list[str]:
     return [] if module is None else [name for name, _ in module.named_parameters()]
 
 
-def _unreported(account: Account, model: PreTrainedModel) -> Iterator[str]:
+def _unreported(report: LoadReport, model: PreTrainedModel) -> Iterator[str]:
     """Yield the random parameters that `_keys_to_ignore_on_load_missing` hides from the loader's report.
 
     Parameters initialized to a constant (ones, zeros) or by a formula are ignored on purpose. Buffers are computed
     when the model is constructed, and tied parameters share another's tensor.
     """
     patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
-    if account.shapes is None or not patterns:
+    if report.shapes is None or not patterns:
         return
     ignorable = re.compile("|".join(f"({pattern})" for pattern in patterns))
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
     for name, value in model.named_parameters():
         spellings = {name, name.removeprefix(prefix), prefix + name}
-        if not ignorable.search(name) or name in tied or spellings & account.shapes.keys():
+        if not ignorable.search(name) or name in tied or spellings & report.shapes.keys():
             continue
         if hasattr(value, "expression") or getattr(
             value, "_is_hf_initialized", False
@@ -142,13 +142,13 @@ def _is_computed(model: PreTrainedModel, name: str) -> bool:
     return any("Sinusoidal" in base.__name__ for base in type(owner).__mro__)
 
 
-def _unexplained(leftover: set[str], account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
+def _unexplained(leftover: set[str], report: LoadReport, model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
     """Return the unexpected tensors that no other class of the same model type has a parameter for."""
     remaining = set(leftover)
     for model_class in _related_classes(model, checkpoint):
         if not remaining:
             break
-        left = {name: (account.shapes or {}).get(name) for name in remaining}
+        left = {name: (report.shapes or {}).get(name) for name in remaining}
         config = _config_of_class(model_class, model.config, checkpoint)
         for name, shape in _expected_shapes(model_class, config, left).items():
             found = left.get(name) or shape
@@ -225,15 +225,15 @@ def _renamed(
 
 
 def _message(
-    account: Account, model: PreTrainedModel, checkpoint: Checkpoint, missing: list[str], unexplained: list[str]
+    report: LoadReport, model: PreTrainedModel, checkpoint: Checkpoint, missing: list[str], unexplained: list[str]
 ) -> str:
     parts = [f"{checkpoint.name}: the weights don't fit {type(model).__name__}"]
     if missing:
         parts.append(f"{len(missing)} parameters have no tensor (they would be random): {_names(missing)}")
     if unexplained:
         parts.append(f"{len(unexplained)} tensors have no parameter: {_names(unexplained)}")
-    if account.mismatched:
-        shown = [f"{n} is {list(found)}, must be {list(expected)}" for n, found, expected in sorted(account.mismatched)]
+    if report.mismatched:
+        shown = [f"{n} is {list(found)}, must be {list(expected)}" for n, found, expected in sorted(report.mismatched)]
         parts.append(f"{len(shown)} tensors have another shape: {_names(shown)}")
     saved = ", ".join(checkpoint.architectures) or "an unknown class"
     return f"{'; '.join(parts)}. It was saved from {saved}: export a task of that class, or correct config.json"

@@ -27,9 +27,9 @@ from onnxport.errors import (
     UntrustedCodeError,
     WeightsMismatchError,
 )
-from onnxport.loading.accounting import Account, settle
+from onnxport.loading.accounting import LoadReport, check_complete
 from onnxport.loading.failures import construction_failures
-from onnxport.loading.merging import merge_in_memory, plan_merge, settle_with
+from onnxport.loading.merging import check_with_adapter, merge_in_memory, plan_merge
 from onnxport.loading.preprocessors import load_preprocessor
 from onnxport.loading.quantized import cast_unquantized, let_loader_dequantize
 from onnxport.loading.tensors import read_state
@@ -174,10 +174,10 @@ def _load_strictly(
     checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: ExportOptions
 ) -> PreTrainedModel:
     if checkpoint.format == "gguf":
-        model, account = _load_gguf(checkpoint, model_class, options)
+        model, report = _load_gguf(checkpoint, model_class, options)
     else:
-        model, account = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
-    merge, _ = settle_with(checkpoint, account, model)
+        model, report = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
+    merge, _ = check_with_adapter(checkpoint, report, model)
     if merge is not None:
         merge_in_memory(merge, model)
     return model
@@ -189,11 +189,11 @@ def load_state(
     config: PreTrainedConfig,
     state: Mapping[str, torch.Tensor],
     options: ExportOptions,
-) -> tuple[PreTrainedModel, Account]:
+) -> tuple[PreTrainedModel, LoadReport]:
     """Load a state dict with Transformers' loader.
 
     Returns:
-        The model, and the account of its parameters, which the caller passes to `settle`.
+        The model, and a report of its parameters, which the caller passes to `check_complete`.
 
     Raises:
         CorruptCheckpointError: the model can't be constructed from the state dict.
@@ -205,7 +205,7 @@ def load_state(
         model, info = load(None, config=config, state_dict=dict(state), **_arguments(options))
         if checkpoint.quantization is not None:
             cast_unquantized(model, dtype_of(options))
-    return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    return model, LoadReport.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
 
 
 def _submodel_state(
@@ -234,7 +234,7 @@ def _loader_of(model_class: Any) -> Any:
     return partial(PreTrainedModel.from_pretrained.__func__, model_class) if fetches else model_class.from_pretrained
 
 
-def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
+def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, LoadReport]:
     from transformers import modeling_gguf_pytorch_utils
 
     file = checkpoint.weight_files[0].name
@@ -242,7 +242,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions)
         model, info = model_class.from_pretrained(
             checkpoint.directory, gguf_file=file, local_files_only=True, **_arguments(options)
         )
-    return model, Account.of(info, None)
+    return model, LoadReport.of(info, None)
 
 
 def _arguments(options: ExportOptions) -> dict[str, Any]:
@@ -285,10 +285,10 @@ def _load_tensorflow(
         except WeightsMismatchError:
             raise mismatch from None
     outcome = model.load_state_dict(state, strict=False)
-    account = Account.of(
+    report = LoadReport.of(
         {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
     )
-    settle(account, model, checkpoint)
+    check_complete(report, model, checkpoint)
     model = model.to(dtype_of(options))
     if checkpoint.adapter is not None:
         merge_in_memory(plan_merge(checkpoint.adapter, model), model)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from onnxport.checkpoint.adapters import KEY_PREFIX, Adapter, Factors
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.errors import UnsupportedError, WeightsMismatchError
-from onnxport.loading.accounting import Account, drop_missing_poolers, settle
+from onnxport.loading.accounting import LoadReport, check_complete, remove_missing_poolers
 from onnxport.weights import building
 from onnxport.weights.expressions import Expression, Stored
 
@@ -87,8 +87,8 @@ def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
     return merge
 
 
-def settle_with(
-    checkpoint: Checkpoint, account: Account, model: PreTrainedModel
+def check_with_adapter(
+    checkpoint: Checkpoint, report: LoadReport, model: PreTrainedModel
 ) -> tuple[Merge | None, frozenset[str]]:
     """Settle a load; parameters that an adapter replaces may be missing from its base model or have other shapes.
 
@@ -96,19 +96,19 @@ def settle_with(
         The plan of the merge, None for a checkpoint without adapter; and the unexpected tensors that were accepted.
 
     Raises:
-        WeightsMismatchError: see `settle` and `plan_merge`.
+        WeightsMismatchError: see `check_complete` and `plan_merge`.
         UnsupportedError: see `plan_merge`.
     """
     if checkpoint.adapter is None:
-        return None, settle(drop_missing_poolers(account, model), model, checkpoint)
+        return None, check_complete(remove_missing_poolers(report, model), model, checkpoint)
     merge = plan_merge(checkpoint.adapter, model)
     replaced = merge.replacements.keys()
-    account = replace(
-        account,
-        missing=account.missing - replaced,
-        mismatched=frozenset(item for item in account.mismatched if item[0] not in replaced),
+    report = replace(
+        report,
+        missing=report.missing - replaced,
+        mismatched=frozenset(item for item in report.mismatched if item[0] not in replaced),
     )
-    return merge, settle(drop_missing_poolers(account, model), model, checkpoint)
+    return merge, check_complete(remove_missing_poolers(report, model), model, checkpoint)
 
 
 def merge_expressions(

@@ -200,7 +200,7 @@ def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -
                 raise
             break
         if not count:
-            raise reader.cut_short(where)
+            raise reader.truncation_error(where)
         done += count
     buffer = np.empty(min(_BUFFER, where.nbytes - done), np.uint8)
     while done < where.nbytes:
