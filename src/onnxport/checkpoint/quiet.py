@@ -34,7 +34,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def hidden_bars(module: ModuleType) -> Iterator[None]:
-    """Disable the progress bars of a module that uses `tqdm` directly, bypassing its package's setting.
+    """Disable the progress bars of a module that uses `tqdm` directly, as Transformers 5.23's GGUF loader does.
+
+    Transformers' setting for progress bars has no effect on those.
 
     Raises:
         AttributeError: the module has no `tqdm`, so the workaround can be removed.

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _SHOWN = 8
 _COMPOSITES = ("encoder-decoder", "speech-encoder-decoder", "vision-encoder-decoder")
 _HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
+"""Buffers that a checkpoint may lack: the first isn't used in inference, the second is computed."""
 _OLD_BUFFERS = re.compile(
     r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$"
 )

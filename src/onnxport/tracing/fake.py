@@ -123,7 +123,11 @@ def _elements(sizes: Sequence[object]) -> int:
 
 @contextmanager
 def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
-    """Replace each parameter with a fake one when it is registered, so that at most one is allocated at a time."""
+    """Replace each parameter with a fake one when it is registered, so that at most one is allocated at a time.
+
+    A model constructed under `FakeTensorMode` or on the meta device as a whole wouldn't have the values of its
+    non-persistent buffers.
+    """
     original = torch.nn.Module.register_parameter
 
     def register_parameter(self: torch.nn.Module, name: str, param: torch.nn.Parameter | None) -> None:
