@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,8 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import FileState, Inventory, Reader, state_to_json
 from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.options import ExportOptions
+from onnxport.patching.patch import Patch
+from onnxport.patching.scope import patching
 from onnxport.weights import building
 from onnxport.weights.expressions import Array, Expression, InMemory, Reads, Stored
 
@@ -173,14 +174,14 @@ def _bind_lazily(
     from onnxport.checkpoint.quiet import quiet
     from onnxport.loading.load import attach_generation_config, load_state
     from onnxport.loading.merging import check_with_adapter, merge_expressions
-    from onnxport.loading.quantized import recorded_mxfp4
+    from onnxport.loading.quantized import RECORDED_MXFP4
     from onnxport.weights.recording import Recording, Tape, unsupported_operation
 
     tape = Tape(reader)
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
-        with quiet(), _limited_missing_values(), recorded_mxfp4():
+        with quiet(), patching(_FEW_MISSING_VALUES, RECORDED_MXFP4):
             model, report = load_state(checkpoint, model_class, config, state, options)
             merge, leftover = check_with_adapter(checkpoint, report, model)
             attach_generation_config(model, checkpoint)
@@ -250,16 +251,8 @@ def _array(tensor: torch.Tensor) -> Array:
     return TorchTensor(tensor.detach().cpu().contiguous()).numpy()
 
 
-@contextmanager
-def _limited_missing_values() -> Iterator[None]:
-    """Initialize at most `MAX_MISSING_BYTES` of the parameters without a tensor, the smallest first, in a block.
-
-    Transformers 5.23 allocates all missing parameters and initializes them at random; almost all of them are reported
-    as errors right after. The loader has no setting for this, so its method is replaced.
-    """
-    from transformers import PreTrainedModel
-
-    original = PreTrainedModel._move_missing_keys_from_meta_to_device
+def _initialize_few(original: Callable[..., None]) -> Callable[..., None]:
+    """Initialize at most `MAX_MISSING_BYTES` of the parameters without a tensor, the smallest first."""
 
     def move(self: PreTrainedModel, missing_keys: Iterable[str], *arguments: object) -> None:
         left, few = MAX_MISSING_BYTES, set()
@@ -272,11 +265,16 @@ def _limited_missing_values() -> Iterator[None]:
                 tensor._is_hf_initialized = True
         original(self, few, *arguments)
 
-    PreTrainedModel._move_missing_keys_from_meta_to_device = move
-    try:
-        yield
-    finally:
-        PreTrainedModel._move_missing_keys_from_meta_to_device = original
+    return move
+
+
+_FEW_MISSING_VALUES = Patch(
+    "transformers:PreTrainedModel._move_missing_keys_from_meta_to_device",
+    _initialize_few,
+    "parameters without tensor are allocated and initialized at random before they are reported as an error",
+    "none: a model for training needs them",
+    "from_pretrained has an argument that leaves them on the meta device",
+)
 
 
 def rebind(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | None:

@@ -11,13 +11,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
+from onnxport.containment import files_inside
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import GenerationConfig, PreTrainedConfig
 
     from onnxport.checkpoint.checkpoint import Checkpoint
-    from onnxport.loading.preprocessors import Preprocessor
+    from onnxport.description.preprocessor import Preprocessor
 
 _NAMES = (
     "config.json",
@@ -54,6 +57,10 @@ class Original(Protocol):
     def preprocessor(self) -> Preprocessor | None:
         """Tokenizer, processor, image processor or feature extractor; None if the checkpoint has none."""
 
+    @property
+    def generation_config(self) -> GenerationConfig | None:
+        """The generation configuration derived from `config`; None for a model that doesn't generate."""
+
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
@@ -64,34 +71,48 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     Args:
         directory: the checkpoint.
         preprocessor: another directory, whose tokenizer and processor come before the checkpoint's.
+
+    Raises:
+        CorruptCheckpointError: one of them is a link to a file elsewhere.
     """
-    found = {path.name: path for pattern in _NAMES for path in directory.glob(pattern) if path.is_file()}
+    found = {path.name: path for path in files_inside(directory, *_NAMES)}
     if preprocessor not in (None, directory):
         of_model = ("config.json", "generation_config.json", "README", "LICENSE")
         found |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(of_model)}
     return [found[name] for name in sorted(found)]
 
 
-def write_side_files(stage: Path, originals: list[Path], original: Original) -> None:
+def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:
     """Copy the checkpoint's files, and save the missing ones that clients need.
+
+    Settings that only Transformers 5 understands are rewritten; see `onnxport.bundles.client_settings`.
 
     Args:
         stage: directory to write into.
         originals: result of `side_files`.
         original: saves the configuration where the checkpoint has none (GGUF), and the preprocessor where the
             checkpoint has older formats without `tokenizer.json`; files of the checkpoint take precedence.
+        labelled: whether the outputs of the exported task are scores of labels.
     """
     names = {path.name for path in originals}
-    if "config.json" not in names:
-        original.config.save_pretrained(stage)
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
-    if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
-        original.preprocessor.save_pretrained(stage)
+    with exclusive():
+        if "config.json" not in names:
+            original.config.save_pretrained(stage)
+            if "generation_config.json" not in names and original.generation_config is not None:
+                original.generation_config.save_pretrained(stage)
+        if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+            original.preprocessor.save_pretrained(stage)
     for path in originals:
         if path.name == "config.json" and b"quantization_config" in path.read_bytes():
             _write_unquantized(path, stage / path.name)
         else:
             shutil.copyfile(path, stage / path.name)
+    rewrite_json(
+        stage / "config.json", lambda settings: with_labels(settings, lambda: original.config, labelled=labelled)
+    )
+    if (stage / "tokenizer_config.json").is_file():
+        rewrite_json(stage / "tokenizer_config.json", portable_tokenizer_settings)
 
 
 def _write_unquantized(path: Path, target: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from onnxport.checkpoint.file_types import check_file_type
 from onnxport.checkpoint.gguf import read_gguf_header
-from onnxport.checkpoint.index import check_inside, check_tensors, read_index
+from onnxport.checkpoint.index import check_tensors, read_index
 from onnxport.checkpoint.pickled import check_pickled
 from onnxport.checkpoint.safetensors import read_header
+from onnxport.containment import files_inside, inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import Framework
 
@@ -65,9 +66,9 @@ def find_weights(directory: Path, framework: Framework | None, config: dict[str,
     for name, format in candidates:
         path = directory / name
         if path.is_file():
-            return _check(directory, path, format)
+            return _check(directory, inside(directory, path), format)
     if framework != "tf":
-        gguf = sorted(directory.glob("*.gguf"))
+        gguf = files_inside(directory, "*.gguf")
         if len(gguf) == 1:
             return check_gguf(gguf[0])
         if gguf:
@@ -111,7 +112,7 @@ def _candidates(directory: Path, config: dict[str, Any]) -> tuple[tuple[str, Wei
         raise CorruptCheckpointError(
             f"{source}: transformers_weights is {named!r}, which isn't a file directly in {directory}; correct it"
         )
-    check_inside(directory, directory / named, source)
+    inside(directory, named, source)
     return ((named, "safetensors"),)
 
 

@@ -10,6 +10,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
 
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import exclusive, patching
+
 _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "httpx2")
 
 
@@ -18,9 +21,9 @@ def quiet() -> Iterator[None]:
     """Hide progress bars, load reports and warnings in a block, and restore the settings after it.
 
     Loggers emit `ERROR` and above. Progress bars of the hub client are always disabled, those of Transformers only
-    where it is imported already.
+    where it is imported already. The settings are global, so the block holds the lock of `patching`.
     """
-    with ExitStack() as stack:
+    with exclusive(), ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         _hide_hub_bars(stack)
@@ -41,12 +44,8 @@ def hidden_bars(module: ModuleType) -> Iterator[None]:
     Raises:
         AttributeError: the module has no `tqdm`, so the workaround can be removed.
     """
-    original = module.tqdm
-    setattr(module, "tqdm", partial(original, disable=True))  # noqa: B010
-    try:
+    with patching(Replacement(module, "tqdm", partial(module.tqdm, disable=True))):
         yield
-    finally:
-        setattr(module, "tqdm", original)  # noqa: B010
 
 
 def _hide_hub_bars(stack: ExitStack) -> None:

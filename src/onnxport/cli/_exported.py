@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._onnxruntime import runtime_errors
+from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError, ValidationError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import DTYPES
 
@@ -50,6 +53,7 @@ class Exported:
         """
         import transformers
 
+        check_audio_tokenizer(self.directory.path)
         lacking = f"{self.directory.path} has nothing that {auto_class} loads"
         instead = "text models take token numbers with --input-ids, too"
         try:
@@ -90,7 +94,7 @@ class Exported:
             results = self.session.run(names, typed, options)
         except OnnxportError:
             raise
-        except Exception as error:  # the runtime has no public base class for its errors
+        except runtime_errors() as error:
             raise ValidationError(
                 f"ONNX Runtime can't run {self.directory.manifest.components[0].file}: {error}"
             ) from error
@@ -122,14 +126,14 @@ def open_exported(directory: Directory) -> Exported:
         UnsupportedError: it holds several graphs.
         ValidationError: ONNX Runtime refuses the graph.
     """
-    from onnxport.validation.prove import open_session
+    from onnxport.validation.sessions import open_session
 
     files = [component.file for component in directory.manifest.components]
     if len(files) != 1:
         raise UnsupportedError(
             f"{directory.path} holds several graphs ({', '.join(files)}); onnxport run tries directories with one"
         )
-    return Exported(directory, open_session(directory.path / files[0]))
+    return Exported(directory, open_session(inside(directory.path, files[0])))
 
 
 def _empty_cache(name: str, shape: list[Any], batch: int) -> list[int]:

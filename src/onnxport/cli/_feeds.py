@@ -9,6 +9,8 @@ import numpy as np
 
 from onnxport.cli._exported import Arrays, Exported
 from onnxport.errors import CheckpointNotFoundError, OptionError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ def text_feed(given: Given, tokenizer: Any) -> Arrays:
     if not given.texts:
         raise OptionError("give at least one --text (or token numbers with --input-ids)")
     padding = len(given.texts) > 1
-    if padding and tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    missing = padding and tokenizer.pad_token is None
     texts = list(given.texts)
     first, second = ([given.question] * len(texts), texts) if given.question else (texts, list(given.pairs) or None)
-    return dict(tokenizer(first, second, padding=padding, truncation=True, return_tensors="np"))
+    with patching(*((Replacement(tokenizer, "pad_token", tokenizer.eos_token),) if missing else ())):
+        return dict(tokenizer(first, second, padding=padding, truncation=True, return_tensors="np"))
 
 
 def image_feed(exported: Exported, given: Given) -> Arrays:

@@ -33,7 +33,7 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
     except BrokenPipeError:
         _drop_output()
         return FAILED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  every failure ends as one line, a bug too
         if debug:
             traceback.print_exc()
         print_error(message_of(error))

@@ -1,10 +1,12 @@
-"""A patch as a value: which attribute is replaced while a model is traced, and how it comes back."""
+"""A patch of the façade as a value: which attribute of an object is replaced while a model is traced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+
+from onnxport.patching.patch import Replacement
 
 
 @dataclass
@@ -14,9 +16,9 @@ class PatchingSpec:
     Attributes:
         o: object (module, class, …) that holds the attribute.
         name: the attribute's name.
-        custom_op: what stands there during the export.
-        orig_op: what stands there otherwise; `None` to read it from `o`.
-        op_wrapper: applied to both before they are set, for instance `staticmethod`.
+        custom_op: its value during the export.
+        orig_op: its value otherwise; `None` to read it from `o`.
+        op_wrapper: applied to `custom_op` before it is set, for instance `staticmethod`.
     """
 
     o: Any
@@ -25,9 +27,10 @@ class PatchingSpec:
     orig_op: Callable[..., Any] | None = None
     op_wrapper: Callable[..., Any] | None = None
 
-    def set(self, operation: Any) -> None:
-        """Put `operation`, wrapped, in the attribute's place."""
-        setattr(self.o, self.name, self.op_wrapper(operation) if callable(self.op_wrapper) else operation)
+    def replacement(self) -> Replacement:
+        """Return what `patch_ops` applies."""
+        wrapped = self.op_wrapper(self.custom_op) if callable(self.op_wrapper) else self.custom_op
+        return Replacement(self.o, self.name, wrapped)
 
 
 def resolve(specs: Iterable[PatchingSpec] | None) -> list[PatchingSpec]:

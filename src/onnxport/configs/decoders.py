@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -202,6 +203,7 @@ class VisionEncoderDecoderOnnxConfig(OnnxConfig):
         return VisionEncoderDecoderEncoderOnnxConfig(encoder_config)
 
     def get_decoder_config(self, encoder_config: Any, decoder_config: Any, feature: str = "default") -> OnnxConfig:
-        """Return the description of the decoder; its configuration learns the encoder's hidden size."""
-        decoder_config.encoder_hidden_size = encoder_config.hidden_size
-        return VisionEncoderDecoderDecoderOnnxConfig(decoder_config, feature)
+        """Return the description of the decoder; a copy of its configuration has the encoder's hidden size."""
+        described = copy.copy(decoder_config)  # the caller's stays as it is
+        described.encoder_hidden_size = encoder_config.hidden_size
+        return VisionEncoderDecoderDecoderOnnxConfig(described, feature)

@@ -26,6 +26,8 @@ class ModelType:
     features: tuple[str, ...]
 
 
+ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
+"""Model types that become two graphs; 4.37.2 had the list in the module of its command."""
 _IMAGES = (
     "default",
     "image-classification",

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 8
-_COMPOSITES = ("encoder-decoder", "speech-encoder-decoder", "vision-encoder-decoder")
 _HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
 """Buffers that a checkpoint may lack: the first isn't used in inference, the second is computed."""
 _OLD_BUFFERS = re.compile(
@@ -97,7 +96,8 @@ def remove_missing_poolers(report: LoadReport, model: PreTrainedModel) -> LoadRe
         The report without the removed parameters.
     """
     missing = set(report.missing)
-    prefixes = ("", "encoder.") if model.config.model_type in _COMPOSITES else ("",)
+    is_composite = model.config.is_encoder_decoder and hasattr(model, "encoder")
+    prefixes = ("", "encoder.") if is_composite else ("",)
     for prefix in prefixes:
         owner = model.get_submodule(prefix.rstrip("."))
         names = {f"{prefix}pooler.{name}" for name in _parameter_names(getattr(owner, "pooler", None))}

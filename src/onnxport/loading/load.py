@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.quiet import hidden_bars, quiet
 from onnxport.errors import (
@@ -37,12 +38,13 @@ from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "attach_generation_config",
     "config_for",
     "dtype_of",
+    "generation_config_for",
     "load_config",
     "load_model",
     "load_preprocessor",
@@ -51,8 +53,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {name: ("timm", "torchvision") for name in ("timm_wrapper", "timm_backbone")}
-"""Model type → packages that implement it."""
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -143,7 +143,8 @@ def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 def _check_packages(checkpoint: Checkpoint) -> None:
     """Raise if a package that implements the model type isn't installed."""
-    missing = [name for name in _PACKAGES.get(checkpoint.model_type, ()) if find_spec(name) is None]
+    record = architecture_of(checkpoint.model_type)
+    missing = [name for name in (record.packages if record else ()) if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
             f"{checkpoint.name}: the model type {checkpoint.model_type!r} needs packages that aren't installed: "
@@ -226,21 +227,28 @@ def _submodel_state(
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def _loader_of(model_class: Any) -> Any:
-    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name."""
+def _loader_of(model_class: type[PreTrainedModel]) -> Callable[..., tuple[PreTrainedModel, dict[str, Any]]]:
+    """Return the `from_pretrained` that loads a model from a state dict, without running remote code.
+
+    `TimmBackbone.from_pretrained` (Transformers 5.23) ignores the state dict and downloads timm's weights, so it is
+    bypassed.
+    """
     from transformers import PreTrainedModel
 
-    fetches = model_class.__name__ == "TimmBackbone"
-    return partial(PreTrainedModel.from_pretrained.__func__, model_class) if fetches else model_class.from_pretrained
+    if model_class.__name__ == "TimmBackbone":
+        return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
+    return partial(model_class.from_pretrained, trust_remote_code=False)
 
 
-def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, LoadReport]:
+def _load_gguf(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: ExportOptions
+) -> tuple[PreTrainedModel, LoadReport]:
     from transformers import modeling_gguf_pytorch_utils
 
     file = checkpoint.weight_files[0].name
     with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
         model, info = model_class.from_pretrained(
-            checkpoint.directory, gguf_file=file, local_files_only=True, **_arguments(options)
+            checkpoint.directory, gguf_file=file, trust_remote_code=False, local_files_only=True, **_arguments(options)
         )
     return model, LoadReport.of(info, None)
 
@@ -313,6 +321,32 @@ def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> 
                 f"{checkpoint.directory / 'generation_config.json'}: {type(error).__name__} while reading it: "
                 f"{_first_lines(error)}; correct or remove the file"
             ) from error
+
+
+def generation_config_for(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, preprocessor: object
+) -> GenerationConfig | None:
+    """Create the generation configuration of a checkpoint without a file for it (GGUF), as Transformers does.
+
+    Args:
+        model_class: the class that loads the checkpoint.
+        config: its configuration, whose special token ids take precedence.
+        preprocessor: tokenizer or processor, for the other special token ids; may be None.
+
+    Returns:
+        The generation configuration; None for a class that doesn't generate.
+    """
+    from transformers import GenerationConfig
+
+    if not model_class.can_generate():
+        return None
+    made = GenerationConfig.from_model_config(config)
+    made._from_model_config = False  # it is written to a file
+    tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(made, name) is None:
+            setattr(made, name, getattr(tokenizer, name, None))
+    return made
 
 
 def dtype_of(options: ExportOptions) -> torch.dtype:

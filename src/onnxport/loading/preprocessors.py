@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
+from onnxport.containment import inside
+from onnxport.description.preprocessor import Preprocessor
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import ExportOptions
 
@@ -24,13 +29,6 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "source.spm", "target.spm", "bpe.codes",
     "vocab.bpe", "prophetnet.tokenizer", "tiktoken.model", "spm.model", "spm_char.model",
 )  # fmt: skip
-
-
-class Preprocessor(Protocol):
-    """A processor, tokenizer, image processor or feature extractor of Transformers."""
-
-    def save_pretrained(self, save_directory: str | Path, /) -> object:
-        """Write its files into a directory."""
 
 
 def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Preprocessor | None:
@@ -50,11 +48,12 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Preproc
         UntrustedCodeError: the preprocessor is remote code, and `trust_remote_code` is false.
     """
     checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
+    check_audio_tokenizer(checkpoint.directory)
     failures: list[str] = []
     for auto_class in _auto_classes(checkpoint):
         try:
             loaded = _load(auto_class, checkpoint, options)
-        except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
+        except Exception as error:
             if "trust_remote_code" in str(error):
                 raise UntrustedCodeError(
                     f"{checkpoint.name}: its preprocessor is code of the repository, which would run on this machine; "
@@ -86,7 +85,7 @@ class Preprocessors:
     image_processor: ImageProcessingMixin | None = None
     feature_extractor: FeatureExtractionMixin | None = None
 
-    def save_pretrained(self, save_directory: str | Path, /) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], /) -> None:
         """Write the files of both into a directory."""
         for part in (self.tokenizer, self.image_processor, self.feature_extractor):
             if part is not None:
@@ -119,8 +118,9 @@ def _auto_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
     for name, purpose in SIDE_JSON_FILES.items():
         if (directory / name).is_file():
             read_json_object(directory / name, purpose=purpose)
-    if checkpoint.model_type == "timm_wrapper":  # its settings are in config.json
-        return ("AutoImageProcessor",)
+    record = architecture_of(checkpoint.model_type)
+    if record is not None and record.preprocessors:
+        return record.preprocessors
     has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
     has_settings = (directory / "preprocessor_config.json").is_file()
     if (directory / "processor_config.json").is_file() or (has_settings and has_tokenizer):
@@ -150,6 +150,25 @@ def _load(auto_class: str, checkpoint: Checkpoint, options: ExportOptions) -> Pr
             checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
         )
     return cast("Preprocessor", loaded)
+
+
+def check_audio_tokenizer(directory: Path) -> None:
+    """Check that a processor's audio tokenizer isn't a local directory outside of the checkpoint's.
+
+    `ProcessorMixin.get_processor_dict` (Transformers 5.23) loads the model that `audio_tokenizer_name_or_path` names,
+    for Dia, from any path.
+
+    Raises:
+        CorruptCheckpointError: the audio tokenizer is elsewhere.
+    """
+    for name in ("processor_config.json", "audio_tokenizer_config.json"):
+        file = directory / name
+        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json":
+            settings = settings.get("audio_tokenizer")
+        path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
+        if isinstance(path, str) and os.path.exists(path):
+            inside(directory.absolute(), Path(path).absolute(), file)
 
 
 def _unread_vocabulary(loaded: Preprocessor, checkpoint: Checkpoint) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
+from onnxport.patching.patch import Patch
 from onnxport.weights import building
 
 if TYPE_CHECKING:
@@ -69,10 +70,7 @@ def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> N
 
 def _settings(config: PreTrainedConfig) -> tuple[PreTrainedConfig, Any]:
     """Return the (sub-)configuration that has a `quantization_config`, and that; None for the second without."""
-    parts = [config]
-    if hasattr(config, "get_text_config"):
-        parts.append(config.get_text_config(decoder=True))
-    for part in parts:
+    for part in (config, text_config_of(config)):
         if (settings := getattr(part, "quantization_config", None)) is not None:
             return part, settings
     return config, None
@@ -115,20 +113,15 @@ def cast_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
             module._parameters[name] = made[id(parameter)]
 
 
-@contextmanager
-def recorded_mxfp4() -> Iterator[None]:
-    """Dequantize recordings of MXFP4 blocks as one expression, in a block.
+def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Dequantize recordings of MXFP4 blocks as one expression; tensors go to the original function.
 
-    Transformers 5.23 dequantizes MXFP4 in place, by table look-ups and bit operations that expressions can't represent,
-    and has no setting for another function. `dequantize_convertops` is replaced for recordings; tensors still go to
-    the original function.
+    The loader of Transformers 5.23 dequantizes in place, by table look-ups and bit operations that expressions can't
+    represent.
     """
     from onnx_ir.tensor_adapters import from_torch_dtype
-    from transformers.integrations import mxfp4
 
     from onnxport.weights.recording import Recording
-
-    original = mxfp4.dequantize_convertops
 
     def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if not isinstance(blocks, Recording) or not isinstance(scales, Recording):
@@ -136,8 +129,14 @@ def recorded_mxfp4() -> Iterator[None]:
         made = building.transpose(building.mxfp4(blocks.expression, scales.expression), (0, 2, 1))
         return Recording(building.cast(made, from_torch_dtype(dtype)), blocks.tape)
 
-    mxfp4.dequantize_convertops = dequantize
-    try:
-        yield
-    finally:
-        mxfp4.dequantize_convertops = original
+    return dequantize
+
+
+RECORDED_MXFP4 = Patch(
+    "transformers.integrations.mxfp4:dequantize_convertops",
+    _record_mxfp4,
+    "the loader unpacks MXFP4 in place, bit by bit, which can't be recorded",
+    "none: the loader is written for tensors with values",
+    "the loader takes a function that unpacks",
+)
+"""For binding: replaced for recordings alone, because the loader has no argument for it."""

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxport._garbage import without_last_collections
+from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError
 
 MIN_OPTIMUM_VERSION = "1.5.0"
 """Kept for imports; the export never goes through optimum."""
-ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
-"""Model types that become two graphs."""
 
 logger = logging.getLogger("onnxport.onnx")
 
@@ -104,7 +103,9 @@ def _preprocessor(args: Namespace) -> Any:
     }
     if args.preprocessor == "auto":
         return get_preprocessor(args.model, cache_dir=args.cache_dir)
-    return getattr(transformers, classes[args.preprocessor]).from_pretrained(args.model, cache_dir=args.cache_dir)
+    return getattr(transformers, classes[args.preprocessor]).from_pretrained(
+        args.model, cache_dir=args.cache_dir, trust_remote_code=False
+    )
 
 
 def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part]:
@@ -113,8 +114,8 @@ def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part
 
     encoder = config.get_encoder_config(model.config.encoder)
     decoder = config.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
-    images = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir)
-    tokenizer = AutoTokenizer.from_pretrained(args.model, cache_dir=args.cache_dir)
+    images = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
     return [
         (output.parent / "encoder_model.onnx", model.encoder, encoder, images),
         (output.parent / "decoder_model.onnx", model.decoder, decoder, tokenizer),
@@ -151,7 +152,7 @@ def main() -> int:
     logging.getLogger("onnxport").setLevel(logging.INFO)
     try:
         export_with_transformers(args)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  every failure ends as one line, as in 4.37.2
         print(f"onnxport: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -53,6 +53,6 @@ def _reads_images_only(model_name: str) -> bool:
 def _try(auto_class: Any, model_name: str, cache_dir: str | None) -> Any:
     """Load with an Auto class; None where the checkpoint has nothing for it."""
     try:
-        return auto_class.from_pretrained(model_name, cache_dir=cache_dir)
+        return auto_class.from_pretrained(model_name, cache_dir=cache_dir, trust_remote_code=False)
     except (ValueError, OSError, KeyError, ImportError):
         return None

@@ -19,7 +19,8 @@ import onnx_ir.passes.common as common_passes
 from onnxscript.rewriter import MatchResult
 
 from onnxport.passes.hiding import hidden_parameters
-from onnxport.patching.patch import Patch, patched
+from onnxport.patching.patch import SLOW, Patch
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     from onnxscript.rewriter._matcher import SimplePatternMatcher
@@ -52,14 +53,16 @@ _PATCHES = (
     Patch(
         "onnxscript.rewriter._matcher:math",
         _exact,
-        "onnxscript 0.7 removes an Add of up to 1e-8, and so the epsilon of a norm: small values differ",
-        "onnxscript's no-op rules match 0 and 1 exactly",
+        "adding up to 1e-8 is dropped as an identity: the epsilon of a norm, without which small values differ",
+        "none known: onnxscript 0.7 compares constants of a pattern with math.isclose and abs_tol=1e-8",
+        "the rules that drop identities compare with exactly 0 and 1",
     ),
     Patch(
         "onnxscript.rewriter._matcher:SimplePatternMatcher.match",
         _same_operator_first,
-        "onnxscript 0.7 sorts all nodes by operator, for each node and each pattern with several outputs",
-        "onnxscript's matcher compares the operator first",
+        "for each node and each pattern with several outputs all nodes of the graph are sorted by operator",
+        SLOW,
+        "the matcher looks at the operator first",
     ),
 )
 
@@ -73,7 +76,7 @@ class CleanUpPass(ir.passes.InPlacePass):
         from onnxscript.rewriter import onnx_fusions
 
         before = sum(1 for _ in model.graph.all_nodes())
-        with hidden_parameters(model.graph), patched(_PATCHES):
+        with hidden_parameters(model.graph), patching(*_PATCHES):
             optimize_ir(model, onnx_shape_inference=False)
             _merge_equal_constants(model.graph)
             common_passes.CommonSubexpressionEliminationPass()(model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.errors import OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.settings import RunSettings
 
@@ -74,7 +75,7 @@ class Graph:
         providers, options = settings.chosen_providers(), settings.chosen_options()
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=providers)
-        except Exception as error:  # the runtime has no public base class for its errors
+        except runtime_errors() as error:
             raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
         self.seconds = 0.0
@@ -119,7 +120,7 @@ class Graph:
         start = time.perf_counter()
         try:
             self.session.run_with_iobinding(binding, self._run_options)
-        except Exception as error:
+        except runtime_errors() as error:
             raise OptionError(f"ONNX Runtime can't run {self.file.name}: {error}") from error
         self.seconds += time.perf_counter() - start
         return dict(zip(wanted, binding.get_outputs(), strict=True))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.modalities import embedded, encode
+from onnxport.runtime.modalities import embed, encode
 from onnxport.runtime.sampling import Chooser, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ Arrays = dict[str, "NDArray[Any]"]
 
 _ENCODER, _DECODER, _ONLY = "encoder_model", "decoder_model_merged", "model"
 _TEXTS, _TOKENS = "text_model", "embed_tokens"
-_KINDS = "token_type_ids"
+_TOKEN_TYPES = "token_type_ids"
 _GRID_AXES = 3
 """Axes of `position_ids` where a token has several: in time, in height, in width."""
 
@@ -121,17 +120,14 @@ class LightModel:
                 f"{self.directory.path}: where the patches of its pictures stand is counted by Transformers; install "
                 "torch and transformers (onnxport[export]) to generate with it"
             )
-        config = json.loads(json.dumps(self.directory.config), object_hook=lambda values: SimpleNamespace(**values))
-        encoded = encode(self.directory, config, arrays)
-        kinds = arrays.get(_KINDS)
+        encoded = encode(self.directory, self.directory.modalities, arrays)
+        token_types = arrays.get(_TOKEN_TYPES)
 
         def take(tokens: NDArray[Any]) -> Arrays:
-            nonlocal encoded, kinds
-            feed = embedded(self.directory, tokens, encoded)
-            if _KINDS in decoder.graph.inputs:
-                feed[_KINDS] = np.zeros_like(tokens) if kinds is None else kinds
-            encoded, kinds = {}, None
-            return feed
+            nonlocal encoded, token_types
+            feed = embed(self.directory, tokens, encoded, token_types)
+            encoded, token_types = (), None
+            return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
         return take
 
@@ -246,7 +242,8 @@ def _steps(
         feed = {**take(tokens), **(fixed if mask is None else {"attention_mask": mask})}
         if not decoder.states:  # without a cache, everything is computed again at every step
             states = decoder.begin(len(start))
-        logits = decoder.step(feed, states)
+        prefix = feed["inputs_embeds"].shape[1] - tokens.shape[1] if "inputs_embeds" in feed else 0
+        logits = decoder.step(feed, states, prefix)
         chosen = chooser.choose(logits[:, -1])
         yield chosen
         if chooser.done:

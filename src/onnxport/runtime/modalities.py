@@ -1,16 +1,16 @@
-"""What encoders of pictures and sounds take, what they say, and where it goes in the texts."""
+"""Run the encoders of images and audio, and merge the rows that they return into the embeddings of a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.architectures.phi4_multimodal import LONGEST
-from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.cross_attention import STATES
 from onnxport.runtime.graph import Graph, to_array
 
 if TYPE_CHECKING:
@@ -18,218 +18,227 @@ if TYPE_CHECKING:
 
     from onnxport.runtime.directory import Directory
 
-KINDS = (
-    *("pixel_values", "input_features", "image_pixel_values", "audio_input_features", "audio_input_ids"),
-    "flattened_patches",
-)
-"""Inputs that are pictures or sounds themselves: where a graph's isn't given, it isn't run."""
-ENCODED = "encoded_media"
-"""Argument of a first step whose pictures and sounds are encoded already."""
+ENCODED = "encoded_modalities"
+"""Argument of a first step whose images and audio are encoded already."""
+_TYPES = "token_type_ids"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Hold what an encoder says of all its pictures or sounds, after each other.
+    """Hold what an encoder returns for all its images or audio.
 
     Attributes:
-        rows: states, [places, size].
-        deep: what the decoder's first layers get at the same places, [layers, places, size], None for nothing.
+        modality: how it is merged.
+        rows: [rows, hidden size].
+        deepstack: what some of the decoder's layers add at the same positions, [layers, rows, hidden size]; None for
+            nothing.
     """
 
+    modality: Modality
     rows: NDArray[Any]
-    deep: NDArray[Any] | None = None
+    deepstack: NDArray[Any] | None = None
 
 
-def feed_for(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Choose what an encoder takes from all that was given, and complete it.
+def feed_for(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Choose an encoder's inputs, and complete them.
 
     Args:
         graph: the encoder.
-        given: name to array or tensor, None for what wasn't given.
+        inputs: name to array or tensor, None for what isn't given.
 
     Returns:
-        Every input of the graph that was given or can be told from the others; None where neither pictures nor sounds
-        were given that it takes.
+        Every input of the graph that is given or follows from the others; None where its main input isn't given.
     """
-    feed = {name: given[name] for name in graph.inputs if given.get(name) is not None}
-    medium = next((feed[name] for name in KINDS if name in feed), None)
-    if medium is None:
+    feed = {name: inputs[name] for name in graph.inputs if inputs.get(name) is not None}
+    main = next((feed[name] for name in MAIN_INPUTS if name in feed), None)
+    if main is None:
         return None
-    return {name: make(medium) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
+    return {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
 
 
-def encode(directory: Directory, config: Any, given: Mapping[str, Any]) -> dict[int, Encoded]:
-    """Run the encoders of what was given.
-
-    Args:
-        directory: what an export wrote.
-        config: the model's configuration.
-        given: arrays by name, None for what wasn't given.
-
-    Returns:
-        The token that leaves room for it, to what an encoder says.
-
-    Raises:
-        OptionError: a sound is too long, or something doesn't fit.
-    """
-    check_lengths(config, given)
-    found = {}
-    for component, part in MODALITY_ENCODERS.items():
-        if directory.has(component):
-            graph = directory.graph(component)
-            if taken := feed_for(graph, given):
-                said = {name: to_array(value) for name, value in graph.run(taken).items()}
-                found[token_of(config, part.token)] = encoded_of(said, part.output, given)
-    return found
-
-
-def embedded(directory: Directory, tokens: NDArray[Any], encoded: Mapping[int, Encoded]) -> dict[str, Any]:
-    """Return what a decoder takes in place of tokens.
+def encode(directory: Directory, modalities: Sequence[Modality], inputs: Mapping[str, Any]) -> tuple[Encoded, ...]:
+    """Run the encoders whose main inputs are given.
 
     Args:
         directory: what an export wrote.
-        tokens: [batch, tokens].
-        encoded: see `encode`.
-
-    Returns:
-        `inputs_embeds` [batch, tokens, size] and, where its first layers take such, `deepstack_embeds` [layers, batch,
-        tokens, size].
+        modalities: what its manifest says of them.
+        inputs: arrays by name, None for what isn't given.
 
     Raises:
-        OptionError: there are more or fewer places than states.
+        OptionError: audio is too long, or an input doesn't fit.
+        UnsupportedError: nothing here merges what an encoder returns.
     """
-    states = to_array(directory.graph("embed_tokens").run({"input_ids": tokens})["inputs_embeds"])
-    place = directory.graph("decoder_model_merged").inputs.get("deepstack_embeds")
-    deep = None if place is None else np.zeros((place.axes[0], *states.shape), states.dtype)
-    for token, said in encoded.items():
-        places = tokens == token
-        states = filled(states, said.rows, places)
-        if deep is not None and said.deep is not None:
-            deep[:, places] = said.deep
-    return {"inputs_embeds": states} | ({} if deep is None else {"deepstack_embeds": deep})
+    with_images = any(item.name == "image" and inputs.get(item.input) is not None for item in modalities)
+    found = []
+    for modality in modalities:
+        graph = directory.graph(modality.component)
+        if (feed := feed_for(graph, inputs)) is None:
+            continue
+        _check_length(modality, feed)
+        _check_merge(modality)
+        outputs = {name: to_array(value) for name, value in graph.run(feed).items()}
+        chosen = modality.output_with_images if with_images and modality.output_with_images else modality.output
+        rows = outputs[chosen]
+        found.append(Encoded(modality, rows.reshape(-1, rows.shape[-1]), outputs.get(modality.deepstack_output)))
+    return tuple(found)
 
 
-def check_lengths(config: Any, given: Mapping[str, Any]) -> None:
-    """Look whether sounds are as short as Phi-4-multimodal's encoder was exported for.
-
-    Raises:
-        OptionError: one is longer.
-    """
-    features = given.get("audio_input_features")
-    if features is None or features.shape[1] <= (longest := LONGEST * config.audio_config.time_reduction):
-        return
-    raise OptionError(
-        f"a sound has {features.shape[1]} frames, and the exported graph takes {longest} at most: cut it shorter"
-    )
-
-
-def token_of(config: Any, name: str) -> int:
-    """Return the token that leaves room for pictures or sounds: from the configuration, or that of the encoder.
-
-    Args:
-        config: the model's configuration.
-        name: `image_token_id` or `audio_token_id`.
-
-    Raises:
-        UnsupportedError: there is none, as in Voxtral Realtime, whose sound is added to its text.
-    """
-    names = (name, name.replace("_id", "_index"))  # some configurations are written with the latter
-    parts = (config, getattr(config, _ENCODERS[name], None))
-    places = [(part, known) for part in parts for known in names]
-    places += [(config, known.replace("image", "video")) for known in names]  # InstructBLIP for videos
-    found = next((getattr(part, known) for part, known in places if hasattr(part, known)), None)
-    if found is None:
-        raise UnsupportedError(
-            f"config.json names no token ({name}) that leaves room for what the encoder says: run the graphs one by one"
-        )
-    return int(found)
-
-
-_ENCODERS = {"image_token_id": "vision_config", "audio_token_id": "audio_config"}
-
-
-def encoded_of(said: Mapping[str, NDArray[Any]], name: str, given: Mapping[str, Any]) -> Encoded:
-    """Take what matters from what an encoder says.
-
-    Args:
-        said: outputs of the encoder by name. Phi-4-multimodal's says of sounds beside pictures something of its own.
-        name: the output for pictures, or for sounds alone.
-        given: what was given to the model.
-    """
-    beside = f"{name}_beside_images"
-    states = said[beside if beside in said and given.get("image_pixel_values") is not None else name]
-    return Encoded(states.reshape(-1, states.shape[-1]), said.get("deepstack_features"))
-
-
-def repeated(encoded: Mapping[int, Encoded], tokens: NDArray[Any], times: int) -> dict[int, Encoded]:
-    """Repeat what encoders say for texts that are repeated, each text's as a whole.
-
-    Args:
-        encoded: token that leaves room to what stands there.
-        tokens: the texts before they are repeated, [batch, tokens].
-        times: how often each is.
-
-    Raises:
-        OptionError: there are more or fewer places than states.
-    """
-    found = {}
-    for token, said in encoded.items():
-        counts = (tokens == token).sum(-1)
-        _check_places(int(counts.sum()), len(said.rows))
-        ends = np.cumsum(counts)
-        texts = [np.tile(np.arange(end - count, end), times) for count, end in zip(counts, ends, strict=True)]
-        order = np.concatenate(texts)
-        found[token] = Encoded(said.rows[order], None if said.deep is None else said.deep[:, order])
-    return found
-
-
-def filled(states: NDArray[Any], rows: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
-    """Put an encoder's states at the places that the text leaves, in order.
-
-    Args:
-        states: of the text, [batch, tokens, size].
-        rows: of the encoder, [places, size].
-        places: which tokens leave room, [batch, tokens].
-
-    Raises:
-        OptionError: there are more or fewer places than states.
-    """
-    _check_places(int(places.sum()), len(rows))
-    full = states.copy()
-    full[places] = rows
-    return full
-
-
-def _check_places(places: int, states: int) -> None:
-    if places != states:
+def _check_length(modality: Modality, feed: Mapping[str, Any]) -> None:
+    length = feed[modality.input].shape[1]
+    if modality.max_length is not None and length > modality.max_length:
         raise OptionError(
-            f"the text leaves {places} places for pictures or sounds, which take {states}: make both with the model's "
-            "processor"
+            f"{modality.input} has {length} frames, and the exported graph takes {modality.max_length} at most: cut "
+            "the audio shorter"
+        )
+
+
+def _check_merge(modality: Modality) -> None:
+    if modality.merge == "add":
+        raise UnsupportedError(
+            f"{modality.output} is added to the embeddings step by step, which isn't done here: run the graphs one by "
+            "one"
+        )
+    if modality.merge == "replace" and modality.placeholder_token_id is None:
+        raise UnsupportedError(
+            f"config.json names no placeholder token for {modality.output}: run the graphs one by one"
+        )
+
+
+def embed(
+    directory: Directory,
+    input_ids: NDArray[Any],
+    encoded: Sequence[Encoded],
+    token_type_ids: NDArray[Any] | None = None,
+) -> dict[str, Any]:
+    """Return the embeddings that a decoder takes in place of token ids.
+
+    Args:
+        directory: what an export wrote.
+        input_ids: [batch, sequence].
+        encoded: see `encode`.
+        token_type_ids: [batch, sequence]; zeros without.
+
+    Returns:
+        `inputs_embeds` [batch, prefix + sequence, hidden size] and, where the decoder takes them, `token_type_ids`
+        [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
+        `cross_attention_states` [batch, rows, hidden size].
+
+    Raises:
+        OptionError: the prompt has more or fewer placeholder tokens than there are rows.
+    """
+    decoder = directory.graph("decoder_model_merged").inputs
+    embeds = to_array(directory.graph("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"])
+    deepstack = _no_deepstack(decoder.get("deepstack_embeds"), embeds)
+    for item in encoded:
+        if item.modality.merge != "replace":
+            continue
+        positions = input_ids == item.modality.placeholder_token_id
+        embeds = merge_embeddings(embeds, item.rows, positions)
+        if deepstack is not None and item.deepstack is not None:
+            deepstack[:, positions] = item.deepstack
+    types = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    for item in encoded:
+        if item.modality.merge == "prefix":
+            prefix = _per_prompt(item, embeds)
+            embeds = np.concatenate([prefix, embeds], axis=1)
+            types = np.concatenate([np.ones(prefix.shape[:2], types.dtype), types], axis=1)
+    feed = {"inputs_embeds": embeds}
+    for item in encoded:
+        if item.modality.merge == "cross-attention":
+            feed[STATES] = _per_prompt(item, embeds)
+    if _TYPES in decoder:
+        feed[_TYPES] = types
+    return feed if deepstack is None else {**feed, "deepstack_embeds": deepstack}
+
+
+def _no_deepstack(described: Any, embeds: NDArray[Any]) -> NDArray[Any] | None:
+    return None if described is None else np.zeros((described.axes[0], *embeds.shape), embeds.dtype)
+
+
+def _per_prompt(encoded: Encoded, embeds: NDArray[Any]) -> NDArray[Any]:
+    """Return rows as [batch, rows, hidden size]."""
+    batch, _, size = embeds.shape
+    if len(encoded.rows) % batch:
+        raise OptionError(
+            f"{encoded.modality.output} has {len(encoded.rows)} rows, which {batch} prompts can't share: give an image "
+            "for each prompt"
+        )
+    return encoded.rows.reshape(batch, -1, size).astype(embeds.dtype, copy=False)
+
+
+def expand(encoded: Sequence[Encoded], input_ids: NDArray[Any], times: int) -> tuple[Encoded, ...]:
+    """Repeat rows for prompts that are repeated, each prompt's as a whole.
+
+    Args:
+        encoded: see `encode`.
+        input_ids: the prompts before they are repeated, [batch, sequence].
+        times: how often each is repeated.
+
+    Raises:
+        OptionError: the prompts have more or fewer placeholder tokens than there are rows.
+    """
+    found = []
+    for item in encoded:
+        if item.modality.merge in ("prefix", "cross-attention"):
+            counts = np.full(len(input_ids), len(item.rows) // len(input_ids))
+        else:
+            counts = (input_ids == item.modality.placeholder_token_id).sum(-1)
+        _check_count(int(counts.sum()), len(item.rows))
+        ends = np.cumsum(counts)
+        rows = [np.tile(np.arange(end - count, end), times) for count, end in zip(counts, ends, strict=True)]
+        order = np.concatenate(rows)
+        deepstack = None if item.deepstack is None else item.deepstack[:, order]
+        found.append(Encoded(item.modality, item.rows[order], deepstack))
+    return tuple(found)
+
+
+def merge_embeddings(embeds: NDArray[Any], rows: NDArray[Any], positions: NDArray[Any]) -> NDArray[Any]:
+    """Replace the embeddings of placeholder tokens by an encoder's rows, in order.
+
+    Args:
+        embeds: of the prompts, [batch, sequence, hidden size].
+        rows: of the encoder, [rows, hidden size].
+        positions: which tokens are placeholders, [batch, sequence].
+
+    Raises:
+        OptionError: there are more or fewer placeholder tokens than rows.
+    """
+    _check_count(int(positions.sum()), len(rows))
+    merged = embeds.copy()
+    merged[positions] = rows
+    return merged
+
+
+def _check_count(placeholders: int, rows: int) -> None:
+    if placeholders != rows:
+        raise OptionError(
+            f"the prompt has {placeholders} placeholder tokens but the encoder returned {rows} embeddings; build both "
+            "with the same processor"
         )
 
 
 def encoder_inputs(graphs: list[Graph]) -> frozenset[str]:
-    """Name all that encoders take."""
+    """Return the names of all inputs of encoders."""
     return frozenset(name for graph in graphs for name in graph.inputs)
 
 
 def _all_pixels(tiles: Any) -> Any:
-    """Say of tiles, [pictures, tiles, channels, height, width], that all their pixels are a picture's."""
+    """Return a mask of tiles, [images, tiles, channels, height, width], without padding."""
     return np.ones((*tiles.shape[:2], *tiles.shape[3:]), dtype=bool)
 
 
 def _one_each(images: Any) -> Any:
-    """Say that each picture has a text of its own."""
+    """Return how many images each prompt has: one."""
     return np.ones(len(images), dtype=np.int64)
 
 
 def _all_frames(features: Any) -> Any:
-    """Say of features, [sounds, values of each, frames], that all their frames are the sound's own."""
+    """Return a mask of features, [batch, mel bins, frames], without padding."""
     return np.ones((len(features), features.shape[-1]), dtype=np.int64)
 
 
-def _all_heard(features: Any) -> Any:
-    """Say of features, [sounds, frames, values of each], that all their frames are the sound's own."""
+def _all_first_frames(features: Any) -> Any:
+    """Return a mask of features, [batch, frames, mel bins], without padding."""
     return np.ones(features.shape[:2], dtype=bool)
 
 
@@ -237,5 +246,6 @@ _DEFAULTS: dict[str, Callable[[Any], Any]] = {
     "pixel_attention_mask": _all_pixels,
     "batch_num_images": _one_each,
     "feature_attention_mask": _all_frames,
-    "audio_attention_mask": _all_heard,
+    "audio_attention_mask": _all_first_frames,
 }
+"""Inputs that follow from the main one where they aren't given."""

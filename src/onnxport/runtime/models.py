@@ -6,6 +6,7 @@ reordered and cropped; the cache's tensors stay in ONNX Runtime from one step to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import make_dataclass
 from functools import cache, cached_property
@@ -14,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
-from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
-from onnxport.runtime import modalities as media
+from onnxport.runtime import modalities
+from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder, States
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
@@ -33,11 +37,12 @@ def torch_model(directory: Directory) -> OnnxModel:
     Raises:
         UnsupportedError: nothing here runs its graphs.
     """
-    config = AutoConfig.from_pretrained(directory.path, local_files_only=True)
+    config = _config_of(directory)
     if directory.has("embed_tokens"):
         return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
-        speech = config.model_type == "whisper"
+        exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
+        speech = issubclass(exported, WhisperGenerationMixin)  # it generates from audio of any length
         return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
@@ -47,6 +52,17 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.task == "text-generation":
         return OnnxCausalLM(directory, config)
     return OnnxModel(directory, config)
+
+
+def _config_of(directory: Directory) -> PreTrainedConfig:
+    """Load the configuration; where its class is code of the directory, its values without that class."""
+    auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
+    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
+        return PreTrainedConfig.from_dict(directory.config)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        directory.path, trust_remote_code=False, local_files_only=True
+    )
+    return config
 
 
 class OnnxModel:
@@ -243,14 +259,16 @@ class _Generating(OnnxModel):
         elif generation_config.use_cache is not False and self._decoder.states:
             model_kwargs["past_key_values"] = OnnxCache(self._decoder)
 
-    def _step(self, feed: Mapping[str, Any], remembered: OnnxCache | None, use_cache: bool | None) -> dict[str, Any]:
-        """Run the decoder once; return its logits and what it remembers now, None where nothing is to be remembered."""
+    def _step(
+        self, feed: Mapping[str, Any], remembered: OnnxCache | None, use_cache: bool | None, prefix: int = 0
+    ) -> dict[str, Any]:
+        """Run the decoder once; return its logits and its cache, None where nothing is to be cached."""
         if remembered is None and use_cache and self._decoder.states:
             remembered = OnnxCache(self._decoder)
         arrays = _arrays(feed)
         batch = len(next(iter(arrays.values())))
         states = remembered.at_least_empty(batch) if remembered is not None else self._decoder.begin(batch)
-        logits = torch.from_numpy(self._decoder.step(arrays, states))
+        logits = torch.from_numpy(self._decoder.step(arrays, states, prefix))
         return {"logits": logits, "past_key_values": remembered}
 
 
@@ -325,7 +343,8 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
-        config.is_encoder_decoder = True  # BLIP's doesn't say so
+        config = copy.copy(config)  # the caller's stays as it is
+        config.is_encoder_decoder = True  # false in BLIP's, whose decoder is a model of its own
         super().__init__(directory, config)
 
     def _main_graph(self) -> Graph:
@@ -391,9 +410,8 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         super().__init__(directory, config)
         place = self._decoder.graph.inputs.get("position_ids")
         self._has_grids = place is not None and len(place.axes) == 3
-        self.input_modalities += tuple(
-            _MODALITIES[part.input] for name, part in MODALITY_ENCODERS.items() if directory.has(name)
-        )
+        self._modalities = completed_modalities(directory.modalities, config)
+        self.input_modalities += tuple(modality.name for modality in self._modalities)
         self._deltas: Any = 0
 
     def _main_graph(self) -> Graph:
@@ -423,7 +441,7 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
     def _original(self) -> Any:
         """Return Transformers' model without weights: it knows how positions are counted."""
         with torch.device("meta"):
-            return AutoModel.from_config(self.config)
+            return AutoModel.from_config(self.config, trust_remote_code=False)
 
     def prepare_inputs_for_generation(self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
         """Choose what a step takes: what the first one took of pictures and sounds, the others don't take again.
@@ -438,10 +456,12 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         """
         prepared = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
         again = is_first_iteration or not kwargs.get("use_cache", True)
-        return {name: value for name, value in prepared.items() if again or name not in (*media.KINDS, media.ENCODED)}
+        return {
+            name: value for name, value in prepared.items() if again or name not in (*MAIN_INPUTS, modalities.ENCODED)
+        }
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        known = media.encoder_inputs(self._encoders())
+        known = modalities.encoder_inputs([*self._encoders(), self._decoder.graph])
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
 
     def _expand_inputs_for_generation(
@@ -449,9 +469,9 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
     ) -> Any:
         """Repeat each text, and for each what its own pictures and sounds are: these are encoded once."""
         if expand_size > 1 and (encoded := self._encoded(inputs)):
-            known = media.encoder_inputs(self._encoders())
+            known = modalities.encoder_inputs(self._encoders())
             inputs = {name: value for name, value in inputs.items() if name not in known}
-            repeated = media.repeated(encoded, _arrays({"ids": input_ids})["ids"], expand_size)
+            repeated = modalities.expand(encoded, _arrays({"ids": input_ids})["ids"], expand_size)
         else:
             repeated = None
         if isinstance(self._deltas, torch.Tensor):
@@ -459,14 +479,14 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         tokens, expanded = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids=input_ids, **inputs
         )
-        return tokens, expanded | ({media.ENCODED: repeated} if repeated else {})
+        return tokens, expanded | ({modalities.ENCODED: repeated} if repeated else {})
 
     def _encoders(self) -> list[Graph]:
-        return [self.directory.graph(name) for name in MODALITY_ENCODERS if self.directory.has(name)]
+        return [self.directory.graph(modality.component) for modality in self._modalities]
 
-    def _encoded(self, given: Mapping[str, Any]) -> dict[int, media.Encoded]:
-        """Return what the encoders say of what was given, by the token that leaves room for it."""
-        return media.encode(self.directory, self.config, _arrays(given))
+    def _encoded(self, inputs: Mapping[str, Any]) -> tuple[modalities.Encoded, ...]:
+        """Run the encoders whose inputs are given."""
+        return modalities.encode(self.directory, self._modalities, _arrays(inputs))
 
     def forward(  # type: ignore[override]
         self,
@@ -486,8 +506,8 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
         """Run one step.
 
         Args:
-            input_ids: tokens, [batch, tokens]; the configuration's `image_token_id` or `audio_token_id` stands at the
-                places of a picture or a sound.
+            input_ids: token ids, [batch, sequence], with the configuration's placeholder tokens where the model
+                replaces their embeddings by those of images or audio.
             attention_mask: [batch, earlier tokens and these].
             position_ids: [batch, tokens]; counted from the mask without.
             past_key_values: what was remembered; it is brought up to date.
@@ -516,12 +536,12 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
             position_ids = position_ids[..., -input_ids.shape[1] :]
         given = {"pixel_values": pixel_values, "input_features": input_features}
         given |= {"image_grid_thw": image_grid_thw, **more}
-        encoded = more[media.ENCODED] if media.ENCODED in more else self._encoded(given)
-        feed = media.embedded(self.directory, _arrays({"ids": input_ids})["ids"], encoded)
-        feed |= {"attention_mask": attention_mask, "position_ids": position_ids}
-        if "token_type_ids" in self._decoder.graph.inputs:
-            feed["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        return _output(self._step(feed, past_key_values, use_cache))
+        encoded = more[modalities.ENCODED] if modalities.ENCODED in more else self._encoded(given)
+        tokens = _arrays({"ids": input_ids, "types": token_type_ids})
+        feed = modalities.embed(self.directory, tokens["ids"], encoded, tokens.get("types"))
+        prefix = feed["inputs_embeds"].shape[1] - tokens["ids"].shape[1]
+        feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: more.get(MASK)}
+        return _output(self._step(feed, past_key_values, use_cache, prefix))
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]

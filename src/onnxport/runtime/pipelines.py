@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import pipelines
 
 from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.models import OnnxModel
 
 _PARTS = {
@@ -53,7 +55,10 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Any
         for name in _PARTS
         if name not in arguments and getattr(needed, f"_load_{name}") is not False
     }
-    return transformers.pipeline(task, model=_named(model), device=model.device, **parts, **arguments)
+    trusts = bool(arguments.pop("trust_remote_code", False))
+    return transformers.pipeline(
+        task, model=_named(model), device=model.device, trust_remote_code=trusts, **parts, **arguments
+    )
 
 
 def _check_fits(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> None:
@@ -94,9 +99,10 @@ def _part(name: str, task: str, model: OnnxModel, *, needed: bool) -> Any:
 
 def _loaded(auto_class: str, path: Path) -> tuple[Any, str]:
     """Load a preprocessor; return it, or None and why."""
+    check_audio_tokenizer(path)
     try:
-        loaded = getattr(transformers, auto_class).from_pretrained(path, local_files_only=True)
-    except Exception as error:  # each class fails in its own way on what isn't there
+        loaded = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # noqa: BLE001  each class fails in its own way on what isn't there
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if auto_class == "AutoProcessor" and not isinstance(loaded, transformers.ProcessorMixin):
         return None, f"there is a {type(loaded).__name__}, which is only a part of one"
@@ -108,6 +114,10 @@ def _loaded(auto_class: str, path: Path) -> tuple[Any, str]:
 
 
 def _named(model: OnnxModel) -> OnnxModel:
-    """Return a model whose class has the name of the original's, by which pipelines tell models apart."""
-    model.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
-    return model
+    """Return a copy whose class has the name of the original's, by which pipelines distinguish models.
+
+    The copy shares the sessions; the caller's model keeps its class.
+    """
+    named = copy.copy(model)
+    named.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
+    return named

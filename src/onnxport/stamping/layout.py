@@ -21,16 +21,7 @@ _PER_LAYER = re.compile(r"^(?!feature_maps\.)(?P<before>\w+\.)(?P<index>\d+)(?P<
 
 
 class StampError(Exception):
-    """Layers couldn't be proved isomorphic; all layers are traced instead.
-
-    Args:
-        message: the reason.
-        stacks: names of the `ModuleList`s of these layers, if the reason is specific to them.
-    """
-
-    def __init__(self, message: str, stacks: frozenset[str] = frozenset()) -> None:
-        super().__init__(message)
-        self.stacks = stacks
+    """Layers couldn't be proved isomorphic; all layers are traced instead."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ source lines and with memoized symbols, 4.4 without patches of other models, 4.0
 
 from __future__ import annotations
 
-import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport._garbage import fewer_collections
+from onnxport.patching.patch import Replacement
+
+if TYPE_CHECKING:
+    from torch.fx.experimental.sym_node import SymNode
 
 if TYPE_CHECKING:
     from torch.fx.experimental.sym_node import SymNode
@@ -24,47 +27,42 @@ def economical() -> Iterator[None]:
     import torch._dynamo
 
     # torch 2.13's fake tensor cache hashes symbolic shapes and validates hits, which is slower than recomputing.
-    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with fewer_collections(), uncached, _only_loaded_models():
+    with fewer_collections(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         yield
 
 
-@contextmanager
-def _only_loaded_models() -> Iterator[None]:
-    """Skip the engine's patches of models that aren't imported: resolving one imports its modeling module."""
+def own_exporter_patches(modules: Collection[str]) -> Replacement:
+    """Return a replacement that skips the exporter's patches of other models: applying one imports its module.
+
+    Args:
+        modules: names of the modeling modules that the captured model is defined in.
+    """
     import transformers.exporters.exporter_onnx  # noqa: F401  (registers the patches)
-    from transformers.exporters.utils import _PATCHES
+    from transformers.exporters import utils
 
-    registered = {backend: list(patches) for backend, patches in _PATCHES.items()}
-    try:
-        for patches in _PATCHES.values():
-            patches[:] = [patch for patch in patches if _is_loaded(patch[0])]
-        yield
-    finally:
-        for backend, patches in registered.items():
-            _PATCHES[backend][:] = patches
+    def applies(path: str) -> bool:
+        parts = path.split(".")
+        return parts[:2] != ["transformers", "models"] or ".".join(parts[:4]) in modules
+
+    kept = {backend: [patch for patch in found if applies(patch[0])] for backend, found in utils._PATCHES.items()}
+    return Replacement(utils, "_PATCHES", kept)
 
 
-def _is_loaded(path: str) -> bool:
-    parts = path.split(".")
-    return parts[:2] != ["transformers", "models"] or ".".join(parts[:4]) in sys.modules
-
-
-def without_source_lines(_: Callable[..., object]) -> Callable[[object], traceback.StackSummary]:
+def without_source_lines(_: object) -> Callable[[object], traceback.StackSummary]:
     """Return a replacement of `CapturedTraceback.summary`, called for each node, that reads no source files."""
     return lambda _: traceback.StackSummary()
 
 
-def memoized(original: Callable[[SymNode, SymNode], object]) -> Callable[[SymNode, SymNode], object]:
+def memoized(original: Callable[[SymNode, SymNode], SymNode]) -> Callable[[SymNode, SymNode], SymNode]:
     """Return a replacement of a method of `SymNode` that computes each expression once.
 
     Shapes are compared tens of thousands of times in a capture, with about a thousand different expressions.
     """
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    known: dict[tuple[Any, ...], object] = {}
+    known: dict[tuple[object, ...], SymNode] = {}
 
-    def operate(self: SymNode, other: SymNode) -> object:
+    def operate(self: SymNode, other: SymNode) -> SymNode:
         environment = self.shape_env
         if environment is None or getattr(other, "_expr", None) is None or get_proxy_mode():
             return original(self, other)

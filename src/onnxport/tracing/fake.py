@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -31,7 +33,7 @@ def build_fake(model_class: type[PreTrainedModel], config: PreTrainedConfig, dty
     from transformers.initialization import no_init_weights
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with no_init_weights(), _fake_parameters(mode), _LargeAreFake(mode):
+    with patching(_fake_parameters(mode)), no_init_weights(), _LargeAreFake(mode):
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
     model.tie_weights()
     for module in model.modules():
@@ -121,9 +123,8 @@ def _elements(sizes: Sequence[object]) -> int:
     return math.prod(size for size in flat if isinstance(size, int))
 
 
-@contextmanager
-def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
-    """Replace each parameter with a fake one when it is registered, so that at most one is allocated at a time.
+def _fake_parameters(mode: FakeTensorMode) -> Replacement:
+    """Return a replacement that makes each parameter fake when it is registered: at most one is allocated at a time.
 
     A model constructed under `FakeTensorMode` or on the meta device as a whole wouldn't have the values of its
     non-persistent buffers.
@@ -135,8 +136,4 @@ def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
         if param is not None and not is_fake(param):
             self._parameters[name] = torch.nn.Parameter(fake_like(param.data, mode), requires_grad=False)
 
-    torch.nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = original  # type: ignore[method-assign]
+    return Replacement(torch.nn.Module, "register_parameter", register_parameter)

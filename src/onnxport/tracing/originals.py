@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout, call, overridden
 from onnxport.description.signature import solve
-from onnxport.loading.failures import FORWARD_FAILURES
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +36,27 @@ def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, 
     if "height" in sizes and sizes["height"] == sizes.get("width"):
         wide = {**changes, "height": sizes["height"] * 2, "width": sizes["width"] * 3}
         try:
-            run_tensors(model, examples, examples.at(wide))
+            try_sizes(model, examples, examples.at(wide))
             changes = wide
-        except FORWARD_FAILURES as error:
+        except RefusedSizesError as error:
             logger.debug("the image size is fixed: %s", error)
     return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
+
+
+class RefusedSizesError(Exception):
+    """A model doesn't run on inputs of some sizes."""
+
+
+def try_sizes(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+    """Run a model at sizes that it may refuse, and return its outputs by flat name.
+
+    Raises:
+        RefusedSizesError: the model raised an exception, of any type.
+    """
+    try:
+        return run_tensors(model, examples, layout)
+    except Exception as error:  # models refuse a size by exceptions of any type
+        raise RefusedSizesError(f"{type(error).__name__}: {error}") from error
 
 
 def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.errors import NoKernelError, ValidationError
 from onnxport.writing.protobuf import outline
 
@@ -36,17 +37,6 @@ def open_mapped(file: Path) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
     try:
         return onnxruntime.InferenceSession(outline(file), options, providers=["CPUExecutionProvider"])
-    except (LookupError, DecodeError, *session_errors()) as error:
+    except (*runtime_errors(), LookupError, DecodeError) as error:
         error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
         raise error_type(f"ONNX Runtime can't load {file.name}: {error}") from error
-
-
-def session_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that ONNX Runtime raises for a graph or its inputs.
-
-    ONNX Runtime 1.32 has no common base class: each of its status codes is an exception that derives from `Exception`.
-    """
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    codes = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (RuntimeError, ValueError, *codes)

@@ -14,9 +14,9 @@ from typing import Literal
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import ONNX_DTYPES
 from onnxport.checkpoint.safetensors import DTYPE_BITS, read_header
-from onnxport.options import ExportOptions
+from onnxport.options import ValidationOptions
 
-Mode = Literal["whole", "on disk", "reduced"]
+Kind = Literal["whole", "on disk", "reduced"]
 
 SHARE = 0.6
 """Default share of the available memory that validation may use."""
@@ -50,18 +50,18 @@ class Strategy:
     """How an export is validated.
 
     Attributes:
-        mode: `whole` loads the weights twice, in torch and in ONNX Runtime; `on disk` reads tensors on demand and maps
+        kind: `whole` loads the weights twice, in torch and in ONNX Runtime; `on disk` reads tensors on demand and maps
             the graph's weights; `reduced` does the same for a model with few layers.
         keep: bytes of the original's tensors that may stay in memory after their use.
         note: note for the report; empty for `whole`.
     """
 
-    mode: Mode
+    kind: Kind
     keep: int = 0
     note: str = ""
 
 
-def strategy_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool = True) -> Strategy:
+def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
     """Choose the strategy for a checkpoint; only headers are read.
 
     Args:
@@ -73,8 +73,8 @@ def strategy_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: b
     return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
 
 
-def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Strategy:
-    """Choose the first mode that fits into `budget` bytes: `whole`, `on disk`, `reduced`."""
+def choose(weights: Weights, budget: int, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
+    """Choose the first strategy that fits into `budget` bytes: `whole`, `on disk`, `reduced`."""
     both = int(weights.total * (1 + _SESSION[options.dtype]))
     whole = MARGIN + both
     is_small = both <= MARGIN  # other memory dominates
@@ -88,7 +88,7 @@ def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: 
     return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be used")
 
 
-def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:
+def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
     """Return the size of a checkpoint's weights, from the headers of its files.
 
     Raises:

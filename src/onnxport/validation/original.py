@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.options import ExportOptions
@@ -13,12 +13,16 @@ from onnxport.validation.memory import Strategy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from onnxport.binding.bind import Bound
+    from onnxport.blueprints.draft import Draft
 
 
 @contextmanager
 def original_model(
-    checkpoint: Checkpoint, model_class: Any, options: ExportOptions, strategy: Strategy, bound: Bound | None = None
+    checkpoint: Checkpoint,
+    model_class: type[PreTrainedModel],
+    options: ExportOptions,
+    strategy: Strategy,
+    draft: Draft | None = None,
 ) -> Iterator[tuple[PreTrainedModel, str]]:
     """Give the original in a block.
 
@@ -26,8 +30,8 @@ def original_model(
         checkpoint: where its weights are.
         model_class: a model class of Transformers.
         options: dtype, device, whether code may run.
-        strategy: `whole` reads the weights at once; other modes read them on demand, and run on the CPU.
-        bound: what `bind` returned, where that was called already. Its model is given weights, and is what is yielded.
+        strategy: `whole` reads the weights at once; others read them on demand, and run on the CPU.
+        draft: what was made for tracing, if anything was. Where it has no weights, its model is given them.
 
     Yields:
         The model, and the note of the strategy for the report.
@@ -39,15 +43,20 @@ def original_model(
     from onnxport.checkpoint.reading import Reader
     from onnxport.loading.load import load_config, load_model
 
-    if strategy.mode == "whole":
-        model = bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)
-        yield model, strategy.note
+    loaded = draft.loaded if draft else None
+    bound = draft.bound if draft else None
+    if strategy.kind == "whole":
+        if loaded is None:
+            is_whole = bound is not None and not bound.binding.files
+            loaded = bound.model if bound and is_whole else load_model(checkpoint, model_class, options)
+        yield loaded, strategy.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
-    if not bound.binding.files:  # it can't be read in parts, so all of it is in memory already
+    if loaded is not None or not bound.binding.files:  # all of it is in memory already
+        reason = bound.binding.note or "it was traced with them"
         yield (
-            bound.model,
-            f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}",
+            bound.model if loaded is None else loaded,
+            f"the graph's weights stayed on disk, and the original's were in memory: {reason}",
         )
         return
     from onnxport.validation.on_demand import read_on_demand
