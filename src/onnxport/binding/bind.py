@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import FileState, Inventory, Reader, state_to_json
 from onnxport.errors import CorruptCheckpointError, OnnxportError
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 from onnxport.patching.patch import Patch
 from onnxport.patching.scope import patching
 from onnxport.weights import building
@@ -131,7 +131,7 @@ class Bound:
 
 
 def bind(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: ExportOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> Bound:
     """Bind a model class to a checkpoint, without reading tensors where the format allows that.
 
@@ -167,7 +167,7 @@ def _bind_lazily(
     config: PreTrainedConfig,
     inventory: Inventory,
     reader: Reader,
-    options: ExportOptions,
+    options: CheckpointOptions,
 ) -> Bound | str:
     """Return the model and its binding, or the reason why it can't be bound lazily."""
     from onnxport.checkpoint.adapters import KEY_PREFIX
@@ -211,7 +211,7 @@ def _is_foreign(error: OnnxportError) -> bool:
 
 
 def _bind_eagerly(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: ExportOptions, note: str
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: CheckpointOptions, note: str
 ) -> Bound:
     from onnxport.loading.load import load_model
 

@@ -34,7 +34,7 @@ from onnxport.loading.merging import check_with_adapter, merge_in_memory, plan_m
 from onnxport.loading.preprocessors import load_preprocessor
 from onnxport.loading.quantized import cast_unquantized, let_loader_dequantize
 from onnxport.loading.tensors import read_state
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PreTrainedConfig:
+def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTrainedConfig:
     """Load the configuration of a checkpoint.
 
     Raises:
@@ -97,7 +97,7 @@ def config_for(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
     return next((part for part in parts if isinstance(part, config_class)), config)
 
 
-def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
+def load_model(checkpoint: Checkpoint, model_class: type, options: CheckpointOptions) -> PreTrainedModel:
     """Load a model in evaluation mode, with every parameter from the checkpoint; an adapter is merged.
 
     A model with an optional pooler is loaded without it when the checkpoint has none. Tensors of another task's head
@@ -125,7 +125,7 @@ def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions
     return cast("PreTrainedModel", model.to(device).eval())
 
 
-def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
+def _check_model_type(checkpoint: Checkpoint, options: CheckpointOptions) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     known = list(CONFIG_MAPPING.keys())
@@ -172,7 +172,7 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Onn
 
 
 def _load_strictly(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: ExportOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> PreTrainedModel:
     if checkpoint.format == "gguf":
         model, report = _load_gguf(checkpoint, model_class, options)
@@ -189,7 +189,7 @@ def load_state(
     model_class: type[PreTrainedModel],
     config: PreTrainedConfig,
     state: Mapping[str, torch.Tensor],
-    options: ExportOptions,
+    options: CheckpointOptions,
 ) -> tuple[PreTrainedModel, LoadReport]:
     """Load a state dict with Transformers' loader.
 
@@ -241,7 +241,7 @@ def _loader_of(model_class: type[PreTrainedModel]) -> Callable[..., tuple[PreTra
 
 
 def _load_gguf(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: ExportOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: CheckpointOptions
 ) -> tuple[PreTrainedModel, LoadReport]:
     from transformers import modeling_gguf_pytorch_utils
 
@@ -253,7 +253,7 @@ def _load_gguf(
     return model, LoadReport.of(info, None)
 
 
-def _arguments(options: ExportOptions) -> dict[str, Any]:
+def _arguments(options: CheckpointOptions) -> dict[str, Any]:
     return {"dtype": dtype_of(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
@@ -275,7 +275,7 @@ def _named_errors(checkpoint: Checkpoint, model_class: type[PreTrainedModel]) ->
 
 
 def _load_tensorflow(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: ExportOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> PreTrainedModel:
     from onnxport.loading.tensorflow import read_tensorflow_state
 
@@ -349,14 +349,14 @@ def generation_config_for(
     return made
 
 
-def dtype_of(options: ExportOptions) -> torch.dtype:
+def dtype_of(options: CheckpointOptions) -> torch.dtype:
     """Return the torch dtype of the `dtype` option."""
     import torch
 
     return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))
 
 
-def _device(options: ExportOptions) -> torch.device:
+def _device(options: CheckpointOptions) -> torch.device:
     import torch
 
     try:

@@ -16,7 +16,7 @@ from onnxport.checkpoint.quiet import quiet
 from onnxport.containment import inside
 from onnxport.description.preprocessor import Preprocessor
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Preprocessor | None:
+def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor | None:
     """Load the preprocessor that converts text, images or audio into the model's inputs.
 
     Args:
@@ -92,7 +92,7 @@ class Preprocessors:
                 part.save_pretrained(save_directory)
 
 
-def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: ExportOptions) -> Preprocessor:
+def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
     """Combine a tokenizer with an image processor or feature extractor, where no processor class does."""
     from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
 
@@ -141,7 +141,7 @@ def _settings_class(checkpoint: Checkpoint) -> str:
     return "AutoImageProcessor" if is_image or not extractor else "AutoFeatureExtractor"
 
 
-def _load(auto_class: str, checkpoint: Checkpoint, options: ExportOptions) -> Preprocessor:
+def _load(auto_class: str, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
     import transformers
 
     extra = {"gguf_file": checkpoint.weight_files[0].name} if checkpoint.format == "gguf" else {}
@@ -163,8 +163,8 @@ def check_audio_tokenizer(directory: Path) -> None:
     """
     for name in ("processor_config.json", "audio_tokenizer_config.json"):
         file = directory / name
-        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
-        if name == "processor_config.json":
+        settings: object = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json" and isinstance(settings, dict):
             settings = settings.get("audio_tokenizer")
         path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
         if isinstance(path, str) and os.path.exists(path):
