@@ -23,7 +23,7 @@ import onnx_ir as ir
 from onnxport.bundles._stages import exchange
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
 from onnxport.bundles.output import check_output, staged
-from onnxport.checkpoint.reading import Reader, take_inventory
+from onnxport.checkpoint.reading import Reader, list_tensors
 from onnxport.options import ExportOptions
 from onnxport.weights import building
 from onnxport.writing.planning import plan_graph
@@ -38,7 +38,7 @@ def export(directory: Path, version: int, weights: str) -> None:
     source, output = directory / f"v{version}", directory / "out"
     options = ExportOptions(external_data="always", weights="link" if weights == "link" else "copy", force=True)
     check_output(output, force=True)
-    inventory = take_inventory(source, sorted(source.glob("*.safetensors")))
+    inventory = list_tensors(source, sorted(source.glob("*.safetensors")))
     with Reader(source, inventory.files) as reader, staged(output, force=True) as stage:
         made = dict(inventory.tensors.items())
         turned = {"turned": building.transpose(made["w0"], [1, 0])}

@@ -94,8 +94,8 @@ def check(directory: Path, name: str, wanted: State, **options: Any) -> Binding:
     with Reader(checkpoint.directory, binding.files) as reader:
         for key, tensor in plain.state_dict().items():
             streamed = torch.from_numpy(binding[key].evaluate(reader).astype(np.float32))
-            pieces = [piece.astype(np.float32).copy() for piece in binding[key].pieces(reader)]
-            assert np.array_equal(np.concatenate(pieces), streamed.flatten().numpy())
+            chunks = [chunk.astype(np.float32).copy() for chunk in binding[key].chunks(reader)]
+            assert np.array_equal(np.concatenate(chunks), streamed.flatten().numpy())
             expected = wanted[key].float() if key in wanted else tensor.to(loaded.dtype).float()
             tolerance = bound_tolerance if key in wanted else 0
             assert torch.allclose(streamed, expected, atol=tolerance, rtol=tolerance), key
@@ -140,27 +140,27 @@ def test_conv1d_and_embeddings_are_transposed(tmp_path: Path, dora: bool) -> Non
     table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
     deltas = {name: product(tensors, name, 1.5) for name in (square, wide)}
     deltas[table] = 1.5 * (table_factors[f"{table}.lora_embedding_B"] @ table_factors[f"{table}.lora_embedding_A"])
-    wanted, lengths = {}, {}
+    wanted, norms = {}, {}
     for name, delta in deltas.items():
         merged = weights[f"{name}.weight"].T + delta
         if dora:
-            lengths[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
-            merged = merged / merged.norm(dim=1, keepdim=True) * lengths[f"{name}.lora_magnitude_vector"][:, None]
+            norms[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
+            merged = merged / merged.norm(dim=1, keepdim=True) * norms[f"{name}.lora_magnitude_vector"][:, None]
         wanted[f"{name}.weight"] = merged.T
-    found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **lengths}, use_dora=dora)
+    found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **norms}, use_dora=dora)
     check(found, "GPT2LMHeadModel", wanted)
 
 
 def test_convolutions_and_dora(tmp_path: Path) -> None:
     weights = load_file(base(tmp_path / "base", "ViTForImageClassification", VIT) / "model.safetensors")
     name = "vit.embeddings.patch_embeddings.projection"
-    down, up, lengths = random(4, 3, 4, 4), random(32, 4, 1, 1), random(1, 32, 1, 1).abs()
+    down, up, norms = random(4, 3, 4, 4), random(32, 4, 1, 1), random(1, 32, 1, 1).abs()
     tensors = {
-        f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.lora_magnitude_vector.weight": lengths
+        f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.lora_magnitude_vector.weight": norms
     }  # fmt: skip
     found = adapter(tmp_path / "lora", "../base", tensors, use_dora=True)
     merged = weights[f"{name}.weight"] + 1.5 * torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down)
-    merged = merged / merged.flatten(1).norm(dim=1)[:, None, None, None] * lengths.reshape(-1, 1, 1, 1)
+    merged = merged / merged.flatten(1).norm(dim=1)[:, None, None, None] * norms.reshape(-1, 1, 1, 1)
     check(found, "ViTForImageClassification", {f"{name}.weight": merged})
 
 
@@ -386,7 +386,7 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "tokens alone": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
     "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
     "no pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
-    "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, and adapter_config.json says 8"),
+    "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, but 8 in adapter_config.json"),
     "another layer": ({"layers_to_transform": [1]}, GOOD, CorruptCheckpointError, "layers_to_transform"),
     "no lengths": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
     "half": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
@@ -397,7 +397,7 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
         {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
     ),
     "a norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
-    "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base"),
+    "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base model"),
     "a base that isn't there": (
         {"base_model_name_or_path": "/not/there"}, GOOD, CheckpointNotFoundError, "no such directory",
     ),
@@ -418,7 +418,7 @@ def test_missing_files(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     for given, words in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
         with pytest.raises(CheckpointError, match=words):
             open_checkpoint(source, ExportOptions(adapter=str(given)))
-    with pytest.raises(UnsupportedError, match="give their base as MODEL"):
+    with pytest.raises(UnsupportedError, match="pass their base model as MODEL"):
         open_checkpoint(found, ExportOptions(adapter=str(found)))
     (found / "adapter_model.safetensors").rename(found / "adapter_model.bin")
     with pytest.raises(CheckpointNotFoundError, match=re.escape("adapter_model.bin, a pickle")):

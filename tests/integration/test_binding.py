@@ -14,9 +14,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from conformance.checkpoints import make_checkpoint, randomize
-from onnxport.binding.bind import Binding, bind, relocate
+from onnxport.binding.bind import Binding, bind, rebind
 from onnxport.checkpoint.checkpoint import open_checkpoint
-from onnxport.checkpoint.reading import Reader, take_inventory
+from onnxport.checkpoint.reading import Reader, list_tensors
 from onnxport.errors import CorruptCheckpointError, WeightsMismatchError
 from onnxport.loading.load import load_config, load_model
 from onnxport.options import ExportOptions
@@ -230,14 +230,14 @@ def test_a_binding_fits_a_fine_tune_of_the_same_model(tmp_path: Path) -> None:
     change(tmp_path / "tuned", lambda state: {name: tensor + 1 for name, tensor in reversed(state.items())})
     tuned = check(tmp_path / "tuned", "MixtralForCausalLM")
     base = check(tmp_path / "base", "MixtralForCausalLM")
-    inventory = take_inventory(tmp_path / "tuned", [tmp_path / "tuned" / "model.safetensors"])
+    inventory = list_tensors(tmp_path / "tuned", [tmp_path / "tuned" / "model.safetensors"])
     with Reader(tmp_path / "tuned", inventory.files) as reader:
-        moved = relocate(base, inventory, reader)
+        moved = rebind(base, inventory, reader)
         assert moved is not None
         assert moved.to_json() == tuned.to_json()
         change(tmp_path / "tuned", lambda state: {name: tensor.to(torch.float16) for name, tensor in state.items()})
         assert (
-            relocate(base, take_inventory(tmp_path / "tuned", [*(tmp_path / "tuned").glob("*.safetensors")]), reader)
+            rebind(base, list_tensors(tmp_path / "tuned", [*(tmp_path / "tuned").glob("*.safetensors")]), reader)
             is None
         )
 
@@ -247,9 +247,9 @@ def test_another_fine_tune_may_tie_otherwise(tmp_path: Path) -> None:
     change(tmp_path, lambda state: {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()})
     binding = check(tmp_path, "LlamaForCausalLM")
     change(tmp_path, lambda state: {**state, "lm_head.weight": state["lm_head.weight"] + 1})
-    inventory = take_inventory(tmp_path, [tmp_path / "model.safetensors"])
+    inventory = list_tensors(tmp_path, [tmp_path / "model.safetensors"])
     with Reader(tmp_path, inventory.files) as reader:
-        assert relocate(binding, inventory, reader) is None
+        assert rebind(binding, inventory, reader) is None
 
 
 @pytest.mark.parametrize(

@@ -190,15 +190,15 @@ def test_a_declared_omission_must_not_be_random(masked: tuple[Path, Any], monkey
 
 
 def test_an_omission_that_was_loaded_under_another_name_is_none(masked: tuple[Path, Any]) -> None:
-    from onnxport.loading.accounting import Account, _hidden
+    from onnxport.loading.accounting import LoadReport, _unreported
 
     model = load(masked[0], "BertForMaskedLM")
     model._keys_to_ignore_on_load_missing = [r"intermediate\.dense\.weight"]
-    account = Account(frozenset(), frozenset(), frozenset(), {})
-    assert not list(_hidden(account, model))
+    report = LoadReport(frozenset(), frozenset(), frozenset(), {})
+    assert not list(_unreported(report, model))
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     del model.get_parameter(name)._is_hf_initialized
-    assert list(_hidden(account, model)) == [name]
+    assert list(_unreported(report, model)) == [name]
 
 
 def test_gpt2_masks_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:

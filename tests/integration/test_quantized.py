@@ -129,8 +129,8 @@ def test_weights_are_what_was_meant(kind: str, dtype: Any, tmp_path: Path) -> No
             assert torch.equal(in_memory[key], expected), key
             found = binding[key].evaluate(reader).astype(np.float32)
             assert np.array_equal(found, expected.float().numpy()), key
-            pieces = [piece.astype(np.float32).copy() for piece in binding[key].pieces(reader)]
-            assert np.array_equal(np.concatenate(pieces), found.reshape(-1)), key
+            chunks = [chunk.astype(np.float32).copy() for chunk in binding[key].chunks(reader)]
+            assert np.array_equal(np.concatenate(chunks), found.reshape(-1)), key
 
 
 @pytest.mark.parametrize("kind", ["fp8", "mxfp4"])

@@ -13,7 +13,7 @@ import pytest
 from tests.policy.source import FILES, SOURCE, label, syntax_tree
 
 LAYERS = (
-    ("errors", "_garbage"),
+    ("errors", "_garbage", "_locking"),
     ("containment",),
     ("options", "_needs", "_onnxruntime"),
     ("patching",),

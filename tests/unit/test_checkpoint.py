@@ -82,14 +82,14 @@ def test_an_empty_name_isnt_the_working_directory() -> None:
 
 
 def test_names_the_directory_of_a_file(directory: Path) -> None:
-    with pytest.raises(CheckpointNotFoundError, match="give the directory"):
+    with pytest.raises(CheckpointNotFoundError, match="pass the directory"):
         open_checkpoint(directory / "config.json", OPTIONS)
 
 
 def test_directory_without_config_points_below(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "config.json").write_text("{}")
-    with pytest.raises(CheckpointNotFoundError, match=r"no config\.json.*inner below it has one"):
+    with pytest.raises(CheckpointNotFoundError, match=r"no config\.json.*inner has one"):
         open_checkpoint(tmp_path, OPTIONS)
 
 
@@ -106,7 +106,7 @@ def test_directory_without_config_points_below(tmp_path: Path) -> None:
         (b'{"a": 1, "a": 2}', r"config\.json.*'a' occurs twice"),
         (b"[" * 100_000, r"config\.json.*(nested too deeply|isn't valid JSON)"),
         (b'{"architectures": ["BertModel"]}', r"has no model_type \(its architectures are \['BertModel'\]\)"),
-        (b'{"model_type": 3}', r"model_type 3, not a text"),
+        (b'{"model_type": 3}', r"model_type 3, not a string"),
         (b'{"model_type": "bert", "architectures": 3}', r"architectures is 3, which isn't a list.*--task"),
         (b'{"model_type": "bert", "architectures": "BertModel"}', r"architectures is 'BertModel'"),
         (b'{"model_type": "bert", "torch_dtype": "float31"}', r"torch_dtype is 'float31'"),
@@ -189,13 +189,13 @@ def test_the_weights_that_the_config_names(directory: Path) -> None:
     [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"<!DOCTYPE html><html>", "web page"),
+        (b"<!DOCTYPE html><html>", "HTML page"),
         (b"\x00\x01", "fewer than the 8"),
-        (struct.pack("<Q", 1 << 40) + b"{}", "claims 1099511627776 bytes, more than"),
+        (struct.pack("<Q", 1 << 40) + b"{}", "has 1099511627776 bytes, more than"),
         (struct.pack("<Q", 5000) + b"{}", "has only 10: it is truncated"),
         (struct.pack("<Q", 2) + b"{]", "isn't valid JSON"),
         (struct.pack("<Q", 2) + b"[]", "found an array"),
-        (struct.pack("<Q", 2) + b"{}", "holds no tensors"),
+        (struct.pack("<Q", 2) + b"{}", "has no tensors"),
     ],
 )
 def test_refuses_a_bad_safetensors_header(directory: Path, start: bytes, message: str) -> None:

@@ -56,7 +56,7 @@ def test_asks_which_of_several(tmp_path: Path) -> None:
         (b"GGML" + bytes(50), "not b'GGUF'"),
         (gguf_bytes(version=9), "version 9"),
         (gguf_bytes(kind=999), "unknown type 999"),
-        (gguf_bytes(architecture=None), "doesn't say its architecture"),
+        (gguf_bytes(architecture=None), "has no general.architecture"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 60), "damaged"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "truncated"),
     ],

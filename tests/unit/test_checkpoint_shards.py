@@ -86,7 +86,7 @@ def test_names_a_tensor_that_is_twice(directory: Path) -> None:
 
 def test_names_a_tensor_that_is_not_in_its_shard(directory: Path) -> None:
     set_index(directory, {"a": ONE, "b": TWO, "c": TWO})
-    with pytest.raises(CorruptCheckpointError, match=rf"tensor 'c' into {TWO}, which doesn't hold it"):
+    with pytest.raises(CorruptCheckpointError, match=rf"tensor 'c' to {TWO}, which doesn't have it"):
         open_checkpoint(directory, OPTIONS)
 
 

@@ -41,14 +41,14 @@ def test_list_as_json(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["directory"] == str(store.directory)
     assert [entry["key"] for entry in found["entries"]] == ["new", "old"]
     assert found["bytes"] == sum(entry["bytes"] for entry in found["entries"])
-    assert set(found["entries"][0]) == {"key", "kind", "label", "bytes", "created", "used"}
+    assert set(found["entries"][0]) == {"key", "type", "label", "bytes", "created", "used"}
     assert found["entries"][0]["created"].endswith("+00:00")
 
 
 def test_a_damaged_entry_is_listed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     os.truncate(store._path("old"), 7)
     assert main(["cache", "list"]) == 0
-    assert "it is cut short" in " ".join(capsys.readouterr().out.split())
+    assert "it is truncated" in " ".join(capsys.readouterr().out.split())
 
 
 def test_clear(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

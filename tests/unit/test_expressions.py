@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxport.weights import building
-from onnxport.weights.expressions import PIECE, ByteRange, Cast, Concatenate, Expression, InMemory, Slice, Stored
+from onnxport.weights.expressions import CHUNK, ByteRange, Cast, Concatenate, Expression, InMemory, Slice, Stored
 from tests.unit.weights_files import Array, checkpoint
 
 RANDOM = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_any_chain_of_operations_gives_what_numpy_gives(seed: int) -> None:
     assert made.shape == array.shape
     assert made.nbytes == array.nbytes
     np.testing.assert_array_equal(made.evaluate(reader), array)
-    np.testing.assert_array_equal(np.concatenate([piece.copy() for piece in made.pieces(reader)]), array.reshape(-1))
+    np.testing.assert_array_equal(np.concatenate([chunk.copy() for chunk in made.chunks(reader)]), array.reshape(-1))
     again = building.from_json(json.loads(json.dumps(building.to_json(made))))
     assert again == made and hash(again) == hash(made)
     if made.contiguous is not None:
@@ -119,12 +119,12 @@ def test_a_slice_of_rows_reads_only_them() -> None:
 
 
 def test_a_cast_is_streamed_in_pieces() -> None:
-    reader, (array,) = values(3, PIECE)
-    made = building.concatenate([building.cast(stored(3, PIECE), ir.DataType.FLOAT16)] * 2, 0)
-    pieces = [piece.copy() for piece in made.pieces(reader)]
-    assert max(piece.size for piece in pieces) == PIECE
-    assert max(read.nbytes for read in reader.reads) == 4 * PIECE
-    np.testing.assert_array_equal(np.concatenate(pieces).reshape(made.shape), np.tile(array, (2, 1)).astype(np.float16))
+    reader, (array,) = values(3, CHUNK)
+    made = building.concatenate([building.cast(stored(3, CHUNK), ir.DataType.FLOAT16)] * 2, 0)
+    chunks = [chunk.copy() for chunk in made.chunks(reader)]
+    assert max(chunk.size for chunk in chunks) == CHUNK
+    assert max(read.nbytes for read in reader.reads) == 4 * CHUNK
+    np.testing.assert_array_equal(np.concatenate(chunks).reshape(made.shape), np.tile(array, (2, 1)).astype(np.float16))
 
 
 def test_merged_experts_read_one_tensor_at_a_time() -> None:
@@ -140,22 +140,22 @@ def test_merged_experts_read_one_tensor_at_a_time() -> None:
 
 def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the base is, the sum is float32, and a part of it reads only a part of the base."""
-    monkeypatch.setattr("onnxport.weights.arithmetic.PIECE", 12)
+    monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 12)
     generator = np.random.default_rng(0)
     base, up, down = (generator.normal(size=sizes).astype(np.float16) for sizes in ((7, 6), (7, 2), (2, 6)))
-    lengths = generator.normal(size=7).astype(np.float32)
+    norms = generator.normal(size=7).astype(np.float32)
     wanted = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
     made = building.low_rank(InMemory(base), InMemory(up), InMemory(down), 1.5)
-    long = building.rescaled(made, InMemory(lengths))
-    wanted_long = wanted / np.linalg.norm(wanted, axis=1)[:, None] * lengths[:, None]
+    long = building.rescaled(made, InMemory(norms))
+    wanted_long = wanted / np.linalg.norm(wanted, axis=1)[:, None] * norms[:, None]
     for expression, values in ((made, wanted), (long, wanted_long), (building.cut(made, 0, 2, 5), wanted[2:5])):
         again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
         for one in (expression, again, building.rebuilt(expression, expression.children)):
             assert one.dtype == ir.DataType.FLOAT and one.shape == values.shape and one.contiguous is None
             np.testing.assert_allclose(one.evaluate(Bytes(b"")), values, rtol=1e-5, atol=1e-6)
-            pieces = [piece.copy() for piece in one.pieces(Bytes(b""))]
-            assert max(piece.size for piece in pieces) <= 12
-            np.testing.assert_allclose(np.concatenate(pieces).reshape(values.shape), values, rtol=1e-5, atol=1e-6)
+            chunks = [chunk.copy() for chunk in one.chunks(Bytes(b""))]
+            assert max(chunk.size for chunk in chunks) <= 12
+            np.testing.assert_allclose(np.concatenate(chunks).reshape(values.shape), values, rtol=1e-5, atol=1e-6)
             turned = building.transpose(one, (1, 0)).evaluate(Bytes(b""))
             np.testing.assert_allclose(turned, values.T, rtol=1e-5, atol=1e-6)
 
@@ -165,33 +165,33 @@ def test_products_that_do_not_fit_are_errors() -> None:
     for up, down in (((4, 2), (2, 5)), ((3, 2), (2, 6)), ((4, 2), (3, 6)), ((4,), (2, 6))):
         with pytest.raises(ValueError, match="can't be"):
             building.low_rank(of, stored(*up), stored(*down), 1.0)
-    with pytest.raises(ValueError, match="lengths"):
+    with pytest.raises(ValueError, match="norms"):
         building.rescaled(of, stored(6))
     with pytest.raises(TypeError, match="FLOAT16"):
         building.rescaled(building.cast(of, ir.DataType.FLOAT16), stored(4))
 
 
 def test_scales_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxport.weights.arithmetic.PIECE", 24)
+    monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 24)
     reader, (array,) = values(8, 6)
     scales = RANDOM.standard_normal((1, 4, 1, 2, 1)).astype(np.float32)
     made = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
     wanted = array.reshape(1, 4, 2, 2, 3) * scales
     for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
         np.testing.assert_array_equal(one.evaluate(reader), wanted)
-        pieces = [piece.copy() for piece in one.pieces(reader)]
-        assert [piece.size for piece in pieces] == [24, 24]
-        np.testing.assert_array_equal(np.concatenate(pieces), wanted.reshape(-1))
+        chunks = [chunk.copy() for chunk in one.chunks(reader)]
+        assert [chunk.size for chunk in chunks] == [24, 24]
+        np.testing.assert_array_equal(np.concatenate(chunks), wanted.reshape(-1))
     assert max(read.nbytes for read in reader.reads) <= 24 * 4
     with pytest.raises(TypeError, match="FLOAT16"):
         building.product(building.cast(stored(8, 6), ir.DataType.FLOAT16), stored(8, 6))
-    with pytest.raises(ValueError, match="repeated"):
+    with pytest.raises(ValueError, match="broadcast"):
         building.product(stored(8, 6), stored(8, 3))
 
 
 def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of the specification: sign, two bits of exponent, one of mantissa; the lower half of a byte first."""
-    monkeypatch.setattr("onnxport.weights.arithmetic.PIECE", 16)
+    monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 16)
     blocks = np.arange(256, dtype=np.uint8).reshape(4, 4, 2, 8)
     scales = np.arange(118, 150, dtype=np.uint8).reshape(4, 4, 2)
 
@@ -205,7 +205,7 @@ def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
         np.testing.assert_array_equal(one.evaluate(Bytes(b"")), wanted)
         np.testing.assert_array_equal(
-            np.concatenate([piece.copy() for piece in one.pieces(Bytes(b""))]), wanted.ravel()
+            np.concatenate([chunk.copy() for chunk in one.chunks(Bytes(b""))]), wanted.ravel()
         )
         turned = building.transpose(one, (0, 2, 1)).evaluate(Bytes(b""))
         np.testing.assert_array_equal(turned, wanted.transpose(0, 2, 1))
@@ -227,7 +227,7 @@ def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
     array = RANDOM.standard_normal((3, 4))
     again = building.from_json(building.to_json(building.transpose(InMemory(array), [1, 0])))
     np.testing.assert_array_equal(again.evaluate(Bytes(b"")), array.T)
-    with pytest.raises(ValueError, match="isn't kept as JSON"):
+    with pytest.raises(ValueError, match="can't be written as JSON"):
         building.to_json(InMemory(np.zeros(building.MAX_JSON_BYTES + 1, np.uint8)))
 
 

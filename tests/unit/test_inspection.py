@@ -98,7 +98,7 @@ def test_weights_that_are_cut_off(tmp_path: Path) -> None:
 def test_nothing_to_inspect(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match=r"no \.onnx file"):
         inspect(tmp_path)
-    with pytest.raises(CheckpointNotFoundError, match="isn't there"):
+    with pytest.raises(CheckpointNotFoundError, match="doesn't exist"):
         inspect(tmp_path / "missing")
 
 

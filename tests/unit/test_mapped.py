@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxport.errors import ValidationError
-from onnxport.validation import mapped
-from onnxport.validation.mapped import open_mapped, outline, ranges_inside
+from onnxport.validation.mapped import open_mapped
+from onnxport.writing import protobuf
+from onnxport.writing.protobuf import initializer_ranges, outline
 from tests.forked import run_code
 
 WEIGHT = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
@@ -53,8 +54,8 @@ def test_weights_inside_the_graph(tmp_path: Path) -> None:
     where = {entry.key: entry.value for entry in second.external_data}
     assert (second.name, where["location"], where["length"]) == ("weight", "model.onnx", str(WEIGHT.nbytes))
     assert file.read_bytes()[int(where["offset"]) :].startswith(WEIGHT.tobytes())
-    assert ranges_inside(file)["weight"] == (int(where["offset"]), WEIGHT.nbytes)
-    assert ranges_inside(file)["bias"][1] == BIAS.nbytes
+    assert initializer_ranges(file)["weight"] == (int(where["offset"]), WEIGHT.nbytes)
+    assert initializer_ranges(file)["bias"][1] == BIAS.nbytes
     np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
 
 
@@ -80,7 +81,7 @@ def test_weights_beside_the_graph(tmp_path: Path) -> None:
 def test_values_that_are_not_bytes_stay_inside(tmp_path: Path) -> None:
     weight = helper.make_tensor("weight", TensorProto.FLOAT, WEIGHT.shape, WEIGHT.flatten().tolist())
     file = written(tmp_path / "model.onnx", graph(weight, numpy_helper.from_array(BIAS, "bias")))
-    assert "weight" not in ranges_inside(file)
+    assert "weight" not in initializer_ranges(file)
     np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
 
 
@@ -150,8 +151,8 @@ def test_weights_are_not_copied(tmp_path: Path) -> None:
 
 def test_fields_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes([0x08, 0x96, 0x01, 0x12, 2, 7, 7, 0x19, *range(8), 0x25, *range(4)]))
-    with (tmp_path / "f").open("rb") as opened, mapped.mmap.mmap(opened.fileno(), 0, access=1) as content:
-        assert list(mapped._fields(content, 0, len(content))) == [
+    with (tmp_path / "f").open("rb") as opened, protobuf.mmap.mmap(opened.fileno(), 0, access=1) as content:
+        assert list(protobuf._fields(content, 0, len(content))) == [
             (1, 0, 1, 3),
             (2, 3, 5, 7),
             (3, 7, 8, 16),

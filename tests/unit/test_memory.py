@@ -80,8 +80,8 @@ def test_the_first_way_that_fits(budget: int, kind: str) -> None:
 
 def test_half_precision_needs_more_beside_the_original() -> None:
     weights, budget = Weights(10 * GIB, GIB, on_disk=True), MARGIN + 26 * GIB
-    assert choose(weights, budget, ExportOptions()).kind == "whole"
-    assert choose(weights, budget, ExportOptions(dtype="fp16")).kind == "on disk"
+    assert choose(weights, budget, ExportOptions()).mode == "whole"
+    assert choose(weights, budget, ExportOptions(dtype="fp16")).mode == "on disk"
 
 
 def test_small_models_are_proved_whole_in_any_memory() -> None:
@@ -93,7 +93,7 @@ def test_where_less_cannot_be_run() -> None:
     weights = Weights(10 * GIB, GIB, on_disk=True)
     strategy = choose(weights, GIB, ExportOptions(), reducible=False)
     assert (strategy.kind, strategy.keep) == ("on disk", 0)
-    assert "1.0 GiB may be taken" in strategy.note
+    assert "1.0 GiB may be used" in strategy.note
     assert choose(Weights(10 * GIB, GIB, on_disk=False), GIB, ExportOptions()) == Strategy("whole")
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from onnxport.binding.bind import Binding
-from onnxport.checkpoint.reading import Reader, take_inventory
+from onnxport.checkpoint.reading import Reader, list_tensors
 from onnxport.errors import WeightsMismatchError
 from onnxport.validation import on_demand
 from onnxport.validation.on_demand import OnDemand, Source, as_tensor, read_on_demand
@@ -64,7 +64,7 @@ def model() -> Model:
 def binding(model: Model, tmp_path: Path) -> Binding:
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "head.weight"}
     save_file(state, tmp_path / "model.safetensors")
-    inventory = take_inventory(tmp_path, [tmp_path / "model.safetensors"])
+    inventory = list_tensors(tmp_path, [tmp_path / "model.safetensors"])
     return Binding(dict(inventory.tensors), {"head.weight": "embed.weight"}, files=inventory.files)
 
 
@@ -168,7 +168,7 @@ from pathlib import Path
 import torch
 from onnxport.validation.on_demand import read_on_demand
 from onnxport.binding.bind import Binding
-from onnxport.checkpoint.reading import Reader, take_inventory
+from onnxport.checkpoint.reading import Reader, list_tensors
 
 directory, side, count = Path(sys.argv[1]), 4096, 8
 size = side * side * 2
@@ -190,7 +190,7 @@ def look(*_):
     global peak
     peak = max(peak, anonymous())
 
-inventory = take_inventory(directory, [directory / "m.safetensors"])
+inventory = list_tensors(directory, [directory / "m.safetensors"])
 with torch.device("meta"):
     model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False, dtype=torch.bfloat16) for _ in range(count)))
 for module in model:

@@ -34,7 +34,7 @@ def test_tensors_are_written_in_the_order_of_the_checkpoint_on_pages() -> None:
     plan = plan_graph(model, "model.onnx", ALWAYS)
     assert [tensor.name for tensor in plan.tensors] == ["b", "c", "a", "constant"]
     assert all(tensor.offset is not None and tensor.offset % PAGE == 0 for tensor in plan.tensors[:3])
-    assert [tensor.how for tensor in plan.tensors] == ["copy", "copy", "copy", "memory"]
+    assert [tensor.transfer for tensor in plan.tensors] == ["copy", "copy", "copy", "memory"]
     last = plan.tensors[-1]
     assert last.offset is not None and plan.data_bytes == last.offset + last.nbytes
     assert plan.files == (("model.onnx", None), ("model.onnx_data", plan.data_bytes))
@@ -82,7 +82,7 @@ def test_linked_tensors_stay_where_they_are() -> None:
     rows = building.cut(stored("c", 40, 500, begin=40_000), 0, 2, 4)
     turned = building.transpose(stored("d", 20, 15, begin=200_000), [1, 0])
     plan = plan_graph(graph({"a": a, "b": b, "rows": rows, "turned": turned}, Nothing()), "m.onnx", LINK)
-    assert {(tensor.name, tensor.file, tensor.offset, tensor.how) for tensor in plan.tensors} == {
+    assert {(tensor.name, tensor.file, tensor.offset, tensor.transfer) for tensor in plan.tensors} == {
         ("a", "model.safetensors", 100, "link"),
         ("b", "model-2.safetensors", 96, "link"),
         ("rows", "model.safetensors", 44_000, "link"),
@@ -95,8 +95,8 @@ def test_linked_tensors_stay_where_they_are() -> None:
 def test_what_prevents_linking_is_named() -> None:
     whole = stored("w", 500, 10, begin=0)
     cases = {
-        "which is FLOAT there and FLOAT16 with --dtype fp16": building.cast(whole, ir.DataType.FLOAT16),
-        r"which is made of 2 tensors \(Concatenate\)": building.concatenate([whole, whole], 1),
+        "which is FLOAT in the checkpoint and FLOAT16 with --dtype fp16": building.cast(whole, ir.DataType.FLOAT16),
+        r"which is computed from 2 tensors \(Concatenate\)": building.concatenate([whole, whole], 1),
         "which isn't in a safetensors file": InMemory(np.zeros((500, 10), np.float32)),
     }
     for message, made in cases.items():
@@ -107,7 +107,7 @@ def test_what_prevents_linking_is_named() -> None:
 def test_a_tensor_between_its_elements_is_copied_not_linked() -> None:
     odd, even = stored("odd", 300, begin=102), stored("even", 5000, begin=2000)
     plan = plan_graph(graph({"odd": odd, "even": even}, Nothing()), "m.onnx", LINK)
-    assert {tensor.name: tensor.how for tensor in plan.tensors} == {"odd": "copy", "even": "link"}
+    assert {tensor.name: tensor.transfer for tensor in plan.tensors} == {"odd": "copy", "even": "link"}
 
 
 def test_two_files_under_one_name_are_an_error() -> None:

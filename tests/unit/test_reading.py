@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxport.checkpoint.reading import Reader, take_inventory
+from onnxport.checkpoint.reading import Reader, list_tensors
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.weights.expressions import ByteRange
 from tests.unit.weights_files import checkpoint
@@ -53,8 +53,8 @@ def replace(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "rewritten": (rewrite, "it was written to"),
-    "replaced": (replace, "another file has its name now"),
+    "rewritten": (rewrite, "it was modified"),
+    "replaced": (replace, "it was replaced by another file"),
     "cut short": (lambda path: os.truncate(path, path.stat().st_size - 8), "it had .* bytes, now it has"),
     "lengthened": (lambda path: os.truncate(path, path.stat().st_size + 8), "it had .* bytes, now it has"),
 }
@@ -85,7 +85,7 @@ def test_a_file_that_ends_early_is_noticed_at_once(tmp_path: Path) -> None:
     with reader:
         reader.read(ByteRange("a.safetensors", 0, 8))
         os.truncate(tmp_path / "a.safetensors", inventory.tensors["x"].end - 1)
-        with pytest.raises(CorruptCheckpointError, match="cut short while it was read"):
+        with pytest.raises(CorruptCheckpointError, match="truncated while it was read"):
             inventory.tensors["x"].evaluate(reader)
 
 
@@ -112,4 +112,4 @@ def test_a_type_that_onnx_lacks_is_named(tmp_path: Path) -> None:
         path.read_bytes().replace(b'"F32"', b'"U32"').replace(b'"U32"', b'"C64"').replace(b"[3,4]", b"[3,2]")
     )
     with pytest.raises(KeyError, match="C64"):
-        take_inventory(tmp_path, [path])
+        list_tensors(tmp_path, [path])

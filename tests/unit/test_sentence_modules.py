@@ -111,13 +111,13 @@ def test_a_directory_that_scores_pairs_has_no_embeddings(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([(f"{OLD}Pooling", {}), (f"{OLD}WeightedLayerPooling", {})], "lists WeightedLayerPooling, and only"),
-        ([("mine.Pooling", {})], r"lists mine\.Pooling, and only"),
+        ([(f"{OLD}Pooling", {}), (f"{OLD}WeightedLayerPooling", {})], "lists WeightedLayerPooling, but only"),
+        ([("mine.Pooling", {})], r"lists mine\.Pooling, but only"),
         ([(f"{OLD}Normalize", {}), (f"{OLD}Pooling", {})], "the second must be the only Pooling"),
         ([(f"{OLD}Normalize", {})], "the second must be the only Pooling"),
-        ([(f"{OLD}Pooling", {"pooling_mode": "median"})], "the pooling 'median' isn't known"),
+        ([(f"{OLD}Pooling", {"pooling_mode": "median"})], "unknown pooling mode 'median'"),
         ([(f"{OLD}Pooling", {"include_prompt": False})], "include_prompt is false"),
-        ([(f"{OLD}Pooling", {}), (f"{OLD}Dense", {**DENSE, "activation_function": "os.system"})], "'os.system' isn't"),
+        ([(f"{OLD}Pooling", {}), (f"{OLD}Dense", {**DENSE, "activation_function": "os.system"})], "'os.system'"),
         (
             [(f"{OLD}Pooling", {}), (f"{OLD}Dense", {**DENSE, "module_input_name": "token_embeddings"})],
             "only 'sentence_",
@@ -140,7 +140,7 @@ def test_the_task_needs_modules(tmp_path: Path) -> None:
 def test_a_model_that_is_used_for_something_else(tmp_path: Path) -> None:
     make(tmp_path, [(f"{OLD}Pooling", {})])
     write(tmp_path / "sentence_bert_config.json", {"transformer_task": "fill-mask"})
-    with pytest.raises(UnsupportedError, match="used for 'fill-mask'"):
+    with pytest.raises(UnsupportedError, match="transformer_task is 'fill-mask'"):
         opened(tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_list(tmp_path: Path, listed: Any) -> None:
 def test_dense_beside_weights_of_other_formats(tmp_path: Path) -> None:
     make(tmp_path, [(f"{OLD}Pooling", {}), (f"{OLD}Dense", DENSE)])
     (tmp_path / "tf_model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(UnsupportedError, match="these are tensorflow"):
+    with pytest.raises(UnsupportedError, match="its weights are tensorflow"):
         opened(tmp_path, framework="tf")
 
 

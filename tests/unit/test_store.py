@@ -78,8 +78,8 @@ def test_entries_are_described_without_their_content(store: Store, file: Path) -
     store.put("other", "config", "GPT-2", b"12")
     os.utime(store._path("other"), (before - 400, before - 400))
     first, second = store.entries()
-    assert (first.key, first.kind, first.label) == ("other", "config", "GPT-2")
-    assert (second.key, second.kind, second.label) == ("k", "blueprint", "BERT")
+    assert (first.key, first.type, first.label) == ("other", "config", "GPT-2")
+    assert (second.key, second.type, second.label) == ("k", "blueprint", "BERT")
     assert second.bytes == file.stat().st_size > len(CONTENT)
     assert before - 10 < second.created < before + 10
     assert abs(second.used - (before - 500)) < 1
@@ -205,7 +205,7 @@ def test_an_unreadable_entry_is_dropped(caplog: pytest.LogCaptureFixture) -> Non
         store.put("k", "blueprint", "BERT", CONTENT)
         file = only_file(store)
         file.chmod(0)
-        assert [entry.kind for entry in store.entries()] == ["damaged"]
+        assert [entry.type for entry in store.entries()] == ["damaged"]
         check_dropped(store, file, caplog)
         assert "Permission denied" in caplog.text
 
@@ -298,10 +298,10 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ONNXPORT_CACHE", "")
     assert cache_directory() == Path("/caches/onnxport")
 
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def homeless(*_: object, **__: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
 
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
     monkeypatch.delenv("XDG_CACHE_HOME")
     Store().put("k", "blueprint", "BERT", CONTENT)
 
@@ -359,7 +359,7 @@ def test_many_processes_at_once(tmp_path: Path, max_bytes: int) -> None:
     answers = [worker.communicate() for worker in workers]
     assert [error for _, error in answers] == [""] * 8  # no failure, and no warning either
     assert sum(int(hits) for hits, _ in answers) > 50
-    assert all(entry.kind == "blueprint" for entry in Store(tmp_path).entries())
+    assert all(entry.type == "blueprint" for entry in Store(tmp_path).entries())
     assert all(path.suffix == ".entry" for path in tmp_path.iterdir())
 
 
@@ -393,7 +393,7 @@ def test_only_abandoned_files_are_removed(store: Store, file: Path) -> None:
 
 
 def test_without_locks_age_decides(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxport.blueprints._partial.fcntl", None)
+    monkeypatch.setattr("onnxport.blueprints._partial.lock", lambda *_, **__: None)
     young, old = store.directory / ".entry.young.partial", store.directory / ".entry.old.partial"
     for path in (young, old):
         path.write_bytes(b"12345")

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from safetensors.numpy import save_file
 
 from onnxport.binding.bound_graphs import BoundTensor
-from onnxport.checkpoint.reading import Inventory, Reader, take_inventory
+from onnxport.checkpoint.reading import Inventory, Reader, list_tensors
 from onnxport.weights.expressions import Expression, Reads
 
 Array = np.ndarray[Any, Any]
@@ -23,7 +23,7 @@ def checkpoint(directory: Path, **shards: Mapping[str, Array]) -> tuple[Inventor
     for name, tensors in shards.items():
         save_file(dict(tensors), directory / f"{name}.safetensors")
     paths = sorted(directory.glob("*.safetensors"))
-    inventory = take_inventory(directory, paths)
+    inventory = list_tensors(directory, paths)
     return inventory, Reader(directory, inventory.files)
 
 

@@ -1,1 +1,1 @@
-"""Bind every parameter of a model, and of its graphs, to an expression over checkpoint tensors."""
+"""Bind the parameters of a model, and of its graphs, to expressions over checkpoint tensors."""

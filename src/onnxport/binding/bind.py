@@ -1,7 +1,7 @@
-"""Bind every parameter of a model to an expression over its checkpoint's tensors, none of which is read.
+"""Bind every parameter of a model to an expression over its checkpoint's tensors, without reading them.
 
-Transformers' own loader does the work, on recordings instead of tensors: its renames, prefixes, converters, merged
-experts and tied weights are what the expressions say. What it can't do that way is loaded eagerly, with a note.
+Transformers' loader runs on recordings instead of tensors, so that the expressions include its renamings, prefixes,
+conversions, merged experts and tied weights. A model that can't be loaded that way is loaded eagerly, with a note.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.checkpoint.checkpoint import Checkpoint
-from onnxport.checkpoint.reading import FileState, Inventory, Reader, json_of
+from onnxport.checkpoint.reading import FileState, Inventory, Reader, state_to_json
 from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.options import CheckpointOptions
 from onnxport.patching.patch import Patch
@@ -24,22 +24,22 @@ from onnxport.weights.expressions import Array, Expression, InMemory, Reads, Sto
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-MISSING_BYTES = 1 << 26
-"""Bytes of parameters without tensor that are given their initial values: enough for tables of sines."""
+MAX_MISSING_BYTES = 1 << 26
+"""Maximum size in bytes of all parameters initialized without a tensor; sinusoidal embeddings need less."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Remember that two tensors were compared, because it decided whether parameters are tied.
+    """The result of comparing two tensors, which determined whether parameters are tied.
 
     Attributes:
-        one: one of them.
-        other: the other.
-        equal: whether their values were the same.
+        one: the first tensor.
+        other: the second tensor.
+        equal: whether their values are equal.
     """
 
     one: Expression
@@ -49,15 +49,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Binding:
-    """Say what every parameter and persistent buffer of a model is made of.
+    """Map every parameter and persistent buffer of a model to an expression.
 
     Attributes:
-        expressions: full name → expression; names that are tied to another aren't here.
+        expressions: full name → expression, without names that are tied to another.
         tied: full name → name whose tensor it shares.
-        leftover: tensors of the checkpoint that were accepted although nothing uses them.
-        files: states of the files that the expressions refer to; empty where everything is in memory.
-        comparisons: what was read to find out which parameters are tied.
-        note: why the checkpoint was read eagerly; empty where it wasn't.
+        leftover: accepted tensors of the checkpoint that aren't used.
+        files: state of each file that the expressions refer to; empty where everything is in memory.
+        comparisons: comparisons that determined which parameters are tied.
+        note: why the checkpoint was read eagerly; empty otherwise.
     """
 
     expressions: Mapping[str, Expression]
@@ -75,29 +75,29 @@ class Binding:
         return name in self.expressions or name in self.tied
 
     def to_json(self) -> str:
-        """Return the binding as JSON; `from_json` undoes it.
+        """Return the binding as JSON, the inverse of `from_json`.
 
         Raises:
-            ValueError: it holds large arrays, because the checkpoint was read eagerly.
+            ValueError: it contains large arrays, because the checkpoint was read eagerly.
         """
-        compared = [[building.to_json(c.one), building.to_json(c.other), c.equal] for c in self.comparisons]
+        comparisons = [[building.to_json(c.one), building.to_json(c.other), c.equal] for c in self.comparisons]
         return json.dumps(
             {
                 "expressions": {name: building.to_json(made) for name, made in self.expressions.items()},
                 "tied": dict(self.tied),
                 "leftover": list(self.leftover),
-                "files": {name: json_of(state) for name, state in self.files.items()},
-                "comparisons": compared,
+                "files": {name: state_to_json(state) for name, state in self.files.items()},
+                "comparisons": comparisons,
                 "note": self.note,
             }
         )
 
     @classmethod
     def from_json(cls, text: str) -> Binding:
-        """Return the binding that `to_json` was called on.
+        """Return a binding from the result of `to_json`.
 
         Raises:
-            ValueError: the text doesn't come from there.
+            ValueError: the text isn't a binding.
         """
         try:
             value = json.loads(text)
@@ -118,12 +118,12 @@ class Binding:
 
 @dataclass(frozen=True)
 class Bound:
-    """Hold a model and what its parameters are made of.
+    """A model and its binding.
 
     Attributes:
-        model: at full depth, in evaluation mode. Its parameters and persistent buffers are recordings without data,
-            other buffers are real; after an eager load everything is real.
-        binding: see `Binding`.
+        model: the model with all layers, in evaluation mode. Parameters and persistent buffers are recordings without
+            data, other buffers have data; after an eager load all have data.
+        binding: the binding.
     """
 
     model: PreTrainedModel
@@ -131,26 +131,26 @@ class Bound:
 
 
 def bind(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PretrainedConfig, options: CheckpointOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> Bound:
     """Bind a model class to a checkpoint, without reading tensors where the format allows that.
 
     Args:
-        checkpoint: where the tensors are.
+        checkpoint: source of the tensors.
         model_class: a model class of Transformers, such as `BertForMaskedLM`.
-        config: its configuration.
-        options: dtype, device for what is read eagerly.
+        config: configuration of the checkpoint.
+        options: dtype, and the device for an eager load.
 
     Raises:
-        WeightsMismatchError: parameters without tensor, tensors without parameter, or different shapes.
+        WeightsMismatchError: parameters have no tensor, tensors have no parameter, or shapes differ.
         CorruptCheckpointError: a file is damaged.
     """
     from onnxport.loading.load import config_for
 
     config = config_for(model_class, config)
     if not checkpoint.in_parts:
-        kind = "pytorch" if checkpoint.format == "safetensors" else checkpoint.format
-        return _bind_eagerly(checkpoint, model_class, options, f"{kind} files aren't read in parts")
+        format = "pytorch" if checkpoint.format == "safetensors" else checkpoint.format
+        return _bind_eagerly(checkpoint, model_class, options, f"{format} files aren't read in parts")
     try:
         inventory = checkpoint.inventory()
     except KeyError as error:
@@ -164,49 +164,49 @@ def bind(
 def _bind_lazily(
     checkpoint: Checkpoint,
     model_class: type[PreTrainedModel],
-    config: PretrainedConfig,
+    config: PreTrainedConfig,
     inventory: Inventory,
     reader: Reader,
     options: CheckpointOptions,
 ) -> Bound | str:
-    """Return the model and its binding, or why it can't be bound lazily."""
+    """Return the model and its binding, or the reason why it can't be bound lazily."""
     from onnxport.checkpoint.adapters import KEY_PREFIX
     from onnxport.checkpoint.quiet import quiet
     from onnxport.loading.load import attach_generation_config, load_state
-    from onnxport.loading.merging import merge_expressions, settle_with
+    from onnxport.loading.merging import check_with_adapter, merge_expressions
     from onnxport.loading.quantized import RECORDED_MXFP4
-    from onnxport.weights.recording import Recording, Tape, lost
+    from onnxport.weights.recording import Recording, Tape, unsupported_operation
 
     tape = Tape(reader)
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
         with quiet(), patching(_FEW_MISSING_VALUES, RECORDED_MXFP4):
-            model, account = load_state(checkpoint, model_class, config, state, options)
-            merge, leftover = settle_with(checkpoint, account, model)
+            model, report = load_state(checkpoint, model_class, config, state, options)
+            merge, leftover = check_with_adapter(checkpoint, report, model)
             attach_generation_config(model, checkpoint)
     except OnnxportError as error:
-        if not tape.refused and not _is_foreign(error):
+        if not tape.unsupported and not _is_foreign(error):
             raise
-        tape.refused.append(str(error))
-    if tape.refused:
-        return f"{model_class.__name__} is loaded with {tape.refused[0]}"
+        tape.unsupported.append(str(error))
+    if tape.unsupported:
+        return f"{model_class.__name__} is loaded with {tape.unsupported[0]}"
     expressions, tied = _collect(model)
     if merge is not None:
         merge_expressions(merge, expressions, tied, tensors, partial(building.equal_values, reader=reader))
-    valueless = [name for name, made in expressions.items() if made is None]
-    if valueless:
-        return f"{valueless[0]} has no tensor, and its initial values are large"
+    without_values = [name for name, made in expressions.items() if made is None]
+    if without_values:
+        return f"{without_values[0]} has no tensor, and its initial values are large"
     made = {name: expression for name, expression in expressions.items() if expression is not None}
-    unsaid = next((operation for expression in made.values() if (operation := lost(expression))), "")
-    if unsaid:
-        return f"a parameter of {model_class.__name__} is made with {unsaid}, which isn't part of the language"
-    compared = tuple(Comparison(*item) for item in tape.compared)
-    return Bound(model.eval(), Binding(made, tied, tuple(sorted(leftover)), inventory.files, compared))
+    operation = next((found for expression in made.values() if (found := unsupported_operation(expression))), "")
+    if operation:
+        return f"a parameter of {model_class.__name__} is computed with {operation}, which expressions don't support"
+    comparisons = tuple(Comparison(*item) for item in tape.comparisons)
+    return Bound(model.eval(), Binding(made, tied, tuple(sorted(leftover)), inventory.files, comparisons))
 
 
 def _is_foreign(error: OnnxportError) -> bool:
-    """Tell whether an error comes from a model's code, which may want values: an eager load shows whether it does."""
+    """Return whether an error was raised by a model's code, perhaps only because recordings have no values."""
     return isinstance(error, CorruptCheckpointError) and not isinstance(error.__cause__, OSError | None)
 
 
@@ -225,7 +225,7 @@ def _bind_eagerly(
 
 
 def _collect(model: PreTrainedModel) -> tuple[dict[str, Expression | None], dict[str, str]]:
-    """Return what each tensor of a model's state is made of, and which names share one."""
+    """Return the expression of each entry of a model's state dict, and which names are tied to another."""
     import torch
 
     from onnxport.weights.recording import expression_of
@@ -252,10 +252,10 @@ def _array(tensor: torch.Tensor) -> Array:
 
 
 def _initialize_few(original: Callable[..., None]) -> Callable[..., None]:
-    """Initialize at most `MISSING_BYTES` of parameters that the checkpoint doesn't have, the smallest first."""
+    """Initialize at most `MAX_MISSING_BYTES` of the parameters without a tensor, the smallest first."""
 
-    def move(self: PreTrainedModel, missing_keys: Iterable[str], *arguments: Any) -> None:
-        left, few = MISSING_BYTES, set()
+    def move(self: PreTrainedModel, missing_keys: Iterable[str], *arguments: object) -> None:
+        left, few = MAX_MISSING_BYTES, set()
         tensors = {key: self.get_parameter_or_buffer(key) for key in missing_keys}
         for key, tensor in sorted(tensors.items(), key=lambda item: item[1].nbytes):
             left -= tensor.nbytes
@@ -277,33 +277,34 @@ _FEW_MISSING_VALUES = Patch(
 )
 
 
-def relocate(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | None:
-    """Return a binding for another checkpoint with the same tensors: a fine-tune of the same model, say.
+def rebind(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | None:
+    """Rebind to another checkpoint with the same tensors, such as a fine-tuned model.
 
     Args:
-        binding: made for one checkpoint.
-        inventory: of the other.
-        reader: reads the other, where values decided which parameters are tied.
+        binding: binding of the first checkpoint.
+        inventory: inventory of the other.
+        reader: reader of the other, to repeat the comparisons.
 
     Returns:
-        The same expressions over the other's files; None where its tensors aren't the same in name, type and shape.
+        The same expressions over the other's files; None if its tensors differ in name, dtype or shape, or if other
+        parameters are tied.
     """
     try:
-        moved = {name: _moved(made, inventory) for name, made in binding.expressions.items()}
-        compared = tuple(
-            replace(c, one=_moved(c.one, inventory), other=_moved(c.other, inventory)) for c in binding.comparisons
+        rebound = {name: _rebound(made, inventory) for name, made in binding.expressions.items()}
+        comparisons = tuple(
+            replace(c, one=_rebound(c.one, inventory), other=_rebound(c.other, inventory)) for c in binding.comparisons
         )
     except KeyError:
         return None
-    if any(building.equal_values(c.one, c.other, reader) != c.equal for c in compared):
+    if any(building.equal_values(c.one, c.other, reader) != c.equal for c in comparisons):
         return None
-    return replace(binding, expressions=moved, files=inventory.files, comparisons=compared)
+    return replace(binding, expressions=rebound, files=inventory.files, comparisons=comparisons)
 
 
-def _moved(expression: Expression, inventory: Inventory) -> Expression:
+def _rebound(expression: Expression, inventory: Inventory) -> Expression:
     if isinstance(expression, Stored):
         found = inventory.tensors[expression.key]
         if (found.dtype, found.shape) != (expression.dtype, expression.shape):
             raise KeyError(expression.key)
         return found
-    return building.rebuilt(expression, [_moved(child, inventory) for child in expression.children])
+    return building.rebuilt(expression, [_rebound(child, inventory) for child in expression.children])

@@ -1,4 +1,4 @@
-"""Give the parameters of a graph the tensors of a checkpoint, still unread."""
+"""Replace the parameters of a graph with lazy tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class BoundTensor(ir.LazyTensor):
-    """An initializer that is evaluated when it is read, each time anew.
+    """An initializer that is evaluated on each access, without caching.
 
     Args:
-        name: the initializer's name.
-        expression: what it is made of.
-        reader: reads the checkpoint.
+        name: name of the initializer.
+        expression: expression of its values.
+        reader: reader of the checkpoint.
     """
 
     def __init__(self, name: str | None, expression: Expression, reader: Reads) -> None:
@@ -36,13 +36,13 @@ class BoundTensor(ir.LazyTensor):
 
 
 def bind_graph(model: ir.Model, binding: Binding, reader: Reads, *, prefix: str = "") -> None:
-    """Put bound tensors in the place of a graph's parameters, in subgraphs too.
+    """Replace the parameters of a graph and its subgraphs with `BoundTensor`s.
 
     Args:
-        model: graph whose parameters are `ParameterTensor`s; they are replaced.
-        binding: what they are made of.
-        reader: reads the checkpoint when they are read.
-        prefix: what the graph's names lack to be the binding's, where the graph is a part of the model.
+        model: graph with `ParameterTensor`s, changed in place.
+        binding: expressions of the parameters.
+        reader: reader of the checkpoint.
+        prefix: prefix of the graph's parameter names in the model, where the graph is that of a submodule.
 
     Raises:
         WeightsMismatchError: a parameter isn't bound, or has another dtype or shape than its expression.
@@ -71,10 +71,10 @@ def _bound(prefix: str, tensor: ParameterTensor, binding: Binding, reader: Reads
 
 
 def bind_to_state(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors that are in memory already in the place of a graph's parameters.
+    """Replace the parameters of a graph with tensors in memory, without copying.
 
     Args:
-        model: graph whose parameters are `ParameterTensor`s; they are replaced, and share the tensors' memory.
+        model: graph with `ParameterTensor`s, changed in place.
         state: full name → tensor.
     """
     from onnx_ir.tensor_adapters import TorchTensor
@@ -83,5 +83,7 @@ def bind_to_state(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ParameterTensor):
-                own = state[str(tensor.name)].detach()
-                value.const_value = TorchTensor(own if tensor.axes is None else own.permute(tensor.axes).contiguous())
+                values = state[str(tensor.name)].detach()
+                if tensor.axes is not None:
+                    values = values.permute(tensor.axes).contiguous()
+                value.const_value = TorchTensor(values)

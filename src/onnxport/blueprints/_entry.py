@@ -1,4 +1,4 @@
-"""The file of one cache entry: a header that describes it, the content, and a digest over both."""
+"""Encode and decode the file of a cache entry: a header with its metadata, the content, and a SHA-256 of both."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 MAGIC = b"\x89OXPC\r\n\n"
 FORMAT = 1
-"""Raised when the layout changes; entries of another format are dropped."""
+"""Version of the file layout; entries of other versions are dropped."""
 
 _FIXED = len(MAGIC) + 2 + 4 + 8 + 32
-"""Bytes before the header: magic, format, length of the header, length of the content, digest of both."""
+"""Size in bytes of the fields before the header: magic, format, header length, content length, digest."""
 _HEADER_LIMIT = 1 << 20
 _LATEST = 1e11
-"""A time, in seconds since 1970, that no entry is made at."""
+"""Exclusive upper bound of plausible creation times, in seconds since the epoch."""
 
 
 class DamagedEntryError(Exception):
-    """Say why a file can't be used as an entry."""
+    """A file isn't a valid entry."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Say what an entry holds.
+    """The metadata of an entry.
 
     Attributes:
-        key: what it is looked up by.
-        kind: type of the content.
-        label: its name for people.
-        created: when it was made, in seconds since 1970.
+        key: the key.
+        type: type of the content, such as `blueprint`.
+        label: name for display.
+        created: creation time, in seconds since the epoch.
     """
 
     key: str
-    kind: str
+    type: str
     label: str
     created: float
 
 
-def packed(header: Header, content: bytes) -> bytes:
-    """Return everything of an entry's file that comes before the content."""
-    text = json.dumps(asdict(header)).encode()
+def encode_start(header: Header, content: bytes) -> bytes:
+    """Return the bytes of an entry's file before the content."""
+    fields = {"key": header.key, "kind": header.type, "label": header.label, "created": header.created}
+    text = json.dumps(fields).encode()
     digest = hashlib.sha256(text)
     digest.update(content)
     lengths = len(text).to_bytes(4, "little") + len(content).to_bytes(8, "little")
@@ -50,11 +51,11 @@ def packed(header: Header, content: bytes) -> bytes:
 
 
 def read_entry(descriptor: int) -> tuple[Header, bytes]:
-    """Read an entry and check every byte of it.
+    """Read an entry and verify its digest.
 
     Raises:
-        DamagedEntryError: it isn't an entry, it is cut short, or a byte has changed.
-        OSError: it can't be read.
+        DamagedEntryError: the file isn't an entry, or is truncated or modified.
+        OSError: the file can't be read.
     """
     header, text, length, digest = _read_start(descriptor)
     try:
@@ -64,36 +65,36 @@ def read_entry(descriptor: int) -> tuple[Header, bytes]:
     found = hashlib.sha256(text)
     found.update(content)
     if found.digest() != digest:
-        raise DamagedEntryError("its digest doesn't fit its content")
+        raise DamagedEntryError("its digest doesn't match its content")
     return header, content
 
 
 def read_header(descriptor: int) -> Header:
-    """Read what an entry holds, without its content, whose bytes aren't checked.
+    """Read the metadata of an entry, without reading or verifying its content.
 
     Raises:
-        DamagedEntryError: it isn't an entry, or it is cut short.
-        OSError: it can't be read.
+        DamagedEntryError: the file isn't an entry, or is truncated.
+        OSError: the file can't be read.
     """
     return _read_start(descriptor)[0]
 
 
 def _read_start(descriptor: int) -> tuple[Header, bytes, int, bytes]:
-    """Return the header, the same as bytes, the length of the content and the digest."""
+    """Return the header, its bytes, the length of the content in bytes, and the digest."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise DamagedEntryError("it isn't a file")
+        raise DamagedEntryError("it isn't a regular file")
     fixed = _read(descriptor, _FIXED)
     position = len(MAGIC)
     if fixed[:position] != MAGIC:
         raise DamagedEntryError("it isn't an entry of this cache")
-    form = int.from_bytes(fixed[position : position + 2], "little")
-    if form != FORMAT:
-        raise DamagedEntryError(f"its format is {form}, and this version reads {FORMAT}")
+    version = int.from_bytes(fixed[position : position + 2], "little")
+    if version != FORMAT:
+        raise DamagedEntryError(f"its format is {version}, and this version reads {FORMAT}")
     size = int.from_bytes(fixed[position + 2 : position + 6], "little")
     length = int.from_bytes(fixed[position + 6 : position + 14], "little")
     if size > _HEADER_LIMIT or status.st_size != _FIXED + size + length:
-        raise DamagedEntryError(f"it has {status.st_size} bytes, not the {_FIXED + size + length} that it states")
+        raise DamagedEntryError(f"it has {status.st_size} bytes, but should have {_FIXED + size + length}")
     text = _read(descriptor, size)
     return _header(text), text, length, fixed[-32:]
 
@@ -114,7 +115,7 @@ def _read(descriptor: int, count: int) -> bytes:
     while count:
         part = os.read(descriptor, count)
         if not part:
-            raise DamagedEntryError("it is cut short")
+            raise DamagedEntryError("it is truncated")
         parts.append(part)
         count -= len(part)
     return b"".join(parts)

@@ -1,36 +1,27 @@
-"""Write a file under a temporary name in its own directory, and remove what killed writers leave there.
-
-A writer holds a lock on its temporary file. The system takes it away when the process ends, however that happens: so a
-temporary file without a lock is one that nobody will finish.
-"""
+"""Write files atomically, under a temporary name that is locked meanwhile, and remove those of killed writers."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import tempfile
 import time
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked, so only age tells what was left behind
-    fcntl = None  # type: ignore[assignment]
+from onnxport._locking import is_at, lock
 
 _PREFIX, _SUFFIX = ".entry.", ".partial"
 _NAME = re.compile(rf"{re.escape(_PREFIX)}\w+{re.escape(_SUFFIX)}")
-_OLD = 24 * 3600.0
-"""Seconds after which a temporary file is taken for abandoned where there are no locks."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_ABANDONED_AGE = 24 * 3600.0
+"""Seconds after which a temporary file is assumed to be abandoned where locks aren't supported."""
 
 
-def write_whole(path: Path, *parts: bytes) -> None:
-    """Write a file so that it has its name only when it is whole; another one of that name is replaced.
+def write_atomically(path: Path, *parts: bytes) -> None:
+    """Write a file under a temporary name and rename it, replacing an existing one.
 
     Raises:
-        OSError: it can't be written; nothing is left behind.
+        OSError: the file can't be written; the temporary file is removed.
     """
     descriptor, temporary = _create(path.parent)
     try:
@@ -46,7 +37,7 @@ def write_whole(path: Path, *parts: bytes) -> None:
 
 
 def remove_abandoned(directory: Path) -> int:
-    """Remove the temporary files of a directory whose writers are gone, and return how many bytes they had."""
+    """Remove the temporary files of killed writers from a directory, and return their total size in bytes."""
     removed = 0
     with contextlib.suppress(OSError):
         for entry in os.scandir(directory):
@@ -58,9 +49,9 @@ def remove_abandoned(directory: Path) -> int:
 def _create(directory: Path) -> tuple[int, Path]:
     while True:
         descriptor, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=directory)
-        _lock(descriptor, wait=True)
-        # Between the two lines above another process may have taken the file for abandoned, and removed it.
-        if _is_at(Path(name), descriptor):
+        lock(descriptor, wait=True)
+        # Another process may have removed the file as abandoned before it was locked.
+        if is_at(Path(name), descriptor):
             return descriptor, Path(name)
         os.close(descriptor)
 
@@ -72,8 +63,9 @@ def _remove_if_abandoned(path: Path) -> int:
         return 0
     try:
         status = os.fstat(descriptor)
-        free = _lock(descriptor, wait=False)
-        if (time.time() - status.st_mtime > _OLD if free is None else free) and _is_at(path, descriptor):
+        locked = lock(descriptor, wait=False)
+        is_abandoned = time.time() - status.st_mtime > _ABANDONED_AGE if locked is None else locked
+        if is_abandoned and is_at(path, descriptor):
             path.unlink()
             return status.st_size
     except OSError:
@@ -81,24 +73,6 @@ def _remove_if_abandoned(path: Path) -> int:
     finally:
         os.close(descriptor)
     return 0
-
-
-def _lock(descriptor: int, *, wait: bool) -> bool | None:
-    """Lock a file; False where another process has it, None where the system or the file system has no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return None if error.errno in _NO_LOCKS else False
-    return True
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except OSError:
-        return False
 
 
 def _write(descriptor: int, content: bytes) -> None:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnxport.binding.bind import relocate
+from onnxport.binding.bind import rebind
 from onnxport.blueprints import entries
 from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth, describe_graph
 from onnxport.blueprints.keys import export_key, trace_key
@@ -190,7 +190,7 @@ def _find_export(store: Store, key: str, checkpoint: Checkpoint, inventory: Inve
     try:
         graphs = _find_graphs(store, entries.traces_of(content))
         with Reader(checkpoint.directory, inventory.files) as reader:
-            binding = relocate(entries.binding_of(content), inventory, reader)
+            binding = rebind(entries.binding_of(content), inventory, reader)
         return None if graphs is None or binding is None else entries.export_from_bytes(content, graphs, binding)
     except ValueError as error:
         logger.warning("a cached blueprint is made anew: %s", error)

@@ -1,7 +1,7 @@
-"""The cache: bytes under a key, one file each, under the user's cache directory.
+"""A cache of bytes by key, one file per entry, in the user's cache directory.
 
-Any number of processes may use it at once. It never costs an export: what is damaged is dropped, what can't be written
-isn't, and either is a logged warning.
+Any number of processes may use it concurrently. It never fails an export: damaged entries are dropped and write errors
+are ignored, both with a logged warning.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxport.blueprints._entry import DamagedEntryError, Header, packed, read_entry, read_header
-from onnxport.blueprints._partial import remove_abandoned, write_whole
+from onnxport.blueprints._entry import DamagedEntryError, Header, encode_start, read_entry, read_header
+from onnxport.blueprints._partial import remove_abandoned, write_atomically
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ONNXPORT_CACHE"
-"""Environment variable that names the directory of the cache."""
+"""Environment variable with the directory of the cache."""
 MAX_BYTES = 1 << 30
-"""Bytes of all entries together; beyond them, those that weren't used for longest go."""
+"""Maximum total size of the entries in bytes; beyond it, the least recently used ones are removed."""
 
 _NAME = re.compile(r"[0-9a-f]{64}\.entry")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Describe an entry of the cache.
+    """An entry of the cache.
 
     Attributes:
-        key: what it is looked up by; empty where the entry is damaged.
-        kind: type of its content.
-        label: its name for people.
+        key: the key; empty for a damaged entry.
+        type: type of the content, such as `blueprint`; `damaged` for a damaged entry.
+        label: name for display.
         bytes: size of its file.
-        created: when it was made, in seconds since 1970.
-        used: when it was last asked for, or made.
+        created: creation time, in seconds since the epoch.
+        used: time of the last access, in seconds since the epoch.
     """
 
     key: str
-    kind: str
+    type: str
     label: str
     bytes: int
     created: float
@@ -52,11 +52,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cleared:
-    """Say what was removed.
+    """What `Store.clear` removed.
 
     Attributes:
-        entries: how many entries.
-        bytes: their bytes, and those that killed processes had left.
+        entries: number of entries.
+        bytes: their total size, and that of temporary files of killed processes.
     """
 
     entries: int
@@ -71,28 +71,26 @@ class _File:
 
 
 def cache_directory() -> Path:
-    """Return the directory that `ONNXPORT_CACHE` names, else `onnxport` in the user's cache directory."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen:
+    """Return the directory in `ONNXPORT_CACHE`, or else `onnxport` in the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    if chosen := os.environ.get(VARIABLE):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # others are to be ignored, says the specification
-        return Path(base) / "onnxport"
     try:
-        return Path.home() / ".cache" / "onnxport"
-    except RuntimeError:  # a user without a home: nothing can be written there, which is a warning
+        return user_cache_path("onnxport", appauthor=False)
+    except RuntimeError:  # a user without a home directory; writing to this path fails with a warning
         return Path(os.devnull) / "onnxport"
 
 
 class Store:
-    """Keep bytes under keys.
+    """A persistent mapping of keys to bytes.
 
-    An entry's file is written under another name and renamed, so nobody sees a part of it; of several writers the last
-    one wins. Its header holds a SHA-256 of everything, which `get` checks.
+    The file of an entry is written atomically; of several writers the last one wins. Its header has a SHA-256 of the
+    entry, which `get` verifies.
 
     Args:
-        directory: where the files are; made when something is put there. `cache_directory()` without.
-        max_bytes: bytes of all entries together.
+        directory: directory of the files, created by the first `put`; `cache_directory()` by default.
+        max_bytes: maximum total size of the entries in bytes.
     """
 
     def __init__(self, directory: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
@@ -100,13 +98,13 @@ class Store:
         self.max_bytes = max_bytes
 
     def get(self, key: str) -> bytes | None:
-        """Return the content of an entry, None where there is none that is sound."""
+        """Return the content of an entry, None if it doesn't exist or is damaged."""
         path = self._path(key)
         try:
             with _opened(path) as descriptor:
                 header, content = read_entry(descriptor)
             if header.key != key:
-                raise DamagedEntryError(f"it holds the key {header.key!r}")
+                raise DamagedEntryError(f"it has the key {header.key!r}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except DamagedEntryError as error:
@@ -119,28 +117,28 @@ class Store:
             os.utime(path)
         return content
 
-    def put(self, key: str, kind: str, label: str, content: bytes) -> None:
-        """Keep content under a key, instead of what was there; where that can't be done, log a warning.
+    def put(self, key: str, type: str, label: str, content: bytes) -> None:
+        """Store content under a key, replacing an existing entry; a failure is a logged warning.
 
         Args:
-            key: any text in which everything is that shapes the content.
-            kind: type of the content, such as `blueprint`.
-            label: its name for people.
+            key: any string that identifies the content.
+            type: type of the content, such as `blueprint`.
+            label: name for display.
             content: the bytes.
         """
         path = self._path(key)
-        start = packed(Header(key, kind, label, time.time()), content)
+        start = encode_start(Header(key, type, label, time.time()), content)
         if len(start) + len(content) > self.max_bytes:
-            logger.info("%s isn't kept in the cache: it has %d bytes", label, len(content))
+            logger.info("%s isn't cached: it has %d bytes", label, len(content))
             return
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_abandoned(self.directory)
             self._make_room(len(start) + len(content), path)
-            write_whole(path, start, content)
+            write_atomically(path, start, content)
         except OSError as error:
             logger.warning(
-                "the cache %s can't be written (%s), and the export goes on without it; set %s to another directory, "
+                "the cache %s can't be written (%s), and the export continues without it; set %s to another directory, "
                 "or export with --no-cache",
                 self.directory,
                 error.strerror or error,
@@ -148,7 +146,7 @@ class Store:
             )
 
     def entries(self) -> tuple[Entry, ...]:
-        """Describe all entries, the last used first; only headers are read.
+        """List all entries, the most recently used first; only headers are read.
 
         Raises:
             OSError: the directory can't be read.
@@ -158,7 +156,7 @@ class Store:
             try:
                 with _opened(file.path) as descriptor:
                     header = read_header(descriptor)
-                found.append(Entry(header.key, header.kind, header.label, file.size, header.created, file.used))
+                found.append(Entry(header.key, header.type, header.label, file.size, header.created, file.used))
             except FileNotFoundError:
                 continue
             except (DamagedEntryError, OSError) as error:
@@ -167,21 +165,21 @@ class Store:
         return tuple(found)
 
     def clear(self, *, older_than: float | None = None, keys: Collection[str] | None = None) -> Cleared:
-        """Remove entries, and what killed processes have left.
+        """Remove entries, and temporary files of killed processes.
 
         Args:
-            older_than: only those that weren't used for so many seconds; all without.
-            keys: only these; all without.
+            older_than: remove only entries that weren't used for this many seconds; None for all.
+            keys: remove only entries with these keys; None for all.
 
         Raises:
             OSError: the directory can't be read, or an entry can't be removed.
         """
-        wanted = None if keys is None else {self._path(key) for key in keys}
+        paths = None if keys is None else {self._path(key) for key in keys}
         latest = time.time() if older_than is None else time.time() - older_than
         count = size = 0
         for file in self._files():
-            chosen = wanted is None or file.path in wanted
-            if chosen and (older_than is None or file.used <= latest):
+            is_chosen = paths is None or file.path in paths
+            if is_chosen and (older_than is None or file.used <= latest):
                 with contextlib.suppress(FileNotFoundError):
                     _remove(file.path)
                     count, size = count + 1, size + file.size
@@ -191,7 +189,7 @@ class Store:
         return self.directory / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}.entry"
 
     def _files(self) -> Iterator[_File]:
-        """Yield the files of all entries, sound or not."""
+        """Yield the files of all entries, damaged ones included."""
         try:
             scanned = list(os.scandir(self.directory))
         except FileNotFoundError:
@@ -202,10 +200,10 @@ class Store:
                     status = entry.stat(follow_symlinks=False)
                     yield _File(Path(entry.path), status.st_size, status.st_mtime)
 
-    def _make_room(self, needed: int, place: Path) -> None:
-        """Remove the entries that weren't used for longest, until one more fits."""
-        files = sorted((file for file in self._files() if file.path != place), key=lambda file: file.used)
-        total = needed + sum(file.size for file in files)
+    def _make_room(self, size: int, path: Path) -> None:
+        """Remove the least recently used entries until one of `size` bytes at `path` fits."""
+        files = sorted((file for file in self._files() if file.path != path), key=lambda file: file.used)
+        total = size + sum(file.size for file in files)
         for file in files:
             if total <= self.max_bytes:
                 return
@@ -216,15 +214,15 @@ class Store:
     def _drop(self, path: Path, reason: str) -> None:
         try:
             _remove(path)
-            outcome = "it is dropped, and made again"
+            outcome = "it was removed, and is computed again"
         except OSError as error:
-            outcome = f"it can't be removed ({error.strerror or error}), and isn't used"
+            outcome = f"it can't be removed ({error.strerror or error}), and is ignored"
         logger.warning("the cache entry %s can't be used (%s); %s", path, reason, outcome)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Open a file to read in a block; whatever has its name, this doesn't wait."""
+    """Open a file for reading in a block, without blocking on FIFOs or devices."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         yield descriptor
@@ -233,7 +231,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _remove(path: Path) -> None:
-    """Remove an entry's file; a directory in its place only where it is empty: nobody knows whose it is."""
+    """Remove an entry's file, or an empty directory of its name."""
     if path.is_dir() and not path.is_symlink():
         path.rmdir()
     else:

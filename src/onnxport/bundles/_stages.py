@@ -1,7 +1,7 @@
-"""Make, recognise and exchange the hidden directories that exports are written into.
+"""Create, recognize and exchange the hidden directories (stages) that exports are written into.
 
-A stage is `.NAME.xxxxxxxx.partial` beside the output NAME. Its process holds a lock on it, which the system takes
-away when the process ends, however that happens: so a stage without a lock is one that nobody will finish.
+A stage is `.NAME.xxxxxxxx.partial` beside the output NAME. Its process locks it; a stage without a lock was abandoned
+by a killed process.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: stages aren't locked, so none is taken for abandoned
-    fcntl = None  # type: ignore[assignment]
+from onnxport._locking import is_at, lock
 
 _PARTIAL, _OLD = ".partial", ".old"
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -28,11 +25,11 @@ _AT_FDCWD = -100
 
 
 class Stage:
-    """A directory to write into, and the lock on it.
+    """A directory to write into, and its lock.
 
     Args:
         path: the directory.
-        lock: descriptor that holds the lock; None where the system or the file system has no locks.
+        lock: locked descriptor; None where locks aren't supported.
     """
 
     def __init__(self, path: Path, lock: int | None) -> None:
@@ -40,7 +37,7 @@ class Stage:
         self.lock = lock
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
@@ -50,16 +47,16 @@ def create_stage(output: Path) -> Stage:
     """Create and lock an empty directory beside an output."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_PARTIAL, dir=output.parent))
-        lock = _lock(path, wait=True)
-        # Between the two lines above another process may have taken the stage for abandoned, and removed it.
-        if path.is_dir() if lock is None else _is_at(path, lock):
-            return Stage(path, lock)
-        if lock is not None:
-            os.close(lock)
+        descriptor = _locked_descriptor(path, wait=True)
+        # Another process may have removed the stage as abandoned before it was locked.
+        if path.is_dir() if descriptor is None else is_at(path, descriptor):
+            return Stage(path, descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def remove_abandoned(output: Path) -> None:
-    """Remove the stages of an output whose processes are gone; never anything else."""
+    """Remove the stages of an output that were abandoned by killed processes, and nothing else."""
     for path in _own(output, _PARTIAL):
         with _locked(path) as is_abandoned:
             if is_abandoned:
@@ -177,33 +174,22 @@ def _user() -> int:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold the lock on a stage in a block; False where its process has it."""
-    lock = _lock(path, wait=False)
+    """Lock a stage in a block; yields False if another process has the lock."""
+    descriptor = _locked_descriptor(path, wait=False)
     try:
-        yield lock is not None
+        yield descriptor is not None
     finally:
-        if lock is not None:
-            os.close(lock)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _lock(path: Path, *, wait: bool) -> int | None:
-    """Lock a directory and return the descriptor that holds the lock, None where that can't be done."""
-    if fcntl is None:
-        return None
+def _locked_descriptor(path: Path, *, wait: bool) -> int | None:
+    """Lock a directory and return its descriptor, None if it can't be locked (as on Windows)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except OSError:
-        return False
+    if lock(descriptor, wait=wait):
+        return descriptor
+    os.close(descriptor)
+    return None

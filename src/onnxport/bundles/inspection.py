@@ -1,4 +1,4 @@
-"""Read what a directory with ONNX graphs holds, without loading their weights."""
+"""Describe a directory of ONNX graphs without loading their weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphInspection:
-    """Describe one ONNX file.
+    """Description of one ONNX file.
 
     Attributes:
-        file: path of the file inside the directory.
-        opset: opset of the default domain.
-        nodes: number of nodes, those of subgraphs included.
-        operators: operator to how often it occurs, the most frequent first.
+        file: path relative to the directory.
+        opset: opset version of the default domain.
+        nodes: number of nodes, including those of subgraphs.
+        operators: operator → number of nodes, the most frequent first.
         parameters: number of elements of all initializers.
-        bytes: bytes of the file and of the files with its weights.
-        external_data: names of the files with its weights.
-        inputs: in the graph's order.
-        outputs: in the graph's order.
-        component: the component's name, where a manifest says it.
+        bytes: size of the file and its external data files, in bytes.
+        external_data: names of its external data files.
+        inputs: graph inputs, in order.
+        outputs: graph outputs, in order.
+        component: name of the component, if there is a manifest.
     """
 
     file: str
@@ -47,13 +47,13 @@ class GraphInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Describe a directory.
+    """Description of a directory.
 
     Attributes:
-        graphs: its ONNX files, by name.
-        model: the checkpoint that it came from, where a manifest says it.
-        task: its task, where a manifest says it.
-        validation: status of its validation, where a manifest says it.
+        graphs: its ONNX files, sorted by name.
+        model: the exported checkpoint, if there is a manifest.
+        task: the task, if there is a manifest.
+        validation: the validation status, if there is a manifest.
     """
 
     graphs: tuple[GraphInspection, ...]
@@ -63,7 +63,7 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Describe a directory with ONNX files, or one such file.
+    """Describe a directory of ONNX files, or a single file.
 
     Args:
         path: directory or file.
@@ -74,10 +74,10 @@ def inspect(path: str | Path) -> Inspection:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointNotFoundError(f"{path} isn't there; give an exported directory or a graph")
+        raise CheckpointNotFoundError(f"{path} doesn't exist; give an exported directory or a graph")
     files = [path] if path.is_file() else files_inside(path, "*.onnx", "onnx/*.onnx")
     if not files:
-        raise CheckpointNotFoundError(f"{path} holds no .onnx file; give an exported directory or a graph")
+        raise CheckpointNotFoundError(f"{path} has no .onnx file; give an exported directory or a graph")
     root = path if path.is_dir() else path.parent
     manifest = read_manifest(path) if path.is_dir() else None
     components = {item.file: item.name for item in manifest.components} if manifest else {}
@@ -88,10 +88,10 @@ def inspect(path: str | Path) -> Inspection:
 
 
 def check_graph(file: Path) -> None:
-    """Check that a graph can be read and that its weights are there and whole; no tensor is read.
+    """Check that a graph can be read and that its external data is complete; tensor data isn't read.
 
     Raises:
-        CheckpointNotFoundError: the file with its weights isn't there.
+        CheckpointNotFoundError: an external data file is missing.
         CorruptCheckpointError: a file is truncated or damaged.
     """
     model = _load(file)
@@ -120,17 +120,17 @@ def _inspect_graph(file: Path, name: str, components: Mapping[str, str]) -> Grap
 
 
 def _load(file: Path) -> ir.Model:
-    """Read a graph; weights outside the file stay there."""
+    """Load a graph without its external data."""
     import onnx_ir as ir
     from google.protobuf.message import DecodeError
 
     try:
         model = ir.load(str(file))
-    except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (DecodeError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
     if not model.opset_imports:
-        # Protobuf reads an empty or foreign file as a model with nothing set.
-        raise CorruptCheckpointError(f"{file} isn't an ONNX file: it names no opset")
+        # Protobuf decodes an empty file, and many others, as a model without any field.
+        raise CorruptCheckpointError(f"{file} isn't an ONNX file: it imports no opset")
     return model
 
 
@@ -142,7 +142,7 @@ def _external_files(file: Path, tensors: Iterable[ir.TensorProtocol]) -> tuple[s
     paths = {name: inside(file.parent, name, file) for name in names}
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
-        raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which isn't there")
+        raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which doesn't exist")
     for tensor in outside:
         end, size = (tensor.offset or 0) + tensor.nbytes, paths[str(tensor.location)].stat().st_size
         if end > size:
@@ -154,12 +154,12 @@ def _external_files(file: Path, tensors: Iterable[ir.TensorProtocol]) -> tuple[s
 
 
 def _operator(node: ir.Node) -> str:
-    """Name a node's operator, with its domain unless that is ONNX's own."""
+    """Return a node's operator type, prefixed with its domain unless that is ONNX's."""
     return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
 
 
 def describe_value(value: ir.Value) -> TensorDescription:
-    """Describe an input or output of a graph."""
+    """Describe a graph input or output."""
     dims = [getattr(dim, "value", dim) for dim in value.shape or ()]
     axes = tuple(dim if isinstance(dim, int) else str(dim or "?") for dim in dims)
     dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"

@@ -1,7 +1,7 @@
-"""The output directory appears whole or not at all.
+"""Create the output directory atomically.
 
-Files are written into a hidden directory beside the output, flushed to disk, and the directory is renamed into
-place; an old output changes places with it. A process that is killed leaves that directory; the next removes it.
+Files are written into a hidden directory beside the output and flushed to disk, and the directory is renamed, or
+exchanged with an existing output. The next export removes the directory of a killed process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from onnxport.errors import CheckpointError, OutputError
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Refuse an output that would lose something or can't be written, before any work is done.
+    """Check, before any work is done, that an output can be written without losing files.
 
     Args:
         output: directory to create.
         force: replace an earlier export.
 
     Raises:
-        OutputError: it is a file, holds something, or its parent can't be written.
+        OutputError: it is a file, isn't empty, or its parent isn't writable.
     """
     restore_old(output.absolute())
     if not force and output.is_dir() and not output.is_symlink() and any(output.iterdir()):
@@ -41,14 +41,14 @@ def check_output(output: Path, *, force: bool) -> None:
 
 
 def _check_replaceable(output: Path, found: Path) -> None:
-    """Let `force` replace only what an export wrote: anything else would be lost.
+    """Check that `force` would only replace files of an earlier export.
 
     Args:
-        output: the name to report.
-        found: what has, or had, that name.
+        output: path of the output, for messages.
+        found: path to check: the output, or where it was moved.
 
     Raises:
-        OutputError: it holds something else.
+        OutputError: it has other files.
     """
     if found.is_symlink() or (found.exists() and not found.is_dir()):
         raise OutputError(f"output {output} is not a directory; choose another or remove it")

@@ -1,7 +1,7 @@
-"""Everything of a checkpoint that isn't its weights: configuration, generation settings, tokenizer, processors.
+"""Copy a checkpoint's files beside the weights: configuration, generation configuration, tokenizer, processors.
 
-The modules of a sentence-transformers directory are copied whole, the weights of a Dense among them: its own ONNX
-backend reads them beside the graph.
+The modules of a sentence-transformers directory are copied with their weights, which the ONNX backend of
+sentence-transformers reads beside the graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
@@ -17,7 +17,10 @@ from onnxport.containment import files_inside
 from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig
+
     from onnxport.checkpoint.checkpoint import Checkpoint
+    from onnxport.description.preprocessor import Preprocessor
 
 _NAMES = (
     "config.json",
@@ -40,23 +43,23 @@ _NAMES = (
     "README.md",
     "LICENSE*",
 )
-"""Patterns of the files that clients read beside a graph; the licence and the model card go with the weights."""
+"""Patterns of the files that clients read beside a graph, and of the license and the model card."""
 
 
 class Original(Protocol):
-    """What a checkpoint's side files are made from, loaded when it is asked for."""
+    """Configuration and preprocessor of a checkpoint, loaded on first access."""
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PreTrainedConfig:
         """The configuration."""
 
     @property
-    def preprocessor(self) -> Any:
-        """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
+    def preprocessor(self) -> Preprocessor | None:
+        """Tokenizer, processor, image processor or feature extractor; None if the checkpoint has none."""
 
     @property
-    def generation_config(self) -> Any:
-        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
+    def generation_config(self) -> GenerationConfig | None:
+        """The generation configuration derived from `config`; None for a model that doesn't generate."""
 
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
@@ -80,16 +83,15 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
 
 
 def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:
-    """Copy what the checkpoint has, and write what clients need and it lacks.
+    """Copy the checkpoint's files, and save the missing ones that clients need.
 
     Settings that only Transformers 5 understands are rewritten; see `onnxport.bundles.client_settings`.
 
     Args:
         stage: directory to write into.
-        originals: what `side_files` found.
-        original: asked only for what the checkpoint lacks: its configuration where there is none (GGUF), its
-            preprocessor where there are only older formats, so that today's (`tokenizer.json`) exist; the checkpoint's
-            own files win.
+        originals: result of `side_files`.
+        original: saves the configuration where the checkpoint has none (GGUF), and the preprocessor where the
+            checkpoint has older formats without `tokenizer.json`; files of the checkpoint take precedence.
         labelled: whether the outputs of the exported task are scores of labels.
     """
     names = {path.name for path in originals}
@@ -114,7 +116,7 @@ def write_side_files(stage: Path, originals: list[Path], original: Original, *, 
 
 
 def _write_unquantized(path: Path, target: Path) -> None:
-    """Write a configuration without what it says of quantized weights: the export's are floating-point numbers."""
+    """Write a configuration without `quantization_config`: the exported weights are in floating point."""
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
@@ -123,7 +125,7 @@ def _write_unquantized(path: Path, target: Path) -> None:
 
 
 def module_files(checkpoint: Checkpoint) -> dict[str, Path]:
-    """Map names inside the output to the files of the sentence-transformers directory that a model is part of."""
+    """Map paths relative to the output to files of the model's sentence-transformers directory."""
     root, trunk = checkpoint.root, checkpoint.directory
     if root is None:
         return {}
@@ -133,16 +135,16 @@ def module_files(checkpoint: Checkpoint) -> dict[str, Path]:
 
 
 def write_module_files(stage: Path, checkpoint: Checkpoint) -> None:
-    """Copy the modules of a sentence-transformers directory; `modules.json` says that the model lies beside it.
+    """Copy the modules of a sentence-transformers directory, with the Transformer's path in `modules.json` empty.
 
     Args:
         stage: directory to write into.
-        checkpoint: the model, perhaps in a directory inside that of the modules, as older releases wrote it.
+        checkpoint: the Transformer, in the sentence-transformers directory or, in older releases, a subdirectory.
     """
     for name, path in module_files(checkpoint).items():
         target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # weights that are linked
+        if target.exists():  # linked weights
             continue
         if name != LIST_FILE or checkpoint.root == checkpoint.directory:
             shutil.copyfile(path, target)

@@ -1,19 +1,19 @@
-"""Read a PEFT adapter: its settings, what each asks of a merge, and the names of its tensors. No tensor is read.
+"""Read the configuration and the tensor headers of a PEFT adapter; tensor data isn't read.
 
-Only what can be said to have no effect on the merged weights is passed over; everything else is used, or refused.
+Settings known to have no effect on merged weights are ignored; every other setting is applied, or rejected.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoint.json_files import read_json_object
-from onnxport.checkpoint.reading import Inventory, take_inventory
+from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.safetensors import read_header
 from onnxport.containment import check_links
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
@@ -21,7 +21,7 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, Uns
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 KEY_PREFIX = "adapter:"
-"""Put before the names of an adapter's tensors, where they are listed with its base's."""
+"""Prefix of an adapter's tensor names in an inventory that also lists the base model's tensors."""
 
 TASKS: Mapping[str, str] = {
     "SEQ_CLS": "text-classification",
@@ -29,7 +29,7 @@ TASKS: Mapping[str, str] = {
     "QUESTION_ANS": "question-answering",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
-"""PEFT's `task_type` → task, where the base's own class says nothing about it."""
+"""PEFT `task_type` → task, for the types that the base model's class doesn't determine."""
 
 _USED = frozenset(
     {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save", "task_type",
@@ -40,9 +40,9 @@ _WITHOUT_EFFECT = frozenset(
      "fan_in_fan_out", "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
      "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying"}
 )  # fmt: skip
-"""Settings of training, or that the tensors' names and the modules' classes say better."""
+"""Training settings, and those that tensor names or module classes determine more reliably."""
 _INITIAL_VALUES = (True, False, None, "gaussian", "orthogonal", "eva")
-"""Ways to begin the training that leave the base's weights as they are."""
+"""Initializations that leave the base model's weights unchanged."""
 _BIAS = ("none", "all", "lora_only")
 _PARTS = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
@@ -54,32 +54,32 @@ _INNER = re.compile(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)")
 
 @dataclass(frozen=True)
 class Factors:
-    """Name the tensors that change one module's weight.
+    """Name the LoRA tensors of one module.
 
     Attributes:
-        up: key of the matrix `[out, rank]`, which PEFT calls B.
-        down: key of the matrix `[rank, in]`, which PEFT calls A.
-        lengths: key of DoRA's vector `[out]`; None without.
+        up: key of `lora_B`, shape `[out, rank]`.
+        down: key of `lora_A`, shape `[rank, in]`.
+        magnitude: key of DoRA's magnitude vector, shape `[out]`; None for LoRA without DoRA.
     """
 
     up: str
     down: str
-    lengths: str | None = None
+    magnitude: str | None = None
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Describe an adapter that passed every check that needs neither a tensor nor its base.
+    """Describe an adapter that passed the checks that need neither tensor data nor the base model.
 
     Attributes:
-        name: as the user gave it.
-        directory: where its files are.
+        name: path or repository id, as passed by the caller.
+        directory: directory of its files.
         revision: commit of the snapshot; None for a local directory.
         config: content of `adapter_config.json`.
-        shapes: key → shape of each tensor.
-        factors: path of a module → the tensors that change its weight.
-        whole: name of a parameter → key of the tensor that replaces it.
-        base: what the adapter's base is called, for the manifest.
+        shapes: tensor key → shape.
+        factors: module path → its LoRA tensors.
+        replacements: parameter name → key of the tensor that replaces it (`modules_to_save`, biases).
+        base: path or repository id of the base model, for the manifest.
     """
 
     name: str
@@ -88,59 +88,59 @@ class Adapter:
     config: Mapping[str, Any] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     factors: Mapping[str, Factors] = field(repr=False)
-    whole: Mapping[str, str] = field(repr=False)
+    replacements: Mapping[str, str] = field(repr=False)
     base: str = ""
 
     @property
     def file(self) -> Path:
-        """The file with its tensors."""
+        """Path of the safetensors file."""
         return self.directory / WEIGHTS_NAME
 
     @property
     def task(self) -> str | None:
-        """The task that it was trained for, where it says one that its base can't."""
+        """The task of `task_type`, where the base model's class doesn't determine it; None otherwise."""
         return TASKS.get(str(self.config.get("task_type")))
 
     def rank_of(self, module: str) -> int:
-        """Return the rank that the settings state for a module."""
+        """Return the LoRA rank of a module, from `rank_pattern` or `r`."""
         return int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
 
     def scale_of(self, module: str) -> float:
-        """Return what a module's product is multiplied by: `alpha / r`, or `alpha / sqrt(r)`.
+        """Return the scale of a module's update: `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
 
-        The second is rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732).
+        rsLoRA: Kalajdzievski, 2023, arXiv:2312.03732.
         """
         rank = self.rank_of(module)
         alpha = float(_by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"]))
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
-    def saves(self, parameter: str) -> bool:
-        """Tell whether a parameter is one of a module of `modules_to_save`, which PEFT makes a copy of."""
+    def replaces(self, parameter: str) -> bool:
+        """Return whether a parameter belongs to a module of `modules_to_save`, of which PEFT trains a full copy."""
         names = self.config.get("modules_to_save") or ()
         return any(f".{name}." in f".{parameter}" for name in names)
 
 
 def is_adapter(directory: Path) -> bool:
-    """Tell whether a directory holds an adapter's settings."""
+    """Return whether a directory has an `adapter_config.json`."""
     return (directory / CONFIG_NAME).is_file()
 
 
 def open_adapter(name: str, directory: Path, revision: str | None = None) -> Adapter:
-    """Open an adapter; headers and settings are read, no tensor is.
+    """Open an adapter from its configuration and tensor headers; tensor data isn't read.
 
     Args:
-        name: as the user gave it.
-        directory: where its files are.
-        revision: commit, where it is a snapshot of the hub.
+        name: path or repository id, for messages.
+        directory: directory of its files.
+        revision: commit of a hub snapshot; None for a local directory.
 
     Raises:
-        CheckpointNotFoundError: a file isn't there.
-        CorruptCheckpointError: a file is damaged, or its settings and tensors contradict each other.
-        UnsupportedError: it isn't LoRA, or has a setting whose effect isn't merged here.
+        CheckpointNotFoundError: a file is missing.
+        CorruptCheckpointError: a file is damaged, or the configuration contradicts the tensors.
+        UnsupportedError: the adapter isn't LoRA, or a setting can't be merged.
     """
     if not is_adapter(directory):
         raise CheckpointNotFoundError(
-            f"{name} has no {CONFIG_NAME}, so it isn't a PEFT adapter; give the directory that "
+            f"{name} has no {CONFIG_NAME}, so it isn't a PEFT adapter; pass the directory that "
             "`PeftModel.save_pretrained(...)` wrote"
         )
     check_links(directory)
@@ -153,151 +153,153 @@ def open_adapter(name: str, directory: Path, revision: str | None = None) -> Ada
             f"{directory} has no {WEIGHTS_NAME}.{pickled} load the adapter with PEFT, and save it again as safetensors"
         )
     shapes = {key: entry.shape for key, entry in read_header(file).items()}
-    adapter = Adapter(name, directory, revision, config, shapes, *_sorted_out(file, shapes))
+    adapter = Adapter(name, directory, revision, config, shapes, *_classify_tensors(file, shapes))
     for module, factors in adapter.factors.items():
         _check_factors(adapter, module, factors)
     return adapter
 
 
 def base_of(adapter: Adapter) -> str | Path:
-    """Return where an adapter's base is: a path, or a repository of the hub.
+    """Return the base model of an adapter: a local path or a hub repository id.
 
-    A relative path is looked for in the adapter's directory, then where the process runs, as PEFT does.
+    As in PEFT, a relative path is resolved against the adapter's directory first, then the working directory.
 
     Raises:
-        CheckpointNotFoundError: the settings don't name it.
+        CheckpointNotFoundError: the configuration doesn't name a base model.
     """
     named = adapter.config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointNotFoundError(
-            f"{adapter.directory / CONFIG_NAME} doesn't name its base (base_model_name_or_path is {named!r}); "
-            f"give the base as MODEL, and --adapter {adapter.name}"
+            f"{adapter.directory / CONFIG_NAME} doesn't name its base model (base_model_name_or_path is {named!r}); "
+            f"pass the base model as MODEL, and --adapter {adapter.name}"
         )
     beside = adapter.directory / Path(named).expanduser()
     return beside if beside.is_dir() else named
 
 
 def inventory_with(adapter: Adapter | None, base: Inventory) -> Inventory:
-    """Add the tensors of an adapter, whose keys begin with `KEY_PREFIX`, to those of its base.
+    """Add the tensors of an adapter, their keys prefixed with `KEY_PREFIX`, to those of its base model.
 
     Args:
-        adapter: None where there is none.
-        base: tensors of its base.
+        adapter: the adapter; None returns `base` unchanged.
+        base: inventory of the base model.
 
     Raises:
         CorruptCheckpointError: a file is damaged.
-        KeyError: a tensor has a type that ONNX doesn't have, which is the key.
+        KeyError: a tensor has a dtype that ONNX doesn't define; the key is that dtype.
     """
     if adapter is None:
         return base
-    own = take_inventory(adapter.directory, [adapter.file])
-    place = str(adapter.file.absolute())
+    inventory = list_tensors(adapter.directory, [adapter.file])
+    file = str(adapter.file.absolute())
     tensors = {
-        KEY_PREFIX + key: replace(stored, file=place, key=KEY_PREFIX + key) for key, stored in own.tensors.items()
+        KEY_PREFIX + key: replace(stored, file=file, key=KEY_PREFIX + key) for key, stored in inventory.tensors.items()
     }
-    return Inventory({**base.tensors, **tensors}, {**base.files, place: own.files[adapter.file.name]})
+    return Inventory({**base.tensors, **tensors}, {**base.files, file: inventory.files[adapter.file.name]})
 
 
 def _check_settings(path: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
+    peft_type = config.get("peft_type")
+    if peft_type != "LORA":
         raise UnsupportedError(
-            f"{path}: peft_type is {kind!r}, and only LORA is merged here; if PEFT can merge it, do that with "
+            f"{path}: peft_type is {peft_type!r}, and only LORA can be merged; if PEFT can merge it, do that with "
             "`merge_and_unload()`, save the model, and export that"
         )
     for name in ("r", "lora_alpha"):
         value = config.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise CorruptCheckpointError(f"{path}: {name} is {value!r}, not a number above zero; correct it")
+            raise CorruptCheckpointError(f"{path}: {name} is {value!r}, not a positive number; correct it")
     for name in ("rank_pattern", "alpha_pattern"):
         _check_pattern(path, name, config.get(name))
     if config.get("bias", "none") not in _BIAS:
         raise CorruptCheckpointError(f"{path}: bias is {config['bias']!r}, not one of {', '.join(_BIAS)}; correct it")
-    start = config.get("init_lora_weights")
-    if start not in _INITIAL_VALUES:
-        raise _unsupported(path, "init_lora_weights", start, "training with it changes the base's weights too")
+    initialization = config.get("init_lora_weights")
+    if initialization not in _INITIAL_VALUES:
+        reason = "this initialization modifies the base model's weights too"
+        raise _unsupported(path, "init_lora_weights", initialization, reason)
     for name, value in config.items():
         if value and name not in _USED | _WITHOUT_EFFECT:
-            raise _unsupported(path, name, value, "what it does to the weights isn't known here")
+            raise _unsupported(path, name, value, "its effect on the weights is unknown")
 
 
-def _unsupported(path: Path, name: str, value: Any, reason: str) -> UnsupportedError:
+def _unsupported(path: Path, name: str, value: object, reason: str) -> UnsupportedError:
     return UnsupportedError(
-        f"{path}: {name} is {str(value)[:80]}, which isn't merged here ({reason}); merge the adapter with PEFT's "
+        f"{path}: {name} is {str(value)[:80]}, which can't be merged ({reason}); merge the adapter with PEFT's "
         "`merge_and_unload()`, save the model, and export that"
     )
 
 
-def _check_pattern(path: Path, name: str, value: Any) -> None:
-    for pattern, number in (value or {}).items() if isinstance(value or {}, Mapping) else [(value, None)]:
+def _check_pattern(path: Path, name: str, setting: object) -> None:
+    patterns = setting or {}
+    for pattern, value in patterns.items() if isinstance(patterns, Mapping) else [(setting, None)]:
         try:
             re.compile(str(pattern))
-            fits = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
+            is_valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         except re.error:
-            fits = False
-        if not fits:
+            is_valid = False
+        if not is_valid:
             raise CorruptCheckpointError(
-                f"{path}: {name} has {pattern!r}: {number!r}, not a pattern of module names and a number above zero; "
-                "correct it"
+                f"{path}: {name} has {pattern!r}: {value!r}, not a regular expression of module names and a positive "
+                "number; correct it"
             )
 
 
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """Return the value of the first pattern that fits a module's whole name, or its last parts."""
+def _by_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """Return the value of the first pattern that matches a module's full path or its last components."""
     for pattern, value in (patterns or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return value
     return default
 
 
-def _sorted_out(file: Path, shapes: Mapping[str, Any]) -> tuple[dict[str, Factors], dict[str, str]]:
-    """Return which tensors change a module's weight, and which replace a parameter.
+def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Factors], dict[str, str]]:
+    """Return the LoRA factors by module path, and the keys of the tensors that replace parameters, by name.
 
     Raises:
-        CorruptCheckpointError: there are none, or only one of two factors.
+        CorruptCheckpointError: the file has no tensors, or only one of a module's two factors.
     """
     parts: dict[str, dict[str, str]] = {}
-    whole: dict[str, str] = {}
-    for key in shapes:
+    replacements: dict[str, str] = {}
+    for key in keys:
         name = _INNER.sub("", key.removeprefix(_OUTER))
         if found := _PARTS.fullmatch(name):
             parts.setdefault(found["module"], {})[found["part"].replace("embedding_", "")] = key
-        elif ".original_module." not in name:  # the base's own, saved with all biases; its copy is what is used
-            whole[name] = key
+        elif ".original_module." not in name:  # PEFT saves the base's unused module too with bias="all"
+            replacements[name] = key
+    if not keys:
+        raise CorruptCheckpointError(f"{file} has no tensors; save the adapter again")
     factors = {}
-    for module, held in parts.items():
-        if not {"lora_A", "lora_B"} <= held.keys():
+    for module, keyed in parts.items():
+        if not {"lora_A", "lora_B"} <= keyed.keys():
             raise CorruptCheckpointError(
-                f"{file}: {module} has {', '.join(sorted(held))}, and needs lora_A and lora_B; save the adapter again"
+                f"{file}: {module} has {', '.join(sorted(keyed))}, and needs lora_A and lora_B; save the adapter again"
             )
-        factors[module] = Factors(held["lora_B"], held["lora_A"], held.get("lora_magnitude_vector"))
-    if not shapes:
-        raise CorruptCheckpointError(f"{file} holds no tensors; save the adapter again")
-    return factors, whole
+        factors[module] = Factors(keyed["lora_B"], keyed["lora_A"], keyed.get("lora_magnitude_vector"))
+    return factors, replacements
 
 
 def _check_factors(adapter: Adapter, module: str, factors: Factors) -> None:
     up, down = adapter.shapes[factors.up], adapter.shapes[factors.down]
     if len(up) < 2 or len(down) < 2 or up[1] != down[0] or math.prod(up[2:]) != 1:
         raise CorruptCheckpointError(
-            f"{adapter.file}: the factors of {module} are {list(up)} and {list(down)}, which can't be multiplied; "
-            "save the adapter again"
+            f"{adapter.file}: lora_B and lora_A of {module} are {list(up)} and {list(down)}, which can't be "
+            "multiplied; save the adapter again"
         )
     if down[0] != adapter.rank_of(module):
         raise CorruptCheckpointError(
-            f"{adapter.file}: the rank of {module} is {down[0]}, and {CONFIG_NAME} says {adapter.rank_of(module)} "
-            "(r, rank_pattern), which decides the scale; correct it"
+            f"{adapter.file}: the rank of {module} is {down[0]}, but {adapter.rank_of(module)} in {CONFIG_NAME} "
+            "(r, rank_pattern), which determines the scale; correct it"
         )
-    if bool(adapter.config.get("use_dora")) != (factors.lengths is not None):
+    if bool(adapter.config.get("use_dora")) != (factors.magnitude is not None):
         raise CorruptCheckpointError(
-            f"{adapter.file}: {module} has {'a' if factors.lengths else 'no'} lora_magnitude_vector, and "
-            f"{CONFIG_NAME} says use_dora: {adapter.config.get('use_dora')!r}; correct it"
+            f"{adapter.file}: {module} has {'a' if factors.magnitude else 'no'} lora_magnitude_vector, but "
+            f"use_dora is {adapter.config.get('use_dora')!r} in {CONFIG_NAME}; correct it"
         )
     layers = adapter.config.get("layers_to_transform")
-    wanted = [layers] if isinstance(layers, int) else layers
-    numbers = [int(part) for part in module.split(".") if part.isdigit()]
-    if wanted is not None and not any(number in wanted for number in numbers):
+    adapted = [layers] if isinstance(layers, int) else layers
+    indices = [int(part) for part in module.split(".") if part.isdigit()]
+    if adapted is not None and not any(index in adapted for index in indices):
         raise CorruptCheckpointError(
-            f"{adapter.file} has tensors of {module}, and layers_to_transform of {CONFIG_NAME} is {layers}: PEFT "
+            f"{adapter.file} has tensors of {module}, but layers_to_transform is {layers} in {CONFIG_NAME}: PEFT "
             "wouldn't use them; correct it, or save the adapter again"
         )

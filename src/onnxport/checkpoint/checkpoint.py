@@ -16,7 +16,7 @@ from onnxport.checkpoint.discovery import FoundWeights, WeightFormat, check_gguf
 from onnxport.checkpoint.gguf import read_gguf_header
 from onnxport.checkpoint.hub import fetch_snapshot, find_snapshot, looks_like_repository
 from onnxport.checkpoint.json_files import read_json_object
-from onnxport.checkpoint.reading import Inventory, take_inventory
+from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.sentence_transformers import (
     SentenceModules,
     list_modules,
@@ -43,32 +43,32 @@ SIDE_JSON_FILES: dict[str, str] = {
     "preprocessor_config.json": "the preprocessor's settings",
     "processor_config.json": "the processor's settings",
 }
-"""JSON files that must be objects when they are there → what they are."""
+"""Optional JSON files, each an object → description of their content for messages."""
 
 _PREPROCESSORS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _DTYPES = frozenset(
     {"auto", "float32", "float", "float16", "half", "bfloat16", "float64", "double"}
-    | {f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")}
+    | {f"float8_{layout}" for layout in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")}
     | {"int8", "uint8"}
 )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Describe a checkpoint that passed every check that needs no tensor.
+    """Describe a checkpoint that passed the checks that need no tensor data.
 
     Attributes:
-        name: as the user gave it.
-        directory: where its files are; the snapshot for a repository of the hub.
+        name: path or repository id, as passed by the caller.
+        directory: directory of its files; the snapshot for a hub repository.
         revision: commit of the snapshot; `None` for a local directory.
-        config: content of `config.json`; empty for a bare GGUF file.
-        format: how the weights are stored.
-        weight_files: the weights, in the order of their names.
-        gguf_architecture: architecture that a GGUF file declares.
-        sentence: what makes embeddings of the model's states, where that is part of what is exported.
-        root: the sentence-transformers directory that the model is part of; None where it isn't.
-        more_files: files of that directory beside those of the model.
-        adapter: what is merged into the weights; None for nothing.
+        config: content of `config.json`; empty for a GGUF file without one.
+        format: storage format of the weights.
+        weight_files: the weight files, sorted by name.
+        gguf_architecture: `general.architecture` of a GGUF file.
+        sentence: the sentence-transformers modules after the model, where they are exported too.
+        root: the sentence-transformers directory that contains the model; None for other checkpoints.
+        more_files: files of `root` beside those of the model.
+        adapter: adapter to merge into the weights; None for none.
     """
 
     name: str
@@ -85,67 +85,67 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
-        """The model type that the configuration declares, or a GGUF file's architecture."""
+        """The configuration's `model_type`, or a GGUF file's architecture."""
         declared = self.config.get("model_type")
         return declared if isinstance(declared, str) else self.gguf_architecture or ""
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The model classes that the configuration declares; usually one, sometimes none."""
+        """The configuration's `architectures` (class names); usually one, sometimes none."""
         declared = self.config.get("architectures")
         return tuple(item for item in declared if isinstance(item, str)) if isinstance(declared, list) else ()
 
     @property
     def module_weights(self) -> Mapping[str, Path]:
-        """Files with tensors of what follows the model, by what their names begin with inside it."""
+        """Weight files of the sentence-transformers modules, by the prefix of their parameters' names."""
         return self.sentence.weights if self.sentence else {}
 
     @property
     def in_parts(self) -> bool:
-        """Whether every tensor can be read alone."""
-        kinds = {path.suffix for path in self.module_weights.values()}
-        return self.format == "safetensors" and kinds <= {".safetensors"}
+        """Whether every tensor can be read separately, which safetensors files allow."""
+        suffixes = {path.suffix for path in self.module_weights.values()}
+        return self.format == "safetensors" and suffixes <= {".safetensors"}
 
     @property
     def quantization(self) -> str | None:
-        """The method that its weights are quantized with; None where they are stored in floating point."""
+        """The weights' `quant_method`; None where they are stored in floating point."""
         parts = (self.config, self.config.get("text_config"))
         found = [part.get("quantization_config") for part in parts if isinstance(part, dict)]
         return next((str(settings.get("quant_method")) for settings in found if isinstance(settings, dict)), None)
 
     @property
     def preprocessor_directory(self) -> Path:
-        """Where its tokenizer and processor are: beside the adapter, where training saved all that the base has."""
+        """Directory of the tokenizer and processor: the adapter's, where training saved all of the base's there."""
         if self.adapter is None:
             return self.directory
-        base, own = self.directory, self.adapter.directory
+        base, trained = self.directory, self.adapter.directory
         names = [name for name in _PREPROCESSORS if name == "tokenizer_config.json" or (base / name).is_file()]
-        return own if all((own / name).is_file() for name in names) else base
+        return trained if all((trained / name).is_file() for name in names) else base
 
     def inventory(self) -> Inventory:
-        """List the tensors of its safetensors files, and its adapter's; no tensor is read.
+        """List the tensors of its safetensors files and of its adapter; tensor data isn't read.
 
         Raises:
             CorruptCheckpointError: a file is damaged.
-            KeyError: a tensor has a type that ONNX doesn't have, which is the key.
+            KeyError: a tensor has a dtype that ONNX doesn't define; the key is that dtype.
         """
-        base = take_inventory(self.directory, self.weight_files, self.module_weights)
+        base = list_tensors(self.directory, self.weight_files, self.module_weights)
         return inventory_with(self.adapter, base)
 
 
 def open_checkpoint(model: str | Path, options: CheckpointOptions) -> Checkpoint:
-    """Open a local directory, a GGUF file, or a repository of the hub; an adapter is opened with its base.
+    """Open a local directory, a GGUF file, or a hub repository; an adapter is opened with its base model.
 
     Args:
-        model: path or `owner/name`; what exists as a path is taken as one.
-        options: revision, cache directory, token, framework, whether code may run, adapter.
+        model: path or `owner/name`; a path that exists takes precedence.
+        options: revision, cache directory, token, framework, `trust_remote_code`, adapter.
 
     Raises:
         CheckpointNotFoundError: no such directory, repository, configuration or weights.
         CorruptCheckpointError: a file is truncated, malformed, or contradicts another.
-        UntrustedCodeError: it needs its own code, or a pickled file holds more than tensors.
-        UnsupportedError: an adapter isn't one that is merged here.
-        OptionError: code may run, and an adapter would choose whose.
+        UntrustedCodeError: the model needs code of its repository, or a pickled file has more than tensors.
+        UnsupportedError: the adapter can't be merged.
+        OptionError: `trust_remote_code` is set, and the adapter would choose the repository of that code.
         MissingDependencyError: it is a GGUF file and the `gguf` package isn't installed.
     """
     if options.adapter is not None:
@@ -154,10 +154,10 @@ def open_checkpoint(model: str | Path, options: CheckpointOptions) -> Checkpoint
     if isinstance(opened, Checkpoint):
         return opened
     base = base_of(opened)
-    own = _open_base(opened, base, options)
-    if not isinstance(own, Checkpoint):
-        raise UnsupportedError(f"{opened.name}: its base {base} is an adapter too; merge that one first")
-    return replace(own, name=str(model), revision=opened.revision, adapter=replace(opened, base=str(base)))
+    checkpoint = _open_base(opened, base, options)
+    if not isinstance(checkpoint, Checkpoint):
+        raise UnsupportedError(f"{opened.name}: its base model {base} is an adapter too; merge that one first")
+    return replace(checkpoint, name=str(model), revision=opened.revision, adapter=replace(opened, base=str(base)))
 
 
 def _open_base(adapter: Adapter, base: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
@@ -184,7 +184,7 @@ def _open_with_adapter(model: str | Path, adapter: str, options: CheckpointOptio
     base = _open(model, options)
     if not isinstance(base, Checkpoint):
         raise UnsupportedError(
-            f"{model} is an adapter, and --adapter {adapter} is another one; give their base as MODEL"
+            f"{model} is an adapter, and --adapter {adapter} is another one; pass their base model as MODEL"
         )
     path = Path(adapter).expanduser()
     if path.is_dir():
@@ -194,8 +194,8 @@ def _open_with_adapter(model: str | Path, adapter: str, options: CheckpointOptio
         found = open_adapter(adapter, snapshot, snapshot.name)
     else:
         raise CheckpointNotFoundError(
-            f"--adapter {adapter}: there is no such directory, and it can't be the name of a repository of the hub "
-            "either; give the directory that `PeftModel.save_pretrained(...)` wrote, or owner/name"
+            f"--adapter {adapter}: there is no such directory, and it isn't a valid hub repository id either; pass the "
+            "directory that `PeftModel.save_pretrained(...)` wrote, or owner/name"
         )
     return replace(base, adapter=replace(found, base=base.name))
 
@@ -203,7 +203,7 @@ def _open_with_adapter(model: str | Path, adapter: str, options: CheckpointOptio
 def _open(model: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
     name = str(model)
     if not name:
-        raise CheckpointNotFoundError("the model's name is empty; give a directory, a .gguf file, or owner/name")
+        raise CheckpointNotFoundError("the model's name is empty; pass a directory, a .gguf file, or owner/name")
     path = Path(model).expanduser()
     if path.is_file():
         return _open_file(name, path, options)
@@ -211,8 +211,8 @@ def _open(model: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter
         return _open_directory(name, path, None, options)
     if path.exists() or isinstance(model, Path) or not looks_like_repository(name):
         raise CheckpointNotFoundError(
-            f"{name}: there is no such directory, and it can't be the name of a repository of the hub either; "
-            f"give a directory with config.json and weights, or owner/name"
+            f"{name}: there is no such directory, and it isn't a valid hub repository id either; "
+            f"pass a directory with config.json and weights, or owner/name"
         )
     snapshot = fetch_snapshot(name, options)
     return _open_directory(name, snapshot, snapshot.name, options)
@@ -221,8 +221,7 @@ def _open(model: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter
 def _open_file(name: str, path: Path, options: CheckpointOptions) -> Checkpoint:
     if path.suffix.lower() != ".gguf":
         raise CheckpointNotFoundError(
-            f"{name} is a file; give the directory that holds config.json and the weights ({path.parent}), "
-            f"or a .gguf file"
+            f"{name} is a file; pass the directory of config.json and the weights ({path.parent}), or a .gguf file"
         )
     if options.framework == "tf":
         raise CheckpointNotFoundError(f"{name} is a GGUF file, and --framework tf reads tf_model.h5; leave it out")
@@ -241,17 +240,18 @@ def _open_directory(
     if isinstance(found, Adapter):
         if listed:
             raise UnsupportedError(
-                f"{name}: the adapter of a sentence-transformers directory isn't merged here; merge it into its base "
-                "first (PeftModel.merge_and_unload())"
+                f"{name}: the adapter of a sentence-transformers directory can't be merged; merge it into its base "
+                "model first (PeftModel.merge_and_unload())"
             )
         return found
     if sentence and sentence.weights and found.format not in ("safetensors", "pytorch"):
         raise UnsupportedError(
-            f"{name}: the Dense modules of {root} are read beside safetensors and PyTorch weights, and these are "
-            f"{found.format}; --task feature-extraction exports the model alone"
+            f"{name}: the Dense modules of {root} need a model with safetensors or PyTorch weights, and its weights "
+            f"are {found.format}; --task feature-extraction exports the model alone"
         )
-    around = root if listed else None
-    return replace(found, sentence=sentence, root=around, more_files=tuple(module_files(root, listed)))
+    return replace(
+        found, sentence=sentence, root=root if listed else None, more_files=tuple(module_files(root, listed))
+    )
 
 
 def _open_model(name: str, directory: Path, revision: str | None, options: CheckpointOptions) -> Checkpoint | Adapter:
@@ -276,18 +276,16 @@ def _assemble(
 ) -> Checkpoint:
     architecture = read_gguf_header(weights.files[0]).architecture if weights.format == "gguf" else None
     if weights.format == "gguf" and not architecture:
-        raise CorruptCheckpointError(
-            f"{weights.files[0]}: the GGUF file doesn't say its architecture (general.architecture); convert it again"
-        )
+        raise CorruptCheckpointError(f"{weights.files[0]}: the GGUF file has no general.architecture; convert it again")
     return Checkpoint(name, directory, revision, config, weights.format, weights.files, architecture)
 
 
 def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNotFoundError:
-    where = f"{name} at revision {revision}" if revision else str(directory)
+    source = f"{name} at revision {revision}" if revision else str(directory)
     nested = sorted(path.parent.name for path in directory.glob("*/config.json"))
-    hint = f"; {', '.join(nested[:3])} below it has one" if nested else ""
+    hint = f"; its subdirectory {', '.join(nested[:3])} has one" if nested else ""
     return CheckpointNotFoundError(
-        f"{where} has no config.json, so the model's type isn't known{hint}; give the directory of a saved "
+        f"{source} has no config.json, so the model type is unknown{hint}; pass the directory of a saved "
         f"Transformers model (`model.save_pretrained(...)`)"
     )
 
@@ -295,14 +293,14 @@ def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNo
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        found = "has no model_type" if model_type is None else f"has the model_type {model_type!r}, not a text"
+        found = "has no model_type" if model_type is None else f"has the model_type {model_type!r}, not a string"
         architectures = config.get("architectures")
         hint = f" (its architectures are {architectures})" if architectures else ""
         raise CorruptCheckpointError(
-            f'{path} {found}{hint}; add the line "model_type": "..." with the type of the model, such as "bert"'
+            f'{path} {found}{hint}; add the line "model_type": "..." with the model type, such as "bert"'
         )
     architectures = config.get("architectures")
-    if not (architectures is None or _is_texts(architectures)):
+    if not (architectures is None or _is_string_list(architectures)):
         raise CorruptCheckpointError(
             f"{path}: architectures is {architectures!r}, which isn't a list of class names; "
             f'correct it to one such as ["BertForMaskedLM"], or remove it and name the task with --task'
@@ -312,17 +310,17 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         for value in declared.values() if isinstance(declared, dict) else (declared,):
             if value is not None and (not isinstance(value, str) or value.removeprefix("torch.") not in _DTYPES):
                 raise CorruptCheckpointError(
-                    f"{path}: {key} is {value!r}, which isn't a dtype of weights; "
+                    f"{path}: {key} is {value!r}, which isn't a dtype that weights can have; "
                     f"correct it to one such as float32, float16 or bfloat16, or remove it"
                 )
 
 
-def _is_texts(value: Any) -> bool:
+def _is_string_list(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _check_code(name: str, config: dict[str, Any], options: CheckpointOptions) -> None:
-    """Refuse a model whose configuration class is code of its repository, unless that was allowed."""
+    """Raise if the configuration class is code of the repository, unless `trust_remote_code` is set."""
     auto_map = config.get("auto_map")
     if not isinstance(auto_map, dict) or "AutoConfig" not in auto_map or options.trust_remote_code:
         return
@@ -331,7 +329,7 @@ def _check_code(name: str, config: dict[str, Any], options: CheckpointOptions) -
     if config["model_type"] in CONFIG_MAPPING_NAMES:
         return
     raise UntrustedCodeError(
-        f"{name}: the model type {config['model_type']!r} isn't part of Transformers; it is code of the repository "
+        f"{name}: the model type {config['model_type']!r} isn't part of Transformers but code of the repository "
         f"({auto_map['AutoConfig']}), which would run on this machine. Read that code, and pass --trust-remote-code "
         f"(trust_remote_code=True) if you trust it"
     )

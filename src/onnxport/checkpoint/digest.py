@@ -1,4 +1,4 @@
-"""Digest weight files for the manifest, in a second thread where something else reads them too."""
+"""Compute SHA-256 digests of weight files for the manifest, optionally in a thread beside another reader."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CHUNK_BYTES = 1 << 22
 
 
 def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a file in hexadecimal, reading it in pieces.
+    """Return the hexadecimal SHA-256 of a file, which is read in chunks.
 
     Args:
         path: the file.
-        progress: called with the number of bytes of each piece read.
+        progress: called with the size of each chunk read, in bytes.
 
     Raises:
         CheckpointNotFoundError: the file can't be read.
@@ -27,10 +27,10 @@ def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None)
     digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
-            while piece := file.read(_CHUNK_BYTES):
-                digest.update(piece)
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
                 if progress is not None:
-                    progress(len(piece))
+                    progress(len(chunk))
     except OSError as error:
         raise CheckpointNotFoundError(
             f"{path}: the weights can't be read ({error.strerror or error}); check the path and its permissions"
@@ -39,24 +39,24 @@ def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None)
 
 
 def sha256_of_files(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
-    """Return the digest of each file by its path relative to a directory, with forward slashes."""
+    """Return the digest of each file, by its path relative to `root` with forward slashes."""
     return {path.relative_to(root).as_posix(): sha256_of_file(path) for path in paths}
 
 
 class _StoppedError(Exception):
-    """End the thread: nobody wants the digests any more."""
+    """Stop the thread: the block ended before the digests were read."""
 
 
 @contextmanager
 def digesting(paths: Iterable[Path], *, root: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """Digest files in a thread while a block reads them: the second one to read a piece finds it in memory.
+    """Digest files in a thread while a block reads them, so that the page cache serves the second read of a chunk.
 
     Args:
         paths: the files, in the order in which the block reads them.
-        root: directory that their names are relative to.
+        root: directory that the returned names are relative to.
 
     Yields:
-        A function that waits for the digests, and returns them as `sha256_of_files` does.
+        A function that waits for the digests and returns them like `sha256_of_files`.
     """
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Find the weights of a checkpoint's directory and check them by their headers, whatever their format."""
+"""Find the weight files of a checkpoint directory, of any format, and check their headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.checkpoint.gguf import read_gguf_header
 from onnxport.checkpoint.index import check_tensors, read_index
 from onnxport.checkpoint.pickled import check_pickled
@@ -32,12 +32,12 @@ _UNREADABLE = ("flax_model.msgpack", "tf_model.h5.index.json", "rust_model.ot", 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Name the weights of a checkpoint.
+    """List the weight files of a checkpoint.
 
     Attributes:
-        format: how they are stored.
-        files: the files, in the order of their names.
-        index: the index that names them, when they are sharded.
+        format: storage format.
+        files: the files, sorted by name.
+        index: the index file of a sharded checkpoint.
     """
 
     format: WeightFormat
@@ -46,42 +46,45 @@ class FoundWeights:
 
 
 def find_weights(directory: Path, framework: Framework | None, config: dict[str, Any]) -> FoundWeights:
-    """Find the weights to export and check them; only headers are read.
+    """Find and check the weights to export; only headers are read.
 
     Args:
         directory: the checkpoint.
-        framework: `tf` for `tf_model.h5`, `pt` for everything else, `None` for the first that is there.
-        config: the checkpoint's configuration; its `transformers_weights`, when set, names the weights.
+        framework: `tf` for `tf_model.h5`, `pt` for all other formats, `None` for the first that exists.
+        config: the checkpoint's configuration; its `transformers_weights`, when set, names the weight file.
 
     Raises:
         CheckpointNotFoundError: there are no weights, or a shard is missing.
         CorruptCheckpointError: the weights are truncated, malformed, or contradict each other.
-        UntrustedCodeError: a pickled file holds more than tensors.
+        UntrustedCodeError: a pickled file has more than tensors.
     """
-    candidates = _candidates(directory, config)
-    wanted = [(name, kind) for name, kind in candidates if framework is None or (framework == "tf") == _is_tf(kind)]
-    for name, kind in wanted:
+    candidates = [
+        (name, format)
+        for name, format in _candidates(directory, config)
+        if framework is None or (framework == "tf") == _is_tf(format)
+    ]
+    for name, format in candidates:
         path = directory / name
         if path.is_file():
-            return _check(directory, inside(directory, path), kind)
+            return _check(directory, inside(directory, path), format)
     if framework != "tf":
         gguf = files_inside(directory, "*.gguf")
         if len(gguf) == 1:
             return check_gguf(gguf[0])
         if gguf:
             raise CheckpointNotFoundError(
-                f"{directory} has {len(gguf)} GGUF files and no other weights: give the path of one, such as {gguf[0]}"
+                f"{directory} has {len(gguf)} GGUF files and no other weights: pass the path of one, such as {gguf[0]}"
             )
-    raise _nothing_found(directory, [name for name, _ in wanted], framework)
+    raise _nothing_found(directory, [name for name, _ in candidates], framework)
 
 
 def has_weights(directory: Path) -> bool:
-    """Tell whether a directory has weights of a model, of any format."""
+    """Return whether a directory has model weights in any supported format."""
     return any((directory / name).is_file() for name, _ in _CANDIDATES) or any(directory.glob("*.gguf"))
 
 
 def check_gguf(path: Path) -> FoundWeights:
-    """Check a GGUF file by its header.
+    """Check the header of a GGUF file.
 
     Raises:
         CorruptCheckpointError: it isn't GGUF or is truncated.
@@ -91,8 +94,8 @@ def check_gguf(path: Path) -> FoundWeights:
     return FoundWeights("gguf", (path,))
 
 
-def _is_tf(kind: WeightFormat) -> bool:
-    return kind == "tensorflow"
+def _is_tf(format: WeightFormat) -> bool:
+    return format == "tensorflow"
 
 
 def _candidates(directory: Path, config: dict[str, Any]) -> tuple[tuple[str, WeightFormat], ...]:
@@ -107,33 +110,33 @@ def _candidates(directory: Path, config: dict[str, Any]) -> tuple[tuple[str, Wei
         )
     if Path(named).name != named:
         raise CorruptCheckpointError(
-            f"{source}: transformers_weights is {named!r}, which isn't a file of {directory} itself; correct it"
+            f"{source}: transformers_weights is {named!r}, which isn't a file directly in {directory}; correct it"
         )
     inside(directory, named, source)
     return ((named, "safetensors"),)
 
 
-def _check(directory: Path, path: Path, kind: WeightFormat) -> FoundWeights:
-    """Check the weights that a file is, or that an index names."""
+def _check(directory: Path, path: Path, format: WeightFormat) -> FoundWeights:
+    """Check a weight file, or the shards that an index lists."""
     indexed = path.name.endswith(_INDEX_SUFFIX)
-    if kind == "tensorflow":
+    if format == "tensorflow":
         _check_hdf5(path)
-        return FoundWeights(kind, (path,))
-    reader: Callable[[Path], Iterable[str] | None] = read_header if kind == "safetensors" else check_pickled
+        return FoundWeights(format, (path,))
+    reader: Callable[[Path], Iterable[str] | None] = read_header if format == "safetensors" else check_pickled
     if not indexed:
-        if kind == "safetensors" and not read_header(path):
-            raise CorruptCheckpointError(f"{path} holds no tensors; save the checkpoint again")
+        if format == "safetensors" and not read_header(path):
+            raise CorruptCheckpointError(f"{path} has no tensors; save the checkpoint again")
         reader(path)
-        return FoundWeights(kind, (path,))
+        return FoundWeights(format, (path,))
     index = read_index(path)
-    held = {shard: names for shard in index.shards if (names := reader(shard)) is not None}
-    check_tensors(index, {shard: frozenset(names) for shard, names in held.items()}, exact=kind == "safetensors")
-    return FoundWeights(kind, index.shards, path)
+    names = {shard: frozenset(found) for shard in index.shards if (found := reader(shard)) is not None}
+    check_tensors(index, names, exact=format == "safetensors")
+    return FoundWeights(format, index.shards, path)
 
 
 def _check_hdf5(path: Path) -> None:
-    """Check the signature and the end that the superblock of an HDF5 file states (versions 0, 2 and 3)."""
-    refuse_stand_in(path)
+    """Check the signature and the end-of-file address of an HDF5 superblock (versions 0, 1, 2 and 3)."""
+    check_file_type(path)
     with path.open("rb") as file:
         block = file.read(64)
     if not block.startswith(_HDF5_MAGIC):
@@ -143,11 +146,11 @@ def _check_hdf5(path: Path) -> None:
     position = {0: 40, 1: 44, 2: 28, 3: 28}.get(block[8] if len(block) > 8 else -1)
     size_of_offsets = {0: 13, 1: 13, 2: 9, 3: 9}.get(block[8] if len(block) > 8 else -1)
     if position is None or size_of_offsets is None or len(block) < 48 or block[size_of_offsets] != 8:
-        return  # An unusual layout: h5py judges it when the tensors are read.
+        return  # An unusual layout, which h5py checks when it reads the tensors.
     end, size = int.from_bytes(block[position : position + 8], "little"), path.stat().st_size
     if end > size:
         raise CorruptCheckpointError(
-            f"{path} isn't a whole HDF5 file: it states an end at byte {end}, but has only {size}: it is truncated; "
+            f"{path} isn't a complete HDF5 file: it should have {end} bytes, but has {size}: it is truncated; "
             f"download or save the file again"
         )
 
@@ -155,10 +158,10 @@ def _check_hdf5(path: Path) -> None:
 def _nothing_found(directory: Path, names: list[str], framework: Framework | None) -> Exception:
     looked = ", ".join([*names, *(("one *.gguf file",) if framework != "tf" else ())])
     others = [name for name in _UNREADABLE if (directory / name).exists()]
-    others += [name for name, kind in _CANDIDATES if framework and (framework == "tf") != _is_tf(kind)
+    others += [name for name, format in _CANDIDATES if framework and (framework == "tf") != _is_tf(format)
                and (directory / name).is_file()]  # fmt: skip
     has = f" It has {', '.join(others)}, which can't be used here." if others else ""
     remedy = "leave --framework out to use whatever weights there are" if framework else "save the model there first"
     return CheckpointNotFoundError(
-        f"{directory} has no weights: looked for {looked}.{has} Give the directory that holds them, or {remedy}"
+        f"{directory} has no weights: looked for {looked}.{has} Pass the directory that has them, or {remedy}"
     )

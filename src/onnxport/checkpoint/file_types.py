@@ -1,4 +1,4 @@
-"""Recognise files that stand where weights should be: Git LFS pointers, web pages, empty files."""
+"""Reject files that aren't weights despite their name: Git LFS pointers, HTML pages, empty files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _LFS_POINTER = b"version https://git-lfs"
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
 
 
-def refuse_stand_in(path: Path) -> None:
-    """Refuse a weight file that is empty, a Git LFS pointer or a web page.
+def check_file_type(path: Path) -> None:
+    """Raise if a weight file is empty, a Git LFS pointer or an HTML page.
 
     Raises:
         CheckpointNotFoundError: the file can't be opened.
@@ -32,5 +32,5 @@ def refuse_stand_in(path: Path) -> None:
         )
     if start.lstrip().lower().startswith(_PAGE_STARTS):
         raise CorruptCheckpointError(
-            f"{path} is a web page, not the weights (the download was answered with HTML); download the file again"
+            f"{path} is an HTML page, not the weights (the server returned an error page); download the file again"
         )

@@ -1,4 +1,4 @@
-"""Check a GGUF file by its header: magic, version, metadata, and every tensor's end against the size of the file."""
+"""Check the header of a GGUF file: magic, version, metadata, and the end of each tensor against the file size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, Any
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.errors import CorruptCheckpointError, MissingDependencyError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -20,31 +20,31 @@ _VERSIONS = (2, 3)
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Say what a GGUF file holds.
+    """Describe the contents of a GGUF file.
 
     Attributes:
-        metadata: keys with scalar or text values; arrays (vocabularies) are left out.
-        tensors: names of the tensors, in the file's order.
+        metadata: scalar and string values by key; arrays (vocabularies) are skipped.
+        tensors: tensor names, in file order.
     """
 
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     tensors: tuple[str, ...]
 
     @property
     def architecture(self) -> str | None:
-        """The architecture that the file declares, such as `llama`."""
+        """The value of `general.architecture`, such as `llama`; None where there is none."""
         value = self.metadata.get("general.architecture")
         return value if isinstance(value, str) else None
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Read and check the header of a GGUF file; no tensor is read.
+    """Read and check the header of a GGUF file; tensor data isn't read.
 
     Raises:
-        CorruptCheckpointError: the file isn't GGUF, is of an unknown version, or is cut off.
-        MissingDependencyError: the `gguf` package, which knows the block sizes, isn't installed.
+        CorruptCheckpointError: the file isn't GGUF, has an unknown version, or is truncated.
+        MissingDependencyError: the `gguf` package, which defines the block sizes, isn't installed.
     """
-    refuse_stand_in(path)
+    check_file_type(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(4)
@@ -53,7 +53,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         try:
             version, tensor_count, key_count = _unpack(file, "IQQ")
             if version not in _VERSIONS:
-                raise _corrupt(path, f"it is of version {version}, and versions {_VERSIONS} can be read")
+                raise _corrupt(path, f"it has version {version}, and versions {_VERSIONS} can be read")
             metadata = dict(_read_pair(file) for _ in range(key_count))
             tensors = [_read_tensor(file) for _ in range(tensor_count)]
         except (ValueError, OverflowError, MemoryError) as error:
@@ -61,78 +61,96 @@ def read_gguf_header(path: Path) -> GgufHeader:
         header_end = file.tell()
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment < 1:
-        raise _corrupt(path, f"general.alignment is {alignment!r}, not a positive number")
+        raise _corrupt(path, f"general.alignment is {alignment!r}, not a positive integer")
     start = -(-header_end // alignment) * alignment
     _check_ends(path, tensors, size - start)
     return GgufHeader(
-        {key: value for key, value in metadata.items() if value is not None}, tuple(t[0] for t in tensors)
+        {key: value for key, value in metadata.items() if value is not None}, tuple(tensor.name for tensor in tensors)
     )
 
 
-def _check_ends(path: Path, tensors: list[tuple[str, tuple[int, ...], int, int]], available: int) -> None:
+@dataclass(frozen=True)
+class _TensorInfo:
+    """Describe a tensor of the header.
+
+    Attributes:
+        name: tensor name.
+        shape: sizes, innermost first.
+        type: GGML type, a key of `_block_sizes`.
+        offset: offset of its data in the data section, in bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+def _check_ends(path: Path, tensors: list[_TensorInfo], available: int) -> None:
     blocks = _block_sizes()
-    for name, shape, kind, offset in tensors:
-        if kind not in blocks:
-            raise _corrupt(path, f"tensor {name!r} has the unknown type {kind}")
-        elements, block_bytes = blocks[kind]
-        end = offset + prod(shape) // elements * block_bytes
+    for tensor in tensors:
+        if tensor.type not in blocks:
+            raise _corrupt(path, f"tensor {tensor.name!r} has the unknown type {tensor.type}")
+        elements, block_bytes = blocks[tensor.type]
+        end = tensor.offset + prod(tensor.shape) // elements * block_bytes
         if end > available:
             raise _corrupt(
                 path,
-                f"tensor {name!r} ends at byte {end} of the data, but only {max(available, 0)} are in the file: "
+                f"tensor {tensor.name!r} ends at byte {end} of the data, but only {max(available, 0)} are in the file: "
                 f"it is truncated",
             )
 
 
 def _block_sizes() -> dict[int, tuple[int, int]]:
+    """Return GGML type → elements and bytes of one block."""
     try:
         from gguf.constants import GGML_QUANT_SIZES
     except ImportError as error:
         raise MissingDependencyError(
             'reading GGUF files needs the gguf package: pip install "onnxport[gguf]"'
         ) from error
-    return {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()}
+    return {int(ggml_type): sizes for ggml_type, sizes in GGML_QUANT_SIZES.items()}
 
 
-def _read_tensor(file: IO[bytes]) -> tuple[str, tuple[int, ...], int, int]:
+def _read_tensor(file: IO[bytes]) -> _TensorInfo:
     name = _read_string(file)
     (rank,) = _unpack(file, "I")
     if rank > 8:
         raise ValueError(f"tensor {name!r} has {rank} dimensions")
     shape = _unpack(file, f"{rank}Q")
-    kind, offset = _unpack(file, "IQ")
-    return name, shape, kind, offset
+    ggml_type, offset = _unpack(file, "IQ")
+    return _TensorInfo(name, shape, ggml_type, offset)
 
 
-def _read_pair(file: IO[bytes]) -> tuple[str, Any]:
+def _read_pair(file: IO[bytes]) -> tuple[str, object]:
     key = _read_string(file)
-    (kind,) = _unpack(file, "I")
-    return key, _read_value(file, kind)
+    (value_type,) = _unpack(file, "I")
+    return key, _read_value(file, value_type)
 
 
-def _read_value(file: IO[bytes], kind: int) -> Any:
-    if kind in _SCALARS:
-        return _unpack(file, _SCALARS[kind])[0]
-    if kind == _STRING:
+def _read_value(file: IO[bytes], value_type: int) -> object:
+    if value_type in _SCALARS:
+        return _unpack(file, _SCALARS[value_type])[0]
+    if value_type == _STRING:
         return _read_string(file)
-    if kind == _ARRAY:
+    if value_type == _ARRAY:
         _skip_array(file)
         return None
-    raise ValueError(f"a metadata value has the unknown type {kind}")
+    raise ValueError(f"a metadata value has the unknown type {value_type}")
 
 
 def _skip_array(file: IO[bytes]) -> None:
-    kind, count = _unpack(file, "IQ")
-    if kind in _SCALARS:
-        file.seek(count * struct.calcsize("<" + _SCALARS[kind]), 1)
+    value_type, count = _unpack(file, "IQ")
+    if value_type in _SCALARS:
+        file.seek(count * struct.calcsize("<" + _SCALARS[value_type]), 1)
         return
     step: Callable[[IO[bytes]], object]
-    if kind == _STRING:
+    if value_type == _STRING:
         step = _read_string
-    elif kind == _ARRAY:
+    elif value_type == _ARRAY:
         step = _skip_array
     else:
-        raise ValueError(f"a metadata array has the unknown type {kind}")
+        raise ValueError(f"a metadata array has the unknown type {value_type}")
     for _ in range(count):
         step(file)
 
@@ -140,10 +158,10 @@ def _skip_array(file: IO[bytes]) -> None:
 def _read_string(file: IO[bytes]) -> str:
     (length,) = _unpack(file, "Q")
     if length > _MAX_STRING_BYTES:
-        raise ValueError(f"a text claims {length} bytes")
+        raise ValueError(f"a string has {length} bytes, more than {_MAX_STRING_BYTES}")
     raw = file.read(length)
     if len(raw) < length:
-        raise ValueError(f"a text claims {length} bytes, {len(raw)} are left")
+        raise ValueError(f"a string of {length} bytes has {len(raw)} left in the file")
     return raw.decode("utf-8", "replace")
 
 
@@ -155,5 +173,5 @@ def _unpack(file: IO[bytes], layout: str) -> tuple[Any, ...]:
     return struct.unpack("<" + layout, raw)
 
 
-def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
-    return CorruptCheckpointError(f"{path} isn't a valid GGUF file: {what}. Download or save the file again")
+def _corrupt(path: Path, reason: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{path} isn't a valid GGUF file: {reason}. Download or save the file again")

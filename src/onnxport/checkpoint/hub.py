@@ -1,4 +1,4 @@
-"""Fetch from the hub the files of a checkpoint that an export needs, and nothing else of the repository."""
+"""Download the files of a hub repository that an export needs, and no others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint.quiet import quiet
 from onnxport.checkpoint.sentence_transformers import MODULE_FOLDER
 from onnxport.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import CheckpointOptions
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ SIDE_FILES = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
 )
-"""Files beside the weights: configuration, tokenizer and processor."""
+"""Patterns of the files beside the weights: configuration, tokenizer and processor."""
 
 WEIGHT_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("model.safetensors", ("model.safetensors",)),
@@ -50,31 +53,37 @@ WEIGHT_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tf_model.h5", ("tf_model.h5",)),
     ("adapter_model.safetensors", ("adapter_model.safetensors",)),
 )
-"""What to look for, most preferred first → what to download when it is there."""
+"""File that identifies a weight format, most preferred first → patterns of the files to download for it."""
 
 
 def looks_like_repository(name: str) -> bool:
-    """Tell whether a name can be a repository of the hub (`owner/name` or `name`)."""
+    """Return whether a name is a valid hub repository id (`owner/name` or `name`)."""
     return len(name) <= _MAX_ID_LENGTH and _REPOSITORY_ID.fullmatch(name) is not None and not name.endswith(".git")
 
 
 def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str | None = None) -> Path:
-    """Download what is needed of a repository, or find it in the cache.
+    """Download the needed files of a repository, or find them in the cache.
 
     Args:
         repository: `owner/name` or `name`.
-        options: revision, cache directory, token, framework and whether code may be fetched.
-        endpoint: address of the hub; `None` for the client's own (`HF_ENDPOINT`).
+        options: revision, cache directory, token, framework and `trust_remote_code`.
+        endpoint: URL of the hub; `None` for the client's default (`HF_ENDPOINT`).
 
     Returns:
         The snapshot's directory in the cache; its name is the commit.
 
     Raises:
-        CheckpointNotFoundError: no such repository or revision, or no access to it, or it isn't reachable and
-            nothing usable is in the cache.
+        CheckpointNotFoundError: no such repository or revision, or no access to it; or the hub can't be reached and
+            the cache doesn't have the files.
+        CorruptCheckpointError: a download was cut off.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError
+    from huggingface_hub.errors import (
+        HTTPError,  # type: ignore[attr-defined]
+        IncompleteSnapshotError,
+        RevisionResolutionError,
+        XetDownloadError,
+    )
 
     common: dict[str, Any] = {"revision": options.revision, "cache_dir": options.cache_dir, "token": options.token}
     with quiet():
@@ -86,7 +95,7 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
             )
         except IncompleteSnapshotError as error:
             found = error.snapshot_path
-        except Exception as error:
+        except (HTTPError, OSError, ValueError, RuntimeError, RevisionResolutionError, XetDownloadError) as error:
             raise _explain(error, repository, options) from error
     return Path(found)
 
@@ -130,8 +139,8 @@ def choose_files(names: Iterable[str], options: CheckpointOptions) -> list[str]:
         options: `framework="tf"` chooses `tf_model.h5`; `trust_remote_code` adds the `*.py` files.
 
     Returns:
-        File names: side files, and the most preferred kind of weights that the repository has; the same of each
-        module of sentence-transformers. A repository of GGUF files only is fetched when it has exactly one.
+        File names: side files, and the most preferred weight format that the repository has; the same for each
+        sentence-transformers module. A GGUF file is chosen where it is the only one and there are no other weights.
     """
     names = sorted(names)
     patterns = [*SIDE_FILES, *(("*.py",) if options.trust_remote_code else ())]
@@ -147,27 +156,27 @@ def choose_files(names: Iterable[str], options: CheckpointOptions) -> list[str]:
 
 def _choose_weights(names: list[str], framework: str | None) -> list[str]:
     for marker, patterns in WEIGHT_CHOICES:
-        is_wanted = framework is None or (framework == "tf") == (marker == "tf_model.h5")
-        if is_wanted and marker in names:
+        is_requested = framework is None or (framework == "tf") == (marker == "tf_model.h5")
+        if is_requested and marker in names:
             return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
     gguf = [name for name in names if name.endswith(".gguf") and "/" not in name]
     return gguf if len(gguf) == 1 and framework is None else []
 
 
 def _matches(name: str, pattern: str) -> bool:
-    # Weights of other runtimes share the side files' names now and then ("tokenizer.onnx"): leave those out.
+    # The side files' patterns also match weights of other runtimes, such as "tokenizer.onnx".
     return fnmatch(name, pattern) and "/" not in name and not name.endswith((".onnx", ".msgpack", ".ot", ".tflite"))
 
 
-def _list_files(api: Any, repository: str, revision: str | None) -> list[str] | None:
-    """Return the names of a repository's files; `None` when the hub can't be reached or is switched off."""
-    from huggingface_hub.errors import HfHubHTTPError
+def _list_files(api: HfApi, repository: str, revision: str | None) -> list[str] | None:
+    """Return the names of a repository's files; `None` when the hub can't be reached or offline mode is set."""
+    # `HTTPError` is that of the HTTP client in use, which changed from requests to httpx in huggingface_hub 1.0.
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
         info = api.model_info(repository, revision=revision)
-    except Exception as error:  # what the transport raises is the client's choice, and changes with it
-        answered = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-        if answered or isinstance(error, ValueError):
+    except (HTTPError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise
         logger.info("%s: the hub can't be reached (%s); looking in the cache", repository, error)
         return None
@@ -175,7 +184,7 @@ def _list_files(api: Any, repository: str, revision: str | None) -> list[str] | 
 
 
 def _explain(error: Exception, repository: str, options: CheckpointOptions) -> CheckpointError:
-    """Turn the hub client's error into one that says what to do."""
+    """Translate an error of the hub client."""
     from huggingface_hub import errors
 
     at = f" at revision {options.revision!r}" if options.revision else ""
@@ -187,7 +196,7 @@ def _explain(error: Exception, repository: str, options: CheckpointOptions) -> C
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointNotFoundError(
-            f"{repository}: there is no revision {options.revision!r}; give a branch, tag or commit of the repository"
+            f"{repository}: there is no revision {options.revision!r}; pass a branch, tag or commit of the repository"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return CheckpointNotFoundError(
@@ -197,10 +206,10 @@ def _explain(error: Exception, repository: str, options: CheckpointOptions) -> C
     if isinstance(error, errors.LocalEntryNotFoundError):
         return CheckpointNotFoundError(
             f"{repository}{at}: not a local directory, not in the hub's cache, and the hub can't be reached; "
-            f"check the network (or unset HF_HUB_OFFLINE), or give a directory"
+            f"check the network (or unset HF_HUB_OFFLINE), or pass a directory"
         )
     if status is not None:
-        return CheckpointNotFoundError(f"{repository}{at}: the hub answered HTTP {status}; {_first_line(error)}")
+        return CheckpointNotFoundError(f"{repository}{at}: the hub returned HTTP {status}; {_first_line(error)}")
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return CorruptCheckpointError(f"{repository}{at}: the download was cut off ({_first_line(error)}); try again")
     return CheckpointNotFoundError(

@@ -1,11 +1,10 @@
-"""Read the index of a sharded checkpoint: which file holds which tensor, with every file inside the directory."""
+"""Read the index of a sharded checkpoint, and check that its shards are files of the checkpoint's directory."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.containment import inside
@@ -14,11 +13,11 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Say which shard holds which tensor.
+    """Map tensors to shards.
 
     Attributes:
         path: the index file.
-        tensors: name of the tensor → shard, a path inside the directory of the index.
+        tensors: tensor name → path of its shard, in the directory of the index.
     """
 
     path: Path
@@ -26,19 +25,19 @@ class ShardIndex:
 
     @property
     def shards(self) -> tuple[Path, ...]:
-        """The shards, each once, sorted by name."""
+        """The distinct shards, sorted by name."""
         return tuple(sorted(set(self.tensors.values())))
 
 
 def read_index(path: Path) -> ShardIndex:
-    """Read an index and check that each shard it names is a file of the checkpoint's directory.
+    """Read an index and check that each shard is a file of the checkpoint's directory.
 
     Raises:
-        CheckpointNotFoundError: a shard isn't there.
+        CheckpointNotFoundError: a shard is missing.
         CorruptCheckpointError: the index is malformed or names a file outside the directory.
     """
     content = read_json_object(path, purpose="the index of the weights")
-    weight_map: Any = content.get("weight_map")
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptCheckpointError(
             f"{path}: the index of the weights must have a weight_map of tensor names to file names, found "
@@ -54,7 +53,7 @@ def read_index(path: Path) -> ShardIndex:
         if shard not in resolved:
             resolved[shard] = inside(path.parent, shard, path)
         places[tensor] = resolved[shard]
-    missing = [shard for shard, place in resolved.items() if not place.is_file()]
+    missing = [shard for shard, file in resolved.items() if not file.is_file()]
     if missing:
         raise CheckpointNotFoundError(
             f"{path} names {len(resolved)} files, and {len(missing)} of them aren't in {path.parent}: "
@@ -63,36 +62,36 @@ def read_index(path: Path) -> ShardIndex:
     return ShardIndex(path, places)
 
 
-def check_tensors(index: ShardIndex, held: Mapping[Path, Collection[str]], *, exact: bool) -> None:
-    """Check that the shards hold the tensors that the index says.
+def check_tensors(index: ShardIndex, names: Mapping[Path, Collection[str]], *, exact: bool) -> None:
+    """Check that each shard has the tensors that the index assigns to it.
 
     Args:
         index: the index.
-        held: shard → names in it.
-        exact: whether `held` has names of tensors only; otherwise duplicates can't be told and aren't looked for.
+        names: shard → names in it.
+        exact: whether `names` are tensor names only; otherwise duplicates aren't detected.
 
     Raises:
         CorruptCheckpointError: a tensor isn't in its shard, or is in several.
     """
     owners: dict[str, Path] = {}
-    for shard, names in held.items() if exact else ():
-        for name in names:
+    for shard, found in names.items() if exact else ():
+        for name in found:
             if name in owners:
                 raise CorruptCheckpointError(
                     f"{index.path}: tensor {name!r} is in both {owners[name].name} and {shard.name}; "
                     f"save the checkpoint again, each tensor once"
                 )
             owners[name] = shard
-    absent = [name for name, shard in index.tensors.items() if shard in held and name not in held[shard]]
+    absent = [name for name, shard in index.tensors.items() if shard in names and name not in names[shard]]
     if absent:
         shard = index.tensors[absent[0]]
         others = f" (and {len(absent) - 1} more like it)" if len(absent) > 1 else ""
         raise CorruptCheckpointError(
-            f"{index.path} puts tensor {absent[0]!r} into {shard.name}, which doesn't hold it{others}; "
+            f"{index.path} maps tensor {absent[0]!r} to {shard.name}, which doesn't have it{others}; "
             f"download the index and the shards again, from the same revision"
         )
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Read the JSON files of a checkpoint; a file that is cut off or isn't an object is an error that says where."""
+"""Read the JSON objects of a checkpoint; errors name the file and the position."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 
 def read_json_object(path: Path, *, purpose: str) -> dict[str, Any]:
-    """Read a JSON file that must hold an object.
+    """Read a JSON file whose top level is an object.
 
     Args:
         path: the file.
-        purpose: what the file is for, as it reads in an error ("the model's configuration").
+        purpose: noun phrase for the file in messages, such as "the model's configuration".
 
     Raises:
         CheckpointNotFoundError: there is no such file, or it can't be opened.
@@ -32,13 +32,13 @@ def read_json_object(path: Path, *, purpose: str) -> dict[str, Any]:
 
 
 def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0) -> dict[str, Any]:
-    """Parse bytes that must be a JSON object without repeated names.
+    """Parse a JSON object without duplicate names.
 
     Args:
         raw: UTF-8 text.
-        path: the file that the bytes come from, for the message.
-        purpose: what the bytes are, for the message.
-        position: offset of the bytes in the file, for the message.
+        path: file of the bytes, for messages.
+        purpose: noun phrase for the bytes in messages.
+        position: offset of the bytes in the file, for messages.
 
     Raises:
         CorruptCheckpointError: the bytes aren't UTF-8, aren't JSON, or aren't an object.
@@ -46,9 +46,9 @@ def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
-        where = position + error.start
+        offset = position + error.start
         raise CorruptCheckpointError(
-            f"{path}: {purpose} isn't UTF-8 text (byte {where} is 0x{raw[error.start]:02x}); "
+            f"{path}: {purpose} isn't UTF-8 text (byte {offset} is 0x{raw[error.start]:02x}); "
             f"download or save the file again"
         ) from error
     except (ValueError, RecursionError) as error:
@@ -63,17 +63,17 @@ def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0
 
 
 class _RepeatedNameError(ValueError):
-    """Say that an object of the JSON text has the same name twice."""
+    """An object of the JSON text has a duplicate name."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
+        names: set[str] = set()
         for name, _ in pairs:
-            if name in seen:
+            if name in names:
                 raise _RepeatedNameError(f"the name {name!r} occurs twice in one object")
-            seen.add(name)
+            names.add(name)
     return found
 
 

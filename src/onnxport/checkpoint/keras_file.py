@@ -1,7 +1,7 @@
-"""Read the variables of a Keras HDF5 file: only what the file itself holds, each variable once, under its Keras name.
+"""Read the variables of a Keras HDF5 file, each once and under its Keras name; external links are rejected.
 
-Transformers 4 wrote two layouts: groups named by `layer_names` whose `weight_names` name the variables (one file), and
-variables at the top, named by `layer_names` themselves (shards behind a tf_model.h5.index.json).
+Transformers 4 wrote two layouts: groups listed in `layer_names` whose `weight_names` list the variables (one file), and
+top-level variables listed in `layer_names` themselves (shards of a tf_model.h5.index.json).
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import h5py
 
 _TOP_LEVEL = "top_level_model_weights"
 _DAMAGED = "The file is truncated or malformed; download it again."
@@ -30,8 +33,8 @@ def read_variables(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
     Raises:
         MissingDependencyError: h5py isn't installed.
-        CheckpointNotFoundError: the file, or a shard, isn't there.
-        CorruptCheckpointError: a file is truncated, malformed or names a variable twice with different values.
+        CheckpointNotFoundError: the file or a shard is missing.
+        CorruptCheckpointError: a file is truncated, malformed, or has two different variables of one name.
     """
     variables: dict[str, np.ndarray[Any, Any]] = {}
     for file in _files(path):
@@ -39,11 +42,11 @@ def read_variables(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             known = variables.setdefault(name, array)
             if known is not array and not np.array_equal(known, array, equal_nan=array.dtype.kind == "f"):
                 raise CorruptCheckpointError(
-                    f"{file} holds two different tensors named {name!r}, shapes {known.shape} and {array.shape}. "
+                    f"{file} has two different tensors named {name!r}, shapes {known.shape} and {array.shape}. "
                     "Save the checkpoint again."
                 )
     if not variables:
-        raise CorruptCheckpointError(f"{path} holds no Keras variables. {_DAMAGED}")
+        raise CorruptCheckpointError(f"{path} has no Keras variables. {_DAMAGED}")
     return variables
 
 
@@ -83,7 +86,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         raise CorruptCheckpointError(f"{path} can't be read as a Keras HDF5 file: {error}. {_DAMAGED}") from error
 
 
-def _read_layer(root: Any, layer: str, path: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def _read_layer(root: h5py.Group, layer: str, path: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     node = root[layer]
     if hasattr(node, "shape"):
         yield layer, _read_dataset(node, root, path)
@@ -92,8 +95,8 @@ def _read_layer(root: Any, layer: str, path: Path) -> Iterator[tuple[str, np.nda
         yield name, _read_dataset(node[name], root, path)
 
 
-def _names(node: Any, attribute: str) -> list[str]:
-    """Return a list-of-names attribute, which Keras splits into `attribute0`, `attribute1`, … when it is long."""
+def _names(node: h5py.Group, attribute: str) -> list[str]:
+    """Return an attribute that lists names. Keras splits a long one into `attribute0`, `attribute1` and so on."""
     if attribute in node.attrs:
         values = list(node.attrs[attribute])
     else:
@@ -106,8 +109,8 @@ def _names(node: Any, attribute: str) -> list[str]:
     return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _read_dataset(dataset: Any, root: Any, path: Path) -> np.ndarray[Any, Any]:
-    # HDF5 can point a dataset at any other file of the machine: weights come from the checkpoint or not at all.
+def _read_dataset(dataset: h5py.Dataset, root: h5py.Group, path: Path) -> np.ndarray[Any, Any]:
+    # An HDF5 dataset can refer to any file of the machine; only the checkpoint's own data is read.
     if dataset.external or dataset.is_virtual or dataset.file.filename != root.file.filename:
         raise CorruptCheckpointError(f"{path}: {dataset.name!r} points outside of the file, which isn't allowed.")
     if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:
@@ -116,5 +119,5 @@ def _read_dataset(dataset: Any, root: Any, path: Path) -> np.ndarray[Any, Any]:
             f"{_DAMAGED}"
         )
     if dataset.dtype.kind not in "fiub":
-        raise CorruptCheckpointError(f"{path}: {dataset.name!r} has dtype {dataset.dtype}, not a number.")
+        raise CorruptCheckpointError(f"{path}: {dataset.name!r} has dtype {dataset.dtype}, which isn't numeric.")
     return np.asarray(dataset[()])

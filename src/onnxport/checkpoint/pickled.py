@@ -1,6 +1,6 @@
-"""Check pickled checkpoints without unpickling: the names that their opcodes refer to, and the storages they need.
+"""Check pickled checkpoints without unpickling them, by the globals that their opcodes refer to.
 
-Reading is `torch.load(weights_only=True)`'s, and only its; this check comes before it and needs no torch.
+The check needs no torch. The tensors are read afterwards, by `torch.load(weights_only=True)` only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.errors import CorruptCheckpointError, UntrustedCodeError
 
 _STORAGES = (
@@ -43,7 +43,7 @@ TENSOR_GLOBALS: frozenset[str] = frozenset(
         *(f"torch.{name}" for name in _DTYPES),
     }
 )
-"""Names that a state dict of tensors refers to; all of them are allowed by `torch.load(weights_only=True)`."""
+"""Globals that a state dict of tensors refers to; `torch.load(weights_only=True)` allows all of them."""
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STRING_OPCODES = frozenset(
@@ -54,11 +54,11 @@ _MAX_PICKLE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class PickleFacts:
-    """Say what a pickle refers to.
+    """List the globals and strings of a pickle.
 
     Attributes:
         globals: dotted names of the functions and classes that unpickling would look up.
-        strings: every text in it; the names of the tensors are among them.
+        strings: every string in it, which includes the tensor names.
     """
 
     globals: frozenset[str]
@@ -66,16 +66,16 @@ class PickleFacts:
 
 
 def check_pickled(path: Path) -> frozenset[str] | None:
-    """Check a `.bin` file and return the texts in it, the tensors' names among them.
+    """Check a `.bin` file and return the strings in it, which include the tensor names.
 
     Returns:
-        The texts; `None` for the oldest format (a tar file), whose contents only `torch.load` checks.
+        The strings; `None` for the oldest format (a tar file), whose contents only `torch.load` checks.
 
     Raises:
         CorruptCheckpointError: the file is truncated or isn't a PyTorch checkpoint.
-        UntrustedCodeError: unpickling it would call something else than constructors of tensors.
+        UntrustedCodeError: unpickling it would call more than constructors of tensors.
     """
-    refuse_stand_in(path)
+    check_file_type(path)
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)
@@ -90,7 +90,7 @@ def check_pickled(path: Path) -> frozenset[str] | None:
     refused = sorted(facts.globals - TENSOR_GLOBALS)
     if refused:
         raise UntrustedCodeError(
-            f"{path} holds more than tensors: unpickling it would call {', '.join(refused[:5])}"
+            f"{path} has more than tensors: unpickling it would call {', '.join(refused[:5])}"
             f"{f' and {len(refused) - 5} more' if len(refused) > 5 else ''}, so it wasn't opened. If you trust where "
             f"it comes from, load it yourself and save its state dict as safetensors; otherwise don't use the file"
         )
@@ -98,17 +98,17 @@ def check_pickled(path: Path) -> frozenset[str] | None:
 
 
 def scan_pickle(stream: IO[bytes]) -> PickleFacts:
-    """Collect what one pickle refers to, from its opcodes; nothing is executed.
+    """Collect the globals and strings of one pickle from its opcodes; nothing is executed.
 
-    Leaves the stream after the pickle's STOP.
+    The stream is left after the pickle's STOP opcode.
 
     Raises:
-        ValueError: the opcodes are malformed or the pickle is cut off.
+        ValueError: the opcodes are malformed or the pickle is truncated.
     """
     found: set[str] = set()
     strings: set[str] = set()
-    memo: dict[int, Any] = {}
-    recent: list[Any] = []
+    memo: dict[int, str | None] = {}
+    recent: list[str | None] = []
     for opcode, operand, _ in pickletools.genops(stream):
         name, argument = opcode.name, cast("Any", operand)
         if name in ("GLOBAL", "INST"):
@@ -131,8 +131,8 @@ def scan_pickle(stream: IO[bytes]) -> PickleFacts:
     return PickleFacts(frozenset(found), frozenset(strings))
 
 
-def _stacked_name(recent: list[Any]) -> str:
-    # A name that isn't plain text on top of the stack can't be known without executing: it is reported, and refused.
+def _stacked_name(recent: list[str | None]) -> str:
+    # A name that isn't a plain string on the stack is only known by executing the pickle: it is reported as refused.
     module, attribute = recent[-2:] if len(recent) >= 2 else (None, None)
     if isinstance(module, str) and isinstance(attribute, str):
         return f"{module}.{attribute}"
@@ -155,7 +155,7 @@ def _scan_zip(path: Path, file: IO[bytes]) -> PickleFacts:
 
 
 def _scan_legacy(path: Path, file: IO[bytes]) -> PickleFacts:
-    """Scan the pickles of torch's format before 1.6: magic number, version, system, object, storage keys."""
+    """Scan the pickles of the format of torch < 1.6: magic number, version, system info, object, storage keys."""
     try:
         if next(_integers(file), None) != _LEGACY_MAGIC:
             file.seek(0)
@@ -174,5 +174,5 @@ def _integers(file: IO[bytes]) -> Iterator[int]:
     yield from (value for value in values if value > 255)
 
 
-def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
-    return CorruptCheckpointError(f"{path} isn't a valid PyTorch checkpoint: {what}. Download or save the file again")
+def _corrupt(path: Path, reason: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{path} isn't a valid PyTorch checkpoint: {reason}. Download or save the file again")

@@ -1,4 +1,4 @@
-"""Silence what Transformers and the hub client print while they work; errors come as exceptions anyway."""
+"""Silence progress bars, logs and warnings of Transformers and the hub client."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide progress bars, load reports and warnings in a block; everything is as before after it.
+    """Hide progress bars, load reports and warnings in a block, and restore the settings after it.
 
-    These settings are the process's, so the block holds the lock of `patching`.
-
-    Loggers keep what is `ERROR` or worse. Progress bars are switched off only in packages that are loaded already
-    or are about to be used: the hub client always, Transformers when it is imported.
+    Loggers emit `ERROR` and above. Progress bars of the hub client are always disabled, those of Transformers only
+    where it is imported already. The settings are global, so the block holds the lock of `patching`.
     """
     with exclusive(), ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -39,10 +37,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def hidden_bars(module: ModuleType) -> Iterator[None]:
-    """Switch off the bars of a module that uses `tqdm` directly, out of reach of its package's own switch.
+    """Disable the progress bars of a module that uses `tqdm` directly, as Transformers 5.23's GGUF loader does.
+
+    Transformers' setting for progress bars has no effect on those.
 
     Raises:
-        AttributeError: the module has no `tqdm`: it no longer needs this.
+        AttributeError: the module has no `tqdm`, so the workaround can be removed.
     """
     with patching(Replacement(module, "tqdm", partial(module.tqdm, disable=True))):
         yield

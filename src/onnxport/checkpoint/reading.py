@@ -1,7 +1,7 @@
-"""Read a checkpoint's bytes where expressions say they are, and notice a file that changes meanwhile.
+"""Read byte ranges of a checkpoint's files, and detect files that change during an export.
 
-A file is what it was when its header was read: same inode, size and time of change. That is checked when it is
-opened and again after the last read; between the two, a read that comes back short says so at once.
+Size, modification time and inode must equal those at the time when the header was read. They are compared when a file
+is opened and after the last read; a short read in between raises at once.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ ONNX_DTYPES: dict[str, ir.DataType] = {
     "F8_E4M3FNUZ": ir.DataType.FLOAT8E4M3FNUZ, "F8_E5M2FNUZ": ir.DataType.FLOAT8E5M2FNUZ,
     "F8_E8M0": ir.DataType.FLOAT8E8M0,
 }  # fmt: skip
-"""Types of safetensors files that ONNX has too, whole bytes each."""
+"""Safetensors dtype → ONNX data type, for the dtypes of whole bytes that ONNX defines."""
 
 
 @dataclass(frozen=True)
 class FileState:
-    """Identify the content of a file without reading it.
+    """Identify the contents of a file without reading it.
 
     Attributes:
-        size: its bytes.
-        mtime_ns: when it was last written, in nanoseconds.
-        inode: its number on its file system.
+        size: size in bytes.
+        mtime_ns: modification time, in nanoseconds.
+        inode: inode number.
     """
 
     size: int
@@ -48,43 +48,43 @@ class FileState:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
-        """Take over what the system says of a file."""
+        """Create a state from the result of `os.stat`."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """List what is in the safetensors files of a checkpoint.
+    """List the tensors of a checkpoint's safetensors files.
 
     Attributes:
-        tensors: key → where it is.
-        files: path inside the checkpoint's directory → state of the file when its header was read.
+        tensors: key → file, dtype, shape and byte range.
+        files: path relative to the checkpoint's directory → state of the file when its header was read.
     """
 
     tensors: Mapping[str, Stored]
     files: Mapping[str, FileState]
 
 
-def take_inventory(directory: Path, paths: Iterable[Path], more: Mapping[str, Path] | None = None) -> Inventory:
-    """Read the headers of safetensors files; no tensor is read.
+def list_tensors(directory: Path, paths: Iterable[Path], more: Mapping[str, Path] | None = None) -> Inventory:
+    """Read the headers of safetensors files; tensor data isn't read.
 
     Args:
         directory: the checkpoint's directory.
-        paths: the files, all of them inside it.
-        more: further files, anywhere, by what is put before the names of their tensors.
+        paths: files in that directory.
+        more: further files, in any directory, by the prefix to add to their tensor names.
 
     Raises:
-        CorruptCheckpointError: a file is damaged, or a tensor is in two of them.
-        KeyError: a tensor has a type that ONNX doesn't have, which is the key.
+        CorruptCheckpointError: a file is damaged, or a tensor is in two files.
+        KeyError: a tensor has a dtype that ONNX doesn't define; the key is that dtype.
     """
     tensors: dict[str, Stored] = {}
     files: dict[str, FileState] = {}
     for path, prefix in [*((path, "") for path in paths), *((path, prefix) for prefix, path in (more or {}).items())]:
         name = Path(os.path.relpath(path, directory)).as_posix() if prefix else path.relative_to(directory).as_posix()
-        files[name] = state_of(path)
+        files[name] = file_state(path)
         start = data_start(path)
-        for own, entry in read_header(path).items():
-            key = prefix + own
+        for tensor_name, entry in read_header(path).items():
+            key = prefix + tensor_name
             if key in tensors:
                 raise CorruptCheckpointError(
                     f"{directory}: tensor {key!r} is in {tensors[key].file} and in {name}; "
@@ -95,11 +95,11 @@ def take_inventory(directory: Path, paths: Iterable[Path], more: Mapping[str, Pa
     return Inventory(tensors, files)
 
 
-def state_of(path: Path) -> FileState:
+def file_state(path: Path) -> FileState:
     """Return the state of a file.
 
     Raises:
-        CheckpointNotFoundError: it isn't there.
+        CheckpointNotFoundError: the file doesn't exist or can't be accessed.
     """
     try:
         return FileState.of(path.stat())
@@ -108,21 +108,21 @@ def state_of(path: Path) -> FileState:
 
 
 def data_start(path: Path) -> int:
-    """Return the offset of the first byte after a safetensors header."""
+    """Return the offset of the data section of a safetensors file, in bytes."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
 
 
 class Reader:
-    """Read byte ranges of a checkpoint's files, from several threads at once; each is opened once.
+    """Read byte ranges of a checkpoint's files. Thread-safe; each file is opened once.
 
     Args:
         directory: the checkpoint's directory.
-        files: states that the files must have, from the inventory; others aren't read.
+        files: path → expected state, from the inventory; files without an expected state aren't checked.
 
     Raises:
-        CorruptCheckpointError: while reading, where a file has changed since its header was read, or is cut short.
-        CheckpointNotFoundError: while reading, where a file is gone.
+        CorruptCheckpointError: while reading, if a file changed since its header was read, or was truncated.
+        CheckpointNotFoundError: while reading, if a file was removed.
     """
 
     def __init__(self, directory: Path, files: Mapping[str, FileState]) -> None:
@@ -135,18 +135,18 @@ class Reader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
     def read(self, where: ByteRange, /) -> Array:
-        """Return bytes as an array of `uint8` that may be written to."""
+        """Return a byte range as a writable `uint8` array."""
         out = np.empty(where.nbytes, np.uint8)
         self.read_into(where, out)
         return out
 
     def read_into(self, where: ByteRange, out: Array) -> None:
-        """Read bytes into a contiguous array of as many."""
+        """Read a byte range into a contiguous array of the same number of bytes."""
         descriptor = self.descriptor(where.file)
         view, position = out.data.cast("B"), where.offset
         while len(view):
@@ -155,11 +155,11 @@ class Reader:
             except OSError as error:
                 raise _unreadable(self.directory / where.file, error) from error
             if not count:
-                raise self.cut_short(where)
+                raise self.truncation_error(where)
             view, position = view[count:], position + count
 
     def descriptor(self, file: str) -> int:
-        """Return an open descriptor of a file, which stays this reader's."""
+        """Return an open file descriptor, which this reader owns and closes."""
         with self._opening:
             if file not in self._open:
                 path = self.directory / file
@@ -168,25 +168,25 @@ class Reader:
                 except OSError as error:
                     raise _unreadable(path, error) from error
                 self._open[file] = descriptor
-                if hasattr(os, "posix_fadvise"):  # it is read from the beginning to the end: more is read ahead
+                if hasattr(os, "posix_fadvise"):  # a larger read-ahead, as files are read sequentially
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                 self._check(file, FileState.of(os.fstat(descriptor)))
             return self._open[file]
 
     def verify(self) -> None:
-        """Check, after the last read, that every file that was read is still what it was.
+        """Check, after the last read, that no file that was read has changed.
 
-        The open file is looked at, and what has its name now: one that was replaced is a change too.
+        Both the open file and the one that has its path now are compared, so that a replaced file is detected.
         """
         for file, descriptor in self._open.items():
             self._check(file, FileState.of(os.fstat(descriptor)))
-            self._check(file, state_of(self.directory / file))
+            self._check(file, file_state(self.directory / file))
 
-    def cut_short(self, where: ByteRange) -> CorruptCheckpointError:
-        """Return the error for a file that ended before a range did."""
+    def truncation_error(self, where: ByteRange) -> CorruptCheckpointError:
+        """Return the error for a file that ends inside a byte range."""
         return CorruptCheckpointError(
-            f"{self.directory / where.file} ended before byte {where.offset + where.nbytes}, where a tensor ends: it "
-            "was cut short while it was read; nothing was written. Download or save the file again"
+            f"{self.directory / where.file} ended before byte {where.offset + where.nbytes}, the end of a tensor: it "
+            "was truncated while it was read; nothing was written. Download or save the file again"
         )
 
     def close(self) -> None:
@@ -195,20 +195,20 @@ class Reader:
             os.close(self._open.popitem()[1])
 
     def _check(self, file: str, found: FileState) -> None:
-        wanted = self.files.get(file)
-        if wanted is not None and found != wanted:
+        expected = self.files.get(file)
+        if expected is not None and found != expected:
             raise CorruptCheckpointError(
-                f"{self.directory / file} changed while it was read ({_difference(wanted, found)}); nothing was "
+                f"{self.directory / file} changed while it was read ({_difference(expected, found)}); nothing was "
                 "written. Export again when nothing writes to the checkpoint"
             )
 
 
-def _difference(wanted: FileState, found: FileState) -> str:
-    if found.inode != wanted.inode:
-        return "another file has its name now"
-    if found.size != wanted.size:
-        return f"it had {wanted.size} bytes, now it has {found.size}"
-    return "it was written to"
+def _difference(expected: FileState, found: FileState) -> str:
+    if found.inode != expected.inode:
+        return "it was replaced by another file"
+    if found.size != expected.size:
+        return f"it had {expected.size} bytes, now it has {found.size}"
+    return "it was modified"
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointNotFoundError:
@@ -217,6 +217,6 @@ def _unreadable(path: Path, error: OSError) -> CheckpointNotFoundError:
     )
 
 
-def json_of(state: FileState) -> list[int]:
-    """Return a state as JSON; `FileState(*list)` undoes it."""
+def state_to_json(state: FileState) -> list[int]:
+    """Return a state as a JSON list, the inverse of `FileState(*list)`."""
     return [state.size, state.mtime_ns, state.inode]

@@ -1,6 +1,6 @@
-"""Check safetensors files by their headers alone: names, dtypes, shapes and offsets against the size of the file.
+"""Read and check the headers of safetensors files: names, dtypes, shapes, and offsets against the file size.
 
-The format: eight bytes little-endian length, that many bytes of JSON, then the tensors, back to back.
+Format: the header's length as a little-endian 64-bit integer, the header as JSON, then the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
-from onnxport.checkpoint.file_types import refuse_stand_in
+from onnxport.checkpoint.file_types import check_file_type
 from onnxport.checkpoint.json_files import parse_json_object
 from onnxport.errors import CorruptCheckpointError
 
@@ -20,7 +20,7 @@ DTYPE_BITS: dict[str, int] = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Bits per element of the dtypes that the format defines."""
+"""Dtype of the format → bits per element."""
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the safetensors library accepts."""
@@ -31,10 +31,10 @@ class TensorEntry:
     """Describe one tensor of a safetensors file.
 
     Attributes:
-        dtype: the format's name for it, a key of `DTYPE_BITS`.
+        dtype: a key of `DTYPE_BITS`.
         shape: sizes, outermost first; empty for a scalar.
-        begin: first byte, counted from the end of the header.
-        end: byte after the last.
+        begin: offset of the first byte in the data section.
+        end: offset after the last byte in the data section.
     """
 
     dtype: str
@@ -44,23 +44,26 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Read and check the header of a safetensors file; no tensor is read.
+    """Read and check the header of a safetensors file; tensor data isn't read.
+
+    Returns:
+        Tensor name → dtype, shape and byte range.
 
     Raises:
-        CorruptCheckpointError: the header or the file is cut off, malformed, or the offsets contradict the shapes,
-            each other or the size of the file.
+        CorruptCheckpointError: the header or the file is truncated or malformed, or the offsets contradict the
+            shapes, each other or the file size.
     """
-    refuse_stand_in(path)
+    check_file_type(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
-            raise _corrupt(path, f"it has {size} bytes, fewer than the 8 of the header's length")
+            raise _corrupt(path, f"it has {size} bytes, fewer than the 8 bytes of the header's length")
         length = int.from_bytes(prefix, "little")
         if length > MAX_HEADER_BYTES:
-            raise _corrupt(path, f"its header claims {length} bytes, more than the format's {MAX_HEADER_BYTES}")
+            raise _corrupt(path, f"its header has {length} bytes, more than the maximum of {MAX_HEADER_BYTES}")
         if 8 + length > size:
-            raise _corrupt(path, f"its header claims {length} bytes, but the file has only {size}: it is truncated")
+            raise _corrupt(path, f"its header has {length} bytes, but the file has only {size}: it is truncated")
         raw = file.read(length)
     header = parse_json_object(raw, path, purpose="the safetensors header", position=8)
     header.pop("__metadata__", None)
@@ -69,15 +72,15 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _entry(path: Path, name: str, value: Any) -> TensorEntry:
+def _entry(path: Path, name: str, value: object) -> TensorEntry:
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise _corrupt(path, f"tensor {name!r} is described by {value!r}, not by dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _corrupt(path, f"tensor {name!r} has the unknown dtype {dtype!r} (known: {', '.join(DTYPE_BITS)})")
-    if not _is_sizes(shape):
+    if not _is_size_list(shape):
         raise _corrupt(path, f"tensor {name!r} has the shape {shape!r}, not a list of sizes")
-    if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _corrupt(path, f"tensor {name!r} has the data_offsets {offsets!r}, not a begin and an end after it")
     needed = (prod(shape) * DTYPE_BITS[dtype] + 7) // 8
     if offsets[1] - offsets[0] != needed:
@@ -89,12 +92,12 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
     return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
-def _is_sizes(value: Any) -> bool:
+def _is_size_list(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _check_layout(path: Path, entries: dict[str, TensorEntry], available: int) -> None:
-    """Check that the tensors fill the data part exactly: nothing beyond it, no overlap, no gap."""
+    """Check that the tensors fill the data section exactly, without overlaps or gaps."""
     position, previous = 0, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.end > available:
@@ -107,12 +110,12 @@ def _check_layout(path: Path, entries: dict[str, TensorEntry], available: int) -
             raise _corrupt(path, f"tensor {name!r} begins at byte {entry.begin}, inside {previous!r} up to {position}")
         if entry.begin > position:
             raise _corrupt(
-                path, f"{entry.begin - position} bytes between {previous!r} and {name!r} are unaccounted for"
+                path, f"{entry.begin - position} bytes between {previous!r} and {name!r} belong to no tensor"
             )
         position, previous = entry.end, name
     if position != available:
-        raise _corrupt(path, f"{available - position} bytes after the last tensor {previous!r} are unaccounted for")
+        raise _corrupt(path, f"{available - position} bytes after the last tensor {previous!r} belong to no tensor")
 
 
-def _corrupt(path: Path, what: str) -> CorruptCheckpointError:
-    return CorruptCheckpointError(f"{path} isn't a valid safetensors file: {what}. Download or save the file again")
+def _corrupt(path: Path, reason: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{path} isn't a valid safetensors file: {reason}. Download or save the file again")

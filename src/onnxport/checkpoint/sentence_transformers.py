@@ -1,4 +1,4 @@
-"""Read what a sentence-transformers directory says: `modules.json`, and the settings of each module that it lists."""
+"""Read `modules.json` of a sentence-transformers directory, and the configuration of each module listed there."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from onnxport.options import CheckpointOptions
 LIST_FILE = "modules.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
 MODULE_FOLDER = re.compile(r"\d+_\w+")
-"""Name of a module's directory, as sentence-transformers makes it."""
+"""Pattern of the module directories, such as `1_Pooling`."""
 TRUNK_SETTINGS = "sentence_*_config.json"
-"""Pattern of the files that say how the model in such a directory reads texts."""
+"""Pattern of the Transformer module's settings files (maximum sequence length, lower case)."""
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -33,32 +33,33 @@ _OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Switches of older releases to modes, in the order in which their states are put together."""
+"""Setting of older releases → pooling mode, in the order in which their results are concatenated."""
 _WITHOUT_ARGUMENTS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Mish", "Softsign")
-"""Activations of `torch.nn` that a directory names and that need no settings."""
+"""Supported activations of `torch.nn`, which take no arguments."""
 _EMBEDDING = "sentence_embedding"
 
 
 @dataclass(frozen=True)
 class ListedModule:
-    """Name a module of `modules.json`.
+    """Describe an entry of `modules.json`.
 
     Attributes:
-        kind: its class, `Transformer` for `sentence_transformers.models.Transformer`; whole for classes of others.
-        path: its directory inside the checkpoint's, empty for that itself.
+        type: class name, `Transformer` for `sentence_transformers.models.Transformer`; the full path for classes of
+            other packages.
+        path: directory relative to the checkpoint's; empty for the checkpoint's directory.
     """
 
-    kind: str
+    type: str
     path: str
 
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """Hold what follows the model.
+    """List the modules after the Transformer.
 
     Attributes:
-        modules: what is computed, in order.
-        weights: prefix of the names inside the model → file with the tensors of a module.
+        modules: the modules, in order of computation.
+        weights: prefix of a module's parameter names in the exported model → its weight file.
     """
 
     modules: tuple[SentenceModule, ...]
@@ -66,10 +67,13 @@ class SentenceModules:
 
 
 def list_modules(directory: Path) -> tuple[ListedModule, ...]:
-    """Read `modules.json`; nothing where there is none.
+    """Read `modules.json`.
+
+    Returns:
+        The entries; empty where the directory has no `modules.json`.
 
     Raises:
-        CorruptCheckpointError: it isn't a list of modules, or names a place outside of the directory.
+        CorruptCheckpointError: the file isn't a list of modules, or lists a path outside of the directory.
     """
     file = directory / LIST_FILE
     if not file.is_file():
@@ -84,27 +88,27 @@ def list_modules(directory: Path) -> tuple[ListedModule, ...]:
         ) from error
     if not found or not all(isinstance(text, str) for pair in found for text in pair):
         raise CorruptCheckpointError(
-            f"{file} must list modules by texts, at least one; download or save the file again"
+            f"{file} must list at least one module, with strings as type and path; download or save the file again"
         )
     for _, path in found:
         if path:  # empty for the directory itself
             check_links(inside(directory, path, file))
-    return tuple(ListedModule(_kind(kind), path) for kind, path in found)
+    return tuple(ListedModule(_short_name(module_type), path) for module_type, path in found)
 
 
-def _kind(name: str) -> str:
+def _short_name(name: str) -> str:
     return name.rpartition(".")[2] if name.startswith("sentence_transformers.") else name
 
 
 def trunk_directory(directory: Path, listed: tuple[ListedModule, ...]) -> Path:
-    """Return where the model itself is: in the directory, or in one inside it, as older releases wrote it."""
+    """Return the Transformer's directory: the checkpoint's, or the subdirectory that older releases wrote."""
     if listed and not (directory / "config.json").is_file():
         return directory / listed[0].path
     return directory
 
 
 def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path]:
-    """List the files of a sentence-transformers directory beside those of the model."""
+    """List the files of a sentence-transformers directory that aren't the Transformer's."""
     trunk = trunk_directory(directory, listed)
     found = [*files_inside(directory, LIST_FILE), *files_inside(directory, SETTINGS_FILE)] if listed else []
     found += files_inside(trunk, TRUNK_SETTINGS) if listed else []
@@ -117,87 +121,89 @@ def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path
 def read_sentence_modules(
     directory: Path, listed: tuple[ListedModule, ...], options: CheckpointOptions
 ) -> SentenceModules | None:
-    """Read what follows the model, where that is part of what is exported.
+    """Read the modules after the Transformer, where they are exported with it.
 
     Args:
-        directory: where `modules.json` is.
-        listed: what it says.
-        options: the task, where one is named.
+        directory: directory of `modules.json`.
+        listed: entries of `modules.json`.
+        options: the task, if any.
 
     Returns:
-        None where another task is named, or where the directory is one of another kind.
+        The modules; None for another task, or where the directory is a cross-encoder's.
 
     Raises:
-        UnsupportedError: the task is named and there are no modules; or one of them isn't known here.
-        CorruptCheckpointError: settings of one are malformed.
-        CheckpointNotFoundError: settings or weights of one are missing.
+        UnsupportedError: the task is sentence-similarity and there is no `modules.json`; or a module isn't supported.
+        CorruptCheckpointError: the configuration of a module is malformed.
+        CheckpointNotFoundError: the configuration or the weights of a module are missing.
     """
-    is_named = options.task is not None and canonical_task(options.task).name == SENTENCE_SIMILARITY
-    if is_named and not listed:
+    is_requested = options.task is not None and canonical_task(options.task).name == SENTENCE_SIMILARITY
+    if is_requested and not listed:
         raise UnsupportedError(
-            f"{directory} has no {LIST_FILE}, which says how an embedding is made of a model's states (pooling, "
-            "normalisation); give a directory that sentence-transformers saved, or --task feature-extraction for the "
-            "states alone"
+            f"{directory} has no {LIST_FILE}, which defines how an embedding is computed from the hidden states "
+            "(pooling, normalization); give a directory that sentence-transformers saved, or --task feature-extraction "
+            "for the hidden states alone"
         )
-    if not is_named and (
-        options.task is not None or options.split_encoders or not listed or _is_of_another_kind(directory)
+    if not is_requested and (
+        options.task is not None or options.split_encoders or not listed or _is_cross_encoder(directory)
     ):
         return None
-    unknown = [module.kind for module in listed[1:] if module.kind not in _READERS]
-    if listed[0].kind != "Transformer":
-        unknown.insert(0, listed[0].kind)
+    unknown = [module.type for module in listed[1:] if module.type not in _READERS]
+    if listed[0].type != "Transformer":
+        unknown.insert(0, listed[0].type)
     if unknown:
         raise UnsupportedError(
-            f"{directory / LIST_FILE} lists {', '.join(unknown)}, and only a Transformer, then Pooling, Dense and "
-            "Normalize are known here; --task feature-extraction exports the model without what follows it"
+            f"{directory / LIST_FILE} lists {', '.join(unknown)}, but only a Transformer followed by Pooling, Dense "
+            "and Normalize is supported; --task feature-extraction exports the Transformer alone"
         )
     _check_order(directory, listed)
     _check_trunk(directory, listed)
     modules: list[SentenceModule] = []
     weights: dict[str, Path] = {}
     for index, module in enumerate(listed[1:]):
-        place = directory / module.path
-        modules.append(_READERS[module.kind](place))
-        if module.kind == "Dense":
-            weights[prefix_of(index)] = _weights_in(place)
+        folder = directory / module.path
+        modules.append(_READERS[module.type](folder))
+        if module.type == "Dense":
+            weights[prefix_of(index)] = _weights_in(folder)
     return SentenceModules(tuple(modules), weights)
 
 
-def _is_of_another_kind(directory: Path) -> bool:
-    """Say whether a directory says of itself that it scores pairs of texts, which needs no embedding."""
+def _is_cross_encoder(directory: Path) -> bool:
+    """Return whether the model is a cross-encoder, which scores pairs of sequences and returns no embedding."""
     file = directory / SETTINGS_FILE
     settings = read_json_object(file, purpose="the settings of sentence-transformers") if file.is_file() else {}
     return settings.get("model_type") == "CrossEncoder"
 
 
 def _check_order(directory: Path, listed: tuple[ListedModule, ...]) -> None:
-    kinds = [module.kind for module in listed]
-    if kinds.count("Pooling") != 1 or kinds[1] != "Pooling":
+    types = [module.type for module in listed]
+    if types.count("Pooling") != 1 or types[1] != "Pooling":
         raise UnsupportedError(
-            f"{directory / LIST_FILE} lists {', '.join(kinds)}: the second must be the only Pooling; "
-            "--task feature-extraction exports the model without what follows it"
+            f"{directory / LIST_FILE} lists {', '.join(types)}: the second must be the only Pooling; "
+            "--task feature-extraction exports the Transformer alone"
         )
 
 
 def _check_trunk(directory: Path, listed: tuple[ListedModule, ...]) -> None:
     for file in files_inside(trunk_directory(directory, listed), TRUNK_SETTINGS):
-        task = read_json_object(file, purpose="how the model reads texts").get("transformer_task", "feature-extraction")
+        task = read_json_object(file, purpose="the Transformer's settings").get(
+            "transformer_task", "feature-extraction"
+        )
         if task != "feature-extraction":
             raise UnsupportedError(
-                f"{file}: the model is used for {task!r}, and embeddings are made of what a model gives for "
+                f"{file}: transformer_task is {task!r}, and embeddings are computed from the outputs of "
                 "feature-extraction"
             )
 
 
-def _settings(place: Path, *, required: bool = True) -> dict[str, Any]:
-    file = place / "config.json"
+def _settings(folder: Path, *, required: bool = True) -> dict[str, Any]:
+    file = folder / "config.json"
     if not required and not file.is_file():
         return {}
-    return read_json_object(file, purpose=f"the settings of the module {place.name}")
+    return read_json_object(file, purpose=f"the configuration of the module {folder.name}")
 
 
-def _read_pooling(place: Path) -> Pooling:
-    settings = _settings(place)
+def _read_pooling(folder: Path) -> Pooling:
+    settings = _settings(folder)
     named = settings.get("pooling_mode")
     if named is None:
         modes = tuple(mode for key, mode in _OLD_MODES.items() if settings.get(key)) or ("mean",)
@@ -206,43 +212,44 @@ def _read_pooling(place: Path) -> Pooling:
     unknown = [mode for mode in modes if mode not in POOLING_MODES]
     if unknown or not modes:
         raise UnsupportedError(
-            f"{place / 'config.json'}: the pooling {', '.join(map(repr, unknown)) or 'of no kind'} isn't known; known "
-            f"are {', '.join(POOLING_MODES)}"
+            f"{folder / 'config.json'}: unknown pooling mode {', '.join(map(repr, unknown)) or '(none)'}; supported: "
+            f"{', '.join(POOLING_MODES)}"
         )
     if settings.get("include_prompt", True) is False:
         raise UnsupportedError(
-            f"{place / 'config.json'}: prompts are left out of the pooling (include_prompt is false), and a graph "
-            "isn't told how long they are; --task feature-extraction exports the model alone"
+            f"{folder / 'config.json'}: the prompt is excluded from pooling (include_prompt is false), and its length "
+            "isn't an input of the graph; --task feature-extraction exports the Transformer alone"
         )
     return Pooling(modes)
 
 
-def _read_dense(place: Path) -> Dense:
-    settings, file = _settings(place), place / "config.json"
+def _read_dense(folder: Path) -> Dense:
+    settings, file = _settings(folder), folder / "config.json"
     _check_names(settings, file)
     sizes = [settings.get("in_features"), settings.get("out_features")]
     if not all(type(size) is int and size > 0 for size in sizes):
-        raise CorruptCheckpointError(f"{file}: in_features and out_features are {sizes}, not two sizes; correct them")
+        raise CorruptCheckpointError(
+            f"{file}: in_features and out_features are {sizes}, not positive integers; correct them"
+        )
     named = str(settings.get("activation_function") or "torch.nn.modules.activation.Tanh")
     activation = named.rpartition(".")[2]
     if not named.startswith("torch.nn.modules.") or activation not in _WITHOUT_ARGUMENTS:
         raise UnsupportedError(
-            f"{file}: the activation {named!r} isn't known; of torch.nn.modules, these are: "
-            f"{', '.join(_WITHOUT_ARGUMENTS)}"
+            f"{file}: unknown activation {named!r}; supported of torch.nn.modules: {', '.join(_WITHOUT_ARGUMENTS)}"
         )
     bias, residual = settings.get("bias", True), settings.get("use_residual", False)
     return Dense(int(sizes[0]), int(sizes[1]), bool(bias), activation, bool(residual))  # type: ignore[arg-type]
 
 
-def _read_normalize(place: Path) -> Normalize:
-    _check_names(_settings(place, required=False), place / "config.json")
+def _read_normalize(folder: Path) -> Normalize:
+    _check_names(_settings(folder, required=False), folder / "config.json")
     return Normalize()
 
 
 def _check_names(settings: Mapping[str, Any], file: Path) -> None:
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, _EMBEDDING):
-            raise UnsupportedError(f"{file}: {key} is {settings[key]!r}, and only {_EMBEDDING!r} is known here")
+            raise UnsupportedError(f"{file}: {key} is {settings[key]!r}, but only {_EMBEDDING!r} is supported")
 
 
 _READERS: dict[str, Callable[[Path], SentenceModule]] = {
@@ -252,13 +259,14 @@ _READERS: dict[str, Callable[[Path], SentenceModule]] = {
 }
 
 
-def _weights_in(place: Path) -> Path:
-    file = next((place / name for name in ("model.safetensors", "pytorch_model.bin") if (place / name).is_file()), None)
+def _weights_in(folder: Path) -> Path:
+    names = ("model.safetensors", "pytorch_model.bin")
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointNotFoundError(
-            f"{place} has neither model.safetensors nor pytorch_model.bin, the weights of the module; download them too"
+            f"{folder} has neither model.safetensors nor pytorch_model.bin, the module's weights; download them too"
         )
-    inside(place, file)
+    inside(folder, file)
     if file.suffix == ".safetensors":
         read_header(file)
     else:

@@ -44,8 +44,8 @@ def _list(*, json: bool) -> int:
         print_json({"directory": str(store.directory), "bytes": total, "entries": listed})
         return DONE
     if entries:
-        rows = [(e.kind, e.label, bytes_text(e.bytes), _moment(e.created), _moment(e.used)) for e in entries]
-        print_table("", ("kind", "what", "size", "made", "last used"), rows)
+        rows = [(e.type, e.label, bytes_text(e.bytes), _moment(e.created), _moment(e.used)) for e in entries]
+        print_table("", ("type", "content", "size", "created", "last used"), rows)
     count = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
     print_line(f"{store.directory}: {count}, {bytes_text(total)}")
     return DONE

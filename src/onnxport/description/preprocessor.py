@@ -1,4 +1,4 @@
-"""What this package asks of a checkpoint's preprocessor."""
+"""The interface of a checkpoint's preprocessor."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Account for every parameter and every tensor of a load: nothing random, nothing left over unexplained.
+"""Check a load report: no parameter is random, no tensor is ignored silently.
 
-Missing parameters and different shapes are always errors. A leftover tensor is accepted when another class of the
-same model type has a parameter of that name and shape: it is the head (or pooler) of another task.
+Missing parameters and mismatched shapes are always errors. An unexpected tensor is accepted when another class of the
+same model type has a parameter of that name and rank: it belongs to another task's head, or to a pooler.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.errors import WeightsMismatchError
+from onnxport.loading.failures import construction_failures
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 8
 _HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
+"""Buffers that a checkpoint may lack: the first isn't used in inference, the second is computed."""
 _OLD_BUFFERS = re.compile(
     r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$"
 )
-"""Constants that releases of Transformers before 4.31 saved with the parameters; now they are computed."""
+"""Constants that Transformers < 4.31 saved with the parameters, and now computes."""
 
 
 @dataclass(frozen=True)
-class Account:
-    """Say how the tensors of a checkpoint met the parameters of a model.
+class LoadReport:
+    """Report which tensors of a checkpoint matched the parameters of a model.
 
     Attributes:
-        missing: parameters and buffers without tensor.
-        unexpected: tensors without parameter.
+        missing: parameters and buffers without a tensor.
+        unexpected: tensors without a parameter.
         mismatched: name, shape in the checkpoint, shape in the model.
-        shapes: tensor of the checkpoint → shape; `None` when not known.
+        shapes: tensor of the checkpoint → shape; `None` if unknown.
     """
 
     missing: frozenset[str]
@@ -47,85 +50,87 @@ class Account:
     shapes: Mapping[str, tuple[int, ...]] | None
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> Account:
-        """Take over the loading information of Transformers."""
+    def of(cls, info: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> LoadReport:
+        """Create a report from the `loading_info` of `from_pretrained(..., output_loading_info=True)`."""
         mismatched = frozenset(
-            (name, tuple(found), tuple(wanted)) for name, found, wanted in info.get("mismatched_keys", ())
+            (name, tuple(found), tuple(expected)) for name, found, expected in info.get("mismatched_keys", ())
         )
         return cls(frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]), mismatched, shapes)
 
 
-def settle(account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> frozenset[str]:
-    """Accept a load, or refuse it.
+def check_complete(report: LoadReport, model: PreTrainedModel, checkpoint: Checkpoint) -> frozenset[str]:
+    """Check that a load is complete, or raise.
 
     Args:
-        account: what Transformers reported.
+        report: report of Transformers' loader.
         model: the loaded model.
-        checkpoint: where the tensors came from.
+        checkpoint: source of the tensors.
 
     Returns:
-        The leftover tensors that were accepted.
+        The unexpected tensors that were accepted.
 
     Raises:
-        WeightsMismatchError: naming the parameters without tensor, the tensors without parameter and the shapes.
+        WeightsMismatchError: parameters have no tensor, tensors have no parameter, or shapes differ.
     """
-    needed = {n for n in account.missing if not _HARMLESS_BUFFERS.search(n) and not _is_computed(model, n)}
-    missing = sorted({*needed, *_hidden(account, model)})
-    leftover = {name for name in account.unexpected if not _OLD_BUFFERS.search(name)}
-    unexplained = sorted(_unexplained(leftover, account, model, checkpoint)) if leftover else []
-    if missing or unexplained or account.mismatched:
-        raise WeightsMismatchError(_message(account, model, checkpoint, missing, unexplained))
+    random = {n for n in report.missing if not _HARMLESS_BUFFERS.search(n) and not _is_computed(model, n)}
+    missing = sorted({*random, *_unreported(report, model)})
+    leftover = {name for name in report.unexpected if not _OLD_BUFFERS.search(name)}
+    unexplained = sorted(_unexplained(leftover, report, model, checkpoint)) if leftover else []
+    if missing or unexplained or report.mismatched:
+        raise WeightsMismatchError(_message(report, model, checkpoint, missing, unexplained))
     if leftover:
         logger.info(
             "%s: %d tensors belong to another task's head and aren't used by %s: %s",
             checkpoint.name, len(leftover), type(model).__name__, _names(sorted(leftover)),
         )  # fmt: skip
-    return frozenset(account.unexpected)
+    return frozenset(report.unexpected)
 
 
-def drop_missing_poolers(account: Account, model: PreTrainedModel) -> Account:
-    """Take out the poolers that the checkpoint doesn't have, where nothing of the model needs them.
+def remove_missing_poolers(report: LoadReport, model: PreTrainedModel) -> LoadReport:
+    """Remove poolers that the checkpoint doesn't have and that no head of the model needs.
 
-    That is what `add_pooling_layer=False` does: for the model itself, and for the encoder of a composite
-    encoder-decoder model, which reads the hidden states only. Elsewhere a head needs the pooler.
+    The effect is that of `add_pooling_layer=False`: for a base model, and for the encoder of a composite
+    encoder-decoder model, which uses the hidden states only. In other models a head needs the pooler.
 
     Returns:
-        The account without the parameters that are gone.
+        The report without the removed parameters.
     """
-    missing = set(account.missing)
+    missing = set(report.missing)
     is_composite = model.config.is_encoder_decoder and hasattr(model, "encoder")
     prefixes = ("", "encoder.") if is_composite else ("",)
     for prefix in prefixes:
         owner = model.get_submodule(prefix.rstrip("."))
-        own = {f"{prefix}pooler.{name}" for name in _parameter_names(getattr(owner, "pooler", None))}
-        if own and own <= missing and "add_pooling_layer" in inspect.signature(type(owner).__init__).parameters:
+        names = {f"{prefix}pooler.{name}" for name in _parameter_names(getattr(owner, "pooler", None))}
+        if names and names <= missing and "add_pooling_layer" in inspect.signature(type(owner).__init__).parameters:
             owner.pooler = None
-            missing -= own
+            missing -= names
             logger.info("%s has no pooler in this checkpoint, and is loaded without one", type(owner).__name__)
-    return replace(account, missing=frozenset(missing))
+    return replace(report, missing=frozenset(missing))
 
 
-def _parameter_names(module: Any) -> list[str]:
+def _parameter_names(module: nn.Module | None) -> list[str]:
     return [] if module is None else [name for name, _ in module.named_parameters()]
 
 
-def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
-    """Yield the random parameters that Transformers was told not to report missing.
+def _unreported(report: LoadReport, model: PreTrainedModel) -> Iterator[str]:
+    """Yield the random parameters that `_keys_to_ignore_on_load_missing` hides from the loader's report.
 
-    Those that start as a constant (ones, zeros) or as a formula are what the class's author left out on purpose.
-    Buffers are computed when the model is built, and tied parameters share another's tensor.
+    Parameters initialized to a constant (ones, zeros) or by a formula are ignored on purpose. Buffers are computed
+    when the model is constructed, and tied parameters share another's tensor.
     """
     patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
-    if account.shapes is None or not patterns:
+    if report.shapes is None or not patterns:
         return
     ignorable = re.compile("|".join(f"({pattern})" for pattern in patterns))
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
     for name, value in model.named_parameters():
         spellings = {name, name.removeprefix(prefix), prefix + name}
-        if not ignorable.search(name) or name in tied or spellings & account.shapes.keys():
+        if not ignorable.search(name) or name in tied or spellings & report.shapes.keys():
             continue
-        if hasattr(value, "expression") or getattr(value, "_is_hf_initialized", False):  # loaded, from converted names
+        if hasattr(value, "expression") or getattr(
+            value, "_is_hf_initialized", False
+        ):  # loaded, under a converted name
             continue
         is_constant = not value.is_meta and bool((value == value.flatten()[:1]).all())
         if not is_constant and not _is_computed(model, name):
@@ -133,98 +138,103 @@ def _hidden(account: Account, model: PreTrainedModel) -> Iterator[str]:
 
 
 def _is_computed(model: PreTrainedModel, name: str) -> bool:
-    """Tell whether a parameter is a table of sines: older releases didn't save those (Marian, Pegasus)."""
+    """Return whether a parameter is a sinusoidal position embedding, absent from older checkpoints (Marian)."""
     owner = model.get_submodule(name.rpartition(".")[0])
     return any("Sinusoidal" in base.__name__ for base in type(owner).__mro__)
 
 
-def _unexplained(leftover: set[str], account: Account, model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
-    """Return the leftover tensors that no other class of the same model type has a place for."""
+def _unexplained(leftover: set[str], report: LoadReport, model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
+    """Return the unexpected tensors that no other class of the same model type has a parameter for."""
     remaining = set(leftover)
-    for model_class in _relatives(model, checkpoint):
+    for model_class in _related_classes(model, checkpoint):
         if not remaining:
             break
-        left = {name: (account.shapes or {}).get(name) for name in remaining}
-        for name, shape in _places(model_class, _whole_config(model_class, model.config, checkpoint), left).items():
+        left = {name: (report.shapes or {}).get(name) for name in remaining}
+        config = _config_of_class(model_class, model.config, checkpoint)
+        for name, shape in _expected_shapes(model_class, config, left).items():
             found = left.get(name) or shape
-            # The size of another head (its number of labels) isn't this configuration's: the rank must agree.
+            # The configuration doesn't have the num_labels of another head, so only the ranks are compared.
             if name in remaining and len(found) == len(shape):
                 remaining.discard(name)
     return remaining
 
 
-def _relatives(model: PreTrainedModel, checkpoint: Checkpoint) -> Iterator[type]:
-    """Yield the classes for the model's configuration: those that the checkpoint declares, then the others."""
+def _related_classes(model: PreTrainedModel, checkpoint: Checkpoint) -> Iterator[type[PreTrainedModel]]:
+    """Yield the model classes of the model type: those of `architectures` first, then those of the auto classes."""
     import transformers
     from transformers.models.auto import modeling_auto
 
-    seen: set[type] = {type(model)}
+    yielded: set[type] = {type(model)}
     tables = [value for name, value in vars(modeling_auto).items() if re.fullmatch(r"MODEL_(\w+_)?MAPPING", name)]
     names = list(checkpoint.architectures)
     for table in tables:
-        for kind in dict.fromkeys((model.config.model_type, checkpoint.model_type)):
-            found = table._model_mapping.get(kind, ()) if hasattr(table, "_model_mapping") else ()
+        for model_type in dict.fromkeys((model.config.model_type, checkpoint.model_type)):
+            found = table._model_mapping.get(model_type, ()) if hasattr(table, "_model_mapping") else ()
             names += [found] if isinstance(found, str) else list(found)
     for name in names:
         candidate = getattr(transformers, name, None)
-        if isinstance(candidate, type) and candidate not in seen and hasattr(candidate, "_from_config"):
-            seen.add(candidate)
+        if isinstance(candidate, type) and candidate not in yielded and hasattr(candidate, "_from_config"):
+            yielded.add(candidate)
             yield candidate
 
 
-def _whole_config(model_class: Any, config: Any, checkpoint: Checkpoint) -> Any:
-    """Return a class's configuration: the checkpoint's own, where the model that was loaded is a part of that class."""
+def _config_of_class(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, checkpoint: Checkpoint
+) -> PreTrainedConfig:
+    """Return a class's configuration: the checkpoint's, where the loaded model is a submodel of that class."""
     if model_class.config_class is None or isinstance(config, model_class.config_class):
         return config
     return model_class.config_class.from_dict(dict(checkpoint.config))
 
 
-def _places(model_class: Any, config: Any, tensors: Mapping[str, tuple[int, ...] | None]) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes that a class's state dict has, from a model without memory.
+def _expected_shapes(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, tensors: Mapping[str, tuple[int, ...] | None]
+) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a class's state dict, from a model on the meta device.
 
-    Those of `tensors`, shape by name, that its loader renames to one of them, or makes one of, are among the names.
+    Included are those of `tensors` (name → shape) that the loader renames or converts to a name of the state dict.
     """
     import torch
 
     try:
         with torch.device("meta"):
             model = model_class(copy.deepcopy(config))
-    except Exception as error:  # noqa: BLE001  a relative that this configuration can't build explains nothing
-        logger.debug("%s can't be built from this configuration: %s", model_class.__name__, error)
+    except construction_failures() as error:  # a class that this configuration doesn't suit has no expected shapes
+        logger.debug("%s can't be constructed from this configuration: %s", model_class.__name__, error)
         return {}
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     prefix = f"{model.base_model_prefix}."
-    found = own | {name.removeprefix(prefix): shape for name, shape in own.items() if name.startswith(prefix)}
+    found = shapes | {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
     return found | dict(_renamed(model, found, {name: shape for name, shape in tensors.items() if name not in found}))
 
 
 def _renamed(
-    model: Any, places: Mapping[str, tuple[int, ...]], tensors: Mapping[str, tuple[int, ...] | None]
+    model: PreTrainedModel, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, tuple[int, ...] | None]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield tensors that a model's loader gives another name, or puts together, with the shapes that they must have."""
+    """Yield the tensors that a model's loader renames or converts, with their expected shapes."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     rules = get_model_conversion_mapping(model)
     renamings, converters = (
-        [rule for rule in rules if isinstance(rule, kind)] for kind in (WeightRenaming, WeightConverter)
+        [rule for rule in rules if isinstance(rule, rule_type)] for rule_type in (WeightRenaming, WeightConverter)
     )
     for name, shape in tensors.items():
         new, converted = rename_source_key(name, renamings, converters)
-        if new in places:
-            yield name, (shape or ()) if converted else places[new]
+        if new in expected:
+            yield name, (shape or ()) if converted else expected[new]
 
 
 def _message(
-    account: Account, model: PreTrainedModel, checkpoint: Checkpoint, missing: list[str], unexplained: list[str]
+    report: LoadReport, model: PreTrainedModel, checkpoint: Checkpoint, missing: list[str], unexplained: list[str]
 ) -> str:
     parts = [f"{checkpoint.name}: the weights don't fit {type(model).__name__}"]
     if missing:
         parts.append(f"{len(missing)} parameters have no tensor (they would be random): {_names(missing)}")
     if unexplained:
         parts.append(f"{len(unexplained)} tensors have no parameter: {_names(unexplained)}")
-    if account.mismatched:
-        shown = [f"{n} is {list(found)}, must be {list(wanted)}" for n, found, wanted in sorted(account.mismatched)]
+    if report.mismatched:
+        shown = [f"{n} is {list(found)}, must be {list(expected)}" for n, found, expected in sorted(report.mismatched)]
         parts.append(f"{len(shown)} tensors have another shape: {_names(shown)}")
     saved = ", ".join(checkpoint.architectures) or "an unknown class"
     return f"{'; '.join(parts)}. It was saved from {saved}: export a task of that class, or correct config.json"

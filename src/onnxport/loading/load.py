@@ -1,6 +1,6 @@
-"""Load a checkpoint's configuration and model; the model is whole, or there is an error, never a random parameter.
+"""Load a checkpoint's configuration and model; a missing or mismatched parameter is an error, never random.
 
-Transformers gets the tensors of the files that were checked, not the directory: it finds no other files to read.
+Transformers' loader gets the tensors of the checked files instead of the directory, so that it reads no other files.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -28,16 +28,17 @@ from onnxport.errors import (
     UntrustedCodeError,
     WeightsMismatchError,
 )
-from onnxport.loading.accounting import Account, settle
-from onnxport.loading.merging import merge_in_memory, plan_merge, settle_with
+from onnxport.loading.accounting import LoadReport, check_complete
+from onnxport.loading.failures import construction_failures
+from onnxport.loading.merging import check_with_adapter, merge_in_memory, plan_merge
 from onnxport.loading.preprocessors import load_preprocessor
-from onnxport.loading.quantized import cast_the_others, let_loader_dequantize
+from onnxport.loading.quantized import cast_unquantized, let_loader_dequantize
 from onnxport.loading.tensors import read_state
 from onnxport.options import CheckpointOptions
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "attach_generation_config",
@@ -55,13 +56,13 @@ logger = logging.getLogger(__name__)
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PretrainedConfig:
+def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTrainedConfig:
     """Load the configuration of a checkpoint.
 
     Raises:
-        CorruptCheckpointError: a value of `config.json` isn't what its class expects.
-        UnsupportedError: Transformers has no such model type, or can't undo how the weights are quantized.
-        UntrustedCodeError: the configuration class is code that isn't allowed to run.
+        CorruptCheckpointError: `config.json` has a value that its class rejects.
+        UnsupportedError: Transformers doesn't have the model type, or can't dequantize the weights.
+        UntrustedCodeError: the configuration class is remote code, and `trust_remote_code` is false.
     """
     from transformers import AutoConfig
 
@@ -75,43 +76,43 @@ def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> Pretraine
             config = AutoConfig.from_pretrained(
                 checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
             )
-    except Exception as error:
+    except construction_failures() as error:
         raise _config_error(error, checkpoint, source) from error
     if checkpoint.architectures and not config.architectures:
         config.architectures = list(checkpoint.architectures)
     if checkpoint.format != "gguf":
         let_loader_dequantize(checkpoint, config)
-    return cast("PretrainedConfig", config)
+    return cast("PreTrainedConfig", config)
 
 
-def config_for(model_class: Any, config: Any) -> Any:
-    """Return the part of a configuration that a class is made for, the whole where it is made for that.
+def config_for(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration, or the sub-configuration of it, that a model class takes.
 
-    The decoder alone of a model that also reads pictures has the configuration of the text.
+    The language model of a vision-language model, loaded alone, takes the `text_config`.
     """
-    wanted = getattr(model_class, "config_class", None)
-    if wanted is None or isinstance(config, wanted):
+    config_class = getattr(model_class, "config_class", None)
+    if config_class is None or isinstance(config, config_class):
         return config
     parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
-    return next((part for part in parts if isinstance(part, wanted)), config)
+    return next((part for part in parts if isinstance(part, config_class)), config)
 
 
 def load_model(checkpoint: Checkpoint, model_class: type, options: CheckpointOptions) -> PreTrainedModel:
-    """Load a model whose every parameter comes from the checkpoint, in evaluation mode; an adapter is merged.
+    """Load a model in evaluation mode, with every parameter from the checkpoint; an adapter is merged.
 
-    A model that can leave its pooler out is loaded without it when the checkpoint has none. Tensors of the
-    checkpoint that belong to another task's head are left aside, with a log record.
+    A model with an optional pooler is loaded without it when the checkpoint has none. Tensors of another task's head
+    are ignored, with a log record.
 
     Args:
-        checkpoint: where the tensors are.
+        checkpoint: source of the tensors.
         model_class: a model class of Transformers, such as `BertForMaskedLM`.
-        options: dtype, device, whether code may run.
+        options: dtype, device, `trust_remote_code`.
 
     Raises:
-        WeightsMismatchError: parameters without tensor, tensors without parameter, or different shapes.
+        WeightsMismatchError: parameters have no tensor, tensors have no parameter, or shapes differ.
         CorruptCheckpointError: a tensor can't be read.
-        UntrustedCodeError: a pickled file holds more than tensors.
-        OptionError: there is no such device.
+        UntrustedCodeError: a pickled file has more than tensors.
+        OptionError: the device isn't available.
     """
     config = config_for(model_class, load_config(checkpoint, options))
     device = _device(options)
@@ -133,15 +134,15 @@ def _check_model_type(checkpoint: Checkpoint, options: CheckpointOptions) -> Non
     if checkpoint.model_type in known or is_code:
         return
     near = difflib.get_close_matches(checkpoint.model_type, known, n=5, cutoff=0.5)
-    hint = f"the nearest it knows are {', '.join(near)}" if near else f"it knows {len(known)} others, none of them near"
+    hint = f"the nearest are {', '.join(near)}" if near else f"none of the {len(known)} that it has is similar"
     raise UnsupportedError(
-        f"{checkpoint.name}: the model type {checkpoint.model_type!r} isn't known to the installed Transformers; "
+        f"{checkpoint.name}: the installed Transformers doesn't have the model type {checkpoint.model_type!r}; "
         f"{hint}. Correct model_type in {checkpoint.directory / 'config.json'}, or upgrade transformers"
     )
 
 
 def _check_packages(checkpoint: Checkpoint) -> None:
-    """Refuse a model that is another package's, where that isn't installed."""
+    """Raise if a package that implements the model type isn't installed."""
     record = architecture_of(checkpoint.model_type)
     missing = [name for name in (record.packages if record else ()) if find_spec(name) is None]
     if missing:
@@ -166,18 +167,18 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Onn
     if isinstance(error, ImportError):
         return MissingDependencyError(f"{checkpoint.name}: reading its configuration needs a package: {reason}")
     if isinstance(error, OSError):
-        return CheckpointNotFoundError(f"{source} can't be loaded, a file that it names isn't there: {reason}")
+        return CheckpointNotFoundError(f"{source} can't be loaded, a file that it refers to is missing: {reason}")
     return CorruptCheckpointError(f"{source}: {type(error).__name__} while reading it: {reason}; correct that value")
 
 
 def _load_strictly(
-    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: CheckpointOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> PreTrainedModel:
     if checkpoint.format == "gguf":
-        model, account = _load_gguf(checkpoint, model_class, options)
+        model, report = _load_gguf(checkpoint, model_class, options)
     else:
-        model, account = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
-    merge, _ = settle_with(checkpoint, account, model)
+        model, report = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
+    merge, _ = check_with_adapter(checkpoint, report, model)
     if merge is not None:
         merge_in_memory(merge, model)
     return model
@@ -185,58 +186,63 @@ def _load_strictly(
 
 def load_state(
     checkpoint: Checkpoint,
-    model_class: Any,
-    config: PretrainedConfig,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
     state: Mapping[str, torch.Tensor],
     options: CheckpointOptions,
-) -> tuple[PreTrainedModel, Account]:
-    """Give tensors to Transformers' loader; what matched is in the account, to be settled.
+) -> tuple[PreTrainedModel, LoadReport]:
+    """Load a state dict with Transformers' loader.
+
+    Returns:
+        The model, and a report of its parameters, which the caller passes to `check_complete`.
 
     Raises:
-        CorruptCheckpointError: the model can't be built from them.
-        MissingDependencyError: Transformers needs a package for it.
+        CorruptCheckpointError: the model can't be constructed from the state dict.
+        MissingDependencyError: Transformers needs a package for the model.
     """
-    state = _of_part(checkpoint, config, state)
+    state = _submodel_state(checkpoint, config, state)
     with _named_errors(checkpoint, model_class):
         load = _loader_of(model_class)
         model, info = load(None, config=config, state_dict=dict(state), **_arguments(options))
         if checkpoint.quantization is not None:
-            cast_the_others(model, dtype_of(options))
-    return model, Account.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
+            cast_unquantized(model, dtype_of(options))
+    return model, LoadReport.of(info, {name: tuple(tensor.shape) for name, tensor in state.items()})
 
 
-def _of_part(
-    checkpoint: Checkpoint, config: PretrainedConfig, state: Mapping[str, torch.Tensor]
+def _submodel_state(
+    checkpoint: Checkpoint, config: PreTrainedConfig, state: Mapping[str, torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of a model's part, called as they are in the part alone; all where the whole is loaded.
+    """Return the tensors of a submodel under its own names; all tensors where the whole model is loaded.
 
-    A checkpoint like MusicGen's keeps the tensors of every part under the part's name in `config.json`, which may end
-    with `_config`.
+    A checkpoint such as MusicGen's prefixes the tensors of each submodel with the key of its sub-configuration, with
+    or without the suffix `_config`.
     """
     settings = {name.removesuffix("_config"): value for name, value in checkpoint.config.items()}
-    parts = {n: part["model_type"] for n, part in settings.items() if isinstance(part, dict) and "model_type" in part}
-    wanted = next((name for name, kind in parts.items() if kind == config.model_type != checkpoint.model_type), None)
-    if wanted is None or not {key.partition(".")[0] for key in state}.issuperset(parts):
+    types = {n: part["model_type"] for n, part in settings.items() if isinstance(part, dict) and "model_type" in part}
+    submodel = next((n for n, type_ in types.items() if type_ == config.model_type != checkpoint.model_type), None)
+    if submodel is None or not {key.partition(".")[0] for key in state}.issuperset(types):
         return state
-    logger.info("%s: of its parts, only %s is loaded", checkpoint.name, wanted)
-    prefix = f"{wanted}."
+    logger.info("%s: only the submodel %s is loaded", checkpoint.name, submodel)
+    prefix = f"{submodel}."
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def _loader_of(model_class: Any) -> Any:
-    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name.
+def _loader_of(model_class: type[PreTrainedModel]) -> Callable[..., tuple[PreTrainedModel, dict[str, Any]]]:
+    """Return the `from_pretrained` that loads a model from a state dict, without running remote code.
 
-    The class is there already, whosever it is: loading tensors runs no other code of the checkpoint.
+    `TimmBackbone.from_pretrained` (Transformers 5.23) ignores the state dict and downloads timm's weights, so it is
+    bypassed.
     """
     from transformers import PreTrainedModel
 
-    fetches = model_class.__name__ == "TimmBackbone"
-    if fetches:
+    if model_class.__name__ == "TimmBackbone":
         return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
     return partial(model_class.from_pretrained, trust_remote_code=False)
 
 
-def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: CheckpointOptions) -> tuple[PreTrainedModel, Account]:
+def _load_gguf(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: CheckpointOptions
+) -> tuple[PreTrainedModel, LoadReport]:
     from transformers import modeling_gguf_pytorch_utils
 
     file = checkpoint.weight_files[0].name
@@ -244,7 +250,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: CheckpointOpti
         model, info = model_class.from_pretrained(
             checkpoint.directory, gguf_file=file, trust_remote_code=False, local_files_only=True, **_arguments(options)
         )
-    return model, Account.of(info, None)
+    return model, LoadReport.of(info, None)
 
 
 def _arguments(options: CheckpointOptions) -> dict[str, Any]:
@@ -252,24 +258,24 @@ def _arguments(options: CheckpointOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _named_errors(checkpoint: Checkpoint, model_class: Any) -> Iterator[None]:
-    """Turn what Transformers raises in a block into errors that name the checkpoint."""
+def _named_errors(checkpoint: Checkpoint, model_class: type[PreTrainedModel]) -> Iterator[None]:
+    """Translate exceptions of Transformers' loader into errors that name the checkpoint."""
     try:
         yield
     except OnnxportError:
         raise
     except ImportError as error:
         raise MissingDependencyError(f"{checkpoint.name}: reading its weights needs a package: {error}") from error
-    except Exception as error:
+    except construction_failures() as error:
         raise CorruptCheckpointError(
-            f"{checkpoint.name}: {model_class.__name__} couldn't be built from "
+            f"{checkpoint.name}: {model_class.__name__} couldn't be constructed from "
             f"{', '.join(path.name for path in checkpoint.weight_files[:3])} "
             f"({type(error).__name__}: {_first_lines(error)}); check config.json against the weights"
         ) from error
 
 
 def _load_tensorflow(
-    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: CheckpointOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> PreTrainedModel:
     from onnxport.loading.tensorflow import read_tensorflow_state
 
@@ -278,7 +284,7 @@ def _load_tensorflow(
         model = model_class._from_config(config)
         state = read_tensorflow_state(path, model)
     except WeightsMismatchError as mismatch:
-        # A checkpoint without pooler is loaded into a model without one, as for the other formats.
+        # As with the other formats, a checkpoint without a pooler is loaded into a model without one.
         if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
             raise
         try:
@@ -287,10 +293,10 @@ def _load_tensorflow(
         except WeightsMismatchError:
             raise mismatch from None
     outcome = model.load_state_dict(state, strict=False)
-    account = Account.of(
+    report = LoadReport.of(
         {"missing_keys": set(outcome.missing_keys), "unexpected_keys": set(outcome.unexpected_keys)}, None
     )
-    settle(account, model, checkpoint)
+    check_complete(report, model, checkpoint)
     model = model.to(dtype_of(options))
     if checkpoint.adapter is not None:
         merge_in_memory(plan_merge(checkpoint.adapter, model), model)
@@ -298,10 +304,10 @@ def _load_tensorflow(
 
 
 def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """Give a model that generates the checkpoint's generation settings.
+    """Load `generation_config.json` into a generative model.
 
     Raises:
-        CorruptCheckpointError: they can't be read.
+        CorruptCheckpointError: the file can't be read.
     """
     if checkpoint.format == "gguf" or not model.can_generate():
         return
@@ -310,30 +316,32 @@ def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> 
     if (checkpoint.directory / "generation_config.json").is_file():
         try:
             model.generation_config = GenerationConfig.from_pretrained(checkpoint.directory, local_files_only=True)
-        except Exception as error:
+        except construction_failures() as error:
             raise CorruptCheckpointError(
                 f"{checkpoint.directory / 'generation_config.json'}: {type(error).__name__} while reading it: "
                 f"{_first_lines(error)}; correct or remove the file"
             ) from error
 
 
-def generation_config_for(model_class: Any, config: PretrainedConfig, preprocessor: Any) -> GenerationConfig | None:
-    """Make the generation settings of a checkpoint that has no file for them (GGUF), as Transformers does.
+def generation_config_for(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, preprocessor: object
+) -> GenerationConfig | None:
+    """Create the generation configuration of a checkpoint without a file for it (GGUF), as Transformers does.
 
     Args:
         model_class: the class that loads the checkpoint.
-        config: its configuration; its ids of special tokens come first.
-        preprocessor: tokenizer or processor, whose ids fill what the configuration lacks; may be None.
+        config: its configuration, whose special token ids take precedence.
+        preprocessor: tokenizer or processor, for the other special token ids; may be None.
 
     Returns:
-        The settings; None for a class that doesn't generate.
+        The generation configuration; None for a class that doesn't generate.
     """
     from transformers import GenerationConfig
 
     if not model_class.can_generate():
         return None
     made = GenerationConfig.from_model_config(config)
-    made._from_model_config = False  # it is a file of its own from now on
+    made._from_model_config = False  # it is written to a file
     tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(made, name) is None:
@@ -342,7 +350,7 @@ def generation_config_for(model_class: Any, config: PretrainedConfig, preprocess
 
 
 def dtype_of(options: CheckpointOptions) -> torch.dtype:
-    """Return the torch dtype that the options name."""
+    """Return the torch dtype of the `dtype` option."""
     import torch
 
     return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))

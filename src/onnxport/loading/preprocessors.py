@@ -1,20 +1,26 @@
-"""Load the tokenizer, image processor, feature extractor or processor that a checkpoint has, if it has one."""
+"""Load the tokenizer, image processor, feature extractor or processor of a checkpoint, if it has one."""
 
 from __future__ import annotations
 
 import logging
 import os
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
 from onnxport.containment import inside
+from onnxport.description.preprocessor import Preprocessor
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import CheckpointOptions
+
+if TYPE_CHECKING:
+    from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
 
 logger = logging.getLogger(__name__)
 
@@ -25,88 +31,87 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Any:
-    """Load what turns text, images or sound into the model's inputs.
+def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor | None:
+    """Load the preprocessor that converts text, images or audio into the model's inputs.
 
     Args:
-        checkpoint: the checkpoint; only its own files are used, or its adapter's.
-        options: whether code may run.
+        checkpoint: the checkpoint; only its files, or its adapter's, are used.
+        options: `trust_remote_code`.
 
     Returns:
-        A processor, tokenizer, image processor or feature extractor; `None` when the checkpoint has no file for
-        one, or a vocabulary that the model type's tokenizer doesn't read (a log record says so).
+        A processor, tokenizer, image processor or feature extractor; `None` when the checkpoint has no files for
+        one, or only a vocabulary that the model type's tokenizer can't read (a warning is logged).
 
     Raises:
         CorruptCheckpointError: a file is malformed.
-        CheckpointNotFoundError: there are settings of a tokenizer, and no vocabulary of any kind.
-        UntrustedCodeError: it is code that isn't allowed to run.
+        CheckpointNotFoundError: there is a `tokenizer_config.json`, but no vocabulary.
+        UntrustedCodeError: the preprocessor is remote code, and `trust_remote_code` is false.
     """
     checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
     check_audio_tokenizer(checkpoint.directory)
-    kinds = _kinds(checkpoint)
     failures: list[str] = []
-    for kind in kinds:
+    for auto_class in _auto_classes(checkpoint):
         try:
-            loaded = _load(kind, checkpoint, options)
+            loaded = _load(auto_class, checkpoint, options)
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise UntrustedCodeError(
                     f"{checkpoint.name}: its preprocessor is code of the repository, which would run on this machine; "
                     f"read that code, and pass --trust-remote-code (trust_remote_code=True) if you trust it"
                 ) from error
-            _refuse_damaged_tokenizer(checkpoint, error)
-            failures.append(f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            _raise_if_damaged(checkpoint, error)
+            failures.append(f"{auto_class}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
             continue
         if not (unread := _unread_vocabulary(loaded, checkpoint)):
-            return _with_settings(loaded, checkpoint, options)
-        failures.append(f"{type(loaded).__name__} reads {unread}, and none of them is there")
+            return _combined(loaded, checkpoint, options)
+        failures.append(f"{type(loaded).__name__} reads {unread}, which the checkpoint doesn't have")
     if failures:
-        _refuse_lost_vocabulary(checkpoint, "; ".join(failures))
+        _raise_if_vocabulary_missing(checkpoint, "; ".join(failures))
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
     return None
 
 
 @dataclass(frozen=True)
 class Preprocessors:
-    """Hold a tokenizer and an image processor or feature extractor that no processor holds together.
+    """Combine a tokenizer with an image processor or feature extractor, where the model type has no processor class.
 
     Attributes:
         tokenizer: the tokenizer.
-        image_processor: what prepares pictures, None where the checkpoint is about sounds.
-        feature_extractor: what prepares sounds, None where the checkpoint is about pictures.
+        image_processor: the image processor, None for a checkpoint that takes audio.
+        feature_extractor: the feature extractor, None for a checkpoint that takes images.
     """
 
-    tokenizer: Any
-    image_processor: Any = None
-    feature_extractor: Any = None
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: ImageProcessingMixin | None = None
+    feature_extractor: FeatureExtractionMixin | None = None
 
-    def save_pretrained(self, directory: Any) -> None:
-        """Write the files of both."""
+    def save_pretrained(self, save_directory: str | PathLike[str], /) -> None:
+        """Write the files of both into a directory."""
         for part in (self.tokenizer, self.image_processor, self.feature_extractor):
             if part is not None:
-                part.save_pretrained(directory)
+                part.save_pretrained(save_directory)
 
 
-def _with_settings(loaded: Any, checkpoint: Checkpoint, options: CheckpointOptions) -> Any:
-    """Put a tokenizer and an image processor or feature extractor together where no processor class does."""
+def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
+    """Combine a tokenizer with an image processor or feature extractor, where no processor class does."""
     from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
 
     if isinstance(loaded, ImageProcessingMixin | FeatureExtractionMixin):
         if not any((checkpoint.directory / name).is_file() for name in _TOKENIZER_FILES):
-            return loaded
+            return cast("Preprocessor", loaded)
         part = "image_processor" if isinstance(loaded, ImageProcessingMixin) else "feature_extractor"
-        return Preprocessors(_load("AutoTokenizer", checkpoint, options), **{part: loaded})
+        return Preprocessors(cast("Any", _load("AutoTokenizer", checkpoint, options)), **{part: loaded})
     if not isinstance(loaded, PreTrainedTokenizerBase):
         return loaded
     if not (checkpoint.directory / "preprocessor_config.json").is_file():
-        return loaded
-    kind = _settings_kind(checkpoint)
-    part = "image_processor" if kind == "AutoImageProcessor" else "feature_extractor"
-    return Preprocessors(loaded, **{part: _load(kind, checkpoint, options)})
+        return cast("Preprocessor", loaded)
+    auto_class = _settings_class(checkpoint)
+    part = "image_processor" if auto_class == "AutoImageProcessor" else "feature_extractor"
+    return Preprocessors(loaded, **{part: cast("Any", _load(auto_class, checkpoint, options))})
 
 
-def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the auto classes to try, the one that fits the files best first."""
+def _auto_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the auto classes to try, the best match for the files first."""
     directory = checkpoint.directory
     if checkpoint.format == "gguf":
         return ("AutoTokenizer",)
@@ -119,14 +124,15 @@ def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
     has_settings = (directory / "preprocessor_config.json").is_file()
     if (directory / "processor_config.json").is_file() or (has_settings and has_tokenizer):
-        alone = (_settings_kind(checkpoint),) if has_settings else ()
-        return ("AutoProcessor", *alone, *(("AutoTokenizer",) if has_tokenizer else ()))
+        parts = (_settings_class(checkpoint),) if has_settings else ()
+        return ("AutoProcessor", *parts, *(("AutoTokenizer",) if has_tokenizer else ()))
     if has_settings:
-        return (_settings_kind(checkpoint), "AutoProcessor")
+        return (_settings_class(checkpoint), "AutoProcessor")
     return ("AutoTokenizer",) if has_tokenizer else ()
 
 
-def _settings_kind(checkpoint: Checkpoint) -> str:
+def _settings_class(checkpoint: Checkpoint) -> str:
+    """Return the auto class that reads `preprocessor_config.json`."""
     settings = read_json_object(
         checkpoint.directory / "preprocessor_config.json", purpose=SIDE_JSON_FILES["preprocessor_config.json"]
     )
@@ -135,24 +141,25 @@ def _settings_kind(checkpoint: Checkpoint) -> str:
     return "AutoImageProcessor" if is_image or not extractor else "AutoFeatureExtractor"
 
 
-def _load(kind: str, checkpoint: Checkpoint, options: CheckpointOptions) -> Any:
+def _load(auto_class: str, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
     import transformers
 
-    extra: dict[str, Any] = {"gguf_file": checkpoint.weight_files[0].name} if checkpoint.format == "gguf" else {}
+    extra = {"gguf_file": checkpoint.weight_files[0].name} if checkpoint.format == "gguf" else {}
     with quiet():
-        return getattr(transformers, kind).from_pretrained(
+        loaded = getattr(transformers, auto_class).from_pretrained(
             checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
         )
+    return cast("Preprocessor", loaded)
 
 
 def check_audio_tokenizer(directory: Path) -> None:
-    """Check that a processor's audio tokenizer is no directory of this machine outside of its own.
+    """Check that a processor's audio tokenizer isn't a local directory outside of the checkpoint's.
 
-    `ProcessorMixin.get_processor_dict` loads the model that `audio_tokenizer_name_or_path` names, for Dia,
-    wherever that is.
+    `ProcessorMixin.get_processor_dict` (Transformers 5.23) loads the model that `audio_tokenizer_name_or_path` names,
+    for Dia, from any path.
 
     Raises:
-        CorruptCheckpointError: it is elsewhere.
+        CorruptCheckpointError: the audio tokenizer is elsewhere.
     """
     for name in ("processor_config.json", "audio_tokenizer_config.json"):
         file = directory / name
@@ -164,26 +171,26 @@ def check_audio_tokenizer(directory: Path) -> None:
             inside(directory.absolute(), Path(path).absolute(), file)
 
 
-def _unread_vocabulary(loaded: Any, checkpoint: Checkpoint) -> str:
-    """Return the files that a tokenizer reads when it has none of them: it would know special tokens only."""
+def _unread_vocabulary(loaded: Preprocessor, checkpoint: Checkpoint) -> str:
+    """Return a tokenizer's vocabulary files if all of them are missing: its vocabulary would be special tokens only."""
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
     if checkpoint.format == "gguf" or any((checkpoint.directory / name).is_file() for name in names):
         return ""
     return " or ".join(names)
 
 
-def _refuse_lost_vocabulary(checkpoint: Checkpoint, reason: str) -> None:
-    """Raise when a tokenizer's settings came without its vocabulary."""
-    held = [name for name in _TOKENIZER_FILES if (checkpoint.directory / name).is_file()]
-    if held == ["tokenizer_config.json"]:
+def _raise_if_vocabulary_missing(checkpoint: Checkpoint, reason: str) -> None:
+    """Raise if there is a `tokenizer_config.json` without any vocabulary."""
+    found = [name for name in _TOKENIZER_FILES if (checkpoint.directory / name).is_file()]
+    if found == ["tokenizer_config.json"]:
         raise CheckpointNotFoundError(
             f"{checkpoint.directory} has tokenizer_config.json, but no vocabulary of a tokenizer ({reason}). "
             f"Download it too, or remove tokenizer_config.json to export the model without a tokenizer"
         )
 
 
-def _refuse_damaged_tokenizer(checkpoint: Checkpoint, error: Exception) -> None:
-    """Raise when `tokenizer.json` itself is what can't be read."""
+def _raise_if_damaged(checkpoint: Checkpoint, error: Exception) -> None:
+    """Raise if `tokenizer.json` is the file that can't be read."""
     path = checkpoint.directory / "tokenizer.json"
     if not path.is_file():
         return
@@ -191,7 +198,7 @@ def _refuse_damaged_tokenizer(checkpoint: Checkpoint, error: Exception) -> None:
 
     try:
         Tokenizer.from_file(str(path))
-    except Exception as reason:  # noqa: BLE001  the tokenizers library raises bare Exception
+    except Exception as reason:  # noqa: BLE001 - the tokenizers library raises bare Exception
         raise CorruptCheckpointError(
             f"{path}: the tokenizer can't be read ({' '.join(str(reason).split())[:300]}); "
             f"download or save the file again"

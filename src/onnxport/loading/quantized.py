@@ -1,6 +1,7 @@
-"""Weights that were quantized: let Transformers' own loader undo it, or say why it can't.
+"""Dequantize weights with Transformers' loader, or raise with the reason why it can't.
 
-Its loader undoes some methods tensor by tensor, without a package or a GPU; what it does is recorded like the rest.
+The loader dequantizes some methods tensor by tensor, without further packages or a GPU; its operations are recorded
+like those of other weights.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.text_configs import text_config_of
@@ -18,7 +19,7 @@ from onnxport.weights import building
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _PACKAGES = {
     "aqlm": "aqlm",
@@ -36,60 +37,62 @@ _PACKAGES = {
     "torchao": "torchao",
     "vptq": "vptq",
 }
-"""Method → package that Transformers runs it with."""
+"""Quantization method → package that Transformers needs for it."""
 
 
-_ELSEWHERE = ("gguf", "metal")
-"""Methods that the loader undoes on another path, or only on a machine with another processor."""
+_OTHER_PATHS = ("gguf", "metal")
+"""Methods with a `dequantize` setting that the loader handles elsewhere, or on particular hardware only."""
 
 
-def let_loader_dequantize(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
-    """Ask for weights in floating point, whatever the machine could run.
+def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+    """Set `dequantize` in a quantization configuration, so that the loader returns floating-point weights.
 
     Args:
-        checkpoint: for the message.
-        config: its configuration; the settings of its quantization are changed.
+        checkpoint: the checkpoint, for messages.
+        config: its configuration; `quantization_config` is replaced.
 
     Raises:
-        UnsupportedError: Transformers can't undo the method while it loads.
+        UnsupportedError: Transformers can't dequantize the method while loading.
     """
     owner, settings = _settings(config)
     if settings is None:
         return
     method = checkpoint.quantization or type(settings).__name__
-    if not _is_undone_by_loader(method) or not isinstance(settings, dict):
+    if not _has_dequantize_setting(method) or not isinstance(settings, dict):
         package = f" with the package {_PACKAGES[method]} installed," if method in _PACKAGES else ""
         raise UnsupportedError(
-            f"{checkpoint.name}: the weights are quantized ({method}), and Transformers can't undo that while it loads "
-            f"them; export the checkpoint that they were quantized from, or,{package} load the model where it runs, "
+            f"{checkpoint.name}: the weights are quantized ({method}), and Transformers can't dequantize them while "
+            f"loading; export the checkpoint that they were quantized from, or,{package} load the model where it runs, "
             "call its `dequantize()` if the method has one, save it, and export that"
         )
     owner.quantization_config = {**settings, "dequantize": True}
 
 
-def _settings(config: Any) -> tuple[Any, Any]:
-    """Return the part of a configuration that says how weights are quantized, and what it says."""
+def _settings(config: PreTrainedConfig) -> tuple[PreTrainedConfig, Any]:
+    """Return the (sub-)configuration that has a `quantization_config`, and that; None for the second without."""
     for part in (config, text_config_of(config)):
         if (settings := getattr(part, "quantization_config", None)) is not None:
             return part, settings
     return config, None
 
 
-def _is_undone_by_loader(method: str) -> bool:
+def _has_dequantize_setting(method: str) -> bool:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     found = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
     return (
-        found is not None and method not in _ELSEWHERE and "dequantize" in inspect.signature(found.__init__).parameters
+        found is not None
+        and method not in _OTHER_PATHS
+        and "dequantize" in inspect.signature(found.__init__).parameters
     )
 
 
-def cast_the_others(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast the parameters that weren't quantized: the loader leaves some in the type that they are stored in.
+def cast_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast the parameters that weren't quantized, some of which the loader leaves in their stored dtype.
 
     Args:
-        model: loaded from a quantized checkpoint; its parameters are replaced where they are of another type.
-        dtype: the wanted type; what the model's class keeps in float32 is float32.
+        model: loaded from a quantized checkpoint; parameters of another dtype are replaced.
+        dtype: the target dtype; parameters that the model's class keeps in float32 become float32.
     """
     import torch
 
@@ -100,20 +103,21 @@ def cast_the_others(model: PreTrainedModel, dtype: torch.dtype) -> None:
         for name, parameter in module._parameters.items():
             if parameter is None or parameter.is_meta or not parameter.is_floating_point():
                 continue
-            wanted = torch.float32 if in_float32.search(f"{path}.{name}") else dtype
+            target = torch.float32 if in_float32.search(f"{path}.{name}") else dtype
             if id(parameter) not in made:
                 made[id(parameter)] = (
                     parameter
-                    if parameter.dtype == wanted
-                    else torch.nn.Parameter(parameter.detach().to(wanted), requires_grad=False)
+                    if parameter.dtype == target
+                    else torch.nn.Parameter(parameter.detach().to(target), requires_grad=False)
                 )
             module._parameters[name] = made[id(parameter)]
 
 
 def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Unpack recordings as one expression.
+    """Dequantize recordings of MXFP4 blocks as one expression; tensors go to the original function.
 
-    The loader's own function fills a tensor piece by piece, by table and by bits, which no expression does.
+    The loader of Transformers 5.23 dequantizes in place, by table look-ups and bit operations that expressions can't
+    represent.
     """
     from onnx_ir.tensor_adapters import from_torch_dtype
 
@@ -121,7 +125,7 @@ def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
 
     def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if not isinstance(blocks, Recording) or not isinstance(scales, Recording):
-            return original(blocks, scales, dtype)
+            return cast("torch.Tensor", original(blocks, scales, dtype))
         made = building.transpose(building.mxfp4(blocks.expression, scales.expression), (0, 2, 1))
         return Recording(building.cast(made, from_torch_dtype(dtype)), blocks.tape)
 

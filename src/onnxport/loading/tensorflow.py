@@ -1,7 +1,7 @@
-"""Turn a Transformers 4 TensorFlow checkpoint into the state dict of a PyTorch model, without TensorFlow.
+"""Convert a Transformers 4 TensorFlow checkpoint to the state dict of a PyTorch model, without TensorFlow.
 
-Every parameter gets a tensor and every tensor a parameter; what remains on either side is an error that names both.
-Parameters that Transformers 5 renamed are found by its own tables of renamings.
+Parameters without a tensor and tensors without a parameter are errors. Parameters that Transformers 5 renamed are
+found by its conversion mapping.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 _NAMED_IN_ERRORS = 20
 
-# Modules that TensorFlow's models had beside a head that doesn't use them. A model without the module doesn't need its
-# tensors; `{prefix}` is the base model's.
+# Modules of the TensorFlow models that their head doesn't use. Their tensors may be ignored by a PyTorch model without
+# the module; `{prefix}` is `base_model_prefix`.
 _UNNEEDED = (r"^{prefix}\.pooler\.", r"^cls\.seq_relationship\.")
 
 
 @dataclass
 class _Binding:
-    """Which array each parameter gets, and what doesn't fit."""
+    """Arrays and their variables by parameter, variables without a parameter, and mismatches."""
 
     sources: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
@@ -39,21 +39,21 @@ class _Binding:
 
 
 def read_tensorflow_state(path: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Read a TensorFlow checkpoint into a state dict for exactly a model's parameters and persistent buffers.
+    """Read a TensorFlow checkpoint into a state dict with all parameters and persistent buffers of a model.
 
     Args:
         path: `tf_model.h5`, or the `tf_model.h5.index.json` of a sharded checkpoint.
-        model: the PyTorch model to read for, on any device (`meta` included); it isn't changed.
+        model: the PyTorch model, on any device (`meta` included); it isn't changed.
 
     Returns:
-        The keys of `model.state_dict()` with tensors on the CPU, in the model's shapes and dtypes. Tied parameters
+        The keys of `model.state_dict()`, with tensors on the CPU in the model's shapes and dtypes. Tied parameters
         share one tensor.
 
     Raises:
         MissingDependencyError: h5py isn't installed.
-        CheckpointNotFoundError: the file isn't there.
+        CheckpointNotFoundError: the file is missing.
         CorruptCheckpointError: the file is truncated or malformed.
-        WeightsMismatchError: a parameter has no tensor, a tensor no parameter, or the two differ in shape.
+        WeightsMismatchError: a parameter has no tensor, a tensor no parameter, or shapes differ.
     """
     import torch
 
@@ -73,7 +73,7 @@ def read_tensorflow_state(path: Path, model: torch.nn.Module) -> dict[str, torch
 
 
 def _tied_owners(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Return for each key the key that stands for its group of tied parameters: itself when it isn't tied."""
+    """Map each key to the representative of its group of tied parameters; an untied key to itself."""
     first: dict[int, str] = {}
     owners = {name: name for name in expected}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -87,7 +87,7 @@ def _tied_owners(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> d
 
 
 def _renamer(model: torch.nn.Module) -> Callable[[str], str]:
-    """Return Transformers' own translation of a Transformers 4 key into today's."""
+    """Return the function that renames a Transformers 4 key to a Transformers 5 one."""
     from transformers import PreTrainedModel
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
@@ -105,7 +105,7 @@ def _renamer(model: torch.nn.Module) -> Callable[[str], str]:
 
 
 def _matcher(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> Callable[[str], str | None]:
-    """Return a function that finds the key of a variable: renamed or not, with or without the base model's prefix."""
+    """Return a function that finds the key of a variable, renamed or not, with or without `base_model_prefix`."""
     rename = _renamer(model)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
 
@@ -137,20 +137,20 @@ def _bind(
         owner, shape = owners[key], tuple(expected[key].shape)
         array = pytorch_layout(variable, array, shape)
         if array.shape != shape:
-            binding.problems.append(f"{key} has shape {shape}, {variable} gives {array.shape}")
+            binding.problems.append(f"{key} has shape {shape}, {variable} has {array.shape}")
         elif owner not in binding.arrays:
             binding.arrays[owner], binding.sources[owner] = array, variable
         elif not np.array_equal(binding.arrays[owner], array):
-            binding.problems.append(f"{key} is given by {binding.sources[owner]} and, differently, by {variable}")
+            binding.problems.append(f"{key} is set by {binding.sources[owner]} and, differently, by {variable}")
     return binding
 
 
 def _constants(
     model: torch.nn.Module, expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return the integer buffers that TensorFlow doesn't store: they are computed from the configuration.
+    """Return the integer buffers, which TensorFlow computes from the configuration instead of saving them.
 
-    A batch normalization's count of training batches has no part in inference and is 0.
+    `num_batches_tracked` of batch normalizations isn't used in inference, and is 0.
     """
     import torch
 
@@ -166,7 +166,7 @@ def _constants(
 
 
 def _may_remain(variable: str, model: torch.nn.Module) -> bool:
-    """Say whether a leftover is known to be unneeded, or belongs to a head that a base model doesn't have."""
+    """Return whether a variable without a parameter is known to be unused, or belongs to a head of a base model."""
     name = pytorch_names(variable)[0]
     prefix = getattr(model, "base_model_prefix", "")
     unneeded = [pattern.format(prefix=re.escape(prefix)) for pattern in _UNNEEDED]
@@ -175,8 +175,8 @@ def _may_remain(variable: str, model: torch.nn.Module) -> bool:
         return True
     if not prefix or hasattr(model, prefix):
         return False
-    own = {prefix, *(key.split(".", 1)[0] for key in model.state_dict())}
-    return name.split(".", 1)[0] not in own
+    children = {prefix, *(key.split(".", 1)[0] for key in model.state_dict())}
+    return name.split(".", 1)[0] not in children
 
 
 def _mismatch(path: Path, model: torch.nn.Module, missing: list[str], leftovers: list[str], problems: list[str]) -> str:
@@ -184,7 +184,7 @@ def _mismatch(path: Path, model: torch.nn.Module, missing: list[str], leftovers:
     for title, names in (
         ("Parameters without tensor", missing),
         ("Tensors without parameter", leftovers),
-        ("Tensors that don't fit", problems),
+        ("Mismatched tensors", problems),
     ):
         if names:
             more = f" and {len(names) - _NAMED_IN_ERRORS} more" if len(names) > _NAMED_IN_ERRORS else ""

@@ -1,7 +1,7 @@
 """Translate Keras variable names and layouts into those of the PyTorch models of Transformers 4.
 
-The rules are those of Keras layers and of two spellings that Transformers used in TensorFlow variable names: `_._` is
-a list index, and `a___b` stands for `b`. Model-specific exceptions are the literal table `_EXCEPTIONS`.
+The rules are those of Keras layers, and two of Transformers' TensorFlow variable names: `_._` separates a list index,
+and `a___b` means `b`. Model-specific exceptions are in the table `_EXCEPTIONS`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _LEAVES: dict[str, tuple[str, ...]] = {
     "pointwise_kernel": ("pointwise.weight", "weight"),
 }
 
-# Pattern in a translated name → replacement, for models whose TensorFlow modules were named otherwise. DeBERTa v2 has
-# the names of DeBERTa v1 there.
+# Pattern in a translated name → replacement, for models whose TensorFlow modules had other names. TFDeBERTa v2 used
+# those of DeBERTa v1.
 _EXCEPTIONS = (
     (r"\.attention\.self\.pos_proj\.", ".attention.self.pos_key_proj."),
     (r"\.attention\.self\.pos_q_proj\.", ".attention.self.pos_query_proj."),
 )
 
-# Variables that TensorFlow's own models create and never compute with: ALBERT adds `decoder/bias` instead.
+# Variables that the TensorFlow models create but never use: ALBERT adds `decoder/bias` instead.
 _DEAD = (r"^[^/]*albert[^/]*/predictions/bias(:\d+)?$",)
 
 _AXES: dict[tuple[str, int], tuple[int, ...]] = {
@@ -50,18 +50,19 @@ def leaf(variable: str) -> str:
 
 
 def is_dead(variable: str) -> bool:
-    """Say whether TensorFlow's model has a variable without ever using it."""
+    """Return whether the TensorFlow model creates a variable without using it."""
     return any(re.search(pattern, variable) for pattern in _DEAD)
 
 
 def pytorch_names(variable: str) -> tuple[str, ...]:
-    """Return the names that a variable may have in a Transformers 4 PyTorch state dict, most likely first.
+    """Return the candidate names of a variable in a Transformers 4 PyTorch state dict, most likely first.
 
     Args:
-        variable: `tf_bert_for_masked_lm/mlm___cls/predictions/transform/dense/kernel:0`.
+        variable: for example `tf_bert_for_masked_lm/mlm___cls/predictions/transform/dense/kernel:0`.
 
     Returns:
-        `("cls.predictions.transform.dense.weight", …)`; the outermost scope is the model's own and is dropped first.
+        For example `("cls.predictions.transform.dense.weight", …)`. The outermost scope, the model's, is dropped in
+        the first candidates.
     """
     levels = re.sub(r":\d+$", "", variable).split("/")
     levels = [part for level in levels for part in level.rsplit("___", 1)[-1].split("_._") if part]
@@ -75,25 +76,25 @@ def pytorch_names(variable: str) -> tuple[str, ...]:
 
 
 def pytorch_layout(variable: str, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return a variable's array with PyTorch's order of axes.
+    """Permute a variable's array to PyTorch's layout.
 
-    Keras kernels end in (in, out) and PyTorch's begin with (out, in); what isn't a Keras kernel, GPT-2's Conv1D
-    included, has the same order in both. Axes of size 1 are added or dropped to reach `shape`, and the two axes of a
-    depthwise kernel (in, multiplier) become one.
+    Keras kernels end in (in, out) and PyTorch's begin with (out, in); other variables, GPT-2's Conv1D included, have
+    the same layout in both. Axes of size 1 are added or removed to match `shape`, and the last two axes of a depthwise
+    kernel (in, multiplier) are merged.
 
     Args:
-        variable: the Keras variable name, whose leaf says what kind of tensor it is.
-        array: the values in Keras layout.
-        shape: the shape of the PyTorch parameter.
+        variable: the Keras variable name, whose last level determines the layout.
+        array: values in Keras layout.
+        shape: shape of the PyTorch parameter.
 
     Returns:
-        The reordered array; its shape is `shape` unless the variable doesn't fit, which is for the caller to report.
+        The permuted array. Its shape is `shape` unless the variable doesn't match, which the caller reports.
     """
-    kind = leaf(variable)
-    axes = _AXES.get((kind, array.ndim))
+    name = leaf(variable)
+    axes = _AXES.get((name, array.ndim))
     if axes is not None:
         array = array.transpose(axes)
-    if kind == "depthwise_kernel" and array.size == int(np.prod(shape)):
+    if name == "depthwise_kernel" and array.size == int(np.prod(shape)):
         return array.reshape(shape)
     if _without_ones(array.shape) == _without_ones(shape):
         return array.reshape(shape)

@@ -1,4 +1,4 @@
-"""Read the tensors of a checkpoint that was checked: mapped from safetensors, unpickled as tensors only."""
+"""Read the tensors of a checked checkpoint: memory-mapped from safetensors, or unpickled with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, CorruptCheckpointError, UntrustedCodeError
+from onnxport.loading.failures import UNPICKLING_FAILURES
 
 if TYPE_CHECKING:
     import torch
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Read all tensors of a safetensors or PyTorch checkpoint, on the CPU, with the dtypes they were saved in.
+    """Read all tensors of a safetensors or PyTorch checkpoint, on the CPU and in their stored dtypes.
 
     Raises:
-        CorruptCheckpointError: a file can't be read, or holds something that isn't a tensor.
+        CorruptCheckpointError: a file can't be read, or has a value that isn't a tensor.
         UntrustedCodeError: a pickled file refers to more than tensors.
     """
     read: Callable[[Path], dict[str, torch.Tensor]]
@@ -34,8 +35,8 @@ def read_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
                 )
             state[name] = tensor
     for prefix, path in checkpoint.module_weights.items():
-        own = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
-        state |= {prefix + name: tensor for name, tensor in own.items()}
+        tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+        state |= {prefix + name: tensor for name, tensor in tensors.items()}
     return state
 
 
@@ -59,8 +60,8 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
     return _only_tensors(path, content)
 
 
-def _unpickle(path: Path) -> Any:
-    """Unpickle tensors and nothing else; zip files are mapped, so tensors that aren't used stay on disk."""
+def _unpickle(path: Path) -> object:
+    """Unpickle tensors only; zip files are memory-mapped, so that unused tensors stay on disk."""
     import torch
 
     with path.open("rb") as file:
@@ -68,36 +69,37 @@ def _unpickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except Exception as error:  # torch raises nearly everything on damaged files
+    except UNPICKLING_FAILURES as error:
         raise _unreadable(path, error) from error
+    return content
 
 
 def _refused(path: Path, error: Exception) -> CheckpointError:
-    """Say what torch refused, without its advice to unpickle everything."""
-    told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    reason = " ".join(told.split())[:300]
+    """Return the error for an object that torch refused, without torch's advice to set `weights_only=False`."""
+    detail = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    reason = " ".join(detail.split())[:300]
     if "Unsupported operand" in reason:
         return CorruptCheckpointError(
-            f"{path} is pickled in a way that torch doesn't read as tensors only ({reason}: usually a pickle protocol "
-            f"above 2); save its state dict as safetensors, or with `torch.save` as it is by default"
+            f"{path} is pickled in a way that torch can't read as tensors only ({reason}: usually a pickle "
+            f"protocol above 2); save its state dict as safetensors, or with `torch.save` and its default protocol"
         )
     if "GLOBAL" in reason or "class" in reason or "persistent" in reason:
         return UntrustedCodeError(
-            f"{path} holds more than tensors, so reading it stopped ({reason}). If you trust where it comes from, "
+            f"{path} has more than tensors, so reading it stopped ({reason}). If you trust where it comes from, "
             f"load it yourself and save its state dict as safetensors; otherwise don't use the file"
         )
     return _unreadable(path, error)
 
 
-def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
+def _only_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
     import torch
 
     if not isinstance(content, Mapping):
         raise CorruptCheckpointError(
-            f"{path} holds a {type(content).__name__}, not a state dict of tensors; save `model.state_dict()`"
+            f"{path} contains a {type(content).__name__}, not a state dict of tensors; save `model.state_dict()`"
         )
     state: dict[str, torch.Tensor] = {}
     for name, value in content.items():
@@ -108,14 +110,14 @@ def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
             )
         state[name] = value
     if not state:
-        raise CorruptCheckpointError(f"{path} holds no tensors; save the checkpoint again")
+        raise CorruptCheckpointError(f"{path} has no tensors; save the checkpoint again")
     return state
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptCheckpointError:
-    # torch's first sentence advises weights_only=False: what it found comes after it.
-    told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    reason = " ".join(told.split())[:300] or type(error).__name__
+    # The message of torch begins with advice to set weights_only=False; the cause comes after it.
+    detail = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    reason = " ".join(detail.split())[:300] or type(error).__name__
     return CorruptCheckpointError(
         f"{path}: the tensors can't be read ({reason}): the file is truncated or damaged; download or save it again"
     )

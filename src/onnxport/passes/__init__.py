@@ -1,1 +1,1 @@
-"""Passes over a graph whose parameters have no values yet; none of them reads one."""
+"""Passes over a graph whose parameters have no data; no pass reads a parameter."""

@@ -1,17 +1,18 @@
-"""Fold constants, drop what isn't used, and merge what is computed twice.
+"""Fold constants, remove unused nodes, and merge common subexpressions.
 
     Shape(x) → Cast → Reshape([-1]) → …, once per use      →   Shape(x) → …, once
     two equal constants                                    →   one initializer
 
-onnxscript's optimizer does the work. Parameters are hidden from it as graph inputs, so that it can't fold, compare or
-read them.
+onnxscript's optimizer does this. Parameters are passed to it as graph inputs, so that it can't fold, compare or read
+them.
 """
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -21,24 +22,29 @@ from onnxport.passes.hiding import hidden_parameters
 from onnxport.patching.patch import SLOW, Patch
 from onnxport.patching.scope import patching
 
+if TYPE_CHECKING:
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
 
-def _same_operator_first(original: Any) -> Any:
-    """Compare operators before anything else: a pattern with several outputs is tried with every pair of nodes."""
 
-    def match(self: Any, model: Any, graph: Any, node: ir.Node, **options: Any) -> Any:
-        wanted = self.pattern.output_nodes[0].op_identifier()
-        if wanted is not None and wanted != node.op_identifier():
+def _same_operator_first(original: Callable[..., MatchResult]) -> Callable[..., MatchResult]:
+    """Compare operators first, before a pattern with several outputs is tried with all pairs of nodes."""
+
+    def match(
+        self: SimplePatternMatcher, model: ir.Model, graph: ir.Graph | ir.Function, node: ir.Node, **options: object
+    ) -> MatchResult:
+        operator = self.pattern.output_nodes[0].op_identifier()
+        if operator is not None and operator != node.op_identifier():
             return MatchResult().fail("another operator")
         return original(self, model, graph, node, **options)
 
     return match
 
 
-def _exact(_: Any) -> Any:
-    """Take only zero for nothing to add, and only one for nothing to multiply by; other numbers are rounded."""
+def _exact(_: ModuleType) -> SimpleNamespace:
+    """Match the constants 0 and 1 of patterns exactly, and other constants within tolerances."""
 
-    def isclose(value: float, wanted: float, **tolerances: float) -> bool:
-        return value == wanted if wanted in (0, 1) else math.isclose(value, wanted, **tolerances)
+    def isclose(value: float, expected: float, **tolerances: float) -> bool:
+        return value == expected if expected in (0, 1) else math.isclose(value, expected, **tolerances)
 
     return SimpleNamespace(isclose=isclose)
 
@@ -62,10 +68,10 @@ _PATCHES = (
 
 
 class CleanUpPass(ir.passes.InPlacePass):
-    """Run onnxscript's optimizer on everything but the parameters, until it finds nothing."""
+    """Run onnxscript's optimizer on a graph without its parameters, until nothing changes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Clean a graph in place."""
+        """Optimize a graph in place."""
         from onnxscript.optimizer import optimize_ir
         from onnxscript.rewriter import onnx_fusions
 
@@ -79,13 +85,13 @@ class CleanUpPass(ir.passes.InPlacePass):
 
 
 def _merge_equal_constants(graph: ir.Graph) -> None:
-    """Keep one of the constants with the same bytes, whatever their size: buffers that every layer has of its own."""
-    seen: dict[tuple[object, ...], ir.Value] = {}
+    """Merge constants with equal bytes, of any size, such as a buffer that each layer registers."""
+    kept_by_content: dict[tuple[object, ...], ir.Value] = {}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or value.is_graph_output():
             continue
-        kept = seen.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
+        kept = kept_by_content.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
         if kept is not value:
             ir.convenience.replace_all_uses_with(value, kept)
             del graph.initializers[name]

@@ -1,4 +1,4 @@
-"""Make a stamped graph ready to be written: the last passes, in order."""
+"""Run the last passes over a stamped graph, in order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def finish(model: ir.Model, *, keep_layout: bool = False) -> None:
     """Run the last passes in place.
 
     Args:
-        model: a clean graph at full depth, whose parameters have no values yet.
-        keep_layout: use every parameter in the layout that the checkpoint has it in.
+        model: a clean graph with all layers, whose parameters have no data.
+        keep_layout: use every parameter in the checkpoint's layout.
     """
     LinearPass(keep_layout=keep_layout)(model)
-    NameByModulePass()(model)  # last: it drops the metadata that says where nodes come from
+    NameByModulePass()(model)  # last: it removes the metadata with the modules of nodes

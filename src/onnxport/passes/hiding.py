@@ -1,4 +1,4 @@
-"""Hide parameters from what would fold, compare or read them."""
+"""Hide parameters from passes that would fold, compare or read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxport.weights.parameters import ParameterTensor
 
 @contextmanager
 def hidden_parameters(graph: ir.Graph) -> Iterator[None]:
-    """Make parameters inputs of a graph for a while; those that are still used come back as initializers."""
+    """Turn parameters into graph inputs in a block; those still used after it become initializers again."""
     hidden = {value: value.const_value for value in graph.initializers.values() if _is_parameter(value)}
     for value in hidden:
         del graph.initializers[str(value.name)]

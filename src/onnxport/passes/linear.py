@@ -1,10 +1,10 @@
-"""Multiply by a parameter as it is stored, without a `Transpose` that would be run, or folded, at each loading.
+"""Remove the `Transpose` of linear layers' weights, which would be run, or folded at each loading.
 
     MatMul(x, Transpose(W))                →   MatMul(x, W'), W' bound to the transposed parameter: written transposed
-    the same, W used elsewhere or linked   →   Gemm(x as a matrix, W, transB=1), back to x's axes
+    the same, W used elsewhere or linked   →   Gemm(x as a matrix, W, transB=1), reshaped to x's leading axes
 
-The first is what other exporters write and other tools look for. A parameter that an embedding uses too, or that stays
-in the checkpoint's file, has to be used as it is.
+Other exporters write the first form, and tools expect it. A parameter that an embedding uses too, or that stays in the
+checkpoint's file, keeps its layout.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from onnxport.weights.parameters import ParameterTensor
 
 
 class LinearPass(ir.passes.InPlacePass):
-    """Take the `Transpose` off the parameters of linear layers.
+    """Remove the `Transpose` of linear layers' weights.
 
     Args:
-        keep_layout: use every parameter as it is stored, because the weights are linked.
+        keep_layout: use every parameter in the checkpoint's layout, because the weights are linked.
     """
 
     def __init__(self, *, keep_layout: bool = False) -> None:
@@ -40,7 +40,7 @@ class LinearPass(ir.passes.InPlacePass):
                 for node in users:
                     _to_gemm(model.graph, node, weight, shapes)
             else:
-                _turn(model.graph, transpose, weight)
+                _bind_transposed(model.graph, transpose, weight)
             model.graph.remove(transpose, safe=True)
             modified = True
         return ir.passes.PassResult(model, modified=modified)
@@ -60,40 +60,41 @@ def _multiplies(node: ir.Node, by: ir.Value) -> bool:
     return node.op_type == "MatMul" and node.domain == "" and node.inputs[1] is by and left is not by and known
 
 
-def _turn(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
-    """Let the users of a transposed parameter read one that is bound to the transpose."""
+def _bind_transposed(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
+    """Replace the transpose of a parameter with a parameter that is bound to the transposed tensor."""
     tensor = weight.const_value
     assert isinstance(tensor, ParameterTensor)
-    turned = tensor.transposed()
+    transposed = tensor.transposed()
+    shape = ir.Shape(transposed.shape.numpy())
     del graph.initializers[str(weight.name)]
-    value = ir.Value(name=weight.name, shape=ir.Shape(turned.shape.numpy()), type=weight.type, const_value=turned)
-    weight.const_value = None  # a value renames its tensor, and other clones of the graph have the same one
+    value = ir.Value(name=weight.name, shape=shape, type=weight.type, const_value=transposed)
+    weight.const_value = None  # renaming a value renames its tensor, which clones of the graph share
     weight.name = None
     graph.register_initializer(value)
     ir.convenience.replace_all_uses_with(transpose.outputs[0], value)
 
 
 class _Shapes:
-    """Make, once for each tensor, the leading sizes that a product keeps."""
+    """Compute the leading sizes of tensors, once for each tensor."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._leading: dict[ir.Value, ir.Value] = {}
         self._constants: dict[tuple[int, ...], ir.Value] = {}
 
-    def constant(self, *numbers: int) -> ir.Value:
-        """Return an initializer with these numbers."""
-        if numbers not in self._constants:
-            name = "shape_" + "_".join(str(number).replace("-", "minus_") for number in numbers)
-            tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-            kind = ir.TensorType(tensor.dtype)
-            value = ir.Value(name=name, shape=ir.Shape([len(numbers)]), type=kind, const_value=tensor)
+    def constant(self, *sizes: int) -> ir.Value:
+        """Return an int64 initializer with these elements."""
+        if sizes not in self._constants:
+            name = "shape_" + "_".join(str(size).replace("-", "minus_") for size in sizes)
+            tensor = ir.tensor(np.array(sizes, np.int64), name=name)
+            tensor_type = ir.TensorType(tensor.dtype)
+            value = ir.Value(name=name, shape=ir.Shape([len(sizes)]), type=tensor_type, const_value=tensor)
             self._graph.register_initializer(value)
-            self._constants[numbers] = value
-        return self._constants[numbers]
+            self._constants[sizes] = value
+        return self._constants[sizes]
 
     def leading(self, value: ir.Value, before: ir.Node) -> ir.Value:
-        """Return all sizes of a tensor but the last, computed before a node."""
+        """Return all sizes of a tensor except the last, computed before a node."""
         if value not in self._leading:
             assert value.shape is not None
             node = _node("Shape", [value], before, {"start": 0, "end": len(value.shape) - 1})
@@ -129,7 +130,7 @@ def _to_gemm(graph: ir.Graph, node: ir.Node, weight: ir.Value, shapes: _Shapes) 
 
 
 def _bias(product: ir.Value) -> tuple[ir.Node, ir.Value | None]:
-    """Return the node that a product ends with, and the bias that it adds, if it does."""
+    """Return the last node of a linear layer, and its bias: an `Add` of a vector, or the product itself and None."""
     uses = product.uses()
     user = next(iter(uses)).node if len(uses) == 1 and not product.is_graph_output() else None
     if user is not None and user.op_type == "Add" and user.domain == "":

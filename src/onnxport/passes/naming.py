@@ -2,8 +2,8 @@
 
     linear_3 (MatMul)   →   node /model/layers.0/self_attn/o_proj/MatMul, value …/MatMul_output_0
 
-Names are the same in every export of a model, whatever its depth, and say where a node comes from; the engine's
-metadata, which is larger than the graph, goes.
+Names identify the module of a node and don't depend on the number of layers. The engine's metadata, which is larger
+than the graph, is removed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from onnxport.passes.scopes import scopes_of
 
 
 class NameByModulePass(ir.passes.InPlacePass):
-    """Rename nodes, and values other than inputs, outputs and parameters."""
+    """Rename nodes, and all values except inputs, outputs and parameters."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Name a graph in place."""
-        taken: Counter[str] = Counter()
+        """Rename in place."""
+        counts: Counter[str] = Counter()
         for node in model.graph:
             base = f"{_path(scopes_of(node))}/{node.op_type}"
-            node.name = f"{base}_{taken[base]}" if taken[base] else base
-            taken[base] += 1
+            node.name = f"{base}_{counts[base]}" if counts[base] else base
+            counts[base] += 1
             for index, value in enumerate(node.outputs):
                 if not value.is_graph_output():
                     value.name = f"{node.name}_output_{index}"
@@ -34,9 +34,9 @@ class NameByModulePass(ir.passes.InPlacePass):
 
 
 def _path(scopes: list[str]) -> str:
-    """Return nested module names as a path: `model`, `model.layers.0`, `model.layers.0.mlp` is /model/layers.0/mlp."""
+    """Return nested modules as a path: `model`, `model.layers.0`, `model.layers.0.mlp` → `/model/layers.0/mlp`."""
     path, before = "", ""
     for scope in scopes:
-        own = scope.removeprefix(f"{before}.") if scope.startswith(f"{before}.") else scope
-        path, before = f"{path}/{own}", scope
+        name = scope.removeprefix(f"{before}.") if scope.startswith(f"{before}.") else scope
+        path, before = f"{path}/{name}", scope
     return path

@@ -1,9 +1,9 @@
-"""Compute in float32 what a float32 model computes in bfloat16, for which ONNX Runtime has no arithmetic on the CPU.
+"""Compute bfloat16 arithmetic of float32 models in float32: ONNX Runtime 1.32 has no such kernels on the CPU.
 
     Mul(a, b)   →   Cast(Mul(Cast(a), Cast(b)))     where a and b are bfloat16
 
-The product of two bfloat16 numbers has room in a float32, so rounding it once gives what the original gives (Falcon's
-bias of positions). A model whose parameters are bfloat16 stays as it is.
+The product of two bfloat16 values is exact in float32, so that rounding it once returns the original result (Falcon's
+ALiBi bias). Models with bfloat16 parameters aren't changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 
 
 class RoundAfterwardsPass(ir.passes.InPlacePass):
-    """Put casts around arithmetic in bfloat16 where the parameters aren't bfloat16."""
+    """Insert casts around bfloat16 arithmetic where the parameters aren't bfloat16."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the nodes in place."""
@@ -44,7 +44,7 @@ def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _cast(value: ir.Value | None, dtype: ir.DataType, beside: ir.Node) -> ir.Node:
-    """Return a node that casts a value, and counts to the same module as another."""
+    """Return a `Cast` node with the metadata, and so the module, of another node."""
     assert value is not None, "arithmetic has no optional inputs"
     cast = ir.node("Cast", [value], {"to": dtype})
     cast.metadata_props.update(beside.metadata_props)

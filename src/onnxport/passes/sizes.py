@@ -2,8 +2,8 @@
 
     Shape(past_key_values.9.key)[0:1]   →   Shape(input_ids)[0:1]      where both axes are `batch_size`
 
-The engine picks any of the inputs with that symbol, a different one for every number of layers; read from one place,
-the graph is the same at any depth, and equal sizes are computed once.
+The engine picks one of the inputs with that symbol, depending on the number of layers. After this pass the graph no
+longer depends on that, and equal sizes are computed once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 
 class ReadSizesFromFirstInputPass(ir.passes.InPlacePass):
-    """Let every `Shape` of a single axis of a graph input read the first input with that symbol."""
+    """Redirect each `Shape` of a single axis of a graph input to the first input with that symbol."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the sources of `Shape` nodes in place."""

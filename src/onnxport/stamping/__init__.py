@@ -1,4 +1,4 @@
-"""Stamp: find the repeated layers of a graph, prove that they are alike, and repeat them to full depth."""
+"""Stamp: find the repeated layers of a graph, prove that they are isomorphic, and repeat them to full depth."""
 
 from onnxport.stamping.layout import Layers, interleaved
 from onnxport.stamping.stamp import StampError, stamp

@@ -1,8 +1,8 @@
-"""Prove that two traced layers are alike: node by node, attribute by attribute, input by input.
+"""Prove that two traced layers are isomorphic: node by node, attribute by attribute, input by input.
 
-The later layer is the template. Its nodes are those that depend on a layer's parameters or on its own graph inputs;
-whatever else lies in its region is computed once for all layers and stays where it is. The earlier layer must contain a
-counterpart of each template node, in order, and may contain more only where that is computed once, too.
+The later layer is the template. Its nodes are those that depend on the layer's parameters or graph inputs; the other
+nodes of its region are computed once for all layers and aren't repeated. The earlier layer must have a counterpart of
+each template node, in order, and further nodes only if they are computed once too.
 """
 
 from __future__ import annotations
@@ -11,22 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnxport.stamping.layout import Layers, Region, StampError, cache_number, with_cache_number
+from onnxport.stamping.layout import Layers, Region, StampError, cache_index, with_cache_index
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Chained = tuple["ir.Value", "ir.Value"]
-"""The value that the earlier layer gets from before it, and the one that the later layer gets in its place."""
-
 
 @dataclass
 class Proof:
-    """Collect what corresponds in two layers.
+    """The correspondence of two layers.
 
     Attributes:
-        nodes: earlier and later node.
-        chained: what the one gets from the layer before it and the other from the one before that.
+        nodes: pairs of a node of the earlier layer and its counterpart in the later one.
+        chained: value that the later layer reads from its predecessor → value that the earlier layer reads instead.
     """
 
     nodes: list[tuple[ir.Node, ir.Node]] = field(default_factory=list)
@@ -34,12 +31,12 @@ class Proof:
 
 
 class Dependence:
-    """Know which values depend on a layer: on its parameters, its graph inputs, or a value that does.
+    """The nodes that depend on the parameters or the graph inputs of a layer, directly or through other nodes.
 
     Args:
         nodes: all nodes of the graph, in order.
-        layers: which parameters are a layer's.
-        regions: the layers' regions; only there does a node that reads a per-layer graph input depend on it.
+        layers: the layers.
+        regions: regions of the layers; reading a per-layer graph input counts as a dependence only inside them.
     """
 
     def __init__(self, nodes: Sequence[ir.Node], layers: Layers, regions: Sequence[Region]) -> None:
@@ -55,77 +52,77 @@ class Dependence:
 
     def _is_seed(self, value: ir.Value, inside: bool) -> bool:
         if value.is_initializer():
-            return self._layers.number_of_parameter(value) is not None
-        return inside and value.is_graph_input() and (cache_number(str(value.name)) or 0) > 0
+            return self._layers.layer_of_parameter(value) is not None
+        return inside and value.is_graph_input() and (cache_index(str(value.name)) or 0) > 0
 
 
 def _inputs(node: ir.Node) -> Iterator[ir.Value]:
     return (value for value in node.inputs if value is not None)
 
 
-def prove(layers: Layers, regions: Sequence[Region], pair: tuple[int, int], dependence: Dependence) -> Proof:
-    """Match two layers of one kind.
+def prove(layers: Layers, regions: Sequence[Region], earlier: int, later: int, dependence: Dependence) -> Proof:
+    """Match two layers of the same type.
 
     Args:
-        layers: names of parameters.
+        layers: the layers.
         regions: all regions, in order.
-        pair: numbers of the earlier and the later layer.
-        dependence: which nodes are a layer's own.
+        earlier: index of the earlier layer.
+        later: index of the later layer, the template.
+        dependence: nodes that depend on layers.
 
     Raises:
-        StampError: they differ; it names the first nodes that do.
+        StampError: the layers differ; the message names the first differing nodes.
     """
-    earlier, later = (regions[number] for number in pair)
-    template = own_nodes(regions, pair[1], dependence)
-    matcher = _Matcher(layers, pair, dependence)
-    rest = iter(earlier.nodes)
+    template = layer_nodes(regions, later, dependence)
+    matcher = _Matcher(layers, earlier, later, dependence)
+    rest = iter(regions[earlier].nodes)
     for node in template:
         for candidate in rest:
             if matcher.match(candidate, node):
                 break
             if candidate in dependence:
                 raise StampError(
-                    f"{layers.paths[0]}: {_say(candidate)} of layer {pair[0]} isn't {_say(node)} of {pair[1]}"
+                    f"{layers.paths[0]}: {_describe(candidate)} of layer {earlier} isn't {_describe(node)} of {later}"
                 )
         else:
-            raise StampError(f"{layers.paths[0]}: layer {pair[1]} has {_say(node)}, which layer {pair[0]} hasn't")
+            raise StampError(f"{layers.paths[0]}: layer {later} has {_describe(node)}, which layer {earlier} hasn't")
     extra = next((node for node in rest if node in dependence), None)
-    if extra is not None and later is not regions[-1]:
-        raise StampError(f"{layers.paths[0]}: layer {pair[0]} has {_say(extra)}, which layer {pair[1]} hasn't")
+    if extra is not None and later != len(regions) - 1:
+        raise StampError(f"{layers.paths[0]}: layer {earlier} has {_describe(extra)}, which layer {later} hasn't")
     return matcher.proof
 
 
-def own_nodes(regions: Sequence[Region], number: int, dependence: Dependence) -> list[ir.Node]:
+def layer_nodes(regions: Sequence[Region], layer: int, dependence: Dependence) -> list[ir.Node]:
     """Return the nodes of a layer that depend on it.
 
-    The last region holds the end of the graph, too: as much of it is the layer's as the one before has after its own
-    module's nodes.
+    The last region also has the end of the graph. After its module's nodes, the last layer is taken to have as many
+    nodes as the layer before it.
     """
-    region = regions[number]
-    nodes = [node for node in region.nodes[: region.own] if node in dependence]
-    after = [node for node in region.nodes[region.own :] if node in dependence]
-    if number == len(regions) - 1:
-        before = regions[number - 1]
-        after = after[: sum(node in dependence for node in before.nodes[before.own :])]
+    region = regions[layer]
+    nodes = [node for node in region.nodes[: region.module_count] if node in dependence]
+    after = [node for node in region.nodes[region.module_count :] if node in dependence]
+    if layer == len(regions) - 1:
+        before = regions[layer - 1]
+        after = after[: sum(node in dependence for node in before.nodes[before.module_count :])]
     return nodes + after
 
 
-def _say(node: ir.Node) -> str:
+def _describe(node: ir.Node) -> str:
     return f"{node.op_type} ({node.outputs[0].name})"
 
 
 class _Matcher:
-    """Match nodes of two layers in order, remembering what corresponds."""
+    """Match the nodes of two layers in order, and record the correspondence."""
 
-    def __init__(self, layers: Layers, pair: tuple[int, int], dependence: Dependence) -> None:
+    def __init__(self, layers: Layers, earlier: int, later: int, dependence: Dependence) -> None:
         self.proof = Proof()
         self._dependence = dependence
         self._layers = layers
-        self._earlier, self._later = pair
+        self._earlier, self._later = earlier, later
         self._values: dict[ir.Value, ir.Value] = {}
 
     def match(self, earlier: ir.Node, later: ir.Node) -> bool:
-        """Take two nodes for counterparts, if they are."""
+        """Record two nodes as counterparts and return True, if they are."""
         if not same_operation(earlier, later):
             return False
         chained: dict[ir.Value, ir.Value] = {}
@@ -150,11 +147,9 @@ class _Matcher:
         if new in known or old in known.values():
             return known.get(new) is old
         producer = new.producer()
-        if (
-            producer is None or producer not in self._dependence
-        ):  # not handed on by a layer: a value of its own, such as another mask
+        if producer is None or producer not in self._dependence:  # not computed by a layer, such as another mask
             return False
-        if old.shape != new.shape:  # sizes are computed from the graph's inputs: after more layers, they are others
+        if old.shape != new.shape:  # the shape depends on the layer index
             return False
         chained[new] = old
         return True
@@ -162,21 +157,21 @@ class _Matcher:
     def _same_parameter(self, old: ir.Value, new: ir.Value) -> bool:
         layers = self._layers
         return (
-            layers.number_of_parameter(old) == self._earlier
-            and layers.number_of_parameter(new) == self._later
-            and layers.renumbered(str(old.name), self._later) == new.name
+            layers.layer_of_parameter(old) == self._earlier
+            and layers.layer_of_parameter(new) == self._later
+            and layers.with_layer(str(old.name), self._later) == new.name
             and old.dtype == new.dtype
             and old.shape == new.shape
         )
 
 
 def _same_input(old: ir.Value, new: ir.Value) -> bool:
-    number = cache_number(str(new.name))
-    return number is not None and with_cache_number(str(old.name), number) == new.name and old.shape == new.shape
+    index = cache_index(str(new.name))
+    return index is not None and with_cache_index(str(old.name), index) == new.name and old.shape == new.shape
 
 
 def same_operation(one: ir.Node, other: ir.Node) -> bool:
-    """Say whether two nodes do the same to their inputs: operator, attributes, types of the outputs."""
+    """Return whether two nodes have the same operator, attributes and output dtypes."""
     import onnx_ir as ir
 
     if one.op_identifier() != other.op_identifier() or len(one.inputs) != len(other.inputs):
@@ -190,7 +185,7 @@ def same_operation(one: ir.Node, other: ir.Node) -> bool:
 
 
 def same_attribute(one: ir.Attr, other: ir.Attr) -> bool:
-    """Compare two attributes, tensors by their bytes, graphs node by node."""
+    """Return whether two attributes are equal; tensors are compared by bytes, graphs node by node."""
     import onnx_ir as ir
 
     if one.type == other.type and one.type is ir.AttributeType.GRAPH:
@@ -202,7 +197,7 @@ def same_attribute(one: ir.Attr, other: ir.Attr) -> bool:
 
 
 def _same_graph(one: ir.Graph, other: ir.Graph) -> bool:
-    """Compare the bodies of two nodes; what they read from outside must be the same constant."""
+    """Return whether two subgraphs are isomorphic; values that they read from outside must be the same constants."""
     pairs: dict[ir.Value | None, ir.Value] = dict(zip(one.inputs, other.inputs, strict=False))
 
     def same(a: ir.Value | None, b: ir.Value | None) -> bool:

@@ -1,7 +1,7 @@
-"""Repeat the layers of a graph that was traced with few of them, until it has all.
+"""Repeat the layers of a graph that was traced with few of them, up to full depth.
 
-What is computed once stays before the layers. Then every layer of the full model is made from a traced one of its kind:
-same nodes, with the parameters and the graph inputs of its own number, fed by the layer before it.
+Nodes that are computed once are moved before the layers. Then every layer of the full model is copied from a traced one
+of the same type: the same nodes, with the parameters and the graph inputs of its index, reading from the layer before.
 """
 
 from __future__ import annotations
@@ -12,15 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from onnxport.passes.scopes import SCOPES, scopes_of
-from onnxport.stamping.layout import (
-    Layers,
-    Region,
-    StampError,
-    cache_number,
-    split,
-    with_cache_number,
-)
-from onnxport.stamping.proof import Dependence, own_nodes, prove
+from onnxport.stamping.layout import Layers, Region, StampError, cache_index, split, with_cache_index
+from onnxport.stamping.proof import Dependence, layer_nodes, prove
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -28,106 +21,134 @@ if TYPE_CHECKING:
 
 __all__ = ["StampError", "stamp"]
 
-Place = tuple[int, int, int]
-"""A value in a kind of layer: the kind, the position of its node, the position among that node's outputs."""
+
+@dataclass(frozen=True)
+class _Slot:
+    """The position of a value in layers of one type.
+
+    Attributes:
+        layer_type: the layer type.
+        node: position of its node among the layer's nodes.
+        output: index among that node's outputs.
+    """
+
+    layer_type: int
+    node: int
+    output: int
+
+
+@dataclass(frozen=True)
+class _Location:
+    """The position of a value in a traced layer.
+
+    Attributes:
+        layer: index of the traced layer.
+        slot: position in it.
+    """
+
+    layer: int
+    slot: _Slot
 
 
 def stamp(graph: ir.Graph, layers: Layers) -> None:
     """Repeat layers in place.
 
     Args:
-        graph: a graph with `layers.traced` layers, cleaned, its per-layer inputs and outputs named.
-        layers: which layers they are, and what they stand for.
+        graph: a clean graph with the layers `layers.traced`, and with names of per-layer inputs and outputs.
+        layers: the traced layers and those of the full model.
 
     Raises:
-        StampError: the layers couldn't be proved alike; the graph is unchanged then.
+        StampError: the layers couldn't be proved isomorphic; the graph is unchanged.
     """
     regions = split(graph, layers)
     if not regions:
         return
     dependence = Dependence(tuple(graph), layers, regions)
-    own = [own_nodes(regions, number, dependence) for number in range(len(regions))]
-    slots = _prove_all(layers, regions, dependence, own)
-    plan = _Plan(graph, layers, own, slots)
+    nodes_of = [layer_nodes(regions, layer, dependence) for layer in range(len(regions))]
+    slots = _prove_all(layers, regions, dependence, nodes_of)
+    plan = _Plan(graph, layers, nodes_of, slots)
     plan.check(regions, dependence)
-    plan.carry_out()
+    plan.apply()
 
 
-def _prove_all(layers: Layers, regions: Sequence[Region], dependence: Dependence, own: list[list[ir.Node]]) -> _Slots:
-    """Prove one layer of each kind by another, and learn which values are handed from layer to layer."""
-    slots = _Slots(layers, own)
-    for kind in dict.fromkeys(layers.traced):
-        numbers = [number for number, other in enumerate(layers.traced) if other == kind]
-        if len(numbers) == 1 and layers.full.count(kind) > 1:
-            raise StampError(f"{layers.paths[0]}: a kind of layer was traced once and occurs more often")
-        for pair in pairwise(numbers):
-            proof = prove(layers, regions, pair, dependence)
-            own[pair[0]][:] = [earlier for earlier, _ in proof.nodes]
-            slots.index(pair[0])
-            for later, earlier in proof.chained.items():
-                slots.join(earlier, later)
-    _join_only_values(own, slots)
+def _prove_all(
+    layers: Layers, regions: Sequence[Region], dependence: Dependence, nodes_of: list[list[ir.Node]]
+) -> _Slots:
+    """Prove the traced layers of each type isomorphic, and find the values that are passed from layer to layer."""
+    slots = _Slots(layers, nodes_of)
+    for layer_type in dict.fromkeys(layers.traced):
+        indices = [layer for layer, other in enumerate(layers.traced) if other == layer_type]
+        if len(indices) == 1 and layers.full.count(layer_type) > 1:
+            raise StampError(f"{layers.paths[0]}: a layer type was traced once and occurs more often")
+        for earlier, later in pairwise(indices):
+            proof = prove(layers, regions, earlier, later, dependence)
+            nodes_of[earlier][:] = [node for node, _ in proof.nodes]
+            slots.index(earlier)
+            for later_value, earlier_value in proof.chained.items():
+                slots.join(earlier_value, later_value)
+    _join_only_values(nodes_of, slots)
     return slots
 
 
-def _join_only_values(own: list[list[ir.Node]], slots: _Slots) -> None:
-    """Where every layer hands on one value of one type, that is what the next layer reads, whatever their kinds."""
-    owner = {node: number for number, nodes in enumerate(own) for node in nodes}
-    handed: list[list[ir.Value]] = []
-    for number, nodes in enumerate(own):
-        following = number + 1 if number + 1 < len(own) else None
+def _join_only_values(nodes_of: list[list[ir.Node]], slots: _Slots) -> None:
+    """Join the slots of the layers' outputs, where every layer passes a single value of one type to the next one."""
+    owner = {node: layer for layer, nodes in enumerate(nodes_of) for node in nodes}
+    passed: list[list[ir.Value]] = []
+    for layer, nodes in enumerate(nodes_of):
+        following = layer + 1 if layer + 1 < len(nodes_of) else None
         values = (value for node in nodes for value in node.outputs)
-        handed.append([v for v in values if any(owner.get(user) == following for user, _ in v.uses())])
-    if all(len(values) == 1 for values in handed):
-        first = handed[0][0]
-        for (value,) in handed[1:]:
+        passed.append([v for v in values if any(owner.get(user) == following for user, _ in v.uses())])
+    if all(len(values) == 1 for values in passed):
+        first = passed[0][0]
+        for (value,) in passed[1:]:
             if (value.dtype, value.shape) == (first.dtype, first.shape):
                 slots.join(first, value)
 
 
 class _Slots:
-    """Know which values of different kinds of layers play the same part for the layer after them."""
+    """Equivalence classes of values, across layer types, that have the same role for the next layer."""
 
-    def __init__(self, layers: Layers, own: list[list[ir.Node]]) -> None:
-        self._layers, self._own = layers, own
-        self._places: dict[ir.Value, tuple[int, Place]] = {}
-        self._parent: dict[Place | ir.Value, Place | ir.Value] = {}
-        for number in range(len(own)):
-            self.index(number)
+    def __init__(self, layers: Layers, nodes_of: list[list[ir.Node]]) -> None:
+        self._layers, self._nodes_of = layers, nodes_of
+        self._locations: dict[ir.Value, _Location] = {}
+        self._parent: dict[_Slot | ir.Value, _Slot | ir.Value] = {}
+        for layer in range(len(nodes_of)):
+            self.index(layer)
 
-    def index(self, number: int) -> None:
-        """Note the places of all values of a traced layer."""
-        kind = self._layers.traced[number]
-        for value in [value for value, (owner, _) in self._places.items() if owner == number]:
-            del self._places[value]
-        for position, node in enumerate(self._own[number]):
+    def index(self, layer: int) -> None:
+        """Record the slots of all values of a traced layer."""
+        layer_type = self._layers.traced[layer]
+        for value in [value for value, location in self._locations.items() if location.layer == layer]:
+            del self._locations[value]
+        for position, node in enumerate(self._nodes_of[layer]):
             for index, value in enumerate(node.outputs):
-                self._places[value] = (number, (kind, position, index))
+                self._locations[value] = _Location(layer, _Slot(layer_type, position, index))
 
-    def place(self, value: ir.Value) -> tuple[int, Place] | None:
-        """Return the traced layer that computes a value and the value's place in it; None outside the layers."""
-        return self._places.get(value)
+    def locate(self, value: ir.Value) -> _Location | None:
+        """Return the traced layer that computes a value, and its slot there; None outside the layers."""
+        return self._locations.get(value)
 
     def join(self, one: ir.Value, other: ir.Value) -> None:
-        """Note that two values play the same part."""
+        """Record that two values have the same role."""
         root = self._root(self._key(other))
         if self._root(self._key(one)) != root:
             self._parent[self._root(self._key(one))] = root
 
-    def counterpart(self, value: ir.Value, kind: int) -> Place | None:
-        """Return the place in layers of `kind` that plays the part of `value`."""
-        own = self._places.get(value)
-        if own is not None and own[1][0] == kind:
-            return own[1]
+    def counterpart(self, value: ir.Value, layer_type: int) -> _Slot | None:
+        """Return the slot in layers of a type that has the same role as `value`; None if there is none."""
+        location = self._locations.get(value)
+        if location is not None and location.slot.layer_type == layer_type:
+            return location.slot
         root = self._root(self._key(value))
         members = [key for key in self._parent if self._root(key) == root]
-        return next((key for key in (*members, root) if isinstance(key, tuple) and key[0] == kind), None)
+        slots = (key for key in (*members, root) if isinstance(key, _Slot))
+        return next((slot for slot in slots if slot.layer_type == layer_type), None)
 
-    def _key(self, value: ir.Value) -> Place | ir.Value:
-        place = self._places.get(value)
-        return value if place is None else place[1]
+    def _key(self, value: ir.Value) -> _Slot | ir.Value:
+        location = self._locations.get(value)
+        return value if location is None else location.slot
 
-    def _root(self, key: Place | ir.Value) -> Place | ir.Value:
+    def _root(self, key: _Slot | ir.Value) -> _Slot | ir.Value:
         while key in self._parent:
             key = self._parent[key]
         return key
@@ -139,34 +160,34 @@ class _Plan:
 
     graph: ir.Graph
     layers: Layers
-    own: list[list[ir.Node]]
+    nodes_of: list[list[ir.Node]]
     slots: _Slots
-    _made: list[list[ir.Node]] = field(default_factory=list)
+    finished: list[list[ir.Node]] = field(default_factory=list)
 
-    def _passed_on(self) -> dict[ir.Value, ir.Node]:
-        """Return the per-layer outputs that no layer computes, with their nodes: a cache that is handed through.
+    def _passed_through(self) -> dict[ir.Value, ir.Node]:
+        """Return the per-layer outputs that no layer computes, with their nodes: caches that are passed through.
 
         Raises:
-            StampError: such an output isn't one operation on the same layer's graph inputs.
+            StampError: such an output isn't a single operation on graph inputs of the same layer.
         """
         found = {}
         for value in self.graph.outputs:
-            number, node = cache_number(str(value.name)), value.producer()
-            if number is None or node is None or self.slots.place(value):
+            cache, node = cache_index(str(value.name)), value.producer()
+            if cache is None or node is None or self.slots.locate(value):
                 continue
-            if any(v is None or not v.is_graph_input() or cache_number(str(v.name)) != number for v in node.inputs):
+            if any(v is None or not v.is_graph_input() or cache_index(str(v.name)) != cache for v in node.inputs):
                 raise StampError(f"{self.layers.paths[0]}: the output {value.name} comes from outside the layers")
             found[value] = node
         return found
 
     def check(self, regions: Sequence[Region], dependence: Dependence) -> None:
-        """Refuse what can't be repeated, before anything changes.
+        """Check that the layers can be repeated, before the graph is changed.
 
         Raises:
-            StampError: a layer reads from another than the one before it, the end of the graph from another than the
-                last, or graph inputs aren't numbered as layers are.
+            StampError: a layer reads from another than its predecessor, the end of the graph from another than the
+                last layer, or the indices of per-layer graph inputs differ from those of the layers.
         """
-        inside = {node: number for number, nodes in enumerate(self.own) for node in nodes}
+        inside = {node: layer for layer, nodes in enumerate(self.nodes_of) for node in nodes}
         name = self.layers.paths[0]
         for node in self.graph:
             for value in node.inputs:
@@ -177,195 +198,210 @@ class _Plan:
             if node not in inside and node in dependence:
                 raise StampError(f"{name}: {node.op_type} ({node.outputs[0].name}) belongs to no layer")
         for value in self.graph.outputs:
-            found = self.slots.place(value)
-            if found and cache_number(str(value.name)) is None and found[0] != len(self.own) - 1:
-                raise StampError(f"{name}: the output {value.name} comes out of layer {found[0]}")
-        self._passed_on()
+            found = self.slots.locate(value)
+            if found and cache_index(str(value.name)) is None and found.layer != len(self.nodes_of) - 1:
+                raise StampError(f"{name}: the output {value.name} is computed by layer {found.layer}")
+        self._passed_through()
         self._caches()
-        for kind, following in pairwise(self.layers.full):
-            self._check_entries(kind, following)
+        for layer_type, following in pairwise(self.layers.full):
+            self._check_entries(layer_type, following)
 
     def _check_use(self, value: ir.Value, reader: int | None) -> None:
         """Check that a value of a layer is read by that layer, the next one, or the end of the graph.
 
         Args:
             value: any value.
-            reader: number of the layer that reads it, None outside the layers.
+            reader: index of the layer that reads it, None outside the layers.
         """
-        found = self.slots.place(value)
-        if found is None or reader == found[0]:
+        found = self.slots.locate(value)
+        if found is None or reader == found.layer:
             return
-        name, owner = self.layers.paths[0], found[0]
+        name, owner = self.layers.paths[0], found.layer
         if reader is None:
-            if owner != len(self.own) - 1 or self.slots.counterpart(value, self.layers.full[-1]) is None:
+            if owner != len(self.nodes_of) - 1 or self.slots.counterpart(value, self.layers.full[-1]) is None:
                 raise StampError(f"{name}: {value.name} of layer {owner} is read outside the layers")
-        elif reader != owner + 1 and not self._is_unique(owner):
+        elif reader != owner + 1 and not self.is_unique(owner):
             raise StampError(f"{name}: layer {reader} reads {value.name} of layer {owner}")
 
-    def _is_unique(self, number: int) -> bool:
-        """Say whether a traced layer stands for itself alone, so that layers far behind it may read from it."""
-        return self.layers.full.count(self.layers.traced[number]) == 1
+    def is_unique(self, layer: int) -> bool:
+        """Return whether a traced layer is the only one of its type, so that any later layer may read from it."""
+        return self.layers.full.count(self.layers.traced[layer]) == 1
 
-    def _template(self, kind: int) -> int:
-        """Return the traced layer that layers of a kind are made from: the second, which has a layer before it."""
-        numbers = [number for number, other in enumerate(self.layers.traced) if other == kind]
-        return numbers[min(1, len(numbers) - 1)]
+    def _template(self, layer_type: int) -> int:
+        """Return the traced layer to copy for a type: the second, which follows another layer, if there is one."""
+        indices = [layer for layer, other in enumerate(self.layers.traced) if other == layer_type]
+        return indices[min(1, len(indices) - 1)]
 
-    def _check_entries(self, kind: int, following: int) -> None:
-        """Check that a layer of one kind finds what it reads in a layer of another kind before it."""
-        number = self._template(following)
-        for value in {value for node in self.own[number] for value in node.inputs if value is not None}:
-            found = self.slots.place(value)
-            if found is None or found[0] == number or self._is_unique(found[0]):
+    def _check_entries(self, layer_type: int, following: int) -> None:
+        """Check that a layer of type `following` finds its inputs in a preceding layer of `layer_type`."""
+        layer = self._template(following)
+        for value in {value for node in self.nodes_of[layer] for value in node.inputs if value is not None}:
+            found = self.slots.locate(value)
+            if found is None or found.layer == layer or self.is_unique(found.layer):
                 continue
-            if self.slots.counterpart(value, kind) is None:
-                raise StampError(f"{self.layers.paths[0]}: layer {number} reads {value.name}, which others lack")
+            if self.slots.counterpart(value, layer_type) is None:
+                raise StampError(f"{self.layers.paths[0]}: layer {layer} reads {value.name}, which others lack")
 
     def _caches(self) -> list[list[int]]:
-        """List the numbers of the graph inputs and outputs of every traced layer.
+        """Return the indices in the names of the graph inputs and outputs of each traced layer, at most one each.
 
         Raises:
-            StampError: they aren't counted in the order of the layers.
+            StampError: the indices don't follow the order of the layers.
         """
         found: list[list[int]] = []
-        for nodes in self.own:
+        for nodes in self.nodes_of:
             made = {value for node in nodes for value in node.outputs}
             read = [value for node in nodes for value in node.inputs if value is not None and value.is_graph_input()]
             names = [str(value.name) for value in read] + [str(v.name) for v in self.graph.outputs if v in made]
-            found.append(sorted({number for name in names if (number := cache_number(name)) is not None}))
-        flat = [number for numbers in found for number in numbers]
-        if any(len(numbers) > 1 for numbers in found) or flat != list(range(len(flat))):
+            found.append(sorted({cache for name in names if (cache := cache_index(name)) is not None}))
+        flat = [cache for caches in found for cache in caches]
+        if any(len(caches) > 1 for caches in found) or flat != list(range(len(flat))):
             raise StampError(f"{self.layers.paths[0]}: the layers use the caches {found}, not one each in order")
         return found
 
-    def carry_out(self) -> None:
-        """Replace the traced layers by all layers."""
+    def apply(self) -> None:
+        """Replace the traced layers with all layers."""
         graph, layers = self.graph, self.layers
-        caches, passed = self._caches(), self._passed_on()
-        tail = [value for nodes in self.own[-1:] for node in nodes for value in node.outputs]
-        old = [node for nodes in self.own for node in nodes]
-        anchor = self.own[0][0]
+        caches, passed_through = self._caches(), self._passed_through()
+        tail = [value for nodes in self.nodes_of[-1:] for node in nodes for value in node.outputs]
+        traced_nodes = [node for nodes in self.nodes_of for node in nodes]
+        anchor = self.nodes_of[0][0]
         self._move_common(anchor)
-        next_cache = 0
-        renumbered: list[tuple[int, int]] = []
+        copies: list[_CacheCopy] = []
         firsts: dict[int, int] = {}
         outputs: dict[str, ir.Value] = {}
         inputs = {str(value.name): value for value in graph.inputs}
         parameters = dict(graph.initializers)
-        for number, kind in enumerate(layers.full):
-            source = self._template(kind) if number else 0
-            copier = _Copier(self, number, source, next_cache, inputs, parameters)
+        for layer, layer_type in enumerate(layers.full):
+            source = self._template(layer_type) if layer else 0
+            copier = _Copier(self, layer, source, len(copies), inputs, parameters)
             made = copier.copy()
             graph.insert_before(anchor, made)
-            self._made.append(made)
+            self.finished.append(made)
             outputs.update(copier.outputs)
             if caches[source]:
-                renumbered += [(caches[source][0], next_cache)]
-                firsts.setdefault(kind, next_cache)
-                next_cache += 1
-        self._reread({caches[n][0]: firsts[kind] for n, kind in enumerate(layers.traced) if caches[n]}, inputs)
-        for old_number, number in renumbered:
-            for value, node in passed.items():
-                if cache_number(str(value.name)) == old_number:
-                    name = with_cache_number(str(value.name), number)
-                    sources = [inputs[with_cache_number(str(v.name), number)] for v in node.inputs if v is not None]
-                    copy = like(node, sources, dict(node.metadata_props))
-                    copy.outputs[0].name = name
-                    outputs[name] = copy.outputs[0]
-                    graph.append(copy)
+                firsts.setdefault(layer_type, len(copies))
+                copies.append(_CacheCopy(caches[source][0], len(copies)))
+        first_of = {caches[n][0]: firsts[layer_type] for n, layer_type in enumerate(layers.traced) if caches[n]}
+        self._reread(first_of, inputs)
+        for copy in copies:
+            for value, node in passed_through.items():
+                if cache_index(str(value.name)) == copy.traced:
+                    outputs.update([self._pass_through(value, node, copy.full, inputs)])
         self._reconnect(tail)
-        graph.inputs[:] = _all_caches(list(graph.inputs), inputs, renumbered)
-        graph.outputs[:] = _all_caches(list(graph.outputs), outputs, renumbered)
-        graph.remove([*old, *passed.values()], safe=True)
+        graph.inputs[:] = _all_caches(list(graph.inputs), inputs, copies)
+        graph.outputs[:] = _all_caches(list(graph.outputs), outputs, copies)
+        graph.remove([*traced_nodes, *passed_through.values()], safe=True)
         self._register(parameters)
 
+    def _pass_through(
+        self, value: ir.Value, node: ir.Node, cache: int, inputs: dict[str, ir.Value]
+    ) -> tuple[str, ir.Value]:
+        """Append a copy of the node of a passed-through output, with another cache index; returns its output."""
+        name = with_cache_index(str(value.name), cache)
+        sources = [inputs[with_cache_index(str(v.name), cache)] for v in node.inputs if v is not None]
+        copy = like(node, sources, dict(node.metadata_props))
+        copy.outputs[0].name = name
+        self.graph.append(copy)
+        return name, copy.outputs[0]
+
     def _move_common(self, anchor: ir.Node) -> None:
-        """Put what is computed once, and lies between traced layers, before the first of them."""
-        own = {node for nodes in self.own for node in nodes}
+        """Move the nodes between traced layers that are computed once before the first layer."""
+        repeated = {node for nodes in self.nodes_of for node in nodes}
         positions = {node: position for position, node in enumerate(self.graph)}
-        end = positions[self.own[-1][-1]]
-        between = [n for n, p in positions.items() if positions[anchor] < p < end and n not in own]
+        end = positions[self.nodes_of[-1][-1]]
+        between = [n for n, p in positions.items() if positions[anchor] < p < end and n not in repeated]
         self.graph.remove(between)
         self.graph.insert_before(anchor, between)
 
-    def made(self, number: int, value: ir.Value) -> ir.Value:
-        """Return the value of a finished layer that plays the part of a traced layer's."""
-        kind = self.layers.full[number]
-        place = self.slots.counterpart(value, kind)
-        if place is None:
-            raise StampError(f"{self.layers.paths[0]}: layer {number} has no counterpart of {value.name}")
-        return self._made[number][place[1]].outputs[place[2]]
+    def made(self, layer: int, value: ir.Value) -> ir.Value:
+        """Return the counterpart, in a finished layer, of a value of a traced one."""
+        slot = self.slots.counterpart(value, self.layers.full[layer])
+        if slot is None:
+            raise StampError(f"{self.layers.paths[0]}: layer {layer} has no counterpart of {value.name}")
+        return self.finished[layer][slot.node].outputs[slot.output]
 
     def _reconnect(self, tail: list[ir.Value]) -> None:
-        """Let the end of the graph read from the last of all layers."""
+        """Let the end of the graph read from the last layer of the full model."""
         last = len(self.layers.full) - 1
-        own = {node for nodes in self.own for node in nodes}
+        repeated = {node for nodes in self.nodes_of for node in nodes}
         for value in tail:
-            for node, index in [(node, index) for node, index in value.uses() if node not in own]:
+            for node, index in [(node, index) for node, index in value.uses() if node not in repeated]:
                 node.replace_input_with(index, self.made(last, value))
         for index, value in enumerate(self.graph.outputs):
-            if self.slots.place(value) and cache_number(str(value.name)) is None:
+            if self.slots.locate(value) and cache_index(str(value.name)) is None:
                 new = self.made(last, value)
                 new.name = value.name
                 self.graph.outputs[index] = new
 
     def _reread(self, firsts: dict[int, int], inputs: dict[str, ir.Value]) -> None:
-        """Let what is computed once, such as a mask, read the first cache of the kind that it read.
+        """Let nodes that are computed once, such as a mask, read the first cache of the layer type that they read.
 
         Args:
-            firsts: number of a traced cache to that of the first one of its kind.
-            inputs: the full graph's inputs by name.
+            firsts: traced cache index → index of the first cache of the same layer type.
+            inputs: inputs of the full graph, by name.
         """
-        layers = {node for nodes in (*self.own, *self._made) for node in nodes}
+        layers = {node for nodes in (*self.nodes_of, *self.finished) for node in nodes}
         for value in list(self.graph.inputs):
-            number = cache_number(str(value.name))
-            if number is None or firsts.get(number, number) == number:
+            cache = cache_index(str(value.name))
+            if cache is None or firsts.get(cache, cache) == cache:
                 continue
             for node, index in [use for use in value.uses() if use[0] not in layers]:
-                node.replace_input_with(index, inputs[with_cache_number(str(value.name), firsts[number])])
+                node.replace_input_with(index, inputs[with_cache_index(str(value.name), firsts[cache])])
 
     def _register(self, parameters: dict[str, ir.Value]) -> None:
-        """Give the graph the parameters of all layers, and no others."""
+        """Register the parameters of all layers as initializers, and remove unused ones."""
         for name, value in parameters.items():
             if self.graph.initializers.get(name) is not value:
                 self.graph.initializers.pop(name, None)
                 self.graph.register_initializer(value)
         for name, value in list(self.graph.initializers.items()):
-            if self.layers.number_of_parameter(value) is not None and not value.uses():
+            if self.layers.layer_of_parameter(value) is not None and not value.uses():
                 del self.graph.initializers[name]
 
 
-def _all_caches(
-    traced: list[ir.Value], known: dict[str, ir.Value], renumbered: list[tuple[int, int]]
-) -> list[ir.Value]:
-    """List inputs or outputs with those of every layer where those of the traced layers stood.
+@dataclass(frozen=True)
+class _CacheCopy:
+    """A cache of the full graph.
+
+    Attributes:
+        traced: index of the traced cache that it is copied from.
+        full: its index.
+    """
+
+    traced: int
+    full: int
+
+
+def _all_caches(traced: list[ir.Value], known: dict[str, ir.Value], copies: list[_CacheCopy]) -> list[ir.Value]:
+    """Return graph inputs or outputs with those of all layers in the position of those of the traced layers.
 
     Args:
         traced: inputs or outputs of the traced graph, in order.
-        known: name to value of those of the full graph.
-        renumbered: for every cache of the full graph the traced cache that it was made from, and its own number.
+        known: inputs or outputs of the full graph, by name.
+        copies: caches of the full graph.
     """
-    numbers = {value: cache_number(str(value.name)) for value in traced}
+    indices = {value: cache_index(str(value.name)) for value in traced}
     blocks: dict[int, list[str]] = {}
-    for value, number in numbers.items():
-        if number is not None:
-            blocks.setdefault(number, []).append(str(value.name))
-    every = [known[with_cache_number(name, new)] for old, new in renumbered for name in blocks.get(old, ())]
-    first = next((index for index, value in enumerate(traced) if numbers[value] is not None), len(traced))
-    plain = [value for value in traced if numbers[value] is None]
-    before = sum(numbers[value] is None for value in traced[:first])
+    for value, cache in indices.items():
+        if cache is not None:
+            blocks.setdefault(cache, []).append(str(value.name))
+    every = [known[with_cache_index(name, copy.full)] for copy in copies for name in blocks.get(copy.traced, ())]
+    first = next((index for index, value in enumerate(traced) if indices[value] is not None), len(traced))
+    plain = [value for value in traced if indices[value] is None]
+    before = sum(indices[value] is None for value in traced[:first])
     return [*plain[:before], *every, *plain[before:]]
 
 
 def like(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, str]) -> ir.Node:
-    """Return a node that does to `inputs` what another does to its own; outputs have no names yet."""
+    """Return a copy of a node with other inputs and metadata; its outputs have no names."""
     import onnx_ir as ir
 
     new = ir.Node(
         node.domain,
         node.op_type,
         inputs,
-        [_own(attribute) for attribute in node.attributes.values()],
+        [_copy_attribute(attribute) for attribute in node.attributes.values()],
         overload=node.overload,
         num_outputs=len(node.outputs),
         version=node.version,
@@ -376,8 +412,8 @@ def like(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, s
     return new
 
 
-def _own(attribute: ir.Attr) -> ir.Attr:
-    """Return an attribute for another node: a graph belongs to one node only."""
+def _copy_attribute(attribute: ir.Attr) -> ir.Attr:
+    """Return an attribute for another node; a subgraph is cloned, since it belongs to one node only."""
     import onnx_ir as ir
 
     if attribute.type is not ir.AttributeType.GRAPH:
@@ -386,36 +422,45 @@ def _own(attribute: ir.Attr) -> ir.Attr:
 
 
 class _Copier:
-    """Make one layer of the full graph from a traced one."""
+    """Copy one traced layer to a layer of the full graph.
+
+    Args:
+        plan: the plan.
+        layer: index of the layer in the full model.
+        source: index of the traced layer.
+        cache: index of the layer's cache, if it has one.
+        inputs: inputs of the full graph, by name; new ones are added.
+        parameters: parameters of the full graph, by name; new ones are added.
+    """
 
     def __init__(
         self,
         plan: _Plan,
-        number: int,
+        layer: int,
         source: int,
         cache: int,
         inputs: dict[str, ir.Value],
         parameters: dict[str, ir.Value],
     ) -> None:
         self.outputs: dict[str, ir.Value] = {}
-        self._plan, self._number, self._source, self._cache = plan, number, source, cache
+        self._plan, self._layer, self._source, self._cache = plan, layer, source, cache
         self._inputs, self._parameters = inputs, parameters
         self._values: dict[ir.Value, ir.Value] = {}
 
     def copy(self) -> list[ir.Node]:
-        """Return the layer's nodes; new inputs, outputs and parameters are noted."""
+        """Return the layer's nodes, and record new inputs, outputs and parameters."""
         made = []
         outputs = {value: str(value.name) for value in self._plan.graph.outputs}
-        for node in self._plan.own[self._source]:
+        for node in self._plan.nodes_of[self._source]:
             new = like(
                 node, [None if value is None else self._input(value) for value in node.inputs], self._metadata(node)
             )
             for old, value in zip(node.outputs, new.outputs, strict=True):
-                value.name = f"{old.name}@{self._number}"
+                value.name = f"{old.name}@{self._layer}"
                 self._values[old] = value
                 name = outputs.get(old, "")
-                if cache_number(name) is not None:
-                    value.name = with_cache_number(name, self._cache)
+                if cache_index(name) is not None:
+                    value.name = with_cache_index(name, self._cache)
                     self.outputs[value.name] = value
             made.append(new)
         return made
@@ -425,34 +470,33 @@ class _Copier:
             return self._values[value]
         name = str(value.name)
         if value.is_initializer():
-            if self._plan.layers.number_of_parameter(value) is None:
+            if self._plan.layers.layer_of_parameter(value) is None:
                 return value
-            return self._renamed(value, self._plan.layers.renumbered(name, self._number), self._parameters)
+            return self._renamed(value, self._plan.layers.with_layer(name, self._layer), self._parameters)
         if value.is_graph_input():
-            number = cache_number(name)
-            return value if number is None else self._renamed(value, with_cache_number(name, self._cache), self._inputs)
-        found = self._plan.slots.place(value)
+            is_common = cache_index(name) is None
+            return value if is_common else self._renamed(value, with_cache_index(name, self._cache), self._inputs)
+        found = self._plan.slots.locate(value)
         if found is None:
             return value
-        owner, place = found
-        if owner != self._source - 1 and self._plan._is_unique(owner):
-            return self._unique(owner, place)
-        return self._plan.made(self._number - 1, value)
+        if found.layer != self._source - 1 and self._plan.is_unique(found.layer):
+            return self._value_of_unique(found)
+        return self._plan.made(self._layer - 1, value)
 
-    def _unique(self, owner: int, place: Place) -> ir.Value:
-        """Return a value of a layer that is the only one of its kind."""
-        number = self._plan.layers.full.index(self._plan.layers.traced[owner])
-        return self._plan._made[number][place[1]].outputs[place[2]]
+    def _value_of_unique(self, location: _Location) -> ir.Value:
+        """Return a value of a layer that is the only one of its type."""
+        layer = self._plan.layers.full.index(self._plan.layers.traced[location.layer])
+        return self._plan.finished[layer][location.slot.node].outputs[location.slot.output]
 
     def _renamed(self, value: ir.Value, name: str, known: dict[str, ir.Value]) -> ir.Value:
         import onnx_ir as ir
 
         if name not in known or (known[name].dtype, known[name].shape) != (value.dtype, value.shape):
-            old = value.const_value  # a layer of another kind may have been traced under this number
+            old = value.const_value  # `known` may have the traced layer of another type that had this index
             copied = None if old is None else ParameterTensor(name, old.dtype, old.shape.numpy())
             known[name] = ir.Value(name=name, shape=value.shape, type=value.type, const_value=copied)
         return known[name]
 
     def _metadata(self, node: ir.Node) -> dict[str, str]:
-        scopes = [self._plan.layers.renumbered(scope, self._number) for scope in scopes_of(node)]
+        scopes = [self._plan.layers.with_layer(scope, self._layer) for scope in scopes_of(node)]
         return {SCOPES: repr([*scopes, ""])} if scopes else {}

@@ -1,9 +1,9 @@
-"""Decompose a captured program where it must be, instead of running all of it two times more.
+"""Decompose only the nodes of a captured program that need it, instead of running the whole program twice more.
 
-`ExportedProgram.run_decompositions` runs the whole program symbolically, once to learn what it mutates and once to
-trace it, although ONNX has a translation for nearly every operator of it. Here a node whose operator stays keeps the
-value that the capture gave it, and only what has to be decomposed is run. Measured in one sitting, cold exports without
-validation: SmolLM2's shape 12.3 s instead of 16.2, T5-small 14.8 instead of 22.4, BERT-base 11.1 instead of 12.8.
+`ExportedProgram.run_decompositions` (torch 2.13) runs the whole program symbolically, once to find mutations and once
+to trace it, although nearly all operators have an ONNX translation. Here the other nodes keep the value in their
+metadata, and only those to decompose are run. Measured on cold exports without validation: a model of SmolLM2's shape
+12.3 s instead of 16.2, T5-small 14.8 instead of 22.4, BERT-base 11.1 instead of 12.8.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Graph, Node
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+    from torch.onnx._internal.fx.passes.type_promotion import _TypePromotionInterpreter
 
 Table = Mapping[Any, Callable[..., Any]]
+Decompose = Callable[["ExportedProgram", "ONNXRegistry"], "ExportedProgram"]
+RunNode = Callable[["_TypePromotionInterpreter", "Node"], object]
 
 
-def decompose(original: Callable[..., ExportedProgram]) -> Callable[..., ExportedProgram]:
-    """Return a replacement of the engine's decomposition, which still does what can't be done node by node."""
+def decompose(original: Decompose) -> Decompose:
+    """Return a replacement of the engine's decomposition; the original is used for programs it can't handle."""
 
-    def decompose_with_registry(program: ExportedProgram, registry: Any) -> ExportedProgram:
+    def decompose_with_registry(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
         import torch
 
         found = _decompose(program, registry)
@@ -37,10 +41,10 @@ def decompose(original: Callable[..., ExportedProgram]) -> Callable[..., Exporte
     return decompose_with_registry
 
 
-def promote(original: Callable[..., object]) -> Callable[..., object]:
-    """Return a replacement of the engine's `run_node`, which runs again only what a promotion of types changed."""
+def promote(original: RunNode) -> RunNode:
+    """Return a replacement of the engine's `run_node` that runs a node only if type promotion changed it."""
 
-    def run_node(self: Any, node: Node) -> Any:
+    def run_node(self: _TypePromotionInterpreter, node: Node) -> object:
         from torch.onnx._internal.fx.passes.type_promotion import get_type_promotion_rule
 
         if node.op != "call_function" or "val" not in node.meta:
@@ -54,8 +58,8 @@ def promote(original: Callable[..., object]) -> Callable[..., object]:
     return run_node
 
 
-def _decompose(program: ExportedProgram, registry: Any) -> ExportedProgram | None:
-    """Return a program of operators that have a translation, None where its nodes can't be taken one by one."""
+def _decompose(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram | None:
+    """Return a program whose operators all have a translation, None if it can't be decomposed node by node."""
     import torch
     from torch.export import ExportedProgram
 
@@ -90,20 +94,20 @@ def _is_flat(graph: Graph) -> bool:
     return not any(node.op == "get_attr" or isinstance(node.target, HigherOrderOperator) for node in graph.nodes)
 
 
-def _mutates(target: Any) -> bool:
+def _mutates(target: object) -> bool:
     schema = getattr(target, "_schema", None)
     return schema is not None and schema.is_mutable
 
 
-def _may_share(target: Any) -> bool:
-    """Say whether what an operator returns may share memory with what it takes."""
+def _may_share(target: object) -> bool:
+    """Return whether the results of an operator may alias its arguments."""
     schema = getattr(target, "_schema", None)
     aliased = schema is not None and any(result.alias_info is not None for result in schema.returns)
     return aliased or _is_view_or_copy(target)
 
 
-def _is_view_or_copy(target: Any) -> bool:
-    """Say whether an operator is one of those that return a view or a copy as the case may be, such as reshape."""
+def _is_view_or_copy(target: object) -> bool:
+    """Return whether an operator returns a view or a copy depending on its input, such as reshape."""
     from torch._export.utils import _is_cia_op, _is_preservable_cia_op
     from torch._ops import OpOverload
 
@@ -111,7 +115,7 @@ def _is_view_or_copy(target: Any) -> bool:
 
 
 def _functionalize(graph: Graph) -> bool:
-    """Let operators that work in place return new tensors; say False where that might change what another reads."""
+    """Replace in-place operators with functional ones; returns False if another node may read the modified tensor."""
     import torch
 
     earlier: set[Node] = set()
@@ -122,7 +126,12 @@ def _functionalize(graph: Graph) -> bool:
             name = node.target._opname.removesuffix("_")
             packet = getattr(torch.ops.aten, name, None) if name != node.target._opname else None
             functional = getattr(packet, node.target._overloadname, None)
-            if functional is None or _mutates(functional) or not _is_own(changed, earlier) or not _same_types(node):
+            if (
+                functional is None
+                or _mutates(functional)
+                or not _is_unshared(changed, earlier)
+                or not _same_dtypes(node)
+            ):
                 return False
             node.target = functional
             changed.replace_all_uses_with(node, lambda user, node=node: user is not node and user not in earlier)
@@ -130,21 +139,21 @@ def _functionalize(graph: Graph) -> bool:
     return True
 
 
-def _is_own(changed: Node, earlier: set[Node]) -> bool:
-    """Say whether a tensor was made by its node and nothing has a view of it."""
+def _is_unshared(changed: Node, earlier: set[Node]) -> bool:
+    """Return whether a tensor was created by its node and has no views."""
     made = changed.op == "call_function" and not _may_share(changed.target)
     return made and not any(_may_share(user.target) for user in changed.users if user in earlier)
 
 
-def _same_types(node: Node) -> bool:
+def _same_dtypes(node: Node) -> bool:
     import torch
 
     values = [argument.meta.get("val") for argument in node.all_input_nodes]
     return len({value.dtype for value in values if isinstance(value, torch.Tensor)}) == 1
 
 
-def _decompose_nodes(graph: Graph, registry: Any) -> bool:
-    """Put what they are made of in the place of nodes whose operators have no translation; say whether all could be."""
+def _decompose_nodes(graph: Graph, registry: ONNXRegistry) -> bool:
+    """Decompose the nodes whose operators have no translation; returns whether all could be decomposed."""
     import torch
     from torch._dispatch.python import enable_python_dispatcher
     from torch._guards import detect_fake_mode
@@ -166,32 +175,32 @@ def _decompose_nodes(graph: Graph, registry: Any) -> bool:
                 if not _decompose_node(graph, node, others):
                     return False
                 continue
-            if "val" not in node.meta:  # the engine inserts some
+            if "val" not in node.meta:  # the engine inserts nodes without it
                 node.meta["val"] = _runner(node)(*(source.meta["val"] for source in node.all_input_nodes))
             if node.target is torch.ops.aten.view.default:
-                _state_size(node)
+                _resolve_size(node)
     return True
 
 
-def _state_size(node: Node) -> None:
-    """Write the size that a view leaves open (-1) where it is known: ONNX infers none for a tensor without elements."""
+def _resolve_size(node: Node) -> None:
+    """Replace -1 in the sizes of a view if the size is known: ONNX can't infer it for a tensor without elements."""
     tensor, sizes = node.args[0], list(node.args[1])  # type: ignore[arg-type]
     if -1 in sizes:
-        place = sizes.index(-1)
-        known = node.meta["val"].shape[place]
+        axis = sizes.index(-1)
+        known = node.meta["val"].shape[axis]
         if isinstance(known, int):
-            sizes[place] = known
+            sizes[axis] = known
             node.args = (tensor, sizes)
 
 
 def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
-    """Put what a node is made of in its place; say False where that holds a tensor of its own."""
+    """Replace a node with its decomposition; returns False if that has constant tensors."""
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sources = node.all_input_nodes
     inner = make_fx(_runner(node), decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
-    _leave_assertions_out(inner)
+    _remove_assertions(inner)
     if any(made.op in ("get_attr", "call_function") and "val" not in made.meta for made in inner.nodes):
         return False
     known = dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
@@ -203,11 +212,11 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
             _multiply_sizes(graph, made)
     if isinstance(result, torch.fx.Node):
         node.replace_all_uses_with(result)
-    elif not isinstance(result, tuple | list):  # a number that is known
+    elif not isinstance(result, tuple | list):  # a Python number
         for user in list(node.users):
             user.args, user.kwargs = torch.fx.map_arg((user.args, user.kwargs), lambda n: result if n is node else n)
     else:
-        for user in list(node.users):  # an operator with several results is only read by `getitem`
+        for user in list(node.users):  # results of an operator with several are only read by `getitem`
             index: Any = user.args[1]
             user.replace_all_uses_with(result[index])
             graph.erase_node(user)
@@ -215,8 +224,8 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
     return True
 
 
-def _leave_assertions_out(graph: Graph) -> None:
-    """Erase what only raises, such as the checks of `one_hot`, and what only it reads."""
+def _remove_assertions(graph: Graph) -> None:
+    """Remove nodes that only raise, such as the checks of `one_hot`, and their unused inputs."""
     import torch
 
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_async.msg):
@@ -225,7 +234,7 @@ def _leave_assertions_out(graph: Graph) -> None:
 
 
 def _multiply_sizes(graph: Graph, node: Node) -> None:
-    """Put the product of a tensor's sizes in the place of its number of elements, which has no translation."""
+    """Replace `sym_numel`, which has no translation, with the product of a tensor's sizes."""
     import torch
 
     tensor: Any = node.args[0]
@@ -246,19 +255,19 @@ def _multiply_sizes(graph: Graph, node: Node) -> None:
 
 
 def _layout_operators() -> tuple[Any, ...]:
-    """Return the operators that read where a tensor lies, which an ONNX tensor doesn't know."""
+    """Return the operators that read strides or offsets, which ONNX tensors don't have."""
     import torch
 
     return torch.ops.aten.sym_stride.int, torch.ops.aten.sym_storage_offset.default
 
 
 def _runner(node: Node) -> Callable[..., Any]:
-    """Return a function of the values that a node takes."""
+    """Return a function of a node's input values that runs the node."""
     import torch
 
     target: Any = node.target
 
-    def run(*values: Any) -> Any:
+    def run(*values: object) -> object:
         known = dict(zip(node.all_input_nodes, values, strict=True))
         arguments, named = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
         return target(*arguments, **named)

@@ -1,4 +1,4 @@
-"""Give a captured graph its names: inputs, outputs, and the symbols of their axes."""
+"""Name the inputs, outputs and symbolic axes of a captured graph."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def name_graph(graph: ir.Graph, signature: Signature, inputs: list[str]) -> None
     """Rename a graph's inputs, outputs and symbolic dimensions in place, and order them as the signature does.
 
     Args:
-        graph: a captured graph whose inputs stand in the order of `inputs`.
-        signature: names and labels, in the graph's future order.
-        inputs: flat input names in the order of the capture.
+        graph: a captured graph, its inputs in the order of `inputs`.
+        signature: names and axis labels, in the order for the graph.
+        inputs: flat names of the captured inputs.
     """
     for value, name in zip(graph.inputs, inputs, strict=True):
         value.name = name
@@ -37,9 +37,9 @@ def name_graph(graph: ir.Graph, signature: Signature, inputs: list[str]) -> None
 
 
 def _symbol_names(graph: ir.Graph, signature: Signature) -> dict[str, str]:
-    """Map the engine's symbols to labels: each lone symbol of an input takes the label of its axis.
+    """Map the engine's symbols to labels: a symbol that is an axis of an input gets the label of that axis.
 
-    A sum is such a label only where a part of it is known from nowhere else.
+    A label that is a sum is used only if one of its terms isn't the label of another axis.
     """
     names: dict[str, str] = {}
     for value in graph.inputs:
@@ -58,7 +58,7 @@ def _symbol_names(graph: ir.Graph, signature: Signature) -> dict[str, str]:
 
 
 def _symbol(value: ir.Value, axis: int) -> str | None:
-    """Return the name of the lone symbol on an axis; None for a number or an expression."""
+    """Return the symbol on an axis; None for an integer or an expression."""
     assert value.shape is not None, "a captured graph's inputs have shapes"
     text = str(getattr(value.shape[axis], "value", "") or "")
     return text if _SYMBOL.fullmatch(text) else None
@@ -79,15 +79,15 @@ def _rename_dims(value: ir.Value, names: Mapping[str, str]) -> None:
         text = getattr(dim, "value", dim)
         if isinstance(text, str):
             text = _SYMBOL.sub(lambda m: names.get(m[0], m[0]), text)
-            text = int(text) if text.isdigit() else text  # how the engine writes an axis that the model fixed
+            text = int(text) if text.isdigit() else text  # the engine writes a fixed axis as digits
         dims.append(text)
     value.shape = ir.Shape(dims)
 
 
 def _label_output(value: ir.Value, labels: Mapping[int, str], known: set[str]) -> None:
-    """Give a symbolic output axis the description's label where the engine has no name of ours for it.
+    """Label the symbolic axes of an output that have unknown symbols.
 
-    A sum of known symbols is written in the description's order of terms.
+    A sum of known symbols gets the label's order of terms.
     """
     import onnx_ir as ir
 

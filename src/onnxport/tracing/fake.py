@@ -1,13 +1,14 @@
-"""Build a model whose parameters have shapes and no values: nothing is allocated, nothing is initialised.
+"""Construct a model whose parameters are fake tensors, without allocating or initializing them.
 
-Non-persistent buffers (rotary tables, position numbers, masks) are computed by the constructors as ever and stay real;
-persistent ones come from the checkpoint, so they are fake like the parameters.
+Non-persistent buffers (rotary tables, position ids, masks) are computed by the constructors and stay real; persistent
+ones come from the checkpoint, and are fake like the parameters.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def build_fake(model_class: Any, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def build_fake(model_class: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Construct a model with fake parameters, in evaluation mode.
 
     Args:
@@ -43,13 +44,13 @@ def build_fake(model_class: Any, config: PreTrainedConfig, dtype: torch.dtype) -
 
 
 def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
-    """Make a fake model agree with the one that a checkpoint was bound to, in place.
+    """Adapt a fake model to the model that was bound to a checkpoint, in place.
 
-    The checkpoint decides which poolers there are, which parameters share a tensor, and, where some stay in fp32, their
-    dtypes.
+    The checkpoint determines which poolers exist, which parameters are tied, and the dtypes of parameters, some of
+    which may stay in fp32.
 
     Args:
-        model: made by `build_fake`, perhaps with fewer layers.
+        model: result of `build_fake`, perhaps with fewer layers.
         full: the bound model.
     """
     for name, module in full.named_modules():
@@ -61,49 +62,55 @@ def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
     shared: dict[int, torch.nn.Parameter] = {}
     taken: set[int] = set()
     for name, module in model.named_modules():
-        for key, own in module._parameters.items():
-            wanted = bound.get(f"{name}.{key}" if name else key)
-            if own is None or wanted is None:
+        for key, fake in module._parameters.items():
+            target = bound.get(f"{name}.{key}" if name else key)
+            if fake is None or target is None:
                 continue
-            if id(wanted) not in shared:
-                is_own = own.dtype == wanted.dtype and id(own) not in taken
-                shared[id(wanted)] = own if is_own else _separate(own, wanted.dtype)
-                taken.add(id(shared[id(wanted)]))
-            module._parameters[key] = shared[id(wanted)]
+            if id(target) not in shared:
+                is_reusable = fake.dtype == target.dtype and id(fake) not in taken
+                shared[id(target)] = fake if is_reusable else _separate(fake, target.dtype)
+                taken.add(id(shared[id(target)]))
+            module._parameters[key] = shared[id(target)]
     return model
 
 
-def _separate(own: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:
-    """Return a fake parameter of its own, like another but for the dtype."""
-    mode = own.data.fake_mode  # type: ignore[attr-defined]
-    meta = torch.empty_strided(own.shape, own.stride(), dtype=dtype, device="meta")
+def _separate(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:
+    """Return a new fake parameter of the same shape and strides."""
+    mode = parameter.data.fake_mode  # type: ignore[attr-defined]
+    meta = torch.empty_strided(parameter.shape, parameter.stride(), dtype=dtype, device="meta")
     return torch.nn.Parameter(FakeTensor(mode, meta, torch.device("cpu")), requires_grad=False)
 
 
 def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    """Return a tensor of the same shape, dtype and strides that has no values; a fake one is returned as it is."""
+    """Return a fake tensor of the same shape, dtype and strides; a tensor that is fake already is returned itself."""
     if isinstance(tensor, FakeTensor):
         return tensor
     meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return FakeTensor(mode, meta, torch.device("cpu"))
 
 
-def is_fake(tensor: Any) -> bool:
-    """Say whether a tensor, or the parameter around it, has no values."""
+def is_fake(tensor: object) -> bool:
+    """Return whether a tensor, or the data of a parameter, is fake."""
     return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)
 
 
 class _LargeAreFake(TorchFunctionMode):
-    """Make tensors fake from the start where their memory alone would take long, or isn't there."""
+    """Create large tensors as fake ones, whose allocation would be slow or fail."""
 
     LARGE = 2**24
-    """Elements; a table that a constructor computes has fewer."""
+    """Elements from which a tensor is fake; tables that constructors compute are smaller."""
 
     def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()
         self._fake = fake
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand) and _elements(args) >= self.LARGE:
             with self._fake:
@@ -111,13 +118,17 @@ class _LargeAreFake(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _elements(sizes: Any) -> int:
+def _elements(sizes: Sequence[object]) -> int:
     flat = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)) else sizes
     return math.prod(size for size in flat if isinstance(size, int))
 
 
 def _fake_parameters(mode: FakeTensorMode) -> Replacement:
-    """Make every parameter that a module registers a fake one; its memory is given back before the next is made."""
+    """Return a replacement that makes each parameter fake when it is registered: at most one is allocated at a time.
+
+    A model constructed under `FakeTensorMode` or on the meta device as a whole wouldn't have the values of its
+    non-persistent buffers.
+    """
     original = torch.nn.Module.register_parameter
 
     def register_parameter(self: torch.nn.Module, name: str, param: torch.nn.Parameter | None) -> None:

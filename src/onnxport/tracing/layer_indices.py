@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
-from onnxport.tracing.layers import is_number
+from onnxport.tracing.layers import is_index
 
 if TYPE_CHECKING:
     import torch
@@ -200,7 +200,7 @@ def _watch_own(layer: torch.nn.Module, position: int, watch: _Watch) -> list[Rep
     changes = []
     for module in layer.modules():
         for name, value in list(vars(module).items()):
-            if type(value) is int and is_number(name):
+            if type(value) is int and is_index(name):
                 changes.append(Replacement(module, name, _watched(value, _moved(watch, value - position))))
     return changes
 

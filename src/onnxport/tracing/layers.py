@@ -1,38 +1,40 @@
-"""Find the stacks of repeated layers in a model, and say which of their layers are alike.
+"""Find the stacks of repeated layers in a model, and group their layers by signature.
 
-Two layers are alike when their signatures are equal: classes, scalar attributes other than the layer's own number,
-shapes and dtypes of parameters and buffers, all the way down, and what the configuration says of their kind. Alike
-layers run the same code on the same shapes.
+The signature of a layer has the classes, the scalar attributes except the layer index, and the shapes and dtypes of
+parameters and buffers of all its submodules, and its layer type in the configuration. Layers of equal signature run the
+same code on the same shapes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
 LayerSignature = tuple[Any, ...]
 
-_NUMBER = re.compile(r"^(layer|block)?_?(idx|id|index|number|num|i)$|^layer$|^seed$")
-"""Attributes in which a layer keeps its own number; what is drawn with it as a seed is proved by the traced layers."""
+_INDEX = re.compile(r"^(layer|block)?_?(idx|id|index|number|num|i)$|^layer$|^seed$")
+"""Attributes with the layer index, or a seed derived from it, whose effects the proof compares."""
 _STAGES = re.compile(r"^_?(stage_names|out_features)$")
-"""Lists of a configuration with names that aren't those of kinds of layers."""
+"""Settings that list names other than layer types."""
 _NO_OPERATION = re.compile(r"Drop|^Identity$")
-"""Classes that do nothing in evaluation mode, whatever their rate."""
+"""Classes that are the identity in evaluation mode."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Name a list of layers of which some are alike.
+    """A stack of layers, some of which have equal signatures.
 
     Attributes:
         path: name of the `ModuleList` or `Sequential`, such as `model.layers`.
-        signatures: one signature per layer.
-        lists: names of the configuration's lists that tell the layers' kinds.
+        signatures: signature of each layer.
+        lists: settings that list the layer types, such as `layer_types`.
     """
 
     path: str
@@ -43,18 +45,18 @@ class Stack:
         return len(self.signatures)
 
     def representatives(self) -> tuple[int, ...]:
-        """Return the layers to trace: of each signature the first two, so that one can be proved by the other."""
-        seen: dict[LayerSignature, int] = {}
+        """Return the indices of the layers to trace: the first two of each signature, to be proved isomorphic."""
+        counts: Counter[LayerSignature] = Counter()
         chosen = []
         for index, signature in enumerate(self.signatures):
-            seen[signature] = seen.get(signature, 0) + 1
-            if seen[signature] <= 2:
+            counts[signature] += 1
+            if counts[signature] <= 2:
                 chosen.append(index)
         return tuple(chosen)
 
 
 def find_stacks(model: torch.nn.Module) -> tuple[Stack, ...]:
-    """List the outermost stacks of a model in which a layer has a twin.
+    """Return the outermost stacks of a model that have two layers of equal signature.
 
     Args:
         model: any module; its parameters may be fake or on the meta device.
@@ -63,12 +65,12 @@ def find_stacks(model: torch.nn.Module) -> tuple[Stack, ...]:
 
 
 def signatures_at(model: torch.nn.Module, path: str, lists: tuple[str, ...]) -> tuple[LayerSignature, ...]:
-    """Return the signatures of the layers of a stack; none where the model has no such stack.
+    """Return the signatures of the layers of a stack; empty if the model doesn't have it.
 
     Args:
         model: any module.
         path: name of the stack.
-        lists: names of the configuration's lists that tell the layers' kinds, of the stack that is compared.
+        lists: settings that list the layer types, see `Stack.lists`.
     """
     module, config = model, getattr(model, "config", None)
     for name in path.split(".") if path else ():
@@ -76,50 +78,55 @@ def signatures_at(model: torch.nn.Module, path: str, lists: tuple[str, ...]) -> 
             return ()
         module = module.get_submodule(name)
         config = getattr(module, "config", config)
-    layers = module._modules.values()  # one that stands there twice comes twice
+    layers = module._modules.values()  # with repetitions of a module
     return _signatures([layer for layer in layers if layer is not None], config, lists)
 
 
-def _signatures(layers: list[torch.nn.Module], config: Any, lists: tuple[str, ...]) -> tuple[LayerSignature, ...]:
-    """Return a signature for each layer, with what the configuration beside them says of its kind."""
-    said = [(name, getattr(config, name, ())) for name in lists]
+def _signatures(
+    layers: list[torch.nn.Module], config: PreTrainedConfig | None, lists: tuple[str, ...]
+) -> tuple[LayerSignature, ...]:
+    """Return the signature of each layer, with its layer type in the configuration."""
+    settings = [(name, getattr(config, name, ())) for name in lists]
     signatures = tuple(signature_of_layer(layer) for layer in layers)
-    kinds = [
-        tuple((name, values[number]) for name, values in said if number < len(values)) for number in range(len(layers))
+    types = [
+        tuple((name, values[index]) for name, values in settings if index < len(values)) for index in range(len(layers))
     ]
-    return tuple((*its, kind) if kind else its for its, kind in zip(signatures, kinds, strict=True))
-
-
-def _lists_of_kinds(config: Any, count: int) -> tuple[str, ...]:
-    """Name the lists of a configuration that tell the kinds of so many layers."""
     return tuple(
-        name
-        for name, value in sorted(vars(config).items() if config is not None else ())
-        if isinstance(value, (list, tuple)) and len(value) == count and _are_kinds(name, value)
+        (*signature, type_) if type_ else signature for signature, type_ in zip(signatures, types, strict=True)
     )
 
 
-def _are_kinds(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
-    """Say whether a list tells the kind of each layer.
+def _layer_type_lists(config: PreTrainedConfig | None, count: int) -> tuple[str, ...]:
+    """Return the names of the settings that list the types of `count` layers."""
+    return tuple(
+        name
+        for name, value in sorted(vars(config).items() if config is not None else ())
+        if isinstance(value, (list, tuple)) and len(value) == count and _are_layer_types(name, value)
+    )
 
-    Names do, but for those of stages, of which some are returned; numbers that are all different tell layers apart, and
-    which of them decide something is noticed when they are looked at.
+
+def _are_layer_types(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
+    """Return whether a list has the type of each layer.
+
+    Strings are types, except names of stages. Distinct numbers would make each layer a type of its own; whether code
+    depends on them is detected while tracing (`layer_indices`).
     """
     if all(isinstance(value, str) for value in values):
         return not _STAGES.search(name)
     return all(isinstance(value, (bool, int, float)) for value in values) and len(set(values)) < len(values)
 
 
-def _stacks(module: torch.nn.Module, path: str, config: Any) -> Iterator[Stack]:
+def _stacks(module: torch.nn.Module, path: str, config: PreTrainedConfig | None) -> Iterator[Stack]:
     import torch
 
     config = getattr(module, "config", config)
     if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) and len(module) > 2:
-        lists = _lists_of_kinds(config, len(module))
+        lists = _layer_type_lists(config, len(module))
         signatures = _signatures(list(module), config, lists)
-        repeated_layers = {signature for signature in signatures if signatures.count(signature) > 1}
-        shrinks = any(_shrinks(layer) for layer, its in zip(module, signatures, strict=True) if its in repeated_layers)
-        if repeated_layers and not shrinks:
+        repeated = {signature for signature in signatures if signatures.count(signature) > 1}
+        pairs = zip(module, signatures, strict=True)
+        shrinks = any(_shrinks(layer) for layer, signature in pairs if signature in repeated)
+        if repeated and not shrinks:
             yield Stack(path, signatures, lists)
             return
     for name, child in module.named_children():
@@ -127,13 +134,13 @@ def _stacks(module: torch.nn.Module, path: str, config: Any) -> Iterator[Stack]:
 
 
 def _shrinks(layer: torch.nn.Module) -> bool:
-    """Say whether a layer returns less than it is given: after more of them, what follows is computed otherwise."""
+    """Return whether a layer downsamples, so that the shapes after it depend on the number of layers."""
     strides = (getattr(part, "stride", 1) for part in (layer, *layer.children()))
     return any(step != 1 for stride in strides for step in (stride if isinstance(stride, tuple) else (stride,)))
 
 
 def signature_of_layer(module: torch.nn.Module) -> LayerSignature:
-    """Return what decides the computation of a module, apart from its number and its weights."""
+    """Return everything that determines the computation of a module, except its layer index and its weights."""
     if _NO_OPERATION.search(type(module).__name__):
         return ("no operation",)
     tensors = [(name, *_shape(value)) for name, value in (*module._parameters.items(), *module._buffers.items())]
@@ -142,30 +149,30 @@ def signature_of_layer(module: torch.nn.Module) -> LayerSignature:
 
 
 def class_of(module: torch.nn.Module) -> tuple[Any, ...]:
-    """Say what a module's class is: a parametrised module has one of its own, made like that of any other."""
+    """Identify a module's class by name and bases: torch creates a class for each parametrized module."""
     made = type(module)
     return (made.__module__, made.__qualname__, made.__bases__)
 
 
 def scalars(module: torch.nn.Module) -> tuple[tuple[str, Any], ...]:
-    """List a module's own settings: attributes with plain values, its number left out."""
+    """Return a module's scalar attributes, sorted by name, without its layer index."""
     return tuple(
         (name, _hashable(value))
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and not is_number(name) and _is_plain(value)
+        if not name.startswith("_") and not is_index(name) and _is_plain(value)
     )
 
 
-def is_number(name: str) -> bool:
-    """Say whether an attribute of this name holds the layer's own number."""
-    return _NUMBER.search(name) is not None
+def is_index(name: str) -> bool:
+    """Return whether an attribute of this name has the layer index."""
+    return _INDEX.search(name) is not None
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> Hashable:
     return tuple(_hashable(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str))

@@ -1,4 +1,4 @@
-"""Run an original on example inputs, and choose the examples that it is traced with."""
+"""Run the original model on example inputs, and choose the inputs to trace with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from onnxport.description.signature import solve
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from onnxport.description.examples import Examples
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
-    """Make the inputs to trace with: every axis that may vary has two elements or more, images aren't squares.
+def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, dict[str, int]]:
+    """Create the inputs to trace with: sizes of dynamic axes are at least 2, and images aren't square.
 
     Args:
-        model: the original; it decides whether an image may be of another shape than its preprocessor makes.
-        examples: where inputs come from.
+        model: the original model, which is run to find out whether it takes images of other sizes.
+        examples: source of the inputs.
 
     Returns:
-        The inputs, and symbol to size.
+        The inputs, and symbol → size.
     """
     layout = examples.at()
     signature = examples.signature.for_inputs(layout.flat)
@@ -38,32 +39,32 @@ def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, in
             try_sizes(model, examples, examples.at(wide))
             changes = wide
         except RefusedSizesError as error:
-            logger.debug("images keep their size: %s", error)
+            logger.debug("the image size is fixed: %s", error)
     return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
 
 
 class RefusedSizesError(Exception):
-    """Say why a model doesn't run on inputs of some sizes."""
+    """A model doesn't run on inputs of some sizes."""
 
 
 def try_sizes(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
     """Run a model at sizes that it may refuse, and return its outputs by flat name.
 
     Raises:
-        RefusedSizesError: the model raised an exception, of whatever type.
+        RefusedSizesError: the model raised an exception, of any type.
     """
     try:
         return run_tensors(model, examples, layout)
-    except Exception as error:  # there is no one exception by which models refuse a size
+    except Exception as error:  # models refuse a size by exceptions of any type
         raise RefusedSizesError(f"{type(error).__name__}: {error}") from error
 
 
-def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:
-    """Run the original and return its outputs as arrays, by flat name."""
+def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Run the original model and return its outputs as arrays, by flat name."""
     return {name: to_array(tensor) for name, tensor in run_tensors(model, examples, layout).items()}
 
 
-def run_tensors(model: Any, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
     """Run a model and return its outputs by flat name."""
     import torch
 
@@ -77,6 +78,7 @@ def run_tensors(model: Any, examples: Examples, layout: Layout) -> dict[str, tor
         return call(model, examples.config, layout, flat)
 
 
-def to_array(tensor: Any) -> Any:
+def to_array(tensor: torch.Tensor) -> NDArray[Any]:
     """Return a tensor as an array on the host."""
-    return tensor.detach().cpu().numpy()
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array

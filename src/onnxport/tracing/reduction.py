@@ -1,19 +1,20 @@
-"""Choose how few layers a model can be traced with, and the configuration that builds exactly those.
+"""Choose the layers to trace, and the configuration that constructs a model with exactly those.
 
-The reduced model is built by the model's own constructor from an edited configuration, and then compared with the full
-one: the layers that were wanted, in order, and everything else unchanged. Every setting that counts layers is edited at
-once; where that changes more than layers, one setting after the other is tried, and those that do are left alone. A
-stack that no setting shortens is traced whole.
+The reduced model is constructed from an edited configuration and compared with the full one: it must have the chosen
+layers in order, and everything else unchanged. All settings that count layers are edited at once; if that changes more
+than layers, they are tried one by one, and those that change more are kept. A stack that no setting shortens is traced
+in full.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from onnxport.loading.failures import construction_failures
 from onnxport.tracing.layers import Stack, class_of, find_stacks, scalars, signatures_at
 
 if TYPE_CHECKING:
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
 Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 _DEPTH = re.compile(r"(layers?|blocks?|depths?)$")
-"""Names of settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
+"""Settings that count layers: `num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`."""
 _CHOICE = re.compile(r"(indexes|indices|target_layers|layer_map)$")
-"""Names of settings that list some layers' numbers, `deepstack_visual_indexes`: a graph takes or gives one of each."""
+"""Settings that list layer indices, such as `deepstack_visual_indexes`: the graph has an input or output for each."""
 _CHOSEN = "out_indices"
-"""Setting of backbones: the numbers of the layers whose states they return, counted from what comes before them."""
+"""Setting of backbones: indices of the hidden states that they return, 0 for the embeddings."""
 
 
 @dataclass(frozen=True)
 class TracedStack:
-    """Say how a stack of the full model is represented in the traced one.
+    """A stack of the full model and its traced layers.
 
     Attributes:
-        path: name of the `ModuleList` in both.
-        traced: signature of each traced layer, as a small number.
-        full: signature of each layer of the full model, by the same numbers.
+        path: name of the `ModuleList` in both models.
+        traced: layer type (index of the signature) of each traced layer.
+        full: layer type of each layer of the full model.
     """
 
     path: str
@@ -45,65 +46,76 @@ class TracedStack:
     full: tuple[int, ...]
 
     def stands_for(self, position: int) -> tuple[int, ...]:
-        """Return the numbers of the layers of the full model that are made from a traced one, or proved by it alone.
+        """Return the indices of the layers of the full model that a traced layer represents.
 
-        The first layer is made from the first; any other from the second of its kind that was traced.
+        The first layer is copied from the first traced one, all others from the second traced one of their type.
         """
-        kind = self.traced[position]
-        isomorphic = [other for other, its in enumerate(self.traced) if its == kind]
-        numbers = [number for number, its in enumerate(self.full) if its == kind]
-        if position != isomorphic[min(1, len(isomorphic) - 1)]:
-            return (numbers[isomorphic.index(position)],)
-        return tuple(number for number in numbers if number or not position)
+        layer_type = self.traced[position]
+        same = [index for index, other_type in enumerate(self.traced) if other_type == layer_type]
+        full = [index for index, other_type in enumerate(self.full) if other_type == layer_type]
+        if position != same[min(1, len(same) - 1)]:
+            return (full[same.index(position)],)
+        return tuple(index for index in full if index or not position)
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Hold the model to trace and what it stands for.
+    """The model to trace.
 
     Attributes:
-        model: fake parameters, reduced depth where that was possible.
-        stacks: the stacks that were shortened; empty where the model is traced whole.
-        notes: why a model, or a stack, is traced whole.
+        model: model with fake parameters, with fewer layers if possible.
+        stacks: the shortened stacks; empty where all layers are traced.
+        notes: reasons why a model, or a stack, is traced in full.
     """
 
-    model: Any
+    model: PreTrainedModel
     stacks: tuple[TracedStack, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Say which settings are edited for fewer layers.
+class SettingPath(NamedTuple):
+    """A setting of a configuration.
 
     Attributes:
-        length: number of layers of the stacks that get shorter.
-        kept: the layers that stay.
-        setting: the only setting that is changed, as the path of its configuration and its name; None for all that
-            count `length` layers.
-        lists: whether lists with one entry per layer keep the entries of the layers that stay, too.
+        part: path of its sub-configuration, each name followed by a dot; empty for the configuration itself.
+        name: name of the setting; empty for all lists with an entry per layer.
+    """
+
+    part: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An edit of a configuration that removes layers.
+
+    Attributes:
+        length: number of layers of the stacks to shorten.
+        kept: indices of the layers to keep.
+        setting: the only setting to edit; None for all that count `length` layers.
+        lists: whether lists with one entry per layer are reduced to the entries of the kept layers.
     """
 
     length: int
     kept: tuple[int, ...]
-    setting: tuple[str, str] | None = None
+    setting: SettingPath | None = None
     lists: bool = True
 
-    def picks(self, values: Any) -> Any:
-        """Return the entries of the layers that stay."""
-        return type(values)(values[index] for index in self.kept)
+    def pick(self, values: Sequence[object]) -> Sequence[object]:
+        """Return the entries of the kept layers, in a sequence of the same type."""
+        return type(values)(values[index] for index in self.kept)  # type: ignore[call-arg]
 
 
 Cuts = tuple[Cut, ...]
 
 
 def reduce(full: PreTrainedModel, build: Build, whole: frozenset[str] = frozenset()) -> Reduction:
-    """Build the smallest model whose layers stand for all layers of a full one.
+    """Construct the smallest model whose layers represent all layers of a full one.
 
     Args:
-        full: the model at full depth; only the shapes of its parameters are looked at.
+        full: the model with all layers; only the shapes of its parameters are used.
         build: constructs a model with fake parameters from a configuration.
-        whole: names of stacks that must keep all their layers.
+        whole: names of stacks that keep all layers.
     """
     stacks = tuple(s for s in find_stacks(full) if s.path not in whole and len(s.representatives()) < len(s))
     if not stacks:
@@ -117,35 +129,35 @@ def reduce(full: PreTrainedModel, build: Build, whole: frozenset[str] = frozense
     model, kept = found
     short = tuple(_traced(stack, kept[stack.path]) for stack in stacks if len(kept[stack.path]) < len(stack))
     left = [stack.path for stack in stacks if len(kept[stack.path]) == len(stack)]
-    notes = (f"not every layer that has a twin was left out: all of {', '.join(left)} are traced",) if left else ()
+    notes = (f"some repeated layers weren't left out: all of {', '.join(left)} are traced",) if left else ()
     return Reduction(model, short, notes)
 
 
 Reduced = tuple["PreTrainedModel", dict[str, tuple[int, ...]]]
-"""A model, and for the name of each stack the layers that it has."""
+"""A model, and the indices of its layers by stack."""
 
 
 @dataclass(frozen=True)
 class _Search:
-    """Look for the settings that shorten stacks, and nothing else."""
+    """Search for settings that shorten stacks and change nothing else."""
 
     full: PreTrainedModel
     build: Build
     stacks: tuple[Stack, ...]
 
     def at_once(self) -> Iterator[Cut]:
-        """Yield the cuts that shorten all stacks: those of one length alike."""
-        for length, wanted in self._wanted().items():
-            kept = tuple(sorted({index for chosen in wanted for index in chosen}))
+        """Yield the cuts that shorten all stacks, one for each length."""
+        for length, representatives in self._representatives().items():
+            kept = tuple(sorted({index for chosen in representatives for index in chosen}))
             if len(kept) < length:
                 yield Cut(length, kept)
 
     def one_by_one(self) -> Reduced | None:
-        """Shorten what can be shortened: setting after setting, by twins or else from the start."""
+        """Shorten stacks by one setting after another, to their representatives or to a prefix."""
         best, taken, tried = None, Cuts(), set()
-        for length, wanted in sorted(self._wanted().items(), reverse=True):
-            prefixes = [tuple(range(max(chosen) + 1)) for chosen in wanted]
-            choices = [chosen for chosen in dict.fromkeys((*wanted, *prefixes)) if len(chosen) < length]
+        for length, representatives in sorted(self._representatives().items(), reverse=True):
+            prefixes = [tuple(range(max(chosen) + 1)) for chosen in representatives]
+            choices = [chosen for chosen in dict.fromkeys((*representatives, *prefixes)) if len(chosen) < length]
             for setting in _settings(self.full.config, length):
                 cuts = (Cut(length, kept, setting, lists) for kept in choices for lists in (True, False))
                 for cut in cuts:
@@ -158,35 +170,37 @@ class _Search:
         return best
 
     def attempt(self, cuts: Cuts, *, shares: bool = False) -> tuple[Reduced | None, str]:
-        """Build the model with the layers that are kept; None, and the reason, where that isn't what comes out.
+        """Construct the model with the kept layers; None, and the reason, if the result has others or other changes.
 
-        `shares` lets sizes outside the layers get smaller as the layers get fewer.
+        Args:
+            cuts: the edits.
+            shares: whether sizes outside the layers may shrink in proportion to the number of layers.
         """
         if not cuts:
-            return None, "its stacks of one length have other layers in common"
+            return None, "its stacks of equal length have no layers to leave out in common"
         try:
             model = self.build(shortened(self.full.config, cuts))
-        except Exception as error:  # noqa: BLE001  a constructor refuses a count of layers by any exception
+        except construction_failures() as error:
             counts = ", ".join(f"{len(cut.kept)} of {cut.length}" for cut in cuts)
-            return None, f"it can't be built with {counts} layers ({type(error).__name__}: {error})"
+            return None, f"it can't be constructed with {counts} layers ({type(error).__name__}: {error})"
         kept = {}
         for stack in self.stacks:
             found = _layers_in(model, stack, cuts)
             if found is None:
-                wanted = next((list(cut.kept) for cut in cuts if cut.length == len(stack)), "all")
-                return None, f"the layers {wanted} of {stack.path} can't be had alone"
+                representatives = next((list(cut.kept) for cut in cuts if cut.length == len(stack)), "all")
+                return None, f"the layers {representatives} of {stack.path} can't be had alone"
             kept[stack.path] = found
         if all(len(kept[stack.path]) == len(stack) for stack in self.stacks):
-            return None, "no setting says how many layers it has"
+            return None, "no setting determines its number of layers"
         if not _same_outside(_outside(self.full, self.stacks), _outside(model, self.stacks), cuts, shares):
-            return None, "its depth decides more than the number of layers"
+            return None, "the settings of its depth determine more than the number of layers"
         return (model, kept), ""
 
-    def _wanted(self) -> dict[int, list[tuple[int, ...]]]:
-        wanted: dict[int, list[tuple[int, ...]]] = {}
+    def _representatives(self) -> dict[int, list[tuple[int, ...]]]:
+        representatives: dict[int, list[tuple[int, ...]]] = {}
         for stack in self.stacks:
-            wanted.setdefault(len(stack), []).append(stack.representatives())
-        return wanted
+            representatives.setdefault(len(stack), []).append(stack.representatives())
+        return representatives
 
     def _size(self) -> int:
         return sum(len(stack) for stack in self.stacks)
@@ -197,7 +211,7 @@ def _size(found: Reduced) -> int:
 
 
 def _layers_in(model: PreTrainedModel, stack: Stack, cuts: Cuts) -> tuple[int, ...] | None:
-    """Say which layers of a stack a model has: all, or the kept ones if they stand for all; None for others."""
+    """Return the layers of a stack that a model has: all, or the kept ones if they represent all; None for others."""
     found = signatures_at(model, stack.path, stack.lists)
     for kept in (tuple(range(len(stack))), *(cut.kept for cut in cuts if cut.length == len(stack))):
         if found == tuple(stack.signatures[index] for index in kept) and {*stack.representatives()} <= {*kept}:
@@ -205,8 +219,8 @@ def _layers_in(model: PreTrainedModel, stack: Stack, cuts: Cuts) -> tuple[int, .
     return None
 
 
-def _settings(config: PreTrainedConfig, length: int, part: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings that count `length` layers, and last, under no name, the lists with an entry per layer."""
+def _settings(config: PreTrainedConfig, length: int, part: str = "") -> Iterator[SettingPath]:
+    """Yield the settings that count `length` layers, and last, without a name, all lists with an entry per layer."""
     from transformers import PreTrainedConfig
 
     has_list = False
@@ -214,10 +228,10 @@ def _settings(config: PreTrainedConfig, length: int, part: str = "") -> Iterator
         if isinstance(value, PreTrainedConfig):
             yield from _settings(value, length, f"{part}{name}.")
         elif _DEPTH.search(name) and (value == length or (isinstance(value, (list, tuple)) and length in value)):
-            yield part, name
+            yield SettingPath(part, name)
         has_list = has_list or (isinstance(value, (list, tuple)) and len(value) == length)
     if has_list:
-        yield part, ""
+        yield SettingPath(part, "")
 
 
 def shortened(config: PreTrainedConfig, cuts: Cuts) -> PreTrainedConfig:
@@ -225,11 +239,11 @@ def shortened(config: PreTrainedConfig, cuts: Cuts) -> PreTrainedConfig:
 
     Args:
         config: the full configuration.
-        cuts: what gets shorter.
+        cuts: the edits.
 
     Returns:
         A copy in which settings that count layers have the new count, and lists with one entry per layer the entries
-        of the layers that stay; in nested configurations, too.
+        of the kept layers, also in sub-configurations.
     """
     short = copy.deepcopy(config)
     for cut in cuts:
@@ -237,7 +251,7 @@ def shortened(config: PreTrainedConfig, cuts: Cuts) -> PreTrainedConfig:
     return short
 
 
-def _shorten(config: Any, cut: Cut, part: str = "") -> None:
+def _shorten(config: PreTrainedConfig, cut: Cut, part: str = "") -> None:
     from transformers import PreTrainedConfig
 
     for name, value in list(vars(config).items()):
@@ -245,11 +259,11 @@ def _shorten(config: Any, cut: Cut, part: str = "") -> None:
             _shorten(value, cut, f"{part}{name}.")
         elif name in ("_out_indices", "_out_features", "stage_names"):
             vars(config)[name] = _stages(value, cut)
-        elif _CHOICE.search(name) or (cut.setting is not None and cut.setting[0] != part):
+        elif _CHOICE.search(name) or (cut.setting is not None and cut.setting.part != part):
             continue
         elif isinstance(value, (list, tuple)) and len(value) == cut.length and cut.lists:
-            vars(config)[name] = cut.picks(value)
-        elif not _DEPTH.search(name) or (cut.setting is not None and cut.setting[1] != name):
+            vars(config)[name] = cut.pick(value)
+        elif not _DEPTH.search(name) or (cut.setting is not None and cut.setting.name != name):
             continue
         elif isinstance(value, (list, tuple)):
             vars(config)[name] = type(value)(_count(item, cut) for item in value)
@@ -257,94 +271,114 @@ def _shorten(config: Any, cut: Cut, part: str = "") -> None:
             vars(config)[name] = _count(value, cut)
 
 
-def _stages(values: Any, cut: Cut) -> Any:
-    """Return what a backbone's configuration says of its stages, each a layer: their names or some of their numbers."""
-    if len(values or ()) == cut.length + 1:
+def _stages(values: Sequence[str | int] | None, cut: Cut) -> Sequence[object] | None:
+    """Return the names or indices of a backbone's stages, each of which is a layer here, for fewer layers."""
+    if not values:
+        return values
+    if len(values) == cut.length + 1:
         return values[: len(cut.kept) + 1]
     last = {f"stage{cut.length}": f"stage{len(cut.kept)}"}
-    return values and [last.get(value, _count(value, cut)) for value in values]
+    return [last.get(str(value), _count(value, cut)) for value in values]
 
 
-def _count(value: Any, cut: Cut) -> Any:
+def _count(value: object, cut: Cut) -> object:
     return len(cut.kept) if type(value) is int and value == cut.length else value
 
 
-Outside = list[tuple[str, Any, dict[str, Any], list[Any]]]
+@dataclass(frozen=True)
+class _Outside:
+    """A module outside the stacks.
+
+    Attributes:
+        name: name of the module.
+        class_id: identity of its class, see `layers.class_of`.
+        settings: scalar attributes.
+        shapes: name and shape of each parameter and buffer; None for one that is None.
+    """
+
+    name: str
+    class_id: tuple[object, ...]
+    settings: dict[str, object]
+    shapes: list[tuple[str, tuple[int, ...] | None]]
 
 
-def _outside(model: torch.nn.Module, stacks: tuple[Stack, ...]) -> Outside:
-    """List everything outside the stacks: names, classes, settings, tensors."""
+def _outside(model: torch.nn.Module, stacks: tuple[Stack, ...]) -> list[_Outside]:
+    """Return all modules outside the stacks."""
     inside = tuple(f"{stack.path}." for stack in stacks)
-    found: Outside = []
+    found: list[_Outside] = []
     for name, module in model.named_modules():
         if f"{name}.".startswith(inside):
             continue
         tensors = (*module._parameters.items(), *module._buffers.items())
         shapes = [(key, None if value is None else tuple(value.shape)) for key, value in tensors]
-        settings = dict(scalars(module))
-        if hasattr(module, _CHOSEN):  # a backbone's, a property
-            settings[_CHOSEN] = (tuple(getattr(module, _CHOSEN)), len(settings.pop("stage_names", ())))
-        found.append((name, class_of(module), settings, shapes))
+        settings: dict[str, object] = dict(scalars(module))
+        if hasattr(module, _CHOSEN):  # a property of backbones
+            stages = cast("tuple[str, ...]", settings.pop("stage_names", ()))
+            settings[_CHOSEN] = (tuple(getattr(module, _CHOSEN)), len(stages))
+        found.append(_Outside(name, class_of(module), settings, shapes))
     return found
 
 
-def _same_outside(full: Outside, short: Outside, cuts: Cuts, shares: bool) -> bool:
-    """Compare what is outside the stacks; settings may count the layers that are left."""
+def _same_outside(full: list[_Outside], short: list[_Outside], cuts: Cuts, shares: bool) -> bool:
+    """Return whether two models are equal outside the stacks, except settings that count the remaining layers."""
     if len(full) != len(short):
         return False
-    for (name, kind, settings, shapes), (other, its, new, made) in zip(full, short, strict=True):
-        if (name, kind) != (other, its) or settings.keys() != new.keys():
+    for before, after in zip(full, short, strict=True):
+        if (before.name, before.class_id) != (after.name, after.class_id):
             return False
-        if shapes != made and not (shares and _have_shares(shapes, made, cuts)):
+        if before.settings.keys() != after.settings.keys():
+            return False
+        if before.shapes != after.shapes and not (shares and _have_shares(before, after, cuts)):
             return False
         if not all(
-            _is_same_setting(key, value, new[key], cuts)
-            or (shares and key == "in_features" and _is_share(value, new[key], cuts))
-            for key, value in settings.items()
+            _is_same_setting(key, value, after.settings[key], cuts)
+            or (shares and key == "in_features" and _is_share(value, after.settings[key], cuts))
+            for key, value in before.settings.items()
         ):
             return False
     return True
 
 
-def _have_shares(shapes: list[Any], made: list[Any], cuts: Cuts) -> bool:
-    """Say whether tensors differ only in sizes with a share for every layer (the head that reads ESM's attentions).
+def _have_shares(before: _Outside, after: _Outside, cuts: Cuts) -> bool:
+    """Return whether shapes differ only in sizes proportional to the number of layers (ESM's contact head).
 
-    Where such a tensor is in the graph, it has the wrong shape there, which is noticed.
+    If such a tensor is used in the graph, its shape is wrong there, which is detected later.
     """
-    if [(name, shape and len(shape)) for name, shape in shapes] != [
-        (name, shape and len(shape)) for name, shape in made
-    ]:
+    ranks = [[(name, shape and len(shape)) for name, shape in side.shapes] for side in (before, after)]
+    if ranks[0] != ranks[1]:
         return False
     sizes = (
-        (size, its)
-        for (_, a), (_, b) in zip(shapes, made, strict=True)
-        for size, its in zip(a or (), b or (), strict=True)
+        (size, other)
+        for (_, a), (_, b) in zip(before.shapes, after.shapes, strict=True)
+        for size, other in zip(a or (), b or (), strict=True)
     )
-    return all(size == its or _is_share(size, its, cuts) for size, its in sizes)
+    return all(size == other or _is_share(size, other, cuts) for size, other in sizes)
 
 
-def _is_share(before: Any, after: Any, cuts: Cuts) -> bool:
-    """Say whether a size got smaller just as the layers got fewer."""
-    return type(before) is int and any(before * len(cut.kept) == after * cut.length for cut in cuts)
+def _is_share(before: object, after: object, cuts: Cuts) -> bool:
+    """Return whether a size shrank in proportion to the number of layers."""
+    if type(before) is not int or not isinstance(after, int):
+        return False
+    return any(before * len(cut.kept) == after * cut.length for cut in cuts)
 
 
-def _is_same_setting(name: str, before: Any, after: Any, cuts: Cuts) -> bool:
-    """Say whether a setting is the same, or says the same of fewer layers: their count, or something for each."""
+def _is_same_setting(name: str, before: object, after: object, cuts: Cuts) -> bool:
+    """Return whether a setting is unchanged, or counts the remaining layers, or has one entry for each of them."""
     if before == after:
         return True
-    if name == _CHOSEN:  # the states of the last layer alone, whose number is the count of layers
-        chosen, its = before[0], after[0]
-        return any({*chosen} <= {cut.length, -1} and {*its} <= {len(cut.kept), -1} for cut in cuts)
+    if name == _CHOSEN:  # only the last hidden states, whose index is the number of layers
+        indices, others = (cast("tuple[tuple[int, ...], int]", side)[0] for side in (before, after))
+        return any({*indices} <= {cut.length, -1} and {*others} <= {len(cut.kept), -1} for cut in cuts)
     if not isinstance(before, tuple):
         return bool(_DEPTH.search(name)) and any(_count(before, cut) == after for cut in cuts)
     if _DEPTH.search(name):
         return True
     if len({*before, *after}) == 1 and any(len(before) - cut.length == len(after) - len(cut.kept) for cut in cuts):
-        return True  # the same for every layer, and what comes before them
-    return any(len(before) == cut.length and cut.picks(before) == after for cut in cuts)
+        return True  # the same value for each layer and the embeddings
+    return any(len(before) == cut.length and cut.pick(before) == after for cut in cuts)
 
 
 def _traced(stack: Stack, kept: tuple[int, ...]) -> TracedStack:
-    numbers = {signature: number for number, signature in enumerate(dict.fromkeys(stack.signatures))}
-    full = tuple(numbers[signature] for signature in stack.signatures)
+    types = {signature: index for index, signature in enumerate(dict.fromkeys(stack.signatures))}
+    full = tuple(types[signature] for signature in stack.signatures)
     return TracedStack(stack.path, tuple(full[index] for index in kept), full)

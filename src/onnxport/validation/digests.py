@@ -49,9 +49,9 @@ def compare_tensors(plan: GraphPlan, graph: ir.Model, directory: Path) -> Tensor
         CheckpointError: the checkpoint can't be read, or has changed.
         OSError: a written file can't be read.
     """
-    from onnxport.validation.mapped import ranges_inside
+    from onnxport.writing.protobuf import initializer_ranges
 
-    inside = ranges_inside(directory / plan.graph_file)
+    inside = initializer_ranges(directory / plan.graph_file)
     whole, differing, count, size = hashlib.sha256(), [], 0, 0
     for item in sorted(plan.tensors, key=lambda item: item.name):
         tensor = graph.graph.initializers[item.name].const_value
@@ -78,16 +78,16 @@ def merged_digests(several: list[TensorDigests]) -> TensorDigests:
     )
 
 
-def _digest(pieces: Iterator[memoryview]) -> bytes:
+def _digest(chunks: Iterator[memoryview]) -> bytes:
     digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.digest()
 
 
 def _bytes_made(tensor: BoundTensor) -> Iterator[memoryview]:
-    for piece in tensor.expression.pieces(tensor.reader):
-        yield piece.view(np.uint8).data
+    for chunk in tensor.expression.chunks(tensor.reader):
+        yield chunk.view(np.uint8).data
 
 
 def _bytes_of(path: Path, offset: int, nbytes: int) -> Iterator[memoryview]:

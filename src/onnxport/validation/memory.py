@@ -1,13 +1,12 @@
-"""How much memory a validation may take, how much it would take, and the strategy that follows.
+"""Choose a validation strategy by the available memory and the size of the weights.
 
-Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights, and two and a half of fp16 ones,
-whose products it computes in fp32; half of the graph's file more while it loads, where the weights are in it.
+Measured with ONNX Runtime 1.32 on the CPU: a session needs 1.0 times the size of fp32 weights, and 2.5 times that of
+fp16 weights, which it multiplies in fp32; and half of the graph's file while loading, if the weights are in it.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,25 +19,25 @@ from onnxport.options import ValidationOptions
 Kind = Literal["whole", "on disk", "reduced"]
 
 SHARE = 0.6
-"""Share of the available memory that a validation may take by default."""
+"""Default share of the available memory that validation may use."""
 MARGIN = 256 * 2**20
-"""Bytes for inputs, activations, outputs, and what the two runtimes need besides weights."""
+"""Bytes for inputs, activations, outputs, and the two runtimes without weights."""
 
 _ITEM_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 _SESSION = {"fp32": 1.5, "fp16": 2.5, "bf16": 2.5}
-"""Memory of a session, in bytes of weights."""
+"""Memory of a session relative to the size of the weights."""
 _UNLIMITED = 1 << 60
-"""A control group without a limit states a number above it, or a word."""
+"""Limits from this value on mean that a cgroup has none (version 1)."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Size the weights of an original, in the type that it runs in.
+    """The size of a model's weights, in the dtype that it runs in.
 
     Attributes:
-        total: their bytes.
-        largest: bytes of the largest tensor, in fp32: what is computed with it may be.
-        on_disk: whether they can be read one by one; else all of them are read at once.
+        total: total size in bytes.
+        largest: size of the largest tensor in bytes, in fp32, to which it may be cast.
+        on_disk: whether tensors can be read one at a time; otherwise all are read at once.
     """
 
     total: int
@@ -48,13 +47,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Describe how an export is validated.
+    """How an export is validated.
 
     Attributes:
-        kind: `whole` with the weights in memory twice; `on disk` with tensors that are read when they are used, and
-            a graph whose weights are mapped; `reduced` with those, and few layers.
+        kind: `whole` loads the weights twice, in torch and in ONNX Runtime; `on disk` reads tensors on demand and maps
+            the graph's weights; `reduced` does the same for a model with few layers.
         keep: bytes of the original's tensors that may stay in memory after their use.
-        note: for the report; empty where the weights are in memory.
+        note: note for the report; empty for `whole`.
     """
 
     kind: Kind
@@ -63,35 +62,34 @@ class Strategy:
 
 
 def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
-    """Choose how to validate an export within the memory that it may take; only headers are read.
+    """Choose the strategy for a checkpoint; only headers are read.
 
     Args:
         checkpoint: the original.
-        options: the memory that may be taken, and the dtype, which decides what ONNX Runtime needs.
-        reducible: whether a validation at reduced depth can be done; without, weights on disk are the last resort.
+        options: the memory limit in bytes, and the dtype, which determines the memory of a session.
+        reducible: whether the model can be validated with fewer layers; otherwise `on disk` is the last resort.
     """
     budget = options.memory if options.memory is not None else int(SHARE * available_memory())
     return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
 
 
 def choose(weights: Weights, budget: int, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
-    """Choose the first strategy that fits: whole, on disk, reduced."""
+    """Choose the first strategy that fits into `budget` bytes: `whole`, `on disk`, `reduced`."""
     both = int(weights.total * (1 + _SESSION[options.dtype]))
     whole = MARGIN + both
-    if (
-        whole <= budget or both <= MARGIN or not weights.on_disk
-    ):  # of a small model, the weights aren't what takes memory
+    is_small = both <= MARGIN  # other memory dominates
+    if whole <= budget or is_small or not weights.on_disk:
         return Strategy("whole")
-    one = MARGIN + 3 * weights.largest  # what is stored, what it is converted to, and the same in ONNX Runtime
+    one = MARGIN + 3 * weights.largest  # a tensor as stored, converted, and in ONNX Runtime
     if one > budget and reducible:
-        need = f"{_text(one)} of memory are needed at least, and {_text(budget)} may be taken"
+        need = f"{_text(one)} of memory are needed at least, and {_text(budget)} may be used"
         return Strategy("reduced", 0, f"the whole model wasn't run: {need}")
     note = f"weights were read from disk as they were used, because {_text(whole)} of memory would be needed otherwise"
-    return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
+    return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be used")
 
 
 def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
-    """Size the weights of a checkpoint, by the headers of its files.
+    """Return the size of a checkpoint's weights, from the headers of its files.
 
     Raises:
         CorruptCheckpointError: a header can't be read.
@@ -101,68 +99,76 @@ def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
         return Weights(total, total, on_disk=False)
     entries = [entry for path in checkpoint.weight_files for entry in read_header(path).values()]
     counts = [math.prod(entry.shape) for entry in entries]
-    if checkpoint.quantization is not None:  # integers hold several numbers, of 4 bits at least
+    if checkpoint.quantization is not None:  # several elements, of at least 4 bits, are packed into an integer
         packed = {name: bits // 4 for name, bits in DTYPE_BITS.items() if name[0] in "IU"}
         counts = [count * packed.get(entry.dtype, 1) for count, entry in zip(counts, entries, strict=True)]
     known = all(entry.dtype in ONNX_DTYPES for entry in entries)
     total, largest = sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0)
-    if checkpoint.adapter is not None:  # the two factors of a weight are in memory, in float32, while it is made
+    if checkpoint.adapter is not None:  # the two factors of a weight are in memory too, in float32
         sizes = [math.prod(shape) for shape in checkpoint.adapter.shapes.values()]
         largest = max(largest, 4 * max(sizes)) + 8 * max(sizes)
     return Weights(total, largest, on_disk=known)
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can get without anything being swapped, or being killed.
+    """Return the bytes that this process can allocate without swapping or being killed.
 
-    The least of what the system has available and what the control groups of the process (versions 1 and 2, with
-    all groups above) leave of their limits.
+    That is the minimum of the host's available memory and the unused limits of the process's cgroups (versions 1 and
+    2) and their ancestors, which psutil doesn't report.
     """
-    return max(0, min([_system_memory(), *_control_groups(Path("/"))]))
+    import psutil
+
+    return max(0, min([psutil.virtual_memory().available, *_control_groups(Path("/"))]))
 
 
-def _system_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows: nothing to ask without a package
-        return 16 * 2**30
+@dataclass(frozen=True)
+class _GroupFiles:
+    """The files of a cgroup version.
+
+    Attributes:
+        limit: file with the limit in bytes.
+        used: file with the usage in bytes.
+        reclaimable: key in `memory.stat` of the page cache that is evicted first.
+    """
+
+    limit: str
+    used: str
+    reclaimable: str
+
+
+_VERSION_1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
 
 
 def _control_groups(root: Path) -> list[int]:
-    """Return what each control group of this process leaves of its limit."""
+    """Return the unused bytes of each cgroup of this process that has a limit."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    left = []
+    unused = []
     for line in lines:
-        number, _, rest = line.partition(":")
+        hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            left += _left_in(root / "sys/fs/cgroup", path, ("memory.max", "memory.current", "inactive_file"))
+        if hierarchy == "0" and not controllers:
+            unused += _unused(root / "sys/fs/cgroup", path, _VERSION_2)
         elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            left += _left_in(root / "sys/fs/cgroup/memory", path, names)
-    return left
+            unused += _unused(root / "sys/fs/cgroup/memory", path, _VERSION_1)
+    return unused
 
 
-def _left_in(mount: Path, path: str, names: tuple[str, str, str]) -> list[int]:
-    """Return what a group, and every group above it, leave; in a container the group may be the mount itself."""
+def _unused(mount: Path, path: str, files: _GroupFiles) -> list[int]:
+    """Return the unused bytes of a cgroup and its ancestors; in a container the group may be the mount itself."""
     group = Path(path.strip("/"))
     found = []
-    for place in dict.fromkeys((mount, *(mount / parent for parent in (group, *group.parents)))):
-        limit, used = _number(place / names[0]), _number(place / names[1])
+    for directory in dict.fromkeys((mount, *(mount / parent for parent in (group, *group.parents)))):
+        limit, used = _integer(directory / files.limit), _integer(directory / files.used)
         if limit is not None and limit < _UNLIMITED:
-            found.append(limit - (used or 0) + _reclaimable(place / "memory.stat", names[2]))
+            found.append(limit - (used or 0) + _reclaimable(directory / "memory.stat", files.reclaimable))
     return found
 
 
-def _number(path: Path) -> int | None:
+def _integer(path: Path) -> int | None:
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -170,7 +176,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(path: Path, name: str) -> int:
-    """Return the bytes of files that a group holds in memory and that the system would give up first."""
+    """Return the size of the page cache of a cgroup that is evicted first, in bytes."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
         return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)

@@ -19,7 +19,7 @@ from onnxport.binding.bind import Binding
 from onnxport.errors import WeightsMismatchError
 from onnxport.weights import building
 from onnxport.weights.expressions import Expression, Reads
-from onnxport.weights.recording import without_data
+from onnxport.weights.recording import tensor_without_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +72,7 @@ class OnDemand(torch.Tensor):
     @staticmethod
     def __new__(cls, expression: Expression, source: Source) -> OnDemand:
         """Return a tensor of an expression's shape and dtype."""
-        made: OnDemand = without_data(cls, expression)
+        made: OnDemand = tensor_without_data(cls, expression)
         made.source = source
         return made
 

@@ -30,11 +30,11 @@ def original_model(
         checkpoint: where its weights are.
         model_class: a model class of Transformers.
         options: dtype, device, whether code may run.
-        strategy: whether its weights are read at once, or as they are used; then it runs on the CPU.
+        strategy: `whole` reads the weights at once; others read them on demand, and run on the CPU.
         draft: what was made for tracing, if anything was. Where it has no weights, its model is given them.
 
     Yields:
-        The model, and what the report has to say of how it is run.
+        The model, and the note of the strategy for the report.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed when the block ends.

@@ -1,1 +1,1 @@
-"""Expressions over checkpoint tensors: what a parameter is made of, compared, stored and evaluated."""
+"""The expression language: how parameters are computed from the tensors of a checkpoint."""

@@ -1,6 +1,6 @@
-"""Expressions that compute, in float32: what an adapter adds to a weight, and what a quantized weight stands for.
+"""Expressions with arithmetic, in float32: merged LoRA updates and dequantized weights.
 
-Results are made some rows at a time, where what they are made of is stored in that order.
+Results are computed some rows at a time where the operands are stored in row-major order.
 """
 
 from __future__ import annotations
@@ -12,70 +12,70 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxport.weights.casting import cast_into, copy_into
-from onnxport.weights.expressions import PIECE, Array, Cast, Expression, Reads, Reshape, Shape, Slice
+from onnxport.weights.expressions import CHUNK, Array, Cast, Expression, Reads, Reshape, Shape, Slice
 
 
 class _Rows(Expression):
-    """A float32 matrix that is made some rows at a time."""
+    """A float32 matrix that is computed some rows at a time."""
 
     @property
     def dtype(self) -> ir.DataType:
-        """Float32: whoever wants another type casts it, once."""
+        """Always float32."""
         return ir.DataType.FLOAT
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows in order, some at a time, as arrays that hold until the next one is asked for."""
+        """Yield the rows in order, some at a time, as arrays that are valid until the next is requested."""
         raise NotImplementedError
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
+        """Write the values into an array."""
         start = 0
         for block in self.row_blocks(reader):
             copy_into(block, out[start : start + len(block)])
             start += len(block)
 
-    def pieces(self, reader: Reads) -> Iterator[Array]:
-        """Yield its values in order."""
+    def chunks(self, reader: Reads) -> Iterator[Array]:
+        """Yield the values in row-major order."""
         for block in self.row_blocks(reader):
             yield block.reshape(-1)
 
     def strips(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows, some at a time."""
+        """Yield the rows, some at a time."""
         return self.row_blocks(reader)
 
 
 @dataclass(frozen=True)
 class LowRank(_Rows):
-    """`of + scale * up @ down`, in float32: LoRA's merge (Hu et al., 2021, arXiv:2106.09685, section 4.1).
+    """`operand + scale * up @ down`, in float32: a merged LoRA (Hu et al., 2021, arXiv:2106.09685, section 4.1).
 
     Attributes:
-        of: a matrix `[rows, columns]` of any floating-point type.
+        operand: matrix `[rows, columns]` of any floating-point type.
         up: matrix `[rows, rank]`.
         down: matrix `[rank, columns]`.
-        scale: what the product is multiplied by.
+        scale: factor of the product.
     """
 
-    of: Expression
+    operand: Expression
     up: Expression
     down: Expression
     scale: float
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
-        return self.of.shape
+        """The shape."""
+        return self.operand.shape
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of."""
-        return (self.of, self.up, self.down)
+        """The operands."""
+        return (self.operand, self.up, self.down)
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows in order, some at a time."""
+        """Yield the rows in order, some at a time."""
         up = _as_float32(self.up.evaluate(reader)) * np.float32(self.scale)
         down = _as_float32(self.down.evaluate(reader))
         start = 0
-        for base in _row_blocks(self.of, reader):
+        for base in _row_blocks(self.operand, reader):
             out = np.empty(base.shape, np.float32)
             cast_into(base, out)
             out += up[start : start + len(base)] @ down
@@ -85,47 +85,47 @@ class LowRank(_Rows):
 
 @dataclass(frozen=True)
 class Rescaled(_Rows):
-    """A float32 matrix whose rows have given lengths: DoRA's merge (Liu et al., 2024, arXiv:2402.09353, equation 5).
+    """A float32 matrix with rows rescaled to the given norms: DoRA (Liu et al., 2024, arXiv:2402.09353, equation 5).
 
     Attributes:
-        of: a float32 matrix `[rows, columns]`.
-        lengths: vector `[rows]` of any floating-point type.
+        operand: float32 matrix `[rows, columns]`.
+        norms: L2 norm of each row, vector `[rows]` of any floating-point type.
     """
 
-    of: Expression
-    lengths: Expression
+    operand: Expression
+    norms: Expression
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
-        return self.of.shape
+        """The shape."""
+        return self.operand.shape
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of."""
-        return (self.of, self.lengths)
+        """The operands."""
+        return (self.operand, self.norms)
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows in order, some at a time."""
-        lengths = _as_float32(self.lengths.evaluate(reader))
+        """Yield the rows in order, some at a time."""
+        norms = _as_float32(self.norms.evaluate(reader))
         start = 0
-        for block in _row_blocks(self.of, reader):
-            wanted = lengths[start : start + len(block)]
-            yield block * (wanted / np.linalg.norm(block, axis=1))[:, None]
+        for block in _row_blocks(self.operand, reader):
+            target = norms[start : start + len(block)]
+            yield block * (target / np.linalg.norm(block, axis=1))[:, None]
             start += len(block)
 
 
 @dataclass(frozen=True)
 class Product(Expression):
-    """Two float32 tensors multiplied element by element; the second is repeated where it has size 1.
+    """The element-wise product of two float32 tensors, the second broadcast to the first.
 
     Attributes:
-        of: a tensor.
-        by: one of as many axes, each of the same size or 1.
+        operand: a tensor.
+        factor: a tensor of the same rank, each axis of the same size or 1.
     """
 
-    of: Expression
-    by: Expression
+    operand: Expression
+    factor: Expression
 
     @property
     def dtype(self) -> ir.DataType:
@@ -134,56 +134,56 @@ class Product(Expression):
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
-        return self.of.shape
+        """The shape."""
+        return self.operand.shape
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of."""
-        return (self.of, self.by)
+        """The operands."""
+        return (self.operand, self.factor)
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
+        """Write the values into an array."""
         start, axis = 0, self._axis
         for block in self._blocks(reader):
             stop = start + block.shape[axis]
             copy_into(block, out[(slice(None),) * axis + (slice(start, stop),)])
             start = stop
 
-    def pieces(self, reader: Reads) -> Iterator[Array]:
-        """Yield its values in order."""
+    def chunks(self, reader: Reads) -> Iterator[Array]:
+        """Yield the values in row-major order."""
         for block in self._blocks(reader):
             yield block.reshape(-1)
 
     @property
     def _axis(self) -> int:
-        """The first axis that isn't of size 1: a part of it is one range of what is stored."""
+        """The first axis of a size other than 1, whose slices are contiguous in row-major order."""
         return next((axis for axis, size in enumerate(self.shape) if size != 1), 0)
 
     def _blocks(self, reader: Reads) -> Iterator[Array]:
         if not self.size or not self.shape:
-            yield np.multiply(self.of.evaluate(reader), self.by.evaluate(reader))
+            yield np.multiply(self.operand.evaluate(reader), self.factor.evaluate(reader))
             return
-        by, axis = self.by.evaluate(reader), self._axis
+        factor, axis = self.factor.evaluate(reader), self._axis
         size = self.shape[axis]
-        step = max(1, PIECE * size // self.size)
+        step = max(1, CHUNK * size // self.size)
         for start in range(0, size, step):
             stop = min(size, start + step)
-            part = _cut(self.of, axis, start, stop).evaluate(reader)
-            factor = by[(slice(None),) * axis + (slice(start, stop),)] if by.shape[axis] == size else by
-            yield np.multiply(part, factor)
+            part = _cut(self.operand, axis, start, stop).evaluate(reader)
+            whole = factor.shape[axis] != size
+            yield np.multiply(part, factor if whole else factor[(slice(None),) * axis + (slice(start, stop),)])
 
 
 @dataclass(frozen=True)
 class Mxfp4(_Rows):
-    """Numbers of 4 bits, two in a byte, with a common exponent for each block of 32.
+    """A dequantized MXFP4 tensor: 4-bit elements, two in a byte, with one shared exponent per block of 32.
 
-    That is MXFP4 of the OCP Microscaling Formats specification 1.0 (2023), section 5.2: elements E2M1, scales E8M0. The
-    element in a byte's lower half comes first.
+    MXFP4 is defined in the OCP Microscaling Formats specification 1.0 (2023), section 5.2: elements E2M1, scales E8M0.
+    The element in the lower half of a byte comes first.
 
     Attributes:
-        blocks: bytes `[..., groups, bytes of a block]`, uint8.
-        scales: exponents `[..., groups]` plus 127, uint8.
+        blocks: packed elements, uint8 `[..., blocks, bytes per block]`.
+        scales: exponents with a bias of 127, uint8 `[..., blocks]`.
     """
 
     blocks: Expression
@@ -191,24 +191,24 @@ class Mxfp4(_Rows):
 
     @property
     def shape(self) -> Shape:
-        """Its sizes: one axis less than the blocks, and twice as many elements as bytes."""
+        """The shape: one axis less than `blocks`, and two elements for each byte."""
         *outer, groups, width = self.blocks.shape
         return (*outer, groups * width * 2)
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of."""
+        """The operands."""
         return (self.blocks, self.scales)
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
+        """Write the values into an array."""
         if not out.flags.c_contiguous:
             copy_into(self.evaluate(reader), out)
             return
         super().fill(out.reshape(-1, self.shape[-1]), reader)
 
     def _rows_of(self, reader: Reads, start: int, stop: int) -> Array:
-        """Return some rows, counted over all outer axes."""
+        """Return rows `start` to `stop` of the tensor flattened to a matrix."""
         *_, groups, width = self.blocks.shape
         packed = Slice(_flat(self.blocks, groups * width), 0, start, stop).evaluate(reader)
         exponents = Slice(_flat(self.scales, groups), 0, start, stop).evaluate(reader).astype(np.int32) - 127
@@ -219,40 +219,40 @@ class Mxfp4(_Rows):
         return np.ldexp(out, exponents[:, :, None], out=out).reshape(stop - start, -1)
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows in order, some at a time."""
+        """Yield the rows in order, some at a time."""
         columns = self.shape[-1]
         rows = self.size // max(1, columns)
-        step = max(1, PIECE // max(1, columns))
+        step = max(1, CHUNK // max(1, columns))
         for start in range(0, rows, step):
             yield self._rows_of(reader, start, min(rows, start + step))
 
 
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""What the 16 codes of a number with two bits of exponent and one of mantissa stand for."""
+"""Values of the 16 codes of E2M1 (one sign, two exponent and one mantissa bits)."""
 
 
-def _flat(of: Expression, columns: int) -> Expression:
-    return Reshape(of, (of.size // max(1, columns), columns))
+def _flat(operand: Expression, columns: int) -> Expression:
+    return Reshape(operand, (operand.size // max(1, columns), columns))
 
 
-def _cut(of: Expression, axis: int, start: int, stop: int) -> Expression:
-    """Return a part of an axis; less is cast, and less is read."""
-    if isinstance(of, Cast):
-        return Cast(_cut(of.of, axis, start, stop), of.to)
-    return Slice(of, axis, start, stop)
+def _cut(operand: Expression, axis: int, start: int, stop: int) -> Expression:
+    """Slice an axis, before a cast, so that less is cast and read."""
+    if isinstance(operand, Cast):
+        return Cast(_cut(operand.operand, axis, start, stop), operand.to)
+    return Slice(operand, axis, start, stop)
 
 
-def _row_blocks(of: Expression, reader: Reads) -> Iterator[Array]:
-    """Yield the rows of a matrix, as many at a time as are read at once; nobody may write to them."""
-    if isinstance(of, _Rows):
-        yield from of.row_blocks(reader)
+def _row_blocks(operand: Expression, reader: Reads) -> Iterator[Array]:
+    """Yield the rows of a matrix, some at a time, as arrays that must not be modified."""
+    if isinstance(operand, _Rows):
+        yield from operand.row_blocks(reader)
         return
-    rows, columns = of.shape
-    step = max(1, PIECE // max(1, columns))
-    whole = None if of.contiguous is not None else of.evaluate(reader)
+    rows, columns = operand.shape
+    step = max(1, CHUNK // max(1, columns))
+    whole = None if operand.contiguous is not None else operand.evaluate(reader)
     for start in range(0, rows, step):
         stop = min(rows, start + step)
-        yield Slice(of, 0, start, stop).evaluate(reader) if whole is None else whole[start:stop]
+        yield Slice(operand, 0, start, stop).evaluate(reader) if whole is None else whole[start:stop]
 
 
 def _as_float32(array: Array) -> Array:

@@ -1,13 +1,13 @@
-"""Build expressions in their simplest form, and turn them into JSON and back.
+"""Build expressions in a simplified form, and serialize them as JSON.
 
-A reshape of a reshape is one, a cast to the same type is none: what a checkpoint holds unchanged stays recognisable.
+Nested reshapes are merged and no-op casts removed, so that unchanged tensors of a checkpoint remain recognizable.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,86 +29,88 @@ from onnxport.weights.expressions import (
 )
 
 MAX_JSON_BYTES = 1 << 24
-"""Bytes up to which an array in memory is kept in JSON."""
+"""Maximum size in bytes of an in-memory array in JSON."""
 
 _COMPARED = 1 << 22
-"""Elements that are compared at once."""
+"""Elements compared at once."""
 
 
-def cast(of: Expression, to: ir.DataType) -> Expression:
-    """Return a tensor in another type.
+def cast(operand: Expression, to: ir.DataType) -> Expression:
+    """Cast a tensor.
 
     Raises:
-        TypeError: torch's rounding to that type isn't known here.
+        TypeError: the cast isn't supported.
     """
-    if of.dtype == to:
-        return of
-    if not can_cast(of.dtype.numpy(), to.numpy()):
-        raise TypeError(f"there is no cast from {of.dtype.name} to {to.name}")
-    return Cast(of, to)
+    if operand.dtype == to:
+        return operand
+    if not can_cast(operand.dtype.numpy(), to.numpy()):
+        raise TypeError(f"there is no cast from {operand.dtype.name} to {to.name}")
+    return Cast(operand, to)
 
 
-def reshape(of: Expression, sizes: Sequence[int]) -> Expression:
-    """Return a tensor with other sizes, all of them given.
+def reshape(operand: Expression, sizes: Sequence[int]) -> Expression:
+    """Reshape a tensor; -1 isn't allowed as a size.
 
     Raises:
         ValueError: the number of elements differs.
     """
     shape = tuple(sizes)
-    if math.prod(shape) != of.size:
-        raise ValueError(f"{list(of.shape)} can't be reshaped to {list(shape)}")
-    if of.shape == shape:
-        return of
-    if isinstance(of, Cast):
-        return Cast(reshape(of.of, shape), of.to)
-    inner = of.of if isinstance(of, Reshape) else of
+    if math.prod(shape) != operand.size:
+        raise ValueError(f"{list(operand.shape)} can't be reshaped to {list(shape)}")
+    if operand.shape == shape:
+        return operand
+    if isinstance(operand, Cast):
+        return Cast(reshape(operand.operand, shape), operand.to)
+    inner = operand.operand if isinstance(operand, Reshape) else operand
     return inner if inner.shape == shape else Reshape(inner, shape)
 
 
-def transpose(of: Expression, axes: Sequence[int]) -> Expression:
-    """Return a tensor with its axes in another order.
+def transpose(operand: Expression, axes: Sequence[int]) -> Expression:
+    """Permute the axes of a tensor.
 
     Raises:
-        ValueError: `axes` doesn't name each axis once.
+        ValueError: `axes` isn't a permutation.
     """
     order = tuple(axes)
-    if sorted(order) != list(range(len(of.shape))):
-        raise ValueError(f"{list(order)} isn't an order of the axes of {list(of.shape)}")
-    if isinstance(of, Transpose):
-        order, of = tuple(of.axes[axis] for axis in order), of.of
+    if sorted(order) != list(range(len(operand.shape))):
+        raise ValueError(f"{list(order)} isn't a permutation of the axes of {list(operand.shape)}")
+    if isinstance(operand, Transpose):
+        order, operand = tuple(operand.axes[axis] for axis in order), operand.operand
     if order == tuple(range(len(order))):
-        return of
-    moved = tuple(of.shape[axis] for axis in order)
-    if [axis for axis in order if of.shape[axis] != 1] == [axis for axis in range(len(order)) if of.shape[axis] != 1]:
-        return reshape(of, moved)
-    return Transpose(of, order)
+        return operand
+    permuted = tuple(operand.shape[axis] for axis in order)
+    if [axis for axis in order if operand.shape[axis] != 1] == [
+        axis for axis in range(len(order)) if operand.shape[axis] != 1
+    ]:
+        return reshape(operand, permuted)
+    return Transpose(operand, order)
 
 
-def cut(of: Expression, axis: int, start: int, stop: int, step: int = 1) -> Expression:
-    """Return a part of a tensor; indices count from zero and lie inside the axis.
+def cut(operand: Expression, axis: int, start: int, stop: int, step: int = 1) -> Expression:
+    """Slice an axis of a tensor, with non-negative indices.
 
     Raises:
-        ValueError: they don't.
+        ValueError: the indices are out of range.
     """
-    if not (0 <= start <= stop <= of.shape[axis] and step >= 1):
-        raise ValueError(f"{start}:{stop}:{step} isn't inside axis {axis} of {list(of.shape)}")
-    if start == 0 and stop == of.shape[axis] and step == 1:
-        return of
-    if isinstance(of, Cast):  # less is cast, and less is read
-        return Cast(cut(of.of, axis, start, stop, step), of.to)
-    if isinstance(of, LowRank) and axis == 0:
-        up = cut(of.up, 0, start, stop, step)
-        return LowRank(cut(of.of, 0, start, stop, step), up, of.down, of.scale)
-    if isinstance(of, Slice) and of.axis == axis and of.step == 1:
-        return Slice(of.of, axis, of.start + start, of.start + stop, step)
-    return Slice(of, axis, start, stop, step)
+    if not (0 <= start <= stop <= operand.shape[axis] and step >= 1):
+        raise ValueError(f"{start}:{stop}:{step} isn't inside axis {axis} of {list(operand.shape)}")
+    if start == 0 and stop == operand.shape[axis] and step == 1:
+        return operand
+    if isinstance(operand, Cast):  # so that less is cast and read
+        return Cast(cut(operand.operand, axis, start, stop, step), operand.to)
+    if isinstance(operand, LowRank) and axis == 0:
+        up = cut(operand.up, 0, start, stop, step)
+        return LowRank(cut(operand.operand, 0, start, stop, step), up, operand.down, operand.scale)
+    if isinstance(operand, Slice) and operand.axis == axis and operand.step == 1:
+        return Slice(operand.operand, axis, operand.start + start, operand.start + stop, step)
+    return Slice(operand, axis, start, stop, step)
 
 
 def concatenate(parts: Sequence[Expression], axis: int) -> Expression:
-    """Return tensors one after the other along an axis.
+    """Concatenate tensors along an axis.
 
     Raises:
-        ValueError: there are none, or they differ in their type or in another axis's size.
+        ValueError: there are none, or their dtypes or the sizes of another axis differ.
     """
     if not parts:
         raise ValueError("nothing to concatenate")
@@ -119,58 +121,62 @@ def concatenate(parts: Sequence[Expression], axis: int) -> Expression:
     return filled[0] if len(filled) == 1 else Concatenate(axis, tuple(filled or parts[:1]))
 
 
-def low_rank(of: Expression, up: Expression, down: Expression, scale: float) -> Expression:
-    """Return a matrix with the product of two others added, in float32.
+def low_rank(operand: Expression, up: Expression, down: Expression, scale: float) -> Expression:
+    """Return `operand + scale * up @ down`, in float32.
 
     Raises:
-        TypeError: one of them can't be cast to float32.
-        ValueError: their shapes don't fit.
+        TypeError: a matrix can't be cast to float32.
+        ValueError: the shapes don't match.
     """
-    for part in (of, up, down):
+    for part in (operand, up, down):
         _check_float(part)
-    shapes = (of.shape, up.shape, down.shape)
-    if [len(shape) for shape in shapes] != [2, 2, 2] or (up.shape[0], down.shape[1]) != of.shape:
-        raise ValueError(f"a product of {list(up.shape)} and {list(down.shape)} can't be added to {list(of.shape)}")
+    shapes = (operand.shape, up.shape, down.shape)
+    if [len(shape) for shape in shapes] != [2, 2, 2] or (up.shape[0], down.shape[1]) != operand.shape:
+        raise ValueError(
+            f"a product of {list(up.shape)} and {list(down.shape)} can't be added to {list(operand.shape)}"
+        )
     if up.shape[1] != down.shape[0]:
         raise ValueError(f"{list(up.shape)} can't be multiplied with {list(down.shape)}")
-    return LowRank(of, up, down, scale)
+    return LowRank(operand, up, down, scale)
 
 
-def rescaled(of: Expression, lengths: Expression) -> Expression:
-    """Return a matrix whose rows have given lengths, in float32.
+def rescaled(operand: Expression, norms: Expression) -> Expression:
+    """Rescale the rows of a float32 matrix to the given norms.
 
     Raises:
-        TypeError: it isn't float32, or the lengths can't be cast to it.
-        ValueError: there isn't one length for each row.
+        TypeError: the matrix isn't float32, or the norms can't be cast to it.
+        ValueError: there isn't one norm for each row.
     """
-    _check_float(lengths)
-    if of.dtype != ir.DataType.FLOAT:
-        raise TypeError(f"rows of {of.dtype.name} aren't rescaled")
-    if len(of.shape) != 2 or lengths.shape != of.shape[:1]:
-        raise ValueError(f"{list(lengths.shape)} aren't lengths for the rows of {list(of.shape)}")
-    return Rescaled(of, lengths)
+    _check_float(norms)
+    if operand.dtype != ir.DataType.FLOAT:
+        raise TypeError(f"rows of {operand.dtype.name} can't be rescaled, only FLOAT")
+    if len(operand.shape) != 2 or norms.shape != operand.shape[:1]:
+        raise ValueError(f"{list(norms.shape)} aren't norms for the rows of {list(operand.shape)}")
+    return Rescaled(operand, norms)
 
 
-def product(of: Expression, by: Expression) -> Expression:
-    """Return a float32 tensor multiplied by another one, which is repeated where it has size 1.
+def product(operand: Expression, by: Expression) -> Expression:
+    """Return the element-wise product of two float32 tensors, the second broadcast to the first.
 
     Raises:
         TypeError: one of them isn't float32.
-        ValueError: their shapes don't fit.
+        ValueError: the shapes don't match.
     """
-    if {of.dtype, by.dtype} != {ir.DataType.FLOAT}:
-        raise TypeError(f"{of.dtype.name} and {by.dtype.name} aren't multiplied, only FLOAT")
-    if len(of.shape) != len(by.shape) or any(n not in (1, m) for m, n in zip(of.shape, by.shape, strict=True)):
-        raise ValueError(f"{list(by.shape)} can't be repeated to {list(of.shape)}")
-    return Product(of, by)
+    if {operand.dtype, by.dtype} != {ir.DataType.FLOAT}:
+        raise TypeError(f"{operand.dtype.name} and {by.dtype.name} can't be multiplied, only FLOAT")
+    if len(operand.shape) != len(by.shape) or any(
+        n not in (1, m) for m, n in zip(operand.shape, by.shape, strict=True)
+    ):
+        raise ValueError(f"{list(by.shape)} can't be broadcast to {list(operand.shape)}")
+    return Product(operand, by)
 
 
 def mxfp4(blocks: Expression, scales: Expression) -> Expression:
-    """Return what packed numbers of 4 bits stand for, in float32.
+    """Return a dequantized MXFP4 tensor, in float32.
 
     Raises:
-        TypeError: the bytes or the exponents aren't uint8.
-        ValueError: there isn't one exponent for each block.
+        TypeError: the blocks or the scales aren't uint8.
+        ValueError: there isn't one scale for each block.
     """
     if {blocks.dtype, scales.dtype} != {ir.DataType.UINT8}:
         raise TypeError(f"blocks of {blocks.dtype.name} and scales of {scales.dtype.name} aren't MXFP4")
@@ -179,47 +185,47 @@ def mxfp4(blocks: Expression, scales: Expression) -> Expression:
     return Mxfp4(blocks, scales)
 
 
-def _check_float(of: Expression) -> None:
-    if of.dtype != ir.DataType.FLOAT and not can_cast(of.dtype.numpy(), ir.DataType.FLOAT.numpy()):
-        raise TypeError(f"there is no cast from {of.dtype.name} to FLOAT")
+def _check_float(operand: Expression) -> None:
+    if operand.dtype != ir.DataType.FLOAT and not can_cast(operand.dtype.numpy(), ir.DataType.FLOAT.numpy()):
+        raise TypeError(f"there is no cast from {operand.dtype.name} to FLOAT")
 
 
-def uncast(of: Expression) -> Expression:
-    """Return an expression without its casts: what it is in the checkpoint's own type, before it was rounded."""
-    if isinstance(of, Cast):
-        return uncast(of.of)
+def uncast(operand: Expression) -> Expression:
+    """Return an expression without its casts: its values in the checkpoint's dtype."""
+    if isinstance(operand, Cast):
+        return uncast(operand.operand)
     try:
-        return rebuilt(of, [uncast(child) for child in of.children])
-    except (TypeError, ValueError):  # parts that have one type only because they were cast
-        return of
+        return rebuilt(operand, [uncast(child) for child in operand.children])
+    except (TypeError, ValueError):  # operands whose dtypes only agree after the casts
+        return operand
 
 
-def rebuilt(of: Expression, children: Sequence[Expression]) -> Expression:
-    """Return an expression with others in the place of what it is made of."""
-    match of:
+def rebuilt(operand: Expression, children: Sequence[Expression]) -> Expression:
+    """Return an expression with other operands."""
+    match operand:
         case Cast():
-            return cast(children[0], of.to)
+            return cast(children[0], operand.to)
         case Transpose():
-            return transpose(children[0], of.axes)
+            return transpose(children[0], operand.axes)
         case Reshape():
-            return reshape(children[0], of.sizes)
+            return reshape(children[0], operand.sizes)
         case Slice():
-            return cut(children[0], of.axis, of.start, of.stop, of.step)
+            return cut(children[0], operand.axis, operand.start, operand.stop, operand.step)
         case Concatenate():
-            return concatenate(children, of.axis)
+            return concatenate(children, operand.axis)
         case LowRank():
-            return low_rank(children[0], children[1], children[2], of.scale)
+            return low_rank(children[0], children[1], children[2], operand.scale)
         case Rescaled():
             return rescaled(children[0], children[1])
         case Product():
             return product(children[0], children[1])
         case Mxfp4():
             return mxfp4(children[0], children[1])
-    return of
+    return operand
 
 
 def equal_values(one: Expression, other: Expression, reader: Reads) -> bool:
-    """Tell whether two tensors of the same shape have the same values, reading a few megabytes at a time."""
+    """Return whether two tensors of the same shape are equal, reading a few megabytes at a time."""
     rows = one.shape[0] if one.shape else 0
     if not rows or isinstance(one, Concatenate) or isinstance(other, Concatenate):
         return bool((one.evaluate(reader) == other.evaluate(reader)).all())
@@ -232,18 +238,20 @@ def equal_values(one: Expression, other: Expression, reader: Reads) -> bool:
 
 
 def to_json(expression: Expression) -> dict[str, Any]:
-    """Return an expression as a JSON object; `from_json` undoes it.
+    """Return an expression as a JSON object, the inverse of `from_json`.
 
     Raises:
-        ValueError: it holds an array of more than `MAX_JSON_BYTES`.
+        ValueError: it contains an array of more than `MAX_JSON_BYTES`.
     """
     name = type(expression).__name__
     if isinstance(expression, Stored):
-        place = [expression.file, expression.key, expression.dtype.name, list(expression.shape)]
-        return {name: [*place, expression.begin, expression.end]}
+        tensor = [expression.file, expression.key, expression.dtype.name, list(expression.shape)]
+        return {name: [*tensor, expression.begin, expression.end]}
     if isinstance(expression, InMemory):
         if expression.nbytes > MAX_JSON_BYTES:
-            raise ValueError(f"an array of {expression.nbytes} bytes isn't kept as JSON (at most {MAX_JSON_BYTES})")
+            raise ValueError(
+                f"an array of {expression.nbytes} bytes can't be written as JSON (at most {MAX_JSON_BYTES})"
+            )
         content = base64.b64encode(np.ascontiguousarray(expression.array).tobytes()).decode()
         return {name: [expression.dtype.name, list(expression.shape), content]}
     return {name: [*_settings(expression), *(to_json(child) for child in expression.children)]}
@@ -265,14 +273,14 @@ def _settings(expression: Expression) -> list[Any]:
             return [expression.scale]
         case Rescaled() | Product() | Mxfp4():
             return []
-    raise TypeError(f"{type(expression).__name__} isn't part of the language")
+    raise TypeError(f"{type(expression).__name__} isn't an expression")
 
 
-def from_json(value: Any) -> Expression:
-    """Return the expression that `to_json` was given.
+def from_json(value: Mapping[str, Any]) -> Expression:
+    """Return an expression from the result of `to_json`.
 
     Raises:
-        ValueError: the value doesn't come from there.
+        ValueError: the value isn't an expression.
     """
     try:
         ((name, items),) = value.items()
@@ -295,7 +303,7 @@ def _in_memory(items: list[Any]) -> Expression:
     return InMemory(values.reshape(_sizes(shape)))
 
 
-def _sizes(value: Any) -> Shape:
+def _sizes(value: Iterable[int]) -> Shape:
     return tuple(int(size) for size in value)
 
 

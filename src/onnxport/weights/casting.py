@@ -1,6 +1,6 @@
-"""Cast arrays as torch does: rounded to nearest, ties to even, wide types by way of float32.
+"""Cast arrays with torch's rounding: to nearest, ties to even, wider types through float32.
 
-ml_dtypes' loops go element by element; between float32 and bfloat16 the same is done here with integers, in blocks.
+ml_dtypes casts element by element; between float32 and bfloat16 the same is computed here with integers, in blocks.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 FLOATS: frozenset[np.dtype[Any]] = frozenset(
-    np.dtype(kind)
-    for kind in (
+    np.dtype(scalar)
+    for scalar in (
         np.float16, np.float32, np.float64, ml_dtypes.bfloat16,
         ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2fnuz,
         ml_dtypes.float8_e8m0fnu,
     )
 )  # fmt: skip
-"""Floating-point types that can be cast from."""
+"""Floating-point source types."""
 TARGETS: frozenset[np.dtype[Any]] = frozenset(
-    np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+    np.dtype(scalar) for scalar in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 )
-"""Types that can be cast to."""
+"""Target types."""
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _FLOAT16 = np.dtype(np.float16)
 _FLOAT32 = np.dtype(np.float32)
 _BLOCK = 1 << 16
-"""Elements worked on at once: their temporaries stay in the cache."""
+"""Elements that are cast at once, so that temporaries stay in the CPU's cache."""
 
 
 def can_cast(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Tell whether `cast_into` gives what torch gives."""
+    """Return whether `cast_into` returns torch's result for the two types."""
     return target in TARGETS and (source in FLOATS or source.kind in "iub")
 
 
 def cast_into(source: Array, out: Array) -> None:
-    """Cast an array into another one of the same shape.
+    """Cast an array into another of the same shape.
 
     Args:
         source: any array.
-        out: array of the wanted dtype; it need not be contiguous.
+        out: array of the target dtype; it need not be contiguous.
     """
     if source.dtype == out.dtype:
         copy_into(source, out)
@@ -59,7 +59,7 @@ def cast_into(source: Array, out: Array) -> None:
 
 
 def copy_into(source: Array, out: Array) -> None:
-    """Copy an array into another one of its shape and dtype, as integers: numpy is slow at ml_dtypes' own types."""
+    """Copy an array into another of the same shape and dtype, as integers: numpy copies ml_dtypes' types slowly."""
     if source.dtype.itemsize in (1, 2, 4, 8):
         bits = f"u{source.dtype.itemsize}"
         source, out = source.view(bits), out.view(bits)
@@ -82,12 +82,12 @@ def _cast_quietly(source: Array, out: Array) -> None:
         np.take(_float16_values(), source.view(np.uint16), out=out, mode="clip")
         return
     if out.dtype.itemsize < 4 and source.dtype.itemsize >= 4 and source.dtype != _FLOAT32:
-        source = source.astype(_FLOAT32)  # torch rounds twice here, by way of float
+        source = source.astype(_FLOAT32)  # torch rounds twice here, through float
     if source.dtype == _FLOAT32 and out.dtype == _BFLOAT16:
         _round_to_bfloat16(source, out)
         return
     if source.dtype.itemsize < 4 and source.dtype.kind not in "iub":
-        source = source.astype(_FLOAT32)  # exact; ml_dtypes has no direct cast between its own types and float16
+        source = source.astype(_FLOAT32)  # exact; ml_dtypes has no direct cast between its types and float16
     np.copyto(out, source, casting="unsafe")
 
 
@@ -106,5 +106,5 @@ def _round_to_bfloat16(source: Array, out: Array) -> None:
 
 @cache
 def _float16_values() -> Array:
-    """Return all 65536 values of float16 as float32: looking one up is faster than numpy's own conversion."""
+    """Return all 65536 values of float16 as float32; a table look-up is faster than numpy's conversion."""
     return np.arange(1 << 16, dtype=np.uint16).view(_FLOAT16).astype(_FLOAT32)

@@ -1,7 +1,8 @@
-"""Say how a parameter is made of a checkpoint's tensors, without reading them.
+"""Define expressions: how a parameter is computed from the tensors of a checkpoint, without reading them.
 
-An expression is a value: it can be compared, kept as JSON, and evaluated where the checkpoint is. The language is
-small on purpose; `recording.py` translates torch's operations into it, and what it can't say is loaded eagerly.
+Expressions are immutable values that can be compared, serialized as JSON, and evaluated with a reader of the
+checkpoint. The language is deliberately small: `recording.py` translates torch operations into it, and a model that
+needs others is loaded eagerly.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
 STRIP = 16
-"""Rows that are transposed at once. Measured on [13824, 5120], in GB/s of float32 and of bfloat16: 1.8 and 1.1 with 16,
-0.9 and 0.8 with 64 (their rows fight for the same places of the cache), 1.2 and 0.6 with 4."""
-PIECE = 1 << 18
-"""Elements that are read, converted and written at once: more would cost the memory's speed instead of the cache's."""
+"""Rows that are transposed at once. Measured on [13824, 5120], in GB/s for float32 and bfloat16: 1.8 and 1.1 with 16,
+0.9 and 0.8 with 64 (rows conflict in the same cache sets), 1.2 and 0.6 with 4."""
+CHUNK = 1 << 18
+"""Elements that are read, converted and written at once, so that they stay in the CPU's cache."""
 
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Name bytes of a file of a checkpoint.
+    """A byte range of a checkpoint's file.
 
     Attributes:
-        file: path inside the checkpoint's directory, with forward slashes.
-        offset: first byte, counted from the start of the file.
-        nbytes: how many.
+        file: path relative to the checkpoint's directory, with forward slashes.
+        offset: offset of the first byte in the file.
+        nbytes: length in bytes.
     """
 
     file: str
@@ -43,50 +44,50 @@ class ByteRange:
 
 
 class Reads(Protocol):
-    """Read bytes of a checkpoint; see `reading.Reader`."""
+    """Read byte ranges of a checkpoint; implemented by `checkpoint.reading.Reader`."""
 
     def read(self, where: ByteRange, /) -> Array:
-        """Return bytes as an array of `uint8` that may be written to."""
+        """Return a byte range as a writable `uint8` array."""
         ...
 
 
 class Expression:
-    """A tensor made of others; the subclasses are frozen dataclasses."""
+    """A tensor computed from others; the subclasses are frozen dataclasses."""
 
     @property
     def dtype(self) -> ir.DataType:
-        """Type of its elements."""
+        """Data type of the elements."""
         raise NotImplementedError
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The shape."""
         raise NotImplementedError
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of; empty for a leaf."""
+        """The operands; empty for a leaf."""
         return ()
 
     @cached_property
     def size(self) -> int:
-        """The number of its elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @cached_property
     def nbytes(self) -> int:
-        """The number of bytes it has."""
+        """The size in bytes."""
         return math.ceil(self.size * self.dtype.itemsize)
 
     @cached_property
     def contiguous(self) -> ByteRange | None:
-        """Where its bytes are, one after the other and unchanged, in a file of the checkpoint; None where nowhere."""
+        """The byte range of a file that has exactly these values in row-major order; None if there is none."""
         return self._contiguous()
 
     def evaluate(self, reader: Reads) -> Array:
-        """Return its values, as an array of its own.
+        """Return the values as a new array.
 
-        At most one tensor of the checkpoint is in memory beside the result, for transposed and sliced ones too.
+        At most one tensor of the checkpoint is in memory beside the result, also for transposes and slices.
         """
         if self.contiguous is not None:
             return reader.read(self.contiguous).view(self.dtype.numpy()).reshape(self.shape)
@@ -95,27 +96,27 @@ class Expression:
         return out
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array of its shape and dtype, contiguous or not."""
+        """Write the values into an array of the same shape and dtype, contiguous or not."""
         copy_into(self.evaluate(reader), out)
 
-    def pieces(self, reader: Reads) -> Iterator[Array]:
-        """Yield its values in order, as flat arrays that hold until the next one is asked for.
+    def chunks(self, reader: Reads) -> Iterator[Array]:
+        """Yield the values in row-major order as one-dimensional arrays, each valid until the next is requested.
 
-        What is read in the order in which it is stored is in memory in small pieces only.
+        Values that are read in their stored order are never in memory as a whole.
         """
         where, dtype = self.contiguous, self.dtype.numpy()
         if where is None:
             yield np.ascontiguousarray(self.evaluate(reader)).reshape(-1)
             return
-        step = PIECE * dtype.itemsize
+        step = CHUNK * dtype.itemsize
         for start in range(0, where.nbytes, step):
             part = ByteRange(where.file, where.offset + start, min(step, where.nbytes - start))
             yield reader.read(part).view(dtype)
 
     def strips(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows, some at a time; it has two axes.
+        """Yield the rows of a matrix, up to `STRIP` at a time.
 
-        What is transposed is written fastest from these, and only they are in memory where rows are stored as such.
+        Transposes are written fastest from these. Rows that are stored contiguously are read one strip at a time.
         """
         where, (rows, columns) = self.contiguous, self.shape
         if where is None:
@@ -129,7 +130,7 @@ class Expression:
             yield reader.read(part).view(self.dtype.numpy()).reshape(count, columns)
 
     def stored(self) -> Iterator[Stored]:
-        """Yield the tensors of the checkpoint that it is made of, in order."""
+        """Yield the checkpoint tensors that the expression refers to, in order."""
         for child in self.children:
             yield from child.stored()
 
@@ -142,12 +143,12 @@ class Stored(Expression):
     """A tensor of a safetensors file.
 
     Attributes:
-        file: path inside the checkpoint's directory, with forward slashes.
-        key: its name in the file.
-        stored_dtype: type of its elements.
-        sizes: its shape.
-        begin: first byte, counted from the start of the file.
-        end: byte after the last.
+        file: path relative to the checkpoint's directory, with forward slashes.
+        key: name in the file.
+        stored_dtype: data type of the elements.
+        sizes: the shape.
+        begin: offset of the first byte in the file.
+        end: offset after the last byte in the file.
     """
 
     file: str
@@ -159,12 +160,12 @@ class Stored(Expression):
 
     @property
     def dtype(self) -> ir.DataType:
-        """Type of its elements."""
+        """Data type of the elements."""
         return self.stored_dtype
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The shape."""
         return self.sizes
 
     def stored(self) -> Iterator[Stored]:
@@ -177,81 +178,81 @@ class Stored(Expression):
 
 @dataclass(frozen=True, eq=False)
 class InMemory(Expression):
-    """An array that was read already: of a format that can't be read in parts, or computed when the model was built.
+    """An array in memory, from a format that can't be read in parts, or computed when the model was constructed.
 
     Attributes:
-        array: its values; nobody writes to it.
+        array: the values, which must not be modified.
     """
 
     array: Array = field(repr=False)
 
     @cached_property
     def dtype(self) -> ir.DataType:  # type: ignore[override]
-        """Type of its elements."""
+        """Data type of the elements."""
         return ir.DataType.from_numpy(self.array.dtype)
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The shape."""
         return tuple(self.array.shape)
 
     def evaluate(self, reader: Reads) -> Array:
-        """Return the array itself: it would be needless to copy it."""
+        """Return the array itself, not a copy."""
         return self.array
 
 
 @dataclass(frozen=True)
 class _Unary(Expression):
-    of: Expression
+    operand: Expression
 
     @property
     def dtype(self) -> ir.DataType:
-        """Type of its elements."""
-        return self.of.dtype
+        """Data type of the elements."""
+        return self.operand.dtype
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of."""
-        return (self.of,)
+        """The operands."""
+        return (self.operand,)
 
 
 @dataclass(frozen=True)
 class Cast(_Unary):
-    """Another type of elements, rounded as torch does.
+    """A cast, with torch's rounding.
 
     Attributes:
-        of: what is cast.
-        to: the wanted type.
+        operand: the tensor to cast.
+        to: the target data type.
     """
 
     to: ir.DataType
 
     @property
     def dtype(self) -> ir.DataType:
-        """Type of its elements."""
+        """Data type of the elements."""
         return self.to
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
-        return self.of.shape
+        """The shape."""
+        return self.operand.shape
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
-        cast_into(self.of.evaluate(reader), out)
+        """Write the values into an array."""
+        cast_into(self.operand.evaluate(reader), out)
 
-    def pieces(self, reader: Reads) -> Iterator[Array]:
-        """Yield its values in order."""
-        out = np.empty(min(PIECE, self.size), self.dtype.numpy())
-        for piece in self.of.pieces(reader):
-            for start in range(0, piece.size, PIECE):
-                part = piece[start : start + PIECE]
+    def chunks(self, reader: Reads) -> Iterator[Array]:
+        """Yield the values in row-major order."""
+        out = np.empty(min(CHUNK, self.size), self.dtype.numpy())
+        for chunk in self.operand.chunks(reader):
+            for start in range(0, chunk.size, CHUNK):
+                part = chunk[start : start + CHUNK]
                 cast_into(part, out[: part.size])
                 yield out[: part.size]
 
     def strips(self, reader: Reads) -> Iterator[Array]:
-        """Yield its rows, some at a time."""
-        for strip in self.of.strips(reader):
+        """Yield the rows, some at a time."""
+        for strip in self.operand.strips(reader):
             out = np.empty(strip.shape, self.dtype.numpy())
             cast_into(strip, out)
             yield out
@@ -259,64 +260,64 @@ class Cast(_Unary):
 
 @dataclass(frozen=True)
 class Transpose(_Unary):
-    """The same elements with their axes in another order.
+    """A permutation of axes.
 
     Attributes:
-        of: what is transposed.
-        axes: which of its axes becomes the first, the second, …
+        operand: the tensor to transpose.
+        axes: for each axis of the result, the operand's axis.
     """
 
     axes: Shape
 
     @cached_property
     def shape(self) -> Shape:  # type: ignore[override]
-        """Its sizes."""
-        return tuple(self.of.shape[axis] for axis in self.axes)
+        """The shape."""
+        return tuple(self.operand.shape[axis] for axis in self.axes)
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
+        """Write the values into an array."""
         if self.axes != (1, 0):
-            self.of.fill(out.transpose(np.argsort(self.axes)), reader)
+            self.operand.fill(out.transpose(np.argsort(self.axes)), reader)
             return
         start = 0
-        for strip in self.of.strips(reader):
+        for strip in self.operand.strips(reader):
             copy_into(strip.T, out[:, start : start + len(strip)])
             start += len(strip)
 
 
 @dataclass(frozen=True)
 class Reshape(_Unary):
-    """The same elements, in the same order, with other sizes.
+    """A reshape in row-major order.
 
     Attributes:
-        of: what is reshaped.
-        sizes: the wanted sizes.
+        operand: the tensor to reshape.
+        sizes: the new shape.
     """
 
     sizes: Shape
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The shape."""
         return self.sizes
 
     def evaluate(self, reader: Reads) -> Array:
-        """Return its values."""
-        return self.of.evaluate(reader).reshape(self.sizes)
+        """Return the values."""
+        return self.operand.evaluate(reader).reshape(self.sizes)
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
+        """Write the values into an array."""
         if out.flags.c_contiguous:
-            self.of.fill(out.reshape(self.of.shape), reader)
+            self.operand.fill(out.reshape(self.operand.shape), reader)
         else:
             copy_into(self.evaluate(reader), out)
 
-    def pieces(self, reader: Reads) -> Iterator[Array]:
-        """Yield its values in order."""
-        return self.of.pieces(reader)
+    def chunks(self, reader: Reads) -> Iterator[Array]:
+        """Yield the values in row-major order."""
+        return self.operand.chunks(reader)
 
     def _contiguous(self) -> ByteRange | None:
-        return self.of.contiguous
+        return self.operand.contiguous
 
 
 @dataclass(frozen=True)
@@ -324,11 +325,11 @@ class Slice(_Unary):
     """Every `step`-th element of an axis, from `start` up to `stop`.
 
     Attributes:
-        of: what is sliced.
+        operand: the tensor to slice.
         axis: the axis.
-        start: first index, zero or more.
-        stop: index after the last, at most the axis's size.
-        step: one or more.
+        start: first index, ≥ 0.
+        stop: index after the last, at most the size of the axis.
+        step: step, ≥ 1.
     """
 
     axis: int
@@ -338,31 +339,31 @@ class Slice(_Unary):
 
     @cached_property
     def shape(self) -> Shape:  # type: ignore[override]
-        """Its sizes."""
-        sizes = list(self.of.shape)
+        """The shape."""
+        sizes = list(self.operand.shape)
         sizes[self.axis] = len(range(self.start, self.stop, self.step))
         return tuple(sizes)
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array."""
+        """Write the values into an array."""
         index = (slice(None),) * self.axis + (slice(self.start, self.stop, self.step),)
-        copy_into(self.of.evaluate(reader)[index], out)
+        copy_into(self.operand.evaluate(reader)[index], out)
 
     def _contiguous(self) -> ByteRange | None:
-        whole = self.of.contiguous
-        if whole is None or self.step != 1 or math.prod(self.of.shape[: self.axis]) != 1:
+        whole = self.operand.contiguous
+        if whole is None or self.step != 1 or math.prod(self.operand.shape[: self.axis]) != 1:
             return None
-        each = whole.nbytes // max(1, self.of.shape[self.axis])
+        each = whole.nbytes // max(1, self.operand.shape[self.axis])
         return ByteRange(whole.file, whole.offset + self.start * each, (self.stop - self.start) * each)
 
 
 @dataclass(frozen=True)
 class Concatenate(Expression):
-    """Tensors one after the other along an axis.
+    """A concatenation along an axis.
 
     Attributes:
         axis: the axis.
-        parts: the tensors; they differ at most in that axis's size.
+        parts: the tensors, whose shapes differ at most in the size of that axis.
     """
 
     axis: int
@@ -370,36 +371,36 @@ class Concatenate(Expression):
 
     @property
     def dtype(self) -> ir.DataType:
-        """Type of its elements."""
+        """Data type of the elements."""
         return self.parts[0].dtype
 
     @cached_property
     def shape(self) -> Shape:  # type: ignore[override]
-        """Its sizes."""
+        """The shape."""
         sizes = list(self.parts[0].shape)
         sizes[self.axis] = sum(part.shape[self.axis] for part in self.parts)
         return tuple(sizes)
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """What it is made of."""
+        """The operands."""
         return self.parts
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write its values into an array, one part at a time."""
+        """Write the values into an array, one part at a time."""
         start = 0
         for part in self.parts:
             stop = start + part.shape[self.axis]
             part.fill(out[(slice(None),) * self.axis + (slice(start, stop),)], reader)
             start = stop
 
-    def pieces(self, reader: Reads) -> Iterator[Array]:
-        """Yield its values in order."""
+    def chunks(self, reader: Reads) -> Iterator[Array]:
+        """Yield the values in row-major order."""
         if math.prod(self.shape[: self.axis]) != 1:
-            yield from super().pieces(reader)
+            yield from super().chunks(reader)
             return
         for part in self.parts:
-            yield from part.pieces(reader)
+            yield from part.chunks(reader)
 
     def _contiguous(self) -> ByteRange | None:
         if math.prod(self.parts[0].shape[: self.axis]) != 1:

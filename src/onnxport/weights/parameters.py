@@ -1,7 +1,7 @@
-"""Stand for a parameter in a graph: a name, a dtype and a shape, never a value.
+"""Represent a parameter in a graph by name, dtype and shape, without data.
 
-Graphs are traced, cleaned and stamped with these; `bound_graphs.bind_graph` puts tensors of the checkpoint in their
-place. What reads one by mistake (a pass that folds constants, say) gets an error, not gigabytes.
+Graphs are traced, cleaned and stamped with these; `bound_graphs.bind_graph` replaces them with tensors of the
+checkpoint. Code that reads one by mistake, such as constant folding, raises instead of reading gigabytes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import onnx_ir as ir
 
 
 class ParameterTensor(ir.LazyTensor):
-    """A parameter without value: reading it raises `TypeError`.
+    """A parameter without data: reading it raises `TypeError`.
 
     Args:
         name: the parameter's full name, such as `model.layers.3.mlp.up_proj.weight`.
-        dtype: type of its elements.
-        shape: its sizes.
-        axes: the axes of the checkpoint's parameter in the order in which they are the tensor's; None for its own.
+        dtype: data type of the elements.
+        shape: the shape, after `axes` is applied.
+        axes: permutation of the model's parameter, as in `numpy.transpose`; None for none.
     """
 
     def __init__(
@@ -29,20 +29,20 @@ class ParameterTensor(ir.LazyTensor):
         self.axes = axes
 
     def transposed(self) -> ParameterTensor:
-        """Return the same parameter with its axes, two or more, in reverse order."""
+        """Return the same parameter with its axes in reverse order."""
         rank = len(self.shape)
         axes = self.axes or tuple(range(rank))
         return ParameterTensor(str(self.name), self.dtype, tuple(self.shape.numpy())[::-1], axes[::-1])
 
     def _refuse(self) -> NoReturn:
         raise TypeError(
-            f"parameter {self.name!r} ({self._printable_type_shape()}) has no value yet: the graph isn't bound to a "
-            "checkpoint. What works on unbound graphs must leave parameters alone; bind_graph gives them values"
+            f"parameter {self.name!r} ({self._printable_type_shape()}) has no data: the graph isn't bound to a "
+            "checkpoint. Passes over unbound graphs must not read parameters; bind_graph assigns their data"
         )
 
 
 def frozen_shape(sizes: Iterable[int]) -> ir.Shape:
-    """Return a shape that can't be changed."""
+    """Return an immutable shape."""
     shape = ir.Shape(tuple(sizes))
     shape.freeze()
     return shape

@@ -1,7 +1,8 @@
-"""Tensors of torch without data that remember how they are made: what a checkpoint's tensors are while they are bound.
+"""Tensors without data that record operations as expressions; Transformers' loader gets them instead of tensors.
 
-Transformers' loader works in threads, so this is a subclass of Tensor (it sees every operation wherever it runs), not
-a mode. An operation that the language of expressions doesn't have raises, and is noted, for the loader may catch it.
+The loader of Transformers 5 uses threads, and a torch dispatch mode is thread-local; a Tensor subclass intercepts
+operations in every thread. An operation without an expression raises, and is also kept on the tape, because the loader
+may catch the exception.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from onnx_ir import DataType
 from onnx_ir.tensor_adapters import from_torch_dtype, to_torch_dtype
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from onnxport.weights import building
@@ -23,229 +25,243 @@ from onnxport.weights.expressions import Expression, InMemory, Reads, Shape
 
 aten = torch.ops.aten
 
+_TensorT = TypeVar("_TensorT", bound=torch.Tensor)
+
 
 class UnrecordableError(Exception):
-    """Say which operation can't be written as an expression."""
+    """An operation can't be represented as an expression."""
 
 
 @dataclass(frozen=True)
-class Lost(Expression):
-    """A tensor that the language has no words for. Nothing is wrong unless a parameter is made of it.
+class Unsupported(Expression):
+    """The result of an operation that expressions can't represent; an error only if a parameter depends on it.
 
     Attributes:
-        kind: type of its elements.
-        sizes: its shape, which is what most code wants of it.
-        operation: what it comes from.
+        element_type: data type of the elements.
+        sizes: the shape, which is all that most code needs.
+        operation: name of the operation.
         is_view: whether it may share another tensor's memory.
     """
 
-    kind: DataType
+    element_type: DataType
     sizes: Shape
     operation: str
     is_view: bool
 
     @property
     def dtype(self) -> DataType:
-        """Type of its elements."""
-        return self.kind
+        """Data type of the elements."""
+        return self.element_type
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The shape."""
         return self.sizes
 
 
 @dataclass
 class Tape:
-    """Hold what the recordings of one checkpoint share.
+    """State shared by the recordings of one checkpoint.
 
     Attributes:
-        reader: reads the checkpoint where two tensors must be compared: are they tied?
-        refused: operations that couldn't be recorded.
-        compared: pairs of tensors that were read to compare them, and whether they are equal.
+        reader: reads the checkpoint, to compare tensors that may be tied.
+        unsupported: operations that couldn't be recorded.
+        comparisons: pairs of tensors that were read and compared, and whether they are equal.
     """
 
     reader: Reads
-    refused: list[str] = field(default_factory=list)
-    compared: list[tuple[Expression, Expression, bool]] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
+    comparisons: list[tuple[Expression, Expression, bool]] = field(default_factory=list)
 
 
-def without_data(kind: type[torch.Tensor], expression: Expression) -> Any:
-    """Return a tensor of a subclass that has an expression, its shape and its dtype, and no memory."""
+def tensor_without_data(tensor_class: type[_TensorT], expression: Expression) -> _TensorT:
+    """Return an instance of a tensor subclass with an expression, its shape and its dtype, without storage."""
     made: Any = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-        kind,
+        tensor_class,
         expression.shape,
         dtype=to_torch_dtype(expression.dtype),
         device=torch.device("cpu"),
         requires_grad=False,
     )
     made.expression = expression
-    return made
+    return cast("_TensorT", made)
 
 
 class Recording(torch.Tensor):
-    """A tensor that has an expression in place of data. It says that it is on the CPU, and contiguous."""
+    """A tensor with an expression instead of data. Its device is the CPU, and it is contiguous."""
 
     expression: Expression
     tape: Tape
 
     @staticmethod
     def __new__(cls, expression: Expression, tape: Tape) -> Recording:
-        """Return a tensor of an expression's shape and dtype."""
-        made: Recording = without_data(cls, expression)
+        """Create a recording with the shape and dtype of an expression."""
+        made: Recording = tensor_without_data(cls, expression)
         made.tape = tape
         return made
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         return f"Recording({self.expression!r})"
 
     @classmethod
     def __torch_function__(
-        cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Let `tensor.data = other`, which reaches no operation, take over the other's expression."""
-        result = super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
+        cls,
+        function: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        """Record `tensor.data = other`, which dispatches no operation, as taking the other's expression."""
+        result: object = super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
         if function is torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             changed, source = args
             if not isinstance(changed, Recording) or not isinstance(source, Recording):
                 tape = (changed if isinstance(changed, Recording) else source).tape
-                tape.refused.append("tensor.data = …, between a recording and a tensor with data")
-                raise UnrecordableError(tape.refused[-1])
+                tape.unsupported.append("tensor.data = …, between a recording and a tensor with data")
+                raise UnrecordableError(tape.unsupported[-1])
             changed.expression = source.expression
         return result
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        cls,
+        function: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         """Record an operation."""
         tape = next(item.tape for item in pytree.tree_leaves((args, kwargs)) if isinstance(item, Recording))
-        handler = _HANDLERS.get(function) or partial(_lose, function)
+        handler = _HANDLERS.get(function) or partial(_infer_shapes, function)
         try:
             result = handler(*args, **(kwargs or {}))
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-            tape.refused.append(f"{function}: {error}")
-            raise UnrecordableError(tape.refused[-1]) from error
+            tape.unsupported.append(f"{function}: {error}")
+            raise UnrecordableError(tape.unsupported[-1]) from error
         return pytree.tree_map_only(Expression, lambda made: Recording(made, tape), result)
 
 
 def expression_of(tensor: torch.Tensor | None) -> Expression | None:
-    """Return how a tensor is made of a checkpoint's, None for one that has data."""
+    """Return the expression of a tensor, None for a tensor with data."""
     return tensor.expression if isinstance(tensor, Recording) else None
 
 
-def lost(expression: Expression) -> str:
-    """Return the operation that an expression has no words for, nothing where it has."""
-    if isinstance(expression, Lost):
+def unsupported_operation(expression: Expression) -> str:
+    """Return the first unsupported operation in an expression; empty for none."""
+    if isinstance(expression, Unsupported):
         return expression.operation
-    return next((found for child in expression.children if (found := lost(child))), "")
+    return next((found for child in expression.children if (found := unsupported_operation(child))), "")
 
 
-def _lose(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Find out the shapes that an operation gives.
+def _infer_shapes(function: OpOverload, *args: object, **kwargs: object) -> object:
+    """Return `Unsupported` results with the shapes that an operation has on the meta device.
 
-    One that changes a tensor is refused, unless that is lost already: an initialisation of a computed weight, say.
-    One that gives a number is refused too.
+    Raises:
+        TypeError: the operation returns a Python number; or it modifies a tensor that isn't unsupported already, as
+            the initialization of a computed weight is.
     """
     if function._schema.is_mutable:
-        return _change(function, args, kwargs)
+        return _modified(function, args, kwargs)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), (args, kwargs)
     )
     result = function(*args, **kwargs)
     if not all(isinstance(item, torch.Tensor) and item.is_meta for item in pytree.tree_leaves(result)):
-        raise TypeError("it looks at values")
+        raise TypeError("it depends on values")
     is_view = any(returned.alias_info is not None for returned in function._schema.returns)
     return pytree.tree_map_only(
         torch.Tensor,
-        lambda tensor: Lost(from_torch_dtype(tensor.dtype), tuple(tensor.shape), str(function), is_view),
+        lambda tensor: Unsupported(from_torch_dtype(tensor.dtype), tuple(tensor.shape), str(function), is_view),
         result,
     )
 
 
-def _change(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    changed = []
+def _modified(function: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """Return the tensor that an in-place operation modifies, if its values don't matter."""
+    modified = []
     for index, argument in enumerate(function._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            changed.append(args[index] if index < len(args) else kwargs.get(argument.name))
-    made = [expression_of(tensor) for tensor in changed]
-    if len(made) != 1 or not isinstance(made[0], Lost) or made[0].is_view:
-        raise TypeError("it changes a tensor")
-    return changed[0]
+            modified.append(args[index] if index < len(args) else kwargs.get(argument.name))
+    made = [expression_of(tensor) for tensor in modified]
+    if len(made) != 1 or not isinstance(made[0], Unsupported) or made[0].is_view:
+        raise TypeError("it modifies a tensor")
+    return modified[0]
 
 
-def _same(of: Recording, *_: Any, **__: Any) -> Expression:
-    return of.expression
+def _same(operand: Recording, *_: object, **__: object) -> Expression:
+    return operand.expression
 
 
 def _to_copy(
-    of: Recording, *, dtype: torch.dtype | None = None, device: Any = None, memory_format: Any = None, **_: Any
+    operand: Recording, *, dtype: torch.dtype | None = None, device: torch.device | None = None, **_: object
 ) -> Expression:
     if device is not None and torch.device(device).type != "cpu":
         raise TypeError(f"it moves to {device}")
-    return of.expression if dtype is None else building.cast(of.expression, from_torch_dtype(dtype))
+    return operand.expression if dtype is None else building.cast(operand.expression, from_torch_dtype(dtype))
 
 
-def _axis(of: Recording, axis: int) -> int:
-    return axis % max(1, of.ndim)
+def _axis(operand: Recording, axis: int) -> int:
+    return axis % max(1, operand.ndim)
 
 
-def _transpose(of: Recording, first: int, second: int) -> Expression:
-    axes = list(range(of.ndim))
-    first, second = _axis(of, first), _axis(of, second)
+def _transpose(operand: Recording, first: int, second: int) -> Expression:
+    axes = list(range(operand.ndim))
+    first, second = _axis(operand, first), _axis(operand, second)
     axes[first], axes[second] = axes[second], axes[first]
-    return building.transpose(of.expression, axes)
+    return building.transpose(operand.expression, axes)
 
 
-def _permute(of: Recording, axes: Sequence[int]) -> Expression:
-    return building.transpose(of.expression, [_axis(of, axis) for axis in axes])
+def _permute(operand: Recording, axes: Sequence[int]) -> Expression:
+    return building.transpose(operand.expression, [_axis(operand, axis) for axis in axes])
 
 
-def _view(of: Recording, sizes: Sequence[int]) -> Expression:
+def _view(operand: Recording, sizes: Sequence[int]) -> Expression:
     known = int(np.prod([size for size in sizes if size != -1], dtype=np.int64))
-    return building.reshape(of.expression, [of.numel() // max(1, known) if size == -1 else size for size in sizes])
-
-
-def _slice(
-    of: Recording, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
-) -> Expression:
-    axis = _axis(of, axis)
-    begin, end, _ = slice(start, stop).indices(of.shape[axis])
-    return building.cut(of.expression, axis, begin, max(begin, end), step)
-
-
-def _select(of: Recording, axis: int, index: int) -> Expression:
-    axis = _axis(of, axis)
-    index = index % of.shape[axis]
     return building.reshape(
-        building.cut(of.expression, axis, index, index + 1), [*of.shape[:axis], *of.shape[axis + 1 :]]
+        operand.expression, [operand.numel() // max(1, known) if size == -1 else size for size in sizes]
     )
 
 
-def _split_with_sizes(of: Recording, sizes: Sequence[int], axis: int = 0) -> list[Expression]:
-    axis, ends = _axis(of, axis), np.cumsum([0, *sizes]).tolist()
-    return [building.cut(of.expression, axis, start, stop) for start, stop in pairwise(ends)]
+def _slice(
+    operand: Recording, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
+) -> Expression:
+    axis = _axis(operand, axis)
+    begin, end, _ = slice(start, stop).indices(operand.shape[axis])
+    return building.cut(operand.expression, axis, begin, max(begin, end), step)
 
 
-def _split(of: Recording, size: int, axis: int = 0) -> list[Expression]:
-    whole = of.shape[_axis(of, axis)]
-    return _split_with_sizes(of, [min(size, whole - start) for start in range(0, whole, size)], axis)
-
-
-def _unbind(of: Recording, axis: int = 0) -> list[Expression]:
-    return [_select(of, axis, index) for index in range(of.shape[axis])]
-
-
-def _unsqueeze(of: Recording, axis: int) -> Expression:
-    axis = axis % (of.ndim + 1)
-    return building.reshape(of.expression, [*of.shape[:axis], 1, *of.shape[axis:]])
-
-
-def _squeeze(of: Recording, axes: int | Sequence[int] | None = None) -> Expression:
-    chosen = range(of.ndim) if axes is None else (axes,) if isinstance(axes, int) else axes
-    gone = {_axis(of, axis) for axis in chosen}
+def _select(operand: Recording, axis: int, index: int) -> Expression:
+    axis = _axis(operand, axis)
+    index = index % operand.shape[axis]
     return building.reshape(
-        of.expression, [size for axis, size in enumerate(of.shape) if axis not in gone or size != 1]
+        building.cut(operand.expression, axis, index, index + 1), [*operand.shape[:axis], *operand.shape[axis + 1 :]]
+    )
+
+
+def _split_with_sizes(operand: Recording, sizes: Sequence[int], axis: int = 0) -> list[Expression]:
+    axis, ends = _axis(operand, axis), np.cumsum([0, *sizes]).tolist()
+    return [building.cut(operand.expression, axis, start, stop) for start, stop in pairwise(ends)]
+
+
+def _split(operand: Recording, size: int, axis: int = 0) -> list[Expression]:
+    whole = operand.shape[_axis(operand, axis)]
+    return _split_with_sizes(operand, [min(size, whole - start) for start in range(0, whole, size)], axis)
+
+
+def _unbind(operand: Recording, axis: int = 0) -> list[Expression]:
+    return [_select(operand, axis, index) for index in range(operand.shape[axis])]
+
+
+def _unsqueeze(operand: Recording, axis: int) -> Expression:
+    axis = axis % (operand.ndim + 1)
+    return building.reshape(operand.expression, [*operand.shape[:axis], 1, *operand.shape[axis:]])
+
+
+def _squeeze(operand: Recording, axes: int | Sequence[int] | None = None) -> Expression:
+    chosen = range(operand.ndim) if axes is None else (axes,) if isinstance(axes, int) else axes
+    gone = {_axis(operand, axis) for axis in chosen}
+    return building.reshape(
+        operand.expression, [size for axis, size in enumerate(operand.shape) if axis not in gone or size != 1]
     )
 
 
@@ -261,11 +277,11 @@ def _stack(tensors: Sequence[torch.Tensor], axis: int = 0) -> Expression:
     return building.concatenate(parts, axis)
 
 
-def _pad(of: Recording, pads: Sequence[int], value: float = 0) -> Expression:
-    """Cut or lengthen the last axes: Transformers fits a head's bias to its vocabulary this way."""
-    made = of.expression
+def _pad(operand: Recording, pads: Sequence[int], value: float = 0) -> Expression:
+    """Pad or crop the last axes, as Transformers does to match a head's bias to the vocabulary size."""
+    made = operand.expression
     for count, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True), 1):
-        axis = of.ndim - count
+        axis = operand.ndim - count
         made = building.cut(made, axis, max(0, -before), made.shape[axis] - max(0, -after))
         parts = [_constant(made, axis, before, value), made, _constant(made, axis, after, value)]
         made = building.concatenate(parts, axis)
@@ -280,35 +296,35 @@ def _constant(like: Expression, axis: int, size: int, value: float) -> Expressio
 def _made(tensor: torch.Tensor) -> Expression:
     found = expression_of(tensor)
     if found is None:
-        raise TypeError("a tensor with data is joined to recordings")
+        raise TypeError("a tensor with data is combined with recordings")
     return found
 
 
-def _multiply(first: Any, second: Any) -> Any:
-    """Multiply two recordings of float32; everything else has no words."""
+def _multiply(first: object, second: object) -> object:
+    """Multiply two float32 recordings; other products are unsupported."""
     made = [expression_of(tensor) if isinstance(tensor, torch.Tensor) else None for tensor in (first, second)]
     if any(item is None or item.dtype != DataType.FLOAT for item in made):
-        return _lose(aten.mul.Tensor, first, second)
+        return _infer_shapes(aten.mul.Tensor, first, second)
     one, other = sorted((item for item in made if item is not None), key=lambda item: -item.size)
     rank = max(len(one.shape), len(other.shape))
-    if len(one.shape) < rank or lost(one) or lost(other):
-        return _lose(aten.mul.Tensor, first, second)
+    if len(one.shape) < rank or unsupported_operation(one) or unsupported_operation(other):
+        return _infer_shapes(aten.mul.Tensor, first, second)
     try:
         return building.product(one, building.reshape(other, [1] * (rank - len(other.shape)) + list(other.shape)))
-    except ValueError:  # both are repeated
-        return _lose(aten.mul.Tensor, first, second)
+    except ValueError:  # both are broadcast
+        return _infer_shapes(aten.mul.Tensor, first, second)
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Compare two tensors, to see whether they are tied: the only operation that reads them."""
+    """Compare two tensors, which the loader does to find tied ones: the only operation that reads values."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     one, other = _made(first), _made(second)
     tape: Tape = first.tape  # type: ignore[attr-defined]
     if one == other:
         return True
-    tape.compared.append((one, other, building.equal_values(one, other, tape.reader)))
-    return tape.compared[-1][2]
+    tape.comparisons.append((one, other, building.equal_values(one, other, tape.reader)))
+    return tape.comparisons[-1][2]
 
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {
@@ -318,13 +334,13 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     aten.contiguous.default: _same,
     aten.lift_fresh.default: _same,
     aten._to_copy.default: _to_copy,
-    aten.t.default: lambda of: _permute(of, tuple(reversed(range(of.ndim)))),
+    aten.t.default: lambda operand: _permute(operand, tuple(reversed(range(operand.ndim)))),
     aten.transpose.int: _transpose,
     aten.permute.default: _permute,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.reshape.default: _view,
-    aten._reshape_alias.default: lambda of, sizes, strides: _view(of, sizes),
+    aten._reshape_alias.default: lambda operand, sizes, strides: _view(operand, sizes),
     aten.slice.Tensor: _slice,
     aten.select.int: _select,
     aten.split_with_sizes.default: _split_with_sizes,
@@ -340,4 +356,4 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     aten.mul.Tensor: _multiply,
     aten.equal.default: _equal,
 }
-"""Operation → its meaning; each returns an expression, several, or a truth."""
+"""Operation → handler, which returns one expression, several, or a bool."""

@@ -1,1 +1,1 @@
-"""Plan and write graphs and their weights, streamed one tensor at a time."""
+"""Plan and write graphs and their weights, streamed tensor by tensor."""

@@ -1,7 +1,7 @@
-"""Put a file of a checkpoint into another directory without copying it.
+"""Link a checkpoint's file into another directory without copying it.
 
-A reflink first: it shares the blocks, and a later change of either file doesn't reach the other. Where the file
-system has none, a hard link: one file with two names, so writing into the checkpoint's file changes the export.
+A reflink is preferred: it shares blocks copy-on-write, so that later changes of one file don't affect the other. File
+systems without reflinks get a hard link: then modifying the checkpoint's file in place modifies the export too.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 from onnxport.errors import OutputError
 
 _FICLONE = 0x40049409
-"""Number of Linux's request to share the blocks of a file."""
+"""Linux's ioctl request that clones a file."""
 
 
 def link_file(source: Path, target: Path) -> str:
-    """Make a file appear under another name.
+    """Link a file.
 
     Args:
-        source: a file; a symbolic link is followed.
-        target: the new name, in a directory that exists.
+        source: the file; symbolic links are followed.
+        target: the new path, in an existing directory.
 
     Returns:
         `reflink` or `hard link`.
 
     Raises:
-        OutputError: neither can be made, because the directory is on another file system, say.
+        OutputError: neither can be created, for example because the paths are on different file systems.
     """
     real = Path(os.path.realpath(source))
     if _reflink(real, target):
@@ -48,7 +48,7 @@ def link_file(source: Path, target: Path) -> str:
 def _reflink(source: Path, target: Path) -> bool:
     try:
         import fcntl
-    except ImportError:  # not on Windows
+    except ImportError:  # Windows
         return False
     with source.open("rb") as original:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

@@ -1,7 +1,7 @@
-"""Plan where every tensor of a graph will be: a pure value, made without reading a tensor or touching the disk.
+"""Plan the file and offset of every tensor of a graph, without reading a tensor or writing a file.
 
-Small tensors stay in the graph, where shape inference reads them. Large ones go into the graph too, or into a file
-beside it, or stay in the checkpoint's files, which are linked.
+Small tensors stay in the graph, where shape inference reads them. Large tensors go into the graph's file, into an
+external data file, or stay in the checkpoint's files, which are linked.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ from onnxport.errors import OptionError, OutputError
 from onnxport.options import OutputOptions
 from onnxport.weights.expressions import ByteRange, Cast, Expression, InMemory
 
-How = Literal["copy", "convert", "link", "memory"]
+Transfer = Literal["copy", "convert", "link", "memory"]
 
 PROTOBUF_LIMIT = 2 * 1024**3
-"""Bytes that a protobuf message can't reach (its lengths are signed 32-bit numbers)."""
+"""Upper limit of the size of a protobuf message in bytes (lengths are signed 32-bit integers)."""
 GRAPH_ALLOWANCE = 64 * 1024**2
-"""Bytes kept for the graph itself when weights are weighed against the limit."""
+"""Bytes reserved for the graph itself below `PROTOBUF_LIMIT`."""
 SMALL_TENSOR = 1024
-"""Bytes up to which a tensor stays in the graph: ONNX Runtime's shape inference reads axes and shapes only there."""
+"""Size in bytes up to which a tensor stays in the graph: ONNX Runtime's shape inference ignores external data."""
 EXTERNAL_SUFFIX = "_data"
-"""Appended to the graph's file name: the name that clients of the optimum layout look for."""
+"""Suffix of the external data file, as expected by clients of Optimum's layout."""
 PAGE = 4096
-"""Offsets of large tensors are multiples of it: they can be mapped one by one, and copied by reference."""
+"""Alignment of large tensors in bytes, so that each can be memory-mapped, and copied by reference."""
 CACHE_LINE = 64
-"""Offsets of other tensors are multiples of it, as of memory that is allocated."""
+"""Alignment of other tensors in bytes."""
 LARGE_TENSOR = 1 << 16
-"""Bytes from which a tensor begins on a page: at most a sixteenth of the file is padding."""
+"""Size in bytes from which a tensor is aligned to `PAGE`: at most 1/16 of the file is padding."""
 LINKED_SHARE = 4
-"""Tensors that must be converted may be one part in so many of those that are linked."""
+"""With `weights="link"`, the converted bytes may be at most the linked ones divided by this."""
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """Say where a tensor goes, and how it gets there.
+    """The target of a tensor.
 
     Attributes:
-        name: the initializer.
-        file: path inside the output directory.
-        offset: its first byte there; None inside the graph's file, where only writing tells.
-        nbytes: its bytes.
-        how: `copy` an unchanged range of the checkpoint, `convert` what is read, `link` the checkpoint's file, or
-            write what is in `memory`.
+        name: name of the initializer.
+        file: path relative to the output directory.
+        offset: offset of the first byte in that file; None inside the graph's file, where writing determines it.
+        nbytes: size in bytes.
+        transfer: `copy` an unchanged byte range of the checkpoint, `convert` tensors of it, `link` its file, or write
+            an array in `memory`.
     """
 
     name: str
     file: str
     offset: int | None
     nbytes: int
-    how: How
+    transfer: Transfer
 
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """Say what writing a graph will write.
+    """The files of a graph.
 
     Attributes:
-        graph_file: path of the graph inside the output directory.
-        data_file: path of the file for weights beside it; None where there is none.
-        data_bytes: its size.
-        tensors: every tensor above `SMALL_TENSOR`, in the order in which they are written.
-        links: path inside the output directory → file of the checkpoint that it is a link to.
+        graph_file: path of the graph relative to the output directory.
+        data_file: path of the external data file; None for none.
+        data_bytes: its size in bytes.
+        tensors: every tensor above `SMALL_TENSOR`, in the order of writing.
+        links: pairs of a path relative to the output directory and the linked file of the checkpoint.
     """
 
     graph_file: str
@@ -79,25 +79,25 @@ class GraphPlan:
 
     @property
     def files(self) -> tuple[tuple[str, int | None], ...]:
-        """The files that writing makes, with their bytes; the graph's size is known after writing, a link has none."""
+        """Path and size in bytes of each file; None for the graph, whose size isn't known yet, and 0 for links."""
         data = [(self.data_file, self.data_bytes)] if self.data_file else []
         return ((self.graph_file, None), *data, *((name, 0) for name, _ in self.links))
 
-    def bytes_of(self, how: How) -> int:
-        """Return the bytes of the tensors that are handled in a way."""
-        return sum(tensor.nbytes for tensor in self.tensors if tensor.how == how)
+    def bytes_of(self, transfer: Transfer) -> int:
+        """Return the total size in bytes of the tensors with a type of transfer."""
+        return sum(tensor.nbytes for tensor in self.tensors if tensor.transfer == transfer)
 
 
 def plan_graph(model: ir.Model, file_name: str, options: OutputOptions) -> GraphPlan:
-    """Plan how a graph is written.
+    """Plan the files of a graph.
 
     Args:
-        model: graph whose initializers hold tensors, bound or in memory.
-        file_name: path of the graph inside the output directory.
+        model: graph whose initializers have tensors, bound or in memory.
+        file_name: path of the graph relative to the output directory.
         options: `external_data` and `weights`.
 
     Raises:
-        OptionError: `weights` is `link`, and too many tensors aren't in the checkpoint as the graph needs them.
+        OptionError: `weights` is `link`, but too many weights differ between the checkpoint and the graph.
         OutputError: two files of the checkpoint would be linked under one name.
     """
     large = sorted(_large(model), key=lambda item: _position(item[1]))
@@ -105,19 +105,19 @@ def plan_graph(model: ir.Model, file_name: str, options: OutputOptions) -> Graph
     if options.weights == "link":
         return _plan_links(large, file_name, options)
     if options.external_data == "auto" and weights_bytes(model) + GRAPH_ALLOWANCE < PROTOBUF_LIMIT:
-        tensors = tuple(PlannedTensor(name, file_name, None, item.nbytes, how(item)) for name, item in large)
+        tensors = tuple(PlannedTensor(name, file_name, None, item.nbytes, transfer_of(item)) for name, item in large)
         return GraphPlan(file_name, None, 0, tensors)
     tensors, end = _lay_out(large, data_file)
     return GraphPlan(file_name, data_file if tensors else None, end, tensors)
 
 
 def weights_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers of a graph."""
+    """Return the total size of a graph's initializers, in bytes."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
-def how(tensor: ir.TensorProtocol) -> How:
-    """Tell how a tensor gets into a file."""
+def transfer_of(tensor: ir.TensorProtocol) -> Transfer:
+    """Return the type of transfer that writes a tensor."""
     made = expression_of(tensor)
     if made is None or isinstance(made, InMemory):
         return "memory"
@@ -125,7 +125,7 @@ def how(tensor: ir.TensorProtocol) -> How:
 
 
 def expression_of(tensor: ir.TensorProtocol) -> Expression | None:
-    """Return what a bound tensor is made of, None for one that isn't bound."""
+    """Return the expression of a bound tensor, None for other tensors."""
     return tensor.expression if isinstance(tensor, BoundTensor) else None
 
 
@@ -137,25 +137,25 @@ def _large(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 
 def _position(tensor: ir.TensorProtocol) -> tuple[bool, str, int]:
-    """Order tensors as they are in the checkpoint, so that it is read from the beginning to the end."""
+    """Return a sort key by position in the checkpoint, so that its files are read sequentially."""
     made = expression_of(tensor)
     first = next(made.stored(), None) if made is not None else None
     return (True, "", 0) if first is None else (False, first.file, first.begin)
 
 
 def _lay_out(tensors: Iterable[tuple[str, ir.TensorProtocol]], data_file: str) -> tuple[tuple[PlannedTensor, ...], int]:
-    """Give each tensor its offset; those with one expression share it."""
+    """Assign offsets; tensors with equal expressions share one. Returns the plan and the size of the file in bytes."""
     planned: list[PlannedTensor] = []
-    places: dict[object, int] = {}
+    offsets: dict[object, int] = {}
     end = 0
     for name, tensor in tensors:
         made = expression_of(tensor)
         key = id(tensor) if made is None else made
-        if key not in places:
-            step = PAGE if tensor.nbytes >= LARGE_TENSOR else CACHE_LINE
-            places[key] = -(-end // step) * step
-            end = places[key] + tensor.nbytes
-        planned.append(PlannedTensor(name, data_file, places[key], tensor.nbytes, how(tensor)))
+        if key not in offsets:
+            alignment = PAGE if tensor.nbytes >= LARGE_TENSOR else CACHE_LINE
+            offsets[key] = -(-end // alignment) * alignment
+            end = offsets[key] + tensor.nbytes
+        planned.append(PlannedTensor(name, data_file, offsets[key], tensor.nbytes, transfer_of(tensor)))
     return tuple(planned), end
 
 
@@ -182,13 +182,13 @@ def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, opti
 
 
 def _name_of_link(file: str) -> str:
-    """Return the name that a file of a checkpoint gets; the weights of modules, being namesakes, keep directories."""
+    """Return the link's name; weights of sentence-transformers modules share one file name and keep their directory."""
     folder, name = PurePosixPath(file).parent.name, PurePosixPath(file).name
     return f"{folder}/{name}" if MODULE_FOLDER.fullmatch(folder) else name
 
 
 def linkable(tensor: ir.TensorProtocol) -> ByteRange | None:
-    """Return where a tensor is in the checkpoint as it is in the graph, None where that isn't so."""
+    """Return the aligned byte range of the checkpoint with exactly a tensor's data, None if there is none."""
     made = expression_of(tensor)
     where = made.contiguous if made is not None else None
     return None if where is None or where.offset % max(1, int(tensor.dtype.itemsize)) else where
@@ -205,7 +205,7 @@ def _check_linked(
     made = expression_of(tensor)
     assert made is not None
     raise OptionError(
-        f"--weights link: {converted} bytes of weights aren't in the checkpoint as the graph needs them, and only "
+        f"--weights link: {converted} bytes of weights aren't in the checkpoint in the form of the graph, and only "
         f"{kept} are; the largest is {name}, {_reason(made, options)}; leave --weights link out"
     )
 
@@ -215,6 +215,6 @@ def _reason(made: Expression, options: OutputOptions) -> str:
         return "which isn't in a safetensors file"
     found = sorted({stored.dtype.name for stored in made.stored() if stored.dtype != made.dtype})
     if found:
-        return f"which is {', '.join(found)} there and {made.dtype.name} with --dtype {options.dtype}"
-    inner = made.of if isinstance(made, Cast) else made
-    return f"which is made of {len(list(made.stored()))} tensors ({type(inner).__name__})"
+        return f"which is {', '.join(found)} in the checkpoint and {made.dtype.name} with --dtype {options.dtype}"
+    inner = made.operand if isinstance(made, Cast) else made
+    return f"which is computed from {len(list(made.stored()))} tensors ({type(inner).__name__})"

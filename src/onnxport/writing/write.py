@@ -1,7 +1,7 @@
-"""Write a graph as it was planned, two tensors at a time.
+"""Write a graph according to its plan, two tensors at a time.
 
-What is unchanged goes from file to file inside the kernel; what is converted is in memory once, with at most one
-tensor of the checkpoint that it is made of.
+Unchanged byte ranges are copied by the kernel. A converted tensor is in memory once, beside at most one tensor of the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -20,25 +20,25 @@ from onnxport.binding.bound_graphs import BoundTensor
 from onnxport.checkpoint.reading import Reader
 from onnxport.options import OutputOptions
 from onnxport.weights.expressions import ByteRange, Reads
-from onnxport.writing._protobuf import assemble
 from onnxport.writing.linking import link_file
 from onnxport.writing.planning import GraphPlan, PlannedTensor, expression_of, plan_graph
+from onnxport.writing.protobuf import assemble
 
 if TYPE_CHECKING:
     import onnx
 
-Written = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 
 _IN_KERNEL = 1 << 26
-"""Bytes that the kernel is asked to copy at once: an interrupt is answered between two requests."""
+"""Bytes per copy request to the kernel; interrupts are handled between two requests."""
 _BUFFER = 1 << 18
-"""Bytes copied at once where the kernel can't do it; it stays in the processor's cache."""
+"""Bytes copied at once in user space, so that the buffer stays in the CPU's cache."""
 _WRITE = 1 << 19
-"""Bytes written at once: above a megabyte Linux may look for large pages first, which was four times slower."""
+"""Bytes per write: above 1 MiB Linux may allocate huge pages for the page cache, which measured four times slower."""
 _WRITERS = 2
-"""Tensors written beside the graph at once: one is transposed or cast while the bytes of another go to the disk."""
+"""Tensors of the external data file written at once: one is converted while another is written to disk."""
 _CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
-"""Answers of a kernel that can't copy between two files itself."""
+"""Errors of a kernel or file system that can't copy between two files."""
 
 
 def write_graph(
@@ -46,32 +46,32 @@ def write_graph(
     model: ir.Model,
     directory: Path,
     reader: Reader | None = None,
-    written: Written | None = None,
+    written: ProgressCallback | None = None,
 ) -> list[Path]:
     """Write a graph.
 
     Args:
-        plan: made by `plan_graph` for the same model.
-        model: graph whose initializers hold tensors; it is as before afterwards.
-        directory: output directory; it exists.
-        reader: reads the checkpoint; None where no tensor is bound to one.
-        written: called with the bytes of each tensor after it was written.
+        plan: result of `plan_graph` for the same model.
+        model: graph whose initializers have tensors; it is restored afterwards.
+        directory: existing output directory.
+        reader: reader of the checkpoint; None if no tensor is bound to one.
+        written: called after each tensor with its size in bytes.
 
     Returns:
         The files written, the graph first.
 
     Raises:
-        OSError: the disk is full, or the like; `bundles.directory.staged` says of which output.
+        OSError: a file can't be written; `bundles.output.staged` adds the name of the output.
         OutputError: a file can't be linked.
         CorruptCheckpointError: a file of the checkpoint changed while it was read.
     """
     report = written or _no_report
     tensors = {name: value.const_value for name, value in model.graph.initializers.items() if value.const_value}
     for name, source in plan.links:
-        _link(plan, (name, source), directory, reader)
-    beside = [item for item in plan.tensors if item.file == plan.data_file]
+        _link(plan, name, source, directory, reader)
+    external = [item for item in plan.tensors if item.file == plan.data_file]
     if plan.data_file is not None:
-        _write_data(directory / plan.data_file, beside, tensors, reader, report)
+        _write_data(directory / plan.data_file, external, tensors, reader, report)
     _write_model(plan, model, directory, reader, report)
     if reader is not None:
         reader.verify()
@@ -87,12 +87,11 @@ def _no_report(_: int) -> None:
     return None
 
 
-def _link(plan: GraphPlan, link: tuple[str, str], directory: Path, reader: Reader | None) -> None:
-    name, source = link
+def _link(plan: GraphPlan, name: str, source: str, directory: Path, reader: Reader | None) -> None:
     if reader is None:
-        raise TypeError(f"{plan.graph_file} refers to {source}, so it takes a reader to write it")
-    reader.descriptor(source)  # checks that it is the file whose header was read
-    if not (directory / name).exists():  # two graphs may share it
+        raise TypeError(f"{plan.graph_file} refers to {source}, so a reader is required to write it")
+    reader.descriptor(source)  # checks that the file hasn't changed since its header was read
+    if not (directory / name).exists():  # two graphs may share a link
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         link_file(reader.directory / source, directory / name)
 
@@ -102,7 +101,7 @@ def _write_data(
     planned: list[PlannedTensor],
     tensors: dict[str, ir.TensorProtocol],
     reader: Reader | None,
-    report: Written,
+    report: ProgressCallback,
 ) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
@@ -112,20 +111,24 @@ def _write_data(
                 for item in planned:
                     assert item.offset is not None
                     if item.offset not in jobs:
-                        jobs[item.offset] = pool.submit(_put, tensors[item.name], descriptor, item.offset, reader)
+                        jobs[item.offset] = pool.submit(
+                            _write_tensor, tensors[item.name], descriptor, item.offset, reader
+                        )
                 for item in planned:
                     jobs[item.offset or 0].result()
                     report(item.nbytes)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        os.fsync(descriptor)  # here, and not with the directory: digests go on meanwhile
+        os.fsync(descriptor)  # now rather than with the directory, while digests are still computed
     finally:
         os.close(descriptor)
 
 
-def _write_model(plan: GraphPlan, model: ir.Model, directory: Path, reader: Reader | None, report: Written) -> None:
-    """Write the graph's file, with the tensors that are planned to be in it."""
+def _write_model(
+    plan: GraphPlan, model: ir.Model, directory: Path, reader: Reader | None, report: ProgressCallback
+) -> None:
+    """Write the graph's file, with the tensors that are planned inside it."""
     inside = {item.name: item.nbytes for item in plan.tensors if item.file == plan.graph_file}
     start, streamed, _ = assemble(_serialized(plan, model), inside)
     descriptor = os.open(directory / plan.graph_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -135,7 +138,7 @@ def _write_model(plan: GraphPlan, model: ir.Model, directory: Path, reader: Read
             position = _write(descriptor, item.head, position)
             tensor = model.graph.initializers[item.name].const_value
             assert tensor is not None
-            _put(tensor, descriptor, position, reader)
+            _write_tensor(tensor, descriptor, position, reader)
             position += item.nbytes
             report(item.nbytes)
     finally:
@@ -143,7 +146,7 @@ def _write_model(plan: GraphPlan, model: ir.Model, directory: Path, reader: Read
 
 
 def _serialized(plan: GraphPlan, model: ir.Model) -> onnx.ModelProto:
-    """Serialize a model whose planned tensors say where they are, instead of what they are."""
+    """Serialize a model with its planned tensors as external data."""
     values = {item.name: model.graph.initializers[item.name] for item in plan.tensors}
     originals = {name: value.const_value for name, value in values.items()}
     try:
@@ -163,8 +166,8 @@ def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
     return ir.Shape(tensor.shape.numpy())
 
 
-def _put(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader | None) -> None:
-    """Write a tensor's bytes at an offset of a file."""
+def _write_tensor(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader | None) -> None:
+    """Write a tensor's data at an offset of a file."""
     made = expression_of(tensor)
     if made is None:
         _write(descriptor, tensor.tobytes(), offset)
@@ -172,8 +175,8 @@ def _put(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader
     if made.contiguous is not None and reader is not None:
         copy_range(reader, made.contiguous, descriptor, offset)
         return
-    for piece in made.pieces(_reader_of(tensor)):
-        offset = _write(descriptor, piece.view(np.uint8).data, offset)
+    for chunk in made.chunks(_reader_of(tensor)):
+        offset = _write(descriptor, chunk.view(np.uint8).data, offset)
 
 
 def _reader_of(tensor: ir.TensorProtocol) -> Reads:
@@ -182,7 +185,7 @@ def _reader_of(tensor: ir.TensorProtocol) -> Reads:
 
 
 def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -> None:
-    """Copy bytes of a checkpoint to an offset of a file, in the kernel where it can.
+    """Copy a byte range of a checkpoint to an offset of a file, in the kernel where possible.
 
     Raises:
         CorruptCheckpointError: the checkpoint's file ends before the range does.
@@ -197,7 +200,7 @@ def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -
                 raise
             break
         if not count:
-            raise reader.cut_short(where)
+            raise reader.truncation_error(where)
         done += count
     buffer = np.empty(min(_BUFFER, where.nbytes - done), np.uint8)
     while done < where.nbytes:
@@ -206,8 +209,8 @@ def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -
         done = _write(descriptor, part.data, offset + done) - offset
 
 
-def _write(descriptor: int, content: Any, offset: int) -> int:
-    """Write bytes at an offset of a file, and return the offset after them."""
+def _write(descriptor: int, content: bytes | memoryview, offset: int) -> int:
+    """Write bytes at an offset of a file and return the offset after them."""
     view = memoryview(content)
     while len(view):
         count = os.pwrite(descriptor, view[:_WRITE], offset)
