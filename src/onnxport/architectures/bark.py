@@ -1,4 +1,4 @@
-"""Bark: a graph for each of the models that it runs one after another, from a text to the codes of a sound.
+"""Bark: a graph for each of the models that it runs one after another, from a prompt to the codes of audio.
 
 What turns codes into samples, EnCodec, isn't among them: in a graph, its LSTM takes one number of codes only. The first
 reads states instead of tokens: those of a text and of a voice's earlier tokens are added to each other.
@@ -62,13 +62,13 @@ class FineOnnxConfig(OnnxConfig):
         embedded = torch.stack([embed(codes[:, :, i]) for i, embed in enumerate(model.input_embeds_layers)])
         counts = torch.arange(len(embedded), device=wanted.device) <= wanted
         states = (embedded * counts[:, None, None, None].to(embedded.dtype)).sum(0)
-        heads, said = model.lm_heads, []
-        handle = heads[0].register_forward_pre_hook(lambda _, given: said.append(given[0]))
+        heads, hidden_states = model.lm_heads, []
+        handle = heads[0].register_forward_pre_hook(lambda _, inputs: hidden_states.append(inputs[0]))
         try:
             forward(codebook_idx=self._config.n_codes_given, inputs_embeds=states, return_dict=True)
         finally:
             handle.remove()
-        every = torch.stack([head(said[0]) for head in heads])
+        every = torch.stack([head(hidden_states[0]) for head in heads])
         return every.index_select(0, wanted - self._config.n_codes_given)[0]
 
 

@@ -210,7 +210,7 @@ def _record_of_class(model_class: type) -> Architecture | None:
 
 
 def text_only(task: Task, chosen: type) -> Task:
-    """Return the task of texts for a class that Transformers lists among those of pictures, but takes none (Mistral 4).
+    """Return the task of texts for a class that Transformers lists among those of images, but takes none (Mistral 4).
 
     Args:
         task: what the class was chosen for.

@@ -32,8 +32,8 @@ class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
 
         if torch.compiler.is_exporting():
             return super().run(forward, arguments)
-        said = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
-        found = {layer: torch.cat(list(states)) for layer, states in said}
+        outputs = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
+        found = {layer: torch.cat(list(states)) for layer, states in outputs}
         return self._named([found[layer] for layer in sorted(found)])
 
     def _named(self, states: list[Any]) -> dict[str, Any]:
@@ -43,12 +43,12 @@ class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
 
     def _encoded(self, model: Any, tiles: Any) -> list[Any]:
         config, found = self._config, {}
-        said = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
+        outputs = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
         first = 1 if config.vision_feature_select_strategy == "default" else 0
         for projector, (seen, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
-            found[layer] = projector(said[seen][:, first:])
+            found[layer] = projector(outputs[seen][:, first:])
         for projector, layer in zip(model.spatial_projectors, config.spatial_target_layers, strict=False):
-            found[layer] = projector(said[config.spatial_vision_layer][:, first:])
+            found[layer] = projector(outputs[config.spatial_vision_layer][:, first:])
         return [found[layer] for layer in sorted(found)]
 
     @property
@@ -57,7 +57,7 @@ class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
 
 
 class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
-    """Describe the decoder of Granite 4 Vision, some of whose layers each are given states of the pictures to add."""
+    """Describe the decoder of Granite 4 Vision, some of whose layers each add features of the images."""
 
     @property
     def _adding(self) -> Sequence[int]:

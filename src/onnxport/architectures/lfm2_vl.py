@@ -1,6 +1,6 @@
-"""Describe the vision encoder of LFM2-VL, which is told how many rows and columns of patches each picture has.
+"""Describe the vision encoder of LFM2-VL, which takes the rows and columns of patches of each image.
 
-Transformers loops over the pictures to join patches to blocks; here a block's patches are looked up by their numbers.
+Transformers loops over the images to join patches to blocks; here a block's patches are looked up by their numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxport.description.preprocessor import Preprocessor
 
 _SHAPES = ((4, 6), (6, 2))
-"""Rows and columns of example pictures, in blocks' half sides; the second leaves patches unused."""
+"""Rows and columns of example images, in blocks' half sides; the second leaves patches unused."""
 
 
 class Lfm2VlVisionOnnxConfig(OnnxConfig):
@@ -37,17 +37,17 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
 
     @property
     def inputs(self) -> Axes:
-        """Patches, [pictures, patches, values], which of them are a picture's, and rows and columns, [pictures, 2]."""
+        """Patches, [images, patches, values], which of them are an image's, and rows and columns, [images, 2]."""
         patches = {0: "batch", 1: "patches"}
         return {"pixel_values": patches, "pixel_attention_mask": patches, "spatial_shapes": {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all pictures after each other, [places, size]."""
+        """The features of all images, concatenated, [rows, hidden size]."""
         return {self._output: {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures, one of which is smaller than the others."""
+        """Make images, one of which is smaller than the others."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
@@ -65,8 +65,8 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
 
         model = model_of(forward)
         if not torch.compiler.is_exporting():
-            said = model.get_image_features(**arguments, return_dict=True).pooler_output
-            return {self._output: torch.cat(list(said))}
+            features = model.get_image_features(**arguments, return_dict=True).pooler_output
+            return {self._output: torch.cat(list(features))}
         model = model.model
         states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
         blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
@@ -83,13 +83,13 @@ def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
     """Join square blocks of patches.
 
     Args:
-        states: [pictures, patches, size].
-        shapes: rows and columns of each picture, [pictures, 2].
+        states: [images, patches, size].
+        shapes: rows and columns of each image, [images, 2].
         side: rows and columns of a block.
 
     Returns:
-        Blocks of each picture, as many as patches would do for, [pictures, blocks, size of a block]; and which of them
-        a picture has.
+        Blocks of each image, as many as patches would do for, [images, blocks, size of a block]; and which of them
+        an image has.
     """
     import torch
 

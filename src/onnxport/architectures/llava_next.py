@@ -1,8 +1,8 @@
-"""Describe the vision encoders of LLaVA-NeXT, also for video, and its relatives: a picture whole and cut in tiles.
+"""Describe the vision encoders of LLaVA-NeXT, also for video, and its relatives: an image whole and cut in tiles.
 
-How many tiles a picture is cut in follows from its size, and so do the states that it takes in the text: those of the
-whole picture, then row by row those of the tiles without what only pads them, with a state that ends each row.
-Transformers finds them picture by picture; here they are found by arithmetic on the number of each place.
+The size of an image decides how many tiles it is cut in, and which features it has in the prompt: those of the whole
+image, then row by row those of the tiles without padding, with a newline embedding behind each row. Transformers
+selects them image by image; here they are found by arithmetic on the index of each row.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 _SHRINKS = "llava_onevision"
 _ENOUGH = 1.1
-"""States of a picture are shrunk whose sides have more than this many times what they may have."""
+"""Factor above which the features of an image are interpolated to fewer."""
 
 
 class AnyresEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes pictures that are cut in tiles."""
+    """Describe what encodes images that are cut in tiles."""
 
     @property
     def inputs(self) -> Axes:
-        """Tiles, the whole picture first, and the sizes of the pictures before they were cut.
+        """Tiles, the whole image first, and the sizes of the images before they were cut.
 
-        `pixel_values` is [pictures, tiles, channels, height, width], `image_sizes` [pictures, 2] (height and width).
-        LLaVA-OneVision takes `batch_num_images`, too, [texts]: how many of the pictures each text has, those of a text
-        with several aren't cut.
+        `pixel_values` is [images, tiles, channels, height, width], `image_sizes` [images, 2] (height and width).
+        LLaVA-OneVision takes `batch_num_images`, too, [prompts]: how many of the images each prompt has, those of a
+        prompt with several aren't cut.
         """
         more = {"batch_num_images": {0: "texts"}} if self._shrinks else {}
         return {"image_sizes": {0: "batch"}, **more, "pixel_values": {0: "batch", 1: "num_images"}}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all pictures after each other, [places, size]."""
+        """The features of all images, concatenated, [rows, hidden size]."""
         return {"image_features": {}}
 
     @property
@@ -50,7 +50,7 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         return bool(self._config.model_type == _SHRINKS)
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures that are cut in few tiles, some of them padded."""
+        """Make images that are cut in few tiles, some of them padded."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
@@ -63,7 +63,7 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         return {"image_sizes": sizes, **more, "pixel_values": torch.ones(count, tiles, 3, seen, seen)}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder: while it is traced, on all tiles, with the places found by arithmetic."""
+        """Run the encoder: while it is traced, on all tiles, with the rows found by arithmetic."""
         import torch
 
         model = model_of(forward)
@@ -87,12 +87,14 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         return {"image_features": states[0]}
 
     def _encoded(self, model: Any, tiles: Any) -> list[Any]:
-        """Return the states of tiles, [tiles, places, size of the text's], once for each layer that takes some."""
+        """Return the features of tiles, [tiles, rows, hidden size], once for each layer that takes some."""
         import torch
 
         layers = self._config.vision_feature_layer
-        said = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
-        states = torch.cat([said[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        hidden_states = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
+        states = torch.cat(
+            [hidden_states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1
+        )
         if self._config.vision_feature_select_strategy == "default":
             states = states[:, 1:]
         if states.shape[1] != self._side**2:
@@ -108,13 +110,13 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         seen = self._config.vision_config
         return int(seen.image_size // seen.patch_size)
 
-    def _places(self, sizes: Any, tiles: int, cut: Any) -> _Places:
-        """Find which states stand at each place that the largest of pictures would take.
+    def _places(self, sizes: Any, tiles: int, cut: Any) -> _Sources:
+        """Find which features make each row that the largest image would have.
 
         Args:
-            sizes: height and width of each picture, [pictures, 2].
-            tiles: tiles of each picture, those counted that only fill the batch.
-            cut: which pictures are cut, [pictures]; None for all.
+            sizes: height and width of each image, [images, 2].
+            tiles: tiles of each image, padding included.
+            cut: which images are cut, [images]; None for all.
         """
         import torch
 
@@ -136,18 +138,18 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
             tile = 1 + (y // side) * grid[:, 1:] + x // side
             place = torch.where(column == columns, end, first + tile * side**2 + y % side * side + x % side)
             corners.append((torch.where(later < 0, first + number, place), weight))
-        return _Places(corners, row < rows)
+        return _Sources(corners, row < rows)
 
     def _most(self) -> int:
-        """Return how many states the tiles of a picture and the ends of their rows are at most."""
+        """Return the largest number of features of an image's tiles, ends of rows included."""
         seen, side = self._config.vision_config.image_size, self._side
         grids = [(int(high // seen), int(wide // seen)) for high, wide in self._config.image_grid_pinpoints]
         return max(high * side * (wide * side + 1) for high, wide in grids)
 
     def _shrunk(self, whole: Any) -> Any:
-        """Return the rows and columns that are left of pictures' states where there may be only so many, [pictures, 2].
+        """Return the rows and columns of images' features after interpolation, [images, 2].
 
-        `whole` is what there is, [pictures, 2]. Python's `//` on floats, which Transformers takes, is what is left when
+        `whole` has those before, [images, 2]. Python's `//` on floats, which Transformers takes, is what is left when
         the rest is taken off.
         """
         import torch
@@ -160,12 +162,12 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Say which states stand where.
+class _Sources:
+    """Tell which features make each row.
 
     Attributes:
-        corners: numbers of states, [pictures, places], each with what share of them it has, None for all.
-        valid: which of the places a picture takes, [pictures, places].
+        corners: indices of features, [images, rows], each with its weight, None for 1.
+        valid: which rows an image has, [images, rows].
     """
 
     corners: list[tuple[Any, Any]]
@@ -173,7 +175,7 @@ class _Places:
 
 
 def _cut(counts: Any, images: int) -> Any:
-    """Return which pictures are cut in tiles, [pictures]: those that are the only one of their text."""
+    """Return which images are cut in tiles, [images]: those that are the only one of their prompt."""
     import torch
 
     number = torch.arange(images, device=counts.device)
@@ -181,9 +183,9 @@ def _cut(counts: Any, images: int) -> Any:
 
 
 def _resolution(sizes: Any, pinpoints: list[list[int]]) -> Any:
-    """Return the resolution that each picture is brought to, [pictures, 2].
+    """Return the resolution that each image is brought to, [images, 2].
 
-    It is the one that keeps most of the picture, of those the smallest, of those the first.
+    It is the one that keeps most of the image, of those the smallest, of those the first.
     """
     import torch
 
@@ -198,11 +200,11 @@ def _resolution(sizes: Any, pinpoints: list[list[int]]) -> Any:
 
 
 def _without_padding(sizes: Any, current: Any) -> tuple[Any, Any]:
-    """Return the rows and columns before a picture's own states, and how many its own are, [pictures, 2] each.
+    """Return the rows and columns of padding before an image's features, and how many it has, [images, 2] each.
 
     Args:
-        sizes: height and width of each picture, [pictures, 2].
-        current: rows and columns of states of its tiles, [pictures, 2].
+        sizes: height and width of each image, [images, 2].
+        current: rows and columns of features of its tiles, [images, 2].
     """
     import torch
 
@@ -214,12 +216,12 @@ def _without_padding(sizes: Any, current: Any) -> tuple[Any, Any]:
 
 
 def _corners(place: tuple[Any, Any], shown: Any, whole: Any) -> list[tuple[Any, Any, Any]]:
-    """Return the four states that a state of a shrunk picture is made of: row, column and share of each.
+    """Return the four features that one of an interpolated image is made of: row, column and weight of each.
 
     Args:
-        place: row and column of each place, [pictures, places].
-        shown: rows and columns that there are, [pictures, 2].
-        whole: rows and columns that they are made of, [pictures, 2].
+        place: row and column of each feature, [images, rows].
+        shown: rows and columns after interpolation, [images, 2].
+        whole: rows and columns before, [images, 2].
     """
     import torch
 

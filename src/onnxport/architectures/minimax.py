@@ -22,7 +22,7 @@ class MiniMaxOnnxConfig(DerivedOnnxConfig):
     """Describe MiniMax for generation: keys and values of some layers, states of the others."""
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
-        """Describe what every layer remembers."""
+        """Describe what every layer caches."""
         layers: list[tuple[CacheTensor, ...]] = []
         for number, kind in enumerate(model.config.layer_types):
             if kind == "linear_attention":

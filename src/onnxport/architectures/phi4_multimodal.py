@@ -1,6 +1,6 @@
 """Describe the encoders of Phi-4-multimodal, which take what its processor gives, under the names that it gives.
 
-Transformers packs the states picture by picture; here each place finds its state by arithmetic on its number.
+Transformers packs the features image by image; here each row is found by arithmetic on its index.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _MAX_ROWS = 500
 
 
 class Phi4ImageEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes pictures that are given whole and in crops."""
+    """Describe what encodes images that are given whole and in crops."""
 
     @property
     def inputs(self) -> Axes:
-        """Pictures whole and in crops, their sizes as resized, and which patches are a picture's own.
+        """Images whole and in crops, their sizes as resized, and which patches aren't padding.
 
-        `image_pixel_values` is [pictures, crops, channels, height, width], `image_sizes` [pictures, 2] (height and
-        width), `image_attention_mask` [pictures, crops, rows of patches, columns of patches].
+        `image_pixel_values` is [images, crops, channels, height, width], `image_sizes` [images, 2] (height and
+        width), `image_attention_mask` [images, crops, rows of patches, columns of patches].
         """
         crops = {0: "batch", 1: "num_crops"}
         return {"image_sizes": {0: "batch"}, "image_pixel_values": crops, "image_attention_mask": crops}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all pictures after each other, [places, size]."""
+        """The features of all images, concatenated, [rows, hidden size]."""
         return {"image_features": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures of two crops each, upright and lying ones, some of them padded."""
+        """Make images of two crops each, in portrait and in landscape format, some of them padded."""
         import torch
 
         seen = self._config.vision_config
@@ -56,18 +56,18 @@ class Phi4ImageEncoderOnnxConfig(OnnxConfig):
         return {"image_sizes": sizes, "image_pixel_values": pixels, "image_attention_mask": mask}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder: while it is traced, on all crops, with the places found by arithmetic."""
+        """Run the encoder: while it is traced, on all crops, with the rows found by arithmetic."""
         import torch
 
         whole = model_of(forward).model.embed_tokens_extend
         if not torch.compiler.is_exporting():
             return {"image_features": _in_text(whole.image_embed, arguments, self._taken(arguments))}
-        said = self._states(whole.image_embed, arguments)
-        up = torch.nn.functional.gelu(whole.image_embed.img_projection_up(said))
+        hidden_states = self._states(whole.image_embed, arguments)
+        up = torch.nn.functional.gelu(whole.image_embed.img_projection_up(hidden_states))
         return {"image_features": whole.image_embed.img_projection_down(up)}
 
     def _states(self, embed: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return the states of all pictures' places before they are brought to the size of the text's."""
+        """Return the features of all images before they are projected to the decoder's hidden size."""
         import torch
 
         pixels, mask = arguments["image_pixel_values"], arguments["image_attention_mask"].bool()
@@ -91,7 +91,7 @@ class Phi4ImageEncoderOnnxConfig(OnnxConfig):
         return table[place[later <= side * (side + 1)]]
 
     def _taken(self, arguments: Mapping[str, Any]) -> int:
-        """Count the places that pictures take."""
+        """Count the rows of all images."""
         grid = arguments["image_sizes"] // self._config.vision_config.crop_size
         rows, columns = _own(arguments["image_attention_mask"].bool()[:, 1:, ::2, ::2], grid)
         return int((rows * (columns + 1) + 1 + self._side * (self._side + 1)).sum())
@@ -104,59 +104,59 @@ class Phi4ImageEncoderOnnxConfig(OnnxConfig):
 
 
 class Phi4AudioEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes sounds of different lengths."""
+    """Describe what encodes audio of different lengths."""
 
     @property
     def inputs(self) -> Axes:
-        """Features, which of their frames are a sound's own, and how many places each sound takes.
+        """Features, which frames aren't padding, and how many rows each audio clip has.
 
-        `audio_input_features` is [sounds, frames, values of each], `audio_attention_mask` [sounds, frames],
-        `audio_embed_sizes` [sounds].
+        `audio_input_features` is [batch, frames, values of each], `audio_attention_mask` [batch, frames],
+        `audio_embed_sizes` [batch].
         """
         frames = {0: "batch", 1: "audio_sequence"}
         return {"audio_embed_sizes": {0: "batch"}, "audio_input_features": frames, "audio_attention_mask": frames}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all sounds after each other, [places, size]: of sounds alone, and of those beside pictures."""
+        """The features of all audio clips, concatenated, [rows, hidden size]: without images, and with."""
         return {"audio_features": {}, "audio_features_vision_mode": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make sounds, each shorter than the one before."""
+        """Make audio clips, each shorter than the one before."""
         import torch
 
-        heard = self._config.audio_config
+        audio = self._config.audio_config
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        frames = heard.time_reduction * 7 - 2
+        frames = audio.time_reduction * 7 - 2
         lengths = frames - torch.arange(count) * 9 % (frames // 2)
         mask = torch.arange(frames)[None] < lengths[:, None]
-        sizes = -(-lengths // heard.time_reduction)
-        features = torch.ones(count, frames, heard.input_size)
+        sizes = -(-lengths // audio.time_reduction)
+        features = torch.ones(count, frames, audio.input_size)
         return {"audio_embed_sizes": sizes, "audio_input_features": features, "audio_attention_mask": mask}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; while it is traced, without what finds out whether a sound is too long."""
+        """Run the encoder; while it is traced, without the test of its length."""
         import torch
 
         whole = model_of(forward).model.embed_tokens_extend.audio_embed
         if not torch.compiler.is_exporting():
             most = -(-arguments["audio_input_features"].shape[1] // self._config.audio_config.time_reduction)
             taken = int(arguments["audio_embed_sizes"].clamp(max=most).sum())
-            said = [_in_text(whole, arguments, taken, audio_projection_mode=mode) for mode in ("speech", "vision")]
-            return dict(zip(self.outputs, said, strict=True))
-        states = _heard(whole.encoder, arguments["audio_input_features"], arguments["audio_attention_mask"])
+            outputs = [_in_text(whole, arguments, taken, audio_projection_mode=mode) for mode in ("speech", "vision")]
+            return dict(zip(self.outputs, outputs, strict=True))
+        states = _encode_audio(whole.encoder, arguments["audio_input_features"], arguments["audio_attention_mask"])
         own = torch.arange(states.shape[1], device=states.device)[None] < arguments["audio_embed_sizes"][:, None]
         states = states[own]
         alone, beside = whole.up_proj_for_speech(states), whole.up_proj_for_vision_speech(states)
-        said = [
+        outputs = [
             whole.down_proj_for_speech(torch.nn.functional.gelu(alone)),
             whole.down_proj_for_vision_speech(torch.nn.functional.gelu(beside)),
         ]
-        return dict(zip(self.outputs, said, strict=True))
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
-def _heard(encoder: Any, features: Any, mask: Any) -> Any:
-    """Return what an encoder says of sounds, [sounds, states, size]: the mask adds to attention, as in the original."""
+def _encode_audio(encoder: Any, features: Any, mask: Any) -> Any:
+    """Return the hidden states of audio, [batch, sequence, size]: the mask adds to the scores, as in Transformers."""
     states, own = encoder.embed(encoder.encoder_embedding(features), mask)
     bias = own[:, None].to(states.dtype) + encoder.relative_attention_bias_layer(states)
     for layer in encoder.encoders:
@@ -165,12 +165,12 @@ def _heard(encoder: Any, features: Any, mask: Any) -> Any:
 
 
 def _in_text(embed: Any, arguments: Mapping[str, Any], taken: int, **named: Any) -> Any:
-    """Let the original put its states into a text that is all places, and return them, [places, size]."""
+    """Let Transformers merge its features into a prompt of placeholder tokens, and return them, [rows, hidden size]."""
     import torch
 
     config = embed.config
-    sees = "image_sizes" in arguments
-    token = config.vision_config.image_token_id if sees else config.audio_config.audio_token_id
+    has_images = "image_sizes" in arguments
+    token = config.vision_config.image_token_id if has_images else config.audio_config.audio_token_id
     weight = next(embed.parameters())
     text = torch.zeros(1, taken, config.hidden_size, dtype=weight.dtype, device=weight.device)
     tokens = torch.full((1, taken), token, device=weight.device)
@@ -178,11 +178,11 @@ def _in_text(embed: Any, arguments: Mapping[str, Any], taken: int, **named: Any)
 
 
 def _own(mask: Any, grid: Any) -> tuple[Any, Any]:
-    """Return the rows and columns of states that are a picture's own, [pictures] each.
+    """Return the rows and columns of features of an image without padding, [images] each.
 
     Args:
-        mask: which states of each crop are, [pictures, crops, rows, columns].
-        grid: how many crops a picture has above and beside each other, [pictures, 2].
+        mask: which features of each crop aren't padding, [images, crops, rows, columns].
+        grid: how many crops an image has above and beside each other, [images, 2].
     """
     import torch
 

@@ -1,8 +1,8 @@
 """ProphetNet: its decoder in one form for prompts and single tokens, with its cache and without.
 
-Transformers computes the streams that foresee tokens in two ways, of which the one behind a past takes a single token.
-The other mixes up whose distances are whose where there are several tokens, and a graph without a cache does the same;
-one with a cache says for every token of a prompt what Transformers says when it gets them one by one.
+Transformers computes the streams that predict later tokens in two ways, of which the one behind a past takes a single
+token. The other mixes up whose distances are whose where there are several tokens, and a graph without a cache does the
+same; one with a cache returns for every token of a prompt what Transformers returns for one at a time.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _decode(
     past = 0 if past_key_values is None else past_key_values.get_seq_length()
     numbers = torch.arange(states.shape[1], device=states.device) + past
     table, first = self.position_embeddings.weight, self.position_embeddings.padding_idx + 1
-    foreseen = functional.embedding(numbers + first + 1, table)
+    predicted = functional.embedding(numbers + first + 1, table)
     streams = [states + functional.embedding(numbers + first, table)]
     for number in range(self.ngram):
-        streams.append((self.ngram_embeddings.weight[number - 1] + foreseen).expand_as(states))
+        streams.append((self.ngram_embeddings.weight[number - 1] + predicted).expand_as(states))
     hidden = self.embeddings_layer_norm(torch.cat(streams, dim=1))
     keys = torch.arange(states.shape[1] + past, device=states.device)
     between = keys[None, :] - numbers[:, None]
@@ -143,7 +143,7 @@ def _attend(
         self: the attention module.
         hidden_states: [batch, streams * tokens, size], the main stream first.
         past_key_values: the cache of the main stream's keys and values, which is brought up to date.
-        attention_mask: true for the keys that a token of a stream sees, [streams, tokens, keys].
+        attention_mask: true for the keys that a token of a stream attends to, [streams, tokens, keys].
         main_relative_position_buckets: how far they are, as a number of the table of such distances, likewise.
         **_: not used.
     """

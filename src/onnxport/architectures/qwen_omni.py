@@ -1,7 +1,7 @@
-"""Describe encoders of sounds that hear in windows: those of Qwen's Omni models and of Qwen3-ASR.
+"""Describe audio encoders that attend within windows: those of Qwen's Omni models and of Qwen3-ASR.
 
-Transformers cuts sounds into windows with loops and packs what is a sound's own. Here every window has all of its
-places, attention is given the number of each place's window, and what only fills up is left out at last.
+Transformers cuts audio into windows with loops and packs what isn't padding. Here every window is full, attention takes
+the index of each position's window, and padding is left out at last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import PackedPatchTracing
 from onnxport.description.components import MODALITY_ENCODERS
-from onnxport.description.multimodal import method_of, said
+from onnxport.description.multimodal import encoded, method_of
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from onnxport.description.tasks import Task
 
 _FRAMES = 3000
-"""Frames of an example, or somewhat fewer: thirty seconds, to which such sounds are filled up."""
+"""Frames of an example, or somewhat fewer: thirty seconds, to which such audio is padded."""
 _PART = MODALITY_ENCODERS["audio_encoder"]
 _MASKS = ("feature_attention_mask", "input_features_mask")
 
 
 def audio_encoder_of(model: Any) -> Any:
-    """Return the encoder of a model that hears in windows, itself or inside; None where there is none."""
-    hearing = (module for module in model.modules() if hasattr(module, "n_window") and hasattr(module, "layers"))
-    return next(hearing, None)
+    """Return the encoder with windows of a model, itself or inside; None where there is none."""
+    encoders = (module for module in model.modules() if hasattr(module, "n_window") and hasattr(module, "layers"))
+    return next(encoders, None)
 
 
 class WindowedAudioEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes sounds in windows.
+    """Describe what encodes audio in windows.
 
-    Of sounds that are all shorter than one window, some models say something else than here, where windows are full.
+    Where all audio clips are shorter than one window, some models return other values: here, windows are full.
 
     Args:
         model: the encoder, or the whole model.
@@ -49,24 +49,24 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model.config, task="default")
-        tower = audio_encoder_of(model)
-        self._tracing, self._is_whole = PackedPatchTracing(tower), tower is not model
+        encoder = audio_encoder_of(model)
+        self._tracing, self._is_whole = PackedPatchTracing(encoder), encoder is not model
         encode_audio = method_of(model, _PART.method) if self._is_whole else model.forward
         self._mask = next(name for name in _MASKS if name in inspect.signature(encode_audio).parameters)
-        self._window, self._bins = 2 * tower.n_window, tower.config.num_mel_bins
+        self._window, self._bins = 2 * encoder.n_window, encoder.config.num_mel_bins
 
     @property
     def inputs(self) -> Axes:
-        """Features, [sounds, values of each frame, frames], and which frames are a sound's own, [sounds, frames]."""
+        """Features, [batch, mel bins, frames], and which frames aren't padding, [batch, frames]."""
         return {"input_features": {0: "batch"}, self._mask: {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all sounds after each other, [places, size]."""
+        """The features of all audio clips, concatenated, [rows, hidden size]."""
         return {_PART.output if self._is_whole else "last_hidden_state": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make sounds, each shorter than the one before."""
+        """Make audio clips, each shorter than the one before."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
@@ -83,27 +83,27 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
         if torch.compiler.is_exporting():
             return {name: self._traced(forward, arguments["input_features"], arguments[self._mask])}
         if self._is_whole:
-            return {name: said(model, method_of(model, _PART.method), arguments)}
+            return {name: encoded(model, method_of(model, _PART.method), arguments)}
         return {name: model(**arguments, return_dict=True).last_hidden_state}
 
     def _traced(self, forward: Any, features: Any, mask: Any) -> Any:
         import torch
 
         model, batch = model_of(forward), features.shape[0]
-        tower = audio_encoder_of(model)
-        encode_audio = tower if self._is_whole else forward
-        count, each = features.shape[2] // self._window, _places(tower, self._window)
+        encoder = audio_encoder_of(model)
+        encode_audio = encoder if self._is_whole else forward
+        count, each = features.shape[2] // self._window, _places(encoder, self._window)
         lengths = mask.sum(-1)
         rest = lengths % self._window
-        heard = lengths // self._window * each + torch.where(rest > 0, _places(tower, rest), 0)
+        kept = lengths // self._window * each + torch.where(rest > 0, _places(encoder, rest), 0)
         place = torch.arange(count * each, device=mask.device)
-        window = each * max(getattr(tower, "n_window_infer", self._window) // self._window, 1)
+        window = each * max(getattr(encoder, "n_window_infer", self._window) // self._window, 1)
         numbers = place[None] // window + (torch.arange(batch, device=mask.device) * count * each)[:, None]
-        numbers = torch.where(place[None] < heard[:, None], numbers, -1).flatten()
+        numbers = torch.where(place[None] < kept[:, None], numbers, -1).flatten()
         every = torch.arange(batch * count * each, device=mask.device)
         known = {"cu_seqlens": numbers}
-        with self._tracing.replaced(None, None), _all_places(tower, each):
-            if hasattr(tower, "_post_cnn_length"):
+        with self._tracing.replaced(None, None), _all_places(encoder, each):
+            if hasattr(encoder, "_post_cnn_length"):
                 states = encode_audio(input_features=features, input_features_mask=mask, **known).last_hidden_state
             else:
                 own = features * mask[:, None].to(features.dtype)
@@ -111,22 +111,22 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
                 known |= {"padded_feature": cut, "chunk_lengths": mask.reshape(-1, self._window).sum(-1)}
                 known |= {"valid_indices": every, "pool_indices": every[::2]}
                 states = encode_audio(input_features=features, feature_lens=lengths, **known).last_hidden_state
-        if hasattr(tower, "avg_pooler"):
-            place, heard = place[: count * each // 2], heard // 2
+        if hasattr(encoder, "avg_pooler"):
+            place, kept = place[: count * each // 2], kept // 2
         project = getattr(getattr(model, "model", model), "multi_modal_projector", None)
         states = states if project is None or not self._is_whole else project(states)
-        return states.reshape(batch, -1, states.shape[-1])[place[None] < heard[:, None]]
+        return states.reshape(batch, -1, states.shape[-1])[place[None] < kept[:, None]]
 
 
-def _places(tower: Any, frames: Any) -> Any:
+def _places(encoder: Any, frames: Any) -> Any:
     """Return how many places frames have after the convolutions, each of which joins two."""
-    for _ in range(3 if hasattr(tower, "conv2d3") else 1):
+    for _ in range(3 if hasattr(encoder, "conv2d3") else 1):
         frames = (frames - 1) // 2 + 1
     return frames
 
 
 @contextmanager
-def _all_places(tower: Any, each: int) -> Iterator[None]:
+def _all_places(encoder: Any, each: int) -> Iterator[None]:
     """Let an encoder keep every place of every window, and convolve all windows at once, in a block."""
     import torch
     from torch.overrides import TorchFunctionMode
@@ -138,8 +138,8 @@ def _all_places(tower: Any, each: int) -> Iterator[None]:
             return function(*args, **(kwargs or {}))
 
     changes = {"_post_cnn_length": lambda lengths: torch.full_like(lengths, each), "conv_chunksize": 1 << 31}
-    changes = {name: value for name, value in changes.items() if hasattr(tower, name)}
-    with patching(*(Replacement(tower, name, value) for name, value in changes.items())), Every():
+    changes = {name: value for name, value in changes.items() if hasattr(encoder, name)}
+    with patching(*(Replacement(encoder, name, value) for name, value in changes.items())), Every():
         yield
 
 

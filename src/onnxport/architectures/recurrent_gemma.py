@@ -1,4 +1,4 @@
-"""RecurrentGemma: what its modules remember becomes inputs and outputs, and its recurrence is right for any length.
+"""RecurrentGemma: what its modules cache becomes inputs and outputs, and its recurrence is right for any length.
 
 Transformers keeps the states of recurrent layers as attributes of the layers, and none of the cache is returned. Its
 code forgets what a convolution saw where it gets several tokens at once, so that those behind a past come one by one.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
 
 _MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
-_GIVEN = "remembered"
+_GIVEN = "cached"
 """Attribute by which a recurrent layer gets its states while it is traced, and leaves them."""
 
 
@@ -31,7 +31,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
     """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
-        """Describe what every layer remembers."""
+        """Describe what every layer caches."""
         config, layers = model.config, []
         for number, layer in enumerate(model.model.layers):
             if _recurs(layer):
@@ -48,11 +48,11 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
         """Look for no cache: what is described stands in the configuration."""
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return what the layers remember as it is; `run` gives it to them."""
+        """Return what the layers cache as it is; `run` gives it to them."""
         return past
 
     def cache_to_past(self, cache: Any) -> Any:
-        """Return what the layers remember as it is; `run` took it from them."""
+        """Return what the layers cache as it is; `run` took it from them."""
         return cache
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""SpeechT5: how it speaks, and its bare model, which takes states of what its own nets before it would make.
+"""SpeechT5: speech generation, and its bare model, which takes states of what its own nets before it would make.
 
 What comes before the decoder drops values at random whenever it runs, also where nothing is trained; a graph doesn't,
 and neither does the original that it is compared with: every value is kept, which is what it drops on average.

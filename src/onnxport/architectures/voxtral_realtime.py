@@ -1,7 +1,6 @@
-"""Describe what writes the text of a model that hears while it writes: each token's state has its share of the sound.
+"""Describe Voxtral Realtime's text decoder: one audio embedding is added to each token embedding.
 
-Voxtral Realtime adds the states of a sound to those of the tokens, so there are as many of them; whoever runs the
-graphs adds what `audio_encoder` says to what `embed_tokens` says.
+There are as many of both; whoever runs the graphs adds the output of `audio_encoder` to that of `embed_tokens`.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ if TYPE_CHECKING:
 
 
 class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder that takes states which hold the sound; it writes as late as its configuration says."""
+    """Describe a decoder of embeddings that hold the audio; it generates with the configuration's delay."""
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
-        """Name what the decoder takes; the sound is in its states."""
+        """Name what the decoder takes; the audio is in its embeddings."""
         return (*inspect.signature(type(model.model.language_model).forward).parameters, "logits_to_keep")
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder and its head, as the whole model does after it has heard."""
+        """Run the decoder and its head, as the whole model does behind its audio encoder."""
         model = model_of(forward)
 
         def decode(*, logits_to_keep: int = 0, **named: Any) -> dict[str, Any]:
-            said = dict(model.model.language_model(**named, t_cond=self._delay(model)))
-            states = said.pop("last_hidden_state")
-            return {"logits": model.lm_head(states[:, -logits_to_keep:]), **said}
+            outputs = dict(model.model.language_model(**named, t_cond=self._delay(model)))
+            states = outputs.pop("last_hidden_state")
+            return {"logits": model.lm_head(states[:, -logits_to_keep:]), **outputs}
 
         return super().run(decode, arguments)
 
     def _delay(self, model: Any) -> Any:
-        """Return what tells the decoder how many tokens late it writes."""
+        """Return the embedding of the delay, in tokens."""
         import torch
 
         weight = model.get_input_embeddings().weight
@@ -53,7 +52,7 @@ class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 
 
 class RealtimeTextOnnxConfig(DerivedOnnxConfig):
-    """Describe the decoder alone, which is told how late it writes."""
+    """Describe the decoder alone, which takes the embedding of its delay."""
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the decoder takes, `t_cond` among them: its layers do, its forward hands it on."""

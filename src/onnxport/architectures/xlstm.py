@@ -1,6 +1,6 @@
-"""xLSTM: what it remembers becomes inputs and outputs.
+"""xLSTM: what it caches becomes inputs and outputs.
 
-A layer remembers the sum of what it wrote, the sum of what it wrote it with, and the exponent of both.
+A layer caches the sum of values, the sum of keys, and the exponent of both.
 """
 
 from __future__ import annotations

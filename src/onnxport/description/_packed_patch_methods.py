@@ -1,4 +1,4 @@
-"""Methods of encoders that loop over pictures in a way of their own, and what stands in for each while it is traced."""
+"""Methods of encoders that loop over images, and the replacement of each while it is traced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def methods_of(model: Any, grids: Any, patches: Any) -> Iterator[tuple[Any, str,
 
     Args:
         model: a Transformers model whose encoder takes grids.
-        grids: frames, rows and columns of the pictures that the encoder is given.
+        grids: frames, rows and columns of the images that the encoder is given.
         patches: how many patches the encoder is given.
     """
     for module in model.modules():
@@ -30,7 +30,7 @@ def methods_of(model: Any, grids: Any, patches: Any) -> Iterator[tuple[Any, str,
 
 
 def _with_lengths_of_images(module: Any, _: Places) -> _Method:
-    """Look up in which picture each patch is: pictures are of one frame, and lengths of frames aren't known."""
+    """Look up in which image each patch is: images are of one frame, and lengths of frames aren't known."""
 
     def forward(embeddings: Any, lengths: Any, image_shapes: Any, h_coords: Any, w_coords: Any) -> Any:
         return type(module).forward(module, embeddings, image_shapes.prod(-1), image_shapes, h_coords, w_coords)
@@ -39,7 +39,7 @@ def _with_lengths_of_images(module: Any, _: Places) -> _Method:
 
 
 def _without_videos(_: Any, __: Places) -> _Method:
-    """Put each picture, which has one frame, in the place of a pair of frames."""
+    """Put each image, which has one frame, in the place of a pair of frames."""
     import torch
 
     def slices(hidden_states: Any, grid_thw: Any) -> Any:
@@ -49,7 +49,7 @@ def _without_videos(_: Any, __: Places) -> _Method:
 
 
 def _projected_in_blocks(module: Any, places: Places) -> _Method:
-    """Project the patches of all pictures at once, in the order of blocks."""
+    """Project the patches of all images at once, in the order of blocks."""
 
     def forward(image_features: Any, image_grid_thw: Any) -> Any:
         side = module.merge_kernel_size[0]
@@ -61,7 +61,7 @@ def _projected_in_blocks(module: Any, places: Places) -> _Method:
 
 
 def _shrunk(_: Any, places: Places) -> _Method:
-    """Make one state of each block of patches: of those at its middle, which is what half a picture's size makes."""
+    """Make one feature of each block of patches: of those in its middle, as interpolation to half the size does."""
 
     def pixel_unshuffle(hidden_states: Any, grid_thw: Any, merge_sizes: Any) -> Any:
         side = merge_sizes[places.image]
@@ -98,7 +98,7 @@ def _convolved(module: Any, places: Places) -> _Method:
 
 
 def _resized(_: Any, places: Places) -> _Method:
-    """Stretch a table of positions over each picture, or average where it is larger than the picture."""
+    """Stretch a table of positions over each image, or average where it is larger than the image."""
 
     def resize_positional_embeddings(positional_embeddings: Any, grid_thw: Any, spatial_merge_size: int) -> Any:
         row, column = places.in_blocks(spatial_merge_size)
@@ -111,7 +111,7 @@ def _resized(_: Any, places: Places) -> _Method:
 
 
 def _with_positions(module: Any, places: Places) -> _Method:
-    """Add positions, interpolated in a table, to the patches of all pictures at once."""
+    """Add positions, interpolated in a table, to the patches of all images at once."""
 
     def forward(pixel_values: Any, grid_thw: Any) -> Any:
         side, mode = module.position_edge, module.config.interpolate_mode
@@ -125,7 +125,7 @@ def _with_positions(module: Any, places: Places) -> _Method:
 
 
 def _with_newlines(module: Any, places: Places) -> _Method:
-    """Merge blocks of patches, end each row of blocks with a mark, and put each picture between two more.
+    """Merge blocks of patches, end each row of blocks with a mark, and put each image between two more.
 
     All states are made at once, each with the number of its place, and sorted by these.
     """
@@ -155,12 +155,12 @@ def _with_newlines(module: Any, places: Places) -> _Method:
 
 
 def _rows_before(down: Any, first: Any) -> Any:
-    """Count for each block the rows of blocks in the pictures before its own."""
+    """Count for each block the rows of blocks in the images before its own."""
     return (down * first).cumsum(0) - down
 
 
 def _merged_in_steps(module: Any, _: Places) -> _Method:
-    """Merge blocks of patches of all pictures at once, as often as the model does."""
+    """Merge blocks of patches of all images at once, as often as the model does."""
     import torch
 
     def forward(hidden_states: Any, target_sizes: Any) -> list[Any]:

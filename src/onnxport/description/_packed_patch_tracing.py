@@ -1,6 +1,6 @@
 """What stands in for Transformers' own while a model that takes grids is traced: no loops, no lengths.
 
-Its functions find positions with Python loops over the pictures, and attention cuts the patches up by picture, frame
+Its functions find positions with Python loops over the images, and attention cuts the patches up by image, frame
 or window. Here positions are arithmetic on the number of each patch, instead of where frames begin attention is given
 the number of each patch's frame or window, and lets patches of the same number see each other.
 """
@@ -22,7 +22,7 @@ from onnxport.patching.scope import patching
 class PackedPatchTracing:
     """Know what is replaced in a model while it is traced.
 
-    Made before the engine replaces attention with its own, which wants equal pictures.
+    Made before the engine replaces attention with its own, which wants equal images.
 
     Args:
         model: a Transformers model whose encoder takes grids.
@@ -46,7 +46,7 @@ class PackedPatchTracing:
         """Trace with replacements inside the block.
 
         Args:
-            grids: frames, rows and columns of the pictures that the encoder is given.
+            grids: frames, rows and columns of the images that the encoder is given.
             patches: how many patches the encoder is given.
         """
         functions = (
@@ -148,7 +148,7 @@ def _frames_of_blocks(patches: Any) -> Callable[..., Any]:
         grid_thw: Any, kernel_height: int, kernel_width: int, kwargs: Any = None
     ) -> Any:
         order = Places.of(grid_thw, patches).rank_of_block(kernel_height)
-        return order.reshape(-1, 1, kernel_height * kernel_width)  # pictures have one frame
+        return order.reshape(-1, 1, kernel_height * kernel_width)  # images have one frame
 
     return get_vision_temporal_merge_index
 
@@ -191,7 +191,7 @@ _FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
 
 
 class _Lengths(list[Any]):
-    """Be numbers that nobody knows while a model is traced: one row of them, for all pictures at once."""
+    """Stand in for numbers that aren't known while a model is traced: one row of them, for all images at once."""
 
     def __init__(self) -> None:
         super().__init__([(None, None, None)])
@@ -219,10 +219,10 @@ def whole_states() -> Iterator[None]:
 
 @contextmanager
 def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
-    """Look up what each patch's picture has, where it is repeated for as many patches as the picture has.
+    """Look up what each patch's image has, where it is repeated for as many patches as the image has.
 
     Args:
-        grids: frames, rows and columns of the pictures that the encoder is given.
+        grids: frames, rows and columns of the images that the encoder is given.
         patches: how many patches the encoder is given.
     """
     import torch
@@ -250,10 +250,10 @@ def _attend(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[
     import torch
 
     numbers, scale = settings["cu_seq_lens_q"], settings["scaling"]
-    if numbers.dtype == torch.int32:  # not ours, but where pictures begin
+    if numbers.dtype == torch.int32:  # not ours, but where images begin
         numbers = (torch.arange(query.shape[2], device=numbers.device)[:, None] >= numbers[None, 1:]).sum(-1)
     mask = (numbers[:, None] == numbers[None])[None, None]
     more = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(more, dim=1) if more > 1 else states for states in (key, value))
-    said = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    return said.transpose(1, 2), None
+    outputs = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return outputs.transpose(1, 2), None

@@ -1,7 +1,7 @@
-"""Where each patch of pictures of any size stands: arithmetic on its number, where Transformers loops over pictures.
+"""Where each patch of images of any size stands: arithmetic on its number, where Transformers loops over images.
 
-Grids are [pictures, 3]: frames, rows and columns of patches. Patches of all pictures come after each other, each
-picture's frame by frame; within a frame row by row, or in square blocks of a `side`, row by row within each.
+Grids are [images, 3]: frames, rows and columns of patches. Patches of all images come after each other, each
+image's frame by frame; within a frame row by row, or in square blocks of a `side`, row by row within each.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Places:
     """Hold for each patch what is known of it, [patches] each.
 
     Attributes:
-        picture: number of its picture.
-        first: number of its picture's first patch.
-        frame: number of its frame within its picture.
-        rows: rows of its picture.
-        columns: columns of its picture.
+        image: number of its image.
+        first: number of its image's first patch.
+        frame: number of its frame within its image.
+        rows: rows of its image.
+        columns: columns of its image.
         within: its number within its frame.
     """
 
@@ -38,7 +38,7 @@ class Places:
         """Find out for all patches.
 
         Args:
-            grids: frames, rows and columns of each picture.
+            grids: frames, rows and columns of each image.
             patches: how many there are in all of them.
         """
         import torch
@@ -70,7 +70,7 @@ class Places:
         return self.first + self.frame * self.rows * self.columns + block * side**2 + inner
 
     def frames_of_all(self, grids: Any) -> Any:
-        """Return the number of each patch's frame among those of all pictures."""
+        """Return the number of each patch's frame among those of all images."""
         return (grids[:, 0].cumsum(0) - grids[:, 0])[self.image] + self.frame
 
     def rank_of_block(self, side: int) -> Any:
@@ -82,7 +82,7 @@ def windows(grids: Any, patches: Any, side: int, span: int) -> tuple[Any, Any]:
     """Sort blocks of patches by the window that they are in.
 
     Args:
-        grids: frames, rows and columns of each picture, in patches.
+        grids: frames, rows and columns of each image, in patches.
         patches: how many there are in all of them, in blocks of `side`.
         side: rows and columns of a block.
         span: rows and columns of a window, in blocks.

@@ -22,7 +22,7 @@ PAST = "past_key_values"
 
 
 class Layout:
-    """Remember how nested dummy inputs were flattened, so that flat tensors can be nested again.
+    """Record how nested dummy inputs were flattened, so that flat tensors can be nested again.
 
     Args:
         config: description of the inputs; its `flatten_output_collection_property` names the parts of a collection.

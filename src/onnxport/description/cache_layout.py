@@ -1,8 +1,8 @@
-"""What each layer of a decoder's cache remembers: names, shapes and axes of its tensors, and the cache made of them.
+"""The tensors of each layer of a decoder's cache: names, shapes and axes, and the cache made of them.
 
-Attention remembers keys and values, which grow by each token; where an index chooses what it looks at, that one's keys
-as well. A recurrence remembers what its convolution saw last
-(`conv`) and a state of fixed size: `ssm` in the family of Mamba, `recurrent` in all others.
+Attention has keys and values, which grow by each token, and an index that chooses what it attends to has keys, too.
+A recurrence has the last inputs of its convolution (`conv`) and a state of fixed size: `ssm` in the family of Mamba,
+`recurrent` in all others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CACHED_ROWS = 3
 
 @dataclass(frozen=True)
 class CacheTensor:
-    """Describe one tensor that a layer remembers.
+    """Describe one tensor of a layer.
 
     Attributes:
         layer: number of the layer.
@@ -86,7 +86,7 @@ class CacheTensor:
 
         Args:
             batch: texts.
-            past: tokens that are remembered.
+            past: tokens in the cache.
         """
         import torch
 
@@ -101,9 +101,9 @@ class CacheLayout:
     """Describe a whole cache.
 
     Attributes:
-        layers: what each layer that remembers anything remembers.
-        depth: layers, those that remember nothing among them.
-        waiting: numbers of layers that remember nothing yet: Mllama's that look at pictures, where there is none.
+        layers: the tensors of each layer that has any.
+        depth: number of layers, those without tensors included.
+        waiting: indices of layers whose cache is empty yet: cross-attention, where there is no image.
     """
 
     layers: tuple[tuple[CacheTensor, ...], ...]
@@ -226,7 +226,7 @@ class CrossAttentionLayout:
 
 
 def _own(cache: Any) -> Any:
-    """Return what a decoder remembers of its own tokens: all, unless it could also read an encoder's states."""
+    """Return the cache of a decoder's own tokens: all of it, unless it has one for an encoder's hidden states, too."""
     return getattr(cache, "self_attention_cache", cache)
 
 
@@ -260,7 +260,7 @@ def _refusal(model: Any, kept: str) -> str:
 
 
 def _tensor(layer: Any, part: str, index: int = 0) -> Any:
-    """Return what a layer of Transformers' cache remembers, None where it remembers no such thing.
+    """Return a tensor of a layer of Transformers' cache, None where it has none.
 
     Args:
         layer: the layer.
@@ -272,7 +272,7 @@ def _tensor(layer: Any, part: str, index: int = 0) -> Any:
 
 
 def _filled(held: Mapping[CacheTensor, torch.Tensor]) -> Any:
-    """Return a layer of a cache that remembers some tensors."""
+    """Return a layer of a cache with some tensors."""
     from transformers import cache_utils as caches
 
     tensors = {part.part: tensor for part, tensor in held.items()}

@@ -133,7 +133,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._more: dict[str, Any] = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} computes the logits of all tokens: leave out --last-logits")
-        if "sample" in self._parameters:  # noise on what encodes a sound, for training
+        if "sample" in self._parameters:  # noise on the encoding of audio, for training
             self._more["sample"] = False
         self._forgets = recurrences.forgets(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
@@ -150,7 +150,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     @property
     def multiples(self) -> frozenset[str]:
-        """All of them: sounds fit each other, and their text."""
+        """All of them: audio inputs fit each other, and their text."""
         return frozenset(self._inputs)
 
     @property
@@ -252,7 +252,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
         self, name: str, field: Any
     ) -> dict[str, Any]:
-        """Name what the layers of a cache remember; flatten anything else as the base does."""
+        """Name the tensors of a cache's layers; flatten anything else as the base does."""
         if name in (PAST, "present") and self.use_past:
             return self._states.flattened("inputs" if name == PAST else "outputs", field)
         if _is_row(field):
@@ -317,7 +317,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return self._states.from_cache(cache)
 
     def _has_places(self, inputs: Mapping[str, Any]) -> bool:
-        """Say whether a text begins with as many places as its pictures have states."""
+        """Return whether a prompt begins with a placeholder token for each feature of its images."""
         if "image_embeds_position_mask" in self._added:
             return True
         if "use_image_text_matching_head" in self._parameters:  # BLIP-2's, unless its token is an older one's
@@ -351,7 +351,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         known = {name: self._recipe(name) for name in inputs}
         axes: dict[str, Mapping[int, str]] = {name: AXES[name] for name in AXES if name in inputs}
         for name, usual in _DIMENSIONS.items():
-            if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
+            if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of audio
                 axes[name] = {0: "batch"}
         axes |= fitted_axes(self._config, inputs)
         for name, counted in (("pixel_position_ids", "patches"), ("image_attention_mask", "num_images")):
@@ -441,10 +441,10 @@ def _refusal(model: Any, given: list[str], error: Exception) -> str:
     if sessions:
         return (
             f"{name} keeps its state between calls in an object ({', '.join(sessions)}), which no graph can take; "
-            "choose a task whose model works on one picture at a time, such as mask-generation"
+            "choose a task whose model works on one image at a time, such as mask-generation"
         )
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    reason = f"can't be run on {' and '.join(given)} alone ({said})"
+    message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    reason = f"can't be run on {' and '.join(given)} alone ({message})"
     if missing:
         reason = f"also takes {' and '.join(missing)}, and no example of that can be made here"
     return (
@@ -502,7 +502,7 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
         added.remove("noise")
     if "pixel_values" in added:
         added.remove("pixel_values")
-    several = "perceiver_embeddings" in parameters  # IDEFICS: several pictures for each text
+    several = "perceiver_embeddings" in parameters  # IDEFICS: several images for each text
     if "image_attention_mask" in added and not several:  # another mask, as of FLAVA
         added.remove("image_attention_mask")
     replaced = takes_frames(config) or cameras or several or "pixel_position_ids" in parameters
@@ -530,8 +530,8 @@ def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
 def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
     """Name the parts of a processor that make a model's inputs; none where one part does, which its inputs choose.
 
-    A model that compares texts with pictures or sounds takes both. One that puts pictures in the places of a text's
-    tokens takes texts alone: its graphs with past take both.
+    A model that compares texts with images or audio takes both. One that replaces placeholder tokens by images
+    takes texts alone: its graphs with past take both.
     """
     if "input_ids" not in parameters:
         return ()

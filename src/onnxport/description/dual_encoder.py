@@ -1,4 +1,4 @@
-"""Describe each half of a model that compares texts with pictures or sounds, as a graph of its own."""
+"""Describe each encoder of a model that compares texts with images or audio, as a graph of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def split_encoders_of(model: Any) -> tuple[str, ...]:
     """Name the components of a model.
 
     Raises:
-        UnsupportedError: it doesn't compare texts with pictures or sounds.
+        UnsupportedError: it doesn't compare texts with images or audio.
     """
     found = tuple(name for name, part in SPLIT_ENCODERS.items() if hasattr(model, part.method))
     if len(found) < 2 or "text_model" not in found:
@@ -28,11 +28,11 @@ def split_encoders_of(model: Any) -> tuple[str, ...]:
 
 
 class SplitEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes texts, pictures or sounds alone.
+    """Describe what encodes texts, images or audio alone.
 
     Args:
         model: the whole model.
-        component: one of `TOWERS`.
+        component: one of `SPLIT_ENCODERS`.
         preprocessor: what makes texts, pixels or features.
 
     Raises:
@@ -58,13 +58,13 @@ class SplitEncoderOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """One state for each text, picture or sound, [batch, size], as the model compares them but for their length."""
+        """The embedding of each text, image or audio clip, [batch, size], not normalized yet."""
         return {self._output: {0: "batch"}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, seq_length: int = -1, **named: Any
     ) -> Mapping[str, Any]:
-        """Make texts, pictures or sounds; see `OnnxConfig`."""
+        """Make texts, images or audio; see `OnnxConfig`."""
         made = super().generate_dummy_inputs(preprocessor, batch_size, seq_length, **{**named, "framework": "pt"})
         return {name: made[name] for name in self._takes if name in made}
 

@@ -23,7 +23,7 @@ _PARTS = ("text_config", "vision_config")
 _TICKS = 20
 _CAMERAS = 2
 PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
-"""Fields of configurations that tell which token stands for a picture's or a sound's states."""
+"""Fields of configurations that tell which token is the placeholder of images or audio."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def takes_cameras(config: Any) -> bool:
 
 
 def places_before(config: Any) -> tuple[int, int | None]:
-    """Return how many tokens before a text are places of a picture's states, and which token; None for any."""
+    """Return how many placeholder tokens of an image come before a prompt, and which token; None for any."""
     if hasattr(config, "num_query_tokens"):
         return config.num_query_tokens, config.image_token_index
     whole = getattr(config, "vlm_config", None)
@@ -161,12 +161,14 @@ def _audio_mask(setting: Setting) -> torch.Tensor:
 
 
 def _decoder_tokens(setting: Setting) -> torch.Tensor:
-    """Make tokens of a decoder; one that writes several codes for each step of a sound takes all of them."""
+    """Make tokens of a decoder; one that generates several codes for each step of audio takes all of them."""
     decoder = getattr(setting.config, "decoder", None) or getattr(setting.config, "decoder_config", None)
     codebooks, channels = (getattr(decoder, name, None) for name in ("num_codebooks", "num_channels"))
     if isinstance(codebooks, int):
         return _numbers(setting.batch * codebooks, _DECODER_LENGTH)
-    if hasattr(setting.config, "max_symbols_per_step"):  # a transducer reads one token for every state of the sound
+    if hasattr(
+        setting.config, "max_symbols_per_step"
+    ):  # a transducer takes one token for each hidden state of the audio
         return _numbers(setting.batch, 1)
     return _numbers(setting.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
 
@@ -177,7 +179,7 @@ def _latents(setting: Setting) -> torch.Tensor:
 
 
 def _in_and_out_of_audio(setting: Setting) -> torch.Tensor:
-    """Make what one half of a sound's tokenizer takes: samples, or states that become samples.
+    """Make what one half of an audio codec takes: samples, or latents that become samples.
 
     Raises:
         UnsupportedError: the model isn't one.
@@ -206,7 +208,7 @@ def _steps(setting: Setting) -> torch.Tensor:
 
 
 def takes_frames(config: Any) -> bool:
-    """Say whether a model reads pictures one after another, as those of a video."""
+    """Return whether a model takes a sequence of images, as of a video."""
     parts = (config, getattr(config, "vision_config", None))
     return takes_videos(config) or any(
         hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip")
@@ -214,7 +216,7 @@ def takes_frames(config: Any) -> bool:
 
 
 def takes_videos(config: Any) -> bool:
-    """Say whether the places that a text leaves are for videos, and none for pictures (InstructBLIP for videos)."""
+    """Return whether the placeholder tokens are for videos, and none for images (InstructBLIP for videos)."""
     return hasattr(config, "video_token_index") and not any(hasattr(config, f"image_token_{end}") for end in _NUMBER)
 
 
@@ -237,14 +239,14 @@ def _shuffling(setting: Setting) -> torch.Tensor:
 
 
 def _places_of_images(setting: Setting) -> torch.Tensor:
-    """Let a text begin with the places of its picture."""
+    """Let a prompt begin with the placeholder tokens of its image."""
     mask = 0 * _numbers(setting.batch, setting.length)
     mask[:, : places_before(setting.config)[0]] = 1
     return mask
 
 
 def _images_seen(setting: Setting) -> torch.Tensor:
-    """Let each token see one picture more than the one before it, of those that were made for its text."""
+    """Let each token attend to one image more than the token before, of those of its prompt."""
     import torch
 
     count = setting.inputs["pixel_values"].shape[1]
@@ -252,7 +254,7 @@ def _images_seen(setting: Setting) -> torch.Tensor:
 
 
 def takes_positions(config: Any) -> bool:
-    """Say whether an encoder reads pictures as patches, padded to one length, and where each of them stands."""
+    """Return whether an encoder takes patches of images, padded to one length, and their positions."""
     return all(hasattr(config, name) for name in ("position_embedding_size", "pooling_kernel_size", "patch_size"))
 
 
@@ -261,7 +263,7 @@ def _patches(setting: Setting) -> int:
 
 
 def _positions(setting: Setting) -> torch.Tensor:
-    """Place the patches of a square picture, in columns and rows; what follows is padding."""
+    """Place the patches of a square image, in columns and rows; what follows is padding."""
     import torch
 
     side, numbers = _FRAMES * setting.config.pooling_kernel_size, torch.arange(_patches(setting))
@@ -282,7 +284,7 @@ def _places_in_a_square(setting: Setting) -> torch.Tensor:
 
 
 def _pooled(setting: Setting) -> torch.Tensor:
-    """Name the patches that become one state, four for each of four states of a picture; one of them has fewer."""
+    """Index the patches of each feature, four for each of four features of an image; one of them has fewer."""
     import torch
 
     first = torch.arange(setting.batch)[:, None, None] * int(setting.inputs["pixel_values"].shape[1])

@@ -1,6 +1,6 @@
 """Describe the two graphs that an encoder-decoder becomes for generation: its encoder, and one decoder for all steps.
 
-The decoder takes what the encoder said and a cache of the keys and values that were made of it. Only states beyond
+The decoder takes what the encoder outputs and a cache of the keys and values that were made of it. Only states beyond
 those in the cache are projected: all of them in the first step, whose cache is empty, and none later. So one graph does
 for both, without a branch; a runtime that doesn't support `If` runs it, too.
 """
@@ -31,21 +31,21 @@ _LENGTHS = {"decoder": 3, "past": 5, "known": 2}
 
 
 class EncoderOnnxConfig(DerivedOnnxConfig):
-    """Describe the encoder of an encoder-decoder; a mask that it makes for the decoder gets a name of its own."""
+    """Describe the encoder of an encoder-decoder; a mask that it returns for the decoder gets its own name."""
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder; see `OnnxConfig`."""
-        said = dict(super().run(forward, arguments))
-        if _pools(said):
-            said["last_hidden_state"] = said.pop("pooler_output")
-        if "attention_mask" in said:
-            said["encoder_attention_mask"] = said.pop("attention_mask")
-        return said
+        outputs = dict(super().run(forward, arguments))
+        if _pools(outputs):
+            outputs["last_hidden_state"] = outputs.pop("pooler_output")
+        if "attention_mask" in outputs:
+            outputs["encoder_attention_mask"] = outputs.pop("attention_mask")
+        return outputs
 
 
-def _pools(said: Mapping[str, Any]) -> bool:
-    """Say whether an encoder brings its states to the size of the decoder's at last (PP-FormulaNet)."""
-    pooled = said.get("pooler_output")
+def _pools(outputs: Mapping[str, Any]) -> bool:
+    """Return whether an encoder projects its hidden states to the decoder's size at last (PP-FormulaNet)."""
+    pooled = outputs.get("pooler_output")
     return pooled is not None and pooled.dim() == _STATES_AXES
 
 
@@ -148,51 +148,53 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         return inputs
 
     def _tokens(self, batch: int, length: int) -> Any:
-        """Make tokens, [batch, length]; for a decoder that writes a sound, several codes in place of each."""
+        """Make tokens, [batch, length]; for a decoder of audio, several codes in place of each."""
         import torch
 
         channels = getattr(getattr(self._config, "decoder_config", None), "num_channels", None)
         return torch.ones(batch, length, *((channels,) if channels else ()), dtype=torch.int64)
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model from what its encoder said."""
+        """Run the model on its encoder's hidden states."""
         states, cache = arguments["encoder_hidden_states"].clone(), arguments[PAST]  # some models change it in place
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)
         with _without_states(model_of(forward), 0 if complete else known, self.is_time_first):
             return forward(
-                **self._heard(states, arguments.get("encoder_attention_mask")),
+                **self._encoded(states, arguments.get("encoder_attention_mask")),
                 **{self._token_name: arguments["input_ids"]},
                 past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
             )
 
-    def _heard(self, states: Any, mask: Any) -> dict[str, Any]:
-        """Return what the model takes instead of its encoder's inputs."""
-        if self._says_mask:
-            return {"encoder_outputs": self._said(last_hidden_state=states, attention_mask=mask)}
+    def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
+        """Return what the model takes in place of its encoder's inputs."""
+        if self._returns_mask:
+            return {"encoder_outputs": self._output_class(last_hidden_state=states, attention_mask=mask)}
         pooled = {"pooler_output": states} if self._pools else {}
-        heard = {"encoder_outputs": self._said(last_hidden_state=states, **pooled)}
-        return heard if mask is None else {**heard, "attention_mask": mask}
+        inputs = {"encoder_outputs": self._output_class(last_hidden_state=states, **pooled)}
+        return inputs if mask is None else {**inputs, "attention_mask": mask}
 
     def _encoder_of(self, model: Any) -> Any:
         return model.get_encoder()
 
     def _look_at(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
-        """Run the model once and note what its encoder says and what it caches."""
+        """Run the model once and note what its encoder returns and what it caches."""
         import torch
 
         inputs = move(dict(encoder.generate_dummy_inputs(preprocessor)), model)
         with torch.no_grad():
-            said = self._encoder_of(model)(**inputs, return_dict=True)
-            self._pools = _pools(said)
-            states = said.pooler_output if self._pools else said.last_hidden_state
-            mask = said.get("attention_mask", inputs.get("attention_mask"))
-            self._said, self._says_mask = type(said), "attention_mask" in said
+            outputs = self._encoder_of(model)(**inputs, return_dict=True)
+            self._pools = _pools(outputs)
+            states = outputs.pooler_output if self._pools else outputs.last_hidden_state
+            mask = outputs.get("attention_mask", inputs.get("attention_mask"))
+            self._output_class, self._returns_mask = type(outputs), "attention_mask" in outputs
             tokens = self._tokens(states.shape[0], 2).to(states.device)
-            result = model(**self._heard(states, mask), **{self._token_name: tokens}, use_cache=True, return_dict=True)
+            result = model(
+                **self._encoded(states, mask), **{self._token_name: tokens}, use_cache=True, return_dict=True
+            )
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):
@@ -212,13 +214,13 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
 
 class CrossAttentionDecoderOnnxConfig(DecoderOnnxConfig):
-    """Describe the decoder of a model that sees, where it is a model of its own that attends to what was seen (BLIP).
+    """Describe a text decoder that is a model of its own and attends to a vision encoder's hidden states (BLIP).
 
     Args:
         model: the decoder; it is run once.
         vision: the encoder.
         encoder: description of the encoder.
-        preprocessor: what makes pictures.
+        preprocessor: what makes images.
     """
 
     _token_name = "input_ids"
@@ -231,12 +233,12 @@ class CrossAttentionDecoderOnnxConfig(DecoderOnnxConfig):
     def _encoder_of(self, model: Any) -> Any:
         return self._vision
 
-    def _heard(self, states: Any, mask: Any) -> dict[str, Any]:
+    def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
         return {"encoder_hidden_states": states}
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Say whether a model has such a decoder."""
+        """Return whether a model has such a decoder."""
         decoder = getattr(model, "text_decoder", None)
         takes = decoder is not None and "encoder_hidden_states" in inspect.signature(type(decoder).forward).parameters
         return takes and hasattr(model, "vision_model") and not hasattr(model, "text_encoder")

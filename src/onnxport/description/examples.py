@@ -90,7 +90,7 @@ class Examples:
         return torch.where(tensor == filler, drawn, tensor)
 
     def _places(self) -> list[int]:
-        """List the tokens that stand for a picture's or a sound's states."""
+        """List the placeholder tokens of images and audio."""
         whole = self.config._config
         parts = (whole, getattr(whole, "vlm_config", None))
         found = (getattr(part, name, None) for part in parts for name in PLACES)

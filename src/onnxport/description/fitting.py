@@ -1,6 +1,6 @@
-"""Fit example sounds to each other, and to their text: how many frames, samples or codes a model wants together.
+"""Fit the lengths of example audio inputs to each other, and to their text.
 
-A preprocessor makes each of them by itself, or not at all.
+A preprocessor makes each by itself, or not at all: models relate numbers of frames, samples and codes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fitted_axes(config: Any, inputs: Mapping[str, Any]) -> dict[str, Mapping[int
 
 
 def _as_long_as_text(config: Any, inputs: dict[str, Any]) -> None:
-    """Give a sound as many frames as belong to its text, where a model hears some of them at each token."""
+    """Give audio as many frames as belong to its text, where each token takes some of them."""
     import torch
 
     frames, audio = getattr(config, "audio_length_per_tok", None), inputs.get("input_features")
@@ -56,11 +56,11 @@ def _as_long_as_text(config: Any, inputs: dict[str, Any]) -> None:
 
 
 def _as_long_as_audio(config: Any, inputs: dict[str, Any]) -> None:
-    """Make samples and the frames that a second encoder hears of them, for a codec with an encoder of meanings."""
+    """Make samples and the frames of a second encoder, for a codec with a semantic encoder."""
     import torch
 
-    heard, audio = getattr(config, "semantic_model_config", None), inputs.get("input_values")
-    if heard is None or audio is None or not hasattr(config, "downsampling_ratios"):
+    semantic, audio = getattr(config, "semantic_model_config", None), inputs.get("input_values")
+    if semantic is None or audio is None or not hasattr(config, "downsampling_ratios"):
         return
     inputs["input_values"] = torch.zeros(audio.shape[0], 1, _FRAMES * math.prod(config.downsampling_ratios))
-    inputs["input_features"] = torch.zeros(audio.shape[0], _FRAMES, heard.feature_projection_input_dim)
+    inputs["input_features"] = torch.zeros(audio.shape[0], _FRAMES, semantic.feature_projection_input_dim)

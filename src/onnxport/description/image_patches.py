@@ -1,6 +1,6 @@
-"""Describe what encodes pictures that come cut into patches, where a checkpoint ships nothing here that cuts them.
+"""Describe what encodes images that come cut into patches, where a checkpoint ships nothing here that cuts them.
 
-A patch is a row of its values, or a small picture of some frames; a model may ask where each of them stands.
+A patch is a row of its values, or a small image of some frames; a model may ask where each of them stands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnxport.description._packed_patch_tracing import whole_states
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 _PATCHES = 20
-"""Patches of an example picture: a square of them, and some that are padding."""
+"""Patches of an example image: a square of them, and some that are padding."""
 
 
 class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
@@ -47,7 +47,7 @@ class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         return {self._input: torch.zeros(batch, *count, *self._patch)}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; while it is traced, the states of all pictures stay together."""
+        """Run the encoder; while it is traced, the states of all images stay together."""
         import torch
 
         if not torch.compiler.is_exporting():
@@ -57,7 +57,7 @@ class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
 
     @staticmethod
     def fits(model: Any, component: str) -> bool:
-        """Say whether a model's pictures may come in patches."""
+        """Say whether a model's images may come in patches."""
         return component == "vision_encoder" and bool(_patch_of(model))
 
 

@@ -1,4 +1,4 @@
-"""Describe the graphs that a model becomes which reads pictures or sounds beside a text.
+"""Describe the graphs of a model that generates text from images or audio beside a prompt.
 
 An encoder per medium gives one state for each of the places that the medium takes in the text, `embed_tokens` gives the
 states of the tokens, and the decoder takes states instead of tokens; whoever runs them puts the former into the latter.
@@ -26,7 +26,7 @@ _EMBEDS = "inputs_embeds"
 
 
 class ModalityEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes pictures or sounds.
+    """Describe what encodes images or audio.
 
     Args:
         model: the whole model; it is run once.
@@ -55,7 +55,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """The states, [pictures or sounds, places, size], or [places, size] where they differ in number."""
+        """The features, [batch, rows, hidden size], or [rows, hidden size] where they differ in number."""
         return {self._output: {} if self._form == _JOINED else {0: "batch"}}
 
     @property
@@ -66,7 +66,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
-        """Make pictures or sounds; see `OnnxConfig`."""
+        """Make images or audio; see `OnnxConfig`."""
         made = self._made(preprocessor, batch_size, **sizes)
         known = recipe(self._input)
         if self._input not in made and known is not None:
@@ -89,7 +89,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         model = model_of(forward)
         if self._form == _PROJECTED:
             return {self._output: _projected(model, self.method_of(model), arguments)}
-        states = said(model, self.method_of(model), arguments)
+        states = encoded(model, self.method_of(model), arguments)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
@@ -108,7 +108,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         """
 
     def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
-        """Make inputs with the preprocessor; sounds are cut where a model takes only such of certain lengths."""
+        """Make inputs with the preprocessor; audio is cut where a model takes only certain lengths."""
         made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
         frames = recipe(self._input)
         if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
@@ -129,7 +129,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
             made = inputs["attention_mask"].bool()
         else:
             made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
-        if name.endswith("mask") and made.dim() == 2:  # each sound is shorter than the one before
+        if name.endswith("mask") and made.dim() == 2:  # each audio clip is shorter than the one before
             for row in range(1, len(made)):
                 made[row, -(made.shape[1] // 8 * row) :] = 0
         return made
@@ -163,7 +163,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         import torch
 
         with torch.no_grad():
-            states = said(model, self.method_of(model), arguments)
+            states = encoded(model, self.method_of(model), arguments)
         if isinstance(states, torch.Tensor):
             return _WHOLE
         if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
@@ -184,7 +184,7 @@ def _input_of(parameters: Iterable[str], component: str) -> str:
 
 
 def has_audio(model: Any, preprocessor: Any) -> bool:
-    """Say whether there is anything that makes a model's sounds."""
+    """Return whether anything makes a model's audio inputs."""
     from transformers import FeatureExtractionMixin
 
     method = method_of(model, MODALITY_ENCODERS["audio_encoder"].method)
@@ -197,10 +197,10 @@ def has_audio(model: Any, preprocessor: Any) -> bool:
 _WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
 """How an encoder's states are given."""
 _MULTIPLE = 64
-"""Frames of which a sound has a multiple where a model joins several; a power of two, as what they join are."""
+"""Frames that audio has a multiple of where a model joins several: a power of two, as many as models join."""
 _OTHER_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
 _IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
-"""Parameters of a method that aren't about pictures and sounds, or stand for others."""
+"""Parameters of a method that aren't about images and audio, or stand for others."""
 
 
 def missing_inputs(model: Any, than: str, failure: Exception) -> UnsupportedError:
@@ -216,7 +216,7 @@ def _recipe(name: str) -> Recipe | None:
 
 
 def _whole_audios(setting: Setting) -> Any:
-    """Say that every sample is a sound's own."""
+    """Return a mask of samples without padding."""
     import torch
 
     audio = setting.inputs.get("input_values", setting.inputs.get("input_features"))
@@ -263,7 +263,7 @@ def language_model(model: Any) -> Any:
     return inner if takes and not inner.config.is_encoder_decoder else model
 
 
-def said(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def encoded(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return the features that a method returns, in the hidden size of the decoder.
 
     It returns them alone, or in an output with fields; where the model projects them later, they are projected here.
@@ -284,68 +284,69 @@ def _projector(model: Any) -> Any:
 
 
 class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe an encoder that is told the sizes of pictures, and cuts them out: it gets one whole picture."""
+    """Describe an encoder that takes the sizes of images, and crops them: it gets one whole image."""
 
     @property
     def default_batch_size(self) -> int:
-        """One picture."""
+        """One image."""
         return 1
 
     @property
     def inputs(self) -> Axes:
-        """The picture, [1, channels, height, width]."""
+        """The image, [1, channels, height, width]."""
         return {self._input: {2: "height", 3: "width"}}
 
     @property
     def outputs(self) -> Axes:
-        """Its states, [places, size]."""
+        """Its features, [rows, hidden size]."""
         return {self._output: {}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
-        """Make a picture; see `OnnxConfig`."""
+        """Make an image; see `OnnxConfig`."""
         return {self._input: self._made(preprocessor, 1)[self._input][:1]}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder on a picture that is as large as it is."""
+        """Run the encoder on an image that is as large as it is."""
         import torch
 
         height, width = arguments[self._input].shape[-2:]
         named = {**arguments, "image_sizes": [(height, width)]}
         model = model_of(forward)
-        states = said(model, self.method_of(model), named)
+        states = encoded(model, self.method_of(model), named)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
     def _look_at(self, model: Any, preprocessor: Any) -> None:
-        """Leave it to the capture: how large a picture is isn't in its values."""
+        """Leave it to the capture: how large an image is isn't in its values."""
 
     @staticmethod
     def fits(model: Any, component: str) -> bool:
-        """Say whether a model's encoder must be told the sizes of pictures."""
+        """Return whether a model's encoder requires the sizes of images."""
         parameters = inspect.signature(method_of(model, MODALITY_ENCODERS[component].method)).parameters
         return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
 
 
 def _projected(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Return what a model's projector says, as one tensor: the model makes a list of it, one for each of the batch.
+    """Return the output of a model's projector as one tensor: the model splits it by image.
 
     Raises:
-        UnsupportedError: it has no projector, or does more than that with what it says.
+        UnsupportedError: it has no projector, or does more than that with its output.
     """
 
-    def whole(_: Any, __: Any, said: Any) -> list[Any]:
-        return [said]
+    def whole(_: Any, __: Any, output: Any) -> list[Any]:
+        return [output]
 
     projector = _projector(model)
     if projector is None:
         raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
     handle = projector.register_forward_hook(whole)
     try:
-        (states,) = said(model, encode, arguments)
+        (states,) = encoded(model, encode, arguments)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UnsupportedError(
-            f"{type(model).__name__} gives each picture or sound states of its own, which can't be described yet"
+            f"{type(model).__name__} returns features of another shape for each image or audio clip, which can't be "
+            "described yet"
         ) from error
     finally:
         handle.remove()
@@ -407,7 +408,7 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         tokens = made.pop("input_ids", None)
         if tokens is None:
             return made
-        if "token_type_ids" in self._parameters:  # which tokens are a picture's: they see each other
+        if "token_type_ids" in self._parameters:  # which tokens are an image's: they attend to each other
             made["token_type_ids"] = torch.zeros_like(tokens)
             made["token_type_ids"][:, 1:3] = 1
         return {_EMBEDS: torch.zeros(*tokens.shape, self._size), **made}
@@ -417,7 +418,7 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
 
 
 class DeepstackDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder some of whose layers each are given states of the pictures to add."""
+    """Describe a decoder some of whose layers each add features of the images."""
 
     @property
     def _adding(self) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Describe the graphs of models whose pictures are of any size: patches, and grids that say how they stand.
+"""Describe the graphs of models whose images are of any size: patches, and grids of their rows and columns.
 
 Transformers finds where each patch stands with Python loops over the grids. Here the same is arithmetic on the
 number of each patch, and attention within frames and windows is attention with a mask, so that one graph does for all
@@ -26,30 +26,30 @@ from onnxport.description.multimodal import (
 from onnxport.description.text_configs import text_config_of
 
 _BLOCKS = ((4, 6), (6, 4))
-"""Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
+"""Heights and widths of example images, in merged patches: they fill more than one window, and as many patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
-"""What a whole model calls the grids; of the second, which has rows and columns only, the patches are one picture."""
-_ROW, _IMAGE, _BLOCK = "row", "picture", "block"
+"""What a whole model calls the grids; of the second, which has rows and columns only, the patches are one image."""
+_ROW, _IMAGE, _BLOCK = "row", "image", "block"
 _FORMS = (_ROW, _IMAGE, _BLOCK)
-"""What a patch may be: a row of its values, a small picture, or a picture of a block of patches, channels last."""
-_TOWER_GRIDS = ("grid_thw", *_GRIDS)
+"""What a patch may be: a row of its values, a small image, or an image of a block of patches, channels last."""
+_ENCODER_GRIDS = ("grid_thw", *_GRIDS)
 
 
 def takes_packed_patches(model: Any) -> bool:
-    """Say whether a model that reads pictures beside a text is given them as patches and grids."""
+    """Return whether a model takes images beside a prompt as patches and grids."""
     return _features_grid_of(model) is not None
 
 
 def _features_grid_of(model: Any) -> str | None:
-    """Return what the method that encodes pictures calls the grids; a head hands all it is given to the model in it."""
+    """Return what the method that encodes images calls the grids; a head hands all it is given to the model in it."""
     methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
     return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
 
 
 def is_packed_patch_model(model: Any) -> bool:
-    """Say whether a model is an encoder alone of pictures that are given as patches and grids."""
+    """Return whether a model is an image encoder alone that takes patches and grids."""
     forward = type(model).forward
-    return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _TOWER_GRIDS) is not None
+    return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _ENCODER_GRIDS) is not None
 
 
 def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
@@ -70,7 +70,7 @@ def uses_mrope(config: Any) -> bool:
 
 
 class PackedPatchEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes pictures that are given as patches.
+    """Describe what encodes images that are given as patches.
 
     The mask takes memory that grows with the square of the patches.
 
@@ -88,7 +88,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
 
     @property
     def inputs(self) -> Axes:
-        """Grids, [pictures, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
+        """Grids, [images, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
         return {self._grid: {0: "batch"}, self._patches: {3 if self._grid == _GRIDS[1] else 0: "batch"}}
 
     def _names(self, model: Any) -> tuple[str, str]:
@@ -97,11 +97,11 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """The states of all pictures after each other, [places, size]."""
+        """The features of all images, concatenated, [rows, hidden size]."""
         return {"image_features": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures, upright and lying ones."""
+        """Make images, in portrait and in landscape format."""
         grids, patches = self._make(batch_size)
         return {self._grid: grids, self._patches: patches}
 
@@ -119,7 +119,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         return torch.tensor(grids), torch.zeros(patches, *shape)
 
     def _look_at(self, model: Any) -> dict[str, Any]:
-        """Run the model, to see whether a patch is a row of values, or a small picture; return what it says.
+        """Run the model, to see whether a patch is a row of values, or a small image; return its output.
 
         Raises:
             UnsupportedError: it takes neither.
@@ -133,7 +133,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
-        raise missing_inputs(model, f"{self._patches} and {self._grid} to encode pictures", failure) from failure
+        raise missing_inputs(model, f"{self._patches} and {self._grid} to encode images", failure) from failure
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder: while it is traced, with what it would find by loops."""
@@ -159,15 +159,15 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return what the model says of pictures."""
+        """Return the model's output for images."""
         model, given = model_of(forward), dict(arguments)
         if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are shrunk
             given["image_merge_sizes"] = given[self._grid].new_ones(given[self._grid].shape[0])
         return method_of(model, "get_image_features")(**given, return_dict=True)
 
-    def _named(self, said: Any) -> dict[str, Any]:
+    def _named(self, outputs: Any) -> dict[str, Any]:
         """Return the outputs by name."""
-        return {"image_features": _joined(said.pooler_output)}
+        return {"image_features": _joined(outputs.pooler_output)}
 
 
 class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
@@ -186,7 +186,7 @@ class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
     def _names(self, model: Any) -> tuple[str, str]:
         forward = type(model).forward
         patches = next(name for name in inspect.signature(forward).parameters if name != "self")
-        return _grid_of(forward, _TOWER_GRIDS) or "", patches
+        return _grid_of(forward, _ENCODER_GRIDS) or "", patches
 
     @property
     def inputs(self) -> Axes:
@@ -196,11 +196,11 @@ class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """All that the encoder says, of all pictures after each other."""
+        """All outputs of the encoder, of all images, concatenated."""
         return self._outputs
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures, upright and lying ones."""
+        """Make images, in portrait and in landscape format."""
         made = dict(super().generate_dummy_inputs(preprocessor, batch_size))
         grids = made[self._grid]
         return {**({"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}), **made}
@@ -208,27 +208,27 @@ class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         return forward(**arguments, return_dict=True)
 
-    def _named(self, said: Any) -> dict[str, Any]:
+    def _named(self, outputs: Any) -> dict[str, Any]:
         import torch
 
-        rows = {name: list(value) for name, value in said.items() if name == "deepstack_features"}
+        rows = {name: list(value) for name, value in outputs.items() if name == "deepstack_features"}
         found = {f"{name}.{index}": states for name, row in rows.items() for index, states in enumerate(row)}
-        return {name: value for name, value in said.items() if isinstance(value, torch.Tensor)} | found
+        return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)} | found
 
 
 class DeepstackPatchEncoderOnnxConfig(PackedPatchEncoderOnnxConfig):
-    """Describe the encoder of Qwen3-VL: what it says after some of its layers goes into the decoder's first layers."""
+    """Describe the encoder of Qwen3-VL: hidden states of some of its layers go into the decoder's first layers."""
 
     @property
     def outputs(self) -> Axes:
         """The states, and those of the layers whose numbers the configuration lists, [such layers, places, size]."""
         return {**super().outputs, "deepstack_features": {}}
 
-    def _named(self, said: Any) -> dict[str, Any]:
+    def _named(self, outputs: Any) -> dict[str, Any]:
         import torch
 
-        deep = torch.stack([_joined(states) for states in said.deepstack_features])
-        return {**super()._named(said), "deepstack_features": deep}
+        deep = torch.stack([_joined(states) for states in outputs.deepstack_features])
+        return {**super()._named(outputs), "deepstack_features": deep}
 
 
 class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
@@ -249,7 +249,7 @@ class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 
 
 class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOnnxConfig):
-    """Describe the decoder of Qwen3-VL, whose first layers each are given states of the pictures to add."""
+    """Describe the decoder of Qwen3-VL, whose first layers each add features of the images."""
 
     @property
     def _adding(self) -> Sequence[int]:
@@ -274,7 +274,7 @@ class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOn
 
 
 def _joined(states: Any) -> Any:
-    """Return the states of all pictures, [places, size]: the whole model splits them by picture."""
+    """Return the features of all images, [rows, hidden size]: the whole model splits them by image."""
     import torch
 
     return states if isinstance(states, torch.Tensor) else torch.cat(tuple(states))

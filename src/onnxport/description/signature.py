@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
 _OF_IMAGES = ("logits_per_image", "image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
-"""Inputs and outputs of models that compare texts with pictures that have a row for each picture."""
+"""Inputs and outputs of models that compare texts with images that have a row for each image."""
 
 Labels = dict[str, dict[int, str]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -54,7 +54,7 @@ def signature_of(config: OnnxConfig) -> Signature:
     """Read the signature off a configuration, with labels that are true for every tensor.
 
     4.37.2 gave a past input the label of the present, left the length of `decoder_input_ids` out where a past is given
-    and the size of a mask of pixels, and let texts be compared with as many pictures only; all of this is put right
+    and the size of a mask of pixels, and let texts be compared with as many images only; all of this is put right
     here, the configuration itself keeps what it always said.
     """
     static = config.static_symbols
