@@ -101,7 +101,9 @@ class Exported:
         full = {name: np.asarray(array) for name, array in feed.items()}
         if "decoder_input_ids" in self.inputs and full:
             batch = len(next(iter(full.values())))
-            full.setdefault("decoder_input_ids", np.full((batch, 1), self.directory.first_token, dtype=np.int64))
+            full.setdefault(
+                "decoder_input_ids", np.full((batch, 1), self.directory.decoder_start_token_id, dtype=np.int64)
+            )
         for prefix in ("", "decoder_"):
             ids = full.get(f"{prefix}input_ids")
             if ids is not None:

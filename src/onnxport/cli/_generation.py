@@ -15,7 +15,7 @@ from onnxport.cli._feeds import Given, audio_feed, image_feed
 from onnxport.errors import CheckpointNotFoundError, OptionError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
-from onnxport.runtime.text import Printer, Text
+from onnxport.runtime.tokenizer import DirectoryTokenizer as Text
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,22 @@ def generate(directory: Directory, given: Given, wanted: Wanted) -> Answer:
 def _one(directory: Directory, inputs: dict[str, Any], how: tuple[Text | None, Wanted]) -> dict[str, Any]:
     text, wanted = how
     _, steps = LightModel(directory).stream(inputs, **wanted.settings)
-    tokens = []
-    printer = Printer(text) if text is not None and wanted.stream else None
-    for step in steps:
-        tokens.append(int(step[0]))
-        if printer is not None:
-            _show(printer.add(tokens[-1]))
-    if printer is not None:
-        _show(printer.rest() + "\n")
+    tokens: list[int] = []
+    if text is not None and wanted.stream:
+        for piece in text.decode_stream(_recorded(steps, tokens)):
+            _show(piece)
+        _show("\n")
+    else:
+        tokens += [int(step[0]) for step in steps]
     ends = directory.setting("eos_token_id")
     kept = [token for token in tokens if token not in (ends if isinstance(ends, list) else [ends])]
     return {"text": text.decode(kept) if text is not None else "", "tokens": kept}
+
+
+def _recorded(steps: Iterator[Any], tokens: list[int]) -> Iterator[int]:
+    for step in steps:
+        tokens.append(int(step[0]))
+        yield tokens[-1]
 
 
 def _show(piece: str) -> None:
@@ -92,7 +97,4 @@ def _inputs(directory: Directory, given: Given, row: tuple[tuple[str, ...], Text
 
 def pieces(text: Text, steps: Iterator[Any]) -> Iterator[str]:
     """Yield a text piece by piece as its tokens come in."""
-    printer = Printer(text)
-    for step in steps:
-        yield printer.add(int(step[0]))
-    yield printer.rest()
+    yield from text.decode_stream(int(step[0]) for step in steps)

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.runtime.directory import Directory
     from onnxport.runtime.light import LightModel
     from onnxport.runtime.settings import RunSettings
-    from onnxport.runtime.text import Text
+    from onnxport.runtime.tokenizer import DirectoryTokenizer as Text
 
     directory = Directory(arguments.directory, RunSettings(threads=arguments.threads))
     model, text = LightModel(directory), Text(directory)
@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnsupportedError(
             f"{directory.path} was exported for {directory.manifest.task}: it holds no conversations"
         )
-    text.prompt([{"role": "user", "content": ""}])  # fails before the first question where there is no template
+    text.apply_chat_template(
+        [{"role": "user", "content": ""}]
+    )  # fails before the first question where there is no template
     directory.graph("model")
     settings = sampling_from(arguments, max_new_tokens=_TOKENS)
     begin = [{"role": "system", "content": arguments.system}] if arguments.system else []
@@ -83,6 +85,6 @@ def _answer(model: Any, text: Any, said: tuple[list[dict[str, str]], dict[str, A
 def _pieces(model: Any, text: Any, talk: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
     from onnxport.cli._generation import pieces
 
-    inputs = text.encode([text.prompt(talk)], special=False)
+    inputs = text.encode([text.apply_chat_template(talk)], add_special_tokens=False)
     _, steps = model.stream(inputs, **settings)
     yield from pieces(text, steps)
