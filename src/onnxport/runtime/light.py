@@ -215,10 +215,10 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     first = next(iter(feed.values()), None)
     if first is None:
         return {}
-    ids = feed.get("input_ids", first)
     for name, spec in graph.inputs.items():
         if name in feed:
             continue
+        ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
         if name == "global_attention_mask":
             feed[name] = np.zeros(ids.shape, dtype=spec.dtype)
         elif name.endswith("attention_mask"):
