@@ -138,6 +138,9 @@ def test_sentence_embeddings(make: Make, run: Callable[..., Any]) -> None:
     assert values["shape"] == [3, VOCABULARY]
     assert lines[-3:-1] == ["similarity 1-2: 1.0000", f"similarity 1-3: {values['similarities'][0][2]:.4f}"]
     assert values["similarities"][0][2] < 0.9
+    (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 3}))
+    values, _ = run(directory, "--text", "ab", "--text", "ac")  # [CLS] a [SEP] each
+    assert values["similarities"][0][1] == pytest.approx(1)
 
 
 def test_fill_mask(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
