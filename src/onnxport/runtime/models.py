@@ -1,4 +1,4 @@
-"""Exported directories as Transformers models: they are called alike, and `generate` is Transformers' own.
+"""Exported directories as Transformers models, with the same call signatures; `generate` is Transformers' own.
 
 A model here provides what `generate` requires: a `forward`, and a cache (`cache.py`) that can be reordered and cropped.
 """
