@@ -6,6 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/installed
 BENCH ?=
+JOBS ?= 2
+TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
 .PHONY: help demo test lint types format bench conformance real-models
 
@@ -16,15 +18,14 @@ demo: $(READY) ## export all-MiniLM-L6-v2, prove it, compare sentences with it
 	$(BIN)/python scripts/fetch_real_models.py minilm
 	$(BIN)/python scripts/demo.py
 
-test: $(READY) real-models ## run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(READY) real-models ## run every test (its time is in CONTRIBUTING.md)
+	@$(TIMED) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY) ## check style and formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(TIMED) $(BIN)/ruff check .; $(BIN)/ruff format --check .
 
 types: $(READY) ## check types
-	$(BIN)/mypy
+	@$(TIMED) $(BIN)/mypy
 
 format: $(READY) ## put style and formatting right
 	$(BIN)/ruff check --fix .
@@ -33,7 +34,8 @@ format: $(READY) ## put style and formatting right
 bench: $(READY) ## measure time and memory of exports, beside other exporters (hours; BENCH="--rows a,b")
 	$(BIN)/python -m benchmarks measure $(BENCH)
 
-conformance: $(READY) ## export all 265 pairs of 4.37.2, then all that today's Auto classes reach (hours)
+conformance: $(READY) ## compare all stamped graphs, export all 265 pairs of 4.37.2 and all of today's (hours)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m wide
 	$(BIN)/python -m conformance run --jobs 2
 	$(BIN)/python -m conformance matrix --jobs 2
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from conformance.matrix.page import COVERAGE, publish
 from conformance.matrix.pairs import chosen
 from conformance.matrix.pairs import pairs as all_pairs
+from conformance.matrix.sample import WIDE
 from conformance.page import page, summary
 from conformance.pairs import SAMPLE, pairs, parse
 from conformance.runner import PAIR_SECONDS, Job, read, run
@@ -42,7 +43,7 @@ def main() -> int:
 
 
 def _run_matrix(arguments: argparse.Namespace) -> int:
-    found = chosen(arguments.tasks, arguments.types)
+    found = list(WIDE) if arguments.sample else chosen(arguments.tasks, arguments.types)
     if not arguments.resume:
         arguments.results.unlink(missing_ok=True)
     records = run(
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     matrix = verbs.add_parser("matrix", help="export every (model type, task) that the Auto classes reach")
     matrix.add_argument("--tasks", help="comma-separated tasks, all without")
     matrix.add_argument("--types", help="comma-separated model types, all without")
+    matrix.add_argument("--sample", action="store_true", help="a fixed sample over all tasks and families")
     matrix.add_argument("--jobs", type=int, default=2, help="worker processes")
     matrix.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one pair")
     matrix.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl", help="file of JSON lines")

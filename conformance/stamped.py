@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxport import ExportOptions
 from onnxport.blueprints.blueprint import Blueprint, at_full_depth
-from onnxport.blueprints.find import find_blueprint
+from onnxport.blueprints.find import BlueprintSource
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.weights.parameters import ParameterTensor
 
@@ -125,7 +125,7 @@ def save(name: str, directory: Path) -> Path:
 def blueprint(name: str, directory: Path, *, stamping: bool) -> Blueprint:
     """Return the blueprint of a saved checkpoint, made anew."""
     options = ExportOptions(task=ARCHITECTURES[name][1], cache=False, stamping=stamping)
-    return find_blueprint(open_checkpoint(directory, options), options, lambda stage, share: None).blueprint
+    return BlueprintSource(open_checkpoint(directory, options), options, lambda stage, share: None).blueprint()
 
 
 def structure(made: Blueprint) -> list[Any]:
@@ -134,7 +134,7 @@ def structure(made: Blueprint) -> list[Any]:
     A node is its operator, its attributes, and where its inputs come from, all the way to the graph's inputs,
     constants and parameters.
     """
-    return [_structure(at_full_depth(*pair).graph) for pair in zip(made.graphs, made.depths, strict=True)]
+    return [_structure(at_full_depth(*pair).graph) for pair in zip(made.trace.graphs, made.trace.depths, strict=True)]
 
 
 def _structure(graph: ir.Graph) -> tuple[Any, ...]:

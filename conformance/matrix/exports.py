@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance.exports import FAILED, PASSED, command
+from conformance.matrix.interface import missing_modalities
+from conformance.matrix.pairs import Pair
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 
 _STAMPED = re.compile(r"layers traced and proved alike")
@@ -32,7 +34,7 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
 
     Returns:
         `status` and `seconds`; of a pair that passed, what the manifest says; of one that failed, `category` (make,
-        describe, bind, trace, convert, validate), `message` and the end of the traceback.
+        describe, bind, trace, convert, validate, interface), `message` and the end of the traceback.
     """
     start = time.perf_counter()
     output = directory / "outputs" / f"{model_type}-{task}"
@@ -41,7 +43,9 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
     facts: dict[str, Any] = {}
     try:
         checkpoint, facts = checkpoint_of(model_type, task, directory / "checkpoints")
-        found = _export(checkpoint, task, output)
+        found = _export(checkpoint, (model_type, task), output)
+        if found["status"] == FAILED and found["category"] != "interface" and facts.get("eager_failure"):
+            found |= {"category": "make", "message": f"the tiny model fails eagerly: {facts['eager_failure']}"}
     except NoCheckpointError as error:
         found = {"status": FAILED, "category": "make", "message": str(error)}
     finally:
@@ -50,11 +54,18 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
     return {**found, **known, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _export(checkpoint: Path, task: str, output: Path) -> dict[str, Any]:
-    code, text = command(["export", str(checkpoint), str(output), "--task", task, "--quiet", "--debug", "--no-cache"])
+def _export(checkpoint: Path, pair: Pair, output: Path) -> dict[str, Any]:
+    options = ["--task", pair[1], "--quiet", "--debug", "--no-cache"]
+    code, text = command(["export", str(checkpoint), str(output), *options])
     if code != 0:
         return _failure(text)
-    return _success(json.loads((output / "onnxport.json").read_text()))
+    manifest = json.loads((output / "onnxport.json").read_text())
+    names = [tensor["name"] for component in manifest["components"] for tensor in component["inputs"]]
+    missing = missing_modalities(*pair, names)
+    if missing:
+        message = f"no graph takes {' or '.join(missing)}: the inputs are {', '.join(names)}"
+        return {"status": FAILED, "category": "interface", "message": message[:400]}
+    return _success(manifest)
 
 
 def _failure(text: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from onnxport.description.tasks import PAST_SUFFIX
 Record = dict[str, Any]
 COVERAGE = Path("docs/coverage.md")
 PACKAGES = ("onnxport", "transformers", "torch", "onnxscript", "onnx-ir", "onnxruntime")
-CATEGORIES = ("make", "describe", "bind", "trace", "convert", "validate", "crash", "timeout")
+CATEGORIES = ("make", "describe", "bind", "trace", "convert", "validate", "interface", "crash", "timeout")
 REPEATED = 4
 """Layers of one class from which stamping is worth proving."""
 
@@ -36,8 +36,8 @@ Tiny random weights show that graphs compute the same; they say nothing about to
 """
 _MEANINGS = """What a failure is called after: *make*, no tiny checkpoint could be made; *describe*, the inputs or the
 cache aren't described yet; *bind*, parameters and tensors don't fit; *trace*, PyTorch can't capture the model;
-*convert*, an operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ; *crash*,
-any other error.
+*convert*, an operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ;
+*interface*, the graphs don't take a modality of the task; *crash*, any other error.
 """
 
 

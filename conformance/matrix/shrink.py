@@ -1,7 +1,8 @@
 """Make a tiny configuration of any model type: its default one, with every size shrunk by the rule of its name.
 
 All widths become one width, all numbers of heads one number, and so on: what the default configuration holds equal, or
-divisible, stays so. What no rule can know is in `exceptions.py`.
+divisible, stays so. What no rule can know is in the
+record of the model type (`onnxport.architectures`).
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import EXCEPTIONS, OF_PAIRS
+from onnxport.architectures._architecture import Tiny
+from onnxport.architectures._table import architecture_of
 
 WIDTH, HEADS, HEAD, INNER, LAYERS, VOCABULARY = 32, 4, 8, 64, 4, 128
 EXPERTS, LENGTH, IMAGE = 4, 512, 64
@@ -30,7 +33,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"^pos_emb_(height|width)$", 16),
     (r"num_pos_feats$", WIDTH // 2),
     (r"^rotary_dim$", HEAD // 2),
-    (r"^upsample_groups$", WIDTH),
+    (r"^upsample_groups$|_out_channel$", WIDTH),
     (r"groups$", 8),
     (r"^d_latents$", WIDTH),
     (r"^(linear_num_key_heads|index_n_heads)$", 2),
@@ -79,6 +82,12 @@ _FILLED = {
 """Fields that some classes leave empty although their models need them."""
 
 
+def tiny_of(model_type: str) -> Tiny:
+    """Return what no rule can know of a model type."""
+    record = architecture_of(model_type)
+    return Tiny() if record is None else record.tiny
+
+
 def tiny_config(model_type: str, task: str = "") -> Any:
     """Return a tiny configuration of a model type.
 
@@ -92,11 +101,11 @@ def tiny_config(model_type: str, task: str = "") -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config_class = CONFIG_MAPPING[model_type]
-    exception = EXCEPTIONS.get(model_type, {})
-    config = _shrunk(config_class(**exception.get("base", {})), exception)
+    tiny = tiny_of(model_type)
+    config = _shrunk(config_class(**tiny.base), tiny.fields)
     if task == "text-generation" and not config.is_encoder_decoder and "is_decoder" in _fields(config):
         config.is_decoder = True
-    for name, value in OF_PAIRS.get((model_type, task), {}).items():
+    for name, value in tiny.tasks.get(task, {}).items():
         if isinstance(value, dict):
             getattr(config, name).update(value)
         else:
@@ -106,7 +115,7 @@ def tiny_config(model_type: str, task: str = "") -> Any:
     return config
 
 
-def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
+def _shrunk(config: Any, changes: Mapping[str, Any]) -> Any:
     """Return a small copy of a configuration and of those inside it."""
     config_class = type(config)
     try:
@@ -125,8 +134,7 @@ def _shrunk(config: Any, changes: dict[str, Any]) -> Any:
         new = _small(name, value, config, changes)
         if default is None or _differs(new, usual):
             values[name] = new
-    left = ("base", *values)
-    values |= {name: new for name, new in changes.items() if name not in left and not _nests(new)}
+    values |= {name: new for name, new in changes.items() if name not in values and not _nests(new)}
     fields = _fields(config)
     values |= {name: new for name, new in _FILLED.items() if name in fields and _value(config, name, 0) is None}
     _move_ids(values, config)
@@ -203,14 +211,13 @@ def _nests(value: Any) -> bool:
     return isinstance(value, dict) and "..." in value
 
 
-def _small(name: str, value: Any, config: Any, changes: dict[str, Any]) -> Any:
+def _small(name: str, value: Any, config: Any, changes: Mapping[str, Any]) -> Any:
     """Return a small value for a field."""
     from transformers import PreTrainedConfig
 
     if isinstance(value, PreTrainedConfig):
         inner = {key: new for key, new in changes.get(name, {}).items() if key != "..."}
-        own = {key: new for key, new in EXCEPTIONS.get(value.model_type, {}).items() if key != "base"}
-        return _shrunk(value, {**own, **inner})
+        return _shrunk(value, {**tiny_of(value.model_type).fields, **inner})
     if isinstance(value, dict):
         return {key: _small(str(key), inner, config, {}) for key, inner in value.items()}
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):

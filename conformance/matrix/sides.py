@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.matrix.exceptions import AUDIOS, EXTRACTORS, FEATURES, IMAGES
+from conformance.matrix.shrink import tiny_of
 from conformance.preprocessors import make_image_processor, make_tokenizer
 
 _TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
@@ -89,8 +89,8 @@ def _named(names: Any, model_type: str) -> Any:
 
 def image_size(config: Any) -> tuple[int, int]:
     """Return height and width of the pictures that a model takes."""
-    if config.model_type in IMAGES:
-        return IMAGES[config.model_type]
+    if (size := tiny_of(config.model_type).image_size) is not None:
+        return size
     for part in (config, *_parts(config, _IMAGES)):
         size = getattr(part, "image_size", None)
         if isinstance(size, int):
@@ -122,9 +122,10 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
     import transformers
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
-    own = _named({**FEATURE_EXTRACTOR_MAPPING_NAMES, **EXTRACTORS}, config.model_type) or ""
+    tiny = tiny_of(config.model_type)
+    own = tiny.feature_extractor or _named(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
     parts = [config, *_parts(config, _AUDIOS)]
-    bins = FEATURES.get(config.model_type) or _first(
+    bins = tiny.num_mel_bins or _first(
         parts,
         *("feature_projection_input_dim", "input_dim", "input_size", "num_mel_bins", "n_mels", "mel_dim"),
         "input_feat_size",
@@ -135,7 +136,7 @@ def feature_extractor_for(config: Any, kind: str) -> Any:
         if extractor_class is None:
             continue
         try:
-            made = extractor_class(**_audio_arguments(extractor_class, kind, bins), **AUDIOS.get(config.model_type, {}))
+            made = extractor_class(**_audio_arguments(extractor_class, kind, bins), **tiny.feature_extractor_arguments)
             if kind in made([numpy.zeros(_SAMPLES)] * 2, sampling_rate=made.sampling_rate, return_tensors="pt"):
                 return made
         except Exception:  # extractors raise whatever they like

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from onnxport.errors import OptionError
 
@@ -25,40 +25,8 @@ MAX_OPSET = 23
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Choose how a checkpoint is exported.
-
-    Attributes:
-        task: task or 4.37.2 feature name (`fill-mask` or `masked-lm`), `None` to infer it from the checkpoint.
-        past: give the graphs of a task that generates their key/value cache, where the task is inferred.
-        last_logits: where a text is generated, give the logits of the last token only.
-        split_encoders: write a graph each for the texts and the pictures (or sounds) of a model that compares them.
-        description: Python file that describes the model, as `onnxport describe --python` prints it; it is run, and its
-            `make_config(config)` returns the `OnnxConfig` of the one graph; `None` for the model's own.
-        opset: ONNX opset, `MIN_OPSET`..`MAX_OPSET`; `None` for the engine's default.
-        atol: largest absolute difference that validation accepts; `None` for the configuration's own.
-        rtol: largest relative difference that validation accepts; `None` for the configuration's own.
-        dtype: floating-point type of weights and activations in the graph.
-        device: torch device on which the model is traced and the reference is run.
-        framework: `tf` to read `tf_model.h5`; `None` to use whatever weights the checkpoint has.
-        adapter: directory or repository of a LoRA adapter to merge into the checkpoint's weights; `None` for none.
-        revision: branch, tag or commit on the hub.
-        cache_dir: where downloads are kept; `None` for the hub client's default.
-        token: access token of the hub.
-        trust_remote_code: allow code in the checkpoint's repository to run.
-        validate: `full` runs several shapes, `quick` the traced one, `none` nothing.
-        memory: bytes that validation may take; `None` for 60 % of what the machine has available.
-        external_data: `always` writes weights beside the graph, `auto` only when over the 2 GiB protobuf limit.
-        weights: `copy` the weights, or `link` the safetensors files into the output, which takes no time and no space.
-        stamping: trace few layers and repeat them, where they are proved alike; otherwise trace all of them.
-        cache: use the graphs that earlier exports kept in the cache, and keep new ones there.
-        dry_run: plan and report, write nothing.
-        force: replace an output directory that isn't empty.
-        keep_invalid: keep the output although validation failed.
-
-    Raises:
-        OptionError: a value is out of range.
-    """
+class GraphOptions:
+    """Choose what the graphs are; the fields are those of `ExportOptions`."""
 
     task: str | None = None
     past: bool = True
@@ -66,25 +34,147 @@ class ExportOptions:
     split_encoders: bool = False
     description: str | None = None
     opset: int | None = None
-    atol: float | None = None
-    rtol: float | None = None
     dtype: Dtype = "fp32"
-    device: str = "cpu"
+    stamping: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Choose how a checkpoint is found and read; the fields are those of `ExportOptions`."""
+
     framework: Framework | None = None
     adapter: str | None = None
     revision: str | None = None
     cache_dir: str | None = None
     token: str | None = field(default=None, repr=False)
     trust_remote_code: bool = False
+    dtype: Dtype = "fp32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """Choose how an export is validated; the fields are those of `ExportOptions`."""
+
     validate: ValidationLevel = "full"
+    atol: float | None = None
+    rtol: float | None = None
     memory: int | None = None
+    dtype: Dtype = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Choose how files are written; the fields are those of `ExportOptions`."""
+
     external_data: ExternalData = "auto"
     weights: Weights = "copy"
-    cache: bool = True
-    stamping: bool = True
     dry_run: bool = False
     force: bool = False
     keep_invalid: bool = False
+    dtype: Dtype = "fp32"
+
+
+Group = TypeVar("Group", GraphOptions, CheckpointOptions, ValidationOptions, OutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Choose how a checkpoint is exported.
+
+    Each field carries its description as `metadata["help"]`, which is also what the command line prints: docstrings
+    are gone under `python -OO`.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "task or feature name of 4.37.2: fill-mask or masked-lm (default: inferred from the checkpoint)"
+        },
+    )
+    past: bool = field(
+        default=True,
+        metadata={"help": "give the graphs of a task that generates their key/value cache, where the task is inferred"},
+    )
+    last_logits: bool = field(
+        default=False, metadata={"help": "where a text is generated, give the logits of the last token only"}
+    )
+    split_encoders: bool = field(
+        default=False,
+        metadata={
+            "help": "write a graph each for the text and the image (or audio) encoder of a model that compares them"
+        },
+    )
+    description: str | None = field(
+        default=None,
+        metadata={
+            "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
+            "make_config(config) returns the OnnxConfig of the one graph (default: the model's own)"
+        },
+    )
+    opset: int | None = field(
+        default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
+    )
+    atol: float | None = field(
+        default=None,
+        metadata={"help": "largest absolute difference that validation accepts (default: the configuration's own)"},
+    )
+    rtol: float | None = field(
+        default=None,
+        metadata={"help": "largest relative difference that validation accepts (default: the configuration's own)"},
+    )
+    dtype: Dtype = field(
+        default="fp32", metadata={"help": "floating-point type of weights and activations in the graph"}
+    )
+    device: str = field(
+        default="cpu", metadata={"help": "torch device on which the model is traced and the reference is run"}
+    )
+    framework: Framework | None = field(
+        default=None, metadata={"help": "tf to read tf_model.h5 (default: whatever weights the checkpoint has)"}
+    )
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "directory or repository of a LoRA adapter to merge into the checkpoint's weights"},
+    )
+    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the hub"})
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "where downloads are kept (default: the hub client's)"}
+    )
+    token: str | None = field(default=None, repr=False, metadata={"help": "access token of the hub"})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "allow code in the checkpoint's repository to run"}
+    )
+    validate: ValidationLevel = field(
+        default="full", metadata={"help": "full runs several shapes, quick the traced one, none nothing"}
+    )
+    memory: int | None = field(
+        default=None,
+        metadata={"help": "bytes that validation may take (default: 60 % of what the machine has available)"},
+    )
+    external_data: ExternalData = field(
+        default="auto",
+        metadata={"help": "always writes weights beside the graph, auto only when over the 2 GiB protobuf limit"},
+    )
+    weights: Weights = field(
+        default="copy",
+        metadata={
+            "help": "copy the weights, or link the safetensors files into the output, which takes no time and no space"
+        },
+    )
+    cache: bool = field(
+        default=True,
+        metadata={"help": "use the graphs that earlier exports kept in the cache, and keep new ones there"},
+    )
+    stamping: bool = field(
+        default=True,
+        metadata={"help": "trace few layers and repeat them, where they are proved alike; otherwise trace all of them"},
+    )
+    dry_run: bool = field(default=False, metadata={"help": "plan and report, write nothing"})
+    force: bool = field(default=False, metadata={"help": "replace an output directory that isn't empty"})
+    keep_invalid: bool = field(default=False, metadata={"help": "keep the output although validation failed"})
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -107,6 +197,29 @@ class ExportOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:
                 raise OptionError(f"--{name} {value!r} is not a finite number that is zero or more")
+
+    @property
+    def graph(self) -> GraphOptions:
+        """Those that shape the graphs."""
+        return self._group(GraphOptions)
+
+    @property
+    def checkpoint(self) -> CheckpointOptions:
+        """Those by which a checkpoint is found and read."""
+        return self._group(CheckpointOptions)
+
+    @property
+    def validation(self) -> ValidationOptions:
+        """Those of the validation."""
+        return self._group(ValidationOptions)
+
+    @property
+    def output(self) -> OutputOptions:
+        """Those by which files are written."""
+        return self._group(OutputOptions)
+
+    def _group(self, group: type[Group]) -> Group:
+        return group(**{option.name: getattr(self, option.name) for option in fields(group)})
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {

@@ -8,15 +8,22 @@ from typing import Any
 
 import pytest
 
+from conformance.matrix.eager import eager_failure
 from conformance.matrix.exports import run_matrix_pair
+from conformance.matrix.interface import MODALITIES, missing_modalities
 from conformance.matrix.page import reason, text_of, write_validated
 from conformance.matrix.pairs import chosen, family, pairs
 from conformance.matrix.predecessors import GONE, OPTIMUM, TRANSFORMERS, predecessors
+from conformance.matrix.sample import SAMPLE, WIDE
 from conformance.matrix.shrink import HEADS, LAYERS, VOCABULARY, WIDTH, tiny_config
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
 
+LEFT_OUT = {"keypoint-detection", "keypoint-matching", "table-recognition"}
+"""Tasks of which no pair of the matrix passes with a free batch size."""
 
+
+@pytest.mark.wide  # to list the pairs imports every model of Transformers
 def test_every_task_has_pairs_of_a_family() -> None:
     tasks = {task.removesuffix(PAST_SUFFIX) for _, task in pairs()}
     assert tasks == {task.name for task in TASKS} - {SENTENCE_SIMILARITY}
@@ -24,6 +31,7 @@ def test_every_task_has_pairs_of_a_family() -> None:
     assert len(pairs()) == len(set(pairs())) > 1900
 
 
+@pytest.mark.wide
 def test_models_that_generate_have_a_pair_with_past() -> None:
     assert {("llama", "text-generation"), ("llama", "text-generation-with-past")} <= set(pairs())
     assert ("t5", "text2text-generation-with-past") in pairs()
@@ -33,6 +41,18 @@ def test_models_that_generate_have_a_pair_with_past() -> None:
     assert ("reformer", "text-generation-with-past") not in pairs()
 
 
+def test_the_sample_has_every_task() -> None:
+    tasks = {task.removesuffix(PAST_SUFFIX) for _, task in SAMPLE}
+    assert tasks == {task.name for task in TASKS} - LEFT_OUT - {SENTENCE_SIMILARITY}
+
+
+@pytest.mark.wide
+def test_the_samples_are_part_of_it() -> None:
+    assert set(SAMPLE) <= set(WIDE) <= set(pairs())
+    assert len({model_type for model_type, _ in WIDE}) >= 100
+
+
+@pytest.mark.wide
 def test_what_the_predecessors_had_is_part_of_it() -> None:
     theirs = predecessors()
     assert {name: len(found) for name, found in theirs.items()} == {OPTIMUM: 560, TRANSFORMERS: 265}
@@ -40,6 +60,7 @@ def test_what_the_predecessors_had_is_part_of_it() -> None:
     assert set(theirs[OPTIMUM]) - set(pairs()) == set(GONE)
 
 
+@pytest.mark.wide
 def test_an_unknown_type_or_task_is_refused() -> None:
     assert chosen("fill-mask", "bert") == [("bert", "fill-mask")]
     with pytest.raises(ValueError, match="berd"):
@@ -89,7 +110,9 @@ def _record(task: str, **more: Any) -> dict[str, Any]:
     return {"model_type": "bert", "task": task, "status": "passed", "seconds": 60.0, **more}
 
 
-def test_the_page_counts_and_gives_reasons() -> None:
+def test_the_page_counts_and_gives_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = (("bert", "fill-mask"), ("bert", "text-classification"))
+    monkeypatch.setattr("conformance.matrix.page.pairs", lambda: two)
     passed = _record("fill-mask", batch=True, length=True, stamped=True, repeated=4)
     failed = _record("text-classification", category="trace", message="no | \x1b[96mway\x1b[0m /a/b/model.onnx")
     failed["status"] = "failed"
@@ -114,6 +137,80 @@ def test_what_the_command_lists_is_written(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.wide
 def test_a_class_that_transformers_names_and_has_not_is_no_pair() -> None:
     assert ("voxtral_realtime_text", "feature-extraction") not in pairs()
     assert ("voxtral_realtime_encoder", "feature-extraction") in pairs()
+
+
+@pytest.mark.parametrize(
+    ("pair", "inputs", "missing"),
+    [
+        (("llava", "image-to-text"), ["input_ids", "attention_mask"], ["image"]),
+        (("llava", "image-to-text-with-past"), ["pixel_values", "input_ids", "inputs_embeds"], []),
+        (("glmasr", "audio-text-to-text"), ["input_ids", "image_sizes"], ["audio"]),
+        (("blip", "visual-question-answering"), ["pixel_values"], ["text"]),
+        (("dia", "automatic-speech-recognition"), ["input_ids", "decoder_input_ids"], []),
+        (("bert", "fill-mask"), ["input_ids"], []),
+    ],
+)
+def test_a_task_s_modalities_are_among_the_inputs(pair: tuple[str, str], inputs: list[str], missing: list[str]) -> None:
+    assert missing_modalities(*pair, inputs) == missing
+
+
+def test_every_task_with_modalities_exists() -> None:
+    assert set(MODALITIES) <= {task.name for task in TASKS}
+
+
+def test_a_text_only_graph_of_a_task_with_images_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    manifest = {"components": [{"inputs": [{"name": "input_ids"}]}]}
+
+    def export(arguments: list[str]) -> tuple[int, str]:
+        Path(arguments[2]).mkdir()
+        (Path(arguments[2]) / "onnxport.json").write_text(json.dumps(manifest))
+        return 0, ""
+
+    monkeypatch.setattr("conformance.matrix.exports.command", export)
+    monkeypatch.setattr("conformance.matrix.exports.checkpoint_of", lambda *_: (tmp_path, {}))
+    record = run_matrix_pair("git", "image-to-text", tmp_path)
+    assert (record["status"], record["category"]) == ("failed", "interface")
+    assert record["message"] == "no graph takes image: the inputs are input_ids"
+
+
+def test_channels_that_meet_the_hidden_states_have_their_width() -> None:
+    audio = tiny_config("phi4_multimodal").audio_config
+    assert audio.ext_pw_out_channel == audio.depthwise_separable_out_channel == audio.hidden_size
+
+
+class _Encoder:
+    """A model whose encoder of images fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def get_image_features(self, pixel_values: Any) -> None:
+        assert pixel_values.ndim == 4
+        raise self.error
+
+
+def test_a_tiny_model_that_fails_eagerly_is_told(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    found = eager_failure(_Encoder(RuntimeError("mat1 and mat2 shapes\ncannot be multiplied")), tmp_path)
+    assert found == "get_image_features: RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+    assert eager_failure(_Encoder(TypeError("image_grid_thw")), tmp_path) == ""
+    assert eager_failure(object(), tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("category", "eager", "told"),
+    [("trace", "get_audio_features: no", "make"), ("trace", "", "trace"), ("interface", "no", "interface")],
+)
+def test_a_broken_tiny_model_is_no_failure_of_the_export(
+    category: str, eager: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    failure = {"status": "failed", "category": category, "message": "why"}
+    monkeypatch.setattr("conformance.matrix.exports._export", lambda *_: dict(failure))
+    monkeypatch.setattr("conformance.matrix.exports.checkpoint_of", lambda *_: (tmp_path, {"eager_failure": eager}))
+    assert run_matrix_pair("voxtral", "audio-text-to-text", tmp_path)["category"] == told

@@ -39,7 +39,7 @@ def export(directory: Path, version: int, weights: str) -> None:
     options = ExportOptions(external_data="always", weights="link" if weights == "link" else "copy", force=True)
     check_output(output, force=True)
     inventory = take_inventory(source, sorted(source.glob("*.safetensors")))
-    with Reader(source, inventory.files) as reader, staged(output) as stage:
+    with Reader(source, inventory.files) as reader, staged(output, force=True) as stage:
         made = dict(inventory.tensors.items())
         turned = {"turned": building.transpose(made["w0"], [1, 0])}
         model = graph({**made, **turned}, reader)

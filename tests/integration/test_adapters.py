@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export, validate
 from onnxport.binding.bind import Binding, bind
-from onnxport.blueprints.find import find_blueprint
+from onnxport.blueprints.find import BlueprintSource
 from onnxport.bundles.manifest import read_manifest
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.checkpoint.reading import Reader
@@ -269,22 +269,27 @@ def bert(tmp_path: Path) -> tuple[Path, Path, State]:
     return source, adapter(tmp_path / "lora", "../base", tensors), tensors
 
 
+def is_traced_and_bound(source: Path, options: ExportOptions) -> tuple[bool, bool]:
+    """Return what of a blueprint wasn't in the cache: the graphs, the binding."""
+    found = BlueprintSource(open_checkpoint(source, options), options, lambda *_: None)
+    return not found.blueprint().trace.cached, found.draft is not None
+
+
 def test_the_blueprint_is_the_bases(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     """The base's graph serves an adapter; another adapter of the same shapes needs neither torch nor a trace."""
     source, found, _ = bert
     export(source, tmp_path / "plain", ExportOptions(validate="none"))
     options = ExportOptions(adapter=str(found))
-    first = find_blueprint(open_checkpoint(source, options), options, lambda *_: None)
-    assert first.blueprint.cached and first.draft is not None
+    assert is_traced_and_bound(source, options) == (False, True)
     other_tensors = factors(QUERY, 32, 32)
     other = adapter(tmp_path / "other", "elsewhere", other_tensors)
     options = ExportOptions(adapter=str(other))
-    assert find_blueprint(open_checkpoint(source, options), options, lambda *_: None).draft is None
+    assert is_traced_and_bound(source, options) == (False, False)
     export(source, tmp_path / "merged", options)
     assert differs(tmp_path / "merged", merged_bert(source, other_tensors)) < 1e-5
     assert differs(tmp_path / "plain", merged_bert(source, other_tensors)) > 1e-3
     adapter(other, "elsewhere", other_tensors, lora_alpha=12)  # the scale is in the expressions, so in the key
-    assert find_blueprint(open_checkpoint(source, options), options, lambda *_: None).draft is not None
+    assert is_traced_and_bound(source, options) == (False, True)
 
 
 def test_the_manifest_names_both_and_validates_again(bert: tuple[Path, Path, State], tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from onnxport.errors import CorruptCheckpointError, WeightsMismatchError
 from onnxport.loading.load import load_config, load_model
 from onnxport.options import ExportOptions
 from onnxport.weights.expressions import InMemory
+from tests.forked import run_code
 
 State = dict[str, torch.Tensor]
 
@@ -345,9 +344,7 @@ def sparse_llama(directory: Path, layers: int) -> int:
 def test_binding_reads_nothing_and_takes_no_memory(dtype: str, tmp_path: Path) -> None:
     size = sparse_llama(tmp_path, 28)
     assert size > 1_500_000_000
-    done = subprocess.run(
-        [sys.executable, "-c", SPARSE, str(tmp_path), dtype], capture_output=True, text=True, check=True
-    )
+    done = run_code(SPARSE, str(tmp_path), dtype)
     grown, _, note = done.stdout.strip().partition(" ")
     assert note == ""
     assert int(grown) < 60 << 10
@@ -357,9 +354,7 @@ def test_a_model_without_any_of_its_tensors_is_refused_in_little_memory(tmp_path
     sparse_llama(tmp_path, 28)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 40}))
-    done = subprocess.run(
-        [sys.executable, "-c", SPARSE, str(tmp_path), "fp32"], capture_output=True, text=True, check=False
-    )
+    done = run_code(SPARSE, str(tmp_path), "fp32", check=False)
     assert "parameters have no tensor" in done.stderr.splitlines()[-1]
 
 

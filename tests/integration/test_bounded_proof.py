@@ -24,17 +24,17 @@ from onnxport.cli import main
 from onnxport.description.examples import Examples
 from onnxport.description.signature import signature_of
 from onnxport.description.tasks import canonical_task
+from onnxport.description.tolerances import Tolerance
 from onnxport.errors import CorruptCheckpointError
 from onnxport.loading.load import load_config, load_preprocessor
 from onnxport.options import ExportOptions
 from onnxport.validation import mapped, memory, on_demand
 from onnxport.validation.digests import TensorDigests, compare_tensors, merged_digests
-from onnxport.validation.memory import Way
+from onnxport.validation.memory import Strategy
 from onnxport.validation.original import original_model
-from onnxport.validation.prove import Subject
+from onnxport.validation.prove import ProofRequest
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
 from onnxport.validation.report import ValidationReport, merged
-from onnxport.validation.tolerances import Tolerance
 from onnxport.weights.expressions import InMemory
 from onnxport.weights.parameters import ParameterTensor
 from onnxport.writing.planning import plan_graph
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_changes_is_told(gpt2: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(source, ExportOptions())
     with (
         pytest.raises(CorruptCheckpointError, match="changed while it was read"),
-        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Way("on disk")) as (model, _),
+        original_model(checkpoint, GPT2LMHeadModel, ExportOptions(), Strategy("on disk")) as (model, _),
     ):
         model(torch.ones(1, 2, dtype=torch.int64))
         with (source / "model.safetensors").open("ab") as file:
@@ -216,9 +216,9 @@ def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof,
     (component,) = describe(model, canonical_task("text-generation-with-past"), preprocessor)
     examples = Examples(component.config, signature_of(component.config).today(), preprocessor)
     sizes = {"batch_size": 2, "sequence_length": 4, "past_sequence_length": 3}
-    subject = Subject("model", directory / "out" / "model.onnx", model, examples, sizes)
+    request = ProofRequest("model", directory / "out" / "model.onnx", model, examples, sizes)
     digests = compare_all(bound.binding, reader, directory)
-    return ReducedProof(subject, tuple(f"transformer.h.{index}" for index in kept), config.n_layer), digests, reader
+    return ReducedProof(request, tuple(f"transformer.h.{index}" for index in kept), config.n_layer), digests, reader
 
 
 def compare_all(binding: Binding, reader: Reader, directory: Path, spoil: str = "") -> TensorDigests:
@@ -252,7 +252,7 @@ def test_few_layers_and_all_tensors(tmp_path: Path) -> None:
             assert told in report.note
         assert digests.tensors > 20
         other = at_reduced_depth(bound_again(proof, tmp_path), {"transformer.h": (1, 4)})
-        on_demand.read_on_demand(proof.subject.model, other, reader)
+        on_demand.read_on_demand(proof.request.model, other, reader)
         wrong = prove_reduced(proof, digests, "quick", Tolerance(1e-5, 5e-4))
         assert wrong.status == "failed"
 

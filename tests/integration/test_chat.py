@@ -158,8 +158,10 @@ class Terminal:
 def _own_terminal() -> None:
     """Make the pseudo-terminal the one that sends the process its signals."""
     import fcntl
+    import signal
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts with & ignore it
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

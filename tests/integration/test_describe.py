@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
+from onnxport import _describe as describing
+from onnxport._describe import describe_checkpoint
 from onnxport.checkpoint.reading import Reader
 from onnxport.cli import main
-from onnxport.descriptions import describe as describing
-from onnxport.descriptions.describe import describe_checkpoint
-from onnxport.descriptions.frozen import python_module
+from onnxport.description.source_code import python_module
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.onnx import OnnxConfig, export, validate_model_outputs
 from onnxport.options import ExportOptions
@@ -116,11 +117,12 @@ def test_clear_errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_model_that_wants_values_is_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise RuntimeError("needs values")
+        raise DataDependentOutputException(torch.ops.aten.item.default)
 
     monkeypatch.setattr(describing, "build_fake", refuse)
     found = describe_checkpoint(make_checkpoint("bert", "masked-lm", directory))
-    assert found.notes == ("described with its weights in memory: it can't be without (RuntimeError: needs values)",)
+    reason = "DataDependentOutputException: aten.item.default"
+    assert found.notes == (f"described with its weights in memory: it can't be without ({reason})",)
     assert found.graphs[0].outputs[0].axes == ("batch_size", "sequence_length", 57)
 
 
@@ -186,7 +188,8 @@ def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Pa
     manifest = json.loads((output / "onnxport.json").read_text())
     assert [tensor["name"] for tensor in manifest["components"][0]["inputs"]] == ["input_ids", "attention_mask"]
     assert manifest["validation"]["status"] == "passed"
-    assert main(["validate", str(output), "--quiet"]) == 0
+    assert main(["validate", str(output), "--quiet"]) == 1  # no file that a manifest names is run
+    assert main(["validate", str(output), "--description", str(mine), "--quiet"]) == 0
 
 
 @pytest.mark.parametrize(

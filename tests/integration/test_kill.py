@@ -7,14 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from onnxport.bundles import _stages
+from onnxport.bundles.manifest import FILE_NAME, Manifest
 from onnxport.bundles.output import check_output, staged
+from onnxport.errors import OutputError
 
 
 def checkpoints(directory: Path) -> None:
@@ -60,13 +65,136 @@ def test_only_abandoned_stages_of_the_same_output_are_removed(tmp_path: Path) ->
         os.close(alive)
 
 
+def write(stage: Path, text: str) -> None:
+    """Write what an export does, as far as replacing it is concerned."""
+    (stage / "file").write_text(text)
+    (stage / FILE_NAME).write_text(Manifest("none", {}, {}, {}, (), {}, ("file",)).to_json())
+
+
 def test_two_exports_to_one_place_leave_each_other_alone(tmp_path: Path) -> None:
-    with staged(tmp_path / "out") as first:
-        (first / "file").write_text("first")
-        with staged(tmp_path / "out") as second:
+    with staged(tmp_path / "out", force=True) as first:
+        write(first, "first")
+        with staged(tmp_path / "out", force=True) as second:
             assert first.is_dir()
-            (second / "file").write_text("second")
+            write(second, "second")
     assert (tmp_path / "out" / "file").read_text() == "first"
+    assert names(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_of_eight_exports_to_one_place_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    """Where the file system can't refuse to replace a directory, renaming onto one with files fails as well."""
+    if not replaces:
+        monkeypatch.setattr(_stages, "_renameat2", lambda *_: False)
+    together = Barrier(8)
+
+    def export(text: str) -> str | None:
+        try:
+            with staged(tmp_path / "out") as stage:
+                write(stage, text)
+                together.wait()
+        except OutputError as error:
+            assert "created by something else during the export" in str(error)
+            return None
+        return text
+
+    with ThreadPoolExecutor(8) as threads:
+        told = [text for text in threads.map(export, "abcdefgh") if text is not None]
+    assert told == [(tmp_path / "out" / "file").read_text()]
+    assert names(tmp_path) == {"out"}
+    assert names(tmp_path / "out") == {"file", FILE_NAME}
+
+
+def directory_with_a_file(output: Path) -> None:
+    output.mkdir()
+    (output / "thesis.tex").write_text("mine")
+
+
+def export_with_another_file(output: Path) -> None:
+    output.mkdir()
+    write(output, "old")
+    (output / "thesis.tex").write_text("mine")
+
+
+def export_with_a_link(output: Path) -> None:
+    output.mkdir()
+    write(output, "old")
+    (output / "thesis").symlink_to(output.parent)
+
+
+def export_with_an_empty_directory(output: Path) -> None:
+    output.mkdir()
+    write(output, "old")
+    (output / "thesis").mkdir()
+
+
+def file(output: Path) -> None:
+    output.write_text("mine")
+
+
+def link(output: Path) -> None:
+    output.symlink_to(output.parent / "elsewhere")
+
+
+APPEARING = [directory_with_a_file, export_with_another_file, export_with_a_link, export_with_an_empty_directory, file,
+             link]  # fmt: skip
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("appear", APPEARING)
+def test_what_appears_during_an_export_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appear: Callable[[Path], None], force: bool, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(_stages, "_renameat2", lambda *_: False)
+    (tmp_path / "elsewhere").mkdir()
+    output = tmp_path / "out"
+    with pytest.raises(OutputError), staged(output, force=force) as stage:
+        write(stage, "new")
+        appear(output)
+        before = output.lstat()
+        held = names(output) if output.is_dir() else set()
+    assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert not output.is_dir() or names(output) == held
+    assert names(tmp_path) == {"elsewhere", "out"}
+    assert names(tmp_path / "elsewhere") == set()
+
+
+def test_an_empty_directory_that_appears_is_kept_without_force(tmp_path: Path) -> None:
+    """Whoever made it is about to write into it; one that was there before is what the user chose."""
+    (tmp_path / "chosen").mkdir()
+    with staged(tmp_path / "chosen") as stage:
+        write(stage, "new")
+    with pytest.raises(OutputError), staged(tmp_path / "out") as stage:
+        write(stage, "new")
+        (tmp_path / "out").mkdir()
+    assert names(tmp_path / "out") == set()
+    assert names(tmp_path / "chosen") == {"file", FILE_NAME}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_files_that_appear_just_before_the_exchange_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """What is in the old output is looked at again when nobody can reach it by its name any more."""
+    output = tmp_path / "out"
+    with staged(output) as stage:
+        write(stage, "old")
+    exchange = _stages.exchange
+
+    def late(first: Path, second: Path) -> bool:
+        if not (first / "thesis.tex").exists():
+            (output / "thesis.tex").write_text("mine")
+        return exchanges and exchange(first, second)
+
+    monkeypatch.setattr(_stages, "exchange", late)
+    with pytest.raises(OutputError, match=r"thesis\.tex"), staged(output, force=True) as stage:
+        write(stage, "new")
+    assert (output / "thesis.tex").read_text() == "mine"
+    assert (output / "file").read_text() == "old"
     assert names(tmp_path) == {"out"}
 
 
@@ -83,8 +211,8 @@ def test_an_output_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
 def test_without_an_exchange_the_old_output_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stages, "exchange", lambda *_: False)
     for text in ("old", "new"):
-        with staged(tmp_path / "out") as stage:
-            (stage / "file").write_text(text)
+        with staged(tmp_path / "out", force=True) as stage:
+            write(stage, text)
     assert (tmp_path / "out" / "file").read_text() == "new"
     assert names(tmp_path) == {"out"}
 

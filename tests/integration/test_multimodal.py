@@ -15,9 +15,11 @@ from conformance.checkpoints import randomize
 from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
+from onnxport._describe import describe_checkpoint
 from onnxport.architectures.describe import infer_task
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.light import LightModel
+from tests.breadth import sampled
 
 TOKENS, PLACE, VOCABULARY = 64, 90, 99
 TEXT = {
@@ -112,6 +114,8 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
 }
+EVERY_TIME = ("Llava", "Gemma3", "SmolVLM", "Qwen3VL", "LlavaNext", "Voxtral")
+"""One model for each way to merge embeddings, to count positions, and to cut images."""
 HEARING = ("Voxtral", "Qwen2Audio")
 
 
@@ -189,14 +193,14 @@ GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3_5", "GlmOcr")
 CUT = ("LlavaNext", "LlavaOnevision")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sampled(MODELS, EVERY_TIME))
 def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     task = "audio-text-to-text" if name in HEARING else "image-text-to-text"
     result = onnxport.export(source, tmp_path / "out", ExportOptions(task=f"{task}-with-past"))
     encoder = "audio_encoder" if name in HEARING else "vision_encoder"
     assert [item.name for item in result.manifest.components] == [encoder, "embed_tokens", "decoder_model_merged"]
-    ours = onnxport.load(tmp_path / "out")
+    ours = onnxport.load(tmp_path / "out", threads=1)
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
@@ -210,16 +214,42 @@ def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
         greedy = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": -1}
         np.testing.assert_array_equal(light.generate(arrays, **greedy), model.generate(**inputs, **greedy).numpy())
     inputs["input_ids"][0, (inputs["input_ids"][0] == PLACE).nonzero()[0]] = 7
-    with pytest.raises(OptionError, match="placeholder tokens but the encoder returned"):
+    with pytest.raises(OptionError, match="placeholder"):
         ours.generate(**inputs, **wanted)
 
 
-@pytest.mark.parametrize("name", ["Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"])
+@pytest.mark.parametrize("name", ["Llava", "Qwen3VL", "Voxtral"])
+def test_without_past_the_graphs_take_images_or_audio_too(name: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    result = onnxport.export(source, tmp_path / "out", ExportOptions(past=False))
+    assert not result.manifest.task.endswith("-with-past")
+    encoder = "audio_encoder" if name in HEARING else "vision_encoder"
+    components = {item.name: [value.name for value in item.inputs] for item in result.manifest.components}
+    assert list(components) == [encoder, "embed_tokens", "decoder_model_merged"]
+    assert not any(value.startswith("past_") for inputs in components.values() for value in inputs)
+    ours = onnxport.load(tmp_path / "out")
+    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    for batch in (1, 3):
+        inputs = inputs_for(name, model, batch)
+        assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+
+
+@pytest.mark.parametrize("task", ["automatic-speech-recognition", "text2text-generation"])
+def test_a_decoder_takes_audio_whatever_its_task_is_called(task: str, tmp_path: Path) -> None:
+    _, source = checkpoint("Voxtral", tmp_path / "checkpoint")
+    for past in ("", "-with-past"):
+        graphs = describe_checkpoint(source, ExportOptions(task=f"{task}{past}")).graphs
+        assert [graph.name for graph in graphs] == ["audio_encoder", "embed_tokens", "decoder_model_merged"]
+
+
+@pytest.mark.parametrize(
+    "name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"), ("Llava", "Qwen3VL", "LlavaNext"))
+)
 def test_beams_share_their_text_s_images(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     options = ExportOptions(task="image-text-to-text-with-past", validate="none")
     onnxport.export(source, tmp_path / "out", options)
-    ours = onnxport.load(tmp_path / "out")
+    ours = onnxport.load(tmp_path / "out", threads=1)
     inputs = inputs_for(name, model, 3)
     ids = inputs["input_ids"]  # the first text gets the second's picture, too, in front of a text without any
     rows = [ids[0].tolist() + ids[1][ids[1] != 0].tolist(), [7] * 9, ids[2][ids[2] != 0].tolist()]
@@ -282,7 +312,7 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
     names = ["vision_encoder", "audio_encoder", "embed_tokens", "decoder_model_merged"]
     assert [item.name for item in result.manifest.components] == names
     assert any("encoders: 2 layers traced" in note for note in result.manifest.components[1].notes)
-    ours = onnxport.load(tmp_path / "out")
+    ours = onnxport.load(tmp_path / "out", threads=1)
     wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         torch.manual_seed(batch)
@@ -331,9 +361,109 @@ def test_images_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_pat
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
 
 
+def git(directory: Path) -> Any:
+    """Write a tiny GIT, and return its model."""
+    text = {key: value for key, value in TEXT.items() if key not in ("model_type", "num_key_value_heads")}
+    torch.manual_seed(0)
+    model = transformers.GitForCausalLM(transformers.GitConfig(**text, vision_config=SIGHT)).eval()
+    randomize(model)
+    model.save_pretrained(directory)
+    make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**size).save_pretrained(directory)
+    return model
+
+
+def test_git_reads_its_image_before_the_prompt(tmp_path: Path) -> None:
+    model = git(tmp_path / "checkpoint")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions())
+    assert result.manifest.task == "image-to-text-with-past"
+    assert [item.merge for item in result.manifest.modalities] == ["prefix"]
+    ours = onnxport.load(tmp_path / "out")
+    light = LightModel(ours.directory)
+    greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    for batch in (1, 3):
+        prompt = texts([0, 5, 2][:batch])  # of different lengths
+        with_images = {**prompt, "pixel_values": torch.randn(batch, 3, 32, 32)}
+        # Without an image, Transformers (5.23) widens the mask by an image's rows all the same: padding is misplaced.
+        for inputs in (with_images, *([prompt] if batch == 1 else [])):
+            expected = model.generate(**inputs, **greedy)
+            assert torch.equal(ours.generate(**inputs, **greedy), expected)
+            arrays = {name: value.numpy() for name, value in inputs.items()}
+            found = light.generate(arrays, max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1)
+            np.testing.assert_array_equal(found, expected.numpy())
+        beams = {**greedy, "max_new_tokens": 12, "min_new_tokens": 12, "num_beams": 3}
+        assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
+
+
+def mllama(directory: Path) -> Any:
+    """Write a tiny Mllama with two layers of cross-attention, and return its model."""
+    vision = {
+        **{"hidden_size": 32, "attention_heads": 4, "intermediate_size": 37, "num_hidden_layers": 3},
+        **{"num_global_layers": 2, "vision_output_dim": 96, "image_size": 32, "patch_size": 8, "max_num_tiles": 4},
+        **{"intermediate_layers_indices": [0, 2], "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1], [2, 2]]},
+    }
+    text = {**TEXT, "model_type": "mllama_text_model", "num_hidden_layers": 6, "cross_attention_layers": [1, 4]}
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=PLACE)
+    torch.manual_seed(0)
+    model = transformers.MllamaForConditionalGeneration(config).eval()
+    randomize(model)
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(directory)
+    make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
+    return model
+
+
+def tiles_for_mllama(mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Make two images of one to four tiles for each prompt; its first token attends to none, later ones to more."""
+    batch, length = mask.shape
+    counts = torch.tensor([[1, 2], [4, 2], [2, 1]])[:batch]
+    held = (torch.arange(4) < counts[..., None]).long()
+    attends = held[:, None].expand(-1, length, -1, -1).clone()
+    attends[:, :, 1] *= (torch.arange(length) >= length - 3)[None, :, None]
+    attends *= (mask.cumsum(-1) > 1)[..., None, None]
+    return {
+        "pixel_values": torch.randn(batch, 2, 4, 3, 32, 32),
+        "aspect_ratio_ids": torch.tensor([[1, 2], [4, 3], [2, 1]])[:batch],
+        "aspect_ratio_mask": held,
+        "cross_attention_mask": attends,
+    }
+
+
+def test_mllama_attends_to_its_images(tmp_path: Path) -> None:
+    model = mllama(tmp_path / "checkpoint")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions())
+    assert result.manifest.task == "image-to-text-with-past"
+    assert [item.merge for item in result.manifest.modalities] == ["cross-attention"]
+    ours = onnxport.load(tmp_path / "out")
+    light = LightModel(ours.directory)
+    greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    for batch in (1, 3):
+        prompt = texts([0, 5, 2][:batch])  # of different lengths
+        with_images = {**prompt, **tiles_for_mllama(prompt["attention_mask"])}
+        for inputs in (with_images, prompt):
+            expected = model.generate(**inputs, **greedy)
+            assert torch.equal(ours.generate(**inputs, **greedy), expected)
+            arrays = {name: value.numpy() for name, value in inputs.items()}
+            found = light.generate(arrays, max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1)
+            np.testing.assert_array_equal(found, expected.numpy())
+        beams = {**greedy, "max_new_tokens": 12, "min_new_tokens": 12, "num_beams": 3}
+        assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
+
+
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # sees pictures in its layers
+    checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # its layers take images
     options = ExportOptions(task="image-text-to-text-with-past")
-    with pytest.raises(UnsupportedError, match="no method that encodes pictures"):
+    with pytest.raises(UnsupportedError, match=r"no method that encodes images.*add --no-past"):
         onnxport.export(checkpoint, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("past", ["", "-with-past"])
+def test_graphs_that_would_take_text_only_are_refused(past: str, tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("git", "image-to-text", tmp_path / "checkpoints")
+    with pytest.raises(UnsupportedError, match=r"GitForCausalLM .*text alone, add --task text-generation") as raised:
+        onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=f"image-text-to-text{past}"))
+    assert "--no-past" not in str(raised.value)
+    graph = describe_checkpoint(checkpoint, ExportOptions(task="text-generation")).graphs[0]  # the remedy works
+    assert "pixel_values" not in [tensor.name for tensor in graph.inputs]

@@ -20,6 +20,7 @@ from conformance.checkpoints import make_checkpoint, randomize
 from conformance.preprocessors import make_image_processor, make_tokenizer
 from onnxport import ExportOptions, OnnxportError
 from onnxport.runtime.models import OnnxSpeechSeq2Seq
+from tests.breadth import sampled
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +250,7 @@ def seeing(parent: Path, name: str) -> Path:
     return saved(parent, f"seeing-{name}", model, getattr(transformers, f"{name}Processor")(**parts))
 
 
-@pytest.mark.parametrize("name", ["Llava", "LlavaNext", "Idefics3"])
+@pytest.mark.parametrize("name", sampled(("Llava", "LlavaNext", "Idefics3"), ("LlavaNext", "Idefics3")))
 def test_images_beside_a_text(name: str, parent: Path) -> None:
     ours, original = pipelines("image-text-to-text", seeing(parent, name), "image-text-to-text-with-past")
     greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}

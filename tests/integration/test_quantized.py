@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export
 from onnxport.binding.bind import Binding, bind
-from onnxport.blueprints.find import find_blueprint
+from onnxport.blueprints.find import BlueprintSource
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.checkpoint.reading import Reader
 from onnxport.errors import MissingDependencyError, UnsupportedError
@@ -143,7 +143,8 @@ def test_an_export_is_that_of_what_was_meant(kind: str, tmp_path: Path) -> None:
     assert result.manifest.validation["status"] == "passed"
     assert result.manifest.source["quantization"] == kind
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
-    assert find_blueprint(open_checkpoint(packed, options), options, lambda *_: None).draft is None
+    source = BlueprintSource(open_checkpoint(packed, options), options, lambda *_: None)
+    assert source.blueprint().trace.cached and source.draft is None
     model = getattr(transformers, KINDS[kind][0]).from_pretrained(plain, dtype=torch.float32)
     ids = torch.tensor([[1, 5, 9, 7, 11], [3, 4, 2, 8, 6]])
     with torch.no_grad():

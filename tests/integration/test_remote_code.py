@@ -77,7 +77,7 @@ def test_trusted_code_is_exported_and_proved(mine: Path, tmp_path: Path) -> None
     manifest = onnxport.export(mine, output, TRUSTING).manifest
     assert (manifest.task, manifest.source["architecture"]) == ("fill-mask", "MineModel")
     assert manifest.validation["status"] == "passed"
-    assert onnxport.validate(output, options=TRUSTING).status == "passed"
+    assert onnxport.validate(output, str(mine), TRUSTING).status == "passed"
     with pytest.raises(UntrustedCodeError, match="--trust-remote-code"):
         onnxport.validate(output)
 

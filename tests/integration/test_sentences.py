@@ -83,7 +83,7 @@ def run(directory: Path) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(directory / "model.onnx")
     feed = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": np.zeros_like(IDS)}
     names = {value.name for value in session.get_inputs()}
-    assert [value.name for value in session.get_outputs()] == ["token_embeddings", "sentence_embedding"]
+    assert [value.name for value in session.get_outputs()] == ["last_hidden_state", "sentence_embedding"]
     return session.run(None, {name: value for name, value in feed.items() if name in names})
 
 
@@ -94,7 +94,7 @@ def test_every_pooling(root: Path, tmp_path: Path) -> None:
     (component,) = result.manifest.components
     axes = {value.name: list(value.axes) for value in component.outputs}
     assert axes == {
-        "token_embeddings": ["batch_size", "sequence_length", 32],
+        "last_hidden_state": ["batch_size", "sequence_length", 32],
         "sentence_embedding": ["batch_size", 32 * len(MODES)],
     }
     states, found = states_of(root), run(tmp_path / "out")

@@ -20,4 +20,4 @@ def test_a_resnet_takes_any_image(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("resnet", "image-classification", tmp_path / "checkpoints")
     manifest = onnxport.export(checkpoint, tmp_path / "out").manifest
     assert manifest.components[0].inputs[0].axes[2:] == ("height", "width")
-    assert "other picture" in [case["name"] for case in manifest.validation["cases"]]
+    assert "other image size" in [case["name"] for case in manifest.validation["cases"]]

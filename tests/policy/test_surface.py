@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 import onnxport
+from tests.forked import run_code
 
 NAMES = {
     "ExportOptions",
@@ -51,4 +49,4 @@ def test_verbs_are_functions_whatever_was_imported_before(before: str) -> None:
     code = (
         f"{before}; import onnxport; assert all(map(callable, (onnxport.export, onnxport.validate, onnxport.inspect)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_code(code)

@@ -68,6 +68,15 @@ def test_pickled_checkpoints(exported: dict[str, Path], name: str, task: str) ->
     assert manifest.validation["status"] == "passed"
 
 
+def test_other_clients_read_the_settings(exported: dict[str, Path]) -> None:
+    config = json.loads((exported["rxnfp"] / "config.json").read_text())
+    assert len(config["id2label"]) == len(config["label2id"]) == config["num_labels"] == 50
+    tokenizer = json.loads((exported["smollm2"] / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"  # Transformers 4 knows no TokenizersBackend
+    generation = json.loads((exported["smollm2"] / "generation_config.json").read_text())
+    assert (generation["bos_token_id"], generation["eos_token_id"], generation["pad_token_id"]) == (1, 2, 2)
+
+
 def test_tied_weights_are_written_once(exported: dict[str, Path]) -> None:
     weights = (model_directory("microformer") / "pytorch_model.bin").stat().st_size
     assert (exported["microformer"] / "model.onnx").stat().st_size < 1.1 * weights

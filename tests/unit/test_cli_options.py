@@ -12,7 +12,7 @@ import pytest
 
 import onnxport
 from onnxport import ExportOptions
-from onnxport.cli import _parser, main
+from onnxport.cli import VERBS, _parser, main
 from onnxport.cli._options import bytes_from, options_from
 
 CHOSEN: dict[str, tuple[list[str], Any]] = {
@@ -42,6 +42,18 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "force": (["--force"], True),
     "keep_invalid": (["--keep-invalid"], True),
 }
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_needs_no_docstrings(arguments: list[str]) -> None:
+    command = [sys.executable, "-OO", "-m", "onnxport", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: onnxport")
+
+
+def test_every_option_has_a_help_text() -> None:
+    assert all(field.metadata["help"] for field in fields(ExportOptions))
 
 
 def test_the_table_is_complete() -> None:

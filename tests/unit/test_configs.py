@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -12,9 +13,11 @@ from transformers import (
     BartConfig,
     BertConfig,
     GPT2Config,
+    LayoutLMv3Config,
     LlamaConfig,
     PreTrainedTokenizerFast,
     T5Config,
+    ViTConfig,
     ViTImageProcessor,
     WhisperFeatureExtractor,
     WhisperProcessor,
@@ -22,6 +25,8 @@ from transformers import (
 from transformers.utils import TensorType
 
 from onnxport.configs import OnnxConfig, OnnxConfigWithPast, OnnxSeq2SeqConfigWithPast, PatchingSpec
+from onnxport.configs.decoders import VisionEncoderDecoderOnnxConfig
+from onnxport.configs.text_encoders import LayoutLMv3OnnxConfig
 
 
 class Encoder(OnnxConfig):
@@ -269,3 +274,30 @@ def test_patches_of_one_attribute_are_undone_in_turn() -> None:
     config.patch_ops()
     config.restore_ops()
     assert Target.value == 1
+
+
+def test_a_processor_keeps_its_setting_for_text_recognition() -> None:
+    class Tokenizer:
+        unk_token = "?"
+
+        def num_special_tokens_to_add(self, pair: bool) -> int:
+            return 2
+
+    class Processor:
+        image_processor = SimpleNamespace(apply_ocr=True)
+        tokenizer = Tokenizer()
+
+        def __call__(self, images: object, **_: object) -> dict[str, object]:
+            return {"recognizes": self.image_processor.apply_ocr}
+
+    processor = Processor()
+    config = LayoutLMv3OnnxConfig(LayoutLMv3Config())
+    assert config.generate_dummy_inputs(processor, framework="np") == {"recognizes": False}
+    assert processor.image_processor.apply_ocr
+
+
+def test_a_decoders_configuration_stays_as_it_is() -> None:
+    encoder, decoder = ViTConfig(hidden_size=8, num_attention_heads=2), GPT2Config()
+    described = VisionEncoderDecoderOnnxConfig(decoder).get_decoder_config(encoder, decoder)
+    assert described._config.encoder_hidden_size == 8
+    assert not hasattr(decoder, "encoder_hidden_size")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from onnxport.cli._rendering import print_description
-from onnxport.descriptions.description import Description, GraphDescription, Tensor
-from onnxport.descriptions.probe import _formula
+from onnxport.description.description import Description, GraphDescription, TensorSpec
+from onnxport.tracing.probe import _formula
 
 SIZES = {"batch": 2, "sequence": 8, "past_sequence": 10, "height": 32}
 
@@ -29,20 +29,20 @@ def test_an_axis_in_words(size: int, steps: dict[str, float], text: str) -> None
 
 def test_axes_have_the_names_of_today() -> None:
     labels = {0: "batch", 1: "past_sequence + sequence", 2: "f(batch, height)"}
-    tensor = Tensor.of("x", "int64", (2, 18, 5, 7), labels)
+    tensor = TensorSpec.of("x", "int64", (2, 18, 5, 7), labels)
     assert tensor.axes == ("batch_size", "past_sequence_length + sequence_length", "f(batch_size, height)", 7)
 
 
 def test_layers_are_one_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)  # which test runners set; nothing is cut where output isn't a terminal
 
-    def cache(layer: int, heads: int) -> Tensor:
-        return Tensor.of(f"past_key_values.{layer}.key", "float32", (2, heads, 3), {0: "batch"})
+    def cache(layer: int, heads: int) -> TensorSpec:
+        return TensorSpec.of(f"past_key_values.{layer}.key", "float32", (2, heads, 3), {0: "batch"})
 
-    inputs = (Tensor.of("input_ids", "int64", (2, 8), {0: "batch", 1: "sequence"}), *(cache(i, 4) for i in range(12)))
-    inputs += (cache(12, 6), cache(14, 6))
-    graph = GraphDescription("model", "model.onnx", "derived", "x.Y", 20, 1e-5, 5e-4, inputs, (), ("a: b = 3",), None)
-    print_description(Description("m", "kind", "Class", "text-generation", "fp32", (graph,), ("it was loaded",)))
+    tokens = TensorSpec.of("input_ids", "int64", (2, 8), {0: "batch", 1: "sequence"})
+    inputs = (tokens, *(cache(layer, 4) for layer in range(12)), cache(12, 6), cache(14, 6))
+    graph = GraphDescription("model", "", "x.Y", 20, 1e-5, 5e-4, inputs, fixed_axes=("a: b = 3",))
+    print_description(Description("bert", "Class", "text-generation", "fp32", (graph,), ("it was loaded",), "m"))
     text = capsys.readouterr().out
     assert "past_key_values.0…11.key" in text
     assert "past_key_values.12,14.key" in text

@@ -13,8 +13,8 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
     SwitchTransformersTop1Router,
 )
 
-from onnxport.patching.patch import patched
-from onnxport.tracing.experts import EXPERTS
+from onnxport.architectures._patches import patches_in
+from onnxport.patching.scope import patching
 
 SIZE, INNER, COUNT = 8, 16, 4
 CONFIG = SimpleNamespace(
@@ -74,7 +74,7 @@ def test_same_as_the_loop(kind: Any, arguments: Any) -> None:
     shaped = tokens.view(1, 7, SIZE) if kind is DbrxExperts else tokens
     with torch.no_grad():
         expected = module(shaped, *routed)
-        with patched(tuple(patch for patch in EXPERTS if kind.__module__ in patch.target)):
+        with patching(*patches_in(kind.__module__.split(".")[2])):
             found = module(shaped, *routed)
     torch.testing.assert_close(found, expected)
 
@@ -82,7 +82,7 @@ def test_same_as_the_loop(kind: Any, arguments: Any) -> None:
 def test_router_keeps_its_weights() -> None:
     router = given(SwitchTransformersTop1Router(CONFIG))
     tokens = torch.randn(2, 9, SIZE)
-    with torch.no_grad(), patched(tuple(patch for patch in EXPERTS if "switch" in patch.target)):
+    with torch.no_grad(), patching(*patches_in("switch_transformers")):
         found = router(tokens)
     with torch.no_grad():
         expected = router(tokens)

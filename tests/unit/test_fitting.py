@@ -8,15 +8,30 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.description.fitting import as_codes, fit, fitted_axes
+from onnxport.architectures.kyutai_speech_to_text import KyutaiSpeechToTextOnnxConfig
+from onnxport.architectures.musicgen import MusicgenDecoderOnnxConfig
+from onnxport.architectures.nemotron3_5_transcribe import NemotronAudioOnnxConfig
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.fitting import fit, fitted_axes
+
+
+def described(config_class: type[DerivedOnnxConfig], **fields: Any) -> DerivedOnnxConfig:
+    """Return a description that hasn't looked at a model."""
+    made = object.__new__(config_class)
+    made._config = SimpleNamespace(**fields)
+    made._parameters = ("input_features",)
+    return made
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("kyutai_speech_to_text", (2, 3, 5)), ("musicgen_decoder", (8, 3)), ("llama", (2, 3))]
+    ("config_class", "shape"),
+    [(KyutaiSpeechToTextOnnxConfig, (2, 3, 5)), (MusicgenDecoderOnnxConfig, (8, 3)), (DerivedOnnxConfig, (2, 3))],
 )
-def test_codes_stand_beside_or_below_each_other(kind: str, shape: tuple[int, ...]) -> None:
-    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    assert as_codes(SimpleNamespace(model_type=kind, num_codebooks=4), tokens).shape == shape
+def test_codes_are_side_by_side_or_more_sequences(
+    config_class: type[DerivedOnnxConfig], shape: tuple[int, ...]
+) -> None:
+    input_ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    assert described(config_class, num_codebooks=4).to_codes(input_ids).shape == shape
 
 
 def test_a_audio_is_as_long_as_its_text() -> None:
@@ -39,8 +54,8 @@ def test_samples_of_a_codec_belong_to_frames_of_meaning() -> None:
 
 
 def test_last_frames_are_left_out_where_groups_must_be_full() -> None:
-    config = SimpleNamespace(model_type="nemotron3_5_transcribe_audio", subsampling_factor=8)
+    config = described(NemotronAudioOnnxConfig, subsampling_factor=8)
     inputs: dict[str, Any] = {"input_features": torch.ones(2, 501, 4), "input_features_mask": torch.ones(2, 501)}
-    fit(config, ["input_features"], inputs)
+    config.fit_inputs(inputs)
     assert {value.shape[1] for value in inputs.values()} == {496}
-    assert fitted_axes(config, inputs)["input_features_mask"] == {0: "batch", 1: "audio_sequence"}
+    assert fitted_axes(config._config, inputs)["input_features_mask"] == {0: "batch", 1: "audio_sequence"}

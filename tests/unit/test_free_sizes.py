@@ -13,17 +13,15 @@ from transformers.models.encodec.modeling_encodec import EncodecConv1d
 from transformers.models.fastspeech2_conformer import modeling_fastspeech2_conformer
 from transformers.models.higgs_audio_v2.configuration_higgs_audio_v2 import HiggsAudioV2Config
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
+from transformers.models.mimi.configuration_mimi import MimiConfig
+from transformers.models.mimi.modeling_mimi import MimiConv1d
 from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
-from onnxport.patching.patch import Patch, patched
-from onnxport.tracing.patches import PATCHES, fake_patches
-from onnxport.tracing.sizes import SIZES, symbolic_sizes
-
-
-def of(patches: tuple[Patch, ...], name: str) -> tuple[Patch, ...]:
-    return tuple(patch for patch in patches if f".{name}." in patch.target)
+from onnxport.architectures._patches import patches_in
+from onnxport.patching.scope import patching
+from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
 
 
 def test_tables_of_positions_are_resized_at_once() -> None:
@@ -31,7 +29,7 @@ def test_tables_of_positions_are_resized_at_once() -> None:
     table, sizes = torch.randn(4, 4, 6), torch.tensor([[4, 4], [1, 12], [9, 2], [2, 3], [5, 5]])
     expected = Siglip2VisionEmbeddings.resize_positional_embeddings(table, sizes, 30)
     raw = vars(Siglip2VisionEmbeddings)["resize_positional_embeddings"]
-    with patched(of(SIZES, "siglip2")):
+    with patching(*patches_in("siglip2")):
         found = Siglip2VisionEmbeddings.resize_positional_embeddings(table, sizes, 30)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     assert vars(Siglip2VisionEmbeddings)["resize_positional_embeddings"] is raw
@@ -49,7 +47,7 @@ def test_positions_on_two_axes_are_looked_up_at_once() -> None:
         torch.nn.init.normal_(weight)
     places = torch.tensor([[0, 1, 2, 3], [9, 4, 4, 7]])
     expected = positions(places)
-    with patched(of(SIZES, "reformer")):
+    with patching(*patches_in("reformer")):
         torch.testing.assert_close(positions(places), expected)
 
 
@@ -59,21 +57,29 @@ def test_positions_on_two_axes_are_looked_up_at_once() -> None:
 def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed: float) -> None:
     states = torch.arange(12.0).reshape(2, 3, 2) + 1
     expected = modeling_fastspeech2_conformer.length_regulator(states, torch.tensor(durations), speed)
-    with patched(tuple(patch for patch in SIZES if patch.target.endswith(":length_regulator"))):
+    with patching(*patches_in("fastspeech2_conformer")):
         found = modeling_fastspeech2_conformer.length_regulator(states, torch.tensor(durations), speed)
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("length", "stride"), [(24, 4), (25, 4), (9, 1)])
-def test_a_codecs_padding_is_computed_with_numbers(length: int, stride: int) -> None:
+@pytest.mark.parametrize(
+    ("layer_class", "config"), [(EncodecConv1d, EncodecConfig()), (MimiConv1d, MimiConfig())], ids=["encodec", "mimi"]
+)
+def test_the_padding_of_a_codec_is_computed_without_tensors(
+    layer_class: Any, config: Any, length: int, stride: int
+) -> None:
     torch.manual_seed(0)
-    layer = EncodecConv1d(EncodecConfig(), 2, 3, kernel_size=2 * stride, stride=stride).eval()
+    layer = layer_class(config, 2, 3, kernel_size=2 * stride, stride=stride).eval()
     audio = torch.randn(1, 2, length)
     with torch.no_grad():
         expected = layer(audio)
-        with patched(of(SIZES, "encodec")):
+        with patching(*patches_in(config.model_type)):
             torch.testing.assert_close(layer(audio), expected)
+            exported = torch.export.export(layer, (audio,), dynamic_shapes=({2: torch.export.Dim.AUTO},))
         torch.testing.assert_close(layer(audio), expected)
+        longer = torch.randn(1, 2, length + 3)
+        torch.testing.assert_close(exported.module()(longer), layer(longer))
 
 
 def test_tokens_of_texts_and_audios_are_computed_at_once() -> None:
@@ -89,7 +95,7 @@ def test_tokens_of_texts_and_audios_are_computed_at_once() -> None:
     states = torch.randn(2, 3, 8)
     with torch.no_grad():
         expected = layer(states.clone(), **named)
-        with patched(of(SIZES, "higgs_audio_v2")):
+        with patching(*patches_in("higgs_audio_v2")):
             torch.testing.assert_close(layer(states, **named), expected)
 
 
@@ -102,13 +108,13 @@ def test_chunks_of_a_text_are_attended_at_once(length: int) -> None:
     states, mask = torch.randn(2, length, 8), torch.ones(2, length, length)
     mask[1, :, 2:] = 0
     expected = attention(states, mask)[0]
-    with patched(of(SIZES, "canine")):
+    with patching(*patches_in("canine")):
         torch.testing.assert_close(attention(states, mask)[0], expected)
 
 
 def test_an_axis_is_dropped_only_where_it_is_one() -> None:
     tensor = torch.zeros(1, 3, 1)
-    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:Tensor.squeeze")):
+    with patching(*(patch for patch in ENGINE_PATCHES if patch.target == "torch:Tensor.squeeze")):
         assert tensor.squeeze().shape == (3,)
         assert tensor.squeeze(0).shape == (3, 1)
         assert tensor.squeeze(1).shape == (1, 3, 1)
@@ -117,7 +123,7 @@ def test_an_axis_is_dropped_only_where_it_is_one() -> None:
 
 
 def test_a_tensor_has_a_length_that_may_vary() -> None:
-    with patched(of(symbolic_sizes(), "rt_detr")):
+    with patching(*size_patches([modeling_rt_detr.__name__])):
         length = vars(modeling_rt_detr)["len"]
         assert (length("abc"), length(torch.zeros(5, 2))) == (3, 5)
     assert "len" not in vars(modeling_rt_detr)
@@ -126,5 +132,5 @@ def test_a_tensor_has_a_length_that_may_vary() -> None:
 
 def test_no_patch_is_an_operator_of_tensors() -> None:
     """A class keeps the slots of such methods when they are taken off again: torch.tensor([a tensor]) fails then."""
-    targets = [patch.target for patch in (*PATCHES, *fake_patches())]
+    targets = [patch.target for patch in (*ENGINE_PATCHES, *FAKE_PATCHES)]
     assert not [target for target in targets if target.startswith("torch:Tensor.__")]

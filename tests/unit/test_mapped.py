@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxport.errors import ValidationError
 from onnxport.validation import mapped
 from onnxport.validation.mapped import open_mapped, outline, ranges_inside
+from tests.forked import run_code
 
 WEIGHT = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
 BIAS = np.arange(128, dtype=np.float32)
@@ -107,7 +106,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 from onnxport.validation.mapped import open_mapped
-from onnxport.validation.prove import open_session
+from onnxport.validation.sessions import open_session
 
 directory, side, count = Path(sys.argv[1]), 4096, 6
 size = side * side * 4
@@ -143,8 +142,7 @@ print(anonymous() - before)
 
 def test_weights_are_not_copied(tmp_path: Path) -> None:
     def growth(how: str) -> int:
-        command = [sys.executable, "-c", MEASURED, str(tmp_path), how]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return int(run_code(MEASURED, str(tmp_path), how).stdout)
 
     assert growth("whole") > 300  # six matrices of 64 MiB, packed
     assert growth("mapped") < 60

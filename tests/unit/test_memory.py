@@ -1,4 +1,4 @@
-"""How much memory there is, how much a proof takes, and which way of proving follows."""
+"""How much memory there is, how much a proof takes, and which strategy follows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxport import ExportOptions
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.errors import OptionError
 from onnxport.validation import memory
-from onnxport.validation.memory import MARGIN, Way, Weights, available_memory, choose, way_for, weights_of
+from onnxport.validation.memory import MARGIN, Strategy, Weights, available_memory, choose, choose_strategy, weights_of
 
 GIB = 2**30
 NO_LIMIT = 9223372036854771712
@@ -72,10 +72,10 @@ def test_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     [(MARGIN + 25 * GIB, "whole"), (MARGIN + 25 * GIB - 1, "on disk"), (MARGIN + 3 * GIB, "on disk"), (GIB, "reduced")],
 )
 def test_the_first_way_that_fits(budget: int, kind: str) -> None:
-    way = choose(Weights(10 * GIB, GIB, on_disk=True), budget, ExportOptions())
-    assert way.kind == kind
-    assert bool(way.note) == (kind != "whole")
-    assert way.keep == (budget - MARGIN - 3 * GIB if kind == "on disk" else 0)
+    strategy = choose(Weights(10 * GIB, GIB, on_disk=True), budget, ExportOptions())
+    assert strategy.kind == kind
+    assert bool(strategy.note) == (kind != "whole")
+    assert strategy.keep == (budget - MARGIN - 3 * GIB if kind == "on disk" else 0)
 
 
 def test_half_precision_needs_more_beside_the_original() -> None:
@@ -86,15 +86,15 @@ def test_half_precision_needs_more_beside_the_original() -> None:
 
 def test_small_models_are_proved_whole_in_any_memory() -> None:
     small = Weights(MARGIN // 3, MARGIN // 4, on_disk=True)
-    assert choose(small, 1, ExportOptions()) == Way("whole")
+    assert choose(small, 1, ExportOptions()) == Strategy("whole")
 
 
 def test_where_less_cannot_be_run() -> None:
     weights = Weights(10 * GIB, GIB, on_disk=True)
-    way = choose(weights, GIB, ExportOptions(), reducible=False)
-    assert (way.kind, way.keep) == ("on disk", 0)
-    assert "1.0 GiB may be taken" in way.note
-    assert choose(Weights(10 * GIB, GIB, on_disk=False), GIB, ExportOptions()) == Way("whole")
+    strategy = choose(weights, GIB, ExportOptions(), reducible=False)
+    assert (strategy.kind, strategy.keep) == ("on disk", 0)
+    assert "1.0 GiB may be taken" in strategy.note
+    assert choose(Weights(10 * GIB, GIB, on_disk=False), GIB, ExportOptions()) == Strategy("whole")
 
 
 def checkpoint(directory: Path, tensors: dict[str, tuple[str, list[int]]]) -> Checkpoint:
@@ -140,10 +140,10 @@ def test_the_factors_of_an_adapter_count(tmp_path: Path) -> None:
 def test_a_large_checkpoint_is_proved_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = {str(number): ("BF16", [1 << 14, 1 << 12]) for number in range(80)}  # 10 GiB
     found = checkpoint(tmp_path, layers)
-    assert way_for(found, ExportOptions(memory=64 * GIB)).kind == "whole"
-    assert way_for(found, ExportOptions(memory=8 * GIB)).kind == "on disk"
+    assert choose_strategy(found, ExportOptions(memory=64 * GIB)).kind == "whole"
+    assert choose_strategy(found, ExportOptions(memory=8 * GIB)).kind == "on disk"
     monkeypatch.setattr(memory, "available_memory", lambda: 10 * GIB)
-    assert way_for(found, ExportOptions()) == way_for(found, ExportOptions(memory=6 * GIB))
+    assert choose_strategy(found, ExportOptions()) == choose_strategy(found, ExportOptions(memory=6 * GIB))
 
 
 @pytest.mark.parametrize("count", [0, -1])

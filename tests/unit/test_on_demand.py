@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from onnxport.validation import on_demand
 from onnxport.validation.on_demand import OnDemand, Source, as_tensor, read_on_demand
 from onnxport.weights import building
 from onnxport.weights.expressions import ByteRange, Expression, InMemory
+from tests.forked import run_code
 
 
 class Counting:
@@ -206,8 +205,7 @@ print(peak - before)
 
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     def growth(keep: int) -> int:
-        command = [sys.executable, "-c", MEASURED, str(tmp_path), str(keep)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return int(run_code(MEASURED, str(tmp_path), str(keep)).stdout)
 
     assert growth(1 << 30) > 200  # eight matrices of 32 MiB
     assert growth(0) < 120

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from onnxport.architectures._mask_value import _HalfMinimum
 from onnxport.description.derived import _refusal
 from onnxport.description.dummy_inputs import Setting, asked_for, places_before, recipe, takes_frames
 from onnxport.errors import UnsupportedError
 from onnxport.loading.load import config_for
-from onnxport.patching.patch import patched
-from onnxport.tracing.patches import PATCHES, _averages, _HalfOfLimits, _pool_any_size
+from onnxport.patching.scope import patching
+from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averages, _pool_any_size
 
 
 def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:
@@ -105,7 +106,7 @@ def test_a_transducer_reads_one_token() -> None:
 
 
 def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
-    halved = _HalfOfLimits(torch)
+    halved = _HalfMinimum(torch)
     assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
     assert halved.arange is torch.arange
 
@@ -115,7 +116,7 @@ def test_numbers_are_spaced_evenly_whatever_their_count() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.linspace(0.5, x.shape[0] - 0.5, x.shape[0])
 
-    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:linspace")):
+    with patching(*(patch for patch in ENGINE_PATCHES if patch.target == "torch:linspace")):
         program = torch.export.export(Size(), (torch.ones(4),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     assert torch.allclose(program.module()(torch.ones(7)), torch.arange(7) + 0.5)
 
@@ -126,7 +127,7 @@ def test_a_tensor_of_sizes_varies_with_them() -> None:
             height, width = x.shape
             return torch.as_tensor([(height, width), (height + 1, width)], dtype=torch.long)
 
-    with patched(tuple(patch for patch in PATCHES if patch.target == "torch:as_tensor")):
+    with patching(*(patch for patch in ENGINE_PATCHES if patch.target == "torch:as_tensor")):
         axes = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
         program = torch.export.export(Sizes(), (torch.ones(4, 5),), dynamic_shapes=axes)
     assert program.module()(torch.ones(7, 9)).tolist() == [[7, 9], [8, 9]]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.layers import find_stacks
-from onnxport.tracing.numbers import watched_layer_indices
 from onnxport.tracing.reduction import TracedStack, reduce
 
 
@@ -91,7 +91,7 @@ def test_what_is_the_same_for_all_layers_is_no_decision(rule: Any) -> None:
     model = Model(Config(num_hidden_layers=2))
     with watched_layer_indices(model, (TracedStack("layers", (0, 0), (0,) * 5),)) as seen:
         model.decide(rule)
-    assert not seen.places
+    assert not seen.locations
     assert type(model.layers[1].layer_idx) is int
 
 

@@ -12,10 +12,12 @@ from transformers import SwinConfig
 from transformers.models.sam2 import modeling_sam2
 from transformers.models.swin.modeling_swin import SwinLayer, SwinPatchMerging
 
-from onnxport.patching.patch import patched
-from onnxport.tracing.windows import DIVISIONS, WINDOWS
+from onnxport.architectures._patches import patches_in
+from onnxport.patching.scope import patching
+from onnxport.tracing.engine_patches import ENGINE_PATCHES
 
-SWIN = tuple(patch for patch in WINDOWS if ".swin." in patch.target)
+DIVISIONS = tuple(patch for patch in ENGINE_PATCHES if patch.target.endswith(":FloorDiv.eval"))
+SWIN = tuple(patch for patch in patches_in("swin") if ".swin." in patch.target)
 
 
 @pytest.mark.parametrize("partition", [False, True])
@@ -27,7 +29,7 @@ def test_a_layer_shifts_windows_by_the_size_of_its_image(size: tuple[int, int], 
     torch.nn.init.normal_(fresh.attention.relative_position_bias.relative_position_bias_table)
     states = torch.randn(3, size[0] * size[1], 8)
     expected = copy.deepcopy(fresh)(states, size, partition)[0]
-    with patched(SWIN):
+    with patching(*SWIN):
         found = fresh(states, size, partition)[0]
     torch.testing.assert_close(found, expected)
     assert fresh.shift_size == 1
@@ -38,7 +40,7 @@ def test_pairs_of_rows_and_columns_are_merged(size: tuple[int, int]) -> None:
     merging = SwinPatchMerging(4)
     states = torch.randn(2, size[0] * size[1], 4)
     expected = merging(states, size)
-    with patched(SWIN):
+    with patching(*SWIN):
         torch.testing.assert_close(merging(states, size), expected)
 
 
@@ -46,7 +48,7 @@ def test_pairs_of_rows_and_columns_are_merged(size: tuple[int, int]) -> None:
 def test_a_image_is_parted_and_put_together(size: tuple[int, int]) -> None:
     image = torch.randn(2, *size, 3)
     windows, padded = modeling_sam2.window_partition(image, 4)
-    with patched(tuple(patch for patch in WINDOWS if ".sam2." in patch.target)):
+    with patching(*patches_in("sam2")):
         found, whole = modeling_sam2.window_partition(image, 4)
         again = modeling_sam2.window_unpartition(found, 4, whole, size)
     torch.testing.assert_close(found, windows)
@@ -57,7 +59,7 @@ def test_a_image_is_parted_and_put_together(size: tuple[int, int]) -> None:
 def test_sizes_that_are_divided_again_and_again_stay_flat() -> None:
     size = sympy.Symbol("size", integer=True, positive=True)
     for add, divisor, before in itertools.product((-1, 1, 5), (2, 3), (0, 3)):
-        with patched(DIVISIONS):
+        with patching(*DIVISIONS):
             nested = FloorDiv(FloorDiv(size + before, 4) + add, divisor)
         assert len(nested.atoms(FloorDiv)) == 1
         for number in range(1, 30):
@@ -66,7 +68,7 @@ def test_sizes_that_are_divided_again_and_again_stay_flat() -> None:
 
 def test_sizes_are_divided_by_as_little_as_can_be() -> None:
     size, other = sympy.symbols("size other", integer=True, positive=True)
-    with patched(DIVISIONS):
+    with patching(*DIVISIONS):
         assert FloorDiv(2 * size + 13, 14) == FloorDiv(size + 6, 7)
         assert FloorDiv(6 * size - 4 * other - 3, 8) == FloorDiv(3 * size - 2 * other - 2, 4)
         assert FloorDiv(size + 13, 14).args[1] == 14

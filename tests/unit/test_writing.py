@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from onnxport.weights.parameters import ParameterTensor
 from onnxport.writing import linking
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import save_graph, write_graph
+from tests.forked import run_code
 from tests.unit.weights_files import Array, checkpoint, graph
 
 RANDOM = np.random.default_rng(0)
@@ -209,7 +208,7 @@ try:
 except OutputError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = run_code(code, str(tmp_path))
     assert "out can't be written: File too large" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
@@ -308,6 +307,6 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write_graph(plan_graph(model, "m.onnx", ExportOptions()), model, directory, reader)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = run_code(code, str(tmp_path))
     assert (tmp_path / "m.onnx").stat().st_size > 400 << 20
     assert int(done.stdout) < 30 << 10

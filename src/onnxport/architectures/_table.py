@@ -1,15 +1,245 @@
-"""Model types to the files that describe them: a literal table, so that a family is imported when it is needed."""
+"""Model types to the files that describe them: a literal table, so that a family is imported when it is needed.
+
+Another package adds records with an entry point of the group `onnxport.architectures`, whose value is an `Architecture`
+or a tuple of them; for a model type that is in both, the package's record is taken.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
+
+from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from onnxport.architectures._architecture import Architecture
 
-MODULES: dict[str, str] = {}
+ENTRY_POINTS = "onnxport.architectures"
+"""Group of the entry points by which other packages add records."""
+MODULES: dict[str, str] = {
+    "aimv2": "aimv2",
+    "align": "efficientnet",
+    "aria": "aria",
+    "audio-spectrogram-transformer": "audio_spectrogram_transformer",
+    "autoformer": "autoformer",
+    "bamba": "bamba",
+    "bark": "bark",
+    "beit": "beit",
+    "blenderbot": "blenderbot",
+    "blip-2": "blip_2",
+    "bridgetower": "bridgetower",
+    "bros": "bros",
+    "canary": "canary",
+    "canine": "canine",
+    "chameleon": "chameleon",
+    "chameleon_vqgan": "chameleon",
+    "chmv2": "chmv2",
+    "clap": "clap",
+    "clap_audio_model": "clap",
+    "clvp": "clvp",
+    "cohere_compass_text": "cohere_compass",
+    "colpali": "colpali",
+    "conditional_detr": "detr",
+    "cosmos3_edge_text": "cosmos3_edge",
+    "cpmant": "cpmant",
+    "dab-detr": "detr",
+    "dac": "dac",
+    "data2vec-vision": "beit",
+    "dbrx": "dbrx",
+    "decision_transformer": "decision_transformer",
+    "deepseek_ocr2": "deepseek_ocr2",
+    "deepseek_ocr2_text": "deepseek_ocr2",
+    "deepseek_v2": "deepseek_v2",
+    "deformable_detr": "detr",
+    "depth_anything": "depth_anything",
+    "depth_pro": "depth_pro",
+    "detr": "detr",
+    "donut-swin": "swin",
+    "dots1": "dots1",
+    "dots3_note": "dots3_note",
+    "dots3_note_text": "dots3_note",
+    "dots3_note_vision": "dots3_note",
+    "edgetam_vision_model": "edgetam",
+    "efficientloftr": "efficientloftr",
+    "efficientnet": "efficientnet",
+    "emu3": "emu3",
+    "emu3_vqgan": "emu3",
+    "encodec": "encodec",
+    "eomt": "eomt",
+    "eomt_dinov3": "eomt",
+    "ernie4_5_vl_moe_text": "ernie4_5_vl_moe",
+    "esm": "esm",
+    "fast_vlm": "fast_vlm",
+    "fastspeech2_conformer": "fastspeech2_conformer",
+    "fastspeech2_conformer_with_hifigan": "fastspeech2_conformer",
+    "fsmt": "fsmt",
+    "fun_asr_nano": "fun_asr_nano",
+    "gemma3": "gemma3",
+    "gemma3n": "gemma3n",
+    "gemma3n_text": "gemma3n",
+    "gemma3n_vision": "gemma3n",
+    "gemma4": "gemma4",
+    "gemma4_assistant": "gemma4",
+    "gemma4_audio": "gemma4",
+    "gemma4_unified": "gemma4",
+    "gemma4_unified_assistant": "gemma4",
+    "gemma4_unified_text": "gemma4",
+    "git": "git",
+    "glm5_next_text": "glm5_next",
+    "gpt_neo": "gpt_neo",
+    "granite4_vision": "granite4_vision",
+    "granite_speech5_ctc": "granite_speech5",
+    "granite_speech5_encoder": "granite_speech5",
+    "granitemoehybrid": "granitemoehybrid",
+    "higgs_audio_v2": "higgs_audio_v2",
+    "higgs_audio_v2_tokenizer": "higgs_audio_v2",
+    "idefics3": "idefics3",
+    "informer": "autoformer",
+    "inkling_vision": "inkling",
+    "instructblip": "instructblip",
+    "instructblipvideo": "instructblipvideo",
+    "jamba": "jamba",
+    "janus_vqgan": "janus",
+    "kosmos-2": "kosmos2",
+    "kosmos-2.5": "kosmos2_5",
+    "kyutai_speech_to_text": "kyutai_speech_to_text",
+    "layoutlmv2": "layoutlmv3",
+    "layoutlmv3": "layoutlmv3",
+    "led": "led",
+    "lfm2_moe": "lfm2_moe",
+    "lfm2_vl": "lfm2_vl",
+    "lilt": "lilt",
+    "llama4": "llama4",
+    "llama4_vision_model": "llama4",
+    "llava_next": "llava_next",
+    "llava_next_video": "llava_next",
+    "llava_onevision": "llava_next",
+    "longcat_flash": "longcat_flash",
+    "longformer": "longformer",
+    "lw_detr": "lw_detr",
+    "mamba2": "mamba2",
+    "maskformer-swin": "swin",
+    "mimi": "mimi",
+    "mimi_decoder": "mimi",
+    "mimi_encoder": "mimi",
+    "minicpm_ocr": "minicpm_v",
+    "minicpm_ocr_vision": "minicpm_v",
+    "minicpmv4_6": "minicpm_v",
+    "minicpmv4_6_vision": "minicpm_v",
+    "minicpmv4_7": "minicpm_v",
+    "minicpmv4_7_vision": "minicpm_v",
+    "minimax": "minimax",
+    "mllama": "mllama",
+    "mobilebert": "mobilebert",
+    "mobilevit": "mobilevit",
+    "molmo2_adapter": "molmo2",
+    "moonshine": "moonshine",
+    "moonshine_streaming": "moonshine",
+    "muse_glimmer": "muse",
+    "muse_spark": "muse",
+    "musicgen_decoder": "musicgen",
+    "musicgen_melody_decoder": "musicgen",
+    "nemo_speechlm": "nemotron3_5_transcribe",
+    "nemotron3_5_transcribe_asr_audio": "nemotron3_5_transcribe",
+    "nemotron3_5_transcribe_audio": "nemotron3_5_transcribe",
+    "neomme": "neomme",
+    "neucodec": "neucodec",
+    "nllb-moe": "nllb_moe",
+    "omdet-turbo": "detr",
+    "paligemma": "paligemma",
+    "parakeet_ctc": "parakeet",
+    "parakeet_encoder": "parakeet",
+    "parakeet_rnnt": "parakeet",
+    "parakeet_tdt": "parakeet",
+    "pe_audio_encoder": "pe",
+    "pe_video_encoder": "pe",
+    "pegasus_x": "pegasus_x",
+    "perceiver": "perceiver",
+    "perception_lm": "perception_lm",
+    "phi4_multimodal": "phi4_multimodal",
+    "pi0": "pi0",
+    "pix2struct": "pix2struct",
+    "pocket_tts_audio_tokenizer": "pocket_tts_audio_tokenizer",
+    "pocket_tts_audio_tokenizer_decoder": "pocket_tts_audio_tokenizer",
+    "pocket_tts_audio_tokenizer_encoder": "pocket_tts_audio_tokenizer",
+    "pp_doclayout_v2": "pp_doclayout",
+    "pp_doclayout_v3": "pp_doclayout",
+    "pp_formulanet": "pp_formulanet",
+    "pp_ocrv5_mobile_det": "pp_ocr",
+    "pp_ocrv5_mobile_rec": "pp_ocr",
+    "pp_ocrv5_server_det": "pp_ocr",
+    "pp_ocrv5_server_rec": "pp_ocr",
+    "pp_ocrv6_medium_det": "pp_ocr",
+    "pp_ocrv6_small_det": "pp_ocr",
+    "prophetnet": "prophetnet",
+    "qwen2_5_omni": "qwen_omni",
+    "qwen2_5_omni_audio_encoder": "qwen_omni",
+    "qwen2_5_omni_thinker": "qwen_omni",
+    "qwen2_audio": "qwen2_audio",
+    "qwen3_asr": "qwen_omni",
+    "qwen3_asr_encoder": "qwen_omni",
+    "qwen3_omni_moe": "qwen_omni",
+    "qwen3_omni_moe_audio_encoder": "qwen_omni",
+    "qwen3_omni_moe_talker_text": "qwen_omni",
+    "qwen3_omni_moe_thinker": "qwen_omni",
+    "qwen4_exp_text": "qwen4_exp",
+    "recurrent_gemma": "recurrent_gemma",
+    "reformer": "reformer",
+    "rwkv": "rwkv",
+    "sam": "sam",
+    "sam2": "sam2",
+    "sam2_hiera_det_model": "sam2",
+    "sam2_vision_model": "sam2",
+    "sam3": "sam3",
+    "sam3_vision_model": "sam3",
+    "sam3_vit_model": "sam3",
+    "sapiens2": "sapiens2",
+    "sapiens2_head": "sapiens2",
+    "seggpt": "seggpt",
+    "shieldgemma2": "gemma3",
+    "siglip2": "siglip2",
+    "siglip2_vision_model": "siglip2",
+    "smolvlm": "idefics3",
+    "speecht5": "speecht5",
+    "step3p5": "step3p7",
+    "step3p7": "step3p7",
+    "superpoint": "superpoint",
+    "swin": "swin",
+    "swin2sr": "swin",
+    "swinv2": "swin",
+    "switch_transformers": "switch_transformers",
+    "t5gemma": "t5gemma",
+    "t5gemma2_encoder": "t5gemma",
+    "table-transformer": "detr",
+    "time_series_transformer": "autoformer",
+    "timm_backbone": "timm_wrapper",
+    "timm_wrapper": "timm_wrapper",
+    "udop": "udop",
+    "univnet": "univnet",
+    "unlimited_ocr": "deepseek_ocr2",
+    "upernet": "upernet",
+    "uvdoc": "uvdoc",
+    "vibevoice_acoustic_tokenizer": "vibevoice",
+    "vibevoice_acoustic_tokenizer_decoder": "vibevoice",
+    "vibevoice_acoustic_tokenizer_encoder": "vibevoice",
+    "vipllava": "vipllava",
+    "vision-encoder-decoder": "vision_encoder_decoder",
+    "vitdet": "vitdet",
+    "voxtral": "voxtral",
+    "voxtral_realtime": "voxtral_realtime",
+    "voxtral_realtime_text": "voxtral_realtime",
+    "wav2vec2-bert": "wav2vec2",
+    "wav2vec2-conformer": "wav2vec2",
+    "xcodec2": "xcodec2",
+    "xlstm": "xlstm",
+    "xmod": "xmod",
+    "zamba": "zamba",
+    "zamba2": "zamba",
+    "zaya": "zaya",
+}
 """Model type to the module of `onnxport.architectures` whose `ARCHITECTURES` has its record."""
 
 
@@ -19,8 +249,44 @@ def architecture_of(model_type: str) -> Architecture | None:
 
     Args:
         model_type: as in `config.json`.
+
+    Raises:
+        UnsupportedError: an installed package adds what isn't a record.
     """
+    added = _added()
+    if model_type in added:
+        return added[model_type][0]
     if model_type not in MODULES:
         return None
-    found = import_module(f"onnxport.architectures.{MODULES[model_type]}").ARCHITECTURES
+    found: tuple[Architecture, ...] = import_module(f"{__package__}.{MODULES[model_type]}").ARCHITECTURES
     return next(record for record in found if model_type in record.model_types)
+
+
+def added_versions() -> dict[str, str]:
+    """Return the installed packages that add records: distribution to version."""
+    points = (point for _, point in _added().values())
+    return {point.dist.name: point.dist.version for point in points if point.dist is not None}
+
+
+@cache
+def _added() -> Mapping[str, tuple[Architecture, EntryPoint]]:
+    """Return the records of installed packages by model type, each with its entry point."""
+    return {
+        model_type: (record, point)
+        for point in entry_points(group=ENTRY_POINTS)
+        for record in _records(point)
+        for model_type in record.model_types
+    }
+
+
+def _records(point: EntryPoint) -> tuple[Architecture, ...]:
+    from onnxport.architectures._architecture import Architecture
+
+    value = point.load()
+    records = (value,) if isinstance(value, Architecture) else value
+    if not isinstance(records, tuple) or not all(isinstance(record, Architecture) for record in records):
+        raise UnsupportedError(
+            f"the entry point {point.name} = {point.value} of {ENTRY_POINTS} is a {type(value).__name__}; "
+            "it must be an Architecture or a tuple of them"
+        )
+    return records

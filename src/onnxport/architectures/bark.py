@@ -6,32 +6,24 @@ reads states instead of tokens: those of a text and of a voice's earlier tokens 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.description.components import Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.multimodal import EmbeddingOnnxConfig, EmbedsDecoderOnnxConfig
 
-MODEL_TYPE, MODEL_CLASS = "bark", "BarkModel"
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
+
 _LENGTH = 6
-
-
-def parts_of(model: Any, last_logits: bool) -> Iterator[tuple[str, Any, OnnxConfig, Any]]:
-    """Yield the graphs: name, module, description, and what makes its inputs.
-
-    Args:
-        model: a `BarkModel`.
-        last_logits: whether those that write token by token give the logits of the last token only.
-    """
-    semantic, coarse = model.semantic, model.coarse_acoustics
-    texts, codes = plain_tokenizer(semantic.config), plain_tokenizer(coarse.config)
-    yield "semantic_embed_tokens", semantic, EmbeddingOnnxConfig(semantic.config), texts
-    yield "semantic_model", semantic, EmbedsDecoderOnnxConfig(semantic, texts, last_logits), texts
-    yield "coarse_model", coarse, DerivedOnnxConfig(coarse, codes, True, last_logits), codes
-    yield "fine_model", model.fine_acoustics, FineOnnxConfig(model.fine_acoustics.config), codes
 
 
 class FineOnnxConfig(OnnxConfig):
@@ -78,3 +70,17 @@ class FineOnnxConfig(OnnxConfig):
             handle.remove()
         every = torch.stack([head(said[0]) for head in heads])
         return every.index_select(0, wanted - self._config.n_codes_given)[0]
+
+
+def _components(model: PreTrainedModel, _: Task, __: Preprocessor, last_logits: bool) -> tuple[Component, ...]:
+    semantic, coarse, fine = model.semantic, model.coarse_acoustics, model.fine_acoustics
+    text, codes = plain_tokenizer(semantic.config), plain_tokenizer(coarse.config)
+    return (
+        Component("semantic_embed_tokens", semantic, EmbeddingOnnxConfig(semantic.config), text),
+        Component("semantic_model", semantic, EmbedsDecoderOnnxConfig(semantic, text, last_logits), text),
+        Component("coarse_model", coarse, DerivedOnnxConfig(coarse, codes, True, last_logits), codes),
+        Component("fine_model", fine, FineOnnxConfig(fine.config), codes),
+    )
+
+
+ARCHITECTURES = (Architecture(("bark",), components=_components),)

@@ -4,73 +4,42 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from onnxport.architectures import bark
-from onnxport.architectures import lfm2_vl as lfm2
-from onnxport.architectures import llava_next as anyres
-from onnxport.architectures import phi4_multimodal as phi4
-from onnxport.architectures import qwen2_audio as audios
-from onnxport.architectures import qwen_omni as windowed
-from onnxport.architectures import voxtral_realtime as realtime
+from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.configs.plain_tokenizer import plain_tokenizer
-from onnxport.description import packed_patches as grids
 from onnxport.description.cache_layout import CACHE_NAMES
-from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.component_types import (
+    can_be_split,
+    cross_attention,
+    encoder_decoder,
+    generates_from_encoder,
+    multimodal,
+)
+from onnxport.description.components import MODALITY_ENCODERS, Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
-from onnxport.description.encoder_decoder import (
-    CrossAttentionDecoderOnnxConfig,
-    DecoderOnnxConfig,
-    EncoderOnnxConfig,
-    InnerEncoderOnnxConfig,
-)
-from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
-from onnxport.description.multimodal import (
-    EmbeddingOnnxConfig,
-    EmbedsDecoderOnnxConfig,
-    ImageSizesEncoderOnnxConfig,
-    ModalityEncoderOnnxConfig,
-    TiledImageEncoderOnnxConfig,
-    has_audio,
-    language_model,
-    method_of,
-)
+from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
+from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
+from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
+from onnxport.description.multimodal import method_of
+from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
-from onnxport.options import ExportOptions
+from onnxport.options import GraphOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
-
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Component:
-    """Name one graph of an export.
-
-    Attributes:
-        name: file name without suffix, `model` for a single graph.
-        model: the module that becomes the graph.
-        config: description of the graph.
-        preprocessor: what makes its example inputs.
-    """
-
-    name: str
-    model: Any
-    config: OnnxConfig
-    preprocessor: Any
+    from onnxport.description.preprocessor import Preprocessor
 
 
 _INFERRED = tuple(task for task in TASKS if task.name != SENTENCE_SIMILARITY)
@@ -104,7 +73,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
             if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
         ]
         if fitting:
-            task = _of_media(config, fitting) or fitting[0]
+            task = _preferred(config, fitting, architecture)
             return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
@@ -119,27 +88,40 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     )
 
 
-def _of_media(config: PreTrainedConfig, fitting: list[Task]) -> Task | None:
-    """Return the task of a decoder that sees or hears: Transformers lists some among those of texts, too."""
-    if not _reads_media(config):
-        return None
-    return next((task for task in fitting if task.name in _MULTIMODAL_TASKS), None)
+def _preferred(config: PreTrainedConfig, fitting: list[Task], architecture: str) -> Task:
+    """Choose one of the tasks that Transformers registers a class for.
 
-
-def _reads_media(config: PreTrainedConfig) -> bool:
-    """Say whether a decoder reads pictures or sounds beside its text."""
-    parts = ("vision_config", "audio_config")
-    return not config.is_encoder_decoder and any(hasattr(config, part) for part in parts)
+    An encoder-decoder generates from what its encoder takes before it is anything else: BART, mBART and MVP are
+    registered as AutoModelForMaskedLM, too. A decoder that takes images or audio isn't one of text alone.
+    """
+    names = _FROM_ENCODERS if config.is_encoder_decoder else _MULTIMODAL_TASKS
+    known = _named(architecture)
+    if names is _MULTIMODAL_TASKS and known is not None and not accepts_modality(known):
+        return fitting[0]
+    return next((task for task in fitting if task.name in names), fitting[0])
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
-    """Say whether a class makes its output token by token, each from a cache of those before it."""
-    if task.name == "text-generation" and not _takes_cache(architecture):
-        return False
-    reads = task.name in _MULTIMODAL_TASKS and (_reads_media(config) or hasattr(config, "text_config"))
-    if task.name == "text-generation" or reads:
-        return not config.is_encoder_decoder
-    return config.is_encoder_decoder and task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+    """Return whether a class generates token by token, with a cache of the tokens before."""
+    if config.is_encoder_decoder:
+        return task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+    if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is registered for the latter alone
+        return _can_generate(architecture)
+    return task.name == "text-generation" and _takes_cache(architecture)
+
+
+def _can_generate(architecture: str) -> bool:
+    """Return whether a class has `generate`; PI0's hasn't. One that isn't Transformers' own is taken to have it."""
+    known = _named(architecture)
+    return known is None or bool(known.can_generate())
+
+
+def _named(architecture: str) -> type[PreTrainedModel] | None:
+    """Return the class of Transformers with a name, or the part of it that takes and generates text; None for none."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    return None if known is None else cast("type[PreTrainedModel]", generation_class(known))
 
 
 def _takes_cache(architecture: str) -> bool:
@@ -206,23 +188,25 @@ def _with_forward(model_class: type) -> type:
         UnsupportedError: what it computes is in no one method.
     """
     has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
-    if not has_forward and model_class.__name__ != bark.MODEL_CLASS:
+    record = _record_of_class(model_class)
+    if not has_forward and (record is None or record.components is None):
         raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its parts one after another")
     return model_class
 
 
 def generation_class(model_class: type) -> type:
-    """Return what reads and writes texts of a model that has no forward as a whole: Qwen's Omni models also speak."""
+    """Return the class that generates text, of one that has no forward as a whole (Qwen's Omni models)."""
     import transformers
 
-    name = _WRITERS.get(model_class.__name__)
+    record = _record_of_class(model_class)
+    name = None if record is None else record.generation_classes.get(model_class.__name__)
     return model_class if name is None else cast("type", getattr(transformers, name))
 
 
-_WRITERS = {
-    f"{name}ForConditionalGeneration": f"{name}ThinkerForConditionalGeneration"
-    for name in ("Qwen2_5Omni", "Qwen3OmniMoe")
-}
+def _record_of_class(model_class: type) -> Architecture | None:
+    """Return the record of the model type that a class is for; None where it names none, as a checkpoint's own may."""
+    config_class = getattr(model_class, "config_class", None)
+    return None if config_class is None else architecture_of(config_class.model_type)
 
 
 def text_only(task: Task, chosen: type) -> Task:
@@ -233,14 +217,18 @@ def text_only(task: Task, chosen: type) -> Task:
         chosen: a class of models.
     """
     names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
-    reads = any(name.startswith(_MODALITY_INPUTS) for name in names)
-    if task.name not in _MULTIMODAL_TASKS or reads or "input_ids" not in names:
+    if task.name not in _MULTIMODAL_TASKS or accepts_modality(chosen) or "input_ids" not in names:
         return task
     return canonical_task("text-generation").past(task.with_past)
 
 
-_MODALITY_INPUTS = ("pixel", "image", "flattened", "input_features", "input_values", "audio", "protein")
-"""What parameters of forwards begin with that take more than a text."""
+def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
+    """Return whether a model is a decoder that takes an encoder's embeddings in place of placeholder tokens."""
+    if task.name in _MULTIMODAL_TASKS:
+        return not model.config.is_encoder_decoder
+    has_encoder = any(method_of(model, part.method) is not None for part in MODALITY_ENCODERS.values())
+    is_decoder = not model.config.is_encoder_decoder and model.can_generate()
+    return task.name in _FROM_ENCODERS and is_decoder and has_encoder
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
@@ -329,8 +317,10 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
     return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
-def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions | None = None) -> tuple[Component, ...]:
-    """Describe every graph that a model becomes.
+def describe(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor | None, options: GraphOptions | None = None
+) -> tuple[Component, ...]:
+    """Describe every graph that a model becomes: by its architecture's record, else by its traits.
 
     Args:
         model: a loaded Transformers model.
@@ -342,9 +332,8 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
         UnsupportedError: the model can't be described for this task.
         OptionError: `description` names what isn't one.
     """
-    if preprocessor is None:
-        preprocessor = plain_tokenizer(model.config)
-    options = options or ExportOptions()
+    preprocessor = cast("Preprocessor", plain_tokenizer(model.config)) if preprocessor is None else preprocessor
+    options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
     if options.split_encoders:
@@ -352,150 +341,88 @@ def describe(model: Any, task: Task, preprocessor: Any, options: ExportOptions |
             Component(name, model, SplitEncoderOnnxConfig(model, name, preprocessor), preprocessor)
             for name in split_encoders_of(model)
         )
-    if model.config.model_type == bark.MODEL_TYPE:
-        return tuple(Component(*part) for part in bark.parts_of(model, options.last_logits))
     if task.name == SENTENCE_SIMILARITY:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
-    if task.with_past and model.config.is_encoder_decoder and model.can_generate():
-        return _encoder_and_decoder(model, preprocessor)
-    if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
-        encoder = EncoderOnnxConfig(model.vision_model, preprocessor)
-        decoder = CrossAttentionDecoderOnnxConfig(model.text_decoder, model.vision_model, encoder, preprocessor)
-        return (
-            Component("encoder_model", model.vision_model, encoder, preprocessor),
-            Component("decoder_model_merged", model.text_decoder, decoder, preprocessor),
-        )
-    if task.with_past and (realtime.fits(model) or task.name in _MULTIMODAL_TASKS):
-        return _encoders_and_decoder(model, task, preprocessor, options.last_logits)
-    if model.config.model_type == "vision-encoder-decoder":
-        return _vision_encoder_decoder(model, preprocessor)
-    return (Component("model", model, _describe_one(model, task, preprocessor, options.last_logits), preprocessor),)
-
-
-_OWN = {
-    "minimax": "onnxport.architectures.minimax:MiniMaxOnnxConfig",
-    "prophetnet": "onnxport.architectures.prophetnet:ProphetNetOnnxConfig",
-    "recurrent_gemma": "onnxport.architectures.recurrent_gemma:RecurrentGemmaOnnxConfig",
-    "rwkv": "onnxport.architectures.rwkv:RwkvOnnxConfig",
-    "speecht5": "onnxport.architectures.speecht5:SpeechT5OnnxConfig",
-    "xlstm": "onnxport.architectures.xlstm:XlstmOnnxConfig",
-}
-"""Model types that generate in a way of their own to `module:class` of their description."""
-_ALWAYS_OWN = ("rwkv",)
-"""Those of which parts without a head have a loop over tokens, too."""
-_OWN_HALVES = {"prophetnet": "onnxport.architectures.prophetnet:ProphetNetDecoderOnnxConfig"}
-"""The same for the decoder of an encoder-decoder."""
-
-
-def _encoder_and_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
-    encoder = model.get_encoder()
-    if hasattr(encoder, "main_input_name"):
-        says = EncoderOnnxConfig(encoder, preprocessor)
-    else:
-        encoder, says = model, InnerEncoderOnnxConfig(model, preprocessor)
-    own = _OWN_HALVES.get(model.config.model_type)
-    takes_states = load_config_class(own) if own else DecoderOnnxConfig
-    return (
-        Component("encoder_model", encoder, says, preprocessor),
-        Component("decoder_model_merged", model, takes_states(model, says, preprocessor), preprocessor),
-    )
-
-
-def _encoders_and_decoder(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> tuple[Component, ...]:
-    """Describe the graphs of a model that reads pictures or sounds beside a text."""
-    having = [
-        name
-        for name, part in MODALITY_ENCODERS.items()
-        if method_of(model, part.method) is not None and _has(model, name)
-    ]
-    encoders = _ENCODERS_OF.get(model.config.model_type, having)
-    if task.name == "image-to-text" and len(encoders) == len(MODALITY_ENCODERS) and not has_audio(model, preprocessor):
-        logger.warning("the checkpoint has nothing that prepares sounds: the encoder of sounds is left out")
-        encoders = [name for name in encoders if name != "audio_encoder"]
-    if not encoders or not hasattr(model, "get_input_embeddings"):
+    components = _components(model, task, preprocessor, options.last_logits)
+    needed = needed_modality(type(model), task, decodes=_decodes_modalities(model, task))
+    if needed is not None and not any(takes_modality(component.config) for component in components):
         raise UnsupportedError(
-            f"{type(model).__name__} has no method that encodes pictures or sounds alone, so it can't be exported with "
-            "past; add --no-past"
+            f"{task.full_name} needs an input for {needed}, and the graphs of {type(model).__name__} would take text "
+            f"only; {_other_ways(model)}"
         )
-    takes_states, text = _decoder_class(model), language_model(model)
-    return (
-        *(
-            Component(name, model, _describe_modality_encoder(model, name, preprocessor), preprocessor)
-            for name in encoders
-        ),
-        Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
-        Component("decoder_model_merged", text, takes_states(text, preprocessor, last_logits), preprocessor),
-    )
+    return components
 
 
-def _has(model: Any, component: str) -> bool:
-    """Say whether a model has an encoder that its class may have: one whose configuration is empty it hasn't."""
-    field = component.replace("_encoder", "_config")
-    return getattr(model.config, field, True) is not None
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
+) -> tuple[Component, ...]:
+    record = _record_of(model)
+    found = None if record.components is None else record.components(model, task, preprocessor, last_logits)
+    if found is not None:
+        return found
+    if generates_from_encoder(model, task):
+        return encoder_decoder(model, preprocessor)
+    if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
+        return cross_attention(model, preprocessor)
+    if not task.with_past or not _decodes_modalities(model, task):
+        one = _describe_one(model, task, preprocessor, last_logits)
+        if takes_modality(one) or not _decodes_modalities(model, task):
+            return (Component("model", model, one, preprocessor),)
+    if not can_be_split(model, record.encoders):
+        raise UnsupportedError(_without_encoder(model, task, preprocessor))
+    return multimodal(model, task, preprocessor, last_logits, encoders=record.encoders, decoder=record.decoder)
 
 
-def _decoder_class(model: Any) -> type[EmbedsDecoderOnnxConfig]:
-    config = model.config
-    if realtime.fits(model):
-        return realtime.RealtimeEmbedsDecoderOnnxConfig
-    if config.model_type == anyres.DEEP:
-        return anyres.DeepstackTextDecoderOnnxConfig
-    if not hasattr(config, "vision_config") or not grids.uses_mrope(config):
-        return EmbedsDecoderOnnxConfig
-    return grids.DeepstackMropeDecoderOnnxConfig if grids.has_deepstack(config) else grids.MropeDecoderOnnxConfig
+def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> str:
+    """Explain that a model can't be split into an encoder and a decoder; advise --no-past only where that works."""
+    reason = f"{type(model).__name__} has no method that encodes images or audio alone"
+    if not task.with_past:
+        return f"{reason}, and its whole graph would take text only; {_other_ways(model)}"
+    whole = _describe_one(model, task.past(False), preprocessor, False)
+    remedy = "add --no-past" if takes_modality(whole) else _other_ways(model)
+    return f"{reason}, so it can't be exported with past; {remedy}"
 
 
-_ENCODERS_OF = {"qwen2_audio": ["audio_encoder"], "phi4_multimodal": ["vision_encoder", "audio_encoder"]}
-"""Model type to its encoders, where it has no method for each."""
+def _other_ways(model: PreTrainedModel) -> str:
+    known = [task.name for task in supported_tasks(model.config.model_type)]
+    text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in known), "")
+    return f"{text}otherwise describe the inputs in an OnnxConfig of your own and add --description (docs/api.md)"
 
 
-def _describe_modality_encoder(model: Any, component: str, preprocessor: Any) -> OnnxConfig:
-    if model.config.model_type in ("idefics3", "smolvlm"):
-        return TiledImageEncoderOnnxConfig(model.config)
-    if component == "vision_encoder" and grids.takes_packed_patches(model):
-        return (
-            grids.DeepstackPatchEncoderOnnxConfig
-            if grids.has_deepstack(model.config)
-            else grids.PackedPatchEncoderOnnxConfig
-        )(model)
-    if model.config.model_type == anyres.DEEP:
-        return anyres.DeepstackAnyresEncoderOnnxConfig(model.config)
-    if model.config.model_type in anyres.MODEL_TYPES:
-        return anyres.AnyresEncoderOnnxConfig(model.config)
-    if component == "audio_encoder" and windowed.audio_encoder_of(model) is not None:
-        return windowed.WindowedAudioEncoderOnnxConfig(model)
-    if model.config.model_type in audios.MODEL_TYPES:
-        return audios.Qwen2AudioEncoderOnnxConfig(model.config)
-    if model.config.model_type in lfm2.MODEL_TYPES:
-        return lfm2.Lfm2VlVisionOnnxConfig(model)
-    if model.config.model_type in phi4.MODEL_TYPES:
-        return phi4.config_for(model, component)
-    if ImageSizesEncoderOnnxConfig.fits(model, component):
-        return ImageSizesEncoderOnnxConfig(model, component, preprocessor)
-    try:
-        return ModalityEncoderOnnxConfig(model, component, preprocessor)
-    except UnsupportedError:
-        if not ImagePatchesEncoderOnnxConfig.fits(model, component):
-            raise
-        return ImagePatchesEncoderOnnxConfig(model, component, preprocessor)
+_TEXT_TASKS = ("text-generation", "text2text-generation")
 
 
-def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) -> OnnxConfig:
+def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:
+    """Describe how what the encoders of an export return gets into its decoder.
+
+    Args:
+        config: the model's configuration.
+        graphs: component name to its inputs and outputs.
+    """
+    record = architecture_of(config.model_type)
+    found = modalities_of(config, graphs)
+    if record is None or record.modalities is None:
+        return found
+    return tuple(record.modalities(modality, config) for modality in found)
+
+
+def _record_of(model: PreTrainedModel) -> Architecture:
+    return architecture_of(model.config.model_type) or Architecture((model.config.model_type,))
+
+
+def _describe_one(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
+    """Describe a single graph: by the record, else as 4.37.2 did, else by looking at the model."""
+    record = _record_of(model)
+    if record.model is not None:
+        described = record.model(model, task, preprocessor, last_logits)
+        if described is not None:
+            return described
+    if is_packed_patch_model(model):
+        return PackedPatchModelOnnxConfig(model)
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
-    decoder = task.name == "text-generation" and not model.config.is_encoder_decoder
-    generates = decoder or model.config.is_encoder_decoder or model.config.model_type in _ALWAYS_OWN
-    if generates and model.config.model_type in _OWN:
-        own = load_config_class(_OWN[model.config.model_type])
-        described: OnnxConfig = own(model, preprocessor, task.with_past, last_logits)
-        return described
-    if grids.is_packed_patch_model(model):
-        return grids.PackedPatchModelOnnxConfig(model)
-    if model.config.model_type in realtime.TEXTS:
-        return realtime.RealtimeTextOnnxConfig(model, preprocessor, task.with_past, last_logits)
-    if windowed.audio_encoder_of(model) is model:
-        return windowed.WindowedAudioEncoderOnnxConfig(model)
+    decodes = task.name == "text-generation" and not model.config.is_encoder_decoder
     task = _described_as(model, task, known.features if known is not None else ())
-    if known is None or decoder or task.full_feature not in known.features:
+    if known is None or decodes or task.full_feature not in known.features:
         chooses = task.name == "multiple-choice"
         return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)
     config_class = load_config_class(known.config)
@@ -504,7 +431,7 @@ def _describe_one(model: Any, task: Task, preprocessor: Any, last_logits: bool) 
     return config
 
 
-def _described_as(model: Any, task: Task, features: tuple[str, ...]) -> Task:
+def _described_as(model: PreTrainedModel, task: Task, features: tuple[str, ...]) -> Task:
     """Return the task of 4.37.2 that loads the same class, where a task has a name that 4.37.2 didn't know."""
     if task.full_feature in features:
         return task
@@ -514,26 +441,14 @@ def _described_as(model: Any, task: Task, features: tuple[str, ...]) -> Task:
     return next(same, task)
 
 
-def _loads(model: Any, task: Task) -> bool:
+def _loads(model: PreTrainedModel, task: Task) -> bool:
     kind, name = model.config.model_type, type(model).__name__
     return any(name in _class_names(auto_class).get(kind, ()) for auto_class in task.auto_classes)
 
 
-def _describe_sentences(model: Any, task: Task, preprocessor: Any) -> OnnxConfig:
+def _describe_sentences(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> OnnxConfig:
     if task.with_past:
         raise UnsupportedError(f"{task.name} has no past: leave {PAST_SUFFIX} out")
     if type(model).__name__.endswith(_ENCODER):
         return SentenceEmbeddingOnnxConfig(DerivedOnnxConfig(model, preprocessor))
     return SentenceEmbeddingOnnxConfig(_describe_one(model, canonical_task("feature-extraction"), preprocessor, False))
-
-
-def _vision_encoder_decoder(model: Any, preprocessor: Any) -> tuple[Component, ...]:
-    known = load_config_class(MODEL_TYPES["vision-encoder-decoder"].config)(model.config)
-    encoder = known.get_encoder_config(model.config.encoder)
-    decoder = known.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
-    image_processor = getattr(preprocessor, "image_processor", preprocessor)
-    tokenizer = getattr(preprocessor, "tokenizer", None) or plain_tokenizer(model.config.decoder)
-    return (
-        Component("encoder_model", model.encoder, encoder, image_processor),
-        Component("decoder_model", model.decoder, decoder, tokenizer),
-    )

@@ -6,12 +6,19 @@ Transformers loops over the pictures to join patches to blocks; here a block's p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
-MODEL_TYPES = ("lfm2_vl",)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
+
 _SHAPES = ((4, 6), (6, 2))
 """Rows and columns of example pictures, in blocks' half sides; the second leaves patches unused."""
 
@@ -64,11 +71,8 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
         states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
         blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
         projector = model.multi_modal_projector
-        projector.pixel_unshuffle = _as_they_are
-        try:
+        with patching(Replacement(projector, "pixel_unshuffle", _as_they_are)):
             return {self._output: projector(blocks)[full]}
-        finally:
-            del projector.pixel_unshuffle
 
 
 def _as_they_are(states: Any) -> Any:
@@ -100,3 +104,10 @@ def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
     places = places.where(full[..., None, None], 0).flatten(1)
     chosen = states.gather(1, places[..., None].expand(-1, -1, size))
     return chosen.reshape(images, -1, side**2 * size), full
+
+
+def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return Lfm2VlVisionOnnxConfig(model)
+
+
+ARCHITECTURES = (Architecture(("lfm2_vl",), encoders={"vision_encoder": _vision_encoder}),)

@@ -7,19 +7,20 @@ Transformers finds them picture by picture; here they are found by arithmetic on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description.multimodal import DeepstackDecoderOnnxConfig
 from onnxport.errors import UnsupportedError
 
-MODEL_TYPES = ("llava_next", "llava_next_video", "llava_onevision")
-DEEP = "granite4_vision"
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
+
 _SHRINKS = "llava_onevision"
 _ENOUGH = 1.1
 """States of a picture are shrunk whose sides have more than this many times what they may have."""
@@ -158,68 +159,6 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         return torch.where(ratio > _ENOUGH, less, whole)
 
 
-class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
-    """Describe the encoder of Granite 4 Vision: several layers of the decoder each get states of their own to add."""
-
-    @property
-    def outputs(self) -> Axes:
-        """Zeros, which stand in the text, and what such layers add, in their order, [such layers, places, size]."""
-        return {**super().outputs, "deepstack_features": {}}
-
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; see `AnyresEncoderOnnxConfig`."""
-        import torch
-
-        if torch.compiler.is_exporting():
-            return super().run(forward, arguments)
-        said = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
-        found = {layer: torch.cat(list(states)) for layer, states in said}
-        return self._named([found[layer] for layer in sorted(found)])
-
-    def _named(self, states: list[Any]) -> dict[str, Any]:
-        import torch
-
-        return {"image_features": torch.zeros_like(states[0]), "deepstack_features": torch.stack(states)}
-
-    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
-        config, found = self._config, {}
-        said = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
-        first = 1 if config.vision_feature_select_strategy == "default" else 0
-        for projector, (seen, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
-            found[layer] = projector(said[seen][:, first:])
-        for projector, layer in zip(model.spatial_projectors, config.spatial_target_layers, strict=False):
-            found[layer] = projector(said[config.spatial_vision_layer][:, first:])
-        return [found[layer] for layer in sorted(found)]
-
-    @property
-    def _side(self) -> int:
-        return int(super()._side * Fraction(self._config.downsample_rate))
-
-
-class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
-    """Describe the decoder of Granite 4 Vision, some of whose layers each are given states of the pictures to add."""
-
-    @property
-    def _adding(self) -> Sequence[int]:
-        config = self._config
-        return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
-
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder, whose layers add states at places that a mask chooses: here, at all places."""
-        layers, given = model_of(forward).model.language_model.layers, dict(arguments)
-        adding = zip(self._adding, given.pop("deepstack_embeds"), strict=True)
-        handles = [layers[number].register_forward_pre_hook(partial(_add, more)) for number, more in adding]
-        try:
-            return super().run(forward, given)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _add(more: Any, _: Any, taken: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (taken[0] + more, *taken[1:])
-
-
 @dataclass(frozen=True)
 class _Places:
     """Say which states stand where.
@@ -293,3 +232,17 @@ def _corners(place: tuple[Any, Any], shown: Any, whole: Any) -> list[tuple[Any, 
         share.append((1 - (exact - low), exact - low))
     both = (0, 1)
     return [(near[0][i], near[1][j], share[0][i] * share[1][j]) for i in both for j in both]
+
+
+def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return AnyresEncoderOnnxConfig(model.config)
+
+
+ARCHITECTURES = (
+    Architecture(
+        ("llava_next", "llava_next_video"),
+        encoders={"vision_encoder": _vision_encoder},
+        tiny=Tiny({"image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]]}),
+    ),
+    Architecture((_SHRINKS,), encoders={"vision_encoder": _vision_encoder}),
+)

@@ -1,6 +1,6 @@
 """Longformer: its description, and attention in a form that a graph can hold.
 
-While it is traced, the attention is computed densely; see `configs.windows`.
+While it is traced, the attention is computed densely; see `_windowed_attention.py`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxport.configs import PatchingSpec
-from onnxport.configs._patching import resolve
+from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._windowed_attention import attend_near_and_global
 from onnxport.configs.text_encoders import Axes, TextOnnxConfig
-from onnxport.description import _windowed_attention as windows
+from onnxport.patching.patch import EAGER, Patch
 
 
 class LongformerOnnxConfig(TextOnnxConfig):
@@ -39,22 +39,6 @@ class LongformerOnnxConfig(TextOnnxConfig):
         inputs["global_attention_mask"] = mask
         return inputs
 
-    def patch_ops(self) -> None:
-        """Put the dense attention in place, and leave texts as long as they are."""
-        from transformers.models.longformer import modeling_longformer as modeling
-
-        own = [
-            PatchingSpec(modeling.LongformerSelfAttention, "forward", custom_op=windows.attend_near_and_global),
-            PatchingSpec(modeling.LongformerModel, "_pad_to_window_size", custom_op=_leave_length),
-        ]
-        self._patching_specs = [*self._patching_specs, *resolve(own)]
-        super().patch_ops()
-
-    def restore_ops(self) -> None:
-        """Put the model's own attention back."""
-        super().restore_ops()
-        self._patching_specs = self._patching_specs[:-2]
-
 
 def _leave_length(
     self: Any,
@@ -67,3 +51,28 @@ def _leave_length(
 ) -> tuple[Any, ...]:
     """Pad by nothing: dense attention takes any length."""
     return 0, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
+
+
+_MODULE = "transformers.models.longformer.modeling_longformer"
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("longformer",),
+        patches=(
+            Patch(
+                f"{_MODULE}:LongformerSelfAttention.forward",
+                lambda _: attend_near_and_global,
+                "tokens with global attention are gathered by their positions, so that shapes depend on values",
+                EAGER,
+                "Transformers has a dense attention for exports",
+            ),
+            Patch(
+                f"{_MODULE}:LongformerModel._pad_to_window_size",
+                lambda _: _leave_length,
+                "the padding to whole windows is that of the example's length",
+                EAGER,
+                "Transformers has a dense attention for exports",
+            ),
+        ),
+    ),
+)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs import PatchingSpec
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 
 class MiniMaxOnnxConfig(DerivedOnnxConfig):
     """Describe MiniMax for generation: keys and values of some layers, states of the others."""
-
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
-        """Return the dense form of lightning attention."""
-        from transformers.models.minimax import modeling_minimax as modeling
-
-        return [PatchingSpec(modeling.MiniMaxLightningAttention, "forward", _attend)]
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe what every layer remembers."""
@@ -114,3 +109,20 @@ def _attend(
         past_key_values.set_linear_cache(self.layer_idx, state)
     output = self.norm(output.transpose(1, 2).reshape(batch, tokens, -1))
     return self.out_proj(torch.sigmoid(self.output_gate(hidden_states)) * output), state
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("minimax",),
+        model=when_generating(MiniMaxOnnxConfig),
+        patches=(
+            Patch(
+                "transformers.models.minimax.modeling_minimax:MiniMaxLightningAttention.forward",
+                lambda _: _attend,
+                "a loop over blocks of tokens specializes the sequence length, and a past is continued token by token",
+                EAGER,
+                "Transformers computes lightning attention of any length, from any state, without a loop",
+            ),
+        ),
+    ),
+)

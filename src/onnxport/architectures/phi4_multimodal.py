@@ -6,35 +6,22 @@ Transformers packs the states picture by picture; here each place finds its stat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
 
-MODEL_TYPES = ("phi4_multimodal",)
-LONGEST = 500
-"""Longest sound, in states: the original cuts longer ones in pieces, in a way that depends on what fills up a batch."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+    from onnxport.description.encoder_outputs import Modality
+    from onnxport.description.preprocessor import Preprocessor
 
-def config_for(model: Any, component: str) -> OnnxConfig:
-    """Return the description of an encoder.
-
-    Args:
-        model: the whole model.
-        component: `vision_encoder` or `audio_encoder`.
-
-    Raises:
-        UnsupportedError: its sounds are heard in pieces.
-    """
-    if component == "vision_encoder":
-        return Phi4ImageEncoderOnnxConfig(model.config)
-    if model.config.audio_config.chunk_size > 0:
-        raise UnsupportedError(
-            f"{type(model).__name__} hears sounds in pieces of {model.config.audio_config.chunk_size} states "
-            "(chunk_size in config.json), which can't be described yet"
-        )
-    return Phi4AudioEncoderOnnxConfig(model.config)
+_MAX_ROWS = 500
+"""Longest audio, in rows: Transformers cuts longer audio into pieces, in a way that depends on the batch's padding."""
 
 
 class Phi4ImageEncoderOnnxConfig(OnnxConfig):
@@ -204,3 +191,38 @@ def _own(mask: Any, grid: Any) -> tuple[Any, Any]:
     rows = (mask[..., 0].sum(-1) * leftmost).sum(-1)
     columns = (mask[:, :, 0].sum(-1) * (number < grid[:, 1:])).sum(-1)
     return rows, columns
+
+
+def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return Phi4ImageEncoderOnnxConfig(model.config)
+
+
+def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    """Describe the audio encoder.
+
+    Raises:
+        UnsupportedError: it attends within chunks.
+    """
+    if model.config.audio_config.chunk_size > 0:
+        raise UnsupportedError(
+            f"{type(model).__name__} encodes audio in chunks of {model.config.audio_config.chunk_size} hidden states "
+            "(chunk_size in config.json), which can't be described yet"
+        )
+    return Phi4AudioEncoderOnnxConfig(model.config)
+
+
+def _modality(modality: Modality, config: PreTrainedConfig) -> Modality:
+    """Limit the length of audio to what the encoder was exported for."""
+    if modality.name != "audio":
+        return modality
+    return replace(modality, max_length=_MAX_ROWS * config.audio_config.time_reduction)
+
+
+ARCHITECTURES = (
+    Architecture(
+        ("phi4_multimodal",),
+        encoders={"vision_encoder": _vision_encoder, "audio_encoder": _audio_encoder},
+        modalities=_modality,
+        tiny=Tiny({"audio_config": {"...": 0, "nemo_conv_channels": 32}}),
+    ),
+)

@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs import PatchingSpec
 from onnxport.description.arguments import PAST
+from onnxport.description.component_types import encoder_decoder, generates_from_encoder
+from onnxport.description.components import Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.encoder_decoder import DecoderOnnxConfig
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
 
 
 class ProphetNetOnnxConfig(DerivedOnnxConfig):
@@ -169,3 +176,14 @@ def _attend(
     weights = weights.to(value.dtype)
     found = weights[..., :-1] @ main_value[:, None] + weights[..., -1:] * value
     return self.out_proj(found.transpose(2, 3).reshape(batch, streams * tokens, -1)), None, None
+
+
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, _: bool
+) -> tuple[Component, ...] | None:
+    if not generates_from_encoder(model, task):
+        return None
+    return encoder_decoder(model, preprocessor, decoder=ProphetNetDecoderOnnxConfig)
+
+
+ARCHITECTURES = (Architecture(("prophetnet",), components=_components, model=when_generating(ProphetNetOnnxConfig)),)

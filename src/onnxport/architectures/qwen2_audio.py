@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 
-MODEL_TYPES = ("qwen2_audio",)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
 
 
 class Qwen2AudioEncoderOnnxConfig(OnnxConfig):
@@ -49,3 +53,10 @@ class Qwen2AudioEncoderOnnxConfig(OnnxConfig):
         states = model.audio_tower(features, attention_mask=mask, return_dict=True).last_hidden_state
         places = torch.arange(states.shape[1], device=own.device)[None] < said[:, None]
         return {"audio_features": model.multi_modal_projector(states)[places]}
+
+
+def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return Qwen2AudioEncoderOnnxConfig(model.config)
+
+
+ARCHITECTURES = (Architecture(("qwen2_audio",), encoders={"audio_encoder": _audio_encoder}),)

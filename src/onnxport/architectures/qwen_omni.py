@@ -9,13 +9,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import PackedPatchTracing
 from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.multimodal import method_of, said
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
 
 _FRAMES = 3000
 """Frames of an example, or somewhat fewer: thirty seconds, to which such sounds are filled up."""
@@ -74,7 +83,7 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
         if torch.compiler.is_exporting():
             return {name: self._traced(forward, arguments["input_features"], arguments[self._mask])}
         if self._is_whole:
-            return {name: said(model, _PART.method, arguments)}
+            return {name: said(model, method_of(model, _PART.method), arguments)}
         return {name: model(**arguments, return_dict=True).last_hidden_state}
 
     def _traced(self, forward: Any, features: Any, mask: Any) -> Any:
@@ -129,14 +138,38 @@ def _all_places(tower: Any, each: int) -> Iterator[None]:
             return function(*args, **(kwargs or {}))
 
     changes = {"_post_cnn_length": lambda lengths: torch.full_like(lengths, each), "conv_chunksize": 1 << 31}
-    old = {name: vars(tower)[name] for name in changes if name in vars(tower)}
-    for name, value in changes.items():
-        if hasattr(tower, name):
-            setattr(tower, name, value)
-    try:
-        with Every():
-            yield
-    finally:
-        for name in changes:
-            vars(tower).pop(name, None)
-        vars(tower).update(old)
+    changes = {name: value for name, value in changes.items() if hasattr(tower, name)}
+    with patching(*(Replacement(tower, name, value) for name, value in changes.items())), Every():
+        yield
+
+
+def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return WindowedAudioEncoderOnnxConfig(model)
+
+
+def _encoder_alone(model: PreTrainedModel, _: Task, __: Preprocessor, ___: bool) -> OnnxConfig:
+    return WindowedAudioEncoderOnnxConfig(model)
+
+
+def _generation_classes(name: str) -> dict[str, str]:
+    return {f"{name}ForConditionalGeneration": f"{name}ThinkerForConditionalGeneration"}
+
+
+ARCHITECTURES = (
+    Architecture(("qwen2_5_omni",), generation_classes=_generation_classes("Qwen2_5Omni")),
+    Architecture(
+        ("qwen3_omni_moe",),
+        generation_classes=_generation_classes("Qwen3OmniMoe"),
+        tiny=Tiny({"talker_config": {"...": 0, "spatial_merge_size": 2}}),
+    ),
+    Architecture(("qwen3_omni_moe_talker_text",), tiny=Tiny({"shared_expert_intermediate_size": 64})),
+    Architecture(
+        ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
+        encoders={"audio_encoder": _audio_encoder},
+        tiny=Tiny({"vision_start_token_id": 101, "vision_end_token_id": 102}),
+    ),
+    Architecture(("qwen3_asr",), encoders={"audio_encoder": _audio_encoder}),
+    Architecture(
+        ("qwen2_5_omni_audio_encoder", "qwen3_omni_moe_audio_encoder", "qwen3_asr_encoder"), model=_encoder_alone
+    ),
+)

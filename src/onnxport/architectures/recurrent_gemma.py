@@ -6,31 +6,29 @@ code forgets what a convolution saw where it gets several tokens at once, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs import PatchingSpec
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.patching.patch import EAGER, Patch, Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
 
+_MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
 _GIVEN = "remembered"
 """Attribute by which a recurrent layer gets its states while it is traced, and leaves them."""
 
 
 class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
     """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
-
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
-        """Return a layer that takes its states and leaves them."""
-        from transformers.models.recurrent_gemma import modeling_recurrent_gemma as modeling
-
-        return [PatchingSpec(modeling.RecurrentGemmaRecurrentBlock, "forward", _block)]
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe what every layer remembers."""
@@ -119,11 +117,16 @@ def _remembering(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]])
     import torch
 
     blocks = {number: layer.temporal_block for number, layer in enumerate(layers) if _recurs(layer)}
+    states: list[Replacement] = []
     for number, block in blocks.items():
         if torch.compiler.is_exporting():
-            setattr(block, _GIVEN, past[number])
-        else:
-            block.conv1d_state, block.rg_lru.recurrent_states = past[number][0], past[number][1].float()
+            states.append(Replacement(block, _GIVEN, past[number]))
+            continue
+        conv, recurrent = past[number]
+        states += [
+            Replacement(block, "conv1d_state", conv),
+            Replacement(block.rg_lru, "recurrent_states", recurrent.float()),
+        ]
 
     def after() -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         if torch.compiler.is_exporting():
@@ -133,13 +136,8 @@ def _remembering(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]])
             for number, block in blocks.items()
         }
 
-    try:
+    with patching(*states):
         yield after
-    finally:
-        for block in blocks.values():
-            if hasattr(block, _GIVEN):
-                delattr(block, _GIVEN)
-            block.conv1d_state = block.rg_lru.recurrent_states = None
 
 
 def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
@@ -158,3 +156,60 @@ def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **
         setattr(self, _GIVEN, (seen[..., -width:], self.rg_lru.recurrent_states.to(given[1].dtype)))
     self.rg_lru.recurrent_states = None
     return self.linear_out(recurred * self.act_fn(self.linear_y(input_states))), None
+
+
+def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Compute a recurrence as a scan.
+
+    The replacement takes the addend of each token, [batch, tokens, width], the factor of the state, of the same shape,
+    where the factor is zero, [batch, tokens, 1], and the state so far, [batch, width], zeros by default; it returns the
+    states after each token, [batch, tokens, width], and the last one.
+    """
+
+    def rnn_scan(
+        self: RecurrentGemmaRglru,
+        hidden_states: torch.Tensor,
+        recurrent_gate: torch.Tensor,
+        reset: torch.Tensor,
+        recurrent_states: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+        from torch._higher_order_ops.scan import scan
+
+        factor = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
+        added = hidden_states.float().transpose(0, 1).contiguous()
+        first = torch.zeros_like(added[0]) if recurrent_states is None else recurrent_states.float().contiguous()
+        last, states = scan(_step, first, (factor, added))
+        return states.transpose(0, 1).to(hidden_states.dtype), last
+
+    return rnn_scan
+
+
+def _step(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    factor, added = token
+    state = state * factor + added
+    return state, state.clone()
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("recurrent_gemma",),
+        model=when_generating(RecurrentGemmaOnnxConfig),
+        patches=(
+            Patch(
+                f"{_MODULE}:RecurrentGemmaRecurrentBlock.forward",
+                lambda _: _block,
+                "the layer keeps its states as attributes, and drops what its convolution needs behind several tokens",
+                EAGER,
+                "Transformers keeps the states in the cache that the caller passes",
+            ),
+            Patch(
+                f"{_MODULE}:RecurrentGemmaRglru._rnn_scan",
+                _token_by_token,
+                "a loop over the tokens specializes the sequence length",
+                EAGER,
+                "torch.export makes a scan of such a loop",
+            ),
+        ),
+    ),
+)

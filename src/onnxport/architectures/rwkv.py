@@ -7,13 +7,14 @@ sum of values, the sum of weights, and the exponent of both. States of zeros are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxport.configs import PatchingSpec
+from onnxport.architectures._architecture import Architecture, always
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
@@ -37,16 +38,6 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
         for _, sums in inputs.get(PAST, ()):
             sums.copy_(torch.linspace(0.5, 2.0, sums.numel()).reshape(sums.shape))
         return inputs
-
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
-        """Return layers that read and write their own states, token by token."""
-        from transformers.models.rwkv import modeling_rwkv as modeling
-
-        return [
-            PatchingSpec(modeling.RwkvBlock, "forward", _block),
-            PatchingSpec(modeling.RwkvSelfAttention, "forward", _attend),
-            PatchingSpec(modeling.RwkvFeedForward, "forward", _feed_forward),
-        ]
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe the states of every layer."""
@@ -219,3 +210,26 @@ def _take(sums: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Te
     most = torch.maximum(exponent, key)
     before, own = torch.exp(exponent - most), torch.exp(key - most)
     return torch.stack([before * values + own * value, before * weights + own, most], dim=1), average
+
+
+def _patch(name: str, forward: Callable[..., tuple[Any, ...]]) -> Patch:
+    return Patch(
+        f"transformers.models.rwkv.modeling_rwkv:{name}.forward",
+        lambda _: forward,
+        "every layer writes to one tensor of all layers' states in place, in a loop that specializes the length",
+        EAGER,
+        "Transformers keeps the states of each layer apart, as its other recurrent models do",
+    )
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("rwkv",),
+        model=always(RwkvOnnxConfig),  # the model without a head loops over tokens, too
+        patches=(
+            _patch("RwkvBlock", _block),
+            _patch("RwkvSelfAttention", _attend),
+            _patch("RwkvFeedForward", _feed_forward),
+        ),
+    ),
+)

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 _STATES = {"input_values": 7, "decoder_input_values": 3}
 """Inputs of the bare model, and how long examples are."""
@@ -45,10 +48,8 @@ class SpeechT5OnnxConfig(DerivedOnnxConfig):
 def _kept(model: Any) -> Iterator[None]:
     """Keep every value of what comes before the decoder, in a block."""
     changed = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
-    for module in changed:
-        module._consistent_dropout = lambda states, _: states
-    try:
+    with patching(*(Replacement(module, "_consistent_dropout", lambda states, _: states) for module in changed)):
         yield
-    finally:
-        for module in changed:
-            del module._consistent_dropout
+
+
+ARCHITECTURES = (Architecture(("speecht5",), model=when_generating(SpeechT5OnnxConfig)),)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, always
 from onnxport.configs._base import model_of
+from onnxport.description.component_types import multimodal
+from onnxport.description.components import Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
 
-TEXTS = ("voxtral_realtime_text",)
-"""Model types of decoders alone."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-
-def fits(model: Any) -> bool:
-    """Say whether a model generates, and hears some frames of a sound at each token."""
-    return hasattr(model.config, "audio_length_per_tok") and bool(model.can_generate())
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
 
 
 class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
@@ -66,3 +68,17 @@ class RealtimeTextOnnxConfig(DerivedOnnxConfig):
 
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
         return {**super()._axes_of(inputs), "t_cond": {}}
+
+
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
+) -> tuple[Component, ...] | None:
+    if not task.with_past or not model.can_generate():
+        return None
+    return multimodal(model, task, preprocessor, last_logits, decoder=RealtimeEmbedsDecoderOnnxConfig)
+
+
+ARCHITECTURES = (
+    Architecture(("voxtral_realtime",), components=_components, modalities=lambda each, _: replace(each, merge="add")),
+    Architecture(("voxtral_realtime_text",), model=always(RealtimeTextOnnxConfig)),
+)

@@ -5,12 +5,20 @@ A layer remembers the sum of what it wrote, the sum of what it wrote it with, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._architecture import Architecture, Tiny, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.models.xlstm.modeling_xlstm import xLSTMBackend
+
+    States = tuple[torch.Tensor, ...]
 
 
 class XlstmOnnxConfig(DerivedOnnxConfig):
@@ -39,3 +47,76 @@ class XlstmOnnxConfig(DerivedOnnxConfig):
     def cache_to_past(self, cache: Any) -> Any:
         """Return the states of every layer."""
         return list(cache.rnn_state.values())
+
+
+def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, States]]:
+    """Return `memoize` as a forward."""
+    return memoize
+
+
+def memoize(
+    self: xLSTMBackend,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    igate: torch.Tensor,
+    fgate: torch.Tensor,
+    **initial: torch.Tensor | None,
+) -> tuple[torch.Tensor, States]:
+    """Compute `xLSTMBackend.forward` token by token.
+
+    Args:
+        self: the module; its configuration has the least denominator, `eps`.
+        query: [batch, heads, tokens, key size].
+        key: like `query`.
+        value: [batch, heads, tokens, value size].
+        igate: logarithm of the input gate, [batch, heads, tokens].
+        fgate: forget gate before the sigmoid, like `igate`.
+        **initial: `c_initial`, `n_initial` and `m_initial`, the states before the first token; zeros by default.
+
+    Returns:
+        Like `value`, and the states.
+    """
+    import torch
+    from torch._higher_order_ops.scan import scan
+
+    batch, heads, _, size = key.shape
+    shapes = {"c_initial": (size, value.shape[-1]), "n_initial": (size,), "m_initial": (1,)}
+    given = [initial.get(name) for name in shapes]
+    zeros = [torch.zeros(batch, heads, *shape, device=key.device) for shape in shapes.values()]
+    first = tuple(zero if state is None else state.float() for state, zero in zip(given, zeros, strict=True))
+    gates = (igate[..., None], torch.nn.functional.logsigmoid(fgate)[..., None])
+    tokens = (query * size**-0.5, key, value, *gates, torch.full_like(gates[0], self.config.eps))
+    states, outputs = scan(_step, first, tuple(t.float().permute(2, 0, 1, 3).contiguous() for t in tokens))
+    return outputs.permute(1, 2, 0, 3).to(value.dtype), states
+
+
+def _step(states: States, token: States) -> tuple[States, torch.Tensor]:
+    import torch
+
+    (memory, keys, exponent), (query, key, value, gate, decay, least) = states, token
+    most = torch.maximum(decay + exponent, gate)
+    kept, added = torch.exp(decay + exponent - most), torch.exp(gate - most)
+    memory = kept[..., None] * memory + added[..., None] * (key[..., :, None] * value[..., None, :])
+    keys = kept * keys + added * key
+    read = (query[..., None, :] @ memory)[..., 0, :]
+    denominator = torch.maximum((query * keys).sum(-1, keepdim=True).abs(), torch.exp(-most)) + least
+    return (memory, keys, most), read / denominator
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("xlstm",),
+        model=when_generating(XlstmOnnxConfig),
+        tiny=Tiny({"hidden_size": 128}),
+        patches=(
+            Patch(
+                "transformers.models.xlstm.modeling_xlstm:xLSTMBackend.forward",
+                _token_by_token,
+                "a loop over the chunks of a sequence, and over the rest, specializes its length",
+                EAGER,
+                "torch.export makes a scan of such a loop",
+            ),
+        ),
+    ),
+)

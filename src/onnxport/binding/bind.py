@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import FileState, Inventory, Reader, json_of
 from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.options import ExportOptions
+from onnxport.patching.patch import Patch
+from onnxport.patching.scope import patching
 from onnxport.weights import building
 from onnxport.weights.expressions import Array, Expression, InMemory, Reads, Stored
 
@@ -129,7 +130,9 @@ class Bound:
     binding: Binding
 
 
-def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions) -> Bound:
+def bind(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PretrainedConfig, options: ExportOptions
+) -> Bound:
     """Bind a model class to a checkpoint, without reading tensors where the format allows that.
 
     Args:
@@ -153,14 +156,15 @@ def bind(checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, opt
     except KeyError as error:
         return _bind_eagerly(checkpoint, model_class, options, f"ONNX has no type {error}")
     with Reader(checkpoint.directory, inventory.files) as reader:
-        bound = _bind_lazily(checkpoint, (model_class, config), inventory, reader, options)
+        bound = _bind_lazily(checkpoint, model_class, config, inventory, reader, options)
         reader.verify()
     return bound if isinstance(bound, Bound) else _bind_eagerly(checkpoint, model_class, options, bound)
 
 
 def _bind_lazily(
     checkpoint: Checkpoint,
-    target: tuple[Any, PretrainedConfig],
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
     inventory: Inventory,
     reader: Reader,
     options: ExportOptions,
@@ -170,15 +174,14 @@ def _bind_lazily(
     from onnxport.checkpoint.quiet import quiet
     from onnxport.loading.load import attach_generation_config, load_state
     from onnxport.loading.merging import merge_expressions, settle_with
-    from onnxport.loading.quantized import recorded_mxfp4
+    from onnxport.loading.quantized import RECORDED_MXFP4
     from onnxport.weights.recording import Recording, Tape, lost
 
-    model_class, config = target
     tape = Tape(reader)
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
-        with quiet(), _few_missing_values(), recorded_mxfp4():
+        with quiet(), patching(_FEW_MISSING_VALUES, RECORDED_MXFP4):
             model, account = load_state(checkpoint, model_class, config, state, options)
             merge, leftover = settle_with(checkpoint, account, model)
             attach_generation_config(model, checkpoint)
@@ -207,7 +210,9 @@ def _is_foreign(error: OnnxportError) -> bool:
     return isinstance(error, CorruptCheckpointError) and not isinstance(error.__cause__, OSError | None)
 
 
-def _bind_eagerly(checkpoint: Checkpoint, model_class: Any, options: ExportOptions, note: str) -> Bound:
+def _bind_eagerly(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: ExportOptions, note: str
+) -> Bound:
     from onnxport.loading.load import load_model
 
     logger.info("%s is read into memory: %s", checkpoint.name, note)
@@ -246,18 +251,10 @@ def _array(tensor: torch.Tensor) -> Array:
     return TorchTensor(tensor.detach().cpu().contiguous()).numpy()
 
 
-@contextmanager
-def _few_missing_values() -> Iterator[None]:
-    """Give values to at most `MISSING_BYTES` of parameters that the checkpoint doesn't have, the smallest first.
+def _initialize_few(original: Callable[..., None]) -> Callable[..., None]:
+    """Initialize at most `MISSING_BYTES` of parameters that the checkpoint doesn't have, the smallest first."""
 
-    Most of them are an error in a moment; without this they would be in memory, and random, until then. It replaces a
-    method of Transformers in a block, because the loader has no argument for it.
-    """
-    from transformers import PreTrainedModel
-
-    original = PreTrainedModel._move_missing_keys_from_meta_to_device
-
-    def move(self: Any, missing_keys: Any, *arguments: Any) -> None:
+    def move(self: PreTrainedModel, missing_keys: Iterable[str], *arguments: Any) -> None:
         left, few = MISSING_BYTES, set()
         tensors = {key: self.get_parameter_or_buffer(key) for key in missing_keys}
         for key, tensor in sorted(tensors.items(), key=lambda item: item[1].nbytes):
@@ -268,11 +265,16 @@ def _few_missing_values() -> Iterator[None]:
                 tensor._is_hf_initialized = True
         original(self, few, *arguments)
 
-    PreTrainedModel._move_missing_keys_from_meta_to_device = move
-    try:
-        yield
-    finally:
-        PreTrainedModel._move_missing_keys_from_meta_to_device = original
+    return move
+
+
+_FEW_MISSING_VALUES = Patch(
+    "transformers:PreTrainedModel._move_missing_keys_from_meta_to_device",
+    _initialize_few,
+    "parameters without tensor are allocated and initialized at random before they are reported as an error",
+    "none: a model for training needs them",
+    "from_pretrained has an argument that leaves them on the meta device",
+)
 
 
 def relocate(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | None:

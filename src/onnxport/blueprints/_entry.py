@@ -1,4 +1,4 @@
-"""The file of one cache entry: a header that says what it is, the content, and a digest over both."""
+"""The file of one cache entry: a header that describes it, the content, and a digest over both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Header:
 
     Attributes:
         key: what it is looked up by.
-        kind: what sort of thing the content is.
+        kind: type of the content.
         label: its name for people.
         created: when it was made, in seconds since 1970.
     """

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from onnxport.binding.bind import Binding
-from onnxport.blueprints.blueprint import Blueprint, Depth, TracedGraph
-from onnxport.description.tasks import canonical_task
+from onnxport.blueprints.blueprint import Blueprint, Depth, Trace, TracedGraph
+from onnxport.description.description import Description, GraphDescription
+from onnxport.description.encoder_outputs import Modality
 from onnxport.passes.hiding import hidden_parameters
 from onnxport.stamping import Layers
 from onnxport.weights.parameters import ParameterTensor
@@ -22,42 +23,34 @@ _PARAMETERS = "onnxport.parameters"
 
 
 def graphs_to_bytes(graphs: tuple[TracedGraph, ...]) -> bytes:
-    """Return traced graphs as an entry."""
-    values = []
-    for traced in graphs:
-        graph = base64.b64encode(_graph_to_bytes(traced.graph)).decode()
-        values.append(
-            {
-                "name": traced.name,
-                "graph": graph,
-                "prefix": traced.prefix,
-                "sizes": dict(traced.sizes),
-                "atol": traced.atol,
-                "fixed_axes": traced.fixed_axes,
-            }
-        )
+    """Return traced graphs, with their descriptions, as an entry."""
+    values = [
+        {
+            "description": traced.description.to_json(),
+            "graph": base64.b64encode(_graph_to_bytes(traced.graph)).decode(),
+        }
+        for traced in graphs
+    ]
     return json.dumps(values).encode()
 
 
 def graphs_from_bytes(content: bytes) -> tuple[TracedGraph, ...]:
-    """Return what `graphs_to_bytes` was given.
+    """Return what `graphs_to_bytes` was given; the descriptions are without their code.
 
     Raises:
         ValueError: the content doesn't come from there.
     """
+    from google.protobuf.message import DecodeError
+
     try:
         return tuple(
             TracedGraph(
-                value["name"],
+                GraphDescription.from_json(value["description"]),
                 _graph_from_bytes(base64.b64decode(value["graph"], validate=True)),
-                value["prefix"],
-                value["sizes"],
-                value["atol"],
-                tuple(value["fixed_axes"]),
             )
             for value in json.loads(content)
         )
-    except Exception as error:  # a protobuf parser raises its own errors
+    except (DecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"this isn't an entry with graphs: {error}") from error
 
 
@@ -71,16 +64,20 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
     Raises:
         ValueError: weights are in memory, so that there is nothing to keep.
     """
+    description = {name: getattr(blueprint.description, name) for name in _DESCRIPTION}
     return json.dumps(
         {
             "traces": traces,
-            "task": blueprint.task.full_name,
-            "architecture": blueprint.architecture,
-            "model_type": blueprint.model_type,
-            "depths": [asdict(depth) for depth in blueprint.depths],
+            "description": description,
+            "depths": [asdict(depth) for depth in blueprint.trace.depths],
+            "modalities": [asdict(modality) for modality in blueprint.description.modalities],
             "binding": blueprint.binding.to_json(),
         }
     ).encode()
+
+
+_DESCRIPTION = ("model_type", "architecture", "task", "dtype")
+"""What an export's entry keeps of a description; what it has of the graphs is with them."""
 
 
 def traces_of(content: bytes) -> str:
@@ -113,10 +110,13 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
             )
             for depth in value["depths"]
         )
-        task = canonical_task(value["task"])
-        return Blueprint(task, value["architecture"], value["model_type"], graphs, depths, binding, cached=True)
+        texts = {name: str(value["description"][name]) for name in _DESCRIPTION}
+        modalities = tuple(Modality(**modality) for modality in value["modalities"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
+    described = tuple(traced.description for traced in graphs)
+    description = Description(**texts, graphs=described, modalities=modalities)
+    return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 
 
 def binding_of(content: bytes) -> Binding:

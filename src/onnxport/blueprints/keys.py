@@ -9,12 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.architectures._table import added_versions
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import Inventory
 from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
-    from onnxport.blueprints.make import Draft
+    from onnxport.blueprints.draft import Draft
 
 PACKAGES = ("onnxport", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 """Packages that a graph can differ with."""
@@ -82,7 +83,7 @@ def _circumstances(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, 
     directory = checkpoint.preprocessor_directory
     return {
         "options": {name: getattr(options, name) for name in _SHAPING_OPTIONS},
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in PACKAGES} | added_versions(),
         "preprocessor": {name: _content(directory / name) for name in _PREPROCESSOR_FILES},
         "sentence": repr(checkpoint.sentence.modules) if checkpoint.sentence else None,
         "tokenizer": sorted(path.name for path in directory.glob("*token*")),

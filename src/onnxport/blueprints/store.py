@@ -35,7 +35,7 @@ class Entry:
 
     Attributes:
         key: what it is looked up by; empty where the entry is damaged.
-        kind: what sort of thing it holds.
+        kind: type of its content.
         label: its name for people.
         bytes: size of its file.
         created: when it was made, in seconds since 1970.
@@ -123,8 +123,8 @@ class Store:
         """Keep content under a key, instead of what was there; where that can't be done, log a warning.
 
         Args:
-            key: any text that says all that shapes the content.
-            kind: what sort of thing it is, such as `blueprint`.
+            key: any text in which everything is that shapes the content.
+            kind: type of the content, such as `blueprint`.
             label: its name for people.
             content: the bytes.
         """

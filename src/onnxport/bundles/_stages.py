@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -22,8 +22,8 @@ except ImportError:  # Windows: stages aren't locked, so none is taken for aband
     fcntl = None  # type: ignore[assignment]
 
 _PARTIAL, _OLD = ".partial", ".old"
-_RENAME_EXCHANGE = 2
-"""Flag of Linux's renameat2: the two names change places at once."""
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+"""Flags of Linux's renameat2: fail where the new name exists; let the two names change places at once."""
 _AT_FDCWD = -100
 
 
@@ -74,37 +74,83 @@ def restore_old(output: Path) -> None:
     for path in _own(output, _OLD):
         with _locked(path.with_suffix(_PARTIAL)) as is_abandoned:
             if not output.exists() and (is_abandoned or not path.with_suffix(_PARTIAL).exists()):
-                path.rename(output)
+                with contextlib.suppress(FileExistsError):
+                    rename_new(path, output)
 
 
-def swap(stage: Path, output: Path) -> None:
+def rename_new(source: Path, target: Path, *, over_empty: bool = False) -> None:
+    """Rename a directory to a name that nothing else has.
+
+    Args:
+        source: the directory.
+        target: its new name.
+        over_empty: replace an empty directory, which was there before. Without `RENAME_NOREPLACE` (other systems, and
+            file systems such as NFS) one is replaced in any case: `os.rename` refuses what isn't empty.
+
+    Raises:
+        FileExistsError: something has that name.
+    """
+    if not over_empty and _renameat2(source, target, _RENAME_NOREPLACE):
+        return
+    if os.name == "nt" and over_empty:  # there, os.rename replaces no directory at all
+        with contextlib.suppress(FileNotFoundError):
+            target.rmdir()
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        raise
+
+
+def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
     """Put a stage in the place of an output, and remove what was there.
 
     Where the system can, both change places at once; elsewhere the old output is moved aside first, and comes back
     if the new one can't be moved.
+
+    Args:
+        stage: the new directory.
+        output: the name of both.
+        check: raises where a directory holds what must not be removed. It is called before, and again when the old
+            output is out of the way, where nothing is added to it any more; then both go back.
     """
-    if not output.exists():
-        stage.rename(output)
-    elif exchange(stage, output):
-        shutil.rmtree(stage, ignore_errors=True)
-    else:
-        old = stage.with_suffix(_OLD)
-        output.rename(old)
+    check(output)
+    if exchange(stage, output):
         try:
-            stage.rename(output)
+            check(stage)
         except BaseException:
-            old.rename(output)
+            exchange(stage, output)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(stage, ignore_errors=True)
+        return
+    old = stage.with_suffix(_OLD)
+    output.rename(old)
+    try:
+        check(old)
+        rename_new(stage, output)
+    except BaseException:
+        rename_new(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def exchange(first: Path, second: Path) -> bool:
     """Let two names change places at once; False where the system or the file system can't do that."""
+    return _renameat2(first, second, _RENAME_EXCHANGE)
+
+
+def _renameat2(first: Path, second: Path, flag: int) -> bool:
+    """Call Linux's renameat2; False where the system or the file system doesn't know the flag.
+
+    Raises:
+        OSError: it can't be renamed.
+    """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    done = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    done = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flag)
     if done == 0:
         return True
     number = ctypes.get_errno()

@@ -1,52 +1,126 @@
-"""Describe a finished graph for the manifest."""
+"""Describe a finished export for the manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
-from onnxport.blueprints.blueprint import Depth, TracedGraph
-from onnxport.bundles.inspection import describe_value
-from onnxport.bundles.manifest import ComponentDescription
+from onnxport.blueprints.blueprint import Blueprint, Depth
+from onnxport.blueprints.keys import PACKAGES
+from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
+from onnxport.bundles.written import BoundGraphs, PlannedFile
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.description import GraphDescription, TensorSpec
+from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+VERSIONS = (*PACKAGES, "onnxruntime")
+_PRIVATE_OPTIONS = ("token", "cache_dir")
 
-def describe_graph(
-    traced: TracedGraph, depth: Depth, model: ir.Model, context: tuple[str, Mapping[str, int]]
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold what came of an export.
+
+    Attributes:
+        files: every file of the output.
+        validation: the report as plain values.
+        digests: SHA-256 of the checkpoint's files, by name.
+    """
+
+    files: tuple[PlannedFile, ...]
+    validation: Mapping[str, Any]
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_manifest(
+    checkpoint: Checkpoint, blueprint: Blueprint, graphs: BoundGraphs, outcome: Outcome, options: ExportOptions
+) -> Manifest:
+    """Describe an export.
+
+    Args:
+        checkpoint: what was exported.
+        blueprint: the description of its graphs, and how each got its layers.
+        graphs: the graphs.
+        outcome: its files and its validation; for a dry run, what they would be.
+        options: those of the export.
+    """
+    sizes = {file.name: file.bytes or 0 for file in outcome.files}
+    components = tuple(
+        describe_component(graph, depth, graphs.models[graph.file], blueprint.binding.note, sizes)
+        for graph, depth in zip(blueprint.description.graphs, blueprint.trace.depths, strict=True)
+    )
+    in_components = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
+    return Manifest(
+        task=blueprint.description.task,
+        source=_source(checkpoint, blueprint, outcome.digests),
+        options={name: value for name, value in asdict(options).items() if name not in _PRIVATE_OPTIONS},
+        versions={name: metadata.version(name) for name in VERSIONS},
+        components=components,
+        validation=dict(outcome.validation),
+        files=tuple(name for name in sizes if name not in in_components),
+        modalities=blueprint.description.modalities,
+    )
+
+
+def _source(checkpoint: Checkpoint, blueprint: Blueprint, digests: Mapping[str, str]) -> dict[str, Any]:
+    source: dict[str, Any] = {
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "model_type": blueprint.description.model_type,
+        "architecture": blueprint.description.architecture,
+        "weights_format": checkpoint.format,
+        "weights_sha256": dict(digests),
+    }
+    if checkpoint.quantization is not None:
+        source["quantization"] = checkpoint.quantization
+    if adapter := checkpoint.adapter:
+        source["adapter"] = {"model": adapter.name, "revision": adapter.revision, "base": adapter.base}
+    return source
+
+
+def describe_component(
+    described: GraphDescription, depth: Depth, model: ir.Model, loading_note: str, sizes: Mapping[str, int]
 ) -> ComponentDescription:
     """Describe one graph.
 
     Args:
-        traced: where it comes from.
+        described: what it takes and returns.
         depth: how it got its layers.
         model: the graph at full depth.
-        context: why the weights were read eagerly, empty where they weren't; and file name to bytes.
+        loading_note: why the weights were read eagerly; empty where they weren't.
+        sizes: file name to bytes.
     """
-    note, sizes = context
     graph = model.graph
-    data = tuple(name for name in sizes if name.startswith(f"{traced.file}_data"))
+    data = tuple(name for name in sizes if name.startswith(f"{described.file}_data"))
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
     return ComponentDescription(
-        name=traced.name,
-        file=traced.file,
+        name=described.name,
+        file=described.file,
         external_data=data,
         opset=model.opset_imports[""],
         parameters=sum(tensor.size for tensor in tensors),
-        bytes=sum(sizes.get(name, 0) for name in (traced.file, *data)),
-        inputs=tuple(describe_value(value) for value in graph.inputs),
-        outputs=tuple(describe_value(value) for value in graph.outputs),
-        fixed_axes=traced.fixed_axes,
-        notes=tuple(_notes(depth, note)),
+        bytes=sum(sizes.get(name, 0) for name in (described.file, *data)),
+        inputs=tuple(map(_described, described.inputs)),
+        outputs=tuple(map(_described, described.outputs)),
+        fixed_axes=described.fixed_axes,
+        notes=tuple(_notes(depth, loading_note)),
     )
 
 
-def _notes(depth: Depth, note: str) -> Iterator[str]:
+def _described(spec: TensorSpec) -> TensorDescription:
+    return TensorDescription(spec.name, spec.dtype, spec.axes)
+
+
+def _notes(depth: Depth, loading_note: str) -> Iterator[str]:
     for layers in depth.layers:
         traced, stamped = len(layers.traced), len(layers.full)
         yield f"{', '.join(layers.paths)}: {traced} layers traced and proved alike, {stamped} stamped"
     if depth.note:
         yield depth.note
-    if note:
-        yield f"weights read eagerly: {note}"
+    if loading_note:
+        yield f"weights read eagerly: {loading_note}"

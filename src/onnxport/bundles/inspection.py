@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.bundles.manifest import TensorDescription, read_manifest
+from onnxport.containment import files_inside, inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def inspect(path: str | Path) -> Inspection:
     path = Path(path)
     if not path.exists():
         raise CheckpointNotFoundError(f"{path} isn't there; give an exported directory or a graph")
-    files = [path] if path.is_file() else sorted([*path.glob("*.onnx"), *path.glob("onnx/*.onnx")])
+    files = [path] if path.is_file() else files_inside(path, "*.onnx", "onnx/*.onnx")
     if not files:
         raise CheckpointNotFoundError(f"{path} holds no .onnx file; give an exported directory or a graph")
     root = path if path.is_dir() else path.parent
@@ -121,12 +122,11 @@ def _inspect_graph(file: Path, name: str, components: Mapping[str, str]) -> Grap
 def _load(file: Path) -> ir.Model:
     """Read a graph; weights outside the file stay there."""
     import onnx_ir as ir
+    from google.protobuf.message import DecodeError
 
     try:
         model = ir.load(str(file))
-    except OSError:
-        raise
-    except Exception as error:
+    except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
     if not model.opset_imports:
         # Protobuf reads an empty or foreign file as a model with nothing set.
@@ -139,14 +139,15 @@ def _external_files(file: Path, tensors: Iterable[ir.TensorProtocol]) -> tuple[s
 
     outside = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
     names = tuple(sorted({str(tensor.location) for tensor in outside}))
-    missing = [name for name in names if not (file.parent / name).is_file()]
+    paths = {name: inside(file.parent, name, file) for name in names}
+    missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which isn't there")
     for tensor in outside:
-        end, size = (tensor.offset or 0) + tensor.nbytes, (file.parent / tensor.location).stat().st_size
+        end, size = (tensor.offset or 0) + tensor.nbytes, paths[str(tensor.location)].stat().st_size
         if end > size:
             raise CorruptCheckpointError(
-                f"{file.parent / tensor.location} is truncated: it has {size} bytes, and {tensor.name} of {file.name} "
+                f"{paths[str(tensor.location)]} is truncated: it has {size} bytes, and {tensor.name} of {file.name} "
                 f"ends at byte {end}; export the model again"
             )
     return names

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxport.containment import check_links, inside
+from onnxport.description.encoder_outputs import Modality
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 FILE_NAME = "onnxport.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added `modalities`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Manifest:
         components: the graphs.
         validation: the validation report as plain values.
         files: every other file of the directory.
+        modalities: how what the encoders return gets into the decoder, where the export has encoders beside one.
+        format_version: version of the format.
     """
 
     task: str
@@ -78,6 +84,7 @@ class Manifest:
     components: tuple[ComponentDescription, ...]
     validation: dict[str, Any]
     files: tuple[str, ...] = ()
+    modalities: tuple[Modality, ...] = ()
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:
@@ -99,7 +106,8 @@ class Manifest:
                     f"{FILE_NAME} has format {version}, this onnxport reads up to {FORMAT_VERSION}: upgrade onnxport"
                 )
             components = tuple(_component(component) for component in values.pop("components"))
-            return cls(**{**values, "components": components, "files": tuple(values["files"])})
+            lists = {"files": tuple(values["files"]), "modalities": _modalities(values.get("modalities", ()))}
+            return cls(**{**values, "components": components, **lists})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptCheckpointError(f"{FILE_NAME} is damaged: {error}; export the model again") from error
 
@@ -108,9 +116,9 @@ def read_manifest(directory: Path) -> Manifest | None:
     """Read a directory's manifest; None where it has none.
 
     Raises:
-        CorruptCheckpointError: the manifest is damaged.
+        CorruptCheckpointError: the manifest is damaged, or a link to a file elsewhere.
     """
-    file = directory / FILE_NAME
+    file = inside(directory, directory / FILE_NAME)
     if not file.is_file():
         return None
     try:
@@ -124,7 +132,8 @@ def open_manifest(directory: Path) -> Manifest:
 
     Raises:
         CheckpointNotFoundError: it isn't such a directory, or lacks a file of a graph.
-        CorruptCheckpointError: the manifest is damaged.
+        CorruptCheckpointError: the manifest is damaged, it names a file outside of the directory, or a file of the
+            directory is a link to one.
     """
     if not directory.is_dir():
         raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
@@ -135,9 +144,14 @@ def open_manifest(directory: Path) -> Manifest:
         )
     for component in manifest.components:
         for name in (component.file, *component.external_data):
-            if not (directory / name).is_file():
+            if not inside(directory, name, directory / FILE_NAME).is_file():
                 raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names")
+    check_links(directory)
     return manifest
+
+
+def _modalities(values: Iterable[Mapping[str, Any]]) -> tuple[Modality, ...]:
+    return tuple(Modality(**value) for value in values)
 
 
 def _component(values: dict[str, Any]) -> ComponentDescription:
@@ -146,4 +160,7 @@ def _component(values: dict[str, Any]) -> ComponentDescription:
         for side in ("inputs", "outputs")
     }
     lists = {key: tuple(values.get(key, ())) for key in ("external_data", "fixed_axes", "notes")}
+    for name in (values["file"], *lists["external_data"]):
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} isn't the name of a file")
     return ComponentDescription(**{**values, **tensors, **lists})

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxport.bundles._stages import create_stage, remove_abandoned, restore_old, swap
-from onnxport.bundles.manifest import FILE_NAME, read_manifest
+from onnxport.bundles._stages import create_stage, remove_abandoned, rename_new, restore_old, swap
+from onnxport.bundles.manifest import FILE_NAME, Manifest, read_manifest
 from onnxport.errors import CheckpointError, OutputError
 
 
@@ -30,14 +30,9 @@ def check_output(output: Path, *, force: bool) -> None:
         OutputError: it is a file, holds something, or its parent can't be written.
     """
     restore_old(output.absolute())
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise OutputError(f"output {output} is not a directory; choose another or remove it")
-    if output.is_dir() and any(output.iterdir()):
-        if not force:
-            raise OutputError(
-                f"output {output} is not empty; use --force to replace an earlier export, or another path"
-            )
-        _check_replaceable(output)
+    if not force and output.is_dir() and not output.is_symlink() and any(output.iterdir()):
+        raise OutputError(f"output {output} is not empty; use --force to replace an earlier export, or another path")
+    _check_replaceable(output, output)
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -45,40 +40,58 @@ def check_output(output: Path, *, force: bool) -> None:
         raise OutputError(f"output {output} can't be created: {parent} is not a writable directory")
 
 
-def _check_replaceable(output: Path) -> None:
-    """Let `force` replace only what an export wrote: anything else would be lost."""
+def _check_replaceable(output: Path, found: Path) -> None:
+    """Let `force` replace only what an export wrote: anything else would be lost.
+
+    Args:
+        output: the name to report.
+        found: what has, or had, that name.
+
+    Raises:
+        OutputError: it holds something else.
+    """
+    if found.is_symlink() or (found.exists() and not found.is_dir()):
+        raise OutputError(f"output {output} is not a directory; choose another or remove it")
+    if not found.exists() or not any(found.iterdir()):
+        return
     try:
-        manifest = read_manifest(output)
+        manifest = read_manifest(found)
     except CheckpointError as error:
         raise OutputError(f"output {output} isn't replaced, its manifest can't be read: {error}") from error
     if manifest is None:
         raise OutputError(f"output {output} holds no {FILE_NAME}, so onnxport didn't write it; remove it yourself")
-    own = {FILE_NAME, *manifest.files}
-    for component in manifest.components:
-        own |= {component.file, *component.external_data}
-    found = {str(path.relative_to(output)) for path in output.rglob("*") if not path.is_dir()}
-    foreign = sorted(found - own)
-    if foreign:
+    if foreign := _foreign(found, manifest):
         raise OutputError(
             f"output {output} isn't replaced: it holds files that onnxport didn't write ({', '.join(foreign[:5])}); "
             "move them away or choose another path"
         )
 
 
+def _foreign(output: Path, manifest: Manifest) -> list[str]:
+    """List what a directory holds and its manifest doesn't: files, links, and directories with nothing in them."""
+    own = {FILE_NAME, *manifest.files}
+    for component in manifest.components:
+        own |= {component.file, *component.external_data}
+    held = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+    return sorted({path.relative_to(output).as_posix() for path in held} - own)
+
+
 @contextlib.contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
     """Give a directory to write into, and rename it to `output` when the block ends well.
 
     Args:
         output: directory to create or replace; `check_output` has accepted it.
+        force: replace an earlier export, also one that appears while the block runs.
 
     Yields:
         An empty directory on the same file system. On an error it is removed and `output` stays as it was.
 
     Raises:
-        OutputError: the disk is full or the output can't be written.
+        OutputError: the disk is full, the output can't be written, or something else has its name by now.
     """
     output = output.absolute()
+    was_there = output.is_dir()
     created = _make_parents(output.parent)
     try:
         remove_abandoned(output)
@@ -92,7 +105,7 @@ def staged(output: Path) -> Iterator[Path]:
         yield stage.path
         _flush(stage.path)
         stage.path.chmod(0o777 & ~_umask())
-        swap(stage.path, output)
+        _publish(stage.path, output, was_there=was_there, force=force)
         _sync(output.parent)
     except OSError as error:
         hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
@@ -102,6 +115,23 @@ def staged(output: Path) -> Iterator[Path]:
         stage.release()
         if not output.exists():
             _remove_empty(created)
+
+
+def _publish(stage: Path, output: Path, *, was_there: bool, force: bool) -> None:
+    """Rename a stage to an output; what appeared there meanwhile is lost in no case.
+
+    Raises:
+        OutputError: something else is there that must be kept.
+    """
+    try:
+        rename_new(stage, output, over_empty=was_there)
+    except FileExistsError as error:
+        if not force:
+            raise OutputError(
+                f"output {output} was created by something else during the export, and is left as it is; use --force "
+                "to replace an export, or another path"
+            ) from error
+        swap(stage, output, lambda found: _check_replaceable(output, found))
 
 
 def _make_parents(parent: Path) -> list[Path]:

@@ -11,7 +11,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
+from onnxport.containment import files_inside
+from onnxport.patching.scope import exclusive
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
@@ -51,6 +54,10 @@ class Original(Protocol):
     def preprocessor(self) -> Any:
         """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
 
+    @property
+    def generation_config(self) -> Any:
+        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
+
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
@@ -61,16 +68,21 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     Args:
         directory: the checkpoint.
         preprocessor: another directory, whose tokenizer and processor come before the checkpoint's.
+
+    Raises:
+        CorruptCheckpointError: one of them is a link to a file elsewhere.
     """
-    found = {path.name: path for pattern in _NAMES for path in directory.glob(pattern) if path.is_file()}
+    found = {path.name: path for path in files_inside(directory, *_NAMES)}
     if preprocessor not in (None, directory):
         of_model = ("config.json", "generation_config.json", "README", "LICENSE")
         found |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(of_model)}
     return [found[name] for name in sorted(found)]
 
 
-def write_side_files(stage: Path, originals: list[Path], original: Original) -> None:
+def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:
     """Copy what the checkpoint has, and write what clients need and it lacks.
+
+    Settings that only Transformers 5 understands are rewritten; see `onnxport.bundles.client_settings`.
 
     Args:
         stage: directory to write into.
@@ -78,18 +90,27 @@ def write_side_files(stage: Path, originals: list[Path], original: Original) -> 
         original: asked only for what the checkpoint lacks: its configuration where there is none (GGUF), its
             preprocessor where there are only older formats, so that today's (`tokenizer.json`) exist; the checkpoint's
             own files win.
+        labelled: whether the outputs of the exported task are scores of labels.
     """
     names = {path.name for path in originals}
-    if "config.json" not in names:
-        original.config.save_pretrained(stage)
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
-    if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
-        original.preprocessor.save_pretrained(stage)
+    with exclusive():
+        if "config.json" not in names:
+            original.config.save_pretrained(stage)
+            if "generation_config.json" not in names and original.generation_config is not None:
+                original.generation_config.save_pretrained(stage)
+        if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+            original.preprocessor.save_pretrained(stage)
     for path in originals:
         if path.name == "config.json" and b"quantization_config" in path.read_bytes():
             _write_unquantized(path, stage / path.name)
         else:
             shutil.copyfile(path, stage / path.name)
+    rewrite_json(
+        stage / "config.json", lambda settings: with_labels(settings, lambda: original.config, labelled=labelled)
+    )
+    if (stage / "tokenizer_config.json").is_file():
+        rewrite_json(stage / "tokenizer_config.json", portable_tokenizer_settings)
 
 
 def _write_unquantized(path: Path, target: Path) -> None:

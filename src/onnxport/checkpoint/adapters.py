@@ -15,6 +15,7 @@ from typing import Any
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.reading import Inventory, take_inventory
 from onnxport.checkpoint.safetensors import read_header
+from onnxport.containment import check_links
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 
 CONFIG_NAME = "adapter_config.json"
@@ -142,6 +143,7 @@ def open_adapter(name: str, directory: Path, revision: str | None = None) -> Ada
             f"{name} has no {CONFIG_NAME}, so it isn't a PEFT adapter; give the directory that "
             "`PeftModel.save_pretrained(...)` wrote"
         )
+    check_links(directory)
     config = read_json_object(directory / CONFIG_NAME, purpose="the adapter's settings")
     _check_settings(directory / CONFIG_NAME, config)
     file = directory / WEIGHTS_NAME

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.architectures.timm_wrapper import with_model_type
 from onnxport.checkpoint.adapters import Adapter, base_of, inventory_with, is_adapter, open_adapter
 from onnxport.checkpoint.discovery import FoundWeights, WeightFormat, check_gguf, find_weights, has_weights
 from onnxport.checkpoint.gguf import read_gguf_header
-from onnxport.checkpoint.hub import fetch_snapshot, looks_like_repository
+from onnxport.checkpoint.hub import fetch_snapshot, find_snapshot, looks_like_repository
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.reading import Inventory, take_inventory
 from onnxport.checkpoint.sentence_transformers import (
@@ -23,7 +24,14 @@ from onnxport.checkpoint.sentence_transformers import (
     read_sentence_modules,
     trunk_directory,
 )
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError, UntrustedCodeError
+from onnxport.containment import check_links
+from onnxport.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    OptionError,
+    UnsupportedError,
+    UntrustedCodeError,
+)
 from onnxport.options import ExportOptions
 
 SIDE_JSON_FILES: dict[str, str] = {
@@ -137,6 +145,7 @@ def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
         CorruptCheckpointError: a file is truncated, malformed, or contradicts another.
         UntrustedCodeError: it needs its own code, or a pickled file holds more than tensors.
         UnsupportedError: an adapter isn't one that is merged here.
+        OptionError: code may run, and an adapter would choose whose.
         MissingDependencyError: it is a GGUF file and the `gguf` package isn't installed.
     """
     if options.adapter is not None:
@@ -145,11 +154,30 @@ def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
     if isinstance(opened, Checkpoint):
         return opened
     base = base_of(opened)
-    revision = opened.config.get("revision")
-    own = _open(base, replace(options, revision=revision if isinstance(revision, str) else None))
+    own = _open_base(opened, base, options)
     if not isinstance(own, Checkpoint):
         raise UnsupportedError(f"{opened.name}: its base {base} is an adapter too; merge that one first")
     return replace(own, name=str(model), revision=opened.revision, adapter=replace(opened, base=str(base)))
+
+
+def _open_base(adapter: Adapter, base: str | Path, options: ExportOptions) -> Checkpoint | Adapter:
+    """Open the base that an adapter names: a path, or a snapshot in the hub's cache; nothing is fetched for it."""
+    name = str(base)
+    if options.trust_remote_code:
+        raise OptionError(
+            f"--trust-remote-code would let code of the base run that the adapter {adapter.name} chooses ({name!r}); "
+            f"if you trust that, give the base as MODEL, and --adapter {adapter.name}"
+        )
+    if Path(base).expanduser().exists() or not looks_like_repository(name):
+        return _open(base, options)
+    revision = adapter.config.get("revision") or "main"
+    snapshot = find_snapshot(name, revision, options) if isinstance(revision, str) else None
+    if snapshot is None:
+        raise CheckpointNotFoundError(
+            f"{adapter.name} is an adapter of {name!r} at revision {revision!r}, which is no path here and not in the "
+            f"hub's cache; it is fetched if you name it: give {name} as MODEL, and --adapter {adapter.name}"
+        )
+    return _open(snapshot, options)
 
 
 def _open_with_adapter(model: str | Path, adapter: str, options: ExportOptions) -> Checkpoint:
@@ -203,6 +231,7 @@ def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
 
 
 def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint | Adapter:
+    check_links(directory)
     root, listed = directory, list_modules(directory)
     directory = trunk_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)
@@ -231,7 +260,7 @@ def _open_model(name: str, directory: Path, revision: str | None, options: Expor
         if options.framework != "tf" and any(directory.glob("*.gguf")):
             return _assemble(name, directory, revision, {}, find_weights(directory, options.framework, {}))
         raise _no_config(name, directory, revision)
-    config = _with_timm_type(read_json_object(config_path, purpose="the model's configuration"))
+    config = with_model_type(read_json_object(config_path, purpose="the model's configuration"))
     _check_config(config_path, config)
     _check_code(name, config, options)
     for file_name, purpose in SIDE_JSON_FILES.items():
@@ -259,14 +288,6 @@ def _no_config(name: str, directory: Path, revision: str | None) -> CheckpointNo
         f"{where} has no config.json, so the model's type isn't known{hint}; give the directory of a saved "
         f"Transformers model (`model.save_pretrained(...)`)"
     )
-
-
-def _with_timm_type(config: dict[str, Any]) -> dict[str, Any]:
-    """Add to a configuration of timm's own what Transformers finds out: timm's repositories don't say it."""
-    if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
-        return config
-    name = "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
-    return {**config, "model_type": "timm_wrapper", "architectures": [name]}
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from onnxport.checkpoint.file_types import refuse_stand_in
 from onnxport.checkpoint.gguf import read_gguf_header
-from onnxport.checkpoint.index import check_inside, check_tensors, read_index
+from onnxport.checkpoint.index import check_tensors, read_index
 from onnxport.checkpoint.pickled import check_pickled
 from onnxport.checkpoint.safetensors import read_header
+from onnxport.containment import files_inside, inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import Framework
 
@@ -62,9 +63,9 @@ def find_weights(directory: Path, framework: Framework | None, config: dict[str,
     for name, kind in wanted:
         path = directory / name
         if path.is_file():
-            return _check(directory, path, kind)
+            return _check(directory, inside(directory, path), kind)
     if framework != "tf":
-        gguf = sorted(directory.glob("*.gguf"))
+        gguf = files_inside(directory, "*.gguf")
         if len(gguf) == 1:
             return check_gguf(gguf[0])
         if gguf:
@@ -108,7 +109,7 @@ def _candidates(directory: Path, config: dict[str, Any]) -> tuple[tuple[str, Wei
         raise CorruptCheckpointError(
             f"{source}: transformers_weights is {named!r}, which isn't a file of {directory} itself; correct it"
         )
-    check_inside(directory, directory / named, source)
+    inside(directory, named, source)
     return ((named, "safetensors"),)
 
 

@@ -17,6 +17,7 @@ from onnxport.options import ExportOptions
 logger = logging.getLogger(__name__)
 
 _REPOSITORY_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", re.ASCII)
 _MAX_ID_LENGTH = 96
 
 SIDE_FILES = (
@@ -87,6 +88,37 @@ def fetch_snapshot(repository: str, options: ExportOptions, *, endpoint: str | N
             found = error.snapshot_path
         except Exception as error:
             raise _explain(error, repository, options) from error
+    return Path(found)
+
+
+def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Path | None:
+    """Find the snapshot of a repository in the hub's cache; the hub isn't asked.
+
+    Args:
+        repository: `owner/name` or `name`.
+        revision: commit, branch or tag; perhaps chosen by whoever wrote a file.
+        options: the cache directory.
+
+    Returns:
+        The snapshot's directory; None where the cache doesn't have it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    if not looks_like_repository(repository) or not _REVISION.fullmatch(revision):
+        return None
+    try:
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=options.cache_dir,
+            allow_patterns=["config.json"],
+            local_files_only=True,
+        )
+    except IncompleteSnapshotError as error:
+        found = error.snapshot_path
+    except LocalEntryNotFoundError:
+        return None
     return Path(found)
 
 

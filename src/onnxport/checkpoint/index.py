@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoint.json_files import read_json_object
+from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 
@@ -51,7 +52,7 @@ def read_index(path: Path) -> ShardIndex:
                 f"{path}: tensor {tensor!r} is mapped to {_brief(shard)}, not to a file name; save the file again"
             )
         if shard not in resolved:
-            resolved[shard] = _inside(path, shard)
+            resolved[shard] = inside(path.parent, shard, path)
         places[tensor] = resolved[shard]
     missing = [shard for shard, place in resolved.items() if not place.is_file()]
     if missing:
@@ -90,47 +91,6 @@ def check_tensors(index: ShardIndex, held: Mapping[Path, Collection[str]], *, ex
             f"{index.path} puts tensor {absent[0]!r} into {shard.name}, which doesn't hold it{others}; "
             f"download the index and the shards again, from the same revision"
         )
-
-
-def check_inside(directory: Path, place: Path, named_by: Path) -> None:
-    """Check that a file named by another lies in the checkpoint's directory, symbolic links followed.
-
-    The blobs of the hub's cache, which its snapshots link to, count as inside.
-
-    Raises:
-        CorruptCheckpointError: it lies elsewhere.
-    """
-    real = place.resolve()
-    if any(real.is_relative_to(root) for root in (directory.resolve(), *_blob_folders(directory))):
-        return
-    raise CorruptCheckpointError(
-        f"{named_by} names {place.name!r}, which is a link to {real}, outside of {directory}; "
-        f"put the file itself into the directory"
-    )
-
-
-def _inside(index_path: Path, shard: str) -> Path:
-    parts = PurePosixPath(shard)
-    windows = PureWindowsPath(shard)
-    if parts.is_absolute() or windows.drive or windows.root or ".." in parts.parts or ".." in windows.parts:
-        raise CorruptCheckpointError(
-            f"{index_path} names the file {shard!r}, outside of {index_path.parent}; "
-            f"an index may only name files of its own directory: don't use this checkpoint, or correct the index"
-        )
-    if "\0" in shard:
-        raise CorruptCheckpointError(f"{index_path} names the file {shard!r}, which no file can be called; correct it")
-    place = index_path.parent / shard
-    check_inside(index_path.parent, place, index_path)
-    return place
-
-
-def _blob_folders(directory: Path) -> tuple[Path, ...]:
-    """Return where the hub's cache keeps the contents of a snapshot: the repository's blobs, and the shared ones."""
-    snapshots = directory.absolute().parent
-    repository = snapshots.parent
-    if snapshots.name != "snapshots" or "--" not in repository.name:
-        return ()
-    return (repository / "blobs").resolve(), (repository.parent / "blobs").resolve()
 
 
 def _brief(value: Any) -> str:

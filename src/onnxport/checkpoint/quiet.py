@@ -8,7 +8,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from types import ModuleType
+
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import exclusive, patching
 
 _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "httpx2")
 
@@ -17,10 +20,12 @@ _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "
 def quiet() -> Iterator[None]:
     """Hide progress bars, load reports and warnings in a block; everything is as before after it.
 
+    These settings are the process's, so the block holds the lock of `patching`.
+
     Loggers keep what is `ERROR` or worse. Progress bars are switched off only in packages that are loaded already
     or are about to be used: the hub client always, Transformers when it is imported.
     """
-    with ExitStack() as stack:
+    with exclusive(), ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         _hide_hub_bars(stack)
@@ -33,18 +38,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def hidden_bars(module: Any) -> Iterator[None]:
+def hidden_bars(module: ModuleType) -> Iterator[None]:
     """Switch off the bars of a module that uses `tqdm` directly, out of reach of its package's own switch.
 
     Raises:
         AttributeError: the module has no `tqdm`: it no longer needs this.
     """
-    original = module.tqdm
-    module.tqdm = partial(original, disable=True)
-    try:
+    with patching(Replacement(module, "tqdm", partial(module.tqdm, disable=True))):
         yield
-    finally:
-        module.tqdm = original
 
 
 def _hide_hub_bars(stack: ExitStack) -> None:

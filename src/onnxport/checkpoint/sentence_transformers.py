@@ -6,13 +6,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from onnxport.checkpoint.index import check_inside
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.pickled import check_pickled
 from onnxport.checkpoint.safetensors import read_header
+from onnxport.containment import check_links, files_inside, inside
 from onnxport.description.sentence_embedding import POOLING_MODES, Dense, Normalize, Pooling, SentenceModule, prefix_of
 from onnxport.description.tasks import SENTENCE_SIMILARITY, canonical_task
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
@@ -87,9 +87,8 @@ def list_modules(directory: Path) -> tuple[ListedModule, ...]:
             f"{file} must list modules by texts, at least one; download or save the file again"
         )
     for _, path in found:
-        if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
-            raise CorruptCheckpointError(f"{file} names the directory {path!r}, outside of {directory}; correct it")
-        check_inside(directory, directory / path, file)
+        if path:  # empty for the directory itself
+            check_links(inside(directory, path, file))
     return tuple(ListedModule(_kind(kind), path) for kind, path in found)
 
 
@@ -107,12 +106,12 @@ def trunk_directory(directory: Path, listed: tuple[ListedModule, ...]) -> Path:
 def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path]:
     """List the files of a sentence-transformers directory beside those of the model."""
     trunk = trunk_directory(directory, listed)
-    found = [directory / LIST_FILE, directory / SETTINGS_FILE] if listed else []
-    found += sorted(trunk.glob(TRUNK_SETTINGS)) if listed else []
+    found = [*files_inside(directory, LIST_FILE), *files_inside(directory, SETTINGS_FILE)] if listed else []
+    found += files_inside(trunk, TRUNK_SETTINGS) if listed else []
     for module in listed[1:]:
         if module.path:
-            found += sorted((directory / module.path).glob("*"))
-    return [path for path in found if path.is_file()]
+            found += files_inside(directory / module.path, "*")
+    return found
 
 
 def read_sentence_modules(
@@ -181,7 +180,7 @@ def _check_order(directory: Path, listed: tuple[ListedModule, ...]) -> None:
 
 
 def _check_trunk(directory: Path, listed: tuple[ListedModule, ...]) -> None:
-    for file in sorted(trunk_directory(directory, listed).glob(TRUNK_SETTINGS)):
+    for file in files_inside(trunk_directory(directory, listed), TRUNK_SETTINGS):
         task = read_json_object(file, purpose="how the model reads texts").get("transformer_task", "feature-extraction")
         if task != "feature-extraction":
             raise UnsupportedError(
@@ -259,6 +258,7 @@ def _weights_in(place: Path) -> Path:
         raise CheckpointNotFoundError(
             f"{place} has neither model.safetensors nor pytorch_model.bin, the weights of the module; download them too"
         )
+    inside(place, file)
     if file.suffix == ".safetensors":
         read_header(file)
     else:

@@ -9,7 +9,6 @@ from dataclasses import fields
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from onnxport import options
 from onnxport.options import ExportOptions
 
 
@@ -20,22 +19,20 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = N
         parser: parser of a verb.
         names: fields to add, all without.
     """
-    texts = _descriptions()
     hints = get_type_hints(ExportOptions)
     wanted = set(names) if names is not None else {field.name for field in fields(ExportOptions)}
     for field in fields(ExportOptions):
         if field.name not in wanted:
             continue
-        flag = f"--{field.name.replace('_', '-')}"
+        flag, text = f"--{field.name.replace('_', '-')}", field.metadata["help"].replace("%", "%%")
         if hints[field.name] is bool:
-            _add_switch(parser, field.name, texts[field.name], default=bool(field.default))
+            _add_switch(parser, field.name, text, default=bool(field.default))
             continue
         kind, choices = _PARSERS.get(field.name), None
         if kind is None:
             kind, choices = _type(hints[field.name])
         default = f" (default: {field.default})" if field.default is not None else ""
-        text = texts[field.name] + default
-        parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=text)
+        parser.add_argument(flag, type=kind, choices=choices, default=field.default, help=text + default)
 
 
 def _add_switch(parser: argparse.ArgumentParser, name: str, text: str, *, default: bool) -> None:
@@ -89,16 +86,3 @@ _UNITS = {"": 1, "b": 1} | {
 }
 _PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from}
 """Fields whose values aren't written as they are."""
-
-
-def _descriptions() -> dict[str, str]:
-    """Read each field's description off the class's docstring, in a command line's words."""
-    block = (ExportOptions.__doc__ or "").split("Attributes:")[1].split("Raises:")[0]
-    found = re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+:|\Z)", block, re.M | re.S)
-    return {name: _in_words(text) for name, text in found}
-
-
-def _in_words(text: str) -> str:
-    plain = " ".join(text.split()).rstrip(".").replace("`", "").replace("%", "%%")
-    plain = re.sub(r"\b(MIN|MAX)_OPSET\b", lambda name: str(getattr(options, name[0])), plain)
-    return re.sub(r"\bNone\b", "leave it out", plain)

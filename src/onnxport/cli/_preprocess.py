@@ -10,6 +10,8 @@ import numpy as np
 
 from onnxport.cli._request import RunRequest
 from onnxport.errors import CheckpointNotFoundError, MissingDependencyError, OptionError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 from onnxport.runtime.directory import Directory
 
 if TYPE_CHECKING:
@@ -60,13 +62,14 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
     if not request.texts:
         raise OptionError("give at least one --text (or token ids with --input-ids)")
     padding = len(request.texts) > 1
-    if padding and tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    unpadded = padding and tokenizer.pad_token is None
     texts = list(request.texts)
     first, second = texts, list(request.text_pairs) or None
     if request.question:
         first, second = [request.question] * len(texts), texts
-    return dict(tokenizer(first, second, padding=padding, truncation=True, return_tensors="np"))
+    replacements = (Replacement(tokenizer, "pad_token", tokenizer.eos_token),) if unpadded else ()
+    with patching(*replacements):
+        return dict(tokenizer(first, second, padding=padding, truncation=True, return_tensors="np"))
 
 
 def image_inputs(directory: Directory, request: RunRequest) -> Arrays:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxport._export import ExportResult
     from onnxport.bundles.inspection import GraphInspection, Inspection
-    from onnxport.descriptions.description import Description, Tensor
+    from onnxport.description.description import Description, TensorSpec
     from onnxport.validation.report import OutputDifference, ValidationReport
 
 WIDTH_WITHOUT_TERMINAL = 160
@@ -181,7 +181,7 @@ def print_description(found: Description) -> None:
         print_line(f"note: {note}")
 
 
-def _tensor_rows(tensors: Iterable[Tensor]) -> list[tuple[str, ...]]:
+def _tensor_rows(tensors: Iterable[TensorSpec]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for tensor in tensors:
         name = re.sub(r"\.\d+\.", ".{}.", tensor.name, count=1)

@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Describe, and print the description."""
     options = options_from(arguments)
+    from onnxport._describe import describe_checkpoint
     from onnxport.cli._rendering import print_description, print_json, print_line
-    from onnxport.descriptions.describe import describe_checkpoint
-    from onnxport.descriptions.frozen import python_module
+    from onnxport.description.source_code import python_module
 
     found = describe_checkpoint(arguments.model, options)
     if arguments.json:

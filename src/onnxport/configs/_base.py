@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,6 +22,7 @@ from onnxport.configs._parameters import (
     compute_serialized_parameters_size,
 )
 from onnxport.configs._patching import PatchingSpec, resolve
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -87,6 +89,9 @@ class OnnxConfig(ABC):
         self._config: Any = config
         self.task = task
         self._patching_specs = resolve(patching_specs)
+
+    _patched: ExitStack | None = None
+    """The scope that `restore_ops` closes; a class attribute, for subclasses that don't call `__init__`."""
 
     @classmethod
     def from_model_config(cls, config: PreTrainedConfig, task: str = "default") -> Self:
@@ -212,14 +217,16 @@ class OnnxConfig(ABC):
         return reference_model_inputs
 
     def patch_ops(self) -> None:
-        """Apply the patches."""
-        for spec in self._patching_specs:
-            spec.set(spec.custom_op)
+        """Apply the patches; the thread holds the lock of `patching` until `restore_ops`."""
+        if self._patched is None:
+            self._patched = ExitStack()
+        self._patched.enter_context(patching(*(spec.replacement() for spec in self._patching_specs)))
 
     def restore_ops(self) -> None:
         """Restore the patched attributes, in reverse order."""
-        for spec in reversed(self._patching_specs):
-            spec.set(spec.orig_op)
+        if self._patched is not None:
+            self._patched.close()
+            self._patched = None
 
     @classmethod
     def flatten_output_collection_property(cls, name: str, field: Iterable[Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnxport.patching.patch import Replacement
+
 
 @dataclass
 class PatchingSpec:
@@ -16,7 +18,7 @@ class PatchingSpec:
         name: the attribute's name.
         custom_op: the replacement.
         orig_op: the original value; `None` to read it from `o`.
-        op_wrapper: applied to both values before they are set, for instance `staticmethod`.
+        op_wrapper: applied to `custom_op` before it is set, for instance `staticmethod`.
     """
 
     o: Any
@@ -25,9 +27,10 @@ class PatchingSpec:
     orig_op: Callable[..., Any] | None = None
     op_wrapper: Callable[..., Any] | None = None
 
-    def set(self, operation: Callable[..., Any] | None) -> None:
-        """Set the attribute to `operation`, wrapped."""
-        setattr(self.o, self.name, self.op_wrapper(operation) if callable(self.op_wrapper) else operation)
+    def replacement(self) -> Replacement:
+        """Return the replacement that `patch_ops` applies."""
+        wrapped = self.op_wrapper(self.custom_op) if callable(self.op_wrapper) else self.custom_op
+        return Replacement(self.o, self.name, wrapped)
 
 
 def resolve(specs: Iterable[PatchingSpec] | None) -> list[PatchingSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -208,6 +209,7 @@ class VisionEncoderDecoderOnnxConfig(OnnxConfig):
     def get_decoder_config(
         self, encoder_config: PreTrainedConfig, decoder_config: PreTrainedConfig, feature: str = "default"
     ) -> OnnxConfig:
-        """Return the description of the decoder; its configuration gets the encoder's hidden size."""
-        decoder_config.encoder_hidden_size = encoder_config.hidden_size
-        return VisionEncoderDecoderDecoderOnnxConfig(decoder_config, feature)
+        """Return the description of the decoder; a copy of its configuration gets the encoder's hidden size."""
+        described = copy.copy(decoder_config)  # the caller's isn't modified
+        described.encoder_hidden_size = encoder_config.hidden_size
+        return VisionEncoderDecoderDecoderOnnxConfig(described, feature)

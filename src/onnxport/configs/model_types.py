@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
@@ -26,6 +26,8 @@ class ModelType:
     features: tuple[str, ...]
 
 
+ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
+"""Model types that are exported as two graphs; in 4.37.2, the list was in `__main__`."""
 _IMAGES = (
     "default",
     "image-classification",

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from packaging.version import Version
 
 from onnxport.configs import OnnxConfig
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -258,11 +260,11 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
         """
         from onnxport.configs import compute_effective_axis_dimension
 
-        processor.image_processor.apply_ocr = False
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         special = processor.tokenizer.num_special_tokens_to_add(is_pair)
         length = compute_effective_axis_dimension(seq_length, self.default_sequence_length, special)
         words = [[processor.tokenizer.unk_token] * length] * batch
         boxes = [[list(LayoutLMOnnxConfig.box)] * length] * batch
         images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
-        return dict(processor(images, text=words, boxes=boxes, return_tensors=framework))
+        with patching(Replacement(processor.image_processor, "apply_ocr", False)):
+            return dict(processor(images, text=words, boxes=boxes, return_tensors=framework))

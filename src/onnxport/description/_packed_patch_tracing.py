@@ -10,11 +10,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from onnxport.description._packed_patch_methods import methods_of
 from onnxport.description._patch_positions import Places, interpolated, windows
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 
 class PackedPatchTracing:
@@ -33,7 +35,11 @@ class PackedPatchTracing:
             if "cu_seqlens" in inspect.signature(type(module).forward).parameters
         ]
         self._files = {sys.modules[type(module).__module__] for module in model.modules()}
-        self._model = model
+        self.model = model
+
+    def at(self, model: Any) -> PackedPatchTracing:
+        """Return the same for another model of the class."""
+        return type(self)(model)
 
     @contextmanager
     def replaced(self, grids: Any, patches: Any) -> Iterator[None]:
@@ -43,23 +49,25 @@ class PackedPatchTracing:
             grids: frames, rows and columns of the pictures that the encoder is given.
             patches: how many patches the encoder is given.
         """
-        with ExitStack() as stack:
-            for name, make in _FUNCTIONS.items():
-                for file in self._files:
-                    if hasattr(file, name):
-                        stack.callback(setattr, file, name, getattr(file, name))
-                        setattr(file, name, make(patches))
-            for module, forward in self._attending:
-                module.forward = forward.__get__(module)
-                stack.callback(delattr, module, "forward")
-                if (config := getattr(module, "config", None)) is not None:
-                    stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-                    config._attn_implementation = _register()
-            for module, name, method in methods_of(self._model, grids, patches):
-                setattr(module, name, method)
-                stack.callback(delattr, module, name)
-            stack.enter_context(whole_states())
+        functions = (
+            Replacement(file, name, make(patches))
+            for name, make in _FUNCTIONS.items()
+            for file in self._files
+            if hasattr(file, name)
+        )
+        methods = (Replacement(*found) for found in methods_of(self.model, grids, patches))
+        with patching(*functions, *self._attention(), *methods), whole_states():
             yield
+
+    def _attention(self) -> Iterator[Replacement]:
+        """Yield the changes by which attention modules call `_attend`; registering it otherwise lasts."""
+        from transformers import AttentionInterface
+
+        yield Replacement(AttentionInterface, "_global_mapping", {**AttentionInterface._global_mapping, _NAME: _attend})
+        for module, forward in self._attending:
+            yield Replacement(module, "forward", forward.__get__(module))
+            if (config := getattr(module, "config", None)) is not None:
+                yield Replacement(config, "_attn_implementation_internal", _NAME)
 
 
 def _numbers(patches: Any) -> Callable[..., Any]:
@@ -204,18 +212,9 @@ def whole_states() -> Iterator[None]:
                 return (args[0],)
             return function(*args, **(kwargs or {}))
 
-    old = [(kind, vars(kind).get("tolist")) for kind in (torch.Tensor, FakeTensor, FunctionalTensor)]
-    try:
-        for kind, _ in old:
-            kind.tolist = lambda _: _Lengths()  # type: ignore[assignment, method-assign]
-        with Whole():
-            yield
-    finally:
-        for kind, method in old:
-            if method is None:
-                del kind.tolist
-            else:
-                kind.tolist = method  # type: ignore[method-assign]
+    classes = (torch.Tensor, FakeTensor, FunctionalTensor)
+    with patching(*(Replacement(kind, "tolist", lambda _: _Lengths()) for kind in classes)), Whole():
+        yield
 
 
 @contextmanager
@@ -240,13 +239,6 @@ def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
 
 
 _WITH_COUNTS = 2
-
-
-def _register() -> str:
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(_NAME, _attend)
-    return _NAME
 
 
 _NAME = "onnxport_flash_numbers"

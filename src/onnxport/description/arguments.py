@@ -9,8 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
+
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
     from onnxport.configs import OnnxConfig
 
@@ -111,11 +115,22 @@ def overridden(model: Any, config: OnnxConfig) -> Iterator[None]:
     What the model returns has names, and no losses are computed.
     """
     values = {"return_dict": True, "return_loss": False, **config.model_values}
-    old = {name: getattr(model.config, name) for name in values if hasattr(model.config, name)}
-    for name in old:
-        setattr(model.config, name, values[name])
-    try:
+    with patching(*_replacements(model.config, values)):
         yield
-    finally:
-        for name, value in old.items():
-            setattr(model.config, name, value)
+
+
+def _replacements(config: PreTrainedConfig, values: Mapping[str, object]) -> Iterator[Replacement]:
+    """Yield the changes of a configuration; an attention implementation is set in its parts too, as its setter does.
+
+    Each part keeps an implementation of its own, which the setter would overwrite for good (Transformers 5.23).
+    """
+    for name, value in values.items():
+        if not hasattr(config, name):
+            continue
+        if name != "_attn_implementation":
+            yield Replacement(config, name, value)
+            continue
+        yield Replacement(config, "_attn_implementation_internal", value)
+        for key in config.sub_configs:
+            if (part := getattr(config, key, None)) is not None:
+                yield from _replacements(part, {name: value})

@@ -8,10 +8,11 @@ as well. A recurrence remembers what its convolution saw last
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxport.description.tasks import PAST_SUFFIX
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ class CacheLayout:
         waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
         return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as values for JSON."""
+        return {**asdict(self), "waiting": sorted(self.waiting)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave."""
+        layers = tuple(
+            tuple(CacheTensor(**{**part, "shape": tuple(part["shape"])}) for part in parts) for parts in value["layers"]
+        )
+        return cls(layers, value["depth"], frozenset(value["waiting"]))
+
     @property
     def grows(self) -> bool:
         """Whether anything in it grows by each token."""
@@ -128,6 +141,21 @@ class CacheLayout:
     def recurs(self) -> bool:
         """Whether it holds the state of a recurrence."""
         return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
+
+    def at_depth(self, sources: Sequence[int]) -> Self:
+        """Return the layout of a deeper model's cache.
+
+        Args:
+            sources: for each layer of the deeper model, the index of the layer here that it repeats.
+        """
+        held = {parts[0].layer: parts for parts in self.layers}
+        layers = [
+            tuple(replace(part, layer=index) for part in held[source])
+            for index, source in enumerate(sources)
+            if source in held
+        ]
+        waiting = frozenset(index for index, source in enumerate(sources) if source in self.waiting)
+        return replace(self, layers=tuple(layers), depth=len(sources), waiting=waiting)
 
     def named(self, direction: str) -> dict[str, Mapping[int, str]]:
         """Return the names of the graph's `inputs` or `outputs`, with their dynamic axes."""
@@ -161,6 +189,36 @@ class CacheLayout:
         ]
 
 
+@dataclass(frozen=True)
+class CrossAttentionLayout:
+    """Describe the cache of a decoder that attends to an encoder.
+
+    Attributes:
+        layers: for each layer, heads and head size of four tensors: keys and values of the decoder's own tokens, and
+            those of the encoder's hidden states.
+    """
+
+    layers: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave."""
+        return cls(tuple(tuple((heads, size) for heads, size in layer) for layer in value["layers"]))
+
+    def at_depth(self, sources: Sequence[int]) -> Self:
+        """Return the layout of a deeper model's cache; see `CacheLayout.at_depth`."""
+        return replace(self, layers=tuple(self.layers[source] for source in sources))
+
+
 def _own(cache: Any) -> Any:
     """Return what a decoder remembers of its own tokens: all, unless it could also read an encoder's states."""
     return getattr(cache, "self_attention_cache", cache)
@@ -179,7 +237,7 @@ def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ..
         raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
     if getattr(layer, "indexer_position_ids", None) is not None:
         raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
-    state_space = any(hasattr(model.config.get_text_config(), name) for name in _STATE_SPACES)
+    state_space = any(hasattr(text_config_of(model.config), name) for name in _STATE_SPACES)
     kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
     return tuple(
@@ -190,8 +248,8 @@ def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ..
 
 def _refusal(model: Any, kept: str) -> str:
     return (
-        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task "
-        f"without {PAST_SUFFIX}: --task text-generation, for instance"
+        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task without {PAST_SUFFIX}, "
+        "or add --no-past where it is inferred"
     )
 
 

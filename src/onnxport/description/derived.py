@@ -9,17 +9,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
-from onnxport.description import _windowed_attention as windows
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
 from onnxport.description.dummy_inputs import (
     PLACES,
+    Recipe,
     Setting,
     asked_for,
     places_before,
@@ -27,9 +27,14 @@ from onnxport.description.dummy_inputs import (
     takes_cameras,
     takes_frames,
 )
-from onnxport.description.fitting import as_codes, fit, fitted_axes, is_fitted
+from onnxport.description.fitting import fit, fitted_axes
 from onnxport.description.tasks import PAST_SUFFIX
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OnnxportError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 AXES: dict[str, dict[int, str]] = {
@@ -50,12 +55,6 @@ AXES: dict[str, dict[int, str]] = {
 _DIMENSIONS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
 """How many axes an input has whose axes are labelled above."""
 _AUDIOS = ("input_values", "input_features")
-_WITHOUT_LOOP = ("zaya",)
-"""Model types whose states need no other form: what they remember is a token's, not a sum over all. With a bias in its
-projections, what Zaya remembers before the first token isn't zero."""
-_UNLIKE = ("aimv2",)
-"""Model types that compute something else with PyTorch's attention than with their own: there, a text without padding
-sees what follows, one with padding, as it was trained, what comes before. Their own is what is exported."""
 _DECODER = "decoder_input_ids"
 _TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
 _DRAWN = ("noise", "noise_sequence")
@@ -81,6 +80,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     Attributes:
         cache_names: what the model may call its cache.
+        attn_implementation: the attention to export, None for the model's own choice.
+        dummy_inputs: example inputs that no preprocessor makes and that the model always takes, by parameter name.
 
     Args:
         model: a Transformers model; it is run once, on two short examples.
@@ -94,6 +95,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     """
 
     cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
+    attn_implementation: ClassVar[str | None] = None
+    dummy_inputs: ClassVar[Mapping[str, Recipe]] = {}
 
     def __init__(
         self,
@@ -109,7 +112,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         parameters = {name: known[name] for name in self._parameters if name in known}
         self._decodes = model.config.is_encoder_decoder and _DECODER in parameters
         self._added = _needed(model, parameters, self._decodes)
-        text = model.config.get_text_config()
+        self._added += [name for name in self.dummy_inputs if name in parameters and name not in self._added]
+        text = text_config_of(model.config)
         if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
             self._added.append("token_type_ids")  # which tokens see what follows: PaliGemma's prefix
         if use_past and "attention_mask" not in known and "kwargs" in known:  # it is handed on to what generates
@@ -160,15 +164,14 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     @property
     def model_values(self) -> Mapping[str, Any]:
         """Fields of the model's configuration while it runs; see `OnnxConfig`."""
-        own = {"_attn_implementation": "eager"} if self._config.model_type in _UNLIKE else {}
-        return {**super().model_values, **own}
+        chosen = {"_attn_implementation": self.attn_implementation} if self.attn_implementation else {}
+        return {**super().model_values, **chosen}
 
     @property
     def is_plain(self) -> bool:
         """Whether one preprocessor makes the inputs, and the model is run on them as it is."""
         special = self.use_past or self._parts or self._added or self._forgets or self._more or self._patching_specs
-        as_made = not special and not self._is_fitted and self._config.model_type not in _UNLIKE
-        return type(self) is DerivedOnnxConfig and self.task == "default" and as_made
+        return type(self) is DerivedOnnxConfig and self.task == "default" and not special and not self._is_fitted
 
     @property
     def num_layers(self) -> int:
@@ -195,9 +198,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
         self._add_recipes(inputs)
         fit(self._config, self._parameters, inputs)
+        self.fit_inputs(inputs)
         tokens = inputs.get("input_ids")
         if tokens is not None:
-            inputs["input_ids"] = as_codes(self._config, tokens)
+            inputs["input_ids"] = self.to_codes(tokens)
         if not self._generates or tokens is None:
             return inputs
         if "token_type_ids" not in self._added:
@@ -257,11 +261,34 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def patches_of(self, model: Any) -> list[PatchingSpec]:
         """Return what is replaced in the model's code while it is traced; a hook."""
-        return [*recurrences.patches_of(model), *windows.patches_of(model)]
+        return recurrences.patches_of(model)
 
     def parameters_of(self, model: Any) -> tuple[str, ...]:
         """Name what the model takes; a hook."""
         return (*inspect.signature(type(model).forward).parameters, *_handed_on(model))
+
+    def fit_inputs(self, inputs: dict[str, Any]) -> None:
+        """Change example inputs in place to what the model takes; a hook.
+
+        Args:
+            inputs: by name.
+        """
+
+    def to_codes(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return token ids in the form that the model takes, several codes of a codec for each step; a hook.
+
+        Args:
+            input_ids: [batch, sequence].
+        """
+        return input_ids
+
+    def knows_recurrence(self, model: PreTrainedModel) -> bool:
+        """Return whether the trace of the model's recurrence is right for any number of tokens; a hook.
+
+        Args:
+            model: the model.
+        """
+        return bool(self._patching_specs)
 
     def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
         """Describe the cache that a model returned; a hook.
@@ -274,14 +301,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             UnsupportedError: it can't be described.
         """
         states = CacheLayout.of(model, cache)
-        text = model.config.get_text_config()
-        known = self._patching_specs or (
-            text.model_type in _WITHOUT_LOOP and not getattr(text, "attention_bias", False)
-        )
-        if states.recurs and not known:
+        if states.recurs and not self.knows_recurrence(model):
             raise UnsupportedError(
                 f"{type(model).__name__} computes its states in a way that isn't known here, so it can't be "
-                f"exported with past; name the task without {PAST_SUFFIX}: --task text-generation, for instance"
+                f"exported with past; name the task without {PAST_SUFFIX}, or add --no-past where it is inferred"
             )
         return states
 
@@ -301,6 +324,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return getattr(self._config, "image_token_index", None) is not None
         return "pixel_values" in (*inputs, *self._added) and hasattr(self._config, "vlm_config")
 
+    def _recipe(self, name: str) -> Recipe | None:
+        return self.dummy_inputs.get(name) or recipe(name)
+
     def _add_recipes(self, inputs: dict[str, Any]) -> None:
         """Add what no preprocessor makes."""
         import torch
@@ -311,7 +337,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 first = inputs[name][:, :1] if value is None else torch.full_like(inputs[name][:, :1], value)
                 inputs[name] = torch.cat([first.expand(-1, places), inputs[name]], dim=1)
         for name in self._added:
-            made_by = recipe(name)
+            made_by = self._recipe(name)
             if made_by is not None and (name not in inputs or name in _REPLACED):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
                 inputs[name] = made_by.make(Setting(self._config, batch, inputs))
@@ -322,7 +348,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
         """Label the axes of inputs, in the order of the tables."""
-        known = {name: recipe(name) for name in inputs}
+        known = {name: self._recipe(name) for name in inputs}
         axes: dict[str, Mapping[int, str]] = {name: AXES[name] for name in AXES if name in inputs}
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of a sound
@@ -349,7 +375,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         wants_past, self.use_past = self.use_past, False
         flags = {"use_cache": True} if wants_past else {}
         made = self.generate_dummy_inputs(preprocessor)
-        self._dropped = {name for name in made if name not in AXES and not recipe(name)}
+        self._dropped = {name for name in made if name not in AXES and not self._recipe(name)}
         inputs = {name: value for name, value in made.items() if name not in self._dropped}
         for _ in range(_TRIES):
             try:
@@ -364,7 +390,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 inputs = dict(self.generate_dummy_inputs(preprocessor))
         else:
             raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
-        self._inputs, self._is_fitted = self._axes_of(inputs), is_fitted(self._config, inputs)
+        self._inputs, self._is_fitted = self._axes_of(inputs), bool(fitted_axes(self._config, inputs))
         audio = next((name for name in _AUDIOS if name in inputs), None)
         mask = inputs.get("attention_mask")
         if audio and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[audio].shape[1]:
@@ -384,7 +410,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
         if self._cache_name not in self._parameters:
             return None
-        empty = DynamicCache(config=model.config.get_text_config())
+        empty = DynamicCache(config=text_config_of(model.config))
         with torch.no_grad():
             return self.run(model, {**move(dict(inputs), model), PAST: empty, "use_cache": True}).get(PAST)
 
@@ -466,8 +492,6 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
         added.append(_DECODER)
     if _DECODER in parameters and hasattr(config, "canvas_length"):  # tokens that it refines, drawn by chance
         added.append(_DECODER)
-    if config.model_type == "udop" and "bbox" in parameters:  # it asks for where its tokens stand without naming it
-        added.append("bbox")
     if hasattr(config, "type_vocab_sizes"):  # several kinds for each token, which no tokenizer here makes
         added.append("token_type_ids")
     added += _handed_on(model)

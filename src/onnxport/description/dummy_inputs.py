@@ -109,8 +109,8 @@ def _boxes(setting: Setting) -> torch.Tensor:
     import torch
 
     size = getattr(setting.config, "dim_bbox", None)
-    if size or setting.config.model_type == "udop":  # shares of the page, not thousandths
-        return torch.full((setting.batch, setting.length, int(size or 4)), 0.5)
+    if size:  # shares of the page, not thousandths
+        return torch.full((setting.batch, setting.length, int(size)), 0.5)
     box = torch.tensor([1, 2, 3, 4])
     return box.expand(setting.batch, setting.length, 4).clone()
 

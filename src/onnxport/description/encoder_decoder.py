@@ -18,7 +18,9 @@ from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.caches import cache_to_past
 from onnxport.description.arguments import PAST
+from onnxport.description.cache_layout import CrossAttentionLayout
 from onnxport.description.derived import DerivedOnnxConfig, move
+from onnxport.description.modalities import accepts_modality, takes_modality
 from onnxport.errors import UnsupportedError
 
 _STATES = ("key_value_states", "encoder_hidden_states")
@@ -63,6 +65,9 @@ class InnerEncoderOnnxConfig(EncoderOnnxConfig):
 class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
+    Attributes:
+        is_time_first: whether its layers take the encoder's hidden states as [sequence, batch, size].
+
     Args:
         model: the whole model; it is run once.
         encoder: description of its encoder.
@@ -72,6 +77,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         UnsupportedError: the model has no such cache.
     """
 
+    is_time_first: ClassVar[bool] = False
     _token_name: ClassVar[str] = "decoder_input_ids"
 
     def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
@@ -110,7 +116,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             if direction == "inputs"
             else {"decoder": "past_decoder_sequence + decoder_sequence", "encoder": "encoder_sequence"}
         )
-        for layer in range(len(self._cache)):
+        for layer in range(self._cache.depth):
             for part, length in lengths.items():
                 for tensor in ("key", "value"):
                     inputs_or_outputs[f"{name}.{layer}.{part}.{tensor}"] = {0: "batch", 2: length}
@@ -137,7 +143,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         lengths = (_LENGTHS["past"],) * 2 + (_LENGTHS["known"],) * 2
         inputs[PAST] = [
             tuple(torch.zeros(batch, heads, n, size) for (heads, size), n in zip(layer, lengths, strict=True))
-            for layer in self._cache
+            for layer in self._cache.layers
         ]
         return inputs
 
@@ -154,7 +160,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)
-        with _without_states(model_of(forward), 0 if complete else known):
+        with _without_states(model_of(forward), 0 if complete else known, self.is_time_first):
             return forward(
                 **self._heard(states, arguments.get("encoder_attention_mask")),
                 **{self._token_name: arguments["input_ids"]},
@@ -191,11 +197,15 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):
             kept = type(cache).__name__ if cache is not None else "no cache"
+            text_only = accepts_modality(type(model)) and not takes_modality(encoder)
+            remedy = "describe it in an OnnxConfig of your own (docs/api.md)" if text_only else "add --no-past"
             raise UnsupportedError(
                 f"{type(model).__name__} keeps {kept}, not the keys and values of both attentions of every layer, so "
-                "it can't be exported with past; add --no-past"
+                f"it can't be exported with past; {remedy}"
             )
-        self._cache = [tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past]
+        self._cache = CrossAttentionLayout(
+            tuple(tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past)
+        )
         self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
         same = mask is not None and mask.shape[1] == states.shape[1]
         self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
@@ -233,15 +243,15 @@ class CrossAttentionDecoderOnnxConfig(DecoderOnnxConfig):
 
 
 @contextmanager
-def _without_states(model: Any, known: Any) -> Iterator[None]:
-    """Hide the first `known` of an encoder's states from the projections of a decoder, in a block."""
+def _without_states(model: Any, known: Any, is_time_first: bool) -> Iterator[None]:
+    """Hide the first `known` of an encoder's hidden states from the projections of a decoder, in a block."""
 
     def hide(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
         for name in _STATES:
             if bound.arguments.get(name) is not None:
                 states = bound.arguments[name]
-                kept = states[known:] if _is_time_first(module) else states[:, known:]
+                kept = states[known:] if is_time_first else states[:, known:]
                 bound.arguments[name] = kept.contiguous()
         return bound.args, bound.kwargs
 
@@ -251,11 +261,6 @@ def _without_states(model: Any, known: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _is_time_first(module: Any) -> bool:
-    """Say whether a layer takes an encoder's states as [states, batch, size]."""
-    return type(module).__module__.endswith(".modeling_fsmt")
 
 
 def _projecting(model: Any) -> list[Any]:

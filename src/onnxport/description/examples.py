@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.description.arguments import Layout
 from onnxport.description.dummy_inputs import PLACES
 from onnxport.description.signature import Signature, axis_size, solve
+from onnxport.description.text_configs import text_config_of
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,7 @@ class Examples:
         import torch
 
         model_config = self.config._config
-        text = _text_config(model_config)
+        text = text_config_of(model_config, "encoder")
         sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
         limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
         special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._places()}
@@ -109,16 +110,6 @@ class Examples:
                 special |= set(value) if isinstance(value, list) else {value}
         tokens = [token for token in range(limit) if token not in special] or [filler]
         return torch.tensor(tokens)
-
-
-def _text_config(config: Any) -> Any:
-    """Return the configuration of what reads the tokens, the encoder where a decoder has one of its own."""
-    if not hasattr(config, "get_text_config"):
-        return config
-    try:
-        return config.get_text_config()
-    except ValueError:  # there are several
-        return config.get_text_config(encoder=True)
 
 
 def _stretch(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:

@@ -10,16 +10,17 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description.arguments import PAST
 from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.dummy_inputs import Recipe, Setting, recipe, takes_videos
-from onnxport.description.fitting import unsteady
 from onnxport.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _EMBEDS = "inputs_embeds"
 
@@ -40,7 +41,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         super().__init__(model.config, task="default")
         part = MODALITY_ENCODERS[component]
         self._method, self._output = part.method, part.output
-        self._parameters = inspect.signature(method_of(model, self._method)).parameters
+        self._parameters = inspect.signature(self.method_of(model)).parameters
         self._input = _input_of(self._parameters, component)
         self._axes: dict[str, Mapping[int, str]] = {self._input: self._image_axes}
         self._form = _WHOLE
@@ -87,9 +88,24 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
 
         model = model_of(forward)
         if self._form == _PROJECTED:
-            return {self._output: _projected(model, self._method, arguments)}
-        states = said(model, self._method, arguments)
+            return {self._output: _projected(model, self.method_of(model), arguments)}
+        states = said(model, self.method_of(model), arguments)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+
+    def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
+        """Return what encodes images or audio in a model, a hook.
+
+        Args:
+            model: the whole model.
+        """
+        return cast("Callable[..., Any]", method_of(model, self._method))
+
+    def fit_inputs(self, inputs: dict[str, Any]) -> None:
+        """Change example inputs in place to what the encoder takes, a hook.
+
+        Args:
+            inputs: by name.
+        """
 
     def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
         """Make inputs with the preprocessor; sounds are cut where a model takes only such of certain lengths."""
@@ -97,7 +113,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         frames = recipe(self._input)
         if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
             made[self._input] = frames.make(Setting(self._config, len(made[self._input]), {}))
-        unsteady(self._config, made)
+        self.fit_inputs(made)
         if self._input in made and self._multiple > 1:
             whole = max(made[self._input].shape[1:])
             kept = whole // self._multiple * self._multiple
@@ -147,14 +163,14 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         import torch
 
         with torch.no_grad():
-            states = said(model, self._method, arguments)
+            states = said(model, self.method_of(model), arguments)
         if isinstance(states, torch.Tensor):
             return _WHOLE
         if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
             raise UnsupportedError(f"{type(model).__name__} gives its {self._input} no states, but {type(states)}")
         try:
             with torch.no_grad():
-                same = _projected(model, self._method, arguments)
+                same = _projected(model, self.method_of(model), arguments)
         except UnsupportedError:
             return _JOINED
         isomorphic = len(states) == len(same) and all(a.shape == b.shape for a, b in zip(same, states, strict=True))
@@ -225,8 +241,6 @@ def method_of(model: Any, name: str) -> Any:
         own = inner
     if own is not None:
         return own
-    if name == MODALITY_ENCODERS["vision_encoder"].method and model.config.model_type in _WITHOUT_METHOD:
-        return MethodType(_WITHOUT_METHOD[model.config.model_type], model)
     bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
     found = getattr(bare, name, None)
     return None if found is None or isinstance(model, bare) else MethodType(found, model)
@@ -240,23 +254,6 @@ def _hands_on(own: Any, inner: Any) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in needs if name != "kwargs")
 
 
-def _see_patches(model: Any, flattened_patches: Any, **_: Any) -> Any:
-    """Encode pictures as Kosmos-2.5's forward does."""
-    from torch.nn.functional import normalize
-
-    states = model.vision_model(flattened_patches=flattened_patches, return_dict=True).last_hidden_state
-    return model.image_to_text_projection(normalize(states, dim=-1))[0]
-
-
-def _see_frames(model: Any, pixel_values: Any, qformer_input_ids: Any, **_: Any) -> Any:
-    """Encode frames of videos as InstructBLIP does pictures."""
-    return model.get_video_features(pixel_values, qformer_input_ids=qformer_input_ids, return_dict=True)
-
-
-_WITHOUT_METHOD: dict[str, Callable[..., Any]] = {"kosmos-2.5": _see_patches, "instructblipvideo": _see_frames}
-"""Model type to what encodes its pictures, where its classes have no method of the usual name."""
-
-
 def language_model(model: Any) -> Any:
     """Return what writes the text from states: a model inside, where that is one that generates by itself."""
     found = (getattr(model, name, None) for name in ("language_model", "text_model"))
@@ -266,12 +263,11 @@ def language_model(model: Any) -> Any:
     return inner if takes and not inner.config.is_encoder_decoder else model
 
 
-def said(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
-    """Return the states that a method gives, in the size of the text's.
+def said(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Return the features that a method returns, in the hidden size of the decoder.
 
-    It returns them alone, or in an output with fields; a model that projects them later is asked to do so here.
+    It returns them alone, or in an output with fields; where the model projects them later, they are projected here.
     """
-    encode = method_of(model, method)
     known = {"sample": False, "padding_mask": None}  # no noise of training; frames have a mask of their own
     more = {name: value for name, value in known.items() if name in inspect.signature(encode).parameters}
     returned = encode(**{**more, **arguments}, return_dict=True)
@@ -317,7 +313,8 @@ class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
 
         height, width = arguments[self._input].shape[-2:]
         named = {**arguments, "image_sizes": [(height, width)]}
-        states = said(model_of(forward), self._method, named)
+        model = model_of(forward)
+        states = said(model, self.method_of(model), named)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
     def _look_at(self, model: Any, preprocessor: Any) -> None:
@@ -330,45 +327,7 @@ class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
 
 
-class TiledImageEncoderOnnxConfig(OnnxConfig):
-    """Describe the vision encoder of Idefics3 and SmolVLM, which take a picture in tiles, some of them empty."""
-
-    @property
-    def inputs(self) -> Axes:
-        """Tiles, [batch, tiles, channels, height, width], and which of their pixels are a picture's."""
-        return {
-            "pixel_values": {0: "batch", 1: "num_images", 3: "height", 4: "width"},
-            "pixel_attention_mask": {0: "batch", 1: "num_images", 2: "height", 3: "width"},
-        }
-
-    @property
-    def outputs(self) -> Axes:
-        """The states of the tiles that aren't empty, [such tiles, places, size]."""
-        return {"image_features": {}}
-
-    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
-        """Make two tiles for each of a batch, of the size that the model was trained with."""
-        import torch
-
-        side = self._config.vision_config.image_size
-        shape = (self.default_batch_size, 2, 3, side, side)
-        mask = torch.ones(*shape[:2], side, side, dtype=torch.bool)
-        return {"pixel_values": torch.ones(shape), "pixel_attention_mask": mask}
-
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder on all tiles, and leave out what it says of the empty ones."""
-        model = model_of(forward).model
-        tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
-        side = self._config.vision_config.patch_size
-        patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
-        states = model.vision_model(
-            pixel_values=tiles, patch_attention_mask=patches, return_dict=True
-        ).last_hidden_state
-        full = (tiles != 0).flatten(1).any(-1)
-        return {"image_features": model.connector(states)[full]}
-
-
-def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+def _projected(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return what a model's projector says, as one tensor: the model makes a list of it, one for each of the batch.
 
     Raises:
@@ -383,7 +342,7 @@ def _projected(model: Any, method: str, arguments: Mapping[str, Any]) -> Any:
         raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
     handle = projector.register_forward_hook(whole)
     try:
-        (states,) = said(model, method, arguments)
+        (states,) = said(model, encode, arguments)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UnsupportedError(
             f"{type(model).__name__} gives each picture or sound states of its own, which can't be described yet"
@@ -430,14 +389,15 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         model: the whole model; it is run once.
         preprocessor: whose tokenizer makes texts.
         last_logits: whether the graph gives the logits of the last token only.
+        use_past: whether the graph takes and gives the key/value cache.
 
     Raises:
         UnsupportedError: it keeps no keys and values of every layer.
     """
 
-    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False) -> None:
+    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False, use_past: bool = True) -> None:
         self._size = model.get_input_embeddings().weight.shape[1]
-        super().__init__(model, preprocessor, use_past=True, last_logits=last_logits)
+        super().__init__(model, preprocessor, use_past=use_past, last_logits=last_logits)
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
         """Make states of a text, and what else the decoder takes."""
@@ -454,15 +414,6 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
 
     def _component(self, preprocessor: Any) -> Any:
         return getattr(preprocessor, "tokenizer", None) or preprocessor
-
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder; PaliGemma looks at the kinds of tokens only where its cache is new, so it is told that."""
-        cache = arguments.get(PAST)
-        if cache is None or self._config.model_type != "paligemma":
-            return super().run(forward, arguments)
-        kind = type(cache)
-        cache.__class__ = type(kind.__name__, (kind,), {"is_initialized": property(lambda _: False)})
-        return super().run(forward, arguments)
 
 
 class DeepstackDecoderOnnxConfig(EmbedsDecoderOnnxConfig):

@@ -23,6 +23,7 @@ from onnxport.description.multimodal import (
     method_of,
     missing_inputs,
 )
+from onnxport.description.text_configs import text_config_of
 
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example pictures, in merged patches: they fill more than one window, and as many patches."""
@@ -64,7 +65,7 @@ def has_deepstack(config: Any) -> bool:
 
 def uses_mrope(config: Any) -> bool:
     """Say whether a decoder's tokens have three positions each: in time, in height, in width."""
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    rope = getattr(text_config_of(config), "rope_parameters", None) or {}
     return any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict))
 
 

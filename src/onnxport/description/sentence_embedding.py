@@ -96,9 +96,12 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """The states of the tokens, [batch, tokens, size], and the embeddings of the texts, [batch, size]."""
+        """The hidden states, [batch, sequence, size], and one embedding of each sequence, [batch, size].
+
+        The names are those by which optimum, and sentence-transformers through it, read the outputs.
+        """
         tokens = self._trunk.inputs["input_ids"]
-        return {"token_embeddings": dict(tokens), "sentence_embedding": {0: tokens[0]}}
+        return {_STATES: dict(tokens), "sentence_embedding": {0: tokens[0]}}
 
     @property
     def values_override(self) -> Mapping[str, Any] | None:
@@ -152,4 +155,4 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
         mask = arguments.get("attention_mask")
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
-        return {"token_embeddings": states, "sentence_embedding": getattr(model, HEAD)(states, mask)}
+        return {_STATES: states, "sentence_embedding": getattr(model, HEAD)(states, mask)}

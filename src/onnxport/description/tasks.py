@@ -127,6 +127,15 @@ TASKS: tuple[Task, ...] = (
 
 The last one is never inferred from a class: only a directory's modules make a model one for it."""
 
+LABELLED = frozenset(
+    (
+        *("text-classification", "token-classification", "image-classification", "video-classification"),
+        *("audio-classification", "audio-frame-classification", "object-detection", "image-segmentation"),
+        *("semantic-segmentation", "visual-question-answering"),
+    )
+)
+"""Tasks whose outputs are scores of the labels that the configuration names."""
+
 _BY_NAME = {name: task for task in TASKS for name in (task.name, task.feature, *task.aliases)}
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 8
-_COMPOSITES = ("encoder-decoder", "speech-encoder-decoder", "vision-encoder-decoder")
 _HARMLESS_BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|position_ids)$")
 _OLD_BUFFERS = re.compile(
     r"(^|\.)(attn(ention)?\.(bias|masked_bias)|position_ids|inv_freq|rotary_emb\.(cos|sin)_cached)$"
@@ -94,7 +93,8 @@ def drop_missing_poolers(account: Account, model: PreTrainedModel) -> Account:
         The account without the parameters that are gone.
     """
     missing = set(account.missing)
-    prefixes = ("", "encoder.") if model.config.model_type in _COMPOSITES else ("",)
+    is_composite = model.config.is_encoder_decoder and hasattr(model, "encoder")
+    prefixes = ("", "encoder.") if is_composite else ("",)
     for prefix in prefixes:
         owner = model.get_submodule(prefix.rstrip("."))
         own = {f"{prefix}pooler.{name}" for name in _parameter_names(getattr(owner, "pooler", None))}
@@ -189,7 +189,7 @@ def _places(model_class: Any, config: Any, tensors: Mapping[str, tuple[int, ...]
     try:
         with torch.device("meta"):
             model = model_class(copy.deepcopy(config))
-    except Exception as error:  # a relative that this configuration can't build explains nothing
+    except Exception as error:  # noqa: BLE001  a relative that this configuration can't build explains nothing
         logger.debug("%s can't be built from this configuration: %s", model_class.__name__, error)
         return {}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}

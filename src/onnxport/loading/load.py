@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.quiet import hidden_bars, quiet
 from onnxport.errors import (
@@ -36,12 +37,13 @@ from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 __all__ = [
     "attach_generation_config",
     "config_for",
     "dtype_of",
+    "generation_config_for",
     "load_config",
     "load_model",
     "load_preprocessor",
@@ -50,8 +52,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {name: ("timm", "torchvision") for name in ("timm_wrapper", "timm_backbone")}
-"""Model type → packages that its code is in."""
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -142,7 +142,8 @@ def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 def _check_packages(checkpoint: Checkpoint) -> None:
     """Refuse a model that is another package's, where that isn't installed."""
-    missing = [name for name in _PACKAGES.get(checkpoint.model_type, ()) if find_spec(name) is None]
+    record = architecture_of(checkpoint.model_type)
+    missing = [name for name in (record.packages if record else ()) if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
             f"{checkpoint.name}: the model type {checkpoint.model_type!r} needs packages that aren't installed: "
@@ -223,11 +224,16 @@ def _of_part(
 
 
 def _loader_of(model_class: Any) -> Any:
-    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name."""
+    """Return what loads a model from tensors; a backbone of timm's own asks timm for those of the name.
+
+    The class is there already, whosever it is: loading tensors runs no other code of the checkpoint.
+    """
     from transformers import PreTrainedModel
 
     fetches = model_class.__name__ == "TimmBackbone"
-    return partial(PreTrainedModel.from_pretrained.__func__, model_class) if fetches else model_class.from_pretrained
+    if fetches:
+        return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
+    return partial(model_class.from_pretrained, trust_remote_code=False)
 
 
 def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
@@ -236,7 +242,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions)
     file = checkpoint.weight_files[0].name
     with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
         model, info = model_class.from_pretrained(
-            checkpoint.directory, gguf_file=file, local_files_only=True, **_arguments(options)
+            checkpoint.directory, gguf_file=file, trust_remote_code=False, local_files_only=True, **_arguments(options)
         )
     return model, Account.of(info, None)
 
@@ -309,6 +315,30 @@ def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> 
                 f"{checkpoint.directory / 'generation_config.json'}: {type(error).__name__} while reading it: "
                 f"{_first_lines(error)}; correct or remove the file"
             ) from error
+
+
+def generation_config_for(model_class: Any, config: PretrainedConfig, preprocessor: Any) -> GenerationConfig | None:
+    """Make the generation settings of a checkpoint that has no file for them (GGUF), as Transformers does.
+
+    Args:
+        model_class: the class that loads the checkpoint.
+        config: its configuration; its ids of special tokens come first.
+        preprocessor: tokenizer or processor, whose ids fill what the configuration lacks; may be None.
+
+    Returns:
+        The settings; None for a class that doesn't generate.
+    """
+    from transformers import GenerationConfig
+
+    if not model_class.can_generate():
+        return None
+    made = GenerationConfig.from_model_config(config)
+    made._from_model_config = False  # it is a file of its own from now on
+    tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(made, name) is None:
+            setattr(made, name, getattr(tokenizer, name, None))
+    return made
 
 
 def dtype_of(options: ExportOptions) -> torch.dtype:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
+from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import ExportOptions
 
@@ -38,6 +42,7 @@ def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
         UntrustedCodeError: it is code that isn't allowed to run.
     """
     checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
+    check_audio_tokenizer(checkpoint.directory)
     kinds = _kinds(checkpoint)
     failures: list[str] = []
     for kind in kinds:
@@ -108,8 +113,9 @@ def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     for name, purpose in SIDE_JSON_FILES.items():
         if (directory / name).is_file():
             read_json_object(directory / name, purpose=purpose)
-    if checkpoint.model_type == "timm_wrapper":  # the settings are in config.json
-        return ("AutoImageProcessor",)
+    record = architecture_of(checkpoint.model_type)
+    if record is not None and record.preprocessors:
+        return record.preprocessors
     has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
     has_settings = (directory / "preprocessor_config.json").is_file()
     if (directory / "processor_config.json").is_file() or (has_settings and has_tokenizer):
@@ -139,6 +145,25 @@ def _load(kind: str, checkpoint: Checkpoint, options: ExportOptions) -> Any:
         )
 
 
+def check_audio_tokenizer(directory: Path) -> None:
+    """Check that a processor's audio tokenizer is no directory of this machine outside of its own.
+
+    `ProcessorMixin.get_processor_dict` loads the model that `audio_tokenizer_name_or_path` names, for Dia,
+    wherever that is.
+
+    Raises:
+        CorruptCheckpointError: it is elsewhere.
+    """
+    for name in ("processor_config.json", "audio_tokenizer_config.json"):
+        file = directory / name
+        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json":
+            settings = settings.get("audio_tokenizer")
+        path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
+        if isinstance(path, str) and os.path.exists(path):
+            inside(directory.absolute(), Path(path).absolute(), file)
+
+
 def _unread_vocabulary(loaded: Any, checkpoint: Checkpoint) -> str:
     """Return the files that a tokenizer reads when it has none of them: it would know special tokens only."""
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
@@ -166,7 +191,7 @@ def _refuse_damaged_tokenizer(checkpoint: Checkpoint, error: Exception) -> None:
 
     try:
         Tokenizer.from_file(str(path))
-    except Exception as reason:  # the tokenizers library raises bare Exception
+    except Exception as reason:  # noqa: BLE001  the tokenizers library raises bare Exception
         raise CorruptCheckpointError(
             f"{path}: the tokenizer can't be read ({' '.join(str(reason).split())[:300]}); "
             f"download or save the file again"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
+from onnxport.patching.patch import Patch
 from onnxport.weights import building
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ def let_loader_dequantize(checkpoint: Checkpoint, config: PretrainedConfig) -> N
 
 def _settings(config: Any) -> tuple[Any, Any]:
     """Return the part of a configuration that says how weights are quantized, and what it says."""
-    parts = [config]
-    if hasattr(config, "get_text_config"):
-        parts.append(config.get_text_config(decoder=True))
-    for part in parts:
+    for part in (config, text_config_of(config)):
         if (settings := getattr(part, "quantization_config", None)) is not None:
             return part, settings
     return config, None
@@ -112,28 +110,29 @@ def cast_the_others(model: PreTrainedModel, dtype: torch.dtype) -> None:
             module._parameters[name] = made[id(parameter)]
 
 
-@contextmanager
-def recorded_mxfp4() -> Iterator[None]:
-    """Let recordings of packed numbers be unpacked as one expression in a block.
+def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Unpack recordings as one expression.
 
-    The loader's own function fills a tensor piece by piece, by table and by bits, which no expression says. It is
-    replaced for recordings alone, because the loader has no argument for it.
+    The loader's own function fills a tensor piece by piece, by table and by bits, which no expression does.
     """
     from onnx_ir.tensor_adapters import from_torch_dtype
-    from transformers.integrations import mxfp4
 
     from onnxport.weights.recording import Recording
 
-    original = mxfp4.dequantize_convertops
-
-    def dequantize(blocks: Any, scales: Any, dtype: Any) -> Any:
+    def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if not isinstance(blocks, Recording) or not isinstance(scales, Recording):
             return original(blocks, scales, dtype)
         made = building.transpose(building.mxfp4(blocks.expression, scales.expression), (0, 2, 1))
         return Recording(building.cast(made, from_torch_dtype(dtype)), blocks.tape)
 
-    mxfp4.dequantize_convertops = dequantize
-    try:
-        yield
-    finally:
-        mxfp4.dequantize_convertops = original
+    return dequantize
+
+
+RECORDED_MXFP4 = Patch(
+    "transformers.integrations.mxfp4:dequantize_convertops",
+    _record_mxfp4,
+    "the loader unpacks MXFP4 in place, bit by bit, which can't be recorded",
+    "none: the loader is written for tensors with values",
+    "the loader takes a function that unpacks",
+)
+"""For binding: replaced for recordings alone, because the loader has no argument for it."""

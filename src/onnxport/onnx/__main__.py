@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport._garbage import without_last_collections
+from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 MIN_OPTIMUM_VERSION = "1.5.0"
 """For imports only; the export never uses optimum."""
-ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
-"""Model types that are exported as two graphs."""
 
 logger = logging.getLogger("onnxport.onnx")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from inspect import signature as python_signature
 from pathlib import Path
@@ -17,6 +18,7 @@ from onnxport.description.arguments import Layout
 from onnxport.description.examples import Examples
 from onnxport.description.signature import signature_of, solve
 from onnxport.options import MAX_OPSET, MIN_OPSET
+from onnxport.patching.scope import evaluating, exclusive
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -127,9 +129,10 @@ def export_pytorch(
 
     signature = signature_of(config)
     examples = Examples(config, signature, _only_one(preprocessor, tokenizer))
-    training, home = model.training, next(model.parameters()).device
-    try:
-        model.to(_device(device)).eval()
+    home = next(model.parameters()).device
+    with exclusive(), evaluating(model), ExitStack() as stack:
+        stack.callback(model.to, home)
+        model.to(_device(device))
         layout, _ = trace_examples(model, examples)
         matches, matched = ensure_model_and_config_inputs_match(model, {name.split(".")[0] for name in layout.flat})
         if not matches:
@@ -137,8 +140,6 @@ def export_pytorch(
         layout.flat = {name: tensor.to(model.device) for name, tensor in layout.flat.items()}
         with torch.no_grad():
             graph = trace(model, config, layout, signature, opset=_opset(opset))
-    finally:
-        model.to(home).train(training)
     finish(graph)
     bind_to_state(graph, model.state_dict(keep_vars=True))
     save_graph(graph, Path(output))
@@ -182,21 +183,18 @@ def validate_model_outputs(
         ValidationError: ONNX Runtime can't load the file.
     """
     from onnxport.tracing.originals import run_original
-    from onnxport.validation.prove import open_session, run_graph
+    from onnxport.validation.sessions import open_session, run_graph
 
     preprocessor = _only_one(preprocessor, tokenizer)
     logger.info("Validating ONNX model...")
     session = open_session(Path(onnx_model))
     examples = Examples(config, signature_of(config), preprocessor)
     layout = larger_inputs(examples, {value.name: value.shape for value in session.get_inputs()})
-    training, home = reference_model.training, next(reference_model.parameters()).device
-    reference_model.eval()
-    try:
+    home = next(reference_model.parameters()).device
+    with evaluating(reference_model), ExitStack() as stack:
+        stack.callback(reference_model.to, home)
         reference_model.to("cpu")
         reference = run_original(reference_model, examples, layout)
-    finally:
-        reference_model.train(training)
-        reference_model.to(home)
     _check_names(onnx_named_outputs, reference, session)
     results = run_graph(session, layout)
     for name in onnx_named_outputs:

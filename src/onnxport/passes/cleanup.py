@@ -18,7 +18,8 @@ import onnx_ir.passes.common as common_passes
 from onnxscript.rewriter import MatchResult
 
 from onnxport.passes.hiding import hidden_parameters
-from onnxport.patching.patch import Patch, patched
+from onnxport.patching.patch import SLOW, Patch
+from onnxport.patching.scope import patching
 
 
 def _same_operator_first(original: Any) -> Any:
@@ -46,13 +47,15 @@ _PATCHES = (
     Patch(
         "onnxscript.rewriter._matcher:math",
         _exact,
-        "adding up to 1e-8 is dropped as adding nothing: the epsilon of a norm, without which small values differ",
-        "the rules that drop what does nothing ask for exactly nothing",
+        "adding up to 1e-8 is dropped as an identity: the epsilon of a norm, without which small values differ",
+        "none known: onnxscript 0.7 compares constants of a pattern with math.isclose and abs_tol=1e-8",
+        "the rules that drop identities compare with exactly 0 and 1",
     ),
     Patch(
         "onnxscript.rewriter._matcher:SimplePatternMatcher.match",
         _same_operator_first,
         "for each node and each pattern with several outputs all nodes of the graph are sorted by operator",
+        SLOW,
         "the matcher looks at the operator first",
     ),
 )
@@ -67,7 +70,7 @@ class CleanUpPass(ir.passes.InPlacePass):
         from onnxscript.rewriter import onnx_fusions
 
         before = sum(1 for _ in model.graph.all_nodes())
-        with hidden_parameters(model.graph), patched(_PATCHES):
+        with hidden_parameters(model.graph), patching(*_PATCHES):
             optimize_ir(model, onnx_shape_inference=False)
             _merge_equal_constants(model.graph)
             common_passes.CommonSubexpressionEliminationPass()(model)

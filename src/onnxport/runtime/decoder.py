@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.runtime.cross_attention import cross_attention_inputs
 from onnxport.runtime.graph import Feed, Graph, to_array
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _CROSS_ATTENTION = ".encoder."
 """Part of the names of cross-attention keys and values, which are computed in the first step and don't change."""
+_LENGTH_AXIS = 2
+"""Sequence axis of keys and values."""
 
 
 @dataclass
@@ -25,12 +28,14 @@ class DecoderCache:
     Attributes:
         tensors: cache input name to its value in ONNX Runtime (an array before the first step).
         batch_size: number of sequences.
-        length: number of tokens that the cache covers.
+        length: number of positions that the cache covers.
+        prefix: number of those that come before the first token, for image embeddings (GIT).
     """
 
     tensors: dict[str, NDArray[Any] | onnxruntime.OrtValue]
     batch_size: int
     length: int = 0
+    prefix: int = 0
 
     def reorder(self, rows: NDArray[np.integer[Any]]) -> None:
         """Select sequences by their batch index, in this order; an index may be repeated."""
@@ -101,13 +106,15 @@ class Decoder:
             {name: self.graph.inputs[name].empty(batch_size) for name in self.cache_outputs}, batch_size
         )
 
-    def step(self, feed: Feed, cache: DecoderCache) -> NDArray[Any]:
+    def step(self, feed: Feed, cache: DecoderCache, prefix: int = 0) -> NDArray[Any]:
         """Run one step and update the cache.
 
         Args:
             feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A mask and position ids that
                 the graph takes and `feed` lacks are filled in as for sequences without padding.
             cache: the cache of earlier steps; it is updated in place.
+            prefix: number of embeddings in this step that come before its first token; the mask and the position ids
+                are those of tokens.
 
         Returns:
             The logits, [batch, tokens, vocabulary].
@@ -115,18 +122,37 @@ class Decoder:
         first = cache.length == 0
         tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
         length = cache.length + tokens
+        cache.prefix += prefix
         inputs: dict[str, Any] = {name: value for name, value in feed.items() if name in self.graph.inputs}
+        inputs |= cross_attention_inputs(self.graph, feed, _cross_attention_length(cache), cache.length)
+        no_padding = np.ones((cache.batch_size, length - cache.prefix), dtype=np.int64)
         if "attention_mask" in self.graph.inputs and inputs.get("attention_mask") is None:
-            inputs["attention_mask"] = np.ones((cache.batch_size, length), dtype=np.int64)
+            inputs["attention_mask"] = no_padding
         if "position_ids" in self.graph.inputs and inputs.get("position_ids") is None:
             mask = inputs.get("attention_mask")
-            mask = np.ones((cache.batch_size, length), dtype=np.int64) if mask is None else mask
-            inputs["position_ids"] = position_ids(mask, tokens)
+            inputs["position_ids"] = position_ids(no_padding if mask is None else mask, tokens - prefix)
+        if cache.prefix:
+            inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
         updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}
         outputs = self.graph.run({**inputs, **cache.tensors}, ["logits", *updated.values()], on_device=updated.values())
         cache.tensors.update({name: outputs[output] for name, output in updated.items()})
         cache.length = length
         return to_array(outputs["logits"])
+
+
+def _cross_attention_length(cache: DecoderCache) -> int:
+    """Return the number of an encoder's embeddings in the cache."""
+    value = next((value for name, value in cache.tensors.items() if _CROSS_ATTENTION in name), None)
+    if value is None:
+        return 0
+    return int((value.shape if isinstance(value, np.ndarray) else value.shape())[_LENGTH_AXIS])
+
+
+def _padded(inputs: Mapping[str, Any], name: str, count: int, value: int) -> dict[str, NDArray[Any]]:
+    """Return an input, [batch, sequence], with `count` equal values before it; nothing if the graph lacks it."""
+    if name not in inputs:
+        return {}
+    return {name: np.pad(np.asarray(inputs[name]), ((0, 0), (count, 0)), constant_values=value)}
 
 
 def position_ids(attention_mask: NDArray[Any], count: int) -> NDArray[Any]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from onnxport.bundles.manifest import open_manifest
+from onnxport.containment import inside
+from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
+
+_AUDIO_ROWS = 500
+"""Maximum number of audio embeddings in exports of format 1 with `audio_input_features` (Phi-4-multimodal)."""
 
 
 class Directory:
@@ -50,8 +57,30 @@ class Directory:
         """Return a component's graph, loaded on the first call."""
         if component not in self._graphs:
             file = next(item.file for item in self.manifest.components if item.name == component)
-            self._graphs[component] = Graph(self.path / file, self.settings)
+            self._graphs[component] = Graph(inside(self.path, file), self.settings)
         return self._graphs[component]
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """How the encoders' embeddings are merged into the decoder's inputs."""
+        if self.manifest.format_version > 1:
+            return self.manifest.modalities
+        return self._modalities_of_format_1
+
+    @cached_property
+    def _modalities_of_format_1(self) -> tuple[Modality, ...]:
+        """The modalities of a manifest of format 1, which doesn't have them: derived from the graphs' names."""
+        graphs = {
+            item.name: Interface([value.name for value in item.inputs], [value.name for value in item.outputs])
+            for item in self.manifest.components
+        }
+        config = json.loads(json.dumps(self.config), object_hook=lambda values: SimpleNamespace(**values))
+        return tuple(
+            replace(found, max_length=_AUDIO_ROWS * config.audio_config.time_reduction)
+            if found.input == "audio_input_features"
+            else found
+            for found in modalities_of(cast("Any", config), graphs)
+        )
 
     def read(self, name: str) -> dict[str, Any]:
         """Read a JSON file; return an empty dictionary if it doesn't exist.

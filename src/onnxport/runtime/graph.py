@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.errors import OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.settings import RunSettings
 
@@ -77,7 +78,7 @@ class Graph:
         providers, options = settings.resolve_providers(), settings.resolve_session_options()
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=providers)
-        except onnxruntime_errors() as error:
+        except runtime_errors() as error:
             raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
         self.seconds = 0.0
@@ -124,7 +125,7 @@ class Graph:
         start = time.perf_counter()
         try:
             self.session.run_with_iobinding(binding, self._run_options)
-        except onnxruntime_errors() as error:
+        except runtime_errors() as error:
             raise OptionError(f"ONNX Runtime can't run {self.file.name}: {error}") from error
         self.seconds += time.perf_counter() - start
         return dict(zip(names, binding.get_outputs(), strict=True))
@@ -133,17 +134,6 @@ class Graph:
 def to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
     """Return a value as an array, without a copy if it is on the host."""
     return np.asarray(value.numpy())
-
-
-def onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """Return the exception classes that ONNX Runtime raises.
-
-    There is one for each status code, without a common base class (as of 1.32), and `RuntimeError` for the rest.
-    """
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    classes = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
-    return (RuntimeError, *classes)
 
 
 def _tensor_spec(value: onnxruntime.NodeArg, file: Path) -> TensorSpec:

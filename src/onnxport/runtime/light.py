@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, to_array
@@ -122,17 +121,14 @@ class LightModel:
                 f"{self.directory.path}: Transformers computes the model's multimodal rotary position ids (M-RoPE); "
                 "install torch and transformers to generate with it: pip install 'onnxport[export]'"
             )
-        config = json.loads(json.dumps(self.directory.config), object_hook=lambda values: SimpleNamespace(**values))
-        features = encode(self.directory, config, arrays)
+        features = encode(self.directory, self.directory.modalities, arrays)
         token_types = arrays.get(_TOKEN_TYPES)
 
         def embed(tokens: NDArray[Any]) -> Arrays:
             nonlocal features, token_types
-            feed = embed_and_merge(self.directory, tokens, features)
-            if _TOKEN_TYPES in decoder.graph.inputs:
-                feed[_TOKEN_TYPES] = np.zeros_like(tokens) if token_types is None else token_types
-            features, token_types = {}, None
-            return feed
+            feed = embed_and_merge(self.directory, tokens, features, token_types)
+            features, token_types = (), None
+            return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
         return embed
 
@@ -263,7 +259,8 @@ def _steps(
         feed = {**embed(tokens), **(encoder_outputs if mask is None else {"attention_mask": mask})}
         if not decoder.has_cache:  # the whole sequence is recomputed in every step
             cache = decoder.empty_cache(len(start))
-        logits = decoder.step(feed, cache)
+        prefix = feed["inputs_embeds"].shape[1] - tokens.shape[1] if "inputs_embeds" in feed else 0
+        logits = decoder.step(feed, cache, prefix)
         chosen = sampler.next_tokens(logits[:, -1])
         yield chosen
         if sampler.finished:

@@ -5,6 +5,7 @@ A model here provides what `generate` requires: a `forward`, and a cache (`cache
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import make_dataclass
 from functools import cache, cached_property
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
-from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities
 from onnxport.runtime.cache import OnnxCache
+from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
@@ -39,12 +43,14 @@ def torch_model(directory: Directory) -> OnnxModel:
     Raises:
         UnsupportedError: no class runs them.
     """
-    config = AutoConfig.from_pretrained(directory.path, local_files_only=True)
+    config = _load_config(directory)
     if directory.has("embed_tokens"):
         return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
-        speech = config.model_type == "whisper"
-        return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
+        exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
+        if issubclass(exported, WhisperGenerationMixin):
+            return OnnxSpeechSeq2Seq(directory, config)
+        return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
     if not directory.has("model"):
@@ -53,6 +59,14 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.task == "text-generation":
         return OnnxCausalLM(directory, config)
     return OnnxModel(directory, config)
+
+
+def _load_config(directory: Directory) -> PreTrainedConfig:
+    """Load the configuration; if its class is code of the directory, load its values without that class."""
+    auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
+    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
+        return PreTrainedConfig.from_dict(directory.config)
+    return AutoConfig.from_pretrained(directory.path, trust_remote_code=False, local_files_only=True)
 
 
 class OnnxModel:
@@ -193,7 +207,11 @@ class _GenerativeModel(OnnxModel):
             model_kwargs["past_key_values"] = OnnxCache(self._decoder)
 
     def _step(
-        self, feed: Mapping[str, Tensor | None], past_key_values: OnnxCache | None, use_cache: bool | None
+        self,
+        feed: Mapping[str, Tensor | None],
+        past_key_values: OnnxCache | None,
+        use_cache: bool | None,
+        prefix: int = 0,
     ) -> dict[str, Any]:
         """Run the decoder once; return its logits and the cache, None where no cache is used."""
         if past_key_values is None and use_cache and self._decoder.has_cache:
@@ -205,7 +223,7 @@ class _GenerativeModel(OnnxModel):
             if past_key_values is not None
             else self._decoder.empty_cache(batch_size)
         )
-        logits = torch.from_numpy(self._decoder.step(arrays, tensors))
+        logits = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
         return {"logits": logits, "past_key_values": past_key_values}
 
 
@@ -280,6 +298,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
+        config = copy.copy(config)  # the caller's isn't modified
         config.is_encoder_decoder = True  # BLIP's configuration class leaves it False
         super().__init__(directory, config)
 
@@ -348,9 +367,8 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
         self._uses_mrope = is_mrope(self._decoder.graph.inputs.get("position_ids"))
-        self.input_modalities += tuple(
-            _MODALITIES[part.input] for name, part in MODALITY_ENCODERS.items() if directory.has(name)
-        )
+        self._modalities = completed_modalities(directory.modalities, config)
+        self.input_modalities += tuple(modality.name for modality in self._modalities)
         self._rope_deltas: torch.Tensor | int = 0
 
     def _main_graph(self) -> Graph:
@@ -383,7 +401,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
     def _original(self) -> PreTrainedModel:
         """Transformers' model without weights, for its `get_rope_index`."""
         with torch.device("meta"):
-            return AutoModel.from_config(self.config)
+            return AutoModel.from_config(self.config, trust_remote_code=False)
 
     def prepare_inputs_for_generation(
         self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any
@@ -401,11 +419,11 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         inputs = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             return dict(inputs)
-        first_only = (*modalities.KINDS, modalities.ENCODED)
+        first_only = (*MAIN_INPUTS, modalities.ENCODED)
         return {name: value for name, value in inputs.items() if name not in first_only}
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        known = modalities.encoder_inputs(self._encoders())
+        known = modalities.encoder_inputs([*self._encoders(), self._decoder.graph])
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
 
     def _expand_inputs_for_generation(
@@ -430,11 +448,11 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         return tokens, expanded | ({modalities.ENCODED: repeated} if repeated else {})
 
     def _encoders(self) -> list[Graph]:
-        return [self.directory.graph(name) for name in MODALITY_ENCODERS if self.directory.has(name)]
+        return [self.directory.graph(modality.component) for modality in self._modalities]
 
-    def _encode(self, inputs: Mapping[str, Any]) -> dict[int, modalities.EncoderFeatures]:
-        """Return the encoders' outputs by placeholder token id."""
-        return modalities.encode(self.directory, self.config, _arrays(inputs))
+    def _encode(self, inputs: Mapping[str, Any]) -> tuple[modalities.EncoderFeatures, ...]:
+        """Run the encoders whose main input isn't missing."""
+        return modalities.encode(self.directory, self._modalities, _arrays(inputs))
 
     def forward(  # type: ignore[override]
         self,
@@ -454,8 +472,8 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         """Run one step.
 
         Args:
-            input_ids: token ids, [batch, tokens]; the placeholder token (the configuration's `image_token_id` or
-                `audio_token_id`) stands for each embedding of an image or audio clip.
+            input_ids: token ids, [batch, tokens], with a placeholder token for each embedding of an image or audio
+                clip, if the model replaces token embeddings.
             attention_mask: [batch, cached tokens + tokens].
             position_ids: [batch, tokens], or [3, batch, tokens] for M-RoPE; computed from the mask by default.
             past_key_values: the cache of earlier steps; it is updated in place.
@@ -489,12 +507,11 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if features is None:
             main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
             features = self._encode({**main, **encoder_inputs})
-        ids = _arrays({"ids": input_ids})["ids"]
-        feed: dict[str, Any] = modalities.embed_and_merge(self.directory, ids, features)
-        feed |= {"attention_mask": attention_mask, "position_ids": position_ids}
-        if "token_type_ids" in self._decoder.graph.inputs:
-            feed["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else token_type_ids
-        return _model_output(self._step(feed, past_key_values, use_cache))
+        arrays = _arrays({"ids": input_ids, "types": token_type_ids})
+        feed: dict[str, Any] = modalities.embed_and_merge(self.directory, arrays["ids"], features, arrays.get("types"))
+        prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
+        feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
+        return _model_output(self._step(feed, past_key_values, use_cache, prefix))
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from transformers import pipelines
 
 from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
+from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.models import OnnxModel
 
 if TYPE_CHECKING:
@@ -59,7 +61,15 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         for name in _PREPROCESSORS
         if name not in arguments and getattr(pipeline_class, f"_load_{name}") is not False
     }
-    return transformers.pipeline(task, model=_with_class_name(model), device=model.device, **parts, **arguments)
+    trust_remote_code = bool(arguments.pop("trust_remote_code", False))
+    return transformers.pipeline(
+        task,
+        model=_with_class_name(model),
+        device=model.device,
+        trust_remote_code=trust_remote_code,
+        **parts,
+        **arguments,
+    )
 
 
 def _check_task(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> None:
@@ -111,7 +121,11 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
 
     Returns:
         The preprocessor, or None and the reason why it can't be loaded.
+
+    Raises:
+        CorruptCheckpointError: an audio tokenizer outside of the directory is named.
     """
+    check_audio_tokenizer(path)
     try:
         loaded = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001  # each class raises other types where files are missing or damaged
@@ -126,6 +140,10 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
 
 
 def _with_class_name(model: OnnxModel) -> OnnxModel:
-    """Give a model's class the name of the original's, by which pipelines distinguish models."""
-    model.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
-    return model
+    """Return a copy whose class has the name of the original's, by which pipelines distinguish models.
+
+    The copy shares the sessions; the caller's model keeps its class.
+    """
+    named = copy.copy(model)
+    named.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
+    return named

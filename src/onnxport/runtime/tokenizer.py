@@ -39,7 +39,7 @@ class DirectoryTokenizer:
             raise CheckpointNotFoundError(f"{directory.path} has no tokenizer.json: give token ids instead of text")
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # noqa: BLE001  # tokenizers (as of 0.23) raises bare Exception for a bad file
+        except Exception as error:  # tokenizers (as of 0.23) raises bare Exception for a bad file
             raise CorruptCheckpointError(f"{file}: {error}; export the model again") from error
         self._directory = directory
         self._config = directory.read("tokenizer_config.json")

@@ -21,16 +21,7 @@ _NUMBERED = re.compile(r"^(?!feature_maps\.)(?P<before>\w+\.)(?P<number>\d+)(?P<
 
 
 class StampError(Exception):
-    """Say why layers couldn't be proved alike; they are all traced then.
-
-    Args:
-        message: why.
-        stacks: names of the module lists that hold the layers, where it is their fault alone.
-    """
-
-    def __init__(self, message: str, stacks: frozenset[str] = frozenset()) -> None:
-        super().__init__(message)
-        self.stacks = stacks
+    """Say why layers couldn't be proved isomorphic; they are all traced then."""
 
 
 @dataclass(frozen=True)

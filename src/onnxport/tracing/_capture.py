@@ -1,17 +1,11 @@
-"""The engine: `transformers.exporters` captures and lowers. The one file that imports it."""
+"""The engine: `transformers.exporters` captures and lowers. Only this file runs it."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.patching.patch import patched
-from onnxport.tracing._economy import economical
-from onnxport.tracing.patches import patches
+from onnxport.tracing.scope import capturing
 from onnxport.weights.parameters import ParameterTensor
 
 if TYPE_CHECKING:
@@ -40,7 +34,7 @@ def capture(
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
     config = EngineConfig(dynamic_shapes=shapes, opset_version=opset, optimize=False)
-    with quiet_engine(), economical(), patched(patches()):
+    with capturing(model):
         exported: onnx_ir.Model = OnnxExporter().export(model, dict(inputs), config).program
     _name_parameters(exported, model)
     return exported
@@ -61,31 +55,3 @@ def _name_parameters(exported: onnx_ir.Model, model: Any) -> None:
             tensor = value.const_value
             if name in names and tensor is not None:
                 value.const_value = ParameterTensor(name, tensor.dtype, tensor.shape.numpy())
-
-
-_TALKATIVE = (
-    "torch._subclasses.fake_tensor",
-    "torch.fx.experimental",
-    "torch.export",
-    "torch.onnx",
-    "torch.onnx._internal.exporter._registration",
-    "transformers",
-    "onnxscript",
-    "onnx_ir",
-)
-
-
-@contextlib.contextmanager
-def quiet_engine() -> Iterator[None]:
-    """Keep the engine's progress lines and version notes off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

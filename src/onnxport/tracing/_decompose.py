@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Table = Mapping[Any, Callable[..., Any]]
 
 
-def decompose(original: Any) -> Any:
+def decompose(original: Callable[..., ExportedProgram]) -> Callable[..., ExportedProgram]:
     """Return a replacement of the engine's decomposition, which still does what can't be done node by node."""
 
     def decompose_with_registry(program: ExportedProgram, registry: Any) -> ExportedProgram:
@@ -37,7 +37,7 @@ def decompose(original: Any) -> Any:
     return decompose_with_registry
 
 
-def promote(original: Any) -> Any:
+def promote(original: Callable[..., object]) -> Callable[..., object]:
     """Return a replacement of the engine's `run_node`, which runs again only what a promotion of types changed."""
 
     def run_node(self: Any, node: Node) -> Any:

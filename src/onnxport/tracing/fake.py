@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -31,7 +32,7 @@ def build_fake(model_class: Any, config: PreTrainedConfig, dtype: torch.dtype) -
     from transformers.initialization import no_init_weights
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with no_init_weights(), _fake_parameters(mode), _LargeAreFake(mode):
+    with patching(_fake_parameters(mode)), no_init_weights(), _LargeAreFake(mode):
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
     model.tie_weights()
     for module in model.modules():
@@ -115,8 +116,7 @@ def _elements(sizes: Any) -> int:
     return math.prod(size for size in flat if isinstance(size, int))
 
 
-@contextmanager
-def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
+def _fake_parameters(mode: FakeTensorMode) -> Replacement:
     """Make every parameter that a module registers a fake one; its memory is given back before the next is made."""
     original = torch.nn.Module.register_parameter
 
@@ -125,8 +125,4 @@ def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
         if param is not None and not is_fake(param):
             self._parameters[name] = torch.nn.Parameter(fake_like(param.data, mode), requires_grad=False)
 
-    torch.nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = original  # type: ignore[method-assign]
+    return Replacement(torch.nn.Module, "register_parameter", register_parameter)

@@ -10,6 +10,7 @@ from onnxport.description.signature import solve
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from onnxport.description.examples import Examples
 
@@ -17,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, int]]:
-    """Make the inputs to trace with: every axis that may vary has two elements or more, pictures are no squares.
+    """Make the inputs to trace with: every axis that may vary has two elements or more, images aren't squares.
 
     Args:
-        model: the original; it decides whether a picture may be of another shape than its preprocessor makes.
+        model: the original; it decides whether an image may be of another shape than its preprocessor makes.
         examples: where inputs come from.
 
     Returns:
@@ -34,11 +35,27 @@ def trace_examples(model: Any, examples: Examples) -> tuple[Layout, dict[str, in
     if "height" in sizes and sizes["height"] == sizes.get("width"):
         wide = {**changes, "height": sizes["height"] * 2, "width": sizes["width"] * 3}
         try:
-            run_tensors(model, examples, examples.at(wide))
+            try_sizes(model, examples, examples.at(wide))
             changes = wide
-        except Exception as error:
-            logger.debug("pictures keep their size: %s", error)
+        except RefusedSizesError as error:
+            logger.debug("images keep their size: %s", error)
     return (examples.at(changes), {**sizes, **changes}) if changes else (layout, sizes)
+
+
+class RefusedSizesError(Exception):
+    """Say why a model doesn't run on inputs of some sizes."""
+
+
+def try_sizes(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
+    """Run a model at sizes that it may refuse, and return its outputs by flat name.
+
+    Raises:
+        RefusedSizesError: the model raised an exception, of whatever type.
+    """
+    try:
+        return run_tensors(model, examples, layout)
+    except Exception as error:  # there is no one exception by which models refuse a size
+        raise RefusedSizesError(f"{type(error).__name__}: {error}") from error
 
 
 def run_original(model: Any, examples: Examples, layout: Layout) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class _Search:
             return None, "its stacks of one length have other layers in common"
         try:
             model = self.build(shortened(self.full.config, cuts))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a constructor refuses a count of layers by any exception
             counts = ", ".join(f"{len(cut.kept)} of {cut.length}" for cut in cuts)
             return None, f"it can't be built with {counts} layers ({type(error).__name__}: {error})"
         kept = {}

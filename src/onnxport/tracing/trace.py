@@ -17,6 +17,8 @@ from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
 from onnxport.passes.rounding import RoundAfterwardsPass
 from onnxport.passes.sizes import ReadSizesFromFirstInputPass
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import evaluating, patching
 from onnxport.tracing._capture import capture
 from onnxport.tracing._names import name_graph
 
@@ -54,8 +56,6 @@ def trace(
     signature = signature.for_inputs(layout.flat)
     aliases = {f"input_{index}": name for index, name in enumerate(layout.flat)}
     relations = _relations(signature, layout.flat, config.multiples)
-    training = model.training
-    model.eval()
     forward = model.forward
 
     def described_forward(**inputs: Any) -> dict[str, Any]:
@@ -63,28 +63,19 @@ def trace(
         _state(relations, flat)
         return call(forward, config, layout, flat)
 
-    own = "forward" in vars(model)
-    model.forward = described_forward
+    inputs = {alias: layout.flat[name] for alias, name in aliases.items()}
+    dynamic = {alias: tuple(signature.inputs[name]) for alias, name in aliases.items()}
     try:
-        config.patch_ops()
-        with overridden(model, config):
-            graph_model = capture(
-                model,
-                {alias: layout.flat[name] for alias, name in aliases.items()},
-                {alias: tuple(signature.inputs[name]) for alias, name in aliases.items()},
-                opset,
-            )
+        with evaluating(model), patching(Replacement(model, "forward", described_forward)), overridden(model, config):
+            config.patch_ops()
+            try:
+                graph_model = capture(model, inputs, dynamic, opset)
+            finally:
+                config.restore_ops()
     except TraceError:
         raise
     except Exception as error:
         raise TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}") from error
-    finally:
-        config.restore_ops()
-        model.train(training)
-        if own:
-            model.forward = forward
-        else:
-            del model.forward
     name_graph(graph_model.graph, signature, list(layout.flat))
     ReadSizesFromFirstInputPass()(graph_model)
     CleanUpPass()(graph_model)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.description.tolerances import Tolerance
 from onnxport.validation.report import OutputDifference
-from onnxport.validation.tolerances import Tolerance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: T
         name: flat output name.
         original: what PyTorch returned.
         graph: what ONNX Runtime returned.
-        tolerance: bounds, see `onnxport.validation.tolerances`.
+        tolerance: bounds, see `onnxport.description.tolerances`.
     """
     if original.shape != graph.shape:
         return _failed(name, graph, f"shape {graph.shape}, the original has {original.shape}")

@@ -1,4 +1,4 @@
-"""Compare what was written with what the checkpoint says, tensor by tensor: the proof that needs no run."""
+"""Compare what was written with the checkpoint, tensor by tensor: the part of a validation that runs nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class TensorDigests:
-    """Say which tensors were compared with the checkpoint.
+    """Count the tensors that were compared with the checkpoint.
 
     Attributes:
         tensors: how many.

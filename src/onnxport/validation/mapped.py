@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from google.protobuf.message import DecodeError
 
+from onnxport._onnxruntime import runtime_errors
 from onnxport.errors import NoKernelError, ValidationError
 
 if TYPE_CHECKING:
@@ -43,9 +45,13 @@ def open_mapped(file: Path) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
     try:
         return onnxruntime.InferenceSession(outline(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except (*runtime_errors(), *_DAMAGED) as error:
         kind = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
         raise kind(f"ONNX Runtime can't load {file.name}: {error}") from error
+
+
+_DAMAGED = (DecodeError, IndexError, KeyError)
+"""What reading a file raises whose fields don't fit its length."""
 
 
 def outline(file: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""How much memory a proof may take, how much it would take, and the way that follows.
+"""How much memory a validation may take, how much it would take, and the strategy that follows.
 
 Measured with ONNX Runtime 1.32 on the CPU: a session holds a copy of its fp32 weights, and two and a half of fp16 ones,
 whose products it computes in fp32; half of the graph's file more while it loads, where the weights are in it.
@@ -15,12 +15,12 @@ from typing import Literal
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import ONNX_DTYPES
 from onnxport.checkpoint.safetensors import DTYPE_BITS, read_header
-from onnxport.options import ExportOptions
+from onnxport.options import ValidationOptions
 
 Kind = Literal["whole", "on disk", "reduced"]
 
 SHARE = 0.6
-"""Part of what the machine has available that a proof takes where nothing is said."""
+"""Share of the available memory that a validation may take by default."""
 MARGIN = 256 * 2**20
 """Bytes for inputs, activations, outputs, and what the two runtimes need besides weights."""
 
@@ -47,14 +47,14 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Way:
-    """Say how a proof is done.
+class Strategy:
+    """Describe how an export is validated.
 
     Attributes:
         kind: `whole` with the weights in memory twice; `on disk` with tensors that are read when they are used, and
             a graph whose weights are mapped; `reduced` with those, and few layers.
         keep: bytes of the original's tensors that may stay in memory after their use.
-        note: what the report says of it; empty for the ordinary way.
+        note: for the report; empty where the weights are in memory.
     """
 
     kind: Kind
@@ -62,35 +62,35 @@ class Way:
     note: str = ""
 
 
-def way_for(checkpoint: Checkpoint, options: ExportOptions, *, reducible: bool = True) -> Way:
-    """Choose how to prove an export of a checkpoint within the memory that it may take; only headers are read.
+def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
+    """Choose how to validate an export within the memory that it may take; only headers are read.
 
     Args:
         checkpoint: the original.
         options: the memory that may be taken, and the dtype, which decides what ONNX Runtime needs.
-        reducible: whether a proof at reduced depth can be done; without, weights on disk are the last resort.
+        reducible: whether a validation at reduced depth can be done; without, weights on disk are the last resort.
     """
     budget = options.memory if options.memory is not None else int(SHARE * available_memory())
     return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
 
 
-def choose(weights: Weights, budget: int, options: ExportOptions, *, reducible: bool = True) -> Way:
-    """Choose the first way that fits: whole, on disk, reduced."""
+def choose(weights: Weights, budget: int, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
+    """Choose the first strategy that fits: whole, on disk, reduced."""
     both = int(weights.total * (1 + _SESSION[options.dtype]))
     whole = MARGIN + both
     if (
         whole <= budget or both <= MARGIN or not weights.on_disk
     ):  # of a small model, the weights aren't what takes memory
-        return Way("whole")
+        return Strategy("whole")
     one = MARGIN + 3 * weights.largest  # what is stored, what it is converted to, and the same in ONNX Runtime
     if one > budget and reducible:
         need = f"{_text(one)} of memory are needed at least, and {_text(budget)} may be taken"
-        return Way("reduced", 0, f"the whole model wasn't run: {need}")
+        return Strategy("reduced", 0, f"the whole model wasn't run: {need}")
     note = f"weights were read from disk as they were used, because {_text(whole)} of memory would be needed otherwise"
-    return Way("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
+    return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be taken")
 
 
-def weights_of(checkpoint: Checkpoint, options: ExportOptions) -> Weights:
+def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
     """Size the weights of a checkpoint, by the headers of its files.
 
     Raises:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.options import ExportOptions
-from onnxport.validation.memory import Way
+from onnxport.validation.memory import Strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from onnxport.binding.bind import Bound
+    from onnxport.blueprints.draft import Draft
 
 
 @contextmanager
 def original_model(
-    checkpoint: Checkpoint, model_class: Any, options: ExportOptions, way: Way, bound: Bound | None = None
+    checkpoint: Checkpoint,
+    model_class: type[PreTrainedModel],
+    options: ExportOptions,
+    strategy: Strategy,
+    draft: Draft | None = None,
 ) -> Iterator[tuple[PreTrainedModel, str]]:
     """Give the original in a block.
 
@@ -26,11 +30,11 @@ def original_model(
         checkpoint: where its weights are.
         model_class: a model class of Transformers.
         options: dtype, device, whether code may run.
-        way: whether its weights are read at once, or as they are used; then it runs on the CPU.
-        bound: what `bind` returned, where that was called already. Its model is given weights, and is what is yielded.
+        strategy: whether its weights are read at once, or as they are used; then it runs on the CPU.
+        draft: what was made for tracing, if anything was. Where it has no weights, its model is given them.
 
     Yields:
-        The model, and what the report says of the way that it is run.
+        The model, and what the report has to say of how it is run.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed when the block ends.
@@ -39,19 +43,24 @@ def original_model(
     from onnxport.checkpoint.reading import Reader
     from onnxport.loading.load import load_config, load_model
 
-    if way.kind == "whole":
-        model = bound.model if bound and not bound.binding.files else load_model(checkpoint, model_class, options)
-        yield model, way.note
+    loaded = draft.loaded if draft else None
+    bound = draft.bound if draft else None
+    if strategy.kind == "whole":
+        if loaded is None:
+            is_whole = bound is not None and not bound.binding.files
+            loaded = bound.model if bound and is_whole else load_model(checkpoint, model_class, options)
+        yield loaded, strategy.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
-    if not bound.binding.files:  # it can't be read in parts, so all of it is in memory already
+    if loaded is not None or not bound.binding.files:  # all of it is in memory already
+        reason = bound.binding.note or "it was traced with them"
         yield (
-            bound.model,
-            f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}",
+            bound.model if loaded is None else loaded,
+            f"the graph's weights stayed on disk, and the original's were in memory: {reason}",
         )
         return
     from onnxport.validation.on_demand import read_on_demand
 
     with Reader(checkpoint.directory, bound.binding.files) as reader:
-        yield read_on_demand(bound.model, bound.binding, reader, way.keep), way.note
+        yield read_on_demand(bound.model, bound.binding, reader, strategy.keep), strategy.note
         reader.verify()

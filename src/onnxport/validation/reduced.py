@@ -1,8 +1,8 @@
-"""Prove what can be proved of a model that can't be run: every kind of layer, and every tensor.
+"""Validate what can be validated of a model that can't be run: every type of layer, and every tensor.
 
-A model with few layers, one of each kind at least, with the checkpoint's own weights, is compared with the graph that
-was traced of it; and every tensor that was written is compared with the checkpoint's. That is less than a proof of the
-whole, so its status is `partial`, and the note says what is missing.
+A model with few layers, one of each type at least, with the checkpoint's own weights, is compared with the graph that
+was traced of it; and every tensor that was written is compared with the checkpoint's. That is less than a
+validation of the whole, so its status is `partial`, and the note has what is missing.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnxport.binding.bind import Binding
-from onnxport.options import Progress
+from onnxport.description.tolerances import Tolerance
+from onnxport.options import Progress, ValidationLevel
 from onnxport.validation.digests import TensorDigests
-from onnxport.validation.prove import Subject, prove
+from onnxport.validation.prove import ProofRequest, prove
 from onnxport.validation.report import Case, OutputDifference, ValidationReport
-from onnxport.validation.tolerances import Tolerance
 
 
 @dataclass(frozen=True)
 class ReducedProof:
-    """Name what is proved in the place of a whole model.
+    """Name what is validated in the place of a whole model.
 
     Attributes:
-        subject: the model with few layers and real weights, and its graph with the same tensors.
+        request: the model with few layers and real weights, and its graph with the same tensors.
         layers_validated: names in the full model of the layers that it has.
         layers: how many the full model has.
     """
 
-    subject: Subject
+    request: ProofRequest
     layers_validated: tuple[str, ...]
     layers: int
 
@@ -36,7 +36,7 @@ class ReducedProof:
 def prove_reduced(
     proof: ReducedProof,
     digests: TensorDigests,
-    level: str,
+    level: ValidationLevel,
     tolerance: Tolerance,
     progress: Progress | None = None,
 ) -> ValidationReport:
@@ -55,8 +55,8 @@ def prove_reduced(
     Raises:
         ValidationError: ONNX Runtime can't load or run the graph.
     """
-    found = prove(replace(proof.subject, mapped=True), level, tolerance, progress)
-    cases = (*found.cases, *_tensor_case(proof.subject.name, digests))
+    found = prove(replace(proof.request, mapped=True), level, tolerance, progress)
+    cases = (*found.cases, *_tensor_case(proof.request.name, digests))
     status = "partial" if all(case.passed for case in cases) else "failed"
     return replace(found, status=status, cases=cases, note=_note(proof, digests))
 
@@ -97,14 +97,14 @@ def _renamed(name: str, kept: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def kept_layers(traced: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
-    """Choose for each traced layer one of the full model that is of the same kind: the first, the second, ….
+    """Choose for each traced layer one of the full model that is of the same type: the first, the second, ….
 
     Args:
-        traced: kind of each traced layer, see `tracing.reduction.TracedStack`.
-        full: kind of each layer of the full model.
+        traced: type of each traced layer, see `tracing.reduction.TracedStack`.
+        full: type of each layer of the full model.
     """
-    places = {kind: [index for index, other in enumerate(full) if other == kind] for kind in set(traced)}
-    return tuple(places[kind][traced[:index].count(kind)] for index, kind in enumerate(traced))
+    of_type = {layer: [index for index, other in enumerate(full) if other == layer] for layer in set(traced)}
+    return tuple(of_type[layer][traced[:index].count(layer)] for index, layer in enumerate(traced))
 
 
 def _tensor_case(component: str, digests: TensorDigests) -> tuple[Case, ...]:

@@ -66,8 +66,8 @@ class ValidationReport:
         atol: absolute tolerance.
         rtol: relative tolerance.
         cases: every case that was run.
-        note: what was and wasn't proved where the status is `partial`, why nothing was run where it is `skipped`, and
-            how it was run where that isn't the ordinary way.
+        note: what was and wasn't validated where the status is `partial`, why nothing was run where it is `skipped`,
+            and how it was run where the weights weren't in memory.
     """
 
     status: str

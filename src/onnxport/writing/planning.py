@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxport.binding.bound_graphs import BoundTensor
 from onnxport.checkpoint.sentence_transformers import MODULE_FOLDER
 from onnxport.errors import OptionError, OutputError
-from onnxport.options import ExportOptions
+from onnxport.options import OutputOptions
 from onnxport.weights.expressions import ByteRange, Cast, Expression, InMemory
 
 How = Literal["copy", "convert", "link", "memory"]
@@ -88,7 +88,7 @@ class GraphPlan:
         return sum(tensor.nbytes for tensor in self.tensors if tensor.how == how)
 
 
-def plan_graph(model: ir.Model, file_name: str, options: ExportOptions) -> GraphPlan:
+def plan_graph(model: ir.Model, file_name: str, options: OutputOptions) -> GraphPlan:
     """Plan how a graph is written.
 
     Args:
@@ -159,7 +159,7 @@ def _lay_out(tensors: Iterable[tuple[str, ir.TensorProtocol]], data_file: str) -
     return tuple(planned), end
 
 
-def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, options: ExportOptions) -> GraphPlan:
+def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, options: OutputOptions) -> GraphPlan:
     linked: list[PlannedTensor] = []
     others: list[tuple[str, ir.TensorProtocol]] = []
     links: dict[str, str] = {}
@@ -195,7 +195,7 @@ def linkable(tensor: ir.TensorProtocol) -> ByteRange | None:
 
 
 def _check_linked(
-    linked: list[PlannedTensor], others: list[tuple[str, ir.TensorProtocol]], options: ExportOptions
+    linked: list[PlannedTensor], others: list[tuple[str, ir.TensorProtocol]], options: OutputOptions
 ) -> None:
     bound = [(name, tensor) for name, tensor in others if expression_of(tensor) is not None]
     converted, kept = sum(tensor.nbytes for _, tensor in bound), sum(item.nbytes for item in linked)
@@ -210,7 +210,7 @@ def _check_linked(
     )
 
 
-def _reason(made: Expression, options: ExportOptions) -> str:
+def _reason(made: Expression, options: OutputOptions) -> str:
     if isinstance(made, InMemory):
         return "which isn't in a safetensors file"
     found = sorted({stored.dtype.name for stored in made.stored() if stored.dtype != made.dtype})

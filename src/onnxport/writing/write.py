@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxport.binding.bound_graphs import BoundTensor
 from onnxport.checkpoint.reading import Reader
-from onnxport.options import ExportOptions
+from onnxport.options import OutputOptions
 from onnxport.weights.expressions import ByteRange, Reads
 from onnxport.writing._protobuf import assemble
 from onnxport.writing.linking import link_file
@@ -80,7 +80,7 @@ def write_graph(
 
 def save_graph(model: ir.Model, file: Path) -> list[Path]:
     """Write a graph whose weights are in memory; the files are those of `write_graph`."""
-    return write_graph(plan_graph(model, file.name, ExportOptions()), model, file.parent)
+    return write_graph(plan_graph(model, file.name, OutputOptions()), model, file.parent)
 
 
 def _no_report(_: int) -> None:

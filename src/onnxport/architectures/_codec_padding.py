@@ -1,0 +1,51 @@
+"""Padding of the convolutions of audio codecs, for the patches of EnCodec, Mimi and Pocket TTS's tokenizer.
+
+Transformers 5.23 computes it with tensors (`extra_padding = ideal_length - length`), so that the length of the padded
+audio depends on values. It follows from the length alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.cache_utils import Cache
+    from transformers.models.encodec.modeling_encodec import EncodecConv1d
+    from transformers.models.mimi.modeling_mimi import MimiConv1d
+
+
+def padding_patch(target: str) -> Patch:
+    """Return the patch of a convolution.
+
+    Args:
+        target: `module:Class` of the convolution.
+    """
+    return Patch(
+        f"{target}.forward",
+        _padded_by_sizes,
+        "the padding is computed with tensors, so that the padded length depends on values",
+        EAGER,
+        "Transformers computes the padding from sizes",
+    )
+
+
+def _padded_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Pad audio by sizes: before it by the kernel's extent, after it up to whole strides."""
+
+    def forward(
+        self: EncodecConv1d | MimiConv1d, hidden_states: torch.Tensor, padding_cache: Cache | None = None
+    ) -> torch.Tensor:
+        if padding_cache is not None:
+            return original(self, hidden_states, padding_cache)
+        (size,), (stride,), (dilation,) = (getattr(self.conv, name) for name in ("kernel_size", "stride", "dilation"))
+        total = (size - 1) * dilation + 1 - stride
+        after = 0 if self.causal else total // 2
+        missing = -hidden_states.shape[-1] % stride
+        states = self.conv(self._pad1d(hidden_states, (total - after, after + missing), mode=self.pad_mode))
+        return self.norm(states) if getattr(self, "norm_type", "") == "time_group_norm" else states
+
+    return forward

@@ -1,0 +1,102 @@
+"""Find the patches of a model: those of the families whose modeling files its modules are defined in."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxport.patching.patch import Patch
+
+PATCHED: dict[str, str] = {
+    "autoformer": "autoformer",
+    "canine": "canine",
+    "clap": "clap",
+    "clvp": "clvp",
+    "cpmant": "cpmant",
+    "dbrx": "dbrx",
+    "depth_anything": "depth_anything",
+    "donut": "swin",
+    "encodec": "encodec",
+    "eomt": "eomt",
+    "eomt_dinov3": "eomt",
+    "fastspeech2_conformer": "fastspeech2_conformer",
+    "fsmt": "fsmt",
+    "granite_speech5": "granite_speech5",
+    "higgs_audio_v2": "higgs_audio_v2",
+    "led": "led",
+    "llama4": "llama4",
+    "longcat_flash": "longcat_flash",
+    "longformer": "longformer",
+    "maskformer": "swin",
+    "mimi": "mimi",
+    "minimax": "minimax",
+    "mobilevit": "mobilevit",
+    "moonshine": "moonshine",
+    "neucodec": "neucodec",
+    "nllb_moe": "nllb_moe",
+    "parakeet": "parakeet",
+    "pegasus_x": "pegasus_x",
+    "pocket_tts_audio_tokenizer": "pocket_tts_audio_tokenizer",
+    "qwen4_exp": "qwen4_exp",
+    "recurrent_gemma": "recurrent_gemma",
+    "reformer": "reformer",
+    "rwkv": "rwkv",
+    "sam2": "sam2",
+    "sam3": "sam3",
+    "siglip2": "siglip2",
+    "step3p7": "step3p7",
+    "swin": "swin",
+    "swin2sr": "swin",
+    "swinv2": "swin",
+    "switch_transformers": "switch_transformers",
+    "vitdet": "vitdet",
+    "xlstm": "xlstm",
+}
+"""Folder of `transformers.models` to the module of `onnxport.architectures` with patches of its code.
+
+By folder, not by model type: a Swin backbone is inside of models of other types.
+"""
+
+
+def patches_of(model: torch.nn.Module) -> tuple[Patch, ...]:
+    """Return the patches of the modeling files that a model's modules are defined in.
+
+    Args:
+        model: the model, or a part of it.
+    """
+    modules = modeling_modules(model)
+    folders = dict.fromkeys(name.split(".")[2] for name in modules)
+    files = dict.fromkeys(PATCHED[folder] for folder in folders if folder in PATCHED)
+    return tuple(patch for file in files for patch in patches_in(file) if patch.module in modules)
+
+
+def patches_in(file: str) -> tuple[Patch, ...]:
+    """Return the patches of a family.
+
+    Args:
+        file: module of `onnxport.architectures`.
+    """
+    records = import_module(f"onnxport.architectures.{file}").ARCHITECTURES
+    return tuple(patch for record in records for patch in record.patches)
+
+
+def modeling_modules(model: torch.nn.Module) -> tuple[str, ...]:
+    """Name the modeling files of Transformers that a model's code is in.
+
+    These are the modules of its submodules' classes and their base classes, and those that these import functions from.
+    Only what the model uses counts, whatever else is imported.
+    """
+    classes = dict.fromkeys(base for module in model.modules() for base in type(module).__mro__)
+    names = dict.fromkeys(base.__module__ for base in classes if _is_modeling_file(base.__module__))
+    functions = (value for name in names for value in vars(sys.modules[name]).values())
+    imported = (value.__module__ for value in functions if isinstance(value, FunctionType))
+    return tuple(dict.fromkeys((*names, *filter(_is_modeling_file, imported))))
+
+
+def _is_modeling_file(name: str) -> bool:
+    return name.startswith("transformers.models.") and ".modeling_" in name

@@ -1,0 +1,26 @@
+"""`int` that keeps symbolic sizes, for the patches of models that call it on sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def symbolic_int(original: Callable[..., int]) -> Callable[..., int | torch.SymInt]:
+    """Return an `int` that leaves symbolic sizes as they are.
+
+    Args:
+        original: `int`, or Transformers' `torch_int`.
+    """
+
+    def to_int(number: Any) -> int | torch.SymInt:
+        import torch
+
+        if isinstance(number, torch.SymInt | torch.SymFloat):
+            return torch.sym_int(number)  # type: ignore[no-any-return, no-untyped-call]
+        return original(number)
+
+    return to_int

@@ -1,0 +1,42 @@
+"""Autoformer: no mask where the caller passes none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _no_mask(original: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
+    """Return no mask where nothing is masked."""
+
+    def create(*arguments: Any, attention_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor | None:
+        return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
+
+    return create
+
+
+_SERIES = {"prediction_length": 4, "num_time_features": 1, "context_length": 12, "lags_sequence": [1, 2, 3]}
+_TINY = Tiny(fields=_SERIES, base=_SERIES)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("autoformer",),
+        tiny=_TINY,
+        patches=(
+            Patch(
+                "transformers.models.autoformer.modeling_autoformer:create_bidirectional_mask",
+                _no_mask,
+                "while exporting, Transformers makes a mask that masks nothing, of another shape than the "
+                "autocorrelations that it is added to",
+                EAGER,
+                "Transformers makes no mask for an export where it makes none in eager mode",
+            ),
+        ),
+    ),
+    Architecture(("informer", "time_series_transformer"), tiny=_TINY),
+)

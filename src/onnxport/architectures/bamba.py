@@ -1,0 +1,7 @@
+"""Bamba: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("bamba",), tiny=Tiny(fields={"attn_layer_indices": [1, 3]})),)

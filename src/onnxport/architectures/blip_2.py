@@ -1,0 +1,15 @@
+"""Blip 2: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("blip-2",),
+        tiny=Tiny(
+            fields={"image_token_index": 120},
+            tasks={"zero-shot-image-classification": {"qformer_config": {"use_qformer_text_input": True}}},
+        ),
+    ),
+)

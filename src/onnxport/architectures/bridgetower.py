@@ -1,0 +1,19 @@
+"""Bridgetower: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("bridgetower",),
+        tiny=Tiny(
+            fields={
+                "text_config": {"...": 0, "hidden_size": 64},
+                "vision_config": {"...": 0, "hidden_size": 64},
+                "hidden_size": 64,
+                "num_attention_heads": 4,
+            }
+        ),
+    ),
+)

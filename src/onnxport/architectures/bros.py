@@ -1,0 +1,7 @@
+"""Bros: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("bros",), tiny=Tiny(fields={"hidden_size": 64})),)

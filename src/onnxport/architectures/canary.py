@@ -1,0 +1,7 @@
+"""Canary: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("canary",), tiny=Tiny(fields={"decoder_config": {"...": 0, "vocab_size": 128}})),)

@@ -1,0 +1,7 @@
+"""Dac: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("dac",), tiny=Tiny(scales={"decoder.conv2.weight": 0.01})),)

@@ -1,0 +1,7 @@
+"""Decision transformer: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("decision_transformer",), tiny=Tiny(fields={"hidden_size": 32, "n_head": 4})),)

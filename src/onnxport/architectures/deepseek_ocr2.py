@@ -1,0 +1,19 @@
+"""DeepSeek OCR 2 and Unlimited OCR: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("deepseek_ocr2",),
+        tiny=Tiny(fields={"vision_config": {"...": 0, "encoder_config": {"...": 0, "hidden_size": 112}}}),
+    ),
+    Architecture(
+        ("deepseek_ocr2_text",), tiny=Tiny(fields={"mlp_layer_types": ["dense", "dense", "sparse", "sparse"]})
+    ),
+    Architecture(
+        ("unlimited_ocr",),
+        tiny=Tiny(fields={"vision_config": {"...": 0, "encoder_config": {"...": 0, "hidden_size": 128}}}),
+    ),
+)

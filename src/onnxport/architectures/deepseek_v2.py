@@ -1,0 +1,9 @@
+"""Deepseek v2: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(("deepseek_v2",), tiny=Tiny(fields={"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2})),
+)

@@ -1,0 +1,11 @@
+"""Depth pro: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("depth_pro",), tiny=Tiny(fields={"patch_size": 64, "intermediate_hook_ids": [3, 1]}, image_size=(256, 256))
+    ),
+)

@@ -1,0 +1,23 @@
+"""Dots3 note: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+_WINDOWED_HEADS = {
+    **{"swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 8, "swa_kv_lora_rank": 8},
+    **{"swa_head_dim": 16, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8},
+}
+ARCHITECTURES = (
+    Architecture(
+        ("dots3_note",),
+        tiny=Tiny(
+            fields={"vision_config": {"...": 0, "pyramid_num_routed": [-1, -1, 4, 4]}},
+            base={"vision_config": {"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]}},
+        ),
+    ),
+    Architecture(("dots3_note_text",), tiny=Tiny(fields=_WINDOWED_HEADS)),
+    Architecture(
+        ("dots3_note_vision",), tiny=Tiny(base={"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]})
+    ),
+)

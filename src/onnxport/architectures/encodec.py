@@ -1,0 +1,39 @@
+"""EnCodec: padding from sizes, and audio that is one chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._codec_padding import padding_patch
+from onnxport.patching.patch import EAGER, Patch
+
+_MODULE = "transformers.models.encodec.modeling_encodec"
+_BOUNDS = 3
+
+
+def _one_step(original: type[range]) -> Callable[..., Iterable[int]]:
+    """Return the start of a range whose end is its step, without comparing the two."""
+
+    def steps(*bounds: int) -> Iterable[int]:
+        whole = len(bounds) == _BOUNDS and bounds[1] is bounds[2]
+        return (bounds[0],) if whole else original(*bounds)
+
+    return steps
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("encodec",),
+        patches=(
+            padding_patch(f"{_MODULE}:EncodecConv1d"),
+            Patch(
+                f"{_MODULE}:range",
+                _one_step,
+                "the loop over the chunks of audio that is one chunk specializes its length",
+                EAGER,
+                "torch.export takes a range of one step of symbolic size",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,15 @@
+"""Fast vlm: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("fast_vlm",),
+        tiny=Tiny(
+            fields={"vision_config": {"...": 0, "architecture": "test_convnext", "hidden_size": 64, "model_args": {}}},
+            base={"vision_config": {"model_type": "timm_wrapper", "hidden_size": 64}},
+        ),
+    ),
+)

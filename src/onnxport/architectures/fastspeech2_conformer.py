@@ -1,0 +1,52 @@
+"""FastSpeech2 Conformer: the length regulator repeats the encoder's states of all sequences at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+
+_MAX_FRAMES = 5000
+"""Length of the model's table of positions."""
+
+
+def _repeat_batched(_: object) -> Callable[..., torch.Tensor]:
+    """Repeat each state [batch, tokens, size] for the frames of its duration [batch, tokens]."""
+
+    def length_regulator(states: torch.Tensor, durations: torch.Tensor, speaking_speed: float = 1.0) -> torch.Tensor:
+        import torch
+
+        if speaking_speed != 1.0:
+            durations = torch.round(durations.float() * speaking_speed).long()
+        durations = torch.where(durations.sum() == 0, 1, durations)
+        ends = durations.cumsum(1)
+        frames = ends[:, -1].max().item()
+        torch._check(frames > 1)  # type: ignore[no-untyped-call]  # lets the trace go on; the graph takes one frame, too
+        torch._check(frames <= _MAX_FRAMES)  # type: ignore[no-untyped-call]
+        frame = torch.arange(frames, device=states.device)
+        token = (frame[None, :, None] >= ends[:, None]).sum(-1).clamp(max=states.shape[1] - 1)
+        repeated = states.gather(1, token[..., None].expand(-1, -1, states.shape[2]))
+        return repeated * (frame[None] < ends[:, -1:])[..., None]
+
+    return length_regulator
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("fastspeech2_conformer", "fastspeech2_conformer_with_hifigan"),
+        patches=(
+            Patch(
+                "transformers.models.fastspeech2_conformer.modeling_fastspeech2_conformer:length_regulator",
+                _repeat_batched,
+                "a loop over the batch specializes its size, and the number of frames depends on values",
+                EAGER,
+                "Transformers repeats the states of all sequences at once",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,83 @@
+"""FSMT: a table of positions that doesn't grow, and a padding mask in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.description.component_types import encoder_decoder, generates_from_encoder
+from onnxport.description.encoder_decoder import DecoderOnnxConfig
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.models.fsmt.modeling_fsmt import SinusoidalPositionalEmbedding
+
+    from onnxport.description.components import Component
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
+
+_MODULE = "transformers.models.fsmt.modeling_fsmt"
+
+
+def _fixed_table(_: object) -> Callable[..., torch.Tensor]:
+    """Look positions up in the table as the constructor made it."""
+
+    def forward(
+        self: SinusoidalPositionalEmbedding, tokens: torch.Tensor, *, past_key_values_length: int = 0
+    ) -> torch.Tensor:
+        from torch.nn import functional
+
+        positions = self.make_positions(tokens, self.padding_idx)
+        return functional.embedding(positions + past_key_values_length, self.weight, self.padding_idx)
+
+    return forward
+
+
+def _always_masked(_: object) -> Callable[..., torch.Tensor]:
+    """Return the padding mask, also where no token is padding."""
+
+    def make_padding_mask(tokens: torch.Tensor, padding_idx: int = 1) -> torch.Tensor:
+        return tokens.eq(padding_idx)
+
+    return make_padding_mask
+
+
+class FsmtDecoderOnnxConfig(DecoderOnnxConfig):
+    """Describe FSMT's decoder, whose layers take the encoder's hidden states with the sequence first."""
+
+    is_time_first = True
+
+
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, _: bool
+) -> tuple[Component, ...] | None:
+    if not generates_from_encoder(model, task):
+        return None
+    return encoder_decoder(model, preprocessor, decoder=FsmtDecoderOnnxConfig)
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("fsmt",),
+        components=_components,
+        patches=(
+            Patch(
+                f"{_MODULE}:SinusoidalPositionalEmbedding.forward",
+                _fixed_table,
+                "a table of positions that may grow while the model runs bounds the lengths of sequences and caches",
+                EAGER,
+                "Transformers makes the table of FSMT once",
+            ),
+            Patch(
+                f"{_MODULE}:make_padding_mask",
+                _always_masked,
+                "whether the decoder's tokens have a mask depends on their values",
+                EAGER,
+                "Transformers always returns a mask",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,26 @@
+"""Gemma4: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("gemma4",),
+        tiny=Tiny(
+            fields={"text_config": {"...": 0, "hidden_size_per_layer_input": 0}},
+            base={"vision_config": {"model_type": "gemma4_vision"}},
+        ),
+    ),
+    Architecture(
+        ("gemma4_assistant",),
+        tiny=Tiny(base={"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}),
+    ),
+    Architecture(("gemma4_audio",), tiny=Tiny(fields={"subsampling_conv_channels": [128, 32]})),
+    Architecture(("gemma4_unified",), tiny=Tiny(base={"vision_config": {"model_type": "gemma4_unified_vision"}})),
+    Architecture(
+        ("gemma4_unified_assistant",),
+        tiny=Tiny(base={"text_config": {"model_type": "gemma4_unified_text", "num_kv_shared_layers": 0}}),
+    ),
+    Architecture(("gemma4_unified_text",), tiny=Tiny(fields={"num_kv_shared_layers": 0})),
+)

@@ -1,0 +1,67 @@
+"""Higgs Audio v2: layers with norms and an MLP of their own for audio tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.patching.patch import Patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
+
+
+def _both_branches(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Compute the text and the audio branch for every token, and select by `audio_token_mask`."""
+
+    def forward(
+        self: HiggsAudioV2DecoderLayer,
+        hidden_states: torch.Tensor,
+        audio_token_mask: torch.Tensor | None = None,
+        **named: Any,
+    ) -> torch.Tensor:
+        import torch
+
+        if audio_token_mask is None:
+            return original(self, hidden_states, **named)
+        is_audio = audio_token_mask[..., None]
+        states = torch.where(is_audio, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
+        states = hidden_states + self.self_attn(hidden_states=states, **named)[0]
+        of_text = self.mlp(self.post_attention_layernorm(states))
+        of_audio = self.audio_mlp(self.audio_post_attention_layernorm(states))
+        return states + torch.where(is_audio, of_audio, of_text)
+
+    return forward
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("higgs_audio_v2",),
+        patches=(
+            Patch(
+                "transformers.models.higgs_audio_v2.modeling_higgs_audio_v2:HiggsAudioV2DecoderLayer.forward",
+                _both_branches,
+                "ONNX Runtime can't select the audio tokens of a sequence that has none",
+                "none known: ONNX Runtime 1.27 fails where a mask selects no row",
+                "ONNX Runtime selects no row from a tensor",
+            ),
+        ),
+    ),
+    Architecture(
+        ("higgs_audio_v2_tokenizer",),
+        tiny=Tiny(
+            fields={
+                "acoustic_model_config": {
+                    "...": 0,
+                    "encoder_hidden_size": 8,
+                    "hidden_size": 256,
+                    "downsampling_ratios": [8, 5, 4, 2, 3],
+                    "upsampling_ratios": [8, 5, 4, 2, 3],
+                }
+            },
+            feature_extractor_arguments={"sampling_rate": 24000, "hop_length": 960},
+        ),
+    ),
+)

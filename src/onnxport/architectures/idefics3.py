@@ -1,0 +1,59 @@
+"""Describe the vision encoder of Idefics3 and SmolVLM: images are cut into tiles, and padded with empty ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.description.preprocessor import Preprocessor
+
+
+class TiledImageEncoderOnnxConfig(OnnxConfig):
+    """Describe an encoder of tiles, some of which are empty."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Tiles, [batch, tiles, channels, height, width], and which of their pixels are the image's."""
+        return {
+            "pixel_values": {0: "batch", 1: "num_images", 3: "height", 4: "width"},
+            "pixel_attention_mask": {0: "batch", 1: "num_images", 2: "height", 3: "width"},
+        }
+
+    @property
+    def outputs(self) -> Axes:
+        """The states of the tiles that aren't empty, [such tiles, places, size]."""
+        return {"image_features": {}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
+        """Make two tiles for each of a batch, of the size that the model was trained with."""
+        import torch
+
+        side = self._config.vision_config.image_size
+        shape = (self.default_batch_size, 2, 3, side, side)
+        mask = torch.ones(*shape[:2], side, side, dtype=torch.bool)
+        return {"pixel_values": torch.ones(shape), "pixel_attention_mask": mask}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder on all tiles, and leave out what it says of the empty ones."""
+        model = model_of(forward).model
+        tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
+        side = self._config.vision_config.patch_size
+        patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
+        states = model.vision_model(
+            pixel_values=tiles, patch_attention_mask=patches, return_dict=True
+        ).last_hidden_state
+        full = (tiles != 0).flatten(1).any(-1)
+        return {"image_features": model.connector(states)[full]}
+
+
+def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return TiledImageEncoderOnnxConfig(model.config)
+
+
+ARCHITECTURES = (Architecture(("idefics3", "smolvlm"), encoders={"vision_encoder": _vision_encoder}),)

@@ -1,0 +1,7 @@
+"""Instructblip: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("instructblip",), tiny=Tiny(fields={"image_token_index": 120})),)

@@ -1,0 +1,48 @@
+"""Describe the vision encoder of InstructBLIP for videos, whose classes name their method after videos alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.description.multimodal import ModalityEncoderOnnxConfig
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
+    from onnxport.description.preprocessor import Preprocessor
+
+
+class InstructBlipVideoEncoderOnnxConfig(ModalityEncoderOnnxConfig):
+    """Describe what encodes the frames of a video."""
+
+    def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
+        """Return what encodes frames in a model."""
+        return MethodType(_encode, model)
+
+
+def _encode(model: PreTrainedModel, pixel_values: torch.Tensor, qformer_input_ids: torch.Tensor, **_: Any) -> Any:
+    """Encode frames as InstructBLIP encodes images.
+
+    Args:
+        model: the whole model.
+        pixel_values: [batch, frames, channels, height, width].
+        qformer_input_ids: [batch, sequence].
+        **_: not used.
+    """
+    return model.get_video_features(pixel_values, qformer_input_ids=qformer_input_ids, return_dict=True)
+
+
+def _vision_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxConfig:
+    return InstructBlipVideoEncoderOnnxConfig(model, "vision_encoder", preprocessor)
+
+
+ARCHITECTURES = (
+    Architecture(
+        ("instructblipvideo",), encoders={"vision_encoder": _vision_encoder}, tiny=Tiny({"video_token_index": 120})
+    ),
+)

@@ -1,0 +1,7 @@
+"""Janus: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("janus_vqgan",), tiny=Tiny(fields={"base_channels": 32})),)

@@ -1,0 +1,22 @@
+"""Describe Kyutai's speech-to-text model: each step takes a token id and the codes of the audio side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture, always
+from onnxport.description.derived import DerivedOnnxConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+class KyutaiSpeechToTextOnnxConfig(DerivedOnnxConfig):
+    """Describe a decoder of token ids with codes."""
+
+    def to_codes(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return token ids and codes, [batch, sequence, 1 + codebooks]."""
+        return input_ids[..., None].repeat(1, 1, int(self._config.num_codebooks or 1) + 1)
+
+
+ARCHITECTURES = (Architecture(("kyutai_speech_to_text",), model=always(KyutaiSpeechToTextOnnxConfig)),)

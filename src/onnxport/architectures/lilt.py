@@ -1,0 +1,7 @@
+"""Lilt: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("lilt",), tiny=Tiny(fields={"hidden_size": 48})),)

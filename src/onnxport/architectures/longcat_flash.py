@@ -1,0 +1,46 @@
+"""LongCat-Flash: experts without a loop over those that were hit; some of them return their input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._experts import by_expert, experts_patch, product
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashExperts
+
+
+def _experts(_: object) -> Callable[..., torch.Tensor]:
+    """Compute the experts that have weights; the identity experts return their input."""
+
+    def forward(
+        self: LongcatFlashExperts, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        routed = self.num_routed_experts
+        computed = top_k_index < routed
+
+        def compute(rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+            inner = product(rows, self.gate_up_proj.transpose(1, 2), ends)
+            gate, up = inner.chunk(2, dim=-1)
+            return product(self.act_fn(gate) * up, self.down_proj.transpose(1, 2), ends[:routed])
+
+        kept = hidden_states * (top_k_weights * ~computed).sum(-1, keepdim=True)
+        if self.gate_up_proj is None:
+            return kept.to(hidden_states.dtype)
+        index, weights = top_k_index.clamp(max=routed - 1), top_k_weights * computed
+        return (by_expert(hidden_states, index, weights, self.total_experts, compute) + kept).to(hidden_states.dtype)
+
+    return forward
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("longcat_flash",),
+        patches=(
+            experts_patch("transformers.models.longcat_flash.modeling_longcat_flash:LongcatFlashExperts", _experts),
+        ),
+    ),
+)

@@ -1,0 +1,183 @@
+"""Describe Mllama for generation from images: some layers of its decoder attend to the image's features.
+
+Their keys and values are cached like an encoder-decoder's: made of all features in the first step, and kept. The
+decoder's graph takes features in every step and makes keys and values of those that aren't in the cache yet: all of
+them in the first step, none later. `cross_attention_mask` has a column for each feature, in the cache or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.description.cache_layout import CacheLayout, CacheTensor
+from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Cache, PreTrainedConfig, PreTrainedModel
+
+    from onnxport.description.encoder_outputs import Modality
+    from onnxport.description.preprocessor import Preprocessor
+
+_FEATURES, _CACHED_FEATURES = 5, 3
+"""Features of an example: given, and in the cache."""
+
+
+class MllamaImageEncoderOnnxConfig(OnnxConfig):
+    """Describe what encodes the tiles of images."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Tiles, the arrangement of each image's tiles, and which of them aren't padding.
+
+        `pixel_values` is [batch, images, tiles, channels, height, width], `aspect_ratio_ids` [batch, images] and
+        `aspect_ratio_mask` [batch, images, tiles].
+        """
+        images = {0: "batch", 1: "num_images"}
+        return {"pixel_values": images, "aspect_ratio_ids": images, "aspect_ratio_mask": images}
+
+    @property
+    def outputs(self) -> Axes:
+        """Features in the decoder's hidden size, [batch, images * tiles * (patches + 1), hidden size]."""
+        return {"image_features": {0: "batch"}}
+
+    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make images of different numbers of tiles."""
+        import torch
+
+        vision = self._config.vision_config
+        batch, images, tiles = (
+            compute_effective_axis_dimension(batch_size, self.default_batch_size),
+            2,
+            vision.max_num_tiles,
+        )
+        ids = 1 + torch.arange(batch * images).reshape(batch, images) % vision.max_aspect_ratio_id
+        counts = torch.tensor([0, *(rows * columns for rows, columns in vision.supported_aspect_ratios)])[ids]
+        side = vision.image_size
+        return {
+            "pixel_values": torch.zeros(batch, images, tiles, vision.num_channels, side, side),
+            "aspect_ratio_ids": ids,
+            "aspect_ratio_mask": (torch.arange(tiles) < counts[..., None]).long(),
+        }
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder and the projector, as `MllamaModel.forward` does."""
+        model = model_of(forward).model
+        features = model.multi_modal_projector(model.vision_model(**arguments, return_dict=True).last_hidden_state)
+        return {"image_features": features.flatten(1, 3)}
+
+
+class _CrossAttentionTensor(CacheTensor):
+    """Describe keys or values of features, whose number is that of the features."""
+
+    def axes(self, direction: str) -> Mapping[int, str]:
+        """Return its dynamic axes."""
+        return {0: "batch", 2: "past_image_sequence" + ("" if direction == "inputs" else " + image_sequence")}
+
+    def zeros(self, batch: int, past: int) -> torch.Tensor:
+        """Return zeros in its shape, for some features."""
+        return super().zeros(batch, _CACHED_FEATURES)
+
+
+class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
+    """Describe the decoder, and its head."""
+
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Name what the decoder takes; the whole model's forward makes masks and features of images by itself."""
+        return ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """As of any decoder that takes embeddings, and features [batch, features, hidden size] with their mask."""
+        features = {
+            "cross_attention_states": {0: "batch", 1: "image_sequence"},
+            "cross_attention_mask": {0: "batch", 1: "sequence", 2: "past_image_sequence + image_sequence"},
+        }
+        return {**super().inputs, **features}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+        """Make what the decoder takes; a token attends to every second feature, and the first one to none."""
+        import torch
+
+        made = dict(super().generate_dummy_inputs(*arguments, **named))
+        batch, length, size = made["inputs_embeds"].shape
+        count = _FEATURES + (_CACHED_FEATURES if self.use_past else 0)
+        mask = (torch.arange(length)[:, None] + torch.arange(count)) % 2
+        mask[0] = 0
+        made["cross_attention_states"] = torch.zeros(batch, _FEATURES, size)
+        made["cross_attention_mask"] = mask.expand(batch, -1, -1).clone()
+        return made
+
+    def describe_cache(self, model: PreTrainedModel, cache: Cache) -> CacheLayout:
+        """Describe keys and values of tokens, and in layers with cross-attention of features."""
+        layout = CacheLayout.of(model, cache)
+        crossing = set(model.config.text_config.cross_attention_layers)
+        layers = (
+            tuple(
+                _CrossAttentionTensor(part.layer, part.part, f"encoder.{part.kind}", part.shape)
+                if part.layer in crossing
+                else part
+                for part in parts
+            )
+            for parts in layout.layers
+        )
+        return replace(layout, layers=tuple(layers))
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder and its head, as `MllamaModel.forward` does behind its image encoder."""
+        model = model_of(forward)
+
+        def decode(
+            *, cross_attention_mask: torch.Tensor, logits_to_keep: int = 0, return_dict: bool = True, **named: Any
+        ) -> dict[str, Any]:
+            mask, attends = _masks(cross_attention_mask, model.dtype)
+            outputs = model.model.language_model(
+                **named, cross_attention_mask=mask, full_text_row_masked_out_mask=attends, return_dict=return_dict
+            )
+            logits = model.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
+            return {"logits": logits, "past_key_values": outputs.past_key_values}
+
+        return super().run(decode, arguments)
+
+
+def _masks(visible: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is added to the scores of features, and which tokens attend to any of them.
+
+    As in Transformers, a token that attends to none has no mask; the second tensor switches off its MLP.
+
+    Args:
+        visible: 1 for features that a token attends to, [batch, sequence, features].
+        dtype: of both results.
+
+    Returns:
+        [batch, 1, sequence, features] and [batch, 1, sequence, 1].
+    """
+    import torch
+
+    hidden = visible[:, None] == 0
+    attends = ((~hidden).sum(-1, keepdim=True) > 0).to(dtype)  # of no features at all, there is no maximum
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill(hidden, torch.finfo(dtype).min) * attends, attends
+
+
+def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
+    return MllamaImageEncoderOnnxConfig(model.config)
+
+
+def _modality(modality: Modality, _: PreTrainedConfig) -> Modality:
+    return replace(modality, merge="cross-attention")
+
+
+ARCHITECTURES = (
+    Architecture(
+        ("mllama",),
+        encoders={"vision_encoder": _vision_encoder},
+        decoder=MllamaDecoderOnnxConfig,
+        modalities=_modality,
+    ),
+)

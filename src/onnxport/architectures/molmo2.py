@@ -1,0 +1,7 @@
+"""Molmo2: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("molmo2_adapter",), tiny=Tiny(fields={"vision_feature_layer": [3, 2]})),)

@@ -1,0 +1,7 @@
+"""Muse: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("muse_glimmer", "muse_spark"), tiny=Tiny(fields={"out_hidden_size": 128})),)

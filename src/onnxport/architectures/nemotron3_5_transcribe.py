@@ -1,0 +1,69 @@
+"""Describe Nemotron 3.5 Transcribe, whose encoder normalizes audio features over time.
+
+The features of the steady example tone don't vary, and would be divided by what rounding leaves of their deviation:
+its example features are zero, which the validation replaces by random ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture, Tiny, always
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.multimodal import ModalityEncoderOnnxConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
+    from onnxport.description.preprocessor import Preprocessor
+
+_FRAMED = ("input_features", "input_features_mask", "attention_mask")
+
+
+def _clear(inputs: dict[str, Any]) -> None:
+    if "input_features" in inputs:
+        inputs["input_features"] = inputs["input_features"].new_zeros(inputs["input_features"].shape)
+
+
+class NemoSpeechLmOnnxConfig(DerivedOnnxConfig):
+    """Describe the whole model in one graph."""
+
+    def fit_inputs(self, inputs: dict[str, Any]) -> None:
+        """Let the features be zero."""
+        _clear(inputs)
+
+
+class NemoSpeechLmAudioEncoderOnnxConfig(ModalityEncoderOnnxConfig):
+    """Describe the audio encoder beside a decoder of text."""
+
+    def fit_inputs(self, inputs: dict[str, Any]) -> None:
+        """Let the features be zero."""
+        _clear(inputs)
+
+
+class NemotronAudioOnnxConfig(DerivedOnnxConfig):
+    """Describe the audio encoder alone, which joins several frames and takes full groups of them only."""
+
+    def fit_inputs(self, inputs: dict[str, Any]) -> None:
+        """Cut the features to full groups of frames, and let them be zero."""
+        if "input_features" not in self._parameters:
+            return
+        factor = self._config.subsampling_factor
+        frames = inputs["input_features"].shape[1] // factor * factor
+        for name in _FRAMED:
+            if name in inputs:
+                inputs[name] = inputs[name][:, :frames].contiguous()
+        _clear(inputs)
+
+
+def _audio_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxConfig:
+    return NemoSpeechLmAudioEncoderOnnxConfig(model, "audio_encoder", preprocessor)
+
+
+_TINY = Tiny(feature_extractor="NemotronAsrStreamingFeatureExtractor")
+ARCHITECTURES = (
+    Architecture(("nemo_speechlm",), model=always(NemoSpeechLmOnnxConfig), encoders={"audio_encoder": _audio_encoder}),
+    Architecture(("nemotron3_5_transcribe_audio",), model=always(NemotronAudioOnnxConfig), tiny=_TINY),
+    Architecture(("nemotron3_5_transcribe_asr_audio",), tiny=_TINY),
+)

@@ -1,0 +1,76 @@
+"""NLLB-MoE: experts without a loop over those that were hit, and a router that keeps its weights' dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._clamping import clamps_always
+from onnxport.architectures._experts import experts_patch, router_logits, router_patch
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeExperts, NllbMoeTop2Router
+
+_MODULE = "transformers.models.nllb_moe.modeling_nllb_moe"
+
+
+class _Clamping:
+    """The module torch, with an `isinf` that takes float16 values for infinite."""
+
+    def __init__(self, original: ModuleType) -> None:
+        self._original = original
+        self.isinf = clamps_always(original.isinf)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def _experts(_: object) -> Callable[..., torch.Tensor]:
+    """Run every expert on every token, and weight its output by the token's router probability."""
+
+    def forward(
+        self: NllbMoeExperts, hidden_states: torch.Tensor, router_mask: torch.Tensor, router_probs: torch.Tensor
+    ) -> torch.Tensor:
+        total = hidden_states * 0
+        for index in range(self.num_experts):
+            weight = (router_probs * (router_mask == index)).sum(dim=-1, keepdim=True)
+            output = self[f"expert_{index}"](hidden_states)
+            total = total + (output * (weight * (1 - self.moe_token_dropout))).to(hidden_states.dtype)
+        return total
+
+    return forward
+
+
+def _router(_: object) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Compute a router's logits in its dtype, without changing its weights."""
+
+    def forward(
+        self: NllbMoeTop2Router, hidden_states: torch.Tensor, padding_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        logits = router_logits(self, hidden_states)
+        return (*self.route_tokens(logits, self.input_dtype, padding_mask), logits)
+
+    return forward
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("nllb-moe",),
+        patches=(
+            experts_patch(f"{_MODULE}:NllbMoeExperts", _experts),
+            router_patch(f"{_MODULE}:NllbMoeTop2Router", _router),
+            Patch(
+                f"{_MODULE}:torch",
+                _Clamping,
+                "the decoder's layers clamp float16 hidden states only if any is infinite, which depends on values",
+                EAGER,
+                "Transformers clamps them without looking at the values",
+                without_values=True,
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,27 @@
+"""Describe PaliGemma's decoder: the tokens of the image and of the prompt attend to each other, also behind a past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.description.arguments import PAST
+from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
+
+
+class PaliGemmaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
+    """Describe a decoder that reads `token_type_ids` where its cache is new."""
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder as in its first step: Transformers reads `token_type_ids` only where the cache is empty."""
+        cache = arguments.get(PAST)
+        if cache is None:
+            return super().run(forward, arguments)
+        with patching(Replacement(type(cache), "is_initialized", property(lambda _: False))):
+            return super().run(forward, arguments)
+
+
+ARCHITECTURES = (Architecture(("paligemma",), decoder=PaliGemmaDecoderOnnxConfig),)

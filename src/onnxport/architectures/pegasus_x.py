@@ -1,0 +1,113 @@
+"""PEGASUS-X: the encoder's attention within blocks, dense, for sequences of any length.
+
+Transformers pads sequences to a multiple of the block and cuts them. Memory grows with the square of the length here,
+and linearly there. Validation runs Transformers' own code, so the two forms are compared with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._architecture import Architecture
+from onnxport.patching.patch import EAGER, Patch, Replacement
+from onnxport.patching.scope import patching
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.models.pegasus_x.modeling_pegasus_x import (
+        PegasusXEncoder,
+        PegasusXEncoderLayer,
+        PegasusXGlobalLocalAttention,
+    )
+
+_MODULE = "transformers.models.pegasus_x.modeling_pegasus_x"
+
+
+def _attend_within_blocks(
+    self: PegasusXGlobalLocalAttention,
+    token_hidden_states: torch.Tensor,
+    global_hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | tuple[torch.Tensor, int],
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor, None]:
+    """Compute `PegasusXGlobalLocalAttention.forward` densely.
+
+    A token attends to the tokens of its block and to the global ones, which attend to everything.
+
+    Args:
+        self: the attention module.
+        token_hidden_states: [batch, sequence, hidden].
+        global_hidden_states: [batch, global tokens, hidden].
+        attention_mask: [batch, sequence], added to the scores of a key; or a pair of it and the number of tokens by
+            which the blocks begin earlier.
+        **_: not used.
+
+    Returns:
+        Like the states.
+    """
+    import torch
+
+    mask, offset = attention_mask if isinstance(attention_mask, tuple) else (attention_mask, 0)
+    count, length = global_hidden_states.shape[1], token_hidden_states.shape[1]
+    states = torch.cat([global_hidden_states, token_hidden_states], dim=1)
+
+    def heads(projected: torch.Tensor) -> torch.Tensor:
+        return projected.view(*projected.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+
+    query, key, value = (
+        heads(self.q_proj(states) * self.scaling),
+        heads(self.k_proj(states)),
+        heads(self.v_proj(states)),
+    )
+    added = torch.nn.functional.pad(mask, (count, 0))[:, None, None, :]
+    blocks = (torch.arange(length, device=mask.device) + offset) // self.block_size
+    other = torch.nn.functional.pad(blocks[:, None] != blocks[None, :], (count, 0, count, 0))
+    scores = (query @ key.transpose(-1, -2) + added).masked_fill(other, torch.finfo(mask.dtype).min)
+    states = torch.softmax(scores, dim=-1) @ value
+    found = self.out_proj(states.transpose(1, 2).flatten(2))
+    return found[:, count:], found[:, :count], None
+
+
+def _begin_earlier(
+    self: PegasusXEncoderLayer, hidden_states: torch.Tensor, attention_mask: torch.Tensor, block_size: int
+) -> tuple[torch.Tensor, tuple[torch.Tensor, int]]:
+    """Pass on that the blocks begin half a block earlier, instead of padding."""
+    return hidden_states, (attention_mask, block_size // 2)
+
+
+def _cut_nothing(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
+    return padded_hidden_states
+
+
+def _unpadded(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the encoder with blocks of one token, of which any length is a multiple; its layers keep their block size."""
+
+    def forward(self: PegasusXEncoder, *arguments: Any, **named: Any) -> Any:
+        with patching(Replacement(self.config, "block_size", 1)):
+            return original(self, *arguments, **named)
+
+    return forward
+
+
+def _patch(target: str, make: Callable[[Any], Callable[..., Any]]) -> Patch:
+    return Patch(
+        f"{_MODULE}:{target}",
+        make,
+        "sequences are padded to whole blocks, as many as the example has",
+        EAGER,
+        "Transformers has a dense attention for exports",
+    )
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("pegasus_x",),
+        patches=(
+            _patch("PegasusXEncoder.forward", _unpadded),
+            _patch("PegasusXGlobalLocalAttention.forward", lambda _: _attend_within_blocks),
+            _patch("PegasusXEncoderLayer.pad_local_tokens", lambda _: _begin_earlier),
+            _patch("PegasusXEncoderLayer.unpad_local_tokens", lambda _: _cut_nothing),
+        ),
+    ),
+)

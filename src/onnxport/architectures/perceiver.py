@@ -1,0 +1,7 @@
+"""Perceiver: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("perceiver",), tiny=Tiny(fields={"num_latents": 8})),)

@@ -1,0 +1,16 @@
+"""Perception lm: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(
+        ("perception_lm",),
+        tiny=Tiny(
+            fields={"vision_config": {"...": 0, "architecture": "test_vit", "model_args": {"embed_dim": 64}}},
+            base={"vision_config": {"model_type": "timm_wrapper", "model_args": {"embed_dim": 64}}},
+            image_size=(160, 160),
+        ),
+    ),
+)

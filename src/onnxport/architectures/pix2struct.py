@@ -1,0 +1,9 @@
+"""Pix2struct: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (
+    Architecture(("pix2struct",), tiny=Tiny(fields={"vision_config": {"...": 0, "patch_embed_hidden_size": 768}})),
+)

@@ -1,0 +1,92 @@
+"""Qwen4 (experimental): the indexer of its sparse attention chooses blocks for all queries at once.
+
+Transformers loops over the sequences and the queries of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.patching.patch import EAGER, Patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.cache_utils import Cache
+    from transformers.models.qwen4_exp.modeling_qwen4_exp import Qwen4ExpTextQSAIndexer
+
+
+def _all_queries(_: object) -> Callable[..., torch.Tensor]:
+    """Return which keys each query attends to: those of its best blocks, and those after its last whole block.
+
+    A query attends to the tokens before it, so that the blocks of the last query are those of all: complete or not
+    begun.
+    """
+
+    def forward(
+        self: Qwen4ExpTextQSAIndexer,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor:
+        import torch
+
+        batch, queries, _ = hidden_states.shape
+        heads, size, block = self.index_n_heads, self.index_head_dim, self.compress_ratio
+        cosine, sine = position_embeddings
+        split = [heads * size, self.index_kv_heads * size]
+        states, keys = self.index_qk_proj(hidden_states).split(split, dim=-1)
+        if past_key_values is not None:
+            keys = past_key_values.update_indexer(keys, self.layer_idx)
+        rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb
+        states = self.q_layernorm(states.reshape(batch, queries, heads, size))
+        states = rotate(states, cos=cosine[:, -queries:], sin=sine[:, -queries:], unsqueeze_dim=2)
+
+        allowed = attention_mask[:, 0] if attention_mask.dtype == torch.bool else attention_mask[:, 0] == 0
+        whole = allowed.sum(-1, keepdim=True) // block  # [batch, queries, 1]
+        valid = allowed[:, -1]
+        position = (valid.long().cumsum(-1) - 1).clamp(min=0)  # [batch, keys]
+        blocks = torch.arange((keys.shape[1] + block - 1) // block, device=keys.device)
+        parts = valid[:, None] & (position[:, None] // block == blocks[:, None])  # [batch, blocks, keys]
+        starts = (parts & (position[:, None] % block == 0)).long().argmax(-1)
+        pooled = self.k_layernorm((parts.float() @ keys.float() / block).to(keys.dtype))
+        first = starts[..., None].expand(-1, -1, cosine.shape[-1])
+        pooled = rotate(pooled[:, :, None], cos=cosine.gather(1, first), sin=sine.gather(1, first), unsqueeze_dim=2)
+
+        scores = states.float() @ pooled.float().permute(0, 2, 3, 1)  # [batch, queries, heads, blocks]
+        scores = scores.relu().sum(2) / math.sqrt(size)
+        scores = scores.masked_fill(blocks >= whole, -torch.inf)  # [batch, queries, blocks]
+        best = scores.argsort(dim=-1, descending=True).argsort(dim=-1) < self.block_topk
+        own = (position // block)[:, None].expand(-1, queries, -1)
+        return (allowed & (best.gather(-1, own) | (own >= whole)))[:, None]
+
+    return forward
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("qwen4_exp_text",),
+        tiny=Tiny(
+            fields={
+                "indexer_n_heads": 2,
+                "indexer_kv_heads": 1,
+                "indexer_head_dim": 8,
+                "indexer_budget": 64,
+                "indexer_compress_ratio": 4,
+            }
+        ),
+        patches=(
+            Patch(
+                "transformers.models.qwen4_exp.modeling_qwen4_exp:Qwen4ExpTextQSAIndexer.forward",
+                _all_queries,
+                "a loop over sequences and queries, each with as many blocks as it attends to, depends on values",
+                EAGER,
+                "Transformers chooses blocks for all queries at once",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,7 @@
+"""Seggpt: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("seggpt",), tiny=Tiny(image_size=(32, 32))),)

@@ -1,0 +1,37 @@
+"""Models whose code is timm's: their repositories on the hub name no model type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+_WRAPPER = "timm_wrapper"
+_PACKAGES = ("timm", "torchvision")
+ARCHITECTURES = (
+    Architecture(
+        (_WRAPPER,),
+        packages=_PACKAGES,
+        preprocessors=("AutoImageProcessor",),
+        tiny=Tiny({"architecture": "test_resnet"}, image_size=(160, 160)),
+    ),
+    Architecture(
+        ("timm_backbone",),
+        packages=_PACKAGES,
+        tiny=Tiny({"backbone": "test_resnet"}, base={"backbone": "test_resnet"}, image_size=(160, 160)),
+    ),
+)
+"""The settings of a wrapper's image processor are in `config.json`."""
+
+
+def with_model_type(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the model type and class that Transformers finds for one of timm's own.
+
+    Args:
+        config: what `config.json` holds.
+    """
+    if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
+        return dict(config)
+    name = "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
+    return {**config, "model_type": _WRAPPER, "architectures": [name]}

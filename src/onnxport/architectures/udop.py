@@ -1,0 +1,52 @@
+"""Describe UDOP, which requires bounding boxes without naming them in its error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture, always
+from onnxport.description.component_types import encoder_decoder, generates_from_encoder
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.dummy_inputs import Recipe, Setting
+from onnxport.description.encoder_decoder import EncoderOnnxConfig
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from onnxport.description.components import Component
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
+
+
+def _boxes(setting: Setting) -> torch.Tensor:
+    """Return boxes in shares of the page, [batch, sequence, 4]."""
+    import torch
+
+    return torch.full((setting.batch, setting.length, 4), 0.5)
+
+
+_DUMMY_INPUTS = {"bbox": Recipe({0: "batch", 1: "sequence"}, _boxes)}
+
+
+class UdopOnnxConfig(DerivedOnnxConfig):
+    """Describe UDOP in one graph."""
+
+    dummy_inputs = _DUMMY_INPUTS
+
+
+class UdopEncoderOnnxConfig(EncoderOnnxConfig):
+    """Describe UDOP's encoder."""
+
+    dummy_inputs = _DUMMY_INPUTS
+
+
+def _components(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, _: bool
+) -> tuple[Component, ...] | None:
+    if not generates_from_encoder(model, task):
+        return None
+    return encoder_decoder(model, preprocessor, encoder=UdopEncoderOnnxConfig)
+
+
+ARCHITECTURES = (Architecture(("udop",), components=_components, model=always(UdopOnnxConfig)),)

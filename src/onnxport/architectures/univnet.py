@@ -1,0 +1,7 @@
+"""Univnet: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("univnet",), tiny=Tiny(fields={"model_in_channels": 64})),)

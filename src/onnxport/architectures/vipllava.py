@@ -1,0 +1,7 @@
+"""Vipllava: what its tiny configuration needs that its fields' names don't tell."""
+
+from __future__ import annotations
+
+from onnxport.architectures._architecture import Architecture, Tiny
+
+ARCHITECTURES = (Architecture(("vipllava",), tiny=Tiny(fields={"vision_feature_layer": [-2, -3, -4, 0, 1]})),)

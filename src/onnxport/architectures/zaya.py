@@ -1,0 +1,22 @@
+"""Describe Zaya, whose recurrent states are those of the last token, not a sum over all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxport.architectures._architecture import Architecture, when_generating
+from onnxport.description.derived import DerivedOnnxConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class ZayaOnnxConfig(DerivedOnnxConfig):
+    """Describe Zaya for generation."""
+
+    def knows_recurrence(self, model: PreTrainedModel) -> bool:
+        """Return whether the states before the first token are zero; with a bias in the projections they aren't."""
+        return not getattr(model.config, "attention_bias", False)
+
+
+ARCHITECTURES = (Architecture(("zaya",), model=when_generating(ZayaOnnxConfig)),)

@@ -1,0 +1,150 @@
+"""Describe the model of a draft: once, whatever is traced and validated afterwards."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, with_few_layers, without_values
+from onnxport.architectures.describe import describe
+from onnxport.blueprints.draft import Draft
+from onnxport.blueprints.subject import Subject
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.components import Component
+from onnxport.description.depth import NotExtendableError
+from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
+from onnxport.description.tolerances import default_tolerance
+from onnxport.options import ExportOptions, GraphOptions, Progress
+from onnxport.tracing._capture import default_opset
+from onnxport.tracing.originals import trace_examples
+from onnxport.tracing.scope import without_values as running_fakes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Described:
+    """Hold a description and the model that it was made of.
+
+    Attributes:
+        draft: its model has the layers that are described.
+        description: see `Description`; with its code.
+    """
+
+    draft: Draft
+    description: Description
+
+    def extended(self, draft: Draft, options: GraphOptions) -> Described:
+        """Return the description of a draft with more layers, or with weights.
+
+        Where the cache of few layers doesn't tell that of all (layers that share one, for instance), the deeper model
+        is described anew.
+
+        Args:
+            draft: of the same model.
+            options: those of the export.
+        """
+        shallow, deep = self.draft.reduction.model, draft.reduction.model
+        try:
+            return Described(draft, self.description.at_depth(shallow, deep, self.draft.layers_beyond(draft)))
+        except NotExtendableError as error:
+            logger.info("%s is described again: %s", type(deep).__name__, error)
+            with running_fakes(deep):
+                return Described(draft, describe_model(deep, draft.subject, options))
+
+
+def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Described:
+    """Describe the model of a draft; the draft changes where few layers, or a model without weights, can't be run.
+
+    Args:
+        draft: its model is run.
+        checkpoint: where the weights are, should they be needed.
+        options: those of the export.
+        report: called with the stage.
+
+    Raises:
+        UnsupportedError: the model can't be described for the task.
+        OptionError: `description` names what isn't one.
+    """
+    try:
+        if draft.reduction.stacks:
+            try:
+                with running_fakes(draft.reduction.model), with_few_layers():
+                    return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
+            except MoreLayersNeededError as error:
+                draft = draft.at_full_depth(f"with few layers, {error}")
+        if draft.build is None:
+            with running_fakes(draft.reduction.model):
+                return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
+        with running_fakes(draft.reduction.model), without_values():
+            return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
+    except WeightsNeededError as error:
+        reason = str(error)
+    report("load the weights", None)
+    loaded = draft.with_weights(checkpoint, reason, options)
+    with running_fakes(loaded.reduction.model):
+        return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
+
+
+def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
+    """Describe every graph that a model becomes, by running it.
+
+    Args:
+        model: its parameters may be fake.
+        subject: task and preprocessor.
+        options: `description`, `last_logits`, `split_encoders`, `opset` and `dtype`.
+
+    Raises:
+        UnsupportedError: the model can't be described for the task.
+        OptionError: `description` names what isn't one.
+    """
+    components = describe(model, subject.task, subject.preprocessor, options)
+    graphs = tuple(_describe_graph(component, model, options) for component in components)
+    model_type, architecture = subject.config.model_type, type(model).__name__
+    return Description(model_type, architecture, subject.task.full_name, options.dtype, graphs)
+
+
+def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: GraphOptions) -> Description:
+    """Return the description of a draft whose graphs are described already."""
+    subject, architecture = draft.subject, type(draft.bound.model).__name__
+    return Description(subject.config.model_type, architecture, subject.task.full_name, options.dtype, graphs)
+
+
+def _describe_graph(component: Component, whole: PreTrainedModel, options: GraphOptions) -> GraphDescription:
+    runnable = Runnable(component.config, component.preprocessor)
+    layout, sizes = trace_examples(component.model, runnable.examples)
+    prefix = next(name for name, module in whole.named_modules() if module is component.model)
+    tolerance = default_tolerance(component.config.atol_for_validation, options.dtype)
+    return GraphDescription(
+        name=component.name,
+        prefix=f"{prefix}." if prefix else "",
+        described_by=described_by(component.config),
+        opset=options.opset or default_opset(),
+        atol=tolerance.atol,
+        rtol=tolerance.rtol,
+        inputs=input_specs(runnable, layout, str(component.model.dtype).removeprefix("torch.")),
+        sizes=sizes,
+        cache=runnable.cache,
+        runnable=runnable,
+    )
+
+
+def with_code(description: Description, model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
+    """Return a description that was read from a cache entry with the code for a model, which is described for that.
+
+    Args:
+        description: of the model; its sizes stay.
+        model: the model, with all its layers.
+        subject: task and preprocessor.
+        options: those of the export.
+    """
+    components = describe(model, subject.task, subject.preprocessor, options)
+    graphs = zip(description.graphs, components, strict=True)
+    return replace(
+        description,
+        graphs=tuple(replace(g, runnable=Runnable(c.config, c.preprocessor)) for g, c in graphs),
+    )

@@ -1,0 +1,103 @@
+"""The original of an export, for what needs it: what it is, and its description with the code that runs it."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.depth import LayerTypes, NotExtendableError
+from onnxport.description.description import Description
+from onnxport.options import ExportOptions, Progress
+from onnxport.patching.scope import exclusive
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+    from onnxport.blueprints.describing import Described
+    from onnxport.blueprints.draft import Draft
+    from onnxport.blueprints.subject import Subject
+
+logger = logging.getLogger(__name__)
+
+
+class Original:
+    """Find out what a checkpoint is when that is first asked for, and keep it.
+
+    Args:
+        checkpoint: the checkpoint.
+        options: those of the export.
+        draft: the model that was traced; None where the blueprint came from the cache.
+        described: its description; None where the graphs came from the cache.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: ExportOptions,
+        draft: Draft | None = None,
+        described: Described | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._options, self._draft, self._described = options, draft, described
+
+    @cached_property
+    def subject(self) -> Subject:
+        """Task, class, configuration and preprocessor."""
+        if self._draft is not None:
+            return self._draft.subject
+        with exclusive():
+            from onnxport.blueprints.subject import subject_of
+
+            return subject_of(self.checkpoint, self._options)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration."""
+        return self.subject.config
+
+    @property
+    def preprocessor(self) -> Any:
+        """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
+        return self.subject.preprocessor
+
+    @property
+    def generation_config(self) -> GenerationConfig | None:
+        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
+        from onnxport.loading.load import generation_config_for
+
+        return generation_config_for(self.subject.model_class, self.config, self.preprocessor)
+
+    @property
+    def draft(self) -> Draft | None:
+        """The model that was traced; None where the blueprint came from the cache."""
+        return self._draft
+
+    def make_draft(self, report: Progress) -> Draft:
+        """Return the model that was traced; it is built where the blueprint came from the cache."""
+        from onnxport.blueprints.draft import make_draft
+
+        if self._draft is None:
+            self._draft = make_draft(self.checkpoint, self._options, report)
+        return self._draft
+
+    def describe(self, description: Description, model: PreTrainedModel) -> Description:
+        """Return a description with the code that runs a model; the model is run only where nothing was described.
+
+        Args:
+            description: from the blueprint.
+            model: the original, with all its layers or with those that were traced.
+        """
+        from onnxport.blueprints.describing import with_code
+
+        if self._described is not None:
+            shallow, stacks = self._described.draft.reduction.model, self._described.draft.reduction.stacks
+            if model is shallow:
+                return self._described.description
+            layers = tuple(LayerTypes(stack.path, stack.traced, stack.full) for stack in stacks)
+            try:
+                return self._described.description.at_depth(shallow, model, layers)
+            except NotExtendableError as error:
+                logger.info("%s is described again: %s", type(model).__name__, error)
+        return with_code(description, model, self.subject, self._options.graph)

@@ -1,0 +1,180 @@
+"""An export on its way to the disk: graphs with their tensors, the files that they become, and what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxport.binding.bound_graphs import bind_graph
+from onnxport.blueprints.blueprint import Blueprint
+from onnxport.blueprints.original import Original
+from onnxport.bundles.manifest import FILE_NAME
+from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
+from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.checkpoint.digest import digesting, sha256_of_files
+from onnxport.checkpoint.reading import Reader
+from onnxport.description.tasks import LABELLED, Task
+from onnxport.options import OutputOptions, Progress
+from onnxport.passes.finish import finish
+from onnxport.writing.planning import GraphPlan, plan_graph
+from onnxport.writing.write import write_graph
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """Name one file that an export writes.
+
+    Attributes:
+        name: path inside the output directory.
+        bytes: its size; None where only writing tells.
+    """
+
+    name: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class BoundGraphs:
+    """Hold graphs whose parameters are tensors of a checkpoint.
+
+    Attributes:
+        models: file name to graph, with all its layers.
+        reader: reads the tensors.
+    """
+
+    models: Mapping[str, ir.Model]
+    reader: Reader
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold what an export will write.
+
+    Attributes:
+        graphs: where the tensors of each graph will be.
+        files: every file, with its size; those of graphs are known after writing.
+        labelled: whether the outputs of the exported task are scores of labels.
+    """
+
+    graphs: tuple[GraphPlan, ...]
+    files: tuple[PlannedFile, ...]
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """Hold an export that was written.
+
+    Attributes:
+        directory: where its files are.
+        graphs: as they were written, with their tensors.
+        plan: where the tensors are.
+        digests: SHA-256 of the checkpoint's files, by name; empty where they are linked.
+    """
+
+    directory: Path
+    graphs: BoundGraphs
+    plan: Plan
+    digests: Mapping[str, str]
+
+    @property
+    def files(self) -> tuple[PlannedFile, ...]:
+        """The files that are in the directory now."""
+        return list_files(self.directory)
+
+
+def bind_graphs(blueprint: Blueprint, reader: Reader, options: OutputOptions) -> BoundGraphs:
+    """Bind every graph's parameters to the checkpoint.
+
+    Args:
+        blueprint: its graphs are changed.
+        reader: reads the checkpoint when a tensor is written.
+        options: `weights`; linked tensors keep the checkpoint's layout.
+
+    Raises:
+        WeightsMismatchError: a parameter isn't bound, or has another dtype or shape than its expression.
+    """
+    models = {}
+    for traced, graph in zip(blueprint.trace.graphs, blueprint.graphs, strict=True):
+        finish(graph, keep_layout=options.weights == "link")
+        bind_graph(graph, blueprint.binding, reader, prefix=traced.prefix)
+        models[traced.file] = graph
+    return BoundGraphs(models, reader)
+
+
+def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions) -> Plan:
+    """Plan the files that will be written; sizes of weights are exact.
+
+    Args:
+        checkpoint: what is exported.
+        task: what for.
+        graphs: its graphs, with their tensors.
+        options: `external_data` and `weights`.
+
+    Raises:
+        OptionError: weights can't be linked.
+        OutputError: two files would have one name.
+    """
+    plans = tuple(plan_graph(graph, name, options) for name, graph in graphs.models.items())
+    files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
+    files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
+    files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
+    return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), task.name in LABELLED)
+
+
+def write_export(
+    stage: Path, plan: Plan, graphs: BoundGraphs, original: Original, options: OutputOptions, report: Progress
+) -> Written:
+    """Write the graphs, their weights, and what the checkpoint has beside its weights.
+
+    Args:
+        stage: directory to write into.
+        plan: where everything goes.
+        graphs: what is written.
+        original: the checkpoint, and what side files are made of where it lacks them.
+        options: `weights`.
+        report: called with the file and the share of all weights that is written.
+
+    Raises:
+        CheckpointError: the checkpoint can't be read, or has changed.
+        OSError: a file can't be written.
+    """
+    digests = _write_graphs(stage, plan, graphs, original.checkpoint, options, report)
+    write_side_files(stage, _side_files(original.checkpoint), original, labelled=plan.labelled)
+    write_module_files(stage, original.checkpoint)
+    return Written(stage, graphs, plan, digests)
+
+
+def _write_graphs(
+    stage: Path, plan: Plan, graphs: BoundGraphs, checkpoint: Checkpoint, options: OutputOptions, report: Progress
+) -> dict[str, str]:
+    """Write the graphs and their weights; return the digests of the checkpoint's files, unless they are linked."""
+    paths = () if options.weights == "link" else (*checkpoint.weight_files, *checkpoint.module_weights.values())
+    total = sum(tensor.nbytes for graph in plan.graphs for tensor in graph.tensors) or 1
+    done = 0
+    with digesting(paths, root=checkpoint.root or checkpoint.directory) as digests:
+        for graph_plan, (name, graph) in zip(plan.graphs, graphs.models.items(), strict=True):
+
+            def written(count: int, name: str = name) -> None:
+                nonlocal done
+                done += count
+                report(f"write {name}", done / total)
+
+            write_graph(graph_plan, graph, stage, graphs.reader, written)
+        adapter = checkpoint.adapter
+        return digests() | (sha256_of_files([adapter.file], root=adapter.directory) if adapter else {})
+
+
+def list_files(directory: Path) -> tuple[PlannedFile, ...]:
+    """List the files of a directory, with their sizes."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return tuple(PlannedFile(str(path.relative_to(directory)), path.stat().st_size) for path in paths)
+
+
+def _side_files(checkpoint: Checkpoint) -> list[Path]:
+    return side_files(checkpoint.directory, checkpoint.preprocessor_directory)

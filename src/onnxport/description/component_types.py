@@ -1,0 +1,184 @@
+"""The components that a model becomes, for each type of model that its own traits tell.
+
+An architecture's file calls these with descriptions of its own where some of its graphs need them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from onnxport.description import packed_patches
+from onnxport.description.components import MODALITY_ENCODERS, Component
+from onnxport.description.encoder_decoder import (
+    CrossAttentionDecoderOnnxConfig,
+    DecoderOnnxConfig,
+    EncoderOnnxConfig,
+    InnerEncoderOnnxConfig,
+)
+from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
+from onnxport.description.multimodal import (
+    EmbeddingOnnxConfig,
+    EmbedsDecoderOnnxConfig,
+    ImageSizesEncoderOnnxConfig,
+    ModalityEncoderOnnxConfig,
+    has_audio,
+    language_model,
+    method_of,
+)
+from onnxport.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
+    from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+DescribeEncoder = Callable[["PreTrainedModel", "Preprocessor"], "OnnxConfig"]
+"""Describes the encoder of one modality, from the whole model."""
+DescribeDecoder = Callable[["PreTrainedModel", "Preprocessor", bool, bool], "OnnxConfig"]
+"""Describes a decoder that takes embeddings, from the language model.
+
+The flags keep the last token's logits only, and give the graph a cache.
+"""
+
+
+def generates_from_encoder(model: PreTrainedModel, task: Task) -> bool:
+    """Return whether an encoder-decoder is exported for generation, as two graphs."""
+    return task.with_past and bool(model.config.is_encoder_decoder) and bool(model.can_generate())
+
+
+def encoder_decoder(
+    model: PreTrainedModel,
+    preprocessor: Preprocessor,
+    *,
+    encoder: type[EncoderOnnxConfig] = EncoderOnnxConfig,
+    decoder: type[DecoderOnnxConfig] = DecoderOnnxConfig,
+) -> tuple[Component, ...]:
+    """Describe an encoder-decoder for generation.
+
+    Args:
+        model: the whole model.
+        preprocessor: makes the encoder's inputs.
+        encoder: description of an encoder that is a model.
+        decoder: description of the decoder.
+    """
+    module = model.get_encoder()
+    if hasattr(module, "main_input_name"):
+        described = encoder(module, preprocessor)
+    else:
+        module, described = model, InnerEncoderOnnxConfig(model, preprocessor)
+    return (
+        Component("encoder_model", module, described, preprocessor),
+        Component("decoder_model_merged", model, decoder(model, described, preprocessor), preprocessor),
+    )
+
+
+def cross_attention(model: PreTrainedModel, preprocessor: Preprocessor) -> tuple[Component, ...]:
+    """Describe a vision encoder, and a decoder that is a model of its own and attends to its hidden states (BLIP).
+
+    Args:
+        model: the whole model; see `CrossAttentionDecoderOnnxConfig.fits`.
+        preprocessor: makes images.
+    """
+    vision_model, text_decoder = model.vision_model, model.text_decoder
+    encoder = EncoderOnnxConfig(vision_model, preprocessor)
+    decoder = CrossAttentionDecoderOnnxConfig(text_decoder, vision_model, encoder, preprocessor)
+    return (
+        Component("encoder_model", vision_model, encoder, preprocessor),
+        Component("decoder_model_merged", text_decoder, decoder, preprocessor),
+    )
+
+
+def can_be_split(model: PreTrainedModel, encoders: Mapping[str, DescribeEncoder]) -> bool:
+    """Return whether a model encodes images or audio alone, so that its decoder can take the embeddings.
+
+    Args:
+        model: the whole model.
+        encoders: component names to descriptions of encoders that the model's traits don't tell.
+    """
+    return bool(_encoder_names(model, encoders)) and hasattr(model, "get_input_embeddings")
+
+
+def multimodal(
+    model: PreTrainedModel,
+    task: Task,
+    preprocessor: Preprocessor,
+    last_logits: bool = False,
+    *,
+    encoders: Mapping[str, DescribeEncoder] | None = None,
+    decoder: DescribeDecoder | None = None,
+) -> tuple[Component, ...]:
+    """Describe a model that generates text from images or audio and a prompt.
+
+    Args:
+        model: the whole model.
+        task: with past or without.
+        preprocessor: what the checkpoint ships.
+        last_logits: whether the decoder returns the logits of the last token only.
+        encoders: component names to descriptions of encoders that the model's traits don't tell.
+        decoder: description of the decoder where its traits don't tell it.
+    """
+    encoders = encoders or {}
+    names = _encoder_names(model, encoders)
+    if task.name == "image-to-text" and len(names) == len(MODALITY_ENCODERS) and not has_audio(model, preprocessor):
+        logger.warning("the checkpoint has no feature extractor: the audio encoder is left out")
+        names.remove("audio_encoder")
+    describe_decoder, text = decoder or _decoder_type(model), language_model(model)
+    return (
+        *(
+            Component(
+                name,
+                model,
+                encoders[name](model, preprocessor) if name in encoders else _encoder(model, name, preprocessor),
+                preprocessor,
+            )
+            for name in names
+        ),
+        Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
+        Component(
+            "decoder_model_merged",
+            text,
+            describe_decoder(text, preprocessor, last_logits, task.with_past),
+            preprocessor,
+        ),
+    )
+
+
+def _encoder_names(model: PreTrainedModel, encoders: Mapping[str, DescribeEncoder]) -> list[str]:
+    return [name for name in MODALITY_ENCODERS if name in encoders or _has_encoder(model, name)]
+
+
+def _has_encoder(model: PreTrainedModel, component: str) -> bool:
+    """Return whether a model has an encoder; its class may have one that its configuration leaves out."""
+    field = component.replace("_encoder", "_config")
+    has_method = method_of(model, MODALITY_ENCODERS[component].method) is not None
+    return has_method and getattr(model.config, field, True) is not None
+
+
+def _decoder_type(model: PreTrainedModel) -> type[EmbedsDecoderOnnxConfig]:
+    config = model.config
+    if not hasattr(config, "vision_config") or not packed_patches.uses_mrope(config):
+        return EmbedsDecoderOnnxConfig
+    if packed_patches.has_deepstack(config):
+        return packed_patches.DeepstackMropeDecoderOnnxConfig
+    return packed_patches.MropeDecoderOnnxConfig
+
+
+def _encoder(model: PreTrainedModel, component: str, preprocessor: Preprocessor) -> OnnxConfig:
+    if component == "vision_encoder" and packed_patches.takes_packed_patches(model):
+        if packed_patches.has_deepstack(model.config):
+            return packed_patches.DeepstackPatchEncoderOnnxConfig(model)
+        return packed_patches.PackedPatchEncoderOnnxConfig(model)
+    if ImageSizesEncoderOnnxConfig.fits(model, component):
+        return ImageSizesEncoderOnnxConfig(model, component, preprocessor)
+    try:
+        return ModalityEncoderOnnxConfig(model, component, preprocessor)
+    except UnsupportedError:
+        if not ImagePatchesEncoderOnnxConfig.fits(model, component):
+            raise
+        return ImagePatchesEncoderOnnxConfig(model, component, preprocessor)

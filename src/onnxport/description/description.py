@@ -1,0 +1,284 @@
+"""What is known of an export before it is traced: for each graph its inputs, outputs, axes, cache and tolerances.
+
+A model is described once, by running it. What can be written down of that is kept with the blueprint; what makes inputs
+and runs the model is code, so it lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from onnxport.description.arguments import Layout
+from onnxport.description.axes import symbols_of, today_label
+from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
+from onnxport.description.depth import LayerTypes, at_depth
+from onnxport.description.encoder_outputs import Modality
+from onnxport.description.examples import Examples
+from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
+from onnxport.description.signature import signature_of, solve
+from onnxport.description.tasks import Task, canonical_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
+
+_HAND_WRITTEN = ("onnxport.architectures.", "onnxport.configs.")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Describe an input or an output.
+
+    Attributes:
+        name: as the graph calls it.
+        dtype: type of its elements.
+        axes: for each axis its size, or its label where it may vary.
+        example: shape in the example that is traced.
+        labels: axis to label in the words of 4.37.2, those that may vary.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str, ...]
+    example: tuple[int, ...]
+    labels: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, dtype: str, shape: tuple[int, ...], labels: dict[int, str]) -> Self:
+        """Return the description of a tensor whose example is known."""
+        axes = tuple(_today(labels[axis]) if axis in labels else size for axis, size in enumerate(shape))
+        return cls(name, dtype, axes, shape, labels)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `asdict` gave, read back from JSON, whose keys are strings.
+
+        Raises:
+            KeyError, TypeError, ValueError: it isn't such a value.
+        """
+        labels = {int(axis): str(label) for axis, label in value["labels"].items()}
+        return cls(value["name"], value["dtype"], tuple(value["axes"]), tuple(value["example"]), labels)
+
+
+def _today(label: str) -> str:
+    """Translate the symbols in a label."""
+    return re.sub(r"[A-Za-z_]\w*", lambda symbol: today_label(symbol[0]), label)
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """Hold the code of a description: it makes inputs, calls the model with them, and names what it returns.
+
+    Attributes:
+        config: the `OnnxConfig`.
+        preprocessor: tokenizer, processor, image processor or feature extractor that makes its example inputs.
+    """
+
+    config: OnnxConfig
+    preprocessor: Any
+
+    @property
+    def examples(self) -> Examples:
+        """Inputs at any sizes, under today's labels."""
+        return Examples(self.config, signature_of(self.config).today(), self.preprocessor)
+
+    @property
+    def cache(self) -> CacheLayout | CrossAttentionLayout | None:
+        """Layout of the cache that the graph takes and returns; None where there is none, or code alone knows it."""
+        layouts = (
+            value for value in vars(self.config).values() if isinstance(value, CacheLayout | CrossAttentionLayout)
+        )
+        return next((layout for layout in layouts if layout.layers), None)
+
+    def layout(self, sizes: Mapping[str, int]) -> Layout:
+        """Make the inputs that are traced.
+
+        Args:
+            sizes: symbol to size at which the model is traced.
+        """
+        examples = self.examples
+        layout = examples.at()
+        signature = examples.signature.for_inputs(layout.flat)
+        usual = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+        changes = {symbol: size for symbol, size in sizes.items() if usual.get(symbol) != size}
+        return examples.at(changes) if changes else layout
+
+
+@dataclass(frozen=True)
+class GraphDescription:
+    """Describe a graph.
+
+    Attributes:
+        name: the component's name, `model` for a single graph.
+        prefix: what the component's parameter names lack to be the whole model's, such as `encoder.`.
+        described_by: the class that describes it; that of the model alone, where modules follow it.
+        opset: its opset.
+        atol: absolute tolerance of its validation.
+        rtol: relative tolerance of its validation.
+        inputs: in the graph's order.
+        outputs: in the graph's order; empty until they are known, by tracing or by running the model at several sizes.
+        sizes: symbol to size in the example that is traced.
+        cache: layout of the cache that it takes and returns.
+        fixed_axes: axes that the description lists and the model can't vary, as `input: label = size`.
+        runnable: the code; None in a description that was read back from a cache entry.
+    """
+
+    name: str
+    prefix: str
+    described_by: str
+    opset: int
+    atol: float
+    rtol: float
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    cache: CacheLayout | CrossAttentionLayout | None = None
+    fixed_axes: tuple[str, ...] = ()
+    runnable: Runnable | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> str:
+        """Name of the graph's file."""
+        return f"{self.name}.onnx"
+
+    @property
+    def source(self) -> str:
+        """`hand-written`, or `derived` from the model."""
+        return "hand-written" if self.described_by.startswith(_HAND_WRITTEN) else "derived"
+
+    @property
+    def code(self) -> Runnable:
+        """The code of a description that was made in this process."""
+        assert self.runnable is not None, "a description from the cache is made anew where its code is needed"
+        return self.runnable
+
+    def module_of(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the module of a model that the graph is made of."""
+        return model.get_submodule(self.prefix.removesuffix("."))  # type: ignore[return-value]
+
+    def at_depth(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> Self:
+        """Return the description of the same graph of a deeper model; see `description.depth`."""
+        runnable = replace(self.code, config=at_depth(self.code.config, shallow, deep, stacks))
+        dtype = next(iter(spec.dtype for spec in self.inputs if spec.dtype.startswith(("float", "bfloat"))), "float32")
+        inputs = input_specs(runnable, runnable.layout(self.sizes), dtype)
+        return replace(self, inputs=inputs, cache=runnable.cache, runnable=runnable)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the code as values for JSON."""
+        values = {name: value for name, value in vars(self).items() if name not in ("runnable", "cache")}
+        specs = {side: [asdict(spec) for spec in getattr(self, side)] for side in ("inputs", "outputs")}
+        return {**values, **specs, "sizes": dict(self.sizes), "cache": self.cache and self.cache.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it isn't such a value.
+        """
+        specs = {side: tuple(map(TensorSpec.from_json, value[side])) for side in ("inputs", "outputs")}
+        cache = value["cache"] and layout_from_json(value["cache"])
+        return cls(**{**value, **specs, "cache": cache, "fixed_axes": tuple(value["fixed_axes"])})
+
+
+def layout_from_json(value: Mapping[str, Any]) -> CacheLayout | CrossAttentionLayout:
+    """Read a cache's layout back."""
+    return CacheLayout.from_json(value) if "depth" in value else CrossAttentionLayout.from_json(value)
+
+
+def described_by(config: OnnxConfig) -> str:
+    """Name the class that describes a graph; that of the model alone, where modules follow it."""
+    kind = type(config.trunk if isinstance(config, SentenceEmbeddingOnnxConfig) else config)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def input_specs(
+    runnable: Runnable, layout: Layout, dtype: str, fixed: Mapping[str, int] | None = None
+) -> tuple[TensorSpec, ...]:
+    """Describe the inputs of a graph.
+
+    Args:
+        runnable: labels their axes.
+        layout: examples of them.
+        dtype: floating-point type of the model, and of its inputs.
+        fixed: symbols that the model doesn't let vary.
+    """
+    labels = signature_of(runnable.config).for_inputs(layout.flat).inputs
+    specs = []
+    for name, axes in labels.items():
+        tensor = layout.flat[name]
+        free = {axis: label for axis, label in axes.items() if not set(symbols_of(label)) & set(fixed or ())}
+        of = dtype if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+        specs.append(TensorSpec.of(name, of, tuple(tensor.shape), free))
+    return tuple(specs)
+
+
+@dataclass(frozen=True)
+class Description:
+    """Describe what a checkpoint becomes.
+
+    Attributes:
+        model_type: as its configuration has it.
+        architecture: the class that is exported.
+        task: what for, the full name.
+        dtype: floating-point type of the weights in the graphs.
+        graphs: one for each component.
+        modalities: how what the encoders return gets into the decoder; known where the graphs are traced.
+        notes: what isn't as it would be in an export.
+        model: as the user gave it; empty in a blueprint, which serves all checkpoints of one shape.
+    """
+
+    model_type: str
+    architecture: str
+    task: str
+    dtype: str
+    graphs: tuple[GraphDescription, ...]
+    modalities: tuple[Modality, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: str = ""
+
+    @property
+    def has_code(self) -> bool:
+        """Whether it was made in this process, so that a model can be run by it."""
+        return all(graph.runnable is not None for graph in self.graphs)
+
+    @property
+    def canonical_task(self) -> Task:
+        """The task."""
+        return canonical_task(self.task)
+
+    def at_depth(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> Self:
+        """Return the description of the same model with more layers, without running it.
+
+        Args:
+            shallow: the model that was described.
+            deep: the same model with more layers, or with weights.
+            stacks: every stack that has other layers in the deeper model.
+
+        Raises:
+            NotExtendableError: the cache has other entries than the layers of one stack.
+        """
+        return replace(self, graphs=tuple(graph.at_depth(shallow, deep, stacks) for graph in self.graphs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything that a reader wants to know as values for JSON; the same for the same checkpoint."""
+        values = {name: getattr(self, name) for name in ("model", "model_type", "architecture", "task", "dtype")}
+        return {**values, "notes": list(self.notes), "graphs": [_graph_values(graph) for graph in self.graphs]}
+
+
+def _graph_values(graph: GraphDescription) -> dict[str, Any]:
+    names = ("name", "file", "source", "described_by", "opset", "atol", "rtol")
+    values: dict[str, Any] = {name: getattr(graph, name) for name in names}
+    for side in ("inputs", "outputs"):
+        values[side] = [_without_labels(asdict(tensor)) for tensor in getattr(graph, side)]
+    return {**values, "fixed_axes": list(graph.fixed_axes)}
+
+
+def _without_labels(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name != "labels"
+    }

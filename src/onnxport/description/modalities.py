@@ -1,0 +1,61 @@
+"""Which tasks need an image or audio input, and whether a model and its graphs have one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from onnxport.description.tasks import Task
+
+if TYPE_CHECKING:
+    from onnxport.configs import OnnxConfig
+
+_NEEDED = {
+    "image-to-text": "images",
+    "audio-text-to-text": "images or audio",
+    "automatic-speech-recognition": "audio",
+}
+"""Tasks to what at least one of their graphs takes beside text."""
+_INPUTS = (
+    *("pixel_values", "image_pixel_values", "image_patches", "flattened_patches", "input_features", "input_values"),
+    *("audio_input_", "protein_input_ids"),
+)
+"""What inputs begin with that are images, audio or another modality themselves, not their masks or sizes."""
+
+
+def accepts_modality(model_class: type) -> bool:
+    """Return whether the forward of a class takes images, audio or another modality than text.
+
+    Transformers registers classes without any for such tasks, too: Mistral 4, which takes text alone; Dia, which makes
+    audio of text; Kyutai's speech-to-text, which takes audio as token ids.
+    """
+    forward: Callable[..., object] = model_class.forward  # type: ignore[attr-defined]
+    return _has_modality(inspect.signature(forward).parameters)
+
+
+def needed_modality(model_class: type, task: Task, *, decodes: bool) -> str | None:
+    """Name what a task needs beside text; None for nothing.
+
+    Args:
+        model_class: the class of the model that is exported.
+        task: what it is exported for.
+        decodes: whether the model is a decoder that takes an encoder's embeddings. Transformers registers some of them
+            as AutoModelForSeq2SeqLM, whose task names no modality.
+    """
+    if not accepts_modality(model_class):
+        return None
+    return _NEEDED.get(task.name) or ("images or audio" if decodes else None)
+
+
+def takes_modality(config: OnnxConfig) -> bool:
+    """Return whether a graph takes an image, audio or another modality than text.
+
+    Args:
+        config: the description of one graph.
+    """
+    return _has_modality(config.inputs)
+
+
+def _has_modality(names: Iterable[str]) -> bool:
+    return any(name.startswith(_INPUTS) and not name.endswith("_mask") for name in names)

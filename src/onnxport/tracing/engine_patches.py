@@ -1,0 +1,353 @@
+"""Patches of torch, onnxscript and Transformers' exporter: what doesn't survive the capture there, or takes too long.
+
+Those of one model's code are in its family's file in `architectures/`. All are needed with torch 2.13, onnxscript 0.7
+and Transformers 5.23.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxport.architectures._clamping import clamps_always
+from onnxport.architectures._symbolic_int import symbolic_int
+from onnxport.patching.patch import EAGER, SLOW, Patch
+from onnxport.tracing._decompose import decompose, promote
+from onnxport.tracing._economy import memoized, unread, without_source_lines
+from onnxport.tracing.fake import is_fake
+
+if TYPE_CHECKING:
+    import sympy
+    import torch
+    from transformers import PreTrainedModel
+
+    Size = int | torch.SymInt
+
+
+def _squeeze(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Squeeze the axes that are 1 for every size of the dynamic ones."""
+
+    def squeeze(tensor: torch.Tensor, *dims: Any, **named: Any) -> torch.Tensor:
+        wanted = named.get("dim", dims[0] if len(dims) == 1 else dims or range(tensor.dim()))
+        axes = [wanted] if isinstance(wanted, int) else [*wanted]
+        for axis in sorted((axis % max(tensor.dim(), 1) for axis in axes), reverse=True):
+            if tensor.dim() and isinstance(tensor.shape[axis], int) and tensor.shape[axis] == 1:
+                tensor = original(tensor, axis)
+        return tensor
+
+    return squeeze
+
+
+def _pool_any_size(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Average feature maps of any size with one matrix for the rows and one for the columns."""
+
+    def adaptive_avg_pool2d(images: torch.Tensor, output_size: Any) -> torch.Tensor:
+        wanted = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
+        if all(isinstance(size, int) for size in images.shape[-2:]) or all(size == 1 for size in wanted):
+            return original(images, output_size)
+        rows, columns = (
+            None if out is None else _averages(images, axis, out) for axis, out in zip((-2, -1), wanted, strict=True)
+        )
+        images = images if rows is None else rows @ images
+        return images if columns is None else images @ columns.transpose(0, 1)
+
+    return adaptive_avg_pool2d
+
+
+def _averages(images: torch.Tensor, axis: int, out: int) -> torch.Tensor:
+    """Return the matrix [out, size of the axis] whose rows average the positions in each output's window."""
+    import torch
+
+    size = images.shape[axis]
+    position = torch.arange(size, device=images.device)[None]
+    index = torch.arange(out, device=images.device)[:, None]
+    starts, ends = index * size // out, ((index + 1) * size + out - 1) // out
+    inside = ((position >= starts) & (position < ends)).to(images.dtype)
+    return inside / inside.sum(-1, keepdim=True)
+
+
+def _spaced(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Compute a linspace whose number of steps is a symbolic size."""
+
+    def linspace(start: float, end: float, steps: Size, **named: Any) -> torch.Tensor:
+        import torch
+
+        if isinstance(steps, int):
+            return original(start, end, steps, **named)
+        last = torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]
+        return torch.arange(steps, **{"dtype": torch.get_default_dtype(), **named}) * ((end - start) / last) + start
+
+    return linspace
+
+
+def _of_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Make a tensor of symbolic sizes."""
+
+    def as_tensor(
+        data: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> torch.Tensor:
+        import torch
+
+        rows = data if isinstance(data, list | tuple) else ()
+        flat = [size for row in rows for size in (row if isinstance(row, list | tuple) else (row,))]
+        if not any(isinstance(size, torch.SymInt) for size in flat):
+            return original(data, dtype=dtype, device=device)
+        sizes = [torch.scalar_tensor(size, dtype=dtype or torch.int64, device=device) for size in flat]
+        stacked = torch.stack(sizes)
+        return stacked.reshape(len(rows), -1) if isinstance(rows[0], list | tuple) else stacked
+
+    return as_tensor
+
+
+def _no_positions(original: Callable[[PreTrainedModel, dict[str, Any]], None]) -> Callable[..., None]:
+    """Leave three-axis positions to the model, which computes those of text without images by itself."""
+
+    def precompute_export_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+        missing = inputs.get("position_ids") is None
+        if missing:
+            inputs["position_ids"] = False
+        original(model, inputs)
+        if missing:
+            del inputs["position_ids"]
+
+    return precompute_export_inputs
+
+
+def _flat_division(original: Callable[..., sympy.Basic | None]) -> classmethod[Any, Any, Any]:
+    """Divide sums by the smallest divisor, and once.
+
+    (a // b + c) // d is (a + b * c) // (b * d), and (g * a + c) // (g * d) is (a + c // g) // d.
+    """
+
+    def divide(cls: type[sympy.Function], base: sympy.Basic, divisor: sympy.Basic) -> sympy.Basic | None:
+        if base.is_Add and divisor.is_Integer and divisor > 0:
+            number, rest = base.as_coeff_Add()
+            if isinstance(rest, cls) and number.is_Integer and rest.args[1].is_Integer and rest.args[1] > 0:
+                return cls(rest.args[0] + rest.args[1] * number, rest.args[1] * divisor)
+            common = _common(rest, divisor) if number.is_Integer else 1
+            if common > 1:
+                return cls((rest / common).expand() + number // common, divisor // common)
+        return original(base, divisor)
+
+    return classmethod(divide)
+
+
+def _common(rest: sympy.Expr, divisor: sympy.Integer) -> int:
+    """Return the greatest common divisor of an integer and of the coefficients of a sum of integers."""
+    coefficients = [term.as_coeff_Mul()[0] for term in rest.as_ordered_terms() if term.is_integer]
+    whole = rest.is_integer and all(number.is_Integer for number in coefficients)
+    return math.gcd(int(divisor), *map(int, coefficients)) if whole else 1
+
+
+def _pool_one_row(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Pool a sequence of symbolic length as an image of one row."""
+
+    def max_pool1d(rows: torch.Tensor, *sizes: Any, **named: Any) -> torch.Tensor:
+        from torch.nn import functional
+
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        given = {**dict(zip(names, sizes, strict=False)), **named}
+        if given.get("return_indices") or isinstance(rows.shape[-1], int):
+            return original(rows, *sizes, **named)
+        whole = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+        wide = {name: (whole[name], _first(size)) for name, size in given.items() if name in whole and size is not None}
+        wide.setdefault("stride", wide["kernel_size"])
+        pooled = functional.max_pool2d(rows.unsqueeze(-2), **wide, ceil_mode=bool(given.get("ceil_mode")))
+        return pooled.squeeze(-2)
+
+    return max_pool1d
+
+
+def _first(size: int | Sequence[int]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+def _grouped(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Use grouped matrix products where a model's configuration chooses the loop over experts."""
+
+    def get_interface(self: Any, experts_implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
+        chosen = "grouped_mm" if experts_implementation == "eager" else experts_implementation
+        return original(self, chosen, default)
+
+    return get_interface
+
+
+def _no_fake_grouped_product(original: Callable[..., bool]) -> Callable[..., bool]:
+    """Use the plain product of experts for parameters without values."""
+
+    def can_use(states: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> bool:
+        return not is_fake(weight) and bool(original(states, weight, offs))
+
+    return can_use
+
+
+_FINITE = Patch(
+    "torch:isfinite",
+    clamps_always,
+    "BART, Marian, DETR and LED clamp float16 hidden states only if any of them isn't finite, which depends on values",
+    EAGER,
+    "Transformers clamps them without looking at the values",
+    without_values=True,
+)
+_GROUPED = Patch(
+    "transformers.integrations.moe:ExpertsInterface.get_interface",
+    _grouped,
+    "a model whose configuration chooses eager experts (OpenAI's privacy filter) loops over the experts that were hit",
+    EAGER,
+    "the exporter replaces eager experts of every model",
+    without_values=True,
+)
+_SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
+"""Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
+
+ENGINE_PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "torch:Tensor.squeeze",
+        _squeeze,
+        "squeeze() becomes a Squeeze without axes, which drops a batch axis of size 1 (mBART, PLBart), and squeeze(0) "
+        "one of an axis that isn't 1 (Mistral 3)",
+        "https://github.com/microsoft/onnxscript/issues/360",
+        "torch.onnx lowers squeezes to the axes that are statically 1",
+    ),
+    _FINITE,
+    _GROUPED,
+    Patch(
+        "transformers.exporters.utils:precompute_export_inputs",
+        _no_positions,
+        "the exporter adds an input position_ids to multimodal models that are traced on text alone",
+        "none: the exporter is meant to add inputs",
+        "the exporter adds no input that the caller doesn't pass",
+    ),
+    Patch(
+        "torch.nn.functional:adaptive_avg_pool2d",
+        _pool_any_size,
+        "the pooling windows are those of the example's size (UperNet and other pyramids)",
+        EAGER,
+        "torch.export keeps adaptive pools of symbolic sizes whole",
+    ),
+    Patch(
+        "torch.nn.functional:max_pool1d",
+        _pool_one_row,
+        "max_pool1d specializes the pooled axis to the example's size (CANINE)",
+        EAGER,
+        "torch.export keeps pools of symbolic sizes whole",
+    ),
+    Patch(
+        "torch:as_tensor",
+        _of_sizes,
+        "as_tensor of symbolic sizes specializes them to the example's feature maps (Deformable DETR)",
+        EAGER,
+        "torch.export keeps symbolic sizes in tensors that are made of them",
+    ),
+    Patch(
+        "torch:linspace",
+        _spaced,
+        "linspace with a symbolic number of steps specializes it to the example's rows (Deformable DETR, LW-DETR)",
+        EAGER,
+        "torch.onnx translates linspace with a symbolic number of steps",
+    ),
+    Patch(
+        "torch.utils._sympy.functions:FloorDiv.eval",
+        _flat_division,
+        "sizes that are halved repeatedly become nested divisions, which take minutes to compare (Swin, SAM 2)",
+        "https://github.com/pytorch/pytorch/issues/134133",
+        "torch flattens nested floor divisions of sums",
+    ),
+    Patch(
+        "torch.utils._traceback:CapturedTraceback.summary",
+        without_source_lines,
+        "every node of the captured program gets the source lines that made it, which nothing here reads",
+        SLOW,
+        "torch.export has a setting for it",
+    ),
+    Patch(
+        "torch.onnx._internal.exporter._fx_passes:decompose_with_registry",
+        decompose,
+        "the whole program is run twice more, although few of its operators have no translation",
+        SLOW,
+        "torch.onnx decomposes single nodes",
+    ),
+    Patch(
+        "torch.onnx._internal.fx.passes.type_promotion:_TypePromotionInterpreter.run_node",
+        promote,
+        "the whole program is run once more, although few of its nodes have arguments of two dtypes",
+        SLOW,
+        "torch.onnx runs only the nodes that type promotion changed",
+    ),
+    Patch(
+        "onnxscript._internal.values:TracedOnnxFunction.function_ir",
+        unread,
+        "the source of all 500 translations is parsed to learn the domain that they share",
+        SLOW,
+        "torch.onnx makes the list of translations without it",
+    ),
+    *(
+        Patch(
+            f"torch.fx.experimental.sym_node:SymNode.{operation}",
+            memoized,
+            "sympy computes the same few expressions tens of thousands of times",
+            SLOW,
+            "torch caches them",
+        )
+        for operation in _SYMBOLIC
+    ),
+)
+"""Applied while any model is captured."""
+
+FAKE_PATCHES: tuple[Patch, ...] = (
+    _FINITE,
+    _GROUPED,
+    Patch(
+        "transformers.integrations.moe:_can_use_grouped_mm",
+        _no_fake_grouped_product,
+        "torch's grouped_mm refuses float32 fake tensors, which its CPU kernel takes",
+        "https://github.com/pytorch/pytorch/issues/159547",
+        "its meta function accepts what its kernel accepts",
+        without_values=True,
+    ),
+)
+"""Applied while any model runs with parameters that have no values."""
+
+
+def _symbolic_length(original: Callable[..., int]) -> Callable[..., Size]:
+    """Return the first size of a tensor as its length, which may be symbolic."""
+
+    def length(value: Any) -> Size:
+        import torch
+
+        return value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else original(value)
+
+    return length
+
+
+def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
+    """Return patches that keep symbolic sizes in modeling files: of their `torch_int`, and of `len`.
+
+    Args:
+        modules: names of imported modeling files.
+    """
+    whole = tuple(
+        Patch(
+            f"{name}:torch_int",
+            symbolic_int,
+            "torch_int specializes the size that position embeddings are interpolated to, since is_tracing() is false "
+            "in torch.export",
+            "https://github.com/huggingface/transformers/pull/33226",
+            "Transformers' torch_int returns symbolic sizes as they are",
+        )
+        for name in modules
+        if "torch_int" in vars(sys.modules[name])
+    )
+    lengths = tuple(
+        Patch(
+            f"{name}:len",
+            _symbolic_length,
+            "len() of a tensor specializes its first size (RT-DETR, D-FINE, DEIM)",
+            "https://github.com/pytorch/pytorch/pull/185804",
+            "torch.export lets len() of a tensor return a symbolic size",
+        )
+        for name in modules
+    )
+    return (*whole, *lengths)

@@ -1,0 +1,86 @@
+"""Which patches are applied when: while a model is captured, and while it runs with parameters that have no values."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+from onnxport.architectures._patches import modeling_modules, patches_of
+from onnxport.patching.caches import fresh_symbolic_caches
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import exclusive, patching
+from onnxport.tracing._economy import economical, own_exporter_patches
+from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
+
+if TYPE_CHECKING:
+    import torch
+
+_LOGGERS = (
+    "torch._subclasses.fake_tensor",
+    "torch.fx.experimental",
+    "torch.export",
+    "torch.onnx",
+    "torch.onnx._internal.exporter._registration",
+    "transformers",
+    "onnxscript",
+    "onnx_ir",
+)
+
+
+@contextlib.contextmanager
+def capturing(model: torch.nn.Module) -> Iterator[None]:
+    """Apply the patches of a capture: the engine's, and those of the modeling files that the model is defined in.
+
+    Caches of symbolic expressions are empty at both ends, so that a graph doesn't depend on what was traced before.
+
+    Args:
+        model: what is captured.
+    """
+    modules = modeling_modules(model)
+    changes = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules), own_exporter_patches(modules))
+    with quiet_engine(), economical(), patching(*changes), fresh_symbolic_caches():
+        yield
+
+
+@contextlib.contextmanager
+def without_values(model: torch.nn.Module) -> Iterator[None]:
+    """Apply the patches that a model needs to run with fake parameters.
+
+    Args:
+        model: what is run, or the model that it is a part of.
+    """
+    own = (patch for patch in patches_of(model) if patch.without_values)
+    with quiet_engine(), patching(*FAKE_PATCHES, *own):
+        yield
+
+
+@contextlib.contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Keep the exporter's progress lines and version notes off the user's terminal."""
+    with exclusive(), contextlib.ExitStack() as stack:
+        for logger in map(logging.getLogger, _LOGGERS):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(patching(Replacement(sys, "stdout", _Silenced(sys.stdout))))
+        yield
+
+
+class _Silenced:
+    """Standard output for all threads but the one that made this: what that one prints is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, and return its length."""
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)

@@ -1,0 +1,138 @@
+"""A model is described once in an export, whatever is traced and validated afterwards; failures have names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import onnxport
+from conformance.checkpoints import make_checkpoint
+from conformance.stamped import ARCHITECTURES, save
+from onnxport._needs import MoreLayersNeededError
+from onnxport.blueprints import describing, draft, tracing
+from onnxport.blueprints.describing import Described, describe_model, running_fakes
+from onnxport.blueprints.draft import make_draft
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.description.description import GraphDescription
+from onnxport.options import ExportOptions
+from onnxport.tracing.fake import is_fake
+
+
+@pytest.fixture
+def described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The classes of the models that were described, in order."""
+    found: list[str] = []
+    original = describing.describe
+
+    def counting(model: Any, *arguments: Any, **named: Any) -> Any:
+        found.append(type(model).__name__)
+        return original(model, *arguments, **named)
+
+    monkeypatch.setattr(describing, "describe", counting)
+    return found
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """A GPT-2 of six layers, four more than are traced."""
+    source = make_checkpoint("gpt2", "causal-lm-with-past", tmp_path)
+    torch.manual_seed(1)
+    GPT2LMHeadModel(GPT2Config.from_pretrained(source, n_layer=6)).save_pretrained(source)
+    return source
+
+
+def test_a_model_is_described_once(
+    deep: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
+    cold = onnxport.export(deep, tmp_path / "cold")
+    assert cold.manifest.validation["status"] == "passed"
+    assert "2 layers traced" in cold.manifest.components[0].notes[0]
+    assert described == ["GPT2LMHeadModel"]
+    onnxport.export(deep, tmp_path / "warm", ExportOptions(validate="none"))
+    assert len(described) == 1
+    warm = onnxport.export(deep, tmp_path / "validated")
+    assert warm.manifest.components == cold.manifest.components
+    assert warm.manifest.validation == cold.manifest.validation
+    assert len(described) == 2
+    assert onnxport.validate(tmp_path / "warm").status == "passed"
+    assert len(described) == 3
+
+
+def test_it_is_described_once_where_more_layers_are_traced(
+    deep: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[int] = []
+    original = tracing.trace_graph
+
+    def refuse_few(graph: GraphDescription, reduction: Any, options: ExportOptions) -> Any:
+        traced.append(len(reduction.model.transformer.h))
+        if reduction.stacks:
+            raise MoreLayersNeededError("code decides by a layer's index", frozenset({"transformer.h"}))
+        return original(graph, reduction, options)
+
+    monkeypatch.setattr(tracing, "trace_graph", refuse_few)
+    result = onnxport.export(deep, tmp_path / "out", ExportOptions(cache=False))
+    assert (traced, described) == ([2, 6], ["GPT2LMHeadModel"])
+    assert result.manifest.validation["status"] == "passed"
+    assert "code decides by a layer's index" in result.manifest.components[0].notes[0]
+
+
+@pytest.mark.parametrize("place", [draft, describing])
+def test_a_model_that_needs_values_is_loaded_and_described_with_them(
+    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any
+) -> None:
+    name = "build_fake" if place is draft else "describe_model"
+    original = getattr(place, name)
+
+    def refuse(model: Any, *arguments: Any) -> Any:
+        if place is draft or is_fake(next(model.parameters())):
+            raise DataDependentOutputException(torch.ops.aten.item.default)
+        return original(model, *arguments)
+
+    monkeypatch.setattr(place, name, refuse)
+    result = onnxport.export(deep, tmp_path / "out", ExportOptions(cache=False, validate="quick"))
+    assert result.manifest.validation["status"] == "passed"
+    (note,) = result.manifest.components[0].notes
+    assert "with its weights in memory" in note and "aten.item" in note
+
+
+@pytest.mark.parametrize(("place", "name"), [(draft, "build_fake"), (describing, "describe"), (tracing, "layers_of")])
+def test_a_bug_surfaces(deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(place, name, fail)
+    monkeypatch.setattr("onnxport._needs._PACKAGE", str(Path(__file__).parent))
+    with pytest.raises(AttributeError, match="a bug"):
+        onnxport.export(deep, tmp_path / "out", ExportOptions(cache=False, validate="none"))
+    assert not (tmp_path / "out").exists()
+
+
+def facts(graph: GraphDescription) -> tuple[Any, ...]:
+    config = graph.code.config
+    return (graph.inputs, graph.cache, dict(config.inputs), dict(config.outputs), config._config.to_dict())
+
+
+EXTENDED = [name for name, (_, task, _) in ARCHITECTURES.items() if task.endswith("-with-past")]
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_few_layers_tell_what_all_are(name: str, tmp_path: Path) -> None:
+    options = ExportOptions(task=ARCHITECTURES[name][1])
+    few = make_draft(open_checkpoint(save(name, tmp_path), options), options, lambda *_: None)
+    assert few.reduction.stacks
+    whole = few.at_full_depth("compared")
+    with running_fakes():
+        shallow = Described(few, describe_model(few.reduction.model, few.subject, options))
+        deep = describe_model(whole.reduction.model, few.subject, options)
+    extended = shallow.extended(whole, options).description
+    assert [facts(graph) for graph in extended.graphs] == [facts(graph) for graph in deep.graphs]
+    for graph in extended.graphs:
+        assert GraphDescription.from_json(json.loads(json.dumps(graph.to_json()))) == graph

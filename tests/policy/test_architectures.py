@@ -1,0 +1,63 @@
+"""One architecture, one file: the table names every record, and nothing else names a model type."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from onnxport.architectures._table import MODULES
+from tests.policy.source import FILES, SOURCE, label
+
+FAMILIES = [
+    path.stem
+    for path in sorted((SOURCE / "architectures").glob("*.py"))
+    if not path.stem.startswith("_") and path.stem != "describe"
+]
+"""Files of `architectures/` but its mechanism: names with an underscore, and `describe.py`, where it is used."""
+ALLOWED = ("architectures/", "configs/")
+"""Families' files, and the tables of `transformers.onnx`."""
+CLIP = "clip"
+"""A mode of `numpy.take`, too."""
+
+
+def test_the_table_is_what_the_files_hold() -> None:
+    records = {name: import_module(f"onnxport.architectures.{name}").ARCHITECTURES for name in FAMILIES}
+    found = [(kind, name) for name, held in records.items() for record in held for kind in record.model_types]
+    assert sorted(found) == sorted(MODULES.items())
+
+
+def test_model_types_are_named_in_their_family_s_file_alone() -> None:
+    spelled = {name for kind in CONFIG_MAPPING_NAMES for name in (kind, kind.replace("-", "_"))}
+    named = [
+        f"{label(path)}:{node.lineno}: {node.value}"
+        for path in FILES
+        if not label(path).startswith(ALLOWED)
+        for node in ast.walk(_without_numpy_modes(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in spelled
+    ]
+    assert not named
+
+
+def _without_numpy_modes(text: str) -> ast.AST:
+    """Parse a module, without `mode="clip"` of its calls."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            node.keywords = [
+                word
+                for word in node.keywords
+                if not (word.arg == "mode" and isinstance(word.value, ast.Constant) and word.value.value == CLIP)
+            ]
+    return tree
+
+
+def test_records_are_read_without_torch() -> None:
+    heavy = ("torch", "transformers", "onnxruntime", "onnx")
+    modules = ", ".join(f"onnxport.architectures.{name}" for name in FAMILIES)
+    code = f"import {modules}, sys; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

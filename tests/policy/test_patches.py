@@ -1,0 +1,70 @@
+"""Every patch has a target that exists, once, and a reason; the table of patched modeling files is complete."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+
+from onnxport.architectures._patches import PATCHED, patches_in
+from onnxport.binding.bind import _FEW_MISSING_VALUES
+from onnxport.loading.quantized import RECORDED_MXFP4
+from onnxport.passes.cleanup import _PATCHES
+from onnxport.patching.patch import Patch
+from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES
+from tests.policy.source import FILES, SOURCE, label
+
+FAMILIES = {
+    path.stem: patches_in(path.stem)
+    for path in sorted((SOURCE / "architectures").glob("[!_]*.py"))
+    if "\nARCHITECTURES" in path.read_text(encoding="utf-8")
+}
+OF_MODELS = [patch for patches in FAMILIES.values() for patch in patches]
+ALL: list[Patch] = [*OF_MODELS, *ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, _FEW_MISSING_VALUES, RECORDED_MXFP4]
+
+
+def test_every_target_resolves() -> None:
+    for patch in ALL:
+        assert callable(patch.resolve().value) or patch.resolve().value is not None, patch.target
+
+
+def test_every_target_is_patched_once() -> None:
+    together = [patch.target for patch in (*OF_MODELS, *ENGINE_PATCHES)]
+    assert sorted(together) == sorted(set(together))
+    assert len({patch.target for patch in FAKE_PATCHES}) == len(FAKE_PATCHES)
+    assert not {patch.target for patch in FAKE_PATCHES} & {patch.target for patch in OF_MODELS}
+
+
+def test_every_patch_has_its_reasons() -> None:
+    for patch in ALL:
+        assert patch.reason and patch.until, patch.target
+        assert patch.issue.startswith(("https://github.com/", "none: ", "none known: ")), patch.target
+
+
+def test_patches_of_models_are_in_the_table() -> None:
+    found = {patch.module.split(".")[2]: file for file, patches in FAMILIES.items() for patch in patches}
+    assert found == PATCHED
+    assert list(PATCHED) == sorted(PATCHED)
+
+
+def test_a_family_patches_modeling_files_only() -> None:
+    for patch in OF_MODELS:
+        assert patch.module.startswith("transformers.models.") and ".modeling_" in patch.module, patch.target
+        assert find_spec(patch.module) is not None
+
+
+def test_no_other_module_replaces_attributes() -> None:
+    """Assigning an attribute of a class or module of another package is what `patching` is for."""
+    allowed = {"patching/scope.py", "compat.py", "tracing/layer_indices.py"}  # of modules and a class of their own
+    found = [
+        f"{label(path)}:{node.lineno}"
+        for path in FILES
+        if label(path) not in allowed
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr"
+        if not _is_own(node)
+    ]
+    assert not found
+
+
+def _is_own(call: ast.Call) -> bool:
+    return isinstance(call.args[0], ast.Name) and call.args[0].id == "self"

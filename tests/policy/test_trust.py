@@ -1,0 +1,118 @@
+"""Nothing that a checkpoint or an export says leads to other files or runs code: rules over the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.policy.source import FILES, label
+
+CONTAINMENT = "containment.py"
+LISTING = frozenset({"glob", "rglob", "iterdir", "scandir", "listdir", "walk"})
+OWN_DIRECTORIES = {
+    "list_files": "the directory that an export wrote",
+    "_flush": "the same",
+    "_export_parts": "the same",
+    "_foreign": "names in an output that is to be replaced",
+    "_own": "names beside the output",
+    "_files": "the cache of blueprints",
+    "remove_abandoned": "the same",
+}
+"""Functions that list what onnxport wrote itself, and what is in it or beside it."""
+
+
+def ancestry(path_tree: ast.AST) -> Iterator[tuple[ast.AST, tuple[ast.AST, ...]]]:
+    """Yield every node of a tree with the nodes around it, the innermost last."""
+    waiting: list[tuple[ast.AST, tuple[ast.AST, ...]]] = [(path_tree, ())]
+    while waiting:
+        node, around = waiting.pop()
+        yield node, around
+        waiting += [(child, (*around, node)) for child in ast.iter_child_nodes(node)]
+
+
+def name_of(node: ast.AST) -> str:
+    """Return the last part of what a call calls."""
+    called = node.func if isinstance(node, ast.Call) else None
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+
+
+def only_looks(around: tuple[ast.AST, ...]) -> bool:
+    """Tell whether a listing is only asked for whether there is anything, or for names."""
+    if name_of(around[-1]) == "any":
+        return True
+    return any(
+        isinstance(node, ast.GeneratorExp) and isinstance(node.elt, ast.Attribute) and node.elt.attr == "name"
+        for node in around[-2:]
+    )
+
+
+def listings(tree: ast.AST) -> Iterator[str]:
+    """Yield the functions that list a directory and go on with the paths."""
+    for node, around in ancestry(tree):
+        if name_of(node) in LISTING and name_of(node) != "walk" and not only_looks(around):
+            functions = [item.name for item in around if isinstance(item, ast.FunctionDef)]
+            yield functions[-1] if functions else "the module"
+        elif isinstance(node, ast.Attribute) and node.attr == "walk" and ast.unparse(node.value) in ("os", "Path"):
+            yield "os.walk"
+
+
+def test_directories_of_others_are_listed_in_one_place() -> None:
+    """`files_inside` lists them, and refuses links to files elsewhere."""
+    found = {
+        f"{label(path)}: {name}"
+        for path in FILES
+        if label(path) != CONTAINMENT
+        for name in listings(ast.parse(path.read_text(encoding="utf-8")))
+        if name not in OWN_DIRECTORIES
+    }
+    assert not found
+
+
+def test_one_function_tells_what_is_inside() -> None:
+    found = {
+        label(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if name_of(node) in ("is_relative_to", "commonpath")
+    }
+    assert found == {CONTAINMENT}
+
+
+def test_the_rules_see_every_shape() -> None:
+    seen = list(listings(ast.parse("def f(d):\n    return [p for p in d.glob('*') if p.is_file()]\n")))
+    assert seen == ["f"]
+    assert not list(listings(ast.parse("any(d.glob('*')), sorted(p.name for p in d.glob('*'))")))
+
+
+LOADERS = ("from_pretrained", "from_config", "pipeline")
+"""What asks on standard input whether to run code of a directory, unless `trust_remote_code` says so."""
+WITHOUT_CODE = ("GenerationConfig",)
+"""Classes that never run code of a directory, and take every argument for a setting."""
+
+
+def untold(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines that load with Transformers and leave open whether code may run.
+
+    A loader that isn't called where it is named must be given to `partial` with that argument.
+    """
+    for node, around in ancestry(tree):
+        if not (isinstance(node, ast.Attribute) and node.attr in LOADERS):
+            continue
+        owner = ast.unparse(node.value)
+        if owner in WITHOUT_CODE or (node.attr == "pipeline" and owner != "transformers"):
+            continue
+        call = next((item for item in reversed(around) if isinstance(item, ast.Call)), None)
+        if call is None or not any(keyword.arg == "trust_remote_code" for keyword in call.keywords):
+            yield node.lineno
+
+
+def test_every_loader_is_told_whether_code_may_run() -> None:
+    found = [f"{label(path)}:{line}" for path in FILES for line in untold(ast.parse(path.read_text(encoding="utf-8")))]
+    assert not found
+
+
+def test_the_rule_about_loaders_sees_every_shape() -> None:
+    told = "partial(A.from_pretrained, trust_remote_code=False), A.from_config(c, trust_remote_code=t)"
+    assert not list(untold(ast.parse(told)))
+    for text in ("A.from_pretrained(d)", "f(A.from_pretrained)", "load = A.from_config", "transformers.pipeline(t)"):
+        assert list(untold(ast.parse(text))) == [1]

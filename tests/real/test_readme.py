@@ -1,0 +1,54 @@
+"""Every command and every snippet of the README runs, with local checkpoints in place of the Hub's repositories."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.checkpoints import make_checkpoint
+from scripts.fetch_real_models import model_directory
+from tests.policy.source import REPOSITORY
+
+BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.S)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        "sentence-transformers/all-MiniLM-L6-v2": model_directory("minilm"),
+        "HuggingFaceTB/SmolLM2-135M-Instruct": make_checkpoint(
+            "gpt2", "causal-lm-with-past", tmp_path_factory.mktemp("checkpoints")
+        ),
+    }
+
+
+def commands(text: str) -> list[list[str]]:
+    """Split a console block into the command of each line."""
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in text.splitlines() if line.startswith("$ ")]
+
+
+def run(command: list[str], directory: Path) -> None:
+    module = {"onnxport": ["-m", "onnxport"], "python": []}[command[0]]
+    done = subprocess.run([sys.executable, *module, *command[1:]], cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+
+
+def test_the_readme_runs(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    blocks = BLOCK.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    assert {kind for kind, _ in blocks} == {"console", "python"}
+    for kind, text in blocks:
+        for repository, directory in checkpoints.items():
+            text = text.replace(repository, str(directory))
+        if kind == "python":
+            run(["python", "-c", text], tmp_path)
+            continue
+        for command in commands(text):
+            if command[0] == "pip":  # what it installs is what runs this test
+                assert command[1:] == ["install", "onnxport[export]"]
+            else:
+                run(command, tmp_path)

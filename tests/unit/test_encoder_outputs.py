@@ -1,0 +1,120 @@
+"""Modalities: found by the configuration and the names in the graphs, kept in the manifest, merged by numpy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+from onnxport.architectures.describe import describe_modalities
+from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription
+from onnxport.description.encoder_outputs import Interface, Modality, completed_modalities
+from onnxport.errors import OptionError
+from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.modalities import Encoded, expand, merge_embeddings
+
+IMAGE = Modality("image", "vision_encoder", "pixel_values", "image_features", placeholder_token_id=9)
+ENCODER = Interface(["pixel_values"], ["image_features"])
+AUDIO = Interface(
+    ["audio_embed_sizes", "audio_input_features", "audio_attention_mask"],
+    ["audio_features", "audio_features_beside_pictures"],
+)
+
+
+def test_a_modality_is_what_the_configuration_and_the_graphs_tell() -> None:
+    config: Any = SimpleNamespace(model_type="any", image_token_index=9)
+    assert describe_modalities(config, {"vision_encoder": ENCODER, "embed_tokens": ENCODER}) == (IMAGE,)
+    deepstack = Interface(ENCODER.inputs, [*ENCODER.outputs, "deepstack_features"])
+    (found,) = describe_modalities(config, {"vision_encoder": deepstack})
+    assert found.deepstack_output == "deepstack_features"
+    (left_out,) = describe_modalities(SimpleNamespace(model_type="any"), {"vision_encoder": ENCODER})  # type: ignore[arg-type]
+    assert completed_modalities((left_out,), config) == (IMAGE,)
+
+
+def test_a_record_changes_a_modality() -> None:
+    (git,) = describe_modalities(transformers.GitConfig(), {"vision_encoder": ENCODER})
+    assert git == replace(IMAGE, merge="prefix", placeholder_token_id=None)
+    config = transformers.Phi4MultimodalConfig()
+    (audio,) = describe_modalities(config, {"audio_encoder": AUDIO})
+    assert (audio.max_length, audio.output_with_images) == (4000, "audio_features_beside_pictures")
+    assert audio.placeholder_token_id == config.audio_config.audio_token_id
+
+
+def written(directory: Path, manifest: dict[str, Any], config: dict[str, Any]) -> Directory:
+    """Write a directory without graphs."""
+    for component in manifest["components"]:
+        (directory / component["file"]).touch()
+    (directory / "onnxport.json").write_text(json.dumps(manifest))
+    (directory / "config.json").write_text(json.dumps(config))
+    return Directory(directory)
+
+
+def test_manifests_keep_modalities_and_old_ones_give_the_same(tmp_path: Path) -> None:
+    named = {name: tuple(TensorDescription(x, "float32", ()) for x in getattr(AUDIO, name)) for name in vars(AUDIO)}
+    component = ComponentDescription("audio_encoder", "audio_encoder.onnx", (), 20, 0, 0, **named)
+    config = {"audio_config": {"time_reduction": 8, "audio_token_id": 7}}
+    modality = Modality(
+        "audio", "audio_encoder", "audio_input_features", "audio_features", "replace", 7, "", AUDIO.outputs[1], 4000
+    )
+    manifest = Manifest("audio-text-to-text-with-past", {}, {}, {}, (component,), {}, (), (modality,))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert written(tmp_path, json.loads(manifest.to_json()), config).modalities == (modality,)
+    first = json.loads(manifest.to_json()) | {"format_version": 1}
+    del first["modalities"]
+    assert written(tmp_path, first, config).modalities == (modality,)
+
+
+def test_rows_replace_placeholder_tokens_in_order() -> None:
+    input_ids = np.array([[9, 1, 9], [2, 9, 3]])
+    rows = np.arange(1, 4, dtype=np.float32)[:, None]
+    merged = merge_embeddings(np.zeros((2, 3, 1), np.float32), rows, input_ids == 9)
+    assert merged[..., 0].tolist() == [[1, 0, 2], [0, 3, 0]]
+    with pytest.raises(OptionError, match="2 placeholder tokens but the encoder returned 3"):
+        merge_embeddings(merged, rows, input_ids == 1 + (input_ids == 2))
+
+
+def test_repeated_prompts_have_their_own_rows() -> None:
+    rows = np.arange(4.0)[:, None]
+    placed = Encoded(IMAGE, rows[:3])
+    (found,) = expand([placed], np.array([[9, 1, 9], [2, 9, 3]]), 2)
+    assert found.rows[:, 0].tolist() == [0, 1, 0, 1, 2, 2]
+    prefix = Encoded(replace(IMAGE, merge="prefix"), rows)
+    (found,) = expand([prefix], np.array([[1, 2], [3, 4]]), 2)
+    assert found.rows[:, 0].tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+
+
+class Recording:
+    """Stand in for a decoder's graph, and keep what it was given."""
+
+    def __init__(self) -> None:
+        self.inputs = dict.fromkeys(("inputs_embeds", "attention_mask", "position_ids"))
+        self.outputs = {"logits": None}
+
+    def run(self, feed: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        self.feed = feed
+        return {"logits": SimpleNamespace(numpy=lambda: np.zeros((1, 1, 1)))}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_mask_and_positions_are_those_of_tokens_behind_a_prefix(given: bool) -> None:
+    graph: Any = Recording()
+    decoder = Decoder(graph)
+    states = decoder.begin(2)
+    mask = np.array([[0, 1, 1], [1, 1, 1]])
+    feed: dict[str, Any] = {"inputs_embeds": np.zeros((2, 5, 4)), "attention_mask": mask}
+    if given:
+        feed["position_ids"] = np.array([[0, 0, 1], [0, 1, 2]])
+    decoder.step(feed, states, prefix=2)
+    assert graph.feed["attention_mask"].tolist() == [[1, 1, 0, 1, 1], [1] * 5]
+    assert graph.feed["position_ids"].tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 1, 2]]
+    later = {"inputs_embeds": np.zeros((2, 1, 4)), "attention_mask": np.pad(mask, ((0, 0), (0, 1)), constant_values=1)}
+    decoder.step(later, states)
+    assert graph.feed["attention_mask"].tolist() == [[1, 1, 0, 1, 1, 1], [1] * 6]
+    assert graph.feed["position_ids"].tolist() == [[2], [3]]

@@ -1,0 +1,129 @@
+"""What lies beside a graph is what clients other than Transformers 5 can read."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import transformers
+
+from onnxport.bundles.side_files import side_files, write_side_files
+from onnxport.description.tasks import LABELLED, TASKS
+from onnxport.loading.load import generation_config_for
+
+
+class Untouched:
+    """An original that must not be loaded: that would import torch."""
+
+    @property
+    def config(self) -> Any:
+        raise AssertionError("the configuration was loaded")
+
+    preprocessor = generation_config = config
+
+
+def written(directory: Path, stage: Path, original: Any, *, labelled: bool = False) -> Path:
+    stage.mkdir()
+    write_side_files(stage, side_files(directory), original, labelled=labelled)
+    return stage
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def checkpoint(directory: Path, **settings: Any) -> Path:
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": "bert", **settings}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("settings", "labelled"),
+    [
+        ({"num_labels": 3, "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}, False),
+        ({"num_labels": 3}, False),
+        ({"id2label": {"0": "a", "1": "b"}}, False),
+        ({}, True),
+    ],
+)
+def test_labels_are_written_as_transformers_completes_them(
+    tmp_path: Path, settings: dict[str, Any], labelled: bool
+) -> None:
+    directory = checkpoint(tmp_path / "in", **settings)
+    config = transformers.AutoConfig.from_pretrained(directory)
+    stage = written(directory, tmp_path / "out", SimpleNamespace(config=config), labelled=labelled)
+    found = read(stage / "config.json")
+    assert {int(key): name for key, name in found["id2label"].items()} == config.id2label
+    assert found["label2id"] == {name: index for index, name in config.id2label.items()}
+    assert transformers.AutoConfig.from_pretrained(stage).id2label == config.id2label
+
+
+@pytest.mark.parametrize(
+    ("settings", "labelled"),
+    [
+        ({}, False),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}, True),
+        ({"id2label": {"0": "crane", "1": "crane"}, "label2id": {"crane": 1}}, True),
+    ],
+)
+def test_a_configuration_without_need_keeps_its_bytes(tmp_path: Path, settings: dict[str, Any], labelled: bool) -> None:
+    directory = checkpoint(tmp_path / "in", **settings)
+    stage = written(directory, tmp_path / "out", Untouched(), labelled=labelled)
+    assert (stage / "config.json").read_bytes() == (directory / "config.json").read_bytes()
+
+
+def test_tasks_with_labels_are_tasks() -> None:
+    assert {task.name for task in TASKS} >= LABELLED
+
+
+def word_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models
+
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "a": 3}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>")),
+        bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+    )  # fmt: skip
+
+
+def test_a_copied_tokenizer_is_one_that_transformers_4_knows(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "in")
+    word_tokenizer().save_pretrained(directory)
+    settings = {**read(directory / "tokenizer_config.json"), "is_local": True, "local_files_only": True}
+    assert settings["tokenizer_class"] == "TokenizersBackend"
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    stage = written(directory, tmp_path / "out", Untouched())
+    found = read(stage / "tokenizer_config.json")
+    assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not {"backend", "is_local", "local_files_only"} & set(found)
+    assert {key: settings[key] for key in found if key != "tokenizer_class"} == {
+        key: value for key, value in found.items() if key != "tokenizer_class"
+    }
+    assert transformers.AutoTokenizer.from_pretrained(stage)("a").input_ids == [3]
+
+
+def test_a_tokenizer_with_a_class_of_its_own_keeps_its_bytes(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "in")
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class":  "BertTokenizer"}')
+    stage = written(directory, tmp_path / "out", SimpleNamespace(preprocessor=None))
+    assert (stage / "tokenizer_config.json").read_text() == '{"tokenizer_class":  "BertTokenizer"}'
+
+
+@pytest.mark.parametrize("pad", [None, 2])
+def test_what_a_gguf_file_lacks_is_written(tmp_path: Path, pad: int | None) -> None:
+    (tmp_path / "in").mkdir()
+    config = transformers.LlamaConfig(bos_token_id=1, eos_token_id=2, pad_token_id=pad)
+    tokenizer = word_tokenizer()
+    generation = generation_config_for(transformers.LlamaForCausalLM, config, tokenizer)
+    original = SimpleNamespace(config=config, preprocessor=tokenizer, generation_config=generation)
+    stage = written(tmp_path / "in", tmp_path / "out", original)
+    found = transformers.GenerationConfig.from_pretrained(stage)
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (1, 2, 0 if pad is None else pad)
+    assert read(stage / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_class_that_does_not_generate_has_no_generation_settings() -> None:
+    assert generation_config_for(transformers.BertModel, transformers.BertConfig(), None) is None
