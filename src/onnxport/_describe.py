@@ -20,7 +20,7 @@ from onnxport.description.examples import Examples
 from onnxport.description.signature import signature_of
 from onnxport.description.tolerances import tolerance_of
 from onnxport.loading.load import dtype_of, load_model
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions, ExportOptions
 from onnxport.patching.scope import exclusive
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.probe import Probe, probe
@@ -44,24 +44,26 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
         UnsupportedError: its model type or the task isn't supported.
     """
     options = options or ExportOptions()
-    checkpoint = open_checkpoint(model, options)
+    checkpoint = open_checkpoint(model, options.checkpoint)
     subject = subject_of(checkpoint, options)
     notes: tuple[str, ...] = ()
     try:
         with quiet_engine(), without_values():
-            whole, notes = _fake(checkpoint, subject, options)
+            whole, notes = _fake(checkpoint, subject, options.checkpoint)
         with running_fakes(whole), without_values():
             description = _probed(whole, subject, options)
     except WeightsNeededError as error:
         notes = (f"described with its weights in memory: it can't be without ({error})",)
         with quiet_engine():
-            whole = load_model(checkpoint, subject.model_class, options)
+            whole = load_model(checkpoint, subject.model_class, options.checkpoint)
             description = _probed(whole, subject, options)
     model_type = checkpoint.model_type or whole.config.model_type
     return replace(description, model=checkpoint.name, model_type=model_type, notes=notes)
 
 
-def _fake(checkpoint: Checkpoint, subject: Subject, options: ExportOptions) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def _fake(
+    checkpoint: Checkpoint, subject: Subject, options: CheckpointOptions
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """Build the model at full depth with fake parameters, agreeing with the checkpoint where that costs no reading."""
     if not checkpoint.in_parts:
         note = (

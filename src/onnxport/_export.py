@@ -79,7 +79,7 @@ def export(
     if not options.dry_run:
         check_output(output, force=options.force)
     report("read the checkpoint", None)
-    checkpoint: Checkpoint = open_checkpoint(model, options)
+    checkpoint: Checkpoint = open_checkpoint(model, options.checkpoint)
     source = BlueprintSource(checkpoint, options, report)
     description: Description = source.describe()
     trace: Trace = source.trace(description)

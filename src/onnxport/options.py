@@ -40,8 +40,13 @@ class GraphOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """Choose how a checkpoint is found and read; the fields are those of `ExportOptions`."""
+    """Choose how a checkpoint is found and read; the fields are those of `ExportOptions`.
 
+    The task decides whether the modules of a sentence-transformers directory are part of the model.
+    """
+
+    task: str | None = None
+    split_encoders: bool = False
     framework: Framework | None = None
     adapter: str | None = None
     revision: str | None = None

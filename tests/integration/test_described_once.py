@@ -18,6 +18,7 @@ from onnxport._needs import MoreLayersNeededError
 from onnxport.blueprints import describing, draft, tracing
 from onnxport.blueprints.describing import Described, describe_model, running_fakes
 from onnxport.blueprints.draft import make_draft
+from onnxport.blueprints.find import BlueprintSource
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.description.description import GraphDescription
 from onnxport.options import ExportOptions
@@ -56,6 +57,11 @@ def test_a_model_is_described_once(
     assert "2 layers traced" in cold.manifest.components[0].notes[0]
     assert described == ["GPT2LMHeadModel"]
     onnxport.export(deep, tmp_path / "warm", ExportOptions(validate="none"))
+    found = BlueprintSource(open_checkpoint(deep, ExportOptions()), ExportOptions(), lambda *_: None).blueprint()
+    (graph,) = found.description.graphs
+    assert graph.cache is not None and graph.cache.depth == 6
+    assert graph.inputs[-1].name == "past_key_values.5.value"
+    assert graph.runnable is None
     assert len(described) == 1
     warm = onnxport.export(deep, tmp_path / "validated")
     assert warm.manifest.components == cold.manifest.components

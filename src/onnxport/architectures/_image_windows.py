@@ -7,6 +7,7 @@ the sizes of the example. The remainders of remainders that come out took torch 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class _Shift(int):
     def __rmul__(self, direction: int) -> _Shift:
         return _Shift(direction * int(self))
 
-    def __rsub__(self, size: Size) -> Size:
+    def __rsub__(self, size: Size) -> Size:  # type: ignore[misc, override]  # of symbolic sizes, too
         return size - int(self)
 
 
@@ -102,7 +103,7 @@ def _padded(states: torch.Tensor, sizes: tuple[Size, Size], whole: int) -> torch
     from torch.nn import functional
 
     below, right = (count * whole - size for count, size in zip(_counts(*sizes, whole), sizes, strict=True))
-    return functional.pad(states, (0, 0, 0, right, 0, below))
+    return functional.pad(states, (0, 0, 0, right, 0, below))  # type: ignore[arg-type]  # symbolic sizes are integers
 
 
 def _partition(_: object) -> Callable[..., Any]:
@@ -165,7 +166,8 @@ def _is_shifted(like: torch.Tensor, height: Size, width: Size, shift: int) -> to
     import torch
 
     most = 2 * abs(shift) + 1
-    rows, columns = (torch.scalar_tensor(size, dtype=torch.int64, device=like.device) for size in (height, width))
+    make = partial(torch.scalar_tensor, dtype=torch.int64, device=like.device)
+    rows, columns = make(height), make(width)  # type: ignore[arg-type]  # symbolic sizes are scalars
     return (rows > most) & (columns > most)
 
 

@@ -34,6 +34,7 @@ def _within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callabl
         chunks = (length + width - 1) // width + 1  # never one, which the trace would specialize the batch to
         rest = chunks * width - length
         states = functional.pad(hidden_states, (0, 0, 0, rest)).reshape(batch * chunks, width, size)
+        assert attention_mask is not None, "the encoder always passes it"
         # The mask is the same for every query; minus infinity masks the filled positions also where all are masked.
         mask = functional.pad(attention_mask[:, 0].float(), (0, rest), value=-torch.inf).reshape(-1, 1, width)
         outputs = self.self(states, states, mask, False)[0].reshape(batch, chunks * width, size)[:, :length]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description.cache_layout import CacheLayout, CacheTensor
+from onnxport.description.cache_layout import CACHED_ROWS, CacheLayout
 from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
 
-_FEATURES, _CACHED_FEATURES = 5, 3
-"""Features of an example: given, and in the cache."""
+_FEATURES = 5
+"""Features of an example."""
 
 
 class MllamaImageEncoderOnnxConfig(OnnxConfig):
@@ -72,18 +72,6 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
         return {"image_features": features.flatten(1, 3)}
 
 
-class _CrossAttentionTensor(CacheTensor):
-    """Describe keys or values of features, whose number is that of the features."""
-
-    def axes(self, direction: str) -> Mapping[int, str]:
-        """Return its dynamic axes."""
-        return {0: "batch", 2: "past_image_sequence" + ("" if direction == "inputs" else " + image_sequence")}
-
-    def zeros(self, batch: int, past: int) -> torch.Tensor:
-        """Return zeros in its shape, for some features."""
-        return super().zeros(batch, _CACHED_FEATURES)
-
-
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe the decoder, and its head."""
 
@@ -106,7 +94,7 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 
         made = dict(super().generate_dummy_inputs(*arguments, **named))
         batch, length, size = made["inputs_embeds"].shape
-        count = _FEATURES + (_CACHED_FEATURES if self.use_past else 0)
+        count = _FEATURES + (CACHED_ROWS if self.use_past else 0)
         mask = (torch.arange(length)[:, None] + torch.arange(count)) % 2
         mask[0] = 0
         made["cross_attention_states"] = torch.zeros(batch, _FEATURES, size)
@@ -119,7 +107,7 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         crossing = set(model.config.text_config.cross_attention_layers)
         layers = (
             tuple(
-                _CrossAttentionTensor(part.layer, part.part, f"encoder.{part.kind}", part.shape)
+                replace(part, kind=f"encoder.{part.kind}", sequence="image_sequence")
                 if part.layer in crossing
                 else part
                 for part in parts

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import FileState, Inventory, Reader, json_of
 from onnxport.errors import CorruptCheckpointError, OnnxportError
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 from onnxport.patching.patch import Patch
 from onnxport.patching.scope import patching
 from onnxport.weights import building
@@ -131,7 +131,7 @@ class Bound:
 
 
 def bind(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PretrainedConfig, options: ExportOptions
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PretrainedConfig, options: CheckpointOptions
 ) -> Bound:
     """Bind a model class to a checkpoint, without reading tensors where the format allows that.
 
@@ -167,7 +167,7 @@ def _bind_lazily(
     config: PretrainedConfig,
     inventory: Inventory,
     reader: Reader,
-    options: ExportOptions,
+    options: CheckpointOptions,
 ) -> Bound | str:
     """Return the model and its binding, or why it can't be bound lazily."""
     from onnxport.checkpoint.adapters import KEY_PREFIX
@@ -211,7 +211,7 @@ def _is_foreign(error: OnnxportError) -> bool:
 
 
 def _bind_eagerly(
-    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: ExportOptions, note: str
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], options: CheckpointOptions, note: str
 ) -> Bound:
     from onnxport.loading.load import load_model
 

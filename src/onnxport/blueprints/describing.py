@@ -85,7 +85,7 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
     except WeightsNeededError as error:
         reason = str(error)
     report("load the weights", None)
-    loaded = draft.with_weights(checkpoint, reason, options)
+    loaded = draft.with_weights(checkpoint, reason, options.checkpoint)
     with running_fakes(loaded.reduction.model):
         return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
 

@@ -11,7 +11,7 @@ from onnxport.blueprints.subject import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.depth import LayerTypes
 from onnxport.loading.load import dtype_of, load_model
-from onnxport.options import ExportOptions, Progress
+from onnxport.options import CheckpointOptions, ExportOptions, Progress
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.reduction import Build, Reduction, reduce
 
@@ -55,7 +55,7 @@ class Draft:
         assert self.build is not None, "layers are left out of models without weights"
         return replace(self, reduction=reduce(self.bound.model, self.build, stacks))
 
-    def with_weights(self, checkpoint: Checkpoint, reason: str, options: ExportOptions) -> Self:
+    def with_weights(self, checkpoint: Checkpoint, reason: str, options: CheckpointOptions) -> Self:
         """Return the draft of the same model with its weights in memory.
 
         Args:
@@ -84,10 +84,10 @@ def make_draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress)
     """
     subject = subject_of(checkpoint, options)
     report("bind the weights", None)
-    bound = bind(checkpoint, subject.model_class, subject.config, options)
+    bound = bind(checkpoint, subject.model_class, subject.config, options.checkpoint)
 
     def build(config: PreTrainedConfig) -> PreTrainedModel:
-        return like_full(build_fake(subject.model_class, config, dtype_of(options)), bound.model)
+        return like_full(build_fake(subject.model_class, config, dtype_of(options.checkpoint)), bound.model)
 
     whole = Draft(subject, bound, Reduction(bound.model), build)
     try:
@@ -96,4 +96,4 @@ def make_draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress)
                 return replace(whole, reduction=Reduction(build(bound.model.config), notes=("--no-stamping",)))
             return whole.with_all_layers_of(frozenset())
     except WeightsNeededError as error:
-        return whole.with_weights(checkpoint, f"it can't be built without ({error})", options)
+        return whole.with_weights(checkpoint, f"it can't be built without ({error})", options.checkpoint)

@@ -115,7 +115,9 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
     except (KeyError, TypeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
     described = tuple(traced.description for traced in graphs)
-    description = Description(**texts, graphs=described, modalities=modalities)
+    description = Description(
+        texts["model_type"], texts["architecture"], texts["task"], texts["dtype"], described, modalities
+    )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 
 

@@ -43,7 +43,7 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     """
     named = checkpoint.adapter.task if checkpoint.adapter and options.task is None else options.task
     wanted = canonical_task(named) if named is not None else None
-    config = load_config(checkpoint, options)
+    config = load_config(checkpoint, options.checkpoint)
     if not config.architectures and checkpoint.format == "gguf":
         wanted = wanted or canonical_task("text-generation-with-past")
     code = checkpoint.directory if options.trust_remote_code else None
@@ -58,4 +58,4 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     task = text_only(task, chosen)
     if checkpoint.sentence:
         chosen = with_head(chosen, checkpoint.sentence.modules)
-    return Subject(task, chosen, config, load_preprocessor(checkpoint, options))
+    return Subject(task, chosen, config, load_preprocessor(checkpoint, options.checkpoint))

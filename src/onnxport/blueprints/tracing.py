@@ -76,7 +76,7 @@ def trace_graphs(
             raise TraceError(str(error)) from error
         reason = str(error)
     report("load the weights", None)
-    loaded = described.extended(described.draft.with_weights(checkpoint, reason, options), options.graph)
+    loaded = described.extended(described.draft.with_weights(checkpoint, reason, options.checkpoint), options.graph)
     return loaded, _trace_all(loaded, options.graph, report)
 
 

@@ -32,7 +32,7 @@ from onnxport.errors import (
     UnsupportedError,
     UntrustedCodeError,
 )
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 SIDE_JSON_FILES: dict[str, str] = {
     "generation_config.json": "the generation settings",
@@ -133,7 +133,7 @@ class Checkpoint:
         return inventory_with(self.adapter, base)
 
 
-def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
+def open_checkpoint(model: str | Path, options: CheckpointOptions) -> Checkpoint:
     """Open a local directory, a GGUF file, or a repository of the hub; an adapter is opened with its base.
 
     Args:
@@ -160,7 +160,7 @@ def open_checkpoint(model: str | Path, options: ExportOptions) -> Checkpoint:
     return replace(own, name=str(model), revision=opened.revision, adapter=replace(opened, base=str(base)))
 
 
-def _open_base(adapter: Adapter, base: str | Path, options: ExportOptions) -> Checkpoint | Adapter:
+def _open_base(adapter: Adapter, base: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
     """Open the base that an adapter names: a path, or a snapshot in the hub's cache; nothing is fetched for it."""
     name = str(base)
     if options.trust_remote_code:
@@ -180,7 +180,7 @@ def _open_base(adapter: Adapter, base: str | Path, options: ExportOptions) -> Ch
     return _open(snapshot, options)
 
 
-def _open_with_adapter(model: str | Path, adapter: str, options: ExportOptions) -> Checkpoint:
+def _open_with_adapter(model: str | Path, adapter: str, options: CheckpointOptions) -> Checkpoint:
     base = _open(model, options)
     if not isinstance(base, Checkpoint):
         raise UnsupportedError(
@@ -200,7 +200,7 @@ def _open_with_adapter(model: str | Path, adapter: str, options: ExportOptions) 
     return replace(base, adapter=replace(found, base=base.name))
 
 
-def _open(model: str | Path, options: ExportOptions) -> Checkpoint | Adapter:
+def _open(model: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
     name = str(model)
     if not name:
         raise CheckpointNotFoundError("the model's name is empty; give a directory, a .gguf file, or owner/name")
@@ -218,7 +218,7 @@ def _open(model: str | Path, options: ExportOptions) -> Checkpoint | Adapter:
     return _open_directory(name, snapshot, snapshot.name, options)
 
 
-def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
+def _open_file(name: str, path: Path, options: CheckpointOptions) -> Checkpoint:
     if path.suffix.lower() != ".gguf":
         raise CheckpointNotFoundError(
             f"{name} is a file; give the directory that holds config.json and the weights ({path.parent}), "
@@ -230,7 +230,9 @@ def _open_file(name: str, path: Path, options: ExportOptions) -> Checkpoint:
     return _assemble(name, path.parent, None, {}, check_gguf(path))
 
 
-def _open_directory(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint | Adapter:
+def _open_directory(
+    name: str, directory: Path, revision: str | None, options: CheckpointOptions
+) -> Checkpoint | Adapter:
     check_links(directory)
     root, listed = directory, list_modules(directory)
     directory = trunk_directory(root, listed)
@@ -252,7 +254,7 @@ def _open_directory(name: str, directory: Path, revision: str | None, options: E
     return replace(found, sentence=sentence, root=around, more_files=tuple(module_files(root, listed)))
 
 
-def _open_model(name: str, directory: Path, revision: str | None, options: ExportOptions) -> Checkpoint | Adapter:
+def _open_model(name: str, directory: Path, revision: str | None, options: CheckpointOptions) -> Checkpoint | Adapter:
     config_path = directory / "config.json"
     if is_adapter(directory) and not has_weights(directory):
         return open_adapter(name, directory, revision)
@@ -319,7 +321,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _check_code(name: str, config: dict[str, Any], options: ExportOptions) -> None:
+def _check_code(name: str, config: dict[str, Any], options: CheckpointOptions) -> None:
     """Refuse a model whose configuration class is code of its repository, unless that was allowed."""
     auto_map = config.get("auto_map")
     if not isinstance(auto_map, dict) or "AutoConfig" not in auto_map or options.trust_remote_code:

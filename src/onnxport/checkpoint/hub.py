@@ -12,7 +12,7 @@ from typing import Any
 from onnxport.checkpoint.quiet import quiet
 from onnxport.checkpoint.sentence_transformers import MODULE_FOLDER
 from onnxport.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def looks_like_repository(name: str) -> bool:
     return len(name) <= _MAX_ID_LENGTH and _REPOSITORY_ID.fullmatch(name) is not None and not name.endswith(".git")
 
 
-def fetch_snapshot(repository: str, options: ExportOptions, *, endpoint: str | None = None) -> Path:
+def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str | None = None) -> Path:
     """Download what is needed of a repository, or find it in the cache.
 
     Args:
@@ -91,7 +91,7 @@ def fetch_snapshot(repository: str, options: ExportOptions, *, endpoint: str | N
     return Path(found)
 
 
-def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Path | None:
+def find_snapshot(repository: str, revision: str, options: CheckpointOptions) -> Path | None:
     """Find the snapshot of a repository in the hub's cache; the hub isn't asked.
 
     Args:
@@ -122,7 +122,7 @@ def find_snapshot(repository: str, revision: str, options: ExportOptions) -> Pat
     return Path(found)
 
 
-def choose_files(names: Iterable[str], options: ExportOptions) -> list[str]:
+def choose_files(names: Iterable[str], options: CheckpointOptions) -> list[str]:
     """Choose the files of a repository that an export needs.
 
     Args:
@@ -174,7 +174,7 @@ def _list_files(api: Any, repository: str, revision: str | None) -> list[str] | 
     return [sibling.rfilename for sibling in info.siblings or ()]
 
 
-def _explain(error: Exception, repository: str, options: ExportOptions) -> CheckpointError:
+def _explain(error: Exception, repository: str, options: CheckpointOptions) -> CheckpointError:
     """Turn the hub client's error into one that says what to do."""
     from huggingface_hub import errors
 

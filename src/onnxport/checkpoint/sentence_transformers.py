@@ -16,7 +16,7 @@ from onnxport.containment import check_links, files_inside, inside
 from onnxport.description.sentence_embedding import POOLING_MODES, Dense, Normalize, Pooling, SentenceModule, prefix_of
 from onnxport.description.tasks import SENTENCE_SIMILARITY, canonical_task
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 LIST_FILE = "modules.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
@@ -115,7 +115,7 @@ def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path
 
 
 def read_sentence_modules(
-    directory: Path, listed: tuple[ListedModule, ...], options: ExportOptions
+    directory: Path, listed: tuple[ListedModule, ...], options: CheckpointOptions
 ) -> SentenceModules | None:
     """Read what follows the model, where that is part of what is exported.
 

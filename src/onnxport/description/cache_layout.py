@@ -38,6 +38,10 @@ _STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
 """Settings that only models of Mamba's family have."""
 
 
+CACHED_ROWS = 3
+"""Length of an example's cache that doesn't grow by tokens."""
+
+
 @dataclass(frozen=True)
 class CacheTensor:
     """Describe one tensor that a layer remembers.
@@ -47,7 +51,8 @@ class CacheTensor:
         part: attribute of the layer in Transformers' cache.
         kind: what the graph calls it: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
         shape: sizes of the axes after the first one, which is the batch.
-        number: which one it is in a layer that remembers several of its kind; None where it is the only one.
+        number: which one it is in a layer with several of its kind; None where it is the only one.
+        sequence: label of what a growing tensor grows by: `sequence`, tokens; another one's cache is made at once.
     """
 
     layer: int
@@ -55,6 +60,7 @@ class CacheTensor:
     kind: str
     shape: tuple[int, ...]
     number: int | None = None
+    sequence: str = "sequence"
 
     @property
     def grows(self) -> bool:
@@ -72,8 +78,8 @@ class CacheTensor:
         """Return its dynamic axes."""
         if not self.grows:
             return {0: "batch"}
-        length = "past_sequence" if direction == "inputs" else "past_sequence + sequence"
-        return {0: "batch", _GROWING[self.part]: length}
+        length = f"past_{self.sequence}"
+        return {0: "batch", _GROWING[self.part]: length if direction == "inputs" else f"{length} + {self.sequence}"}
 
     def zeros(self, batch: int, past: int) -> torch.Tensor:
         """Return zeros in its place.
@@ -86,7 +92,7 @@ class CacheTensor:
 
         sizes = [batch, *self.shape]
         if self.grows:
-            sizes[_GROWING[self.part]] = past
+            sizes[_GROWING[self.part]] = past if self.sequence == "sequence" else CACHED_ROWS
         return torch.zeros(sizes)
 
 

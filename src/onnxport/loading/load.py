@@ -33,7 +33,7 @@ from onnxport.loading.merging import merge_in_memory, plan_merge, settle_with
 from onnxport.loading.preprocessors import load_preprocessor
 from onnxport.loading.quantized import cast_the_others, let_loader_dequantize
 from onnxport.loading.tensors import read_state
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def load_config(checkpoint: Checkpoint, options: ExportOptions) -> PretrainedConfig:
+def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PretrainedConfig:
     """Load the configuration of a checkpoint.
 
     Raises:
@@ -96,7 +96,7 @@ def config_for(model_class: Any, config: Any) -> Any:
     return next((part for part in parts if isinstance(part, wanted)), config)
 
 
-def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions) -> PreTrainedModel:
+def load_model(checkpoint: Checkpoint, model_class: type, options: CheckpointOptions) -> PreTrainedModel:
     """Load a model whose every parameter comes from the checkpoint, in evaluation mode; an adapter is merged.
 
     A model that can leave its pooler out is loaded without it when the checkpoint has none. Tensors of the
@@ -124,7 +124,7 @@ def load_model(checkpoint: Checkpoint, model_class: type, options: ExportOptions
     return cast("PreTrainedModel", model.to(device).eval())
 
 
-def _check_model_type(checkpoint: Checkpoint, options: ExportOptions) -> None:
+def _check_model_type(checkpoint: Checkpoint, options: CheckpointOptions) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     known = list(CONFIG_MAPPING.keys())
@@ -171,7 +171,7 @@ def _config_error(error: Exception, checkpoint: Checkpoint, source: Path) -> Onn
 
 
 def _load_strictly(
-    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: CheckpointOptions
 ) -> PreTrainedModel:
     if checkpoint.format == "gguf":
         model, account = _load_gguf(checkpoint, model_class, options)
@@ -188,7 +188,7 @@ def load_state(
     model_class: Any,
     config: PretrainedConfig,
     state: Mapping[str, torch.Tensor],
-    options: ExportOptions,
+    options: CheckpointOptions,
 ) -> tuple[PreTrainedModel, Account]:
     """Give tensors to Transformers' loader; what matched is in the account, to be settled.
 
@@ -236,7 +236,7 @@ def _loader_of(model_class: Any) -> Any:
     return partial(model_class.from_pretrained, trust_remote_code=False)
 
 
-def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions) -> tuple[PreTrainedModel, Account]:
+def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: CheckpointOptions) -> tuple[PreTrainedModel, Account]:
     from transformers import modeling_gguf_pytorch_utils
 
     file = checkpoint.weight_files[0].name
@@ -247,7 +247,7 @@ def _load_gguf(checkpoint: Checkpoint, model_class: Any, options: ExportOptions)
     return model, Account.of(info, None)
 
 
-def _arguments(options: ExportOptions) -> dict[str, Any]:
+def _arguments(options: CheckpointOptions) -> dict[str, Any]:
     return {"dtype": dtype_of(options), "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
@@ -269,7 +269,7 @@ def _named_errors(checkpoint: Checkpoint, model_class: Any) -> Iterator[None]:
 
 
 def _load_tensorflow(
-    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: ExportOptions
+    checkpoint: Checkpoint, model_class: Any, config: PretrainedConfig, options: CheckpointOptions
 ) -> PreTrainedModel:
     from onnxport.loading.tensorflow import read_tensorflow_state
 
@@ -341,14 +341,14 @@ def generation_config_for(model_class: Any, config: PretrainedConfig, preprocess
     return made
 
 
-def dtype_of(options: ExportOptions) -> torch.dtype:
+def dtype_of(options: CheckpointOptions) -> torch.dtype:
     """Return the torch dtype that the options name."""
     import torch
 
     return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))
 
 
-def _device(options: ExportOptions) -> torch.device:
+def _device(options: CheckpointOptions) -> torch.device:
     import torch
 
     try:

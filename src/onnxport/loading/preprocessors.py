@@ -14,7 +14,7 @@ from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
 from onnxport.containment import inside
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def load_preprocessor(checkpoint: Checkpoint, options: ExportOptions) -> Any:
+def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Any:
     """Load what turns text, images or sound into the model's inputs.
 
     Args:
@@ -87,7 +87,7 @@ class Preprocessors:
                 part.save_pretrained(directory)
 
 
-def _with_settings(loaded: Any, checkpoint: Checkpoint, options: ExportOptions) -> Any:
+def _with_settings(loaded: Any, checkpoint: Checkpoint, options: CheckpointOptions) -> Any:
     """Put a tokenizer and an image processor or feature extractor together where no processor class does."""
     from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
 
@@ -135,7 +135,7 @@ def _settings_kind(checkpoint: Checkpoint) -> str:
     return "AutoImageProcessor" if is_image or not extractor else "AutoFeatureExtractor"
 
 
-def _load(kind: str, checkpoint: Checkpoint, options: ExportOptions) -> Any:
+def _load(kind: str, checkpoint: Checkpoint, options: CheckpointOptions) -> Any:
     import transformers
 
     extra: dict[str, Any] = {"gguf_file": checkpoint.weight_files[0].name} if checkpoint.format == "gguf" else {}
@@ -156,8 +156,8 @@ def check_audio_tokenizer(directory: Path) -> None:
     """
     for name in ("processor_config.json", "audio_tokenizer_config.json"):
         file = directory / name
-        settings = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
-        if name == "processor_config.json":
+        settings: object = read_json_object(file, purpose="the processor's settings") if file.is_file() else {}
+        if name == "processor_config.json" and isinstance(settings, dict):
             settings = settings.get("audio_tokenizer")
         path = settings.get("audio_tokenizer_name_or_path") if isinstance(settings, dict) else None
         if isinstance(path, str) and os.path.exists(path):

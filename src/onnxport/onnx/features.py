@@ -207,11 +207,11 @@ class FeaturesManager:
         from onnxport.checkpoint.checkpoint import open_checkpoint
         from onnxport.description.tasks import canonical_task
         from onnxport.loading.load import load_config, load_model
-        from onnxport.options import ExportOptions
+        from onnxport.options import CheckpointOptions
 
         framework = FeaturesManager.determine_framework(model, framework)
         FeaturesManager.get_model_class_for_feature(feature, framework)
-        options = ExportOptions(task=feature, framework="tf" if framework == "tf" else None, cache_dir=cache_dir)
+        options = CheckpointOptions(task=feature, framework="tf" if framework == "tf" else None, cache_dir=cache_dir)
         checkpoint = open_checkpoint(model, options)
         config = load_config(checkpoint, options)
         loaded: PreTrainedModel = load_model(checkpoint, model_class(config, canonical_task(feature)), options)

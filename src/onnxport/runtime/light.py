@@ -98,7 +98,7 @@ class LightModel:
             )
         config = {**self.directory.config, **self.directory.generation_config}
         config["eos_token_id"] = self.directory.setting("eos_token_id")
-        generation = GenerationSettings.from_config(config, settings)
+        generation = GenerationSettings.from_defaults(config, settings)
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         decoder = Decoder(self.directory.graph(_DECODER if self.directory.has(_DECODER) else _MODEL))
         encoder_outputs: Arrays = {}

@@ -56,12 +56,12 @@ class GenerationSettings:
                 raise OptionError(f"{name} {getattr(self, name)!r} is out of range: {_RANGES[name]}")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> GenerationSettings:
-        """Build the settings from a generation config.
+    def from_defaults(cls, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> GenerationSettings:
+        """Build the settings from a generation config and overrides.
 
         Args:
-            config: contents of `generation_config.json`; names that aren't supported here are ignored.
-            overrides: values that replace those of `config`, except None.
+            defaults: contents of `generation_config.json`; names that aren't supported here are ignored.
+            overrides: values that replace the defaults, except None.
 
         Raises:
             OptionError: a name in `overrides` isn't supported, or a value is out of range.
@@ -73,7 +73,7 @@ class GenerationSettings:
                 f"{', '.join(unknown)}: generation without torch supports {', '.join(sorted(supported))}; install "
                 "onnxport[export] for everything that Transformers' generate supports"
             )
-        merged = {**config, **{name: value for name, value in overrides.items() if value is not None}}
+        merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
         values = {name: merged[name] for name in supported if merged.get(name) is not None}
         eos = merged.get("eos_token_id")
         eos_ids = frozenset(

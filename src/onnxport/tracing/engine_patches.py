@@ -77,7 +77,8 @@ def _spaced(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
         if isinstance(steps, int):
             return original(start, end, steps, **named)
         last = torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]
-        return torch.arange(steps, **{"dtype": torch.get_default_dtype(), **named}) * ((end - start) / last) + start
+        counts = torch.arange(steps, **{"dtype": torch.get_default_dtype(), **named})  # type: ignore[call-overload]
+        return counts * ((end - start) / last) + start
 
     return linspace
 

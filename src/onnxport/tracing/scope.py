@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from onnxport.architectures._patches import modeling_modules, patches_of
 from onnxport.patching.caches import fresh_symbolic_caches
-from onnxport.patching.patch import Replacement
+from onnxport.patching.patch import Patch, Replacement
 from onnxport.patching.scope import exclusive, patching
 from onnxport.tracing._economy import economical, own_exporter_patches
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
@@ -42,7 +42,8 @@ def capturing(model: torch.nn.Module) -> Iterator[None]:
         model: what is captured.
     """
     modules = modeling_modules(model)
-    changes = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules), own_exporter_patches(modules))
+    changes: tuple[Patch | Replacement, ...] = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules))
+    changes = (*changes, own_exporter_patches(modules))
     with quiet_engine(), economical(), patching(*changes), fresh_symbolic_caches():
         yield
 

@@ -62,11 +62,11 @@ def validate(
     )
     original = choose_reference(directory, manifest, reference, chosen)
     chosen = original.options
-    checkpoint = open_checkpoint(original.model, chosen)
+    checkpoint = open_checkpoint(original.model, chosen.checkpoint)
     subject = subject_of(checkpoint, chosen)
     strategy = choose_strategy(checkpoint, chosen.validation, reducible=False)
     reports = []
-    with original_model(checkpoint, subject.model_class, chosen, strategy) as (model, note):
+    with original_model(checkpoint, subject.model_class, chosen.checkpoint, strategy) as (model, note):
         for graph in describe_model(model, subject, chosen.graph).graphs:
             file = inside(directory, _file_of(manifest, graph.name, directory))
             request = replace(request_for(graph, model, directory, strategy), file=file)

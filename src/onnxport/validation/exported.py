@@ -55,7 +55,10 @@ def validate_export(
             found = _validate_few(few, written, blueprint, original, options, report)
         return with_note(found, strategy.note)
     reports, model_class = [], original.subject.model_class
-    with original_model(original.checkpoint, model_class, options, strategy, original.draft) as (model, note):
+    with original_model(original.checkpoint, model_class, options.checkpoint, strategy, original.draft) as (
+        model,
+        note,
+    ):
         described = original.describe(blueprint.description, model)
         for graph in described.graphs:
             request = request_for(graph, model, written.directory, strategy)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onnxport.checkpoint.checkpoint import Checkpoint
-from onnxport.options import ExportOptions
+from onnxport.options import CheckpointOptions
 from onnxport.validation.memory import Strategy
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def original_model(
     checkpoint: Checkpoint,
     model_class: type[PreTrainedModel],
-    options: ExportOptions,
+    options: CheckpointOptions,
     strategy: Strategy,
     draft: Draft | None = None,
 ) -> Iterator[tuple[PreTrainedModel, str]]:

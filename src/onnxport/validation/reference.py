@@ -95,7 +95,7 @@ def _on_this_machine(recorded: str, revision: Any, options: ExportOptions) -> Pa
         return path
     if not isinstance(revision, str) or not (revision == options.revision or _COMMIT.fullmatch(revision)):
         return None
-    return find_snapshot(recorded, revision, options)
+    return find_snapshot(recorded, revision, options.checkpoint)
 
 
 def _not_here(directory: Path, recorded: Any, revision: Any, flag: str) -> CheckpointNotFoundError:
