@@ -1,10 +1,10 @@
-"""Opt in to the old names: `import onnxport.compat` makes `transformers.onnx` importable again.
+"""Make `transformers.onnx` importable again: `import onnxport.compat`.
 
-After it, `import transformers.onnx` (and its submodules) gives `onnxport.onnx`, and
+Afterwards, `import transformers.onnx` (and its submodules) returns `onnxport.onnx`, and
 `from transformers.models.bert import BertOnnxConfig` works for every configuration class of 4.37.2, also from
-`transformers.models.bert.configuration_bert`. Nothing of Transformers is replaced: names are only added. A finder
-in `sys.meta_path` does it when a module is imported, so no model is imported for it; a folder that Transformers 5
-no longer has (mega) holds the old classes only.
+`transformers.models.bert.configuration_bert`. Names are added to Transformers, and none is replaced. A finder in
+`sys.meta_path` adds them when a module is imported, so that no model is imported up front. A folder that Transformers 5
+no longer has (mega) contains only the old classes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 from onnxport.configs.model_types import MODEL_FOLDERS, load_config_class
 
@@ -39,13 +38,13 @@ class _Alias(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Find `transformers.onnx`, and add the old classes to a model's modules when they are imported."""
+    """Find `transformers.onnx`, and extend the modules of models with the old classes on import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == _OLD or name.startswith(_OLD + "."):
             return ModuleSpec(name, _Alias(), is_package=name == _OLD)
         folder = name.removeprefix(_MODELS).split(".")[0] if name.startswith(_MODELS) else ""
-        if name not in _homes(folder):
+        if name not in _modules_of(folder):
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
@@ -67,13 +66,13 @@ class _Empty(Loader):
 
 
 class _Extended(Loader):
-    """Load a module of a model's folder, then add the folder's old configuration classes."""
+    """Load a module of a model's folder, then add the old configuration classes of that folder."""
 
     def __init__(self, loader: Loader, folder: str) -> None:
         self._loader = loader
         self._folder = folder
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -84,8 +83,8 @@ class _Extended(Loader):
         _extend(sys.modules.get(module.__name__, module), self._folder)
 
 
-def _homes(folder: str) -> tuple[str, ...]:
-    """Return the modules in which a folder kept its configuration classes."""
+def _modules_of(folder: str) -> tuple[str, ...]:
+    """Return the modules of a model's folder that had its configuration classes in 4.37.2."""
     if folder not in MODEL_FOLDERS:
         return ()
     files = _SEVERAL_FILES.get(folder, (f"configuration_{folder}",))
@@ -99,12 +98,12 @@ def _extend(module: ModuleType, folder: str) -> None:
 
 
 def _install() -> None:
-    """Put the finder first, once, and extend the modules that are imported already."""
-    if any(type(finder).__module__ == __name__ for finder in sys.meta_path):  # by name: true after a reload, too
+    """Insert the finder, once, and extend the modules that are already imported."""
+    if any(type(finder).__module__ == __name__ for finder in sys.meta_path):  # by name, which survives a reload
         return
     sys.meta_path.insert(0, _Finder())
     for folder in MODEL_FOLDERS:
-        for name in _homes(folder):
+        for name in _modules_of(folder):
             if name in sys.modules:
                 _extend(sys.modules[name], folder)
 

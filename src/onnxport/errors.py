@@ -1,70 +1,70 @@
-"""The error tree. Every error that a user can cause is one of these; the CLI prints it and exits.
+"""The error classes. Every error that a user can cause is one of these; the command prints its message and exits.
 
 OnnxportError
-├── OptionError            an option's value is out of range (also a ValueError)
-├── MissingDependencyError a package that this operation needs isn't installed (also an ImportError)
+├── OptionError            an option has an invalid value (also a ValueError)
+├── MissingDependencyError a required package isn't installed (also an ImportError)
 ├── CheckpointError        the checkpoint can't be read
 │   ├── CheckpointNotFoundError   no such directory, repository or file
 │   ├── CorruptCheckpointError    a file is truncated, malformed or contradicts another
-│   ├── UntrustedCodeError        the checkpoint needs code to be executed and that wasn't allowed
-│   └── WeightsMismatchError      parameters without tensor, leftover tensors, wrong shapes
+│   ├── UntrustedCodeError        reading the checkpoint would run code, without --trust-remote-code
+│   └── WeightsMismatchError      parameters without a tensor, unused tensors, wrong shapes
 ├── UnsupportedError       the model type or the task isn't supported
 ├── TraceError             the model couldn't be captured as an ONNX graph
 ├── ValidationError        the exported graph differs from the original
 │   └── NoKernelError             ONNX Runtime can't run it in its dtype
-└── OutputError            the output can't be written, or holds something that would be lost
+└── OutputError            the output can't be written, or would overwrite other files
 """
 
 from __future__ import annotations
 
 
 class OnnxportError(Exception):
-    """Base of all errors that onnxport raises on purpose."""
+    """Base class of all errors that onnxport raises on purpose."""
 
 
 class OptionError(OnnxportError, ValueError):
-    """Say that an option's value can't be used, naming the option, the value and what is allowed."""
+    """An option has an invalid value; the message names the option, the value and the valid ones."""
 
 
 class MissingDependencyError(OnnxportError, ImportError):
-    """Say that a package is missing, with the exact command that installs it."""
+    """A required package isn't installed; the message has the command that installs it."""
 
 
 class CheckpointError(OnnxportError):
-    """Say that a checkpoint can't be read."""
+    """A checkpoint can't be read."""
 
 
 class CheckpointNotFoundError(CheckpointError):
-    """Say that the checkpoint, or a file that it must have, isn't there."""
+    """A checkpoint, or a file that it must have, doesn't exist."""
 
 
 class CorruptCheckpointError(CheckpointError):
-    """Say that a file of the checkpoint is truncated, malformed, or contradicts another file."""
+    """A file of a checkpoint is truncated, malformed, or contradicts another file."""
 
 
 class UntrustedCodeError(CheckpointError):
-    """Say that reading the checkpoint would execute code that the user hasn't allowed."""
+    """Reading a checkpoint would run code that the user hasn't allowed."""
 
 
 class WeightsMismatchError(CheckpointError):
-    """Say which parameters have no tensor, which tensors are left over and which shapes differ."""
+    """A checkpoint's tensors don't fit the model: missing or unused tensors, or other shapes."""
 
 
 class UnsupportedError(OnnxportError):
-    """Say that a model type or task isn't supported, naming the nearest and what is supported."""
+    """A model type or task isn't supported; the message names similar and supported ones."""
 
 
 class TraceError(OnnxportError):
-    """Say that the model couldn't be captured as an ONNX graph."""
+    """The model couldn't be captured as an ONNX graph."""
 
 
 class ValidationError(OnnxportError):
-    """Say that the exported graph doesn't compute what the original computes."""
+    """The exported graph's outputs differ from the original model's."""
 
 
 class NoKernelError(ValidationError):
-    """Say that ONNX Runtime has no kernel for an operator of the graph in its dtype."""
+    """ONNX Runtime has no kernel for an operator of the graph in its dtype."""
 
 
 class OutputError(OnnxportError):
-    """Say that the output can't be written, or that writing would lose what is there."""
+    """The output can't be written, or would overwrite files that onnxport didn't write."""

@@ -13,7 +13,7 @@ import onnxport
 from conformance.checkpoints import make_checkpoint
 from onnxport import ExportOptions
 from onnxport.cli import main
-from onnxport.runtime.bench import Measured
+from onnxport.runtime.bench import Measurements
 
 FEW = ("--prompt-tokens", "9", "--new-tokens", "4")
 
@@ -31,7 +31,7 @@ def measured(capsys: pytest.CaptureFixture[str], directory: Path, *arguments: st
     captured = capsys.readouterr()
     assert captured.err == ""
     found = json.loads(captured.out)
-    assert set(found) == {field.name for field in fields(Measured)}
+    assert set(found) == {field.name for field in fields(Measurements)}
     assert found["load_seconds"] > 0
     assert found["peak_memory_bytes"] > 1_000_000
     latencies = found["latency_ms"]

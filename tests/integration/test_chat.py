@@ -103,10 +103,10 @@ def test_directories_without_conversations(directory: Path, tmp_path: Path, caps
     plain = tmp_path / "plain"
     shutil.copytree(directory, plain, ignore=shutil.ignore_patterns("chat_template*"))
     assert main(["chat", str(plain)]) == 1
-    assert "has no chat template: the model wasn't made for conversations" in capsys.readouterr().err
+    assert "has no chat template: the model wasn't trained for conversations" in capsys.readouterr().err
     (plain / "chat_template.jinja").write_text("{{ raise_exception('no users here') }}")
     assert main(["chat", str(plain)]) == 1
-    assert "refuses the conversation: no users here" in capsys.readouterr().err
+    assert "rejects the conversation: no users here" in capsys.readouterr().err
     (plain / "tokenizer.json").unlink()
     assert main(["chat", str(plain)]) == 1
     assert "has no tokenizer.json" in capsys.readouterr().err

@@ -19,6 +19,7 @@ import onnxport
 from conformance.checkpoints import make_checkpoint, randomize
 from conformance.preprocessors import make_image_processor, make_tokenizer
 from onnxport import ExportOptions, OnnxportError
+from onnxport.cli import main
 from onnxport.runtime.models import OnnxSpeechSeq2Seq
 from tests.breadth import sampled
 
@@ -264,6 +265,27 @@ def test_images_beside_a_text(name: str, parent: Path) -> None:
     chat = [{"role": "user", "content": [{"type": "image", "image": one[1]}, {"type": "text", "text": "what"}]}]
     found, expected = ours(text=chat, **settings), original(text=chat, **settings)
     assert_same(found[0]["generated_text"][-1], expected[0]["generated_text"][-1])
+
+
+def test_run_generates_from_an_image_and_a_prompt(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = seeing(parent, "Llava")
+    directory = exported(checkpoint, "image-text-to-text-with-past")
+    image().save(tmp_path / "a.png")
+    given = ("run", str(directory), "--image", str(tmp_path / "a.png"), "--prompt", "what", "--max-new-tokens", "6")
+    assert main([*given, "--greedy", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    chat = [{"role": "user", "content": [{"type": "image", "image": image()}, {"type": "text", "text": "what"}]}]
+    original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
+    expected = original(text=chat, generate_kwargs={"max_new_tokens": 6, "do_sample": False}, return_full_text=False)
+    assert found["text"] == expected[0]["generated_text"]
+    assert main([*given, "--greedy", "--stream"]) == 0
+    assert capsys.readouterr().out == f"{found['text']}\n"
+    assert main(["run", str(directory), "--image", str(tmp_path / "a.png")]) == 2
+    assert "give one --prompt, with --image or --audio" in capsys.readouterr().err
+    assert main(["bench", str(directory)]) == 1
+    assert "multimodal" in capsys.readouterr().err
 
 
 def hearing(parent: Path) -> Path:

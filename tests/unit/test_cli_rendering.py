@@ -38,7 +38,7 @@ def test_the_largest_difference_of_all_cases(capsys: pytest.CaptureFixture[str])
     assert "validation: passed, 3 cases (traced, batch 1, odd), atol 1e-05, rtol 0.0001" in text
     row = next(line for line in text.splitlines() if "logits" in line)
     assert row.split() == ["model", "logits", "3.00e-06", "3.00e-06", "passed"]
-    assert "not proved, odd: the original refuses these sizes" in text
+    assert "not validated, odd: the original refuses these sizes" in text
 
 
 def test_a_failure_in_the_middle_of_a_cache_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,228 +1,298 @@
-"""What `onnxport run` says for each task, with a session that returns what a test wants."""
+"""What `onnxport run` returns for each task, on directories with hand-made graphs whose outputs are known."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from transformers import PreTrainedTokenizerFast
+from onnx import TensorProto, helper, numpy_helper
 
 from conformance.preprocessors import make_tokenizer
-from onnxport.bundles.manifest import ComponentDescription, Manifest
-from onnxport.cli import _answers
-from onnxport.cli._exported import Exported, open_exported
-from onnxport.cli._feeds import Given, feed_of
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UnsupportedError
+from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription
+from onnxport.cli import main
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.runtime.directory import Directory
 
-Compute = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-IDS = ("input_ids", "attention_mask", "token_type_ids")
+VOCABULARY = 64
+Tables = dict[str, np.ndarray]
+TEXT = ("input_ids", "attention_mask", "token_type_ids")
+ARCHITECTURES = {
+    "text-classification": "BertForSequenceClassification",
+    "token-classification": "BertForTokenClassification",
+    "fill-mask": "BertForMaskedLM",
+}
+"""Class names that the pipelines know."""
 
 
-class Session:
-    """Stand for a graph: `compute` maps its inputs to its outputs."""
-
-    def __init__(self, inputs: dict[str, tuple[str, list[Any]]], outputs: list[str], compute: Compute) -> None:
-        self.inputs, self.outputs, self.compute = inputs, outputs, compute
-        self.fed: list[dict[str, np.ndarray]] = []
-
-    def get_inputs(self) -> list[Any]:
-        return [SimpleNamespace(name=name, type=kind, shape=shape) for name, (kind, shape) in self.inputs.items()]
-
-    def get_outputs(self) -> list[Any]:
-        return [SimpleNamespace(name=name) for name in self.outputs]
-
-    def run(self, names: list[str], feed: dict[str, np.ndarray], options: Any) -> list[np.ndarray]:
-        self.fed.append(feed)
-        results = self.compute(feed)
-        return [results[name] for name in names]
+def graph_of(inputs: dict[str, list[Any]], outputs: tuple[str, ...], nodes: list[Any], tables: Tables) -> Any:
+    """Build a graph; it may have inputs that no node reads."""
+    types = {name: TensorProto.FLOAT if name == "pixel_values" else TensorProto.INT64 for name in inputs}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(name, types[name], shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in tables.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def manifest(task: str, files: tuple[str, ...] = ("model.onnx",)) -> Manifest:
-    components = tuple(ComponentDescription(file, file, (), 20, 0, 0, (), ()) for file in files)
-    return Manifest(task, {}, {}, {}, components, {"status": "passed"})
+def per_token(table: np.ndarray, source: str = "input_ids", output: str = "logits") -> dict[str, Any]:
+    """Return a graph's parts that map each id to a row of a table."""
+    node = helper.make_node("Gather", ["table", source], [output])
+    return {"outputs": (output,), "nodes": [node], "tables": {"table": table}}
 
 
-def tokens(*names: str) -> dict[str, tuple[str, list[Any]]]:
-    return {name: ("tensor(int64)", ["batch_size", "sequence_length"]) for name in names}
+def per_sequence(table: np.ndarray, source: str = "input_ids", output: str = "logits", axis: int = 1) -> dict[str, Any]:
+    """Return a graph's parts that map each sequence to the maximum of its ids' rows of a table."""
+    rows = helper.make_node("Gather", ["table", source], ["rows"])
+    largest = helper.make_node("ReduceMax", ["rows", "axis"], [output], keepdims=0)
+    return {"outputs": (output,), "nodes": [rows, largest], "tables": {"table": table, "axis": np.array([axis])}}
+
+
+def tokens(*names: str) -> dict[str, list[Any]]:
+    return {name: ["batch_size", "sequence_length"] for name in names}
+
+
+def write_manifest(directory: Path, task: str, inputs: dict[str, list[Any]], files: tuple[str, ...]) -> None:
+    described = tuple(TensorDescription(name, "int64", tuple(axes)) for name, axes in inputs.items())
+    components = tuple(
+        ComponentDescription(file.removesuffix(".onnx"), file, (), 18, 0, 0, described, ()) for file in files
+    )
+    manifest = Manifest(
+        task, {"architecture": ARCHITECTURES.get(task, "BertModel")}, {}, {}, components, {"status": "passed"}
+    )
+    (directory / "onnxport.json").write_text(manifest.to_json())
+
+
+Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Exported]:
-    """Make an exported directory with a tokenizer of letters and a session."""
+def make(tmp_path: Path) -> Make:
+    """Write an exported directory with a tokenizer of letters."""
 
-    def built(
-        compute: Compute,
-        outputs: tuple[str, ...] = ("logits",),
-        inputs: dict[str, tuple[str, list[Any]]] | None = None,
-        **config: Any,
-    ) -> Exported:
-        tokenizer: PreTrainedTokenizerFast = make_tokenizer("bert", 64, 2, "[UNK]", token_type_ids=True)
-        tokenizer.save_pretrained(tmp_path)
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
-        (tmp_path / "onnxport.json").write_text(manifest("x").to_json())
-        (tmp_path / "model.onnx").touch()
-        return Exported(Directory(tmp_path), Session(inputs or tokens(*IDS), list(outputs), compute))
+    def made(task: str, parts: dict[str, Any], inputs: dict[str, list[Any]] | None = None, **config: Any) -> Path:
+        inputs = inputs or tokens(*TEXT)
+        make_tokenizer("bert", VOCABULARY, 2, "[UNK]", token_type_ids=True).save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": VOCABULARY, **config}))
+        write_manifest(tmp_path, task, inputs, ("model.onnx",))
+        onnx.save(graph_of(inputs, **parts), tmp_path / "model.onnx")  # noqa: TID251
+        return tmp_path
 
-    return built
+    return made
 
 
-def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
-    return 10.0 * np.eye(size, dtype=np.float16)[ids]
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run the command, and return its JSON and its lines."""
+
+    def ran(directory: Path, *arguments: str) -> tuple[Any, list[str]]:
+        assert main(["run", str(directory), "--json", *arguments]) == 0
+        values = json.loads(capsys.readouterr().out)
+        assert main(["run", str(directory), *arguments]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        return values, captured.out.splitlines()
+
+    return ran
 
 
-def test_embeddings_ignore_padding(make: Callable[..., Exported]) -> None:
-    exported = make(lambda feed: {"last_hidden_state": one_hot(feed["input_ids"], 64)}, ("last_hidden_state",))
-    found = _answers.embeddings(exported, Given(texts=("ab", "ab", "abcdefgh")))
-    similar = found.values["similarities"]
-    assert similar[0][1] == pytest.approx(1)
-    assert similar[0][2] < 0.95
-    assert found.values["shape"] == [3, 10, 64]
-    alone = _answers.embeddings(exported, Given(texts=("ab",))).values["embeddings"][0]
-    np.testing.assert_allclose(found.values["embeddings"][0], alone, rtol=1e-6)
-    assert "similarity 1-2: 1.0000" in found.lines
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command, and return its error."""
+
+    def failed(code: int, directory: Path, *arguments: str) -> str:
+        assert main(["run", str(directory), *arguments]) == code
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return failed
 
 
-def test_fill_mask(make: Callable[..., Exported]) -> None:
-    exported = make(lambda feed: {"logits": one_hot(np.full_like(feed["input_ids"], 20), 64)})
-    tokenizer = exported.load("AutoTokenizer")
-    found = _answers.fill_mask(exported, Given(texts=("ab[MASK]", "[MASK]")))
-    expected = tokenizer.decode([20]).strip()
-    assert [(entry["text"], entry["token"]) for entry in found.values] == [(0, 3), (1, 1)]
-    assert [entry["best"][0]["label"] for entry in found.values] == [expected] * 2
-    assert len(found.values[0]["best"]) == 5
-    with pytest.raises(OptionError, match=r"put \[MASK\]"):
-        _answers.fill_mask(exported, Given(texts=("ab",)))
+EYE = 10 * np.eye(VOCABULARY, dtype=np.float32)
 
 
-def test_fill_mask_without_a_tokenizer(make: Callable[..., Exported]) -> None:
-    exported = make(lambda feed: {"logits": one_hot(feed["input_ids"] + 1, 64)})
-    for file in exported.directory.path.glob("tokenizer*"):
+def test_embeddings_and_similarities(make: Make, run: Callable[..., Any]) -> None:
+    directory = make("feature-extraction", per_token(EYE, output="last_hidden_state"))
+    values, lines = run(directory, "--text", "ab", "--text", "ab", "--text", "abcdefgh")
+    similarities = values["similarities"]
+    assert similarities[0][1] == pytest.approx(1)
+    assert similarities[0][2] < 0.95
+    assert values["shape"] == [3, VOCABULARY]
+    alone, _ = run(directory, "--text", "ab")
+    np.testing.assert_allclose(values["embeddings"][0], alone["embeddings"][0], rtol=1e-6)
+    assert "similarity 1-2: 1.0000" in lines
+
+
+def test_sentence_embeddings(make: Make, run: Callable[..., Any]) -> None:
+    directory = make("sentence-similarity", per_sequence(EYE, output="sentence_embedding"))
+    values, lines = run(directory, "--text", "ab", "--text", "ba", "--text", "cdefgh")
+    assert values["shape"] == [3, VOCABULARY]
+    assert lines[-3:-1] == ["similarity 1-2: 1.0000", f"similarity 1-3: {values['similarities'][0][2]:.4f}"]
+    assert values["similarities"][0][2] < 0.9
+    (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 3}))
+    values, _ = run(directory, "--text", "ab", "--text", "ac")  # [CLS] a [SEP] each
+    assert values["similarities"][0][1] == pytest.approx(1)
+
+
+def test_fill_mask(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
+    directory = make("fill-mask", per_token(np.tile(EYE[20], (VOCABULARY, 1))))
+    values, lines = run(directory, "--text", "ab[MASK]", "--text", "[MASK]a[MASK]")
+    assert [len(masks) for masks in values] == [1, 2]
+    assert {best[0]["token"] for masks in values for best in masks} == {20}
+    assert len(values[0][0]) == 5
+    assert [line.partition(":")[0] for line in lines] == ["text 1, mask 1", "text 2, mask 1", "text 2, mask 2"]
+    assert "put [MASK]" in fail(2, directory, "--text", "ab")
+
+
+def test_token_ids_need_no_tokenizer(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
+    directory = make("fill-mask", per_token(np.roll(EYE, 1, axis=1)))
+    for file in directory.glob("tokenizer*"):
         file.unlink()
-    found = _answers.fill_mask(exported, Given(input_ids=(7, 8)))
-    assert [entry["best"][0]["label"] for entry in found.values] == ["8", "9"]
-    with pytest.raises(CheckpointNotFoundError, match="--input-ids"):
-        _answers.fill_mask(exported, Given(texts=("ab",)))
+    values, lines = run(directory, "--input-ids", "7,8")
+    assert [best[0]["label"] for best in values["top"]] == ["8", "9"]
+    assert lines[0].startswith(f"logits [1, 2, {VOCABULARY}]: ")
+    assert "has no tokenizer" in fail(1, directory, "--text", "ab")
 
 
-def test_classes_are_named(make: Callable[..., Exported]) -> None:
-    def compute(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"logits": np.array([[0.0, 3.0, -3.0]] * len(feed["input_ids"]), dtype=np.float32)}
-
-    exported = make(compute, id2label={"0": "sad", "1": "glad"})
-    found = _answers.classes(exported, Given(texts=("a", "b"), pairs=("c", "d")))
-    assert [entry["label"] for entry in found.values[0]] == ["glad", "sad", "2"]
-    assert sum(entry["score"] for entry in found.values[0]) == pytest.approx(1)
-    assert len(found.lines) == 2
-    assert exported.session.fed[0]["token_type_ids"].max() == 1
-    several = make(compute, problem_type="multi_label_classification")
-    assert _answers.classes(several, Given(texts=("a",))).values[0][0]["score"] == pytest.approx(1 / (1 + np.exp(-3)))
+LOGITS = np.tile(np.array([0.0, 3.0, -3.0], dtype=np.float32), (VOCABULARY, 1))
 
 
-def test_a_single_class_is_a_score(make: Callable[..., Exported]) -> None:
-    exported = make(lambda feed: {"logits": np.array([[-2.5]], dtype=np.float32)})
-    assert _answers.classes(exported, Given(texts=("a",))).values[0][0]["score"] == -2.5
+def test_classes_are_named(make: Make, run: Callable[..., Any]) -> None:
+    names = {"0": "sad", "1": "glad", "2": "neither"}
+    directory = make("text-classification", per_sequence(LOGITS), id2label=names)
+    pair = ("--text", "a", "--text", "b", "--text-pair", "c", "--text-pair", "d")
+    values, lines = run(directory, *pair)
+    assert [entry["label"] for entry in values[0]] == ["glad", "sad", "neither"]
+    assert sum(entry["score"] for entry in values[0]) == pytest.approx(1)
+    assert lines[0].startswith("glad 0.9")
+    assert len(lines) == 2
+    make("text-classification", per_sequence(LOGITS), id2label=names, problem_type="multi_label_classification")
+    values, _ = run(directory, "--text", "a")
+    assert values[0][0]["score"] == pytest.approx(1 / (1 + np.exp(-3)))
 
 
-def test_tokens_without_the_tokenizers_own(make: Callable[..., Exported]) -> None:
-    exported = make(lambda feed: {"logits": one_hot(feed["input_ids"] % 2, 2)}, id2label={"0": "even", "1": "odd"})
-    found = _answers.tokens(exported, Given(texts=("ab", "abcd")))
-    assert [len(row) for row in found.values] == [2, 4]
-    assert {entry["label"] for entry in found.values[1]} == {"even", "odd"}
-    assert found.lines[0].startswith("a/")
+def test_the_second_text_has_its_own_token_type(make: Make, run: Callable[..., Any]) -> None:
+    table = np.array([[0.0, 1.0], [9.0, 1.0]], dtype=np.float32)
+    parts = per_sequence(table, source="token_type_ids")
+    directory = make("text-classification", parts, id2label={"0": "pair", "1": "single"})
+    values, _ = run(directory, "--text", "a", "--text-pair", "b")
+    assert values[0][0]["label"] == "pair"
+    values, _ = run(directory, "--text", "a")
+    assert values[0][0]["label"] == "single"
 
 
-def test_the_answer_is_a_part_of_the_context(make: Callable[..., Exported]) -> None:
-    def compute(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        start, end = np.zeros(feed["input_ids"].shape), np.zeros(feed["input_ids"].shape)
-        start[:, 1] = end[:, 2] = 9  # the question: not an answer
-        start[:, 6], end[:, 7] = 5, 5
-        return {"start_logits": start.astype(np.float32), "end_logits": end.astype(np.float32)}
-
-    exported = make(compute, ("start_logits", "end_logits"))
-    found = _answers.span(exported, Given(texts=("efgh", "efghij"), question="abc"))
-    assert [value["answer"].replace(" ", "") for value in found.values] == ["fg", "fg"]
-    assert found.values[0]["start"] == 6
-    with pytest.raises(OptionError, match="--question"):
-        _answers.span(exported, Given(texts=("x",)))
+def test_a_single_class_is_a_score(make: Make, run: Callable[..., Any]) -> None:
+    table = np.full((VOCABULARY, 1), -2.5, dtype=np.float32)
+    values, _ = run(make("text-classification", per_sequence(table), id2label={"0": "score"}), "--text", "a")
+    assert values[0][0]["score"] == -2.5
 
 
-def test_choices(make: Callable[..., Exported]) -> None:
-    def compute(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert feed["input_ids"].ndim == 3
-        return {"logits": np.array([[0.0, 2.0]], dtype=np.float32)}
-
-    found = _answers.choices(make(compute), Given(texts=("a", "a"), pairs=("b", "c")))
-    assert found.values[0]["label"] == "choice 2"
-
-
-def counting(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Say that the next token is the last one's number plus one."""
-    return {"logits": one_hot(feed.get("decoder_input_ids", feed["input_ids"]) + 1, 64)}
+def test_tokens_without_special_tokens(make: Make, run: Callable[..., Any]) -> None:
+    table = np.array([EYE[index % 2, :2] for index in range(VOCABULARY)])
+    directory = make("token-classification", per_token(table), id2label={"0": "even", "1": "odd"})
+    values, lines = run(directory, "--text", "ab", "--text", "abcd")
+    assert [len(row) for row in values] == [2, 4]
+    assert {token["entity"] for token in values[1]} == {"even", "odd"}
+    assert lines[0].startswith("a/")
 
 
-def test_what_is_not_given_is_that_of_a_plain_text(make: Callable[..., Exported]) -> None:
-    cache = {"past_key_values.0.key": ("tensor(float16)", ["batch_size", 2, "past_sequence_length", 4])}
-    names = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids")
-    exported = make(counting, inputs={**tokens(*names), **cache}, decoder_start_token_id=9)
-    assert exported.run({"input_ids": np.ones((2, 3))})["logits"].argmax(axis=-1).tolist() == [[10], [10]]
-    (feed,) = exported.session.fed
-    assert feed["attention_mask"].tolist() == [[1, 1, 1]] * 2
-    assert feed["position_ids"].tolist() == [[0, 1, 2]] * 2
-    assert feed["past_key_values.0.key"].shape == (2, 2, 0, 4)
-    assert feed["past_key_values.0.key"].dtype == np.float16
+def test_the_answer_is_a_span_of_the_context(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
+    tokenizer = make_tokenizer("bert", VOCABULARY, 2, "[UNK]", token_type_ids=True)
+    ids = dict(zip("abcfg", tokenizer("abcfg", add_special_tokens=False)["input_ids"], strict=True))
+    start, end = np.zeros(VOCABULARY, dtype=np.float32), np.zeros(VOCABULARY, dtype=np.float32)
+    start[ids["a"]] = end[ids["b"]] = 9  # in the question: not an answer
+    start[ids["f"]], end[ids["g"]] = 5, 5
+    parts = {
+        "outputs": ("start_logits", "end_logits"),
+        "nodes": [helper.make_node("Gather", [name, "input_ids"], [f"{name}_logits"]) for name in ("start", "end")],
+        "tables": {"start": start, "end": end},
+    }
+    directory = make("question-answering", parts)
+    values, _ = run(directory, "--question", "abc", "--context", "efgh", "--context", "efghij")
+    assert [value["answer"].replace(" ", "") for value in values] == ["fg", "fg"]
+    assert values[0]["start"] == 6
+    assert "--question" in fail(2, directory, "--text", "x")
 
 
-def test_an_encoders_cache_cannot_be_made_up(make: Callable[..., Exported]) -> None:
-    inputs = {**tokens("input_ids"), "past_key_values.0.encoder.key": ("tensor(float)", ["batch_size", 2, "e", 4])}
-    with pytest.raises(UnsupportedError, match="without -with-past"):
-        make(counting, inputs=inputs).run({"input_ids": np.ones((1, 2))})
+def test_multiple_choice(make: Make, run: Callable[..., Any]) -> None:
+    inputs: dict[str, list[Any]] = {name: ["batch_size", "num_choices", "sequence_length"] for name in TEXT}
+    parts = per_sequence(np.arange(VOCABULARY, dtype=np.float32), axis=2)
+    pairs = ("--text", "a", "--text", "a", "--text-pair", "b", "--text-pair", "z")
+    values, lines = run(make("multiple-choice", parts, inputs), *pairs)
+    assert values[0]["label"] == "choice 2"
+    assert lines[0].startswith("choice 2 ")
 
 
-def test_what_the_graph_needs_and_the_user_did_not_give(make: Callable[..., Exported]) -> None:
-    exported = make(counting, inputs={**tokens("input_ids"), "bbox": ("tensor(int64)", [])})
-    with pytest.raises(OptionError, match="needs bbox"):
-        exported.run({"input_ids": np.ones((1, 2))})
-    odd = make(counting, inputs={"input_ids": ("tensor(bfloat16)", [])})
-    with pytest.raises(OptionError, match="bfloat16"):
-        odd.run({"input_ids": np.ones((1, 2))})
+def test_an_encoder_decoder_starts_from_its_start_token(make: Make, run: Callable[..., Any]) -> None:
+    names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+    parts = per_token(EYE, source="decoder_input_ids")
+    directory = make("text2text-generation", parts, tokens(*names), decoder_start_token_id=9)
+    values, _ = run(directory, "--input-ids", "5,6,7")
+    assert values["logits"]["shape"] == [1, 1, VOCABULARY]
 
 
-def test_damaged_settings(make: Callable[..., Exported]) -> None:
-    exported = make(counting)
+def test_missing_inputs(make: Make, fail: Callable[..., str]) -> None:
+    directory = make("token-classification", per_token(EYE), {**tokens("input_ids"), "bbox": ["batch_size", 4]})
+    assert "requires the inputs bbox" in fail(2, directory, "--input-ids", "1,2")
+    assert "give --text, --input-ids, --image or --audio: the graph's inputs are bbox" in fail(2, directory)
+    assert "--text-pair doesn't apply to token-class" in fail(2, directory, "--text", "a", "--text-pair", "b")
+
+
+def test_a_text_for_a_graph_that_takes_none(make: Make, fail: Callable[..., str]) -> None:
+    parts = {
+        "outputs": ("logits",),
+        "nodes": [helper.make_node("Identity", ["pixel_values"], ["logits"])],
+        "tables": {},
+    }
+    directory = make("image-classification", parts, {"pixel_values": [1, 3, 4, 4]})
+    assert "takes no text, its inputs are pixel_values: give --image" in fail(2, directory, "--text", "hi")
+
+
+def test_without_torch(
+    make: Make, run: Callable[..., Any], fail: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"0": "sad", "1": "glad", "2": "neither"}
+    directory = make("text-classification", per_sequence(LOGITS), id2label=names)
+    monkeypatch.setattr("onnxport.cli._preprocess.find_spec", lambda name: None)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "transformers")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    values, lines = run(directory, "--text", "ab", "--text", "abc")
+    assert [result["top"][0][0]["label"] for result in values] == ["glad", "glad"]
+    assert lines[1].startswith("glad 0.9")
+    assert "pip install 'onnxport[export]'" in fail(1, directory, "--image", "a.png")
+
+
+def test_damaged_settings(make: Make, fail: Callable[..., str]) -> None:
+    directory = make("text-classification", per_sequence(LOGITS))
     for text in ("{", "[]"):
-        (exported.directory.path / "config.json").write_text(text)
+        (directory / "config.json").write_text(text)
         with pytest.raises(CorruptCheckpointError, match=r"config\.json"):
-            exported.label(0)
+            _ = Directory(directory).config
 
 
-def test_directories_that_cannot_be_run(tmp_path: Path) -> None:
+def test_directories_that_cannot_be_run(tmp_path: Path, fail: Callable[..., str]) -> None:
     with pytest.raises(CheckpointNotFoundError, match="no such directory"):
         Directory(tmp_path / "none")
     with pytest.raises(CheckpointNotFoundError, match=r"no onnxport\.json"):
         Directory(tmp_path)
-    (tmp_path / "onnxport.json").write_text(manifest("x", ("a.onnx", "b.onnx")).to_json())
+    write_manifest(tmp_path, "x", tokens("input_ids"), ("a.onnx", "b.onnx"))
     with pytest.raises(CheckpointNotFoundError, match=r"lacks a\.onnx"):
         Directory(tmp_path)
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).touch()
-    with pytest.raises(UnsupportedError, match=r"a\.onnx, b\.onnx"):
-        open_exported(Directory(tmp_path))
-    (tmp_path / "onnxport.json").write_text(manifest("x").to_json())
+    assert "has several graphs (a, b)" in fail(1, tmp_path, "--input-ids", "1")
+    write_manifest(tmp_path, "x", tokens("input_ids"), ("model.onnx",))
     (tmp_path / "model.onnx").write_bytes(b"\x08")
-    with pytest.raises(CorruptCheckpointError, match=r"model\.onnx isn't a readable ONNX file"):
-        open_exported(Directory(tmp_path))
+    assert "ONNX Runtime can't load" in fail(1, tmp_path, "--input-ids", "1")
     (tmp_path / "onnxport.json").write_text("{")
     with pytest.raises(CorruptCheckpointError, match=rf"{tmp_path}: onnxport\.json is damaged"):
         Directory(tmp_path)
-
-
-def test_a_text_for_a_graph_that_takes_none(make: Callable[..., Exported]) -> None:
-    exported = make(counting, inputs={"pixel_values": ("tensor(float)", [1, 3, 4, 4])})
-    with pytest.raises(OptionError, match="takes no text, its inputs are pixel_values: give --image"):
-        feed_of(exported, Given(texts=("hi",)))

@@ -6,13 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from onnxport.cli import _answers
-from onnxport.cli._exported import Exported
-from onnxport.cli._feeds import Given
 from onnxport.description.sentence_embedding import Dense, Normalize, Pooling
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 from onnxport.options import ExportOptions
@@ -169,26 +165,3 @@ def test_missing_files_of_modules(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling" / "config.json").unlink()
     with pytest.raises(CheckpointNotFoundError, match="1_Pooling"):
         opened(tmp_path)
-
-
-def test_similarities_of_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.array([[3.0, 4.0], [6.0, 8.0], [-4.0, 3.0]], dtype=np.float32)
-
-    class Directory:
-        def read(self, name: str) -> dict[str, int]:
-            return {"max_seq_length": 5}
-
-    class Tokenizer:
-        model_max_length = 512
-
-    tokenizer = Tokenizer()
-    exported = Exported(Directory(), None)  # type: ignore[arg-type]
-    monkeypatch.setattr(_answers, "tokenizer_of", lambda *_: tokenizer)
-    monkeypatch.setattr(_answers, "feed_of", lambda *_: {})
-    monkeypatch.setattr(Exported, "run", lambda *_: {"sentence_embedding": vectors})
-    found = _answers.sentences(exported, Given(texts=("a", "b", "c")))
-    assert found.values["similarities"] == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert found.values["embeddings"] == vectors.tolist()
-    assert found.lines[0] == "sentence_embedding [3, 2]"
-    assert "similarity 1-2: 1.0000" in found.lines
-    assert tokenizer.model_max_length == 5

@@ -1,4 +1,4 @@
-"""The `onnxport` command: parse, make one library call, print what came back, map errors to exit codes.
+"""The `onnxport` command: parse, make one library call, print its result, map errors to exit codes.
 
 0 done, 1 failed, 2 misuse, 130 interrupted. Data goes to stdout, everything else to stderr.
 """
@@ -16,24 +16,24 @@ from onnxport.cli._outcome import exit_code, interrupted
 __all__ = ["main", "process"]
 
 VERBS = {
-    "export": "export a checkpoint to a directory with its ONNX graphs, proved against the original",
-    "describe": "show the inputs and outputs that an export would have, without weights",
-    "validate": "repeat the proof of an exported directory",
-    "inspect": "show what a directory with ONNX graphs holds",
-    "list": "list architectures and tasks",
-    "cache": "list or clear the graphs that earlier exports kept",
-    "run": "try an exported directory on a text, a picture or a sound",
-    "chat": "talk with an exported model",
-    "bench": "measure how fast an exported model is",
+    "export": "export a checkpoint to a directory with ONNX graphs, validated against the original",
+    "describe": "show the inputs and outputs of an export, without weights",
+    "validate": "compare an exported directory with the original again",
+    "inspect": "show the inputs, outputs and operators of ONNX graphs",
+    "list": "list model types and their validated tasks",
+    "cache": "list or clear the cache of graphs",
+    "run": "run an exported directory on text, an image or audio",
+    "chat": "chat with an exported model",
+    "bench": "measure throughput, latency and memory of an exported model",
 }
-"""Verbs to what they do; each is the module of this package with its name."""
+"""Verb to its help text; each is a module of this package."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: arguments without the program's name; those of the process without.
+        argv: arguments without the program's name; defaults to those of the process.
 
     Returns:
         The exit code.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def process() -> int:
-    """Run the command in a process of its own; return the exit code."""
+    """Run the command as a process, which ends after it; return the exit code."""
     return without_last_collections(main)
 
 
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     debug = "show warnings of other packages, and the traceback of an error"
     parser = argparse.ArgumentParser(
-        prog="onnxport", description="From a Transformers checkpoint to a proved ONNX directory."
+        prog="onnxport", description="Export Transformers checkpoints to validated ONNX directories."
     )
     parser.add_argument("--version", action="version", version=f"onnxport {__version__}")
     parser.add_argument("--debug", action="store_true", help=debug)

@@ -1,62 +1,47 @@
-"""Read a .wav file with the standard library, and bring it to the rate that a model wants."""
+"""Read an audio file with soundfile, and resample it with soxr to the sampling rate of a model."""
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxport.errors import OptionError
+from onnxport.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_wav(path: str | Path, rate: int) -> NDArray[np.float32]:
-    """Read a sound as one channel.
+def read_audio(path: str | Path, sampling_rate: int) -> NDArray[np.float32]:
+    """Read an audio file as mono.
 
     Args:
-        path: file of 8, 16, 24 or 32-bit integer samples.
-        rate: samples per second to return.
+        path: a file in a format that libsndfile reads: WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, …
+        sampling_rate: samples per second of the result, in Hz.
 
     Returns:
         Samples between -1 and 1, [time].
 
     Raises:
-        OptionError: it can't be read, or holds nothing.
+        OptionError: the file can't be read, or has no samples.
+        MissingDependencyError: soundfile or soxr isn't installed.
     """
     try:
-        with wave.open(str(path), "rb") as audio:
-            own_rate, channels, width = audio.getframerate(), audio.getnchannels(), audio.getsampwidth()
-            frames = audio.readframes(audio.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "the file ends early"
-        raise OptionError(f"--audio {path}: {reason}; give a .wav file with integer samples") from error
-    whole = len(frames) // (width * channels) * channels
-    samples = _decoded(frames[: whole * width], width).reshape(-1, channels).mean(axis=1)
+        import soundfile
+        import soxr
+    except (ImportError, OSError) as error:  # OSError: soundfile is installed and libsndfile isn't
+        raise MissingDependencyError("--audio needs soundfile and soxr: pip install 'onnxport[audio]'") from error
+    try:
+        with Path(path).open("rb") as file:
+            samples, file_rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except OSError as error:
+        raise OptionError(f"--audio {path}: {error.strerror or error}") from error
+    except soundfile.LibsndfileError as error:
+        raise OptionError(
+            f"--audio {path}: {error.error_string} give a WAV, FLAC, Ogg or MP3 file, or convert it to one"
+        ) from error
     if not len(samples):
-        raise OptionError(f"--audio {path}: the file holds no samples")
-    return resampled(samples, own_rate, rate).astype(np.float32)
-
-
-def resampled(samples: NDArray[Any], old: int, new: int) -> NDArray[Any]:
-    """Change the rate of a sound, [time], by cutting or padding its spectrum: nothing above the new limit aliases."""
-    if old == new:
-        return samples
-    length = max(1, round(len(samples) * new / old))
-    spectrum = np.fft.rfft(samples)
-    kept = np.zeros(length // 2 + 1, dtype=spectrum.dtype)
-    shared = min(len(kept), len(spectrum))
-    kept[:shared] = spectrum[:shared]
-    return np.fft.irfft(kept, n=length) * (length / len(samples))
-
-
-def _decoded(frames: bytes, width: int) -> NDArray[np.float64]:
-    """Turn little-endian integers of `width` bytes into numbers between -1 and 1; single bytes are unsigned."""
-    if width == 1:
-        return (np.frombuffer(frames, dtype=np.uint8).astype(np.float64) - 128) / 128
-    wide = np.zeros((len(frames) // width, 4), dtype=np.uint8)
-    wide[:, 4 - width :] = np.frombuffer(frames, dtype=np.uint8).reshape(-1, width)
-    return wide.view("<i4")[:, 0].astype(np.float64) / 2**31
+        raise OptionError(f"--audio {path}: the file has no samples; give another one")
+    mono = samples.mean(axis=1)
+    return np.asarray(soxr.resample(mono, file_rate, sampling_rate, quality="VHQ"), dtype=np.float32)

@@ -1,98 +1,146 @@
-"""Generate texts for the command line: all at once, or piece by piece while they are made."""
+"""Generate text for the command line, all at once or token by token."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.cli._answers import Answer
-from onnxport.cli._exported import Exported
-from onnxport.cli._feeds import Given, audio_feed, image_feed
-from onnxport.errors import CheckpointNotFoundError, OptionError
+from onnxport.cli import _preprocess
+from onnxport.cli._request import RunRequest, RunResult
+from onnxport.errors import CheckpointNotFoundError, MissingDependencyError, OptionError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
-from onnxport.runtime.text import Printer, Text
+from onnxport.runtime.tokenizer import DirectoryTokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import ProcessorMixin
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Choose how a text is generated.
+def generate(directory: Directory, request: RunRequest, settings: dict[str, Any], *, stream: bool) -> RunResult:
+    """Generate the continuation of each prompt, or the text of an image or audio clip.
 
-    Attributes:
-        settings: arguments of `Sampling`.
-        stream: print the text while it is made.
-    """
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    stream: bool = False
-
-
-def generate(directory: Directory, given: Given, wanted: Wanted) -> Answer:
-    """Generate what follows each text, or what a text, picture or sound becomes.
+    Args:
+        directory: the exported directory.
+        request: prompts, image, audio or token ids.
+        settings: see `onnxport.runtime.sampling.GenerationSettings`.
+        stream: print the text token by token; the result then has no lines.
 
     Raises:
-        OptionError: the options don't give what the model needs.
-        CheckpointNotFoundError: a text was given, and the directory has no tokenizer.
+        OptionError: an input that the model requires is missing.
+        CheckpointNotFoundError: the directory lacks a tokenizer or processor.
+        MissingDependencyError: the model is multimodal, and torch or Transformers isn't installed.
     """
-    text = _text_of(directory, given)
-    rows: list[tuple[str, ...]] = [(one,) for one in given.texts] or [()]
-    values = [_one(directory, _inputs(directory, given, (row, text)), (text, wanted)) for row in rows]
-    shown = [value["text"] or f"(no text, tokens {value['tokens']})" for value in values]
-    return Answer([] if wanted.stream else shown, values)
+    if directory.has("embed_tokens"):
+        return _generate_multimodal(directory, request, settings, stream=stream)
+    tokenizer = _tokenizer(directory, request)
+    values = []
+    for prompt in request.texts or ("",):
+        inputs = _model_inputs(directory, request, prompt, tokenizer)
+        _, steps = LightModel(directory).stream(inputs, **settings)
+        token_ids = _collect(steps, tokenizer if stream else None)
+        kept = [index for index in token_ids if index not in directory.eos_token_ids]
+        values.append({"text": tokenizer.decode(kept) if tokenizer is not None else "", "tokens": kept})
+    lines = [value["text"] or f"(no text, token ids {value['tokens']})" for value in values]
+    return RunResult([] if stream and tokenizer is not None else lines, values)
 
 
-def _one(directory: Directory, inputs: dict[str, Any], how: tuple[Text | None, Wanted]) -> dict[str, Any]:
-    text, wanted = how
-    _, steps = LightModel(directory).stream(inputs, **wanted.settings)
-    tokens = []
-    printer = Printer(text) if text is not None and wanted.stream else None
-    for step in steps:
-        tokens.append(int(step[0]))
-        if printer is not None:
-            _show(printer.add(tokens[-1]))
-    if printer is not None:
-        _show(printer.rest() + "\n")
-    ends = directory.setting("eos_token_id")
-    kept = [token for token in tokens if token not in (ends if isinstance(ends, list) else [ends])]
-    return {"text": text.decode(kept) if text is not None else "", "tokens": kept}
+def _collect(steps: Iterator[NDArray[Any]], tokenizer: DirectoryTokenizer | None) -> list[int]:
+    """Return the first sequence's token ids; print their text as they arrive if there is a tokenizer."""
+    token_ids: list[int] = []
+
+    def received() -> Iterator[int]:
+        for step in steps:
+            token_ids.append(int(step[0]))
+            yield token_ids[-1]
+
+    if tokenizer is None:
+        return list(received())
+    for piece in tokenizer.decode_stream(received()):
+        write(piece)
+    write("\n")
+    return token_ids
 
 
-def _show(piece: str) -> None:
-    sys.stdout.write(piece)
+def write(text: str) -> None:
+    """Write to standard output, and flush."""
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
-def _text_of(directory: Directory, given: Given) -> Text | None:
+def _tokenizer(directory: Directory, request: RunRequest) -> DirectoryTokenizer | None:
+    """Return the tokenizer; None if the directory has none and no text is to be tokenized."""
     try:
-        return Text(directory)
+        return DirectoryTokenizer(directory)
     except CheckpointNotFoundError:
-        if given.texts:
+        if request.texts:
             raise
         return None
 
 
-def _inputs(directory: Directory, given: Given, row: tuple[tuple[str, ...], Text | None]) -> dict[str, Any]:
-    """Make the inputs of one text, picture or sound."""
-    texts, text = row
-    first = "encoder_model" if directory.has("encoder_model") else "model"
-    takes = directory.graph(first).inputs
-    if given.input_ids:
-        return {"input_ids": np.array([given.input_ids], dtype=np.int64)}
-    if "input_ids" in takes:
-        if not texts or text is None:
-            raise OptionError("give at least one --text (or token numbers with --input-ids)")
-        return dict(text.encode(texts))
-    exported = Exported(directory, directory.graph(first).session)
-    return image_feed(exported, given) if "pixel_values" in takes else audio_feed(exported, given)
+def _model_inputs(
+    directory: Directory, request: RunRequest, prompt: str, tokenizer: DirectoryTokenizer | None
+) -> dict[str, NDArray[Any]]:
+    """Make the inputs of one sequence, image or audio clip."""
+    if request.input_ids:
+        return {"input_ids": np.array([request.input_ids], dtype=np.int64)}
+    graph = directory.graph("encoder_model" if directory.has("encoder_model") else "model")
+    if "input_ids" in graph.inputs:
+        if not request.texts or tokenizer is None:
+            raise OptionError("give at least one --text (or token ids with --input-ids)")
+        return dict(tokenizer.encode([prompt]))
+    if "pixel_values" in graph.inputs:
+        return _preprocess.image_inputs(directory, request)
+    return _preprocess.audio_inputs(directory, request)
 
 
-def pieces(text: Text, steps: Iterator[Any]) -> Iterator[str]:
-    """Yield a text piece by piece as its tokens come in."""
-    printer = Printer(text)
-    for step in steps:
-        yield printer.add(int(step[0]))
-    yield printer.rest()
+def _generate_multimodal(
+    directory: Directory, request: RunRequest, settings: dict[str, Any], *, stream: bool
+) -> RunResult:
+    """Generate from one prompt and an image or audio clip, with the processor and Transformers' `generate`."""
+    from onnxport.runtime.load import load
+
+    processor = _preprocess.load(directory, "AutoProcessor")
+    model = load(directory.path)
+    if isinstance(model, LightModel):
+        raise MissingDependencyError("multimodal models need torch and transformers: pip install 'onnxport[export]'")
+    import torch
+    from transformers import TextStreamer
+
+    if (seed := settings.pop("seed", None)) is not None:
+        torch.manual_seed(seed)
+    inputs = _multimodal_inputs(processor, request)
+    options = {"skip_prompt": True, "skip_special_tokens": True}
+    streamer = TextStreamer(processor.tokenizer, **options) if stream else None
+    sequences = model.generate(**inputs, **settings, streamer=streamer)
+    token_ids = sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    text = processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+    kept = [index for index in token_ids if index not in directory.eos_token_ids]
+    return RunResult([] if stream else [text], [{"text": text, "tokens": kept}])
+
+
+def _multimodal_inputs(processor: ProcessorMixin, request: RunRequest) -> dict[str, Any]:
+    """Make the inputs of a multimodal model: a chat of one message, or the prompt where there is no chat template."""
+    if len(request.texts) != 1 or request.input_ids:
+        raise OptionError("give one --prompt, with --image or --audio")
+    (prompt,) = request.texts
+    content: list[dict[str, Any]] = []
+    arguments: dict[str, Any] = {}
+    if request.image:
+        arguments["images"] = request.load_image()
+        content.append({"type": "image", "image": arguments["images"]})
+    if request.audio:
+        rate = processor.feature_extractor.sampling_rate
+        arguments |= {"audio": request.load_audio(rate), "sampling_rate": rate}
+        content.append({"type": "audio", "audio": arguments["audio"]})
+    if not processor.chat_template:
+        return dict(processor(text=prompt, return_tensors="pt", **arguments))
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+    return dict(
+        processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    )

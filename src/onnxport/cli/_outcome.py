@@ -1,4 +1,4 @@
-"""From what a verb did to an exit code: one line per error on stderr, tracebacks and warnings only when asked for."""
+"""From a verb's result or error to an exit code: one line per error on stderr, tracebacks only with --debug."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
     """Run a verb and return its exit code; every error becomes one line on standard error.
 
     Args:
-        verb: does the work and returns `DONE` or `FAILED`.
-        debug: print the traceback of an error, and let other packages' warnings through.
+        verb: function that does the work and returns `DONE` or `FAILED`.
+        debug: print the traceback of an error, and the warnings of other packages.
     """
     try:
         with contextlib.nullcontext() if debug else quiet_packages(), _printable_output():
@@ -33,7 +33,7 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
     except BrokenPipeError:
         _drop_output()
         return FAILED
-    except Exception as error:  # noqa: BLE001  every failure ends as one line, a bug too
+    except Exception as error:  # noqa: BLE001  # the process's last line of defence: any error becomes one line
         if debug:
             traceback.print_exc()
         print_error(message_of(error))
@@ -41,18 +41,18 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
 
 
 def interrupted() -> int:
-    """Say that Ctrl-C ended the command."""
+    """Report that Ctrl-C ended the command; return the exit code."""
     sys.stderr.write("onnxport: interrupted\n")
     return INTERRUPTED
 
 
 def message_of(error: Exception) -> str:
-    """Say in one line what went wrong."""
+    """Return an error's message in one line; unexpected errors are named as bugs."""
     if isinstance(error, OnnxportError):
         return _one_line(error)
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}"
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return f"{file}{error.strerror}"
     if isinstance(error, OSError):
         return _one_line(error)
     if isinstance(error, MemoryError):
@@ -68,45 +68,45 @@ def print_error(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet_packages() -> Iterator[None]:
-    """Keep other packages' warnings off the terminal in a block, and print our own, a line each.
+    """Hide the warnings of other packages in a block, and print onnxport's own, one line each.
 
-    Everything is as before after it.
+    Filters, handlers and the environment are restored afterwards.
     """
     name, before = "TRANSFORMERS_VERBOSITY", os.environ.get("TRANSFORMERS_VERBOSITY")
-    own, make_record = logging.getLogger("onnxport"), logging.getLogRecordFactory()
+    logger, make_record = logging.getLogger("onnxport"), logging.getLogRecordFactory()
     handler = _WarningLine(logging.WARNING)
 
     def make_quiet_record(*arguments: Any, **more: Any) -> logging.LogRecord:
         record = make_record(*arguments, **more)
         if not f"{record.name}.".startswith("onnxport.") and record.levelno <= logging.WARNING:
-            record.levelno = -1  # below every handler, whoever has installed it
+            record.levelno = -1  # below the level of every handler, whichever package installed it
         return record
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.setLogRecordFactory(make_quiet_record)
-        own.addHandler(handler)
+        logger.addHandler(handler)
         os.environ.setdefault(name, "error")
         try:
             yield
         finally:
-            own.removeHandler(handler)
+            logger.removeHandler(handler)
             logging.setLogRecordFactory(make_record)
             if before is None:
                 os.environ.pop(name, None)
 
 
 class _WarningLine(logging.Handler):
-    """Print a record as a line like that of an error."""
+    """Print a record as one line, like an error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kind = "error" if record.levelno > logging.WARNING else "warning"
-        sys.stderr.write(f"onnxport: {kind}: {_one_line(record.getMessage())}\n")
+        level = "error" if record.levelno > logging.WARNING else "warning"
+        sys.stderr.write(f"onnxport: {level}: {_one_line(record.getMessage())}\n")
 
 
 @contextlib.contextmanager
 def _printable_output() -> Iterator[None]:
-    """Print characters that standard output's encoding lacks as `?` instead of failing."""
+    """Replace characters that standard output's encoding lacks by `?` instead of failing."""
     before = getattr(sys.stdout, "errors", None)
     if before is None or not hasattr(sys.stdout, "reconfigure"):
         yield
@@ -119,7 +119,7 @@ def _printable_output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Point standard output at nothing: its reader is gone, and Python flushes it once more at exit."""
+    """Redirect standard output to the null device: its reader is gone, and Python flushes it once more at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,4 +1,4 @@
-"""Progress on standard error for whatever takes long: a bar on a terminal, a line per stage elsewhere."""
+"""Progress on standard error: a bar on a terminal, one line per stage elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from onnxport.options import Progress
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """Give a callback that shows a stage and the share of it that is done.
+    """Yield a callback that shows a stage and the share of it that is done.
 
     Args:
         quiet: show nothing.
 
     Yields:
-        `callback(stage, share)`; a share of None pulses.
+        `callback(stage, share)`; the share is None where it isn't known.
     """
     if quiet:
         yield lambda stage, done: None
@@ -44,7 +44,7 @@ def _bar() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    """Print each stage once, so that a log tells where the time goes without control characters."""
+    """Return a callback that prints each stage once, without control characters, for logs."""
     shown = ""
 
     def show(stage: str, done: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Reports as tables that read well without colour, on standard output."""
+"""Print reports to standard output, as tables that are readable without colour."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxport._export import ExportResult
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH_WITHOUT_TERMINAL = 160
 _ROWS = 12
-"""Outputs that are shown in full; of more (a long cache) the first and the last."""
+"""Maximum number of outputs shown; of a longer list (a KV cache), the first and the last."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -33,8 +33,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    fitting = sys.stdout.isatty() or "COLUMNS" in os.environ
-    Console(width=None if fitting else WIDTH_WITHOUT_TERMINAL, highlight=False).print(table)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if has_width else WIDTH_WITHOUT_TERMINAL, highlight=False).print(table)
 
 
 def print_line(text: str) -> None:
@@ -48,7 +48,7 @@ def print_json(values: object) -> None:
 
 
 def bytes_text(count: int | None) -> str:
-    """Write a number of bytes with a decimal unit."""
+    """Format a size in bytes with a decimal unit."""
     if count is None:
         return "?"
     size = float(count)
@@ -59,14 +59,14 @@ def bytes_text(count: int | None) -> str:
     return f"{size:.1f} TB"
 
 
-def axes_text(axes: Iterable[Any]) -> str:
-    """Write a shape."""
+def axes_text(axes: Iterable[int | str]) -> str:
+    """Format a shape."""
     return "[" + ", ".join(str(axis) for axis in axes) + "]"
 
 
 @dataclass
 class _Worst:
-    """Gather what all cases say about one output."""
+    """Hold the largest differences of one output over all cases."""
 
     component: str
     name: str
@@ -81,7 +81,7 @@ class _Worst:
 
     def row(self) -> tuple[str, ...]:
         status = "passed" if self.passed else "FAILED"
-        return self.component, self.name, _number(self.max_abs), _number(self.max_rel), status
+        return self.component, self.name, _difference(self.max_abs), _difference(self.max_rel), status
 
 
 def _larger(a: float | None, b: float | None) -> float | None:
@@ -89,12 +89,12 @@ def _larger(a: float | None, b: float | None) -> float | None:
     return max(known) if known else None
 
 
-def _number(value: float | None) -> str:
+def _difference(value: float | None) -> str:
     return "?" if value is None else f"{value:.2e}"
 
 
 def print_validation(report: ValidationReport) -> None:
-    """Print each output's largest differences over all cases, and what failed."""
+    """Print each output's largest differences over all cases, and the failures."""
     if not report.cases:
         print_line(f"validation: {report.status}{f' ({report.note})' if report.note else ''}")
         return
@@ -111,13 +111,13 @@ def print_validation(report: ValidationReport) -> None:
         print_line(f"note: {report.note}")
     for case in report.cases:
         if case.note:
-            print_line(f"not proved, {case.name}: {case.note}")
+            print_line(f"not validated, {case.name}: {case.note}")
     for failure in report.failures:
         print_line(f"failed: {failure}")
 
 
 def _shortened(outputs: list[_Worst]) -> list[_Worst]:
-    """Join those in the middle that passed to one row with their largest differences."""
+    """Merge passed outputs in the middle of a long list into one row with their largest differences."""
     if len(outputs) <= _ROWS:
         return outputs
     head, middle, tail = outputs[:7], outputs[7:-3], outputs[-3:]
@@ -130,12 +130,12 @@ def _shortened(outputs: list[_Worst]) -> list[_Worst]:
 
 
 def print_export(result: ExportResult) -> None:
-    """Print what an export did, or would do."""
+    """Print the files, fixed axes and validation of an export or a dry run."""
     from onnxport.validation.report import ValidationReport
 
     manifest = result.manifest
-    where = f"written to {result.directory}" if result.directory else "nothing written (dry run)"
-    print_line(f"{manifest.source['architecture']} for {manifest.task}: {where}")
+    outcome = f"written to {result.directory}" if result.directory else "nothing written (dry run)"
+    print_line(f"{manifest.source['architecture']} for {manifest.task}: {outcome}")
     for component in manifest.components:
         for fixed in component.fixed_axes:
             print_line(f"fixed by the model: {component.name}, {fixed}")
@@ -144,7 +144,7 @@ def print_export(result: ExportResult) -> None:
 
 
 def print_inspection(found: Inspection) -> None:
-    """Print what a directory's graphs hold, and where they come from if a manifest says it."""
+    """Print the graphs of a directory and, if it has a manifest, their model and task."""
     if found.task:
         print_line(f"{found.model or 'model'} for {found.task}, validation {found.validation or 'unknown'}")
     for graph in found.graphs:
@@ -165,7 +165,7 @@ def _print_graph(graph: GraphInspection) -> None:
 
 
 def print_description(found: Description) -> None:
-    """Print what an export would make; tensors that differ in a layer's number only are one row."""
+    """Print the graphs of a description; tensors that differ in the layer index only are one row."""
     print_line(f"{found.architecture} ({found.model_type}) for {found.task}, {found.dtype}")
     for graph in found.graphs:
         print_line(
@@ -185,12 +185,13 @@ def _tensor_rows(tensors: Iterable[TensorSpec]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for tensor in tensors:
         name = re.sub(r"\.\d+\.", ".{}.", tensor.name, count=1)
-        number = tensor.name.removeprefix(name.partition("{}")[0]).partition(".")[0] if "{}" in name else ""
-        groups.setdefault((name, tensor.dtype, axes_text(tensor.axes), axes_text(tensor.example)), []).append(number)
-    return [(name.replace("{}", _span(numbers)), *rest) for (name, *rest), numbers in groups.items()]
+        index = tensor.name.removeprefix(name.partition("{}")[0]).partition(".")[0] if "{}" in name else ""
+        groups.setdefault((name, tensor.dtype, axes_text(tensor.axes), axes_text(tensor.example)), []).append(index)
+    return [(name.replace("{}", _index_range(indices)), *rest) for (name, *rest), indices in groups.items()]
 
 
-def _span(numbers: list[str]) -> str:
-    """Write numbers of layers: `0…11` for a run of them."""
-    run = numbers == [str(index) for index in range(int(numbers[0] or 0), int(numbers[0] or 0) + len(numbers))]
-    return f"{numbers[0]}…{numbers[-1]}" if run and len(numbers) > 1 else ",".join(numbers)
+def _index_range(indices: list[str]) -> str:
+    """Format layer indices: `0…11` if they are consecutive."""
+    first = int(indices[0] or 0)
+    consecutive = indices == [str(index) for index in range(first, first + len(indices))]
+    return f"{indices[0]}…{indices[-1]}" if consecutive and len(indices) > 1 else ",".join(indices)

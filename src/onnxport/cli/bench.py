@@ -1,27 +1,33 @@
-"""`onnxport bench DIR`: how fast an exported model is, and how much memory it takes."""
+"""`onnxport bench DIR`: throughput, latency and memory of an exported model."""
 
 from __future__ import annotations
 
 import argparse
 
 from onnxport.cli._outcome import DONE
-from onnxport.cli._sampling import count
+from onnxport.cli._sampling import positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("directory", metavar="DIR", help="what onnxport export wrote")
-    add("--prompt-tokens", type=count, default=128, metavar="N", help="length of the prompt or text (default: 128)")
-    add("--new-tokens", type=count, default=128, metavar="N", help="tokens to generate, or runs (default: 128)")
-    add("--batch", type=count, default=1, metavar="N", help="texts at once (default: 1)")
-    add("--threads", type=count, metavar="N", help="threads of one operator")
-    add("--device", default="cpu", help="cpu, or cuda with an optional number (default: cpu)")
+    add("directory", metavar="DIR", help="directory that onnxport export wrote")
+    add("--prompt-tokens", type=positive_int, default=128, metavar="N", help="length of the prompt (default: 128)")
+    add(
+        "--new-tokens",
+        type=positive_int,
+        default=128,
+        metavar="N",
+        help="tokens to generate, or runs of a model that doesn't generate (default: 128)",
+    )
+    add("--batch", type=positive_int, default=1, metavar="N", help="batch size (default: 1)")
+    add("--threads", type=positive_int, metavar="N", help="intra-op threads of ONNX Runtime")
+    add("--device", default="cpu", help="cpu, or cuda with an optional index (default: cpu)")
     add("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, and print the figures."""
+    """Measure, and print the results."""
     from dataclasses import asdict
 
     from onnxport.cli._rendering import bytes_text, print_json, print_table
@@ -39,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     if found.decode_tokens_per_second is not None:
         rows.append(("decode", f"{found.decode_tokens_per_second:.1f} tokens/s"))
     step = "one token" if found.decode_tokens_per_second is not None else "one run"
-    rows.append((step, ", ".join(f"{name} {value:.2f} ms" for name, value in found.latency_ms.items())))
+    rows.append((f"latency of {step}", ", ".join(f"{name} {value:.2f} ms" for name, value in found.latency_ms.items())))
     if found.session_share is not None:
         rows.append(("of which ONNX Runtime", f"{100 * found.session_share:.1f} %"))
     rows.append(("peak memory", bytes_text(found.peak_memory_bytes)))
-    print_table("", ("what", "measured"), rows)
+    print_table("", ("measurement", "value"), rows)
     return DONE

@@ -16,8 +16,8 @@ _DAY = 24 * 3600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("action", choices=("list", "clear"), help="list what is in the cache, or remove it")
-    text = "clear: remove only what wasn't used for so many days"
+    parser.add_argument("action", choices=("list", "clear"), help="list the entries of the cache, or remove them")
+    text = "clear: remove only entries that weren't used for DAYS days"
     parser.add_argument("--older-than", type=_days, metavar="DAYS", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -39,13 +39,13 @@ def _list(*, json: bool) -> int:
     total = sum(entry.bytes for entry in entries)
     if json:
         listed = [
-            {**asdict(entry), "created": _moment(entry.created), "used": _moment(entry.used)} for entry in entries
+            {**asdict(entry), "created": _iso_time(entry.created), "used": _iso_time(entry.used)} for entry in entries
         ]
         print_json({"directory": str(store.directory), "bytes": total, "entries": listed})
         return DONE
     if entries:
-        rows = [(e.type, e.label, bytes_text(e.bytes), _moment(e.created), _moment(e.used)) for e in entries]
-        print_table("", ("type", "content", "size", "created", "last used"), rows)
+        rows = [(e.type, e.label, bytes_text(e.bytes), _iso_time(e.created), _iso_time(e.used)) for e in entries]
+        print_table("", ("type", "model", "size", "created", "last used"), rows)
     count = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
     print_line(f"{store.directory}: {count}, {bytes_text(total)}")
     return DONE
@@ -64,8 +64,8 @@ def _clear(older_than: float | None, *, json: bool) -> int:
     return DONE
 
 
-def _moment(seconds: float) -> str:
-    """Write a time as ISO 8601, in UTC, to the second."""
+def _iso_time(seconds: float) -> str:
+    """Format a time as ISO 8601, in UTC, to the second."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 

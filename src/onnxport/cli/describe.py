@@ -1,4 +1,4 @@
-"""`onnxport describe MODEL`: what an export would make, without making it."""
+"""`onnxport describe MODEL`: the inputs and outputs of an export, without exporting."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, _OPTIONS)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument(
-        "--python", action="store_true", help="print a module with the description as a class, to be edited"
-    )
+    form.add_argument("--python", action="store_true", help="print the description as a Python module, to be edited")
 
 
 def run(arguments: argparse.Namespace) -> int:

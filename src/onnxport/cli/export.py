@@ -31,6 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         print_export(result)
     if result.manifest.validation["status"] == "failed":
-        print_error(f"the graph differs from the original; {result.directory} is kept, as --keep-invalid asks")
+        print_error(f"the graph differs from the original; {result.directory} is kept because of --keep-invalid")
         return FAILED
     return DONE

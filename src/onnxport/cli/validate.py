@@ -16,9 +16,11 @@ _OPTIONS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("directory", metavar="DIR", help="what onnxport export wrote")
+    parser.add_argument("directory", metavar="DIR", help="directory that onnxport export wrote")
     parser.add_argument(
-        "--reference", metavar="MODEL", help="checkpoint to compare with (default: what the manifest names, if here)"
+        "--reference",
+        metavar="MODEL",
+        help="checkpoint to compare with (default: the one in the manifest, if it is local)",
     )
     add_options(parser, _OPTIONS)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

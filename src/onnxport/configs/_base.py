@@ -1,4 +1,4 @@
-"""The description of a model that all others start from: inputs, outputs, axes, versions, dummy inputs."""
+"""The base class of all descriptions: inputs, outputs, axes, opset, tolerance, dummy inputs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_ONNX_OPSET = 11
-"""Opset of a configuration that doesn't say otherwise."""
+"""Default minimum opset of a description."""
 EXTERNAL_DATA_FORMAT_SIZE_LIMIT = 2 * 1024**3
-"""Bytes of parameters from which a protobuf file can't hold them."""
+"""Size of the parameters, in bytes, from which they don't fit into one protobuf file."""
 
 Axes = Mapping[str, Mapping[int, str]]
-"""Names of tensors, each with the names of its dynamic axes."""
+"""Tensor name to its dynamic axes: index to symbolic name."""
 
 _AUDIO_INPUTS = ("input_features", "input_values")
-_AUDIO_PARTS = ("feature_extractor", "audio_processor")
+_AUDIO_COMPONENTS = ("feature_extractor", "audio_processor")
 _BATCH = {0: "batch"}
 _BATCH_SEQUENCE = {0: "batch", 1: "sequence"}
 
@@ -48,11 +48,11 @@ def _outputs(**names: Mapping[int, str]) -> OrderedDict[str, Mapping[int, str]]:
 
 
 class OnnxConfig(ABC):
-    """Describe a model for its export: a subclass says at least what its inputs are.
+    """Describe a model for its export; a subclass defines at least `inputs`.
 
     Args:
         config: the model's configuration.
-        task: what the model is used for, a key of `_tasks_to_common_outputs`.
+        task: task of the model, a key of `_tasks_to_common_outputs`.
         patching_specs: attributes that are replaced while the model is traced.
 
     Raises:
@@ -91,11 +91,11 @@ class OnnxConfig(ABC):
         self._patching_specs = resolve(patching_specs)
 
     _patched: ExitStack | None = None
-    """What `restore_ops` closes; on the class, for subclasses that don't call `__init__`."""
+    """The scope that `restore_ops` closes; a class attribute, for subclasses that don't call `__init__`."""
 
     @classmethod
     def from_model_config(cls, config: PreTrainedConfig, task: str = "default") -> Self:
-        """Return the description of a model with the configuration `config`."""
+        """Build the description of a model from its configuration."""
         return cls(config, task=task)
 
     @property
@@ -105,42 +105,42 @@ class OnnxConfig(ABC):
 
     @property
     def outputs(self) -> Axes:
-        """Outputs of the graph, in order, with their dynamic axes; a copy, free to be changed."""
+        """Outputs of the graph, in order, with their dynamic axes; a copy that may be modified."""
         return copy.deepcopy(self._tasks_to_common_outputs[self.task])
 
     @property
     def values_override(self) -> Mapping[str, Any] | None:
-        """Values that the model's configuration takes during the export."""
+        """Configuration attributes to set during the export."""
         return {"use_cache": False} if hasattr(self._config, "use_cache") else None
 
     @property
     def default_batch_size(self) -> int:
-        """Batch size of dummy inputs, unless asked for another."""
+        """Default batch size of dummy inputs."""
         return self.default_fixed_batch
 
     @property
     def default_sequence_length(self) -> int:
-        """Sequence length of dummy inputs, unless asked for another."""
+        """Default sequence length of dummy inputs."""
         return self.default_fixed_sequence
 
     @property
     def default_num_choices(self) -> int:
-        """Choices per question in dummy inputs, unless asked for another."""
+        """Default number of choices per question in dummy inputs."""
         return self.default_fixed_num_choices
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset that the model needs."""
+        """Minimum opset of the model."""
         return DEFAULT_ONNX_OPSET
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return 1e-5
 
     @property
     def is_torch_support_available(self) -> bool:
-        """Whether PyTorch is installed, in the version that the model needs or a later one."""
+        """Whether PyTorch is installed, in the model's minimum version or later."""
         try:
             installed = Version(metadata.version("torch"))
         except metadata.PackageNotFoundError:
@@ -149,7 +149,7 @@ class OnnxConfig(ABC):
 
     @staticmethod
     def use_external_data_format(num_parameters: int) -> bool:
-        """Say whether that many float32 parameters are too many for one protobuf file."""
+        """Return whether float32 parameters exceed the size limit of a protobuf file."""
         size = compute_serialized_parameters_size(num_parameters, ParameterFormat.Float)
         return size >= EXTERNAL_DATA_FORMAT_SIZE_LIMIT
 
@@ -169,30 +169,30 @@ class OnnxConfig(ABC):
         frequency: int = 220,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Mapping[str, Any]:
-        """Make inputs of the wanted sizes with the model's own preprocessor.
+        """Make dummy inputs with the model's preprocessor.
 
-        The long signature is that of `transformers.onnx`; subclasses and callers pass these by name.
+        The signature is that of `transformers.onnx`; subclasses and callers pass the arguments by name.
 
         Args:
-            preprocessor: tokenizer, image processor, feature extractor, or a processor that holds one of them.
-            batch_size: samples; -1 for the default.
-            seq_length: tokens per text, special ones included; -1 for the default.
+            preprocessor: tokenizer, image processor, feature extractor, or a processor that contains one of them.
+            batch_size: batch size; -1 for the default.
+            seq_length: sequence length, including special tokens; -1 for the default.
             num_choices: choices per question (multiple-choice only); -1 for the default.
-            is_pair: make each text a pair of texts, together `seq_length` tokens.
+            is_pair: make pairs of sequences, together `seq_length` tokens long.
             framework: `pt`, `np`, a `TensorType`, or `None` for lists.
-            num_channels: channels of the pictures.
-            image_width: width of the pictures, in pixels.
-            image_height: height of the pictures, in pixels.
-            sampling_rate: samples per second of the sounds, where the feature extractor doesn't have its own.
-            time_duration: length of the sounds, in seconds.
-            frequency: pitch of the sounds, in hertz.
+            num_channels: channels of the images.
+            image_width: width of the images, in pixels.
+            image_height: height of the images, in pixels.
+            sampling_rate: sampling rate of the audio in Hz, if the feature extractor doesn't define one.
+            time_duration: duration of the audio, in seconds.
+            frequency: frequency of the sine wave, in Hz.
             tokenizer: deprecated name of `preprocessor`.
 
         Returns:
             The inputs by name, in the preprocessor's order.
 
         Raises:
-            ValueError: both a tokenizer and a preprocessor, or a preprocessor that can't be used.
+            ValueError: a tokenizer and a preprocessor are both passed, or the preprocessor is of an unknown type.
             NotImplementedError: `framework` is TensorFlow.
         """
         from transformers import PreTrainedTokenizerBase
@@ -202,18 +202,18 @@ class OnnxConfig(ABC):
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         if isinstance(preprocessor, PreTrainedTokenizerBase):
             return self._text_inputs(preprocessor, batch, seq_length, num_choices, is_pair, returned)
-        kind = _media_kind(preprocessor)
-        if kind == "pixel_values":
+        input_name = _main_input_name(preprocessor)
+        if input_name == "pixel_values":
             images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
             return dict(preprocessor(images=images, return_tensors=returned))
-        if kind in _AUDIO_INPUTS:
+        if input_name in _AUDIO_INPUTS:
             rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
             audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
             return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
         raise ValueError("Unable to generate dummy inputs for the model. Please provide a tokenizer or a preprocessor.")
 
     def generate_dummy_inputs_onnxruntime(self, reference_model_inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the inputs for ONNX Runtime; a hook for models whose graph takes others than the model."""
+        """Return the inputs for ONNX Runtime; a hook for graphs whose inputs differ from the model's."""
         return reference_model_inputs
 
     def patch_ops(self) -> None:
@@ -223,18 +223,18 @@ class OnnxConfig(ABC):
         self._patched.enter_context(patching(*(spec.replacement() for spec in self._patching_specs)))
 
     def restore_ops(self) -> None:
-        """Restore what the patches replaced, last one first."""
+        """Restore the patched attributes, in reverse order."""
         if self._patched is not None:
             self._patched.close()
             self._patched = None
 
     @classmethod
     def flatten_output_collection_property(cls, name: str, field: Iterable[Any]) -> dict[str, Any]:
-        """Flatten a value that holds several tensors by one level.
+        """Flatten an output that is a nested collection of tensors, by one level.
 
         Args:
-            name: name of the value.
-            field: the value, an iterable of iterables of tensors.
+            name: name of the output.
+            field: the output, an iterable of iterables of tensors.
 
         Returns:
             The tensors as `name.0`, `name.1`, …
@@ -243,36 +243,36 @@ class OnnxConfig(ABC):
 
     @property
     def model_values(self) -> Mapping[str, Any]:
-        """Values that the model's configuration takes while it is traced and compared; a hook."""
+        """Configuration attributes to set while the model is traced and validated; a hook."""
         return self.values_override or {}
 
     @property
     def static_symbols(self) -> frozenset[str]:
-        """Symbols whose axes the graph fixes at the traced size, although `inputs` lists them; a hook."""
+        """Symbols whose axes the graph fixes at the traced size, although `inputs` has them; a hook."""
         return frozenset()
 
     @property
     def multiples(self) -> frozenset[str]:
-        """Inputs whose axes are always as many times their symbol as in the examples; a hook.
+        """Inputs whose axes are the same multiple of their symbol as in the dummy inputs; a hook.
 
-        Of a sound's frames, for instance, as many may belong to each token.
+        Audio models, for instance, may take a fixed number of frames per token.
         """
         return frozenset()
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model on the graph's inputs; a hook for graphs that take others than the model.
+        """Run the model on the graph's inputs; a hook for graphs whose inputs differ from the model's.
 
         Args:
-            forward: the model, or its bound forward.
-            arguments: the inputs by name, collections and the cache put together.
+            forward: the model, or its bound `forward`.
+            arguments: the inputs by name, with nested collections and the cache rebuilt.
 
         Returns:
-            A mapping of names to tensors, tuples and caches.
+            Output name to tensor, tuple or cache.
         """
         return forward(**arguments, return_dict=True)
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
-        """Build the cache that today's model takes from the list of tuples that the graph's inputs are; a hook.
+        """Convert the graph's cache inputs, a list of tuples, to the `Cache` of Transformers 5; a hook.
 
         Args:
             past: one tuple of tensors per layer.
@@ -281,7 +281,7 @@ class OnnxConfig(ABC):
         return caches.past_to_cache(past)
 
     def cache_to_past(self, cache: Any) -> Any:
-        """Return one tuple of tensors per layer from the cache that today's model returns; a hook."""
+        """Convert the `Cache` of Transformers 5 to one tuple of tensors per layer; a hook."""
         return caches.cache_to_past(cache)
 
     def _text_inputs(
@@ -305,47 +305,47 @@ class OnnxConfig(ABC):
         return _dummies.audios(batch_size, sampling_rate, time_duration, frequency)
 
     def _component(self, preprocessor: Any) -> Any:
-        """Return the part of a processor that makes this model's inputs; anything else as it is."""
+        """Return the component of a processor that makes this model's inputs; other preprocessors unchanged."""
         from transformers import ProcessorMixin
 
         if not isinstance(preprocessor, ProcessorMixin) and not hasattr(preprocessor, "image_processor"):
             return preprocessor
         names = self.inputs or {}
-        parts = ["tokenizer", "image_processor", *_AUDIO_PARTS]
+        components = ["tokenizer", "image_processor", *_AUDIO_COMPONENTS]
         if "pixel_values" in names:
-            parts.insert(0, "image_processor")
+            components.insert(0, "image_processor")
         elif "input_features" in names or "input_values" in names:
-            parts = [*_AUDIO_PARTS, *parts]
-        found = (getattr(preprocessor, part, None) for part in parts)
-        return next((part for part in found if part is not None), preprocessor)
+            components = [*_AUDIO_COMPONENTS, *components]
+        found = (getattr(preprocessor, name, None) for name in components)
+        return next((component for component in found if component is not None), preprocessor)
 
 
 def model_of(forward: Any) -> Any:
-    """Return the model that `run` is given: itself, or its bound forward."""
+    """Return the model from the `forward` argument of `run`: the model itself, or its bound `forward`."""
     return getattr(forward, "__self__", forward)
 
 
-def _media_kind(preprocessor: Any) -> str | None:
-    """Return what an image processor or feature extractor makes, `None` for anything else.
+def _main_input_name(preprocessor: Any) -> str | None:
+    """Return the main input that an image processor or feature extractor makes, `None` for other preprocessors.
 
     Raises:
-        ValueError: an image processor that doesn't make pixels.
+        ValueError: an image processor that doesn't make `pixel_values`.
     """
     from transformers import FeatureExtractionMixin, ImageProcessingMixin
 
     if not isinstance(preprocessor, ImageProcessingMixin | FeatureExtractionMixin):
         return None
-    kind = str(getattr(preprocessor, "model_input_names", ("",))[0])
-    if kind != "pixel_values" and isinstance(preprocessor, ImageProcessingMixin):
+    input_name = str(getattr(preprocessor, "model_input_names", ("",))[0])
+    if input_name != "pixel_values" and isinstance(preprocessor, ImageProcessingMixin):
         raise ValueError(
             f"The `preprocessor` is an image processor ({type(preprocessor).__name__}) and expects"
-            f' `model_input_names[0]` to be "pixel_values", got {kind}'
+            f' `model_input_names[0]` to be "pixel_values", got {input_name}'
         )
-    return kind
+    return input_name
 
 
-def _only_one(preprocessor: Any, tokenizer: Any) -> Any:
-    """Return the preprocessor, or the tokenizer that was given by the deprecated name."""
+def _only_one(preprocessor: Any, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+    """Return the preprocessor, or the tokenizer that was passed by its deprecated name."""
     from transformers import PreTrainedTokenizerBase
 
     if tokenizer is None:

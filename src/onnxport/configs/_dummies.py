@@ -1,4 +1,4 @@
-"""Dummy inputs: texts, pictures and sounds of a wanted size, run through the checkpoint's own preprocessor."""
+"""Dummy inputs: text, images and audio of a given size, for the checkpoint's preprocessor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AUDIO_AMPLITUDE = 0.5
 
 
 def framework_name(framework: Any) -> str | None:
-    """Return `framework` (a string, a `TensorType` or `None`) as the string that preprocessors take.
+    """Return `framework` (a string, a `TensorType` or `None`) as the string for preprocessors.
 
     Raises:
         NotImplementedError: `framework` is TensorFlow, which Transformers 5 doesn't have.
@@ -33,10 +33,10 @@ def framework_name(framework: Any) -> str | None:
 def tokenize_texts(
     tokenizer: PreTrainedTokenizerBase, batch: int, length: int, is_pair: bool, framework: str | None
 ) -> dict[str, Any]:
-    """Tokenize `batch` texts, or pairs, of `length` tokens each (special tokens come on top).
+    """Tokenize `batch` sequences, or pairs, of `length` tokens each, plus special tokens.
 
-    A text is one token repeated without separators: the unknown token or, where the tokenizer has none or
-    merges it with itself, a plain word. A pair shares the length between its two texts.
+    A sequence is one token repeated without separators: the unknown token or, if the tokenizer has none or merges
+    repeated ones, a short word. The two sequences of a pair share the length.
     """
     first_length, second_length = (length - length // 2, length // 2) if is_pair else (length, 0)
     special = tokenizer.num_special_tokens_to_add(is_pair)
@@ -57,7 +57,7 @@ def tokenize_texts(
 def tokenize_choices(
     tokenizer: PreTrainedTokenizerBase, batch: int, length: int, choices: int, framework: str | None
 ) -> dict[str, Any]:
-    """Tokenize `batch` questions with `choices` answers each, every text `length` tokens long.
+    """Tokenize `batch` questions with `choices` answers each, every sequence `length` tokens long.
 
     Returns:
         Tensors of shape [batch, choices, sequence].
@@ -77,16 +77,16 @@ def _units(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 
 def images(batch: int, channels: int, height: int, width: int) -> list[Image.Image]:
-    """Return `batch` random pictures; the same ones every time.
+    """Return `batch` random images, from a fixed random seed.
 
     Raises:
-        ValueError: no kind of picture has that many channels.
+        ValueError: `channels` isn't 1, 3 or 4.
     """
     import numpy
     from PIL import Image
 
     if channels not in _IMAGE_MODES:
-        raise ValueError(f"can't make a dummy picture with {channels} channels, only with 1, 3 or 4")
+        raise ValueError(f"can't make a dummy image with {channels} channels, only with 1, 3 or 4")
     random = numpy.random.default_rng(0)
     shape = (height, width) if channels == 1 else (height, width, channels)
     pixels = (random.integers(0, 256, shape, dtype=numpy.uint8) for _ in range(batch))
@@ -94,7 +94,7 @@ def images(batch: int, channels: int, height: int, width: int) -> list[Image.Ima
 
 
 def audios(batch: int, rate: int, seconds: float, frequency: float) -> list[Any]:
-    """Return `batch` copies of a sine of `frequency` Hz, sampled `rate` times a second, as NumPy arrays."""
+    """Return `batch` copies of a sine wave of `frequency` Hz at a sampling rate of `rate` Hz, as NumPy arrays."""
     import numpy
 
     time = numpy.linspace(0, seconds, int(seconds * rate), endpoint=False)
@@ -103,7 +103,7 @@ def audios(batch: int, rate: int, seconds: float, frequency: float) -> list[Any]
 
 
 def to_tensor(value: Any, framework: str | None) -> Any:
-    """Return nested lists as a tensor of `framework`; as they are where that is `None`."""
+    """Return nested lists as a tensor of `framework`; unchanged if `framework` is `None`."""
     if framework is None:
         return value
     if framework == "pt":
@@ -127,7 +127,7 @@ def zeros(shape: Sequence[int], framework: str | None = "pt") -> Any:
 
 
 def extend_mask(mask: Any, length: int) -> Any:
-    """Return the [batch, sequence] mask with `length` ones of its own dtype after each row."""
+    """Return the [batch, sequence] mask with `length` ones of the same dtype appended to each row."""
     import numpy
 
     if isinstance(mask, numpy.ndarray):

@@ -1,4 +1,4 @@
-"""Sizes: how many bytes parameters take, and how long an axis of a dummy input becomes."""
+"""The size of parameters in bytes, and the size of an axis of a dummy input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class ParameterFormat(Enum):
-    """Name the formats in which a parameter can be serialized."""
+    """Formats in which a parameter can be serialized."""
 
     Float = c_float
 
@@ -18,20 +18,20 @@ class ParameterFormat(Enum):
 
 
 def compute_effective_axis_dimension(dimension: int, fixed_dimension: int, num_token_to_add: int = 0) -> int:
-    """Decide how long an axis of a dummy input is, before a tokenizer adds its own tokens.
+    """Return the size of an axis of a dummy input, before a tokenizer adds special tokens.
 
     Args:
-        dimension: wanted length; zero or less means dynamic.
-        fixed_dimension: length that stands in for a dynamic one.
-        num_token_to_add: tokens that will be added later, so they are taken off here.
+        dimension: requested size; zero or less for a dynamic axis.
+        fixed_dimension: size for a dynamic axis.
+        num_token_to_add: number of tokens that are added later, which is subtracted.
 
     Returns:
-        The length, which can be zero or less when more tokens are added than wanted.
+        The size, which can be zero or less if `num_token_to_add` is larger than the requested size.
     """
-    wanted = dimension if dimension > 0 else fixed_dimension
-    return wanted - num_token_to_add
+    size = dimension if dimension > 0 else fixed_dimension
+    return size - num_token_to_add
 
 
 def compute_serialized_parameters_size(num_parameters: int, dtype: ParameterFormat) -> int:
-    """Return how many bytes `num_parameters` parameters take in the format `dtype`."""
+    """Return the size of `num_parameters` parameters in the format `dtype`, in bytes."""
     return num_parameters * dtype.size

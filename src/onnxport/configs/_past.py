@@ -1,4 +1,4 @@
-"""The description of a decoder: what a model with a key/value cache takes and gives in addition."""
+"""The base class for models with a KV cache: its inputs, outputs and dummy inputs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CACHE_NAMES = {"inputs": "past_key_values", "outputs": "present"}
 
 
 class OnnxConfigWithPast(OnnxConfig):
-    """Describe a model that can take the keys and values of earlier tokens.
+    """Describe a model with a KV cache.
 
     Args:
         config: the model's configuration.
-        task: what the model is used for.
+        task: task of the model.
         patching_specs: attributes that are replaced while the model is traced.
-        use_past: whether the graph takes and gives the cache.
+        use_past: whether the graph takes and returns the cache.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class OnnxConfigWithPast(OnnxConfig):
 
     @classmethod
     def with_past(cls, config: PreTrainedConfig, task: str = "default") -> Self:
-        """Return the description of a model that takes and gives its cache."""
+        """Build the description of a graph that takes and returns the cache."""
         return cls(config, task=task, use_past=True)
 
     @property
     def outputs(self) -> Axes:
-        """Outputs of the task, then the cache as `present.*`."""
+        """Outputs of the task, followed by the cache as `present.*`."""
         outputs = dict(super().outputs)
         if self.use_past:
             self.fill_with_past_key_values_(outputs, direction="outputs")
@@ -52,15 +52,15 @@ class OnnxConfigWithPast(OnnxConfig):
 
     @property
     def values_override(self) -> Mapping[str, Any] | None:
-        """Values that the model's configuration takes during the export."""
+        """Configuration attributes to set during the export."""
         return {"use_cache": self.use_past} if hasattr(self._config, "use_cache") else None
 
     @property
     def num_layers(self) -> int:
-        """Layers that have a cache.
+        """Number of layers with a cache.
 
         Raises:
-            AttributeError: the model's configuration doesn't say it under that name.
+            AttributeError: the model's configuration has no `num_layers`.
         """
         if not hasattr(self._config, "num_layers"):
             raise AttributeError(
@@ -71,10 +71,10 @@ class OnnxConfigWithPast(OnnxConfig):
 
     @property
     def num_attention_heads(self) -> int:
-        """Attention heads per layer.
+        """Number of attention heads per layer.
 
         Raises:
-            AttributeError: the model's configuration doesn't say it under that name.
+            AttributeError: the model's configuration has no `num_attention_heads`.
         """
         if not hasattr(self._config, "num_attention_heads"):
             raise AttributeError(
@@ -91,13 +91,13 @@ class OnnxConfigWithPast(OnnxConfig):
         is_pair: bool = False,
         framework: Any = None,
     ) -> Mapping[str, Any]:
-        """Make texts and, with past, a cache that is two tokens longer than them.
+        """Make token inputs and, with past, a cache that is two tokens longer.
 
         Args:
             tokenizer: the model's tokenizer (or any preprocessor that the base takes).
-            batch_size: samples; -1 for the default.
-            seq_length: tokens per text; -1 for the default.
-            is_pair: make each text a pair of texts.
+            batch_size: batch size; -1 for the default.
+            seq_length: sequence length; -1 for the default.
+            is_pair: make pairs of sequences.
             framework: `pt`, `np`, a `TensorType`, or `None` for lists (with past: for PyTorch tensors).
 
         Returns:
@@ -105,7 +105,7 @@ class OnnxConfigWithPast(OnnxConfig):
             [batch, heads, past, head size].
 
         Raises:
-            ValueError: a cache is wanted and PyTorch isn't installed.
+            ValueError: `use_past` is set and PyTorch isn't installed.
         """
         framework = self._cache_framework(framework)
         inputs = dict(
@@ -134,12 +134,12 @@ class OnnxConfigWithPast(OnnxConfig):
         """Add the cache's tensors, with their axes, to the inputs or outputs.
 
         Args:
-            inputs_or_outputs: what is added to.
+            inputs_or_outputs: the inputs or outputs; modified in place.
             direction: `inputs` (`past_key_values.*`) or `outputs` (`present.*`).
-            inverted_values_shape: whether a value's dynamic axis is 1 instead of 2.
+            inverted_values_shape: whether the sequence axis of values is 1 instead of 2.
 
         Raises:
-            ValueError: another direction.
+            ValueError: `direction` is neither.
         """
         name = cache_name(direction)
         value_axis = 1 if inverted_values_shape else 2
@@ -150,7 +150,7 @@ class OnnxConfigWithPast(OnnxConfig):
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
         self, name: str, field: Iterable[Any]
     ) -> dict[str, Any]:
-        """Flatten a cache by layer, key and value; anything else as the base does."""
+        """Flatten a cache by layer, key and value; other outputs like the base class."""
         if name not in _CACHE_NAMES.values():
             return super().flatten_output_collection_property(name, field)
         flattened: dict[str, Any] = {}
@@ -167,7 +167,7 @@ class OnnxConfigWithPast(OnnxConfig):
         return head_size(self._config, self.num_attention_heads)
 
     def _cache_framework(self, framework: Any) -> str | None:
-        """Return the framework of the tensors; with past it can't be left open."""
+        """Return the framework of the tensors; PyTorch by default with past."""
         name = _dummies.framework_name(framework)
         if not self.use_past:
             return name
@@ -177,7 +177,7 @@ class OnnxConfigWithPast(OnnxConfig):
 
 
 def cache_name(direction: str) -> str:
-    """Return what the cache is called among the inputs or the outputs.
+    """Return the name of the cache among the inputs or outputs.
 
     Raises:
         ValueError: `direction` is neither.
@@ -187,12 +187,12 @@ def cache_name(direction: str) -> str:
     return _CACHE_NAMES[direction]
 
 
-def head_size(config: Any, heads: int) -> int:
-    """Return the size of one attention head: what the configuration says, or the hidden size shared out."""
+def head_size(config: PreTrainedConfig, heads: int) -> int:
+    """Return the size of one attention head: from the configuration, or the hidden size divided by `heads`."""
     stated = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     return int(stated or config.hidden_size // heads)
 
 
-def cache_heads(config: Any, heads: int) -> int:
-    """Return how many heads the cache has: fewer than `heads` where they share keys and values."""
+def cache_heads(config: PreTrainedConfig, heads: int) -> int:
+    """Return the number of key/value heads: less than `heads` with grouped-query attention."""
     return int(getattr(config, "num_key_value_heads", None) or heads)

@@ -1,4 +1,4 @@
-"""A patch of the façade as a value: which attribute of an object is replaced while a model is traced."""
+"""Patches of `transformers.onnx`: an attribute that is replaced while a model is traced."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from onnxport.patching.patch import Replacement
 
 @dataclass
 class PatchingSpec:
-    """Describe one attribute that is replaced during the export.
+    """Describe an attribute that is replaced during the export.
 
     Attributes:
-        o: object (module, class, …) that holds the attribute.
+        o: object (module, class, …) that has the attribute.
         name: the attribute's name.
-        custom_op: its value during the export.
-        orig_op: its value otherwise; `None` to read it from `o`.
+        custom_op: the replacement.
+        orig_op: the original value; `None` to read it from `o`.
         op_wrapper: applied to `custom_op` before it is set, for instance `staticmethod`.
     """
 
@@ -28,16 +28,16 @@ class PatchingSpec:
     op_wrapper: Callable[..., Any] | None = None
 
     def replacement(self) -> Replacement:
-        """Return what `patch_ops` applies."""
+        """Return the replacement that `patch_ops` applies."""
         wrapped = self.op_wrapper(self.custom_op) if callable(self.op_wrapper) else self.custom_op
         return Replacement(self.o, self.name, wrapped)
 
 
 def resolve(specs: Iterable[PatchingSpec] | None) -> list[PatchingSpec]:
-    """Return the specs with `orig_op` filled in; the caller's objects stay as they are.
+    """Return copies of the specs with `orig_op` filled in.
 
     Raises:
-        AttributeError: a spec names an attribute that its object doesn't have.
+        AttributeError: an object lacks the attribute of its spec.
     """
     return [
         spec if spec.orig_op is not None else replace(spec, orig_op=getattr(spec.o, spec.name)) for spec in specs or ()

@@ -1,28 +1,31 @@
-"""The description of an encoder and a decoder in one graph, with a cache for both of the decoder's attentions."""
+"""The base class for encoder-decoders in one graph, with a cache of self-attention and cross-attention."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.configs import _dummies
 from onnxport.configs._base import Axes, OnnxConfig
 from onnxport.configs._past import OnnxConfigWithPast, cache_name, head_size
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
-    """Describe an encoder-decoder model that can take the keys and values of earlier tokens.
+    """Describe an encoder-decoder with a KV cache.
 
     Attributes:
-        past_beyond_decoder: how many tokens longer the decoder's past is than its input, in examples.
+        past_beyond_decoder: number of tokens by which the decoder's cache is longer than its input, in dummy inputs.
     """
 
     past_beyond_decoder: ClassVar[int] = 3
 
     @property
     def outputs(self) -> Axes:
-        """Outputs of the task, their sequences named after the part they come from, then `present.*`."""
+        """Outputs of the task, with `encoder_sequence` or `decoder_sequence` axes, followed by `present.*`."""
         outputs: OrderedDict[str, Mapping[int, str]] = OrderedDict()
         for name, axes in super(OnnxConfigWithPast, self).outputs.items():
             sequence = "encoder_sequence" if "encoder" in name else "decoder_sequence"
@@ -33,10 +36,10 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
 
     @property
     def num_layers(self) -> tuple[int, int]:  # type: ignore[override]  # a pair in the original, too
-        """Layers of the encoder and of the decoder.
+        """Number of layers of the encoder and of the decoder.
 
         Raises:
-            AttributeError: the model's configuration doesn't say them under any of the known names.
+            AttributeError: the model's configuration has none of the known attributes.
         """
         encoder = _first(self._config, "encoder_layers", "num_layers")
         decoder = _first(self._config, "decoder_layers", "num_decoder_layers", "num_layers")
@@ -49,10 +52,10 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
 
     @property
     def num_attention_heads(self) -> tuple[int, int]:  # type: ignore[override]  # a pair in the original, too
-        """Attention heads of the encoder and of the decoder.
+        """Number of attention heads of the encoder and of the decoder.
 
         Raises:
-            AttributeError: the model's configuration doesn't say them under any of the known names.
+            AttributeError: the model's configuration has none of the known attributes.
         """
         encoder = _first(self._config, "encoder_attention_heads", "num_attention_heads")
         decoder = _first(self._config, "decoder_attention_heads", "num_attention_heads")
@@ -72,15 +75,15 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
         is_pair: bool = False,
         framework: Any = None,
     ) -> Mapping[str, Any]:
-        """Make the encoder's texts, the decoder's (prefixed `decoder_`) and, with past, the cache.
+        """Make the encoder's token inputs, the decoder's (prefixed `decoder_`) and, with past, the cache.
 
-        With past, the decoder is asked for a single token, and gets at least the tokenizer's special ones.
+        With past, the decoder's sequence length is 1, or more if the tokenizer adds special tokens.
 
         Args:
             tokenizer: the model's tokenizer.
-            batch_size: samples; -1 for the default.
-            seq_length: tokens per text; -1 for the default.
-            is_pair: make each text a pair of texts.
+            batch_size: batch size; -1 for the default.
+            seq_length: sequence length; -1 for the default.
+            is_pair: make pairs of sequences.
             framework: `pt`, `np`, a `TensorType`, or `None` for lists (with past: for PyTorch tensors).
 
         Returns:
@@ -88,7 +91,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
             encoder value), one entry per layer of the decoder.
 
         Raises:
-            ValueError: a cache is wanted and PyTorch isn't installed.
+            ValueError: `use_past` is set and PyTorch isn't installed.
         """
         framework = self._cache_framework(framework)
         sizes = {"batch_size": batch_size, "is_pair": is_pair, "framework": framework}
@@ -106,11 +109,11 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
         """Add the cache's tensors, four for each layer of the decoder, to the inputs or outputs.
 
         Args:
-            inputs_or_outputs: what is added to.
+            inputs_or_outputs: the inputs or outputs; modified in place.
             direction: `inputs` (`past_key_values.*`) or `outputs` (`present.*`).
 
         Raises:
-            ValueError: another direction.
+            ValueError: `direction` is neither.
         """
         name = cache_name(direction)
         past = "past_decoder_sequence" if direction == "inputs" else "past_decoder_sequence + sequence"
@@ -126,7 +129,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
         flattened_output[f"{name}.{idx}.encoder.value"] = t[3]
 
     def _dummy_cache(self, inputs: Mapping[str, Any], framework: str | None) -> list[tuple[Any, ...]]:
-        """Return zeros for every layer of the decoder; both of its attentions have the decoder's heads."""
+        """Return zeros for every layer of the decoder; cross-attention also has the decoder's number of heads."""
         batch, encoder_length = inputs["input_ids"].shape
         past = inputs["decoder_input_ids"].shape[1] + self.past_beyond_decoder
         heads = self.num_attention_heads[1]
@@ -138,7 +141,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
         ]
 
 
-def _first(config: Any, *names: str) -> int | None:
-    """Return the first of these attributes that the configuration has."""
+def _first(config: PreTrainedConfig, *names: str) -> int | None:
+    """Return the first of these attributes that isn't missing or None."""
     values = (getattr(config, name, None) for name in names)
     return next((int(value) for value in values if value is not None), None)

@@ -1,13 +1,17 @@
-"""Between the list of tuples that 4.37.2 called past and the `Cache` objects of today's models."""
+"""Convert between the list of tuples that 4.37.2 used as KV cache and the `Cache` classes of Transformers 5."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Cache
 
 
-def past_to_cache(past: Sequence[Sequence[Any]]) -> Any:
-    """Build the cache that a model takes from one tuple of tensors per layer.
+def past_to_cache(past: Sequence[Sequence[torch.Tensor]]) -> Cache:
+    """Build a `Cache` from one tuple of tensors per layer.
 
     Args:
         past: per layer (key, value), or (decoder key, decoder value, encoder key, encoder value).
@@ -17,18 +21,21 @@ def past_to_cache(past: Sequence[Sequence[Any]]) -> Any:
     """
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-    own = DynamicCache([tuple(layer[:2]) for layer in past])
+    self_attention = DynamicCache([tuple(layer[:2]) for layer in past])
     if len(past[0]) == 2:
-        return own
-    cross = DynamicCache([tuple(layer[2:4]) for layer in past])
-    return EncoderDecoderCache(own, cross)
+        return self_attention
+    cross_attention = DynamicCache([tuple(layer[2:4]) for layer in past])
+    return EncoderDecoderCache(self_attention, cross_attention)
 
 
-def cache_to_past(cache: Any) -> list[tuple[Any, ...]]:
+def cache_to_past(cache: Cache | Sequence[Sequence[torch.Tensor]]) -> list[tuple[torch.Tensor, ...]]:
     """Return one tuple of tensors per layer from a cache, the inverse of `past_to_cache`."""
     if hasattr(cache, "cross_attention_cache"):
-        own, cross = cache_to_past(cache.self_attention_cache), cache_to_past(cache.cross_attention_cache)
-        return [a + b for a, b in zip(own, cross, strict=True)] if cross else own
+        self_attention = cache_to_past(cache.self_attention_cache)
+        cross_attention = cache_to_past(cache.cross_attention_cache)
+        if not cross_attention:
+            return self_attention
+        return [own + cross for own, cross in zip(self_attention, cross_attention, strict=True)]
     if hasattr(cache, "layers"):
         return [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
     return [tuple(layer) for layer in cache]

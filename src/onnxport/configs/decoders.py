@@ -1,24 +1,28 @@
-"""Decoders with a key/value cache: the GPT family and Bloom."""
+"""Decoders with a KV cache: the GPT family and Bloom, and the two parts of vision-encoder-decoders."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.version import Version
 
 from onnxport.configs import OnnxConfig, OnnxConfigWithPast
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
 Axes = Mapping[str, Mapping[int, str]]
 
 
 class DecoderOnnxConfig(OnnxConfigWithPast):
-    """Describe a decoder by its class attributes.
+    """Describe a decoder by class attributes.
 
     Attributes:
-        layers: name of the configuration's number of layers.
-        heads: name of the configuration's number of attention heads.
+        layers: configuration attribute with the number of layers.
+        heads: configuration attribute with the number of attention heads.
     """
 
     layers: ClassVar[str] = "n_layer"
@@ -26,7 +30,7 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
 
     @property
     def inputs(self) -> Axes:
-        """Inputs of the graph; the cache stands between the tokens and their mask."""
+        """Inputs of the graph; the cache is between the token ids and the mask."""
         inputs: dict[str, Mapping[int, str]] = {"input_ids": {0: "batch", 1: "sequence"}}
         length = "sequence"
         if self.use_past:
@@ -37,29 +41,29 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
 
     @property
     def num_layers(self) -> int:
-        """Layers that have a cache."""
+        """Number of layers with a cache."""
         return int(getattr(self._config, self.layers))
 
     @property
     def num_attention_heads(self) -> int:
-        """Attention heads per layer."""
+        """Number of attention heads per layer."""
         return int(getattr(self._config, self.heads))
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset of the original."""
+        """Minimum opset, as in 4.37.2."""
         return 13
 
     @property
     def model_values(self) -> Mapping[str, Any]:
-        """Values for the trace: a classifier finds a text's last token by its padding, so there must be one."""
+        """Configuration attributes for the trace: sequence classification requires `pad_token_id` for batches."""
         values = dict(super().model_values)
         if getattr(self._config, "pad_token_id", None) is None:
             values["pad_token_id"] = 0
         return values
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts and a cache, in the order of `inputs`; see `OnnxConfigWithPast`."""
+        """Make token inputs and a cache, in the order of `inputs`; see `OnnxConfigWithPast`."""
         made = dict(super().generate_dummy_inputs(*args, **kwargs))
         order = ("input_ids", "past_key_values", "attention_mask")
         return {name: made[name] for name in order if name in made}
@@ -88,56 +92,56 @@ class GPTNeoOnnxConfig(DecoderOnnxConfig):
 
 
 class BloomOnnxConfig(DecoderOnnxConfig):
-    """Describe Bloom, whose cache had the heads folded into the batch and the keys transposed.
+    """Describe Bloom, whose cache in 4.37.2 merged the heads into the batch axis and transposed the keys.
 
-    The graph keeps that layout; today's model has [batch, heads, past, head size] for both, so the cache is
-    reshaped on its way in and out.
+    The graph keeps that layout; the cache of Transformers 5 is [batch, heads, past, head size] for both, so that it is
+    converted at the graph's inputs and outputs.
     """
 
     torch_onnx_minimum_version = Version("1.12")
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return 1e-3
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts and a cache of keys [batch * heads, size, past] and values [batch * heads, past, size]."""
+        """Make token inputs, keys [batch * heads, size, past] and values [batch * heads, past, size]."""
         made = dict(super().generate_dummy_inputs(*args, **kwargs))
         if self.use_past:
-            made["past_key_values"] = [_fold(layer) for layer in made["past_key_values"]]
+            made["past_key_values"] = [_merge_heads(layer) for layer in made["past_key_values"]]
         return made
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
-        """Unfold the heads from the batch and turn the keys."""
+        """Split the heads from the batch axis and transpose the keys."""
         batch = arguments["input_ids"].shape[0]
         heads = self.num_attention_heads
-        unfolded = [
+        split = [
             (
                 key.reshape(batch, heads, key.shape[1], key.shape[2]).transpose(2, 3),
                 value.reshape(batch, heads, value.shape[1], value.shape[2]),
             )
             for key, value in past
         ]
-        return super().past_to_cache(unfolded, arguments)
+        return super().past_to_cache(split, arguments)
 
     def cache_to_past(self, cache: Any) -> Any:
-        """Fold the heads into the batch and turn the keys."""
-        return [_fold(layer) for layer in super().cache_to_past(cache)]
+        """Merge the heads into the batch axis and transpose the keys."""
+        return [_merge_heads(layer) for layer in super().cache_to_past(cache)]
 
     def _fill_inputs(self, inputs: dict[str, Mapping[int, str]]) -> None:
         self.fill_with_past_key_values_(inputs, direction="inputs", inverted_values_shape=True)
 
 
-def _fold(layer: Any) -> tuple[Any, Any]:
-    """Turn key and value of [batch, heads, past, size] into [batch * heads, size, past] and [.., past, size]."""
+def _merge_heads(layer: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reshape key and value, [batch, heads, past, size], to [batch * heads, size, past] and [.., past, size]."""
     key, value = layer
     batch, heads, past, size = key.shape
     return key.transpose(-1, -2).reshape(batch * heads, size, past), value.reshape(batch * heads, past, size)
 
 
 class VisionEncoderDecoderEncoderOnnxConfig(OnnxConfig):
-    """Describe the encoder half of a vision-encoder-decoder."""
+    """Describe the encoder of a vision-encoder-decoder."""
 
     torch_onnx_minimum_version = Version("1.11")
 
@@ -153,12 +157,12 @@ class VisionEncoderDecoderEncoderOnnxConfig(OnnxConfig):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return 1e-4
 
 
 class VisionEncoderDecoderDecoderOnnxConfig(OnnxConfigWithPast):
-    """Describe the decoder half of a vision-encoder-decoder."""
+    """Describe the decoder of a vision-encoder-decoder."""
 
     @property
     def inputs(self) -> Axes:
@@ -177,33 +181,35 @@ class VisionEncoderDecoderDecoderOnnxConfig(OnnxConfigWithPast):
         is_pair: bool = False,
         framework: Any = None,
     ) -> Mapping[str, Any]:
-        """Make texts and the encoder's states, zeros of [batch, sequence, encoder hidden size]."""
+        """Make token inputs, and zeros for the encoder's hidden states, [batch, sequence, encoder hidden size]."""
         import torch
 
         made = super().generate_dummy_inputs(tokenizer, batch_size, seq_length, is_pair, framework)
         batch, length = made["input_ids"].shape
-        states = torch.zeros(batch, length, self._config.encoder_hidden_size)
+        hidden_states = torch.zeros(batch, length, self._config.encoder_hidden_size)
         return {
             "input_ids": made["input_ids"],
             "attention_mask": made["attention_mask"],
-            "encoder_hidden_states": states,
+            "encoder_hidden_states": hidden_states,
         }
 
 
 class VisionEncoderDecoderOnnxConfig(OnnxConfig):
-    """Describe a vision-encoder-decoder, which becomes two graphs."""
+    """Describe a vision-encoder-decoder, which is exported as two graphs."""
 
     @property
     def inputs(self) -> Axes:  # type: ignore[override]
-        """Nothing: only the two halves have inputs."""
+        """None: only the encoder and the decoder have inputs."""
         return None  # type: ignore[return-value]
 
-    def get_encoder_config(self, encoder_config: Any) -> OnnxConfig:
+    def get_encoder_config(self, encoder_config: PreTrainedConfig) -> OnnxConfig:
         """Return the description of the encoder."""
         return VisionEncoderDecoderEncoderOnnxConfig(encoder_config)
 
-    def get_decoder_config(self, encoder_config: Any, decoder_config: Any, feature: str = "default") -> OnnxConfig:
-        """Return the description of the decoder; a copy of its configuration has the encoder's hidden size."""
-        described = copy.copy(decoder_config)  # the caller's stays as it is
+    def get_decoder_config(
+        self, encoder_config: PreTrainedConfig, decoder_config: PreTrainedConfig, feature: str = "default"
+    ) -> OnnxConfig:
+        """Return the description of the decoder; a copy of its configuration gets the encoder's hidden size."""
+        described = copy.copy(decoder_config)  # the caller's isn't modified
         described.encoder_hidden_size = encoder_config.hidden_size
         return VisionEncoderDecoderDecoderOnnxConfig(described, feature)

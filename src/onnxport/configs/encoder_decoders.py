@@ -13,12 +13,12 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 class TextSeq2SeqOnnxConfig(OnnxSeq2SeqConfigWithPast):
-    """Describe a model that reads a text and writes a text.
+    """Describe a text-to-text encoder-decoder.
 
     Attributes:
         atol: absolute tolerance of validation.
-        opset: lowest opset of the original.
-        masked_past: whether the encoder's mask is labelled as if it grew with the past (the T5 family).
+        opset: minimum opset, as in 4.37.2.
+        masked_past: whether the encoder's mask is labelled `past_encoder_sequence + sequence` (the T5 family).
     """
 
     atol: ClassVar[float] = 1e-5
@@ -44,12 +44,12 @@ class TextSeq2SeqOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return self.atol
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset of the original."""
+        """Minimum opset, as in 4.37.2."""
         return self.opset
 
 
@@ -80,7 +80,7 @@ class M2M100OnnxConfig(TextSeq2SeqOnnxConfig):
     """Describe M2M100 and NLLB."""
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts and a cache; the decoder's mask covers the cache, too."""
+        """Make token inputs and a cache, which the decoder's mask covers."""
         inputs = dict(super().generate_dummy_inputs(*args, **kwargs))
         if self.use_past:
             past = inputs["past_key_values"][0][0].shape[2]
@@ -89,17 +89,21 @@ class M2M100OnnxConfig(TextSeq2SeqOnnxConfig):
 
 
 class BartOnnxConfig(M2M100OnnxConfig):
-    """Describe BART: an encoder-decoder whose decoder also stands alone (`causal-lm`).
+    """Describe BART: an encoder-decoder, or its decoder alone (`causal-lm`).
 
     Attributes:
-        causal_past_beyond: how many tokens longer the example's past is than its text, where the decoder is alone.
+        causal_past_beyond: number of tokens by which the cache is longer than the input, in the dummy inputs of the
+            decoder alone.
     """
 
     causal_past_beyond: ClassVar[int] = 2
 
     @property
     def inputs(self) -> Axes:
-        """Inputs of the graph; heads that read only list the decoder's as the original did, none are made."""
+        """Inputs of the graph.
+
+        Classification and question answering list the decoder's inputs, as in 4.37.2, without dummy inputs for them.
+        """
         if self.task != "causal-lm":
             return super().inputs
         inputs: dict[str, Mapping[int, str]] = {
@@ -107,7 +111,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
             "attention_mask": {0: "batch", 1: "encoder_sequence"},
         }
         if self.use_past:
-            self._fill_alone(inputs, "past_key_values")
+            self._fill_decoder_cache(inputs, "past_key_values")
         return inputs
 
     @property
@@ -117,7 +121,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
             return super().outputs
         outputs = dict(OnnxConfig.outputs.fget(self))  # type: ignore[attr-defined]
         if self.use_past:
-            self._fill_alone(outputs, "present")
+            self._fill_decoder_cache(outputs, "present")
         return outputs
 
     def generate_dummy_inputs(  # type: ignore[override]  # narrower by contract
@@ -128,7 +132,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
         is_pair: bool = False,
         framework: Any = None,
     ) -> Mapping[str, Any]:
-        """Make texts and a cache; see `OnnxSeq2SeqConfigWithPast`."""
+        """Make token inputs and a cache; see `OnnxSeq2SeqConfigWithPast`."""
         if self.task in ("default", "seq2seq-lm"):
             return super().generate_dummy_inputs(tokenizer, batch_size, seq_length, is_pair, framework)
         framework = self._cache_framework(framework)
@@ -148,7 +152,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method by contract
         self, name: str, field: Any
     ) -> dict[str, Any]:
-        """Flatten a cache of four tensors per layer, or of two where the decoder is alone."""
+        """Flatten a cache of four tensors per layer, or of two for the decoder alone."""
         if self.task == "causal-lm":
             flattened: dict[str, Any] = {}
             for layer, tensors in enumerate(field):
@@ -156,7 +160,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
             return flattened
         return super().flatten_output_collection_property(name, field)
 
-    def _fill_alone(self, names: dict[str, Mapping[int, str]], name: str) -> None:
+    def _fill_decoder_cache(self, names: dict[str, Mapping[int, str]], name: str) -> None:
         for layer in range(self.num_layers[1]):
             for tensor in ("key", "value"):
                 names[f"{name}.{layer}.{tensor}"] = {0: "batch", 2: "past_sequence + sequence"}
@@ -192,7 +196,7 @@ class PLBartOnnxConfig(BartOnnxConfig):
 
 
 class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
-    """Describe Whisper: log-mel frames in, text out."""
+    """Describe Whisper: log-mel spectrogram in, token ids out."""
 
     @property
     def inputs(self) -> Axes:
@@ -207,7 +211,7 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return 1e-3
 
     def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
@@ -221,21 +225,21 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
         time_duration: float = 5.0,
         frequency: int = 220,
     ) -> Mapping[str, Any]:
-        """Make sounds, the decoder's texts and, with past, a cache.
+        """Make audio features, the decoder's token ids and, with past, a cache.
 
         Args:
-            preprocessor: a Whisper processor, or its feature extractor: texts are token numbers then.
-            batch_size: samples; -1 for the default.
-            seq_length: tokens per text; -1 for the default.
-            is_pair: make each text a pair of texts.
+            preprocessor: a Whisper processor, or its feature extractor.
+            batch_size: batch size; -1 for the default.
+            seq_length: length of the decoder's sequences; -1 for the default.
+            is_pair: make pairs of sequences.
             framework: `pt` or `np`.
-            sampling_rate: samples per second, where the feature extractor doesn't have its own.
-            time_duration: length of the sounds, in seconds.
-            frequency: pitch of the sounds, in hertz.
+            sampling_rate: sampling rate of the audio in Hz, if the feature extractor doesn't define one.
+            time_duration: duration of the audio, in seconds.
+            frequency: frequency of the sine wave, in Hz.
         """
         framework = self._cache_framework(framework)
         generate = OnnxConfig.generate_dummy_inputs
-        audios = generate(
+        audio = generate(
             self,
             getattr(preprocessor, "feature_extractor", preprocessor),
             batch_size=batch_size,
@@ -244,17 +248,17 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
             time_duration=time_duration,
             frequency=frequency,
         )
-        features = audios["input_features"]
+        features = audio["input_features"]
         frames = features.shape[2] // 2  # the encoder's second convolution has stride 2
         length = 1 if self.use_past else seq_length
         tokenizer = getattr(preprocessor, "tokenizer", None) or plain_tokenizer(self._config)
-        texts = self._texts(tokenizer, batch_size, length, is_pair, framework)
-        inputs: dict[str, Any] = {"input_features": features, "decoder_input_ids": texts}
+        token_ids = self._token_ids(tokenizer, batch_size, length, is_pair, framework)
+        inputs: dict[str, Any] = {"input_features": features, "decoder_input_ids": token_ids}
         if self.use_past:
             inputs["past_key_values"] = self._dummy_cache({"input_ids": features[:, 0, :frames], **inputs}, framework)
         return inputs
 
-    def _texts(self, tokenizer: Any, batch_size: int, length: int, is_pair: bool, framework: Any) -> Any:
+    def _token_ids(self, tokenizer: Any, batch_size: int, length: int, is_pair: bool, framework: Any) -> Any:
         return OnnxConfig.generate_dummy_inputs(
             self, tokenizer, batch_size=batch_size, seq_length=length, is_pair=is_pair, framework=framework
         )["input_ids"]

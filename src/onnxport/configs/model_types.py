@@ -1,13 +1,13 @@
-"""Which model types of 4.37.2 have a description, which features each supports, and where the descriptions are.
+"""The model types of 4.37.2: the description and the features of each.
 
-The tables are literal; a description's module is imported when it is asked for.
+The tables are literal; a description's module is imported by `load_config_class`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
@@ -19,7 +19,7 @@ class ModelType:
 
     Attributes:
         config: `module:class` of the description.
-        features: names of the features that it supports, as 4.37.2 listed them.
+        features: names of its features, in the order of 4.37.2.
     """
 
     config: str
@@ -27,7 +27,7 @@ class ModelType:
 
 
 ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
-"""Model types that become two graphs; 4.37.2 had the list in the module of its command."""
+"""Model types that are exported as two graphs; in 4.37.2, the list was in `__main__`."""
 _IMAGES = (
     "default",
     "image-classification",
@@ -230,7 +230,7 @@ MODEL_TYPES: dict[str, ModelType] = {
     "xlm-roberta": _type("XLMRobertaOnnxConfig", *_ENCODER_CAUSAL),
     "yolos": _type("YolosOnnxConfig", "default", "object-detection"),
 }
-"""Registered model types, in the order of 4.37.2; "-" stands for "_"."""
+"""Registered model types, in the order of 4.37.2, with "-" for "_"."""
 
 MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "albert": ("AlbertOnnxConfig",),
@@ -311,10 +311,10 @@ MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "xmod": ("XmodOnnxConfig",),
     "yolos": ("YolosOnnxConfig",),
 }
-"""Folders of `transformers.models` to the configuration classes that 4.37.2 kept there."""
+"""Folder of `transformers.models` to its configuration classes in 4.37.2."""
 
 
-def load_config_class(name: str) -> Any:
+def load_config_class(name: str) -> type[OnnxConfig]:
     """Import a configuration class.
 
     Args:

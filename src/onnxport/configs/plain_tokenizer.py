@@ -1,15 +1,18 @@
-"""A tokenizer for checkpoints that ship none: words are token numbers. Only ever used to make example inputs."""
+"""A tokenizer for checkpoints without one, for dummy inputs only: each word is a token id."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
-def plain_tokenizer(config: Any) -> Any:
-    """Build a tokenizer whose words are the numbers of a model's tokens.
+def plain_tokenizer(config: PreTrainedConfig) -> PreTrainedTokenizerFast:
+    """Build a tokenizer whose words are token ids.
 
     Args:
-        config: the model's configuration; its `bos_token_id`, `eos_token_id` and `pad_token_id` are kept special.
+        config: the model's configuration; its `bos_token_id`, `eos_token_id` and `pad_token_id` become special tokens.
 
     Returns:
         A fast tokenizer that adds no special tokens.
@@ -21,14 +24,13 @@ def plain_tokenizer(config: Any) -> Any:
     tokenizer = Tokenizer(models.WordLevel({str(index): index for index in range(size)}, unk_token=str(size - 1)))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(str(size - 1)), "isolated")
     special = {
-        f"{kind}_token": str(index)
-        for kind in ("bos", "eos", "pad")
-        if isinstance(index := getattr(config, f"{kind}_token_id", None), int) and 0 <= index < size
+        f"{name}_token": str(index)
+        for name in ("bos", "eos", "pad")
+        if isinstance(index := getattr(config, f"{name}_token_id", None), int) and 0 <= index < size
     }
-    plain = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=str(size - 1),
         model_input_names=["input_ids", "attention_mask"],
         **special,
     )
-    return plain

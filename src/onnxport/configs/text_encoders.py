@@ -1,4 +1,4 @@
-"""Text encoders: token ids and a mask, some with segment ids, and the models that take more than that."""
+"""Text encoders: token ids and a mask, some with token type ids, bounding boxes or images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 class TextOnnxConfig(OnnxConfig):
-    """Describe a text encoder by its class attributes.
+    """Describe a text encoder by class attributes.
 
     Attributes:
         input_names: inputs, in order; all have the axes batch, (choice,) sequence.
         atol: absolute tolerance of validation.
-        opset: lowest opset of the original.
+        opset: minimum opset, as in 4.37.2.
     """
 
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
@@ -29,7 +29,7 @@ class TextOnnxConfig(OnnxConfig):
 
     @property
     def inputs(self) -> Axes:
-        """Inputs of the graph; multiple choice has an axis for the choices."""
+        """Inputs of the graph; with an axis of choices for multiple choice."""
         axes = {0: "batch", 1: "sequence"}
         if self.task == "multiple-choice":
             axes = {0: "batch", 1: "choice", 2: "sequence"}
@@ -37,17 +37,17 @@ class TextOnnxConfig(OnnxConfig):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return self.atol
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset of the original."""
+        """Minimum opset, as in 4.37.2."""
         return self.opset
 
 
 class SegmentedTextOnnxConfig(TextOnnxConfig):
-    """Describe a text encoder that tells the first text of a pair from the second."""
+    """Describe a text encoder with token type ids."""
 
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -85,7 +85,7 @@ class ElectraOnnxConfig(SegmentedTextOnnxConfig):
 
 
 class ErnieOnnxConfig(SegmentedTextOnnxConfig):
-    """Describe ERNIE, whose segment ids are followed by task ids."""
+    """Describe ERNIE, which has task type ids in addition."""
 
     input_names = ("input_ids", "attention_mask", "token_type_ids", "task_type_ids")
 
@@ -117,7 +117,7 @@ class RobertaOnnxConfig(TextOnnxConfig):
 
 
 class RobertaPreLayerNormOnnxConfig(TextOnnxConfig):
-    """Describe RoBERTa with the normalisation first."""
+    """Describe RoBERTa-PreLayerNorm."""
 
 
 class RoFormerOnnxConfig(SegmentedTextOnnxConfig):
@@ -145,7 +145,7 @@ class XmodOnnxConfig(TextOnnxConfig):
 
 
 class DebertaOnnxConfig(TextOnnxConfig):
-    """Describe DeBERTa, which has segment ids where its configuration gives them types."""
+    """Describe DeBERTa, which has token type ids if its `type_vocab_size` isn't 0."""
 
     opset = 12
 
@@ -158,7 +158,7 @@ class DebertaOnnxConfig(TextOnnxConfig):
         return inputs
 
     def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts, without segment ids where the model has no types for them."""
+        """Make token inputs, without token type ids if the model has none."""
         made = super().generate_dummy_inputs(preprocessor, *args, **kwargs)
         return {name: value for name, value in made.items() if name in self.inputs}
 
@@ -168,17 +168,17 @@ class DebertaV2OnnxConfig(DebertaOnnxConfig):
 
 
 class LayoutLMOnnxConfig(TextOnnxConfig):
-    """Describe LayoutLM: every token has a box on its page."""
+    """Describe LayoutLM: every token has a bounding box on its page."""
 
     input_names = ("input_ids", "bbox", "attention_mask", "token_type_ids")
     box: ClassVar[tuple[int, ...]] = (48, 84, 73, 128)
-    """Left, top, right and bottom of the example's tokens, of a page of 1000 by 1000."""
+    """Left, top, right and bottom of the dummy tokens, on a page of 1000 by 1000."""
 
     def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts whose tokens all lie in one box.
+        """Make token inputs that share one bounding box.
 
         Raises:
-            NotImplementedError: another framework than PyTorch.
+            NotImplementedError: `framework` isn't PyTorch.
         """
         import torch
 
@@ -191,7 +191,7 @@ class LayoutLMOnnxConfig(TextOnnxConfig):
 
 
 class PerceiverOnnxConfig(OnnxConfig):
-    """Describe Perceiver, which calls whatever it reads `inputs`."""
+    """Describe Perceiver, whose main input is called `inputs` for all modalities."""
 
     @property
     def inputs(self) -> Axes:
@@ -203,11 +203,11 @@ class PerceiverOnnxConfig(OnnxConfig):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return 1e-4
 
     def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts or pictures under the name `inputs`."""
+        """Make token ids or pixel values under the name `inputs`."""
         made = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
         for name in ("input_ids", "pixel_values"):
             if name in made:
@@ -216,13 +216,13 @@ class PerceiverOnnxConfig(OnnxConfig):
 
 
 class LayoutLMv3OnnxConfig(OnnxConfig):
-    """Describe LayoutLMv3: tokens, their boxes, and the page as a picture."""
+    """Describe LayoutLMv3: tokens, their bounding boxes, and an image of the page."""
 
     torch_onnx_minimum_version = Version("1.12")
 
     @property
     def inputs(self) -> Axes:
-        """Inputs of the graph, in the order that the head's forward has."""
+        """Inputs of the graph, in the order of the head's `forward`."""
         text = {0: "batch", 1: "sequence"}
         pixels = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
         if self.task in ("question-answering", "sequence-classification"):
@@ -232,10 +232,10 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset of the original."""
+        """Minimum opset, as in 4.37.2."""
         return 12
 
-    def generate_dummy_inputs(  # type: ignore[override]  # a processor is all that fits; the original's is so, too
+    def generate_dummy_inputs(  # type: ignore[override]  # only a processor fits, as in the original
         self,
         processor: Any,
         batch_size: int = -1,
@@ -246,17 +246,17 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
         image_width: int = 40,
         image_height: int = 40,
     ) -> Mapping[str, Any]:
-        """Make pages: a picture, one word per token, each in the same box.
+        """Make pages: an image, and one word per token, all in the same bounding box.
 
         Args:
             processor: a LayoutLMv3 processor.
-            batch_size: pages; -1 for the default.
+            batch_size: number of pages; -1 for the default.
             seq_length: tokens per page; -1 for the default.
-            is_pair: whether special tokens are counted for a pair.
+            is_pair: whether to count the special tokens of a pair.
             framework: `pt` or `np`.
-            num_channels: channels of the pictures.
-            image_width: width of the pictures, in pixels.
-            image_height: height of the pictures, in pixels.
+            num_channels: channels of the images.
+            image_width: width of the images, in pixels.
+            image_height: height of the images, in pixels.
         """
         from onnxport.configs import compute_effective_axis_dimension
 

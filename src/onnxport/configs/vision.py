@@ -1,4 +1,4 @@
-"""Vision models, and the models that compare pictures with texts."""
+"""Vision models, and dual-encoder models of images and text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PIXELS = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
 
 
 class VisionOnnxConfig(OnnxConfig):
-    """Describe a vision model by its class attributes.
+    """Describe a vision model by class attributes.
 
     Attributes:
         atol: absolute tolerance of validation.
-        opset: lowest opset of the original.
-        pooled: whether outputs carry no sequence and the bare model also pools.
+        opset: minimum opset, as in 4.37.2.
+        pooled: whether outputs have no sequence axis, and the base model returns `pooler_output`, too.
         pixel_axes: dynamic axes of `pixel_values`.
     """
 
@@ -44,16 +44,16 @@ class VisionOnnxConfig(OnnxConfig):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return self.atol
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset of the original."""
+        """Minimum opset, as in 4.37.2."""
         return self.opset
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make pictures; what else today's image processors return (a mask for YOLOS) is left out."""
+        """Make images; other outputs of image processors in Transformers 5 (a mask for YOLOS) are left out."""
         made = super().generate_dummy_inputs(*args, **kwargs)
         return {name: value for name, value in made.items() if name in self.inputs}
 
@@ -69,7 +69,7 @@ class ConvNextOnnxConfig(VisionOnnxConfig):
 
 
 class Data2VecVisionOnnxConfig(VisionOnnxConfig):
-    """Describe Data2Vec for pictures."""
+    """Describe Data2Vec for images."""
 
 
 class DeiTOnnxConfig(VisionOnnxConfig):
@@ -104,8 +104,8 @@ class MobileNetV2OnnxConfig(MobileNetV1OnnxConfig):
 class MobileViTOnnxConfig(VisionOnnxConfig):
     """Describe MobileViT.
 
-    The size of its pictures is fixed: whether a feature map is resized before it is cut into patches is decided in
-    Python, from its size.
+    The image size is fixed: the model decides in Python, from the size, whether to resize a feature map before it is
+    split into patches.
     """
 
     pooled = True
@@ -163,7 +163,7 @@ class YolosOnnxConfig(VisionOnnxConfig):
 
 
 class DetrOnnxConfig(VisionOnnxConfig):
-    """Describe DETR: pictures of several sizes are padded, a mask says where."""
+    """Describe DETR, which takes a mask for the padding of images of different sizes."""
 
     atol = 1e-5
     opset = 12
@@ -183,7 +183,7 @@ class TableTransformerOnnxConfig(DetrOnnxConfig):
 
 
 class ImageGPTOnnxConfig(OnnxConfig):
-    """Describe ImageGPT, which reads pictures as sequences of colour clusters."""
+    """Describe ImageGPT, which takes images as sequences of colour cluster ids."""
 
     @property
     def inputs(self) -> Axes:
@@ -201,17 +201,17 @@ class ImageGPTOnnxConfig(OnnxConfig):
         image_width: int = 32,
         image_height: int = 32,
     ) -> Mapping[str, Any]:
-        """Make pictures as cluster numbers.
+        """Make images as cluster ids.
 
         Args:
             preprocessor: an ImageGPT image processor.
-            batch_size: pictures; -1 for the default.
-            seq_length: not used, the image processor decides.
-            is_pair: not used.
+            batch_size: number of images; -1 for the default.
+            seq_length: ignored; the image processor determines it.
+            is_pair: ignored.
             framework: `pt` or `np`.
-            num_channels: channels of the pictures.
-            image_width: width of the pictures, in pixels.
-            image_height: height of the pictures, in pixels.
+            num_channels: channels of the images.
+            image_width: width of the images, in pixels.
+            image_height: height of the images, in pixels.
         """
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
@@ -219,7 +219,7 @@ class ImageGPTOnnxConfig(OnnxConfig):
 
 
 class CLIPOnnxConfig(OnnxConfig):
-    """Describe CLIP: texts and pictures in, how well each fits each out."""
+    """Describe CLIP: text and images in, embeddings and similarity scores out."""
 
     @property
     def inputs(self) -> Axes:
@@ -235,29 +235,29 @@ class CLIPOnnxConfig(OnnxConfig):
 
     @property
     def atol_for_validation(self) -> float:
-        """Largest absolute difference between the model and its graph that is still right."""
+        """Absolute tolerance of validation."""
         return 1e-4
 
     @property
     def default_onnx_opset(self) -> int:
-        """Lowest opset of the original."""
+        """Minimum opset, as in 4.37.2."""
         return 14
 
     def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
         self, processor: Any, batch_size: int = -1, seq_length: int = -1, framework: Any = None
     ) -> Mapping[str, Any]:
-        """Make as many texts as pictures.
+        """Make as many sequences as images.
 
         Args:
             processor: a processor with a tokenizer and an image processor.
-            batch_size: texts and pictures; -1 for the default.
-            seq_length: tokens per text; -1 for the default.
+            batch_size: number of sequences and of images; -1 for the default.
+            seq_length: sequence length; -1 for the default.
             framework: `pt` or `np`.
         """
         generate = super().generate_dummy_inputs
-        texts = generate(processor.tokenizer, batch_size=batch_size, seq_length=seq_length, framework=framework)
+        tokens = generate(processor.tokenizer, batch_size=batch_size, seq_length=seq_length, framework=framework)
         images = generate(processor.image_processor, batch_size=batch_size, framework=framework)
-        return {**texts, **images}
+        return {**tokens, **images}
 
 
 class ChineseCLIPOnnxConfig(CLIPOnnxConfig):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxport.onnx.features import FeaturesManager
     from onnxport.onnx.utils import ParameterFormat, compute_serialized_parameters_size
 
-_HOMES = {
+_MODULES = {
     "EXTERNAL_DATA_FORMAT_SIZE_LIMIT": "config",
     "FeaturesManager": "features",
     "OnnxConfig": "config",
@@ -44,8 +44,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES.values():
+    if name in _MODULES.values():
         return import_module(f"{__name__}.{name}")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

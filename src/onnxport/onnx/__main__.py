@@ -7,36 +7,45 @@ import shutil
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport._garbage import without_last_collections
 from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
+    from onnxport.configs.decoders import VisionEncoderDecoderOnnxConfig
+
 MIN_OPTIMUM_VERSION = "1.5.0"
-"""Kept for imports; the export never goes through optimum."""
+"""For imports only; the export never uses optimum."""
 
 logger = logging.getLogger("onnxport.onnx")
 
 
 def export_with_optimum(args: Namespace) -> None:
-    """Export with onnxport: the original started optimum in a process of its own and ignored how it ended."""
+    """Export with onnxport; the original ran optimum in a subprocess and ignored its exit code."""
     export_with_transformers(args)
 
 
 def export_with_transformers(args: Namespace) -> None:
-    """Export and validate what the parsed arguments ask for.
+    """Export and validate a model.
 
     Args:
-        args: as `main` parses them.
+        args: the arguments that `main` parses.
 
     Raises:
-        ValueError: the opset is below what the model needs, or the graph differs from the model.
+        ValueError: the opset is too low for the model, or the graph's outputs differ from the model's.
         KeyError: the model type or the feature isn't supported.
         OnnxportError: the checkpoint can't be read, or the model can't be captured.
     """
-    from onnxport.onnx.features import FeaturesManager  # here, so that Ctrl-C finds main() running
+    from onnxport.onnx.features import (
+        FeaturesManager,
+    )  # imported here, so that Ctrl-C during the import is handled by main()
 
     output = args.output if args.output.is_file() else args.output / "model.onnx"
     framework = FeaturesManager.determine_framework(args.model, framework=args.framework)
@@ -46,43 +55,57 @@ def export_with_transformers(args: Namespace) -> None:
     _, constructor = FeaturesManager.check_supported_model_or_raise(model, feature=args.feature)
     onnx_config = constructor(model.config)
     if model.config.model_type in ENCODER_DECODER_MODELS:
-        parts = _halves(args, model, onnx_config, output)
+        parts = _encoder_and_decoder(args, model, onnx_config, output)
     else:
-        parts = [(output, model, onnx_config, _preprocessor(args))]
-    needed = [config.default_onnx_opset for _, _, config, _ in parts]
-    lowest = min(needed)  # the original refuses two graphs only below what both need
-    opset = args.opset if args.opset is not None else max(needed)
+        parts = [Part(output, model, onnx_config, _preprocessor(args))]
+    required = [part.config.default_onnx_opset for part in parts]
+    lowest = min(required)  # the original rejects an opset only if it is too low for both graphs
+    opset = args.opset if args.opset is not None else max(required)
     if opset < lowest:
         raise ValueError(
             f"Opset {opset} is not sufficient to export {model.config.model_type}. At least  {lowest} is required."
         )
     _export_parts(parts, opset, args.atol)
-    logger.info("All good, model saved at: %s", ", ".join(part[0].as_posix() for part in parts))
+    logger.info("All good, model saved at: %s", ", ".join(part.file.as_posix() for part in parts))
 
 
-Part = tuple[Path, Any, Any, Any]
-"""File, model, description and preprocessor of one graph."""
+@dataclass(frozen=True)
+class Part:
+    """Hold what one graph is exported from.
+
+    Attributes:
+        file: the graph's file.
+        model: the model, or its encoder or decoder.
+        config: description of the graph.
+        preprocessor: makes the dummy inputs.
+    """
+
+    file: Path
+    model: PreTrainedModel
+    config: OnnxConfig
+    preprocessor: Any
 
 
 def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
-    """Export and validate into a temporary directory beside the output, then move the files to their places."""
+    """Export and validate in a temporary directory beside the output, then rename the files."""
     from onnxport.onnx.convert import export, validate_model_outputs
 
-    parent = parts[0][0].parent
+    parent = parts[0].file.parent
     created = [path for path in (parent, *parent.parents) if not path.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".onnxport.", suffix=".partial", dir=parent))
     try:
-        for file, model, config, preprocessor in parts:
-            _, outputs = export(preprocessor, model, config, opset, stage / file.name)
+        for part in parts:
+            file, config = stage / part.file.name, part.config
+            _, outputs = export(part.preprocessor, part.model, config, opset, file)
             tolerance = config.atol_for_validation if atol is None else atol
-            validate_model_outputs(config, preprocessor, model, stage / file.name, outputs, tolerance)
+            validate_model_outputs(config, part.preprocessor, part.model, file, outputs, tolerance)
         for path in stage.iterdir():
             path.replace(parent / path.name)
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(parent)) from error  # a full disk doesn't say where
+        raise OSError(error.errno, error.strerror, str(parent)) from error  # the error of a full disk has no file name
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for directory in created:
@@ -108,17 +131,19 @@ def _preprocessor(args: Namespace) -> Any:
     )
 
 
-def _halves(args: Namespace, model: Any, config: Any, output: Path) -> list[Part]:
-    """Describe the encoder and the decoder of a vision-encoder-decoder; the files stand beside the output."""
+def _encoder_and_decoder(
+    args: Namespace, model: PreTrainedModel, config: VisionEncoderDecoderOnnxConfig, output: Path
+) -> list[Part]:
+    """Describe the encoder and the decoder of a vision-encoder-decoder."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     encoder = config.get_encoder_config(model.config.encoder)
     decoder = config.get_decoder_config(model.config.encoder, model.config.decoder, feature="causal-lm")
-    images = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
+    image_processor = AutoImageProcessor.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(args.model, cache_dir=args.cache_dir, trust_remote_code=False)
     return [
-        (output.parent / "encoder_model.onnx", model.encoder, encoder, images),
-        (output.parent / "decoder_model.onnx", model.decoder, decoder, tokenizer),
+        Part(output.parent / "encoder_model.onnx", model.encoder, encoder, image_processor),
+        Part(output.parent / "decoder_model.onnx", model.decoder, decoder, tokenizer),
     ]
 
 
@@ -128,16 +153,18 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--feature", default="default", help="Feature to export the model with.")
     parser.add_argument("--opset", type=int, default=None, help="ONNX opset version to export the model with.")
     parser.add_argument("--atol", type=float, default=None, help="Absolute tolerance of the validation.")
-    parser.add_argument("--framework", choices=["pt", "tf"], default=None, help="Weights to read: pt or tf.")
-    parser.add_argument("output", type=Path, help="Where to write the model.")
-    parser.add_argument("--cache_dir", default=None, help="Where downloads are kept.")
+    parser.add_argument("--framework", choices=["pt", "tf"], default=None, help="Framework of the weights.")
+    parser.add_argument("output", type=Path, help="File or directory to write.")
+    parser.add_argument("--cache_dir", default=None, help="Directory for downloads.")
     parser.add_argument(
         "--preprocessor",
         choices=["auto", "tokenizer", "feature_extractor", "image_processor", "processor"],
         default="auto",
-        help="Which preprocessor makes the example inputs.",
+        help="Preprocessor that makes the dummy inputs.",
     )
-    parser.add_argument("--export_with_transformers", action="store_true", help="Accepted; there is no other way.")
+    parser.add_argument(
+        "--export_with_transformers", action="store_true", help="Accepted for compatibility; it has no effect."
+    )
     return parser
 
 
@@ -145,14 +172,14 @@ def main() -> int:
     """Parse the command line, export, and report on standard error.
 
     Returns:
-        The exit code: 0 done, 1 failed; misuse ends in argparse's 2.
+        The exit code: 0 done, 1 failed, 130 interrupted; argparse exits with 2 on misuse.
     """
     args = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("onnxport").setLevel(logging.INFO)
     try:
         export_with_transformers(args)
-    except Exception as error:  # noqa: BLE001  every failure ends as one line, as in 4.37.2
+    except Exception as error:  # noqa: BLE001  # the process's last line of defence: any error becomes one line
         print(f"onnxport: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -162,7 +189,7 @@ def main() -> int:
 
 
 def _message(error: Exception) -> str:
-    """Say in one line what went wrong; what nobody raised on purpose is named by its type."""
+    """Return an error's message in one line; unexpected errors are named by their type."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     text = error.args[0] if isinstance(error, KeyError) and error.args else error

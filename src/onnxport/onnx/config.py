@@ -1,4 +1,4 @@
-"""`transformers.onnx.config`: the bases that a user's own descriptions extend."""
+"""`transformers.onnx.config`: the base classes of custom descriptions."""
 
 from onnxport.configs import (
     DEFAULT_ONNX_OPSET,

@@ -1,10 +1,10 @@
-"""`transformers.onnx.convert`: export a loaded model, and validate the file, as 4.37.2 did it."""
+"""`transformers.onnx.convert`: export a loaded model and validate the file, with the API of 4.37.2."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from importlib import metadata
 from inspect import signature as python_signature
@@ -21,24 +21,26 @@ from onnxport.options import MAX_OPSET, MIN_OPSET
 from onnxport.patching.scope import evaluating, exclusive
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import onnxruntime
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from onnxport.configs import OnnxConfig
 
 logger = logging.getLogger(__name__)
 
 ORT_QUANTIZE_MINIMUM_VERSION = parse("1.4.0")
-"""First ONNX Runtime that quantises; older ones are refused."""
+"""First version of ONNX Runtime that supports quantization."""
 
 
 def check_onnxruntime_requirements(minimum_version: Version) -> None:
-    """Check that ONNX Runtime is installed and recent enough.
+    """Check that ONNX Runtime is installed, in a minimum version.
 
     Args:
-        minimum_version: lowest version that is accepted.
+        minimum_version: the minimum version.
 
     Raises:
-        ImportError: it isn't installed, or is older.
+        ImportError: it isn't installed, or older.
     """
     try:
         installed = parse(metadata.version("onnxruntime"))
@@ -52,14 +54,14 @@ def check_onnxruntime_requirements(minimum_version: Version) -> None:
 
 
 def ensure_model_and_config_inputs_match(model: PreTrainedModel, model_inputs: Iterable[str]) -> tuple[bool, list[str]]:
-    """Compare input names with the parameters of a model's forward.
+    """Compare input names with the parameters of a model's `forward`.
 
     Args:
         model: the model.
         model_inputs: names of inputs.
 
     Returns:
-        Whether forward has all of them, and those that it has, in its own order.
+        Whether `forward` has all of them, and those that it has, in the order of `forward`.
     """
     parameters = python_signature(model.forward).parameters
     names = set(model_inputs)
@@ -72,7 +74,7 @@ def export(
     config: OnnxConfig,
     opset: int,
     output: Path,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "cpu",
 ) -> tuple[list[str], list[str]]:
     """Export a loaded model to one ONNX file.
@@ -81,16 +83,16 @@ def export(
         preprocessor: tokenizer, image processor, feature extractor or processor of the model.
         model: a PyTorch model of Transformers.
         config: description of the graph.
-        opset: ONNX opset; one below what the engine produces is raised to it, with a warning.
-        output: file to write; weights over the protobuf limit go beside it.
+        opset: ONNX opset; one below the engine's minimum is raised to it, with a warning.
+        output: file to write; weights beyond the protobuf limit are written to a second file beside it.
         tokenizer: deprecated name of `preprocessor`.
         device: `cpu` or `cuda`, where the model is traced.
 
     Returns:
-        The input names in forward's order (`past_key_values` once) and the output names.
+        The input names in the order of `forward` (`past_key_values` once) and the output names.
 
     Raises:
-        ValueError: both a tokenizer and a preprocessor, inputs that forward doesn't take, an opset out of range.
+        ValueError: a tokenizer and a preprocessor are both passed, `forward` lacks an input, or the opset is too high.
         TypeError: `model` isn't a PyTorch model of Transformers.
         TraceError: the model couldn't be captured.
     """
@@ -113,7 +115,7 @@ def export_pytorch(
     config: OnnxConfig,
     opset: int,
     output: Path,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "cpu",
 ) -> tuple[list[str], list[str]]:
     """Export a PyTorch model; arguments, result and errors are those of `export`."""
@@ -145,10 +147,10 @@ def export_pytorch(
 
 
 def export_tensorflow(*_: Any, **__: Any) -> tuple[list[str], list[str]]:
-    """Say that TensorFlow classes are gone.
+    """Raise an error: Transformers 5 has no TensorFlow classes.
 
     Raises:
-        RuntimeError: always; the message says what to do instead.
+        RuntimeError: always; the message names the alternative.
     """
     raise RuntimeError(
         "Transformers 5 has no TensorFlow models to export; a tf_model.h5 is read into the PyTorch model: "
@@ -163,17 +165,17 @@ def validate_model_outputs(
     onnx_model: Path,
     onnx_named_outputs: list[str],
     atol: float,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Compare a model and its graph on inputs one larger in batch and length than those it was traced with.
+    """Compare a model and its graph on inputs whose batch and length are one larger than those of the trace.
 
     Args:
         config: description of the graph.
         preprocessor: tokenizer, image processor, feature extractor or processor of the model.
         reference_model: the original.
-        onnx_model: the file.
+        onnx_model: the `.onnx` file.
         onnx_named_outputs: names of the outputs to compare.
-        atol: largest absolute difference accepted; numpy's default relative tolerance, 1e-5, is added to it.
+        atol: absolute tolerance; NumPy's default relative tolerance, 1e-5, is added to it.
         tokenizer: deprecated name of `preprocessor`.
 
     Raises:
@@ -200,28 +202,28 @@ def validate_model_outputs(
 
 
 def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Layout:
-    """Make inputs with one element more than the configuration's fixed sizes on every axis that a graph leaves free.
+    """Make inputs that are one element larger than the dummy inputs on every dynamic axis of a graph.
 
     Args:
-        examples: where inputs come from.
-        graph_inputs: name to shape, labels on the free axes.
+        examples: makes the inputs.
+        graph_inputs: input name to shape, with labels on the dynamic axes.
 
     Returns:
-        Larger inputs; pictures keep the size that their preprocessor gives them.
+        Larger inputs; images keep the size that their preprocessor resizes them to.
     """
     base = examples.at()
     signature = examples.signature.for_inputs(base.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in base.flat.items()})
-    free = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
-    wanted = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in free - _IMAGE}
-    return examples.at(wanted)
+    dynamic = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
+    larger = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in dynamic - _IMAGE}
+    return examples.at(larger)
 
 
 _IMAGE = {"num_channels", "height", "width"}
 
 
-def _only_one(preprocessor: Any, tokenizer: Any) -> Any:
-    """Take the deprecated `tokenizer` for the preprocessor where it is given alone."""
+def _only_one(preprocessor: Any, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+    """Return the preprocessor, or the tokenizer that was passed by its deprecated name."""
     from transformers import PreTrainedTokenizerBase
 
     if tokenizer is None:
@@ -246,11 +248,13 @@ def _opset(opset: int) -> int:
     if opset > MAX_OPSET:
         raise ValueError(f"opset {opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}")
     if opset < MIN_OPSET:
-        logger.warning("Opset %d is below what the engine produces; the graph gets opset %d", opset, MIN_OPSET)
+        logger.warning("Opset %d is below the minimum of the engine; opset %d is used", opset, MIN_OPSET)
     return max(opset, MIN_OPSET)
 
 
-def _check_names(names: list[str], reference: dict[str, Any], session: Any) -> None:
+def _check_names(
+    names: list[str], reference: Mapping[str, NDArray[Any]], session: onnxruntime.InferenceSession
+) -> None:
     missing = set(names) - set(reference)
     absent = set(names) - {value.name for value in session.get_outputs()}
     if missing or absent:
@@ -259,7 +263,7 @@ def _check_names(names: list[str], reference: dict[str, Any], session: Any) -> N
     logger.info("\t-[✓] ONNX model output names match reference model (%s)", set(names))
 
 
-def _check_output(name: str, reference: Any, result: Any, atol: float) -> None:
+def _check_output(name: str, reference: NDArray[Any], result: NDArray[Any], atol: float) -> None:
     logger.info('\t- Validating ONNX Model output "%s":', name)
     if result.shape != reference.shape:
         raise ValueError(

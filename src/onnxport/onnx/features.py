@@ -1,8 +1,8 @@
-"""`transformers.onnx.features`: which features each model type supports, and how its checkpoints are loaded."""
+"""`transformers.onnx.features`: the features of each model type, and loading models for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,7 +37,7 @@ _AUTO_CLASSES = {
     "vision2seq-lm": "AutoModelForImageTextToText",
     "speech2seq-lm": "AutoModelForSpeechSeq2Seq",
 }
-"""Task to Auto class; AutoModelForVision2Seq is called AutoModelForImageTextToText in Transformers 5."""
+"""Task to Auto class; Transformers 5 renamed AutoModelForVision2Seq to AutoModelForImageTextToText."""
 _TF_TASKS = (
     "default",
     "masked-lm",
@@ -52,17 +52,17 @@ _TF_TASKS = (
 
 
 def supported_features_mapping(*supported_features: str, onnx_config_cls: str | None = None) -> dict[str, Constructor]:
-    """Map features to what constructs their description.
+    """Map features to the constructors of their descriptions.
 
     Args:
         supported_features: feature names, with or without `-with-past`.
-        onnx_config_cls: name of a configuration class; a dotted path is taken by its last part.
+        onnx_config_cls: name of a configuration class; only the last part of a dotted path is used.
 
     Returns:
         Feature to a partial of the class's `with_past` or `from_model_config`.
 
     Raises:
-        ValueError: no class is given.
+        ValueError: `onnx_config_cls` is None.
     """
     if onnx_config_cls is None:
         raise ValueError("A OnnxConfig class must be provided")
@@ -75,8 +75,8 @@ def supported_features_mapping(*supported_features: str, onnx_config_cls: str | 
     return mapping
 
 
-class _Tables:
-    """Build a table when it is first read: the façade imports neither torch nor transformers."""
+class _LazyTable:
+    """Build a table on first access, so that importing this module imports neither torch nor transformers."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self._build = build
@@ -95,23 +95,23 @@ def _model_types() -> dict[str, dict[str, Constructor]]:
     }
 
 
-def _auto_models(tasks: Any) -> dict[str, type]:
+def _auto_models(tasks: Iterable[str]) -> dict[str, type]:
     import transformers
 
     return {task: getattr(transformers, _AUTO_CLASSES[task]) for task in tasks}
 
 
 class FeaturesManager:
-    """Know the features of every model type, and load models for them."""
+    """Look up the features of model types, and load models for them."""
 
-    _TASKS_TO_AUTOMODELS: ClassVar[Any] = _Tables(lambda: _auto_models(_AUTO_CLASSES))
-    _TASKS_TO_TF_AUTOMODELS: ClassVar[Any] = _Tables(lambda: _auto_models(_TF_TASKS))
-    _SUPPORTED_MODEL_TYPE: ClassVar[Any] = _Tables(_model_types)
+    _TASKS_TO_AUTOMODELS: ClassVar[Any] = _LazyTable(lambda: _auto_models(_AUTO_CLASSES))
+    _TASKS_TO_TF_AUTOMODELS: ClassVar[Any] = _LazyTable(lambda: _auto_models(_TF_TASKS))
+    _SUPPORTED_MODEL_TYPE: ClassVar[Any] = _LazyTable(_model_types)
     AVAILABLE_FEATURES: ClassVar[list[str]] = sorted({f for known in MODEL_TYPES.values() for f in known.features})
 
     @staticmethod
     def get_supported_features_for_model_type(model_type: str, model_name: str | None = None) -> dict[str, Constructor]:
-        """Return the features of a model type, each with what constructs its description.
+        """Return the features of a model type, each with the constructor of its description.
 
         Raises:
             KeyError: the model type isn't supported.
@@ -129,12 +129,12 @@ class FeaturesManager:
 
     @staticmethod
     def feature_to_task(feature: str) -> str:
-        """Return a feature's task: its name without `-with-past`."""
+        """Return the task of a feature: its name without `-with-past`."""
         return feature.replace(PAST_SUFFIX, "")
 
     @staticmethod
     def _validate_framework_choice(framework: str) -> None:
-        """Check that a framework is one of the two known, and installed.
+        """Check that a framework is `pt` or `tf`.
 
         Raises:
             ValueError: it is neither `pt` nor `tf`.
@@ -148,7 +148,7 @@ class FeaturesManager:
     def get_model_class_for_feature(feature: str, framework: str = "pt") -> type:
         """Return the Auto class that loads a model for a feature.
 
-        For `tf` it is the PyTorch class, into which the TensorFlow weights are read.
+        For `tf`, this is the PyTorch class, which the TensorFlow weights are loaded into.
 
         Raises:
             ValueError: the framework is unknown.
@@ -164,14 +164,14 @@ class FeaturesManager:
 
     @staticmethod
     def determine_framework(model: str, framework: str | None = None) -> str:
-        """Say which framework's weights a model has.
+        """Return the framework of a model's weights.
 
         Args:
             model: directory, or repository on the hub.
-            framework: returned as it is, where given.
+            framework: returned unchanged unless None.
 
         Raises:
-            FileNotFoundError: the directory holds no weights.
+            FileNotFoundError: the directory has no weights.
         """
         if framework is not None:
             return framework
@@ -184,7 +184,7 @@ class FeaturesManager:
         if any(directory.glob("*.gguf")):
             return "pt"
         raise FileNotFoundError(
-            f"Cannot determine framework from given checkpoint location: {model} holds none of "
+            f"Cannot determine framework from given checkpoint location: {model} has none of "
             f"{', '.join(file for files in _WEIGHTS.values() for file in files)}"
         )
 
@@ -192,13 +192,13 @@ class FeaturesManager:
     def get_model_from_feature(
         feature: str, model: str, framework: str | None = None, cache_dir: str | None = None
     ) -> PreTrainedModel:
-        """Load a model for a feature, from whatever weights it has.
+        """Load a model for a feature.
 
         Args:
             feature: name of the feature.
             model: directory, or repository on the hub.
-            framework: `pt` or `tf`; found out where it isn't given.
-            cache_dir: where downloads are kept.
+            framework: `pt` or `tf`; determined from the files by default.
+            cache_dir: directory for downloads.
 
         Raises:
             CheckpointError: the checkpoint can't be read, or its weights don't fit the class.
@@ -226,7 +226,7 @@ class FeaturesManager:
             feature: name of the feature.
 
         Returns:
-            The model type, and what constructs the description.
+            The model type, and the constructor of the description.
 
         Raises:
             KeyError: the model type isn't supported.
@@ -245,10 +245,10 @@ class FeaturesManager:
 
     @staticmethod
     def get_config(model_type: str, feature: str) -> Constructor:
-        """Return what constructs the description of a model type and feature.
+        """Return the constructor of the description for a model type and feature.
 
         Raises:
-            KeyError: the model type or the feature isn't known.
+            KeyError: the model type or the feature is unknown.
         """
         found: Callable[[PreTrainedConfig], OnnxConfig] = FeaturesManager._SUPPORTED_MODEL_TYPE[
             model_type.replace("_", "-")

@@ -1,4 +1,4 @@
-"""`transformers.onnx.utils`: sizes, and the preprocessor that a checkpoint ships."""
+"""`transformers.onnx.utils`: sizes of parameters and axes, and loading a checkpoint's preprocessor."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = [
 
 
 def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
-    """Load whatever preprocessor a checkpoint has.
+    """Load the preprocessor of a checkpoint.
 
     Args:
         model_name: directory, or repository on the hub.
-        cache_dir: where downloads are kept; the original didn't have it.
+        cache_dir: directory for downloads; an addition to the API of 4.37.2.
 
     Returns:
-        A processor, a tokenizer, a feature extractor or an image processor; None where there is none.
+        A processor, tokenizer, feature extractor or image processor; None if the checkpoint has none.
 
     Raises:
-        ValueError: there are a tokenizer and a feature extractor that no processor holds together.
+        ValueError: the checkpoint has a tokenizer and a feature extractor, and no processor that combines them.
     """
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-    whole = _try(AutoProcessor, model_name, cache_dir)
-    if whole is not None and not _reads_images_only(model_name):
-        return whole
-    tokenizer = None if _reads_images_only(model_name) else _try(AutoTokenizer, model_name, cache_dir)
+    processor = _try(AutoProcessor, model_name, cache_dir)
+    if processor is not None and not _is_vision_only(model_name):
+        return processor
+    tokenizer = None if _is_vision_only(model_name) else _try(AutoTokenizer, model_name, cache_dir)
     extractor = _try(AutoFeatureExtractor, model_name, cache_dir) or _try(AutoImageProcessor, model_name, cache_dir)
     if tokenizer is not None and extractor is not None:
         raise ValueError(
@@ -42,8 +42,11 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
     return tokenizer if tokenizer is not None else extractor
 
 
-def _reads_images_only(model_name: str) -> bool:
-    """Say whether a directory has an image processor and no tokenizer: AutoProcessor may make up a tokenizer."""
+def _is_vision_only(model_name: str) -> bool:
+    """Return whether a directory has an image processor and no tokenizer.
+
+    AutoProcessor of Transformers 5 may build a tokenizer without a vocabulary there.
+    """
     directory = Path(model_name)
     return (directory / "preprocessor_config.json").is_file() and not any(
         (directory / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "processor_config.json")
@@ -51,7 +54,7 @@ def _reads_images_only(model_name: str) -> bool:
 
 
 def _try(auto_class: Any, model_name: str, cache_dir: str | None) -> Any:
-    """Load with an Auto class; None where the checkpoint has nothing for it."""
+    """Load with an Auto class; None if the checkpoint has nothing that it loads."""
     try:
         return auto_class.from_pretrained(model_name, cache_dir=cache_dir, trust_remote_code=False)
     except (ValueError, OSError, KeyError, ImportError):

@@ -1,1 +1,1 @@
-"""Run exported directories: load, call, generate. Imports neither torch nor transformers until one is needed."""
+"""Run exported directories: load, call, generate. Neither torch nor transformers is imported until it is used."""

@@ -1,4 +1,4 @@
-"""Measure an exported directory: how long it takes to load, to read a prompt and to write, and how much memory."""
+"""Measure an exported directory: load time, prefill and decode throughput, latency and peak memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,22 +17,26 @@ from onnxport.errors import UnsupportedError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph
-from onnxport.runtime.light import LightModel, completed, encoded
+from onnxport.runtime.light import LightModel, complete_inputs, encode_for_decoder
 from onnxport.runtime.settings import RunSettings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Hold what was measured.
+class Measurements:
+    """Hold the results.
 
     Attributes:
-        load_seconds: opening the directory and loading its graphs.
+        load_seconds: time to open the directory and load its graphs.
         prompt_tokens: length of the prompt, 0 for a model that doesn't generate.
-        prefill_tokens_per_second: tokens of a prompt that are read in a second; None for a model that doesn't generate.
-        decode_tokens_per_second: tokens that are written in a second, from the median step.
+        prefill_tokens_per_second: throughput of the prompt; None for a model that doesn't generate.
+        decode_tokens_per_second: throughput of generated tokens, from the median step; None for a model that doesn't
+            generate.
         latency_ms: percentile to milliseconds of one step, or of one run of a model that doesn't generate.
-        session_share: share of a step that ONNX Runtime takes; None for a model that doesn't generate.
-        peak_memory_bytes: largest resident set of the process, where the system tells.
+        session_share: share of a step that is spent in ONNX Runtime; None for a model that doesn't generate.
+        peak_memory_bytes: largest resident set size of the process.
     """
 
     load_seconds: float
@@ -45,97 +50,107 @@ class Measured:
 
 @dataclass(frozen=True)
 class Workload:
-    """Choose what is measured.
+    """Choose the size of the inputs.
 
     Attributes:
-        prompt: tokens of the prompt, or of the text that a model which doesn't generate reads.
-        new: tokens to write, or runs of a model that doesn't generate.
-        batch: texts at once.
+        prompt_tokens: length of the prompt, or of the sequences of a model that doesn't generate.
+        new_tokens: number of tokens to generate, or of runs of a model that doesn't generate.
+        batch_size: batch size.
     """
 
-    prompt: int = 128
-    new: int = 128
-    batch: int = 1
+    prompt_tokens: int = 128
+    new_tokens: int = 128
+    batch_size: int = 1
 
 
-def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measured:
-    """Measure a directory.
+def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measurements:
+    """Measure a directory on synthetic inputs.
 
     Raises:
-        CheckpointNotFoundError: it isn't a directory that onnxport wrote.
-        UnsupportedError: it can't be run on made-up inputs.
+        CheckpointNotFoundError: the directory wasn't written by onnxport.
+        UnsupportedError: its graphs can't be run on synthetic inputs.
     """
     start = time.perf_counter()
     directory = Directory(path, settings)
     model = LightModel(directory)
-    names = [item.name for item in directory.manifest.components]
-    graphs = {name: directory.graph(name) for name in names}
-    load = time.perf_counter() - start
+    graphs = {name: directory.graph(name) for name in directory.component_names}
+    load_seconds = time.perf_counter() - start
+    if directory.has("embed_tokens"):
+        raise UnsupportedError(
+            f"{path} is a multimodal model: onnxport bench has no synthetic prompts with placeholders"
+        )
     if model.can_generate:
-        return _decoding(graphs, workload, load)
+        return _measure_generation(graphs, workload, load_seconds)
     if "model" not in graphs:
-        raise UnsupportedError(f"{path} holds {', '.join(names)}, which make no model that can be run")
-    return _running(graphs["model"], workload, load)
+        raise UnsupportedError(f"{path} has the graphs {', '.join(graphs)}, none of which is a whole model")
+    return _measure_runs(graphs["model"], workload, load_seconds)
 
 
-def _running(graph: Graph, workload: Workload, load: float) -> Measured:
-    inputs = completed(graph, _made_up(graph, workload))
-    graph.run(inputs)
-    times = [_timed(lambda: graph.run(inputs)) for _ in range(workload.new)]
-    return Measured(load, 0, None, None, _percentiles(times), None, _peak())
+def _measure_runs(graph: Graph, workload: Workload, load_seconds: float) -> Measurements:
+    inputs = complete_inputs(graph, _synthetic_inputs(graph, workload))
+    graph.run(inputs)  # warm-up
+    times = [_seconds(lambda: graph.run(inputs)) for _ in range(workload.new_tokens)]
+    return Measurements(load_seconds, 0, None, None, _percentiles(times), None, _peak_memory())
 
 
-def _decoding(graphs: dict[str, Graph], workload: Workload, load: float) -> Measured:
+def _measure_generation(graphs: dict[str, Graph], workload: Workload, load_seconds: float) -> Measurements:
     merged = graphs.get("decoder_model_merged")
     decoder = Decoder(merged or graphs["model"])
-    fixed: dict[str, Any] = {}
-    prompt = workload.prompt
+    encoder_outputs: dict[str, Any] = {}
+    prompt_tokens = workload.prompt_tokens
     if merged is not None:
         encoder = graphs["encoder_model"]
-        fixed = encoded(encoder, _made_up(encoder, workload), merged)
-        prompt = 1
-    tokens = np.ones((workload.batch, prompt), dtype=np.int64)
+        encoder_outputs = encode_for_decoder(encoder, _synthetic_inputs(encoder, workload), merged)
+        prompt_tokens = 1
+    tokens = np.ones((workload.batch_size, prompt_tokens), dtype=np.int64)
     one = tokens[:, :1]
-    for _ in range(2):  # once to warm up
-        states = decoder.begin(workload.batch)
-        prefill = _timed(lambda: decoder.step({"input_ids": tokens, **fixed}, states))  # noqa: B023
-        steps, inside = [], []
-        for _ in range(workload.new):
+    for _ in range(2):  # the first pass is the warm-up
+        cache = decoder.empty_cache(workload.batch_size)
+        prefill = _seconds(lambda: decoder.step({"input_ids": tokens, **encoder_outputs}, cache))  # noqa: B023
+        steps, session_seconds = [], []
+        for _ in range(workload.new_tokens):
             before = decoder.graph.seconds
-            steps.append(_timed(lambda: decoder.step({"input_ids": one, **fixed}, states)))  # noqa: B023
-            inside.append(decoder.graph.seconds - before)
-    share = sum(inside) / sum(steps)
-    rate = workload.batch / statistics.median(steps)
-    reading = workload.batch * prompt / prefill
-    return Measured(load, prompt, reading, rate, _percentiles(steps), share, _peak())
+            steps.append(_seconds(lambda: decoder.step({"input_ids": one, **encoder_outputs}, cache)))  # noqa: B023
+            session_seconds.append(decoder.graph.seconds - before)
+    return Measurements(
+        load_seconds=load_seconds,
+        prompt_tokens=prompt_tokens,
+        prefill_tokens_per_second=workload.batch_size * prompt_tokens / prefill,
+        decode_tokens_per_second=workload.batch_size / statistics.median(steps),
+        latency_ms=_percentiles(steps),
+        session_share=sum(session_seconds) / sum(steps),
+        peak_memory_bytes=_peak_memory(),
+    )
 
 
-def _made_up(graph: Graph, workload: Workload) -> dict[str, Any]:
-    """Return inputs that fit: ones for tokens, small numbers for pictures and sounds.
+def _synthetic_inputs(graph: Graph, workload: Workload) -> dict[str, NDArray[Any]]:
+    """Return main inputs of the workload's size: ones for integer inputs, 0.1 for floating-point ones.
 
     Raises:
-        UnsupportedError: how long an axis of a picture or a sound has to be isn't known.
+        UnsupportedError: the graph has no main input.
     """
-    made: dict[str, Any] = {}
-    for name, place in graph.inputs.items():
+    inputs: dict[str, NDArray[Any]] = {}
+    for name, spec in graph.inputs.items():
         if name.startswith("past_") or "mask" in name or name in ("position_ids", "token_type_ids"):
             continue
         shape = []
-        for label in place.axes:
-            size = label if isinstance(label, int) else _SIZES.get(label, workload.prompt)
-            shape.append(workload.batch if isinstance(label, str) and "batch" in label else size)
-        kind = np.dtype(place.dtype).kind
-        made[name] = np.ones(shape, place.dtype) if kind in "iub" else np.full(shape, 0.1, place.dtype)
-    if not made:
-        raise UnsupportedError(f"{graph.file.name} takes {', '.join(graph.inputs)}, which can't be made up")
-    return made
+        for axis in spec.axes:
+            size = axis if isinstance(axis, int) else _AXIS_SIZES.get(axis, workload.prompt_tokens)
+            shape.append(workload.batch_size if isinstance(axis, str) and "batch" in axis else size)
+        integer = np.dtype(spec.dtype).kind in "iub"
+        inputs[name] = np.ones(shape, spec.dtype) if integer else np.full(shape, 0.1, spec.dtype)
+    if not inputs:
+        raise UnsupportedError(
+            f"{graph.file.name} takes {', '.join(graph.inputs)}, for which onnxport bench has no synthetic values"
+        )
+    return inputs
 
 
-_SIZES = {"height": 224, "width": 224, "num_choices": 2, "audio_sequence": 16_000}
-"""Lengths of axes that aren't texts."""
+_AXIS_SIZES = {"height": 224, "width": 224, "num_choices": 2, "audio_sequence": 16_000}
+"""Sizes of dynamic axes that aren't sequences of tokens."""
 
 
-def _timed(work: Any) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -146,6 +161,7 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{p}": 1000 * ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in (50, 90, 99)}
 
 
-def _peak() -> int:
+def _peak_memory() -> int:
+    """Return the largest resident set size in bytes; Linux reports KiB, macOS bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

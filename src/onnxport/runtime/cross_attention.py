@@ -1,4 +1,4 @@
-"""What a decoder takes in each step that attends to the rows of an image: the rows once, and their mask."""
+"""The inputs of cross-attention to image embeddings (Mllama): the embeddings once, and their mask in each step."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ STATES, MASK = "cross_attention_states", "cross_attention_mask"
 
 
 def cross_attention_inputs(graph: Graph, feed: Mapping[str, Any], cached: int, past: int) -> dict[str, NDArray[Any]]:
-    """Return the rows and the mask of one step.
+    """Return the embeddings and the mask of one step.
 
     Args:
-        graph: the decoder; one that takes no rows gets none.
+        graph: the decoder; the result is empty if it has no cross-attention.
         feed: `inputs_embeds`, in the first step `cross_attention_states` where there are images, and
             `cross_attention_mask` [batch, tokens of the prompt, images, tiles], 1 for tiles that a token attends to;
-            every token attends to all of them without.
-        cached: rows in the cache.
-        past: tokens in the cache.
+            by default, every token attends to all of them.
+        cached: number of embeddings in the cache.
+        past: number of tokens in the cache.
 
     Raises:
-        OptionError: the mask isn't one of the images' tiles.
+        OptionError: the mask doesn't fit the number of tiles.
     """
     if STATES not in graph.inputs:
         return {}
     batch, sequence, size = feed["inputs_embeds"].shape
-    rows = feed.get(STATES)
-    rows = np.zeros((batch, 0, size), graph.inputs[STATES].dtype) if rows is None else rows
-    count = cached + rows.shape[1]
+    embeddings = feed.get(STATES)
+    if embeddings is None:
+        embeddings = np.zeros((batch, 0, size), graph.inputs[STATES].dtype)
+    count = cached + embeddings.shape[1]
     visible = feed.get(MASK)
     if visible is None or not count:
         mask = np.ones((batch, sequence, count), dtype=np.int64)
     else:
         tiles = np.asarray(visible).reshape(*visible.shape[:2], -1)
         if count % tiles.shape[2]:
-            raise OptionError(f"{MASK} is of {tiles.shape[2]} tiles, which can't have {count} rows")
+            raise OptionError(
+                f"{MASK} has {tiles.shape[2]} tiles, but the encoder returned {count} embeddings; build both with "
+                "the same processor"
+            )
         positions = np.minimum(np.arange(past, past + sequence), tiles.shape[1] - 1)  # generated: as the last token
         mask = np.repeat(tiles[:, positions], count // tiles.shape[2], axis=2)
-    return {STATES: rows, MASK: mask}
+    return {STATES: embeddings, MASK: mask}

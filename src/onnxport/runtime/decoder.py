@@ -1,4 +1,4 @@
-"""One step of a decoder after another: tokens in, logits out, and states that stay in ONNX Runtime in between."""
+"""Run a decoder step by step: token ids in, logits out, and a cache that stays in ONNX Runtime between steps."""
 
 from __future__ import annotations
 
@@ -9,57 +9,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.runtime.cross_attention import cross_attention_inputs
-from onnxport.runtime.graph import Graph, to_array
+from onnxport.runtime.graph import Feed, Graph, to_array
 
 if TYPE_CHECKING:
+    import onnxruntime
     from numpy.typing import NDArray
 
-_CROSS = ".encoder."
-"""Part of the names of the keys and values that are made of an encoder's states: once made, they stay as they are."""
-
-
+_CROSS_ATTENTION = ".encoder."
+"""Part of the names of cross-attention keys and values, which are computed in the first step and don't change."""
 _LENGTH_AXIS = 2
-"""Axis of keys and values that has their number."""
+"""Sequence axis of keys and values."""
 
 
 @dataclass
-class States:
-    """Hold what a decoder remembers.
+class DecoderCache:
+    """Hold a decoder's cache: keys and values of attention layers, states of recurrent layers.
 
     Attributes:
-        values: input name to a value of ONNX Runtime (an array before the first step).
-        batch: sequences.
-        length: positions that each of them has had.
-        prefix: positions before the first token, of an image's rows.
+        tensors: cache input name to its value in ONNX Runtime (an array before the first step).
+        batch_size: number of sequences.
+        length: number of positions that the cache covers.
+        prefix: number of those that come before the first token, for image embeddings (GIT).
     """
 
-    values: dict[str, Any]
-    batch: int
+    tensors: dict[str, NDArray[Any] | onnxruntime.OrtValue]
+    batch_size: int
     length: int = 0
     prefix: int = 0
 
-    def select(self, rows: NDArray[Any]) -> None:
-        """Keep these texts, in this order; one may come several times."""
-        for name, value in self.values.items():
+    def reorder(self, rows: NDArray[np.integer[Any]]) -> None:
+        """Select sequences by their batch index, in this order; an index may be repeated."""
+        for name, value in self.tensors.items():
             array = value if isinstance(value, np.ndarray) else to_array(value)
-            self.values[name] = _value(array[rows])
-        self.batch = len(rows)
+            self.tensors[name] = _ort_value(array[rows])
+        self.batch_size = len(rows)
 
-    def forget(self, count: int, growing: Mapping[str, int]) -> None:
-        """Forget the last tokens.
+    def crop(self, count: int, sequence_axes: Mapping[str, int]) -> None:
+        """Remove the last tokens.
 
         Args:
-            count: how many.
-            growing: names of the values that grow by each token to the axis that does.
+            count: number of tokens to remove.
+            sequence_axes: cache input name to its sequence axis; other tensors are kept.
         """
-        for name, axis in growing.items():
-            array = to_array(self.values[name])
+        for name, axis in sequence_axes.items():
+            array = to_array(self.tensors[name])
             kept = np.take(array, range(array.shape[axis] - count), axis=axis)
-            self.values[name] = _value(kept)
+            self.tensors[name] = _ort_value(kept)
         self.length -= count
 
 
-def _value(array: NDArray[Any]) -> Any:
+def _ort_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
     import onnxruntime
 
     return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
@@ -70,92 +69,106 @@ class Decoder:
     """Run a decoder's graph step by step.
 
     Attributes:
-        graph: takes `input_ids` or `inputs_embeds`, and may take masks, positions, an encoder's states and a cache.
-        states: inputs that remember, to the outputs that they become in the next step.
-        growing: those of them that grow by each token, to the axis that does.
+        graph: takes `input_ids` or `inputs_embeds`, and may take masks, position ids, an encoder's hidden states and a
+            cache.
+        cache_outputs: cache input name to the output that becomes that input in the next step.
+        sequence_axes: cache input name to its sequence axis, for those that grow with each token.
     """
 
     graph: Graph
-    states: Mapping[str, str] = field(init=False)
-    growing: Mapping[str, int] = field(init=False)
+    cache_outputs: Mapping[str, str] = field(init=False)
+    sequence_axes: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        pairs = {name: _present(name) for name in self.graph.inputs if name.startswith("past_")}
-        object.__setattr__(self, "states", {past: now for past, now in pairs.items() if now in self.graph.outputs})
-        growing = {}
-        for past in self.states:
-            for axis, label in enumerate(self.graph.inputs[past].axes):
-                if isinstance(label, str) and "past" in label and _CROSS not in past:
-                    growing[past] = axis
-        object.__setattr__(self, "growing", growing)
+        pairs = {name: _output_name(name) for name in self.graph.inputs if name.startswith("past_")}
+        outputs = {name: output for name, output in pairs.items() if output in self.graph.outputs}
+        object.__setattr__(self, "cache_outputs", outputs)
+        sequence_axes = {}
+        for name in outputs:
+            for axis, label in enumerate(self.graph.inputs[name].axes):
+                if isinstance(label, str) and "past" in label and _CROSS_ATTENTION not in name:
+                    sequence_axes[name] = axis
+        object.__setattr__(self, "sequence_axes", sequence_axes)
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the graph takes and returns a cache."""
+        return bool(self.cache_outputs)
 
     @property
     def can_crop(self) -> bool:
-        """Whether every state grows by each token, so that tokens can be forgotten again."""
-        return all(name in self.growing or _CROSS in name for name in self.states)
+        """Whether all self-attention entries grow with each token, so that tokens can be removed again."""
+        return all(name in self.sequence_axes or _CROSS_ATTENTION in name for name in self.cache_outputs)
 
-    def _cross_length(self, states: States) -> int:
-        """Return how many of an encoder's rows are in the cache."""
-        return next((_length(value) for name, value in states.values.items() if _CROSS in name), 0)
+    def empty_cache(self, batch_size: int) -> DecoderCache:
+        """Return the cache before the first token."""
+        return DecoderCache(
+            {name: self.graph.inputs[name].empty(batch_size) for name in self.cache_outputs}, batch_size
+        )
 
-    def begin(self, batch: int) -> States:
-        """Return the states before the first token."""
-        return States({name: self.graph.inputs[name].empty(batch) for name in self.states}, batch)
-
-    def step(self, feed: Mapping[str, Any], states: States, prefix: int = 0) -> NDArray[Any]:
-        """Take tokens, remember them, and return the logits, [batch, tokens, vocabulary].
+    def step(self, feed: Feed, cache: DecoderCache, prefix: int = 0) -> NDArray[Any]:
+        """Run one step and update the cache.
 
         Args:
-            feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A mask and positions that the
-                graph takes and that aren't given are those of texts without padding.
-            states: the cache; it is brought up to date.
-            prefix: embeddings of this step that come before its first token; mask and positions are those of tokens.
+            feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A mask and position ids that
+                the graph takes and `feed` lacks are filled in as for sequences without padding.
+            cache: the cache of earlier steps; it is updated in place.
+            prefix: number of embeddings in this step that come before its first token; the mask and the position ids
+                are those of tokens.
+
+        Returns:
+            The logits, [batch, tokens, vocabulary].
         """
-        first = states.length == 0
-        tokens = feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"]
-        length = states.length + tokens.shape[1]
-        states.prefix += prefix
-        full = {name: value for name, value in feed.items() if name in self.graph.inputs}
-        full |= cross_attention_inputs(self.graph, feed, self._cross_length(states), states.length)
-        counted = (states.batch, length - states.prefix)
-        if "attention_mask" in self.graph.inputs and full.get("attention_mask") is None:
-            full["attention_mask"] = np.ones(counted, dtype=np.int64)
-        if "position_ids" in self.graph.inputs and full.get("position_ids") is None:
-            full["position_ids"] = positions(full.get("attention_mask"), counted, tokens.shape[1] - prefix)
-        if states.prefix:
-            full |= _before(full, "attention_mask", states.prefix, 1) | _before(full, "position_ids", prefix, 0)
-        new = {past: now for past, now in self.states.items() if first or _CROSS not in past}
-        results = self.graph.run({**full, **states.values}, ["logits", *new.values()], stay=new.values())
-        states.values.update({past: results[now] for past, now in new.items()})
-        states.length = length
-        return to_array(results["logits"])
+        first = cache.length == 0
+        tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
+        length = cache.length + tokens
+        cache.prefix += prefix
+        inputs: dict[str, Any] = {name: value for name, value in feed.items() if name in self.graph.inputs}
+        inputs |= cross_attention_inputs(self.graph, feed, _cross_attention_length(cache), cache.length)
+        no_padding = np.ones((cache.batch_size, length - cache.prefix), dtype=np.int64)
+        if "attention_mask" in self.graph.inputs and inputs.get("attention_mask") is None:
+            inputs["attention_mask"] = no_padding
+        if "position_ids" in self.graph.inputs and inputs.get("position_ids") is None:
+            mask = inputs.get("attention_mask")
+            inputs["position_ids"] = position_ids(no_padding if mask is None else mask, tokens - prefix)
+        if cache.prefix:
+            inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
+        updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}
+        outputs = self.graph.run({**inputs, **cache.tensors}, ["logits", *updated.values()], on_device=updated.values())
+        cache.tensors.update({name: outputs[output] for name, output in updated.items()})
+        cache.length = length
+        return to_array(outputs["logits"])
 
 
-def _length(value: Any) -> int:
+def _cross_attention_length(cache: DecoderCache) -> int:
+    """Return the number of an encoder's embeddings in the cache."""
+    value = next((value for name, value in cache.tensors.items() if _CROSS_ATTENTION in name), None)
+    if value is None:
+        return 0
     return int((value.shape if isinstance(value, np.ndarray) else value.shape())[_LENGTH_AXIS])
 
 
-def _before(feed: Mapping[str, Any], name: str, count: int, value: int) -> dict[str, NDArray[Any]]:
-    """Return an input of the feed, [batch, sequence], with as many equal values before it."""
-    if name not in feed:
+def _padded(inputs: Mapping[str, Any], name: str, count: int, value: int) -> dict[str, NDArray[Any]]:
+    """Return an input, [batch, sequence], with `count` equal values before it; nothing if the graph lacks it."""
+    if name not in inputs:
         return {}
-    return {name: np.pad(np.asarray(feed[name]), ((0, 0), (count, 0)), constant_values=value)}
+    return {name: np.pad(np.asarray(inputs[name]), ((0, 0), (count, 0)), constant_values=value)}
 
 
-def positions(mask: NDArray[Any] | None, shape: tuple[int, int], count: int) -> NDArray[Any]:
-    """Return the positions of the last tokens, [batch, count]: how many tokens that aren't masked come before each.
+def position_ids(attention_mask: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return the position ids of the last tokens: the number of unmasked tokens before each.
 
     Args:
-        mask: [batch, length], 1 for tokens that count; all of them do without.
-        shape: batch and length.
-        count: tokens whose positions are wanted.
+        attention_mask: [batch, length], 0 for padding.
+        count: number of tokens.
+
+    Returns:
+        Position ids, [batch, count]; 0 for padding.
     """
-    if mask is None:
-        return np.broadcast_to(np.arange(shape[1] - count, shape[1]), (shape[0], count))
-    found = np.cumsum(mask, axis=-1) - 1
-    return np.where(mask == 0, 0, found)[:, -count:]
+    positions = np.cumsum(attention_mask, axis=-1) - 1
+    return np.where(attention_mask == 0, 0, positions)[:, -count:]
 
 
-def _present(past: str) -> str:
-    """Name the output that becomes an input in the next step."""
-    return past.replace("past_key_values", "present", 1) if past.startswith("past_key_values") else f"present{past[4:]}"
+def _output_name(name: str) -> str:
+    """Return the name of the output that becomes a cache input in the next step."""
+    return name.replace("past_key_values", "present", 1) if name.startswith("past_key_values") else f"present{name[4:]}"

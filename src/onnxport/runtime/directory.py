@@ -1,4 +1,4 @@
-"""An exported directory: its manifest, its settings, its graphs, each loaded when it is first asked for."""
+"""An exported directory: its manifest, its JSON files, and its graphs, each loaded when it is first used."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 
 _AUDIO_ROWS = 500
-"""Longest audio, in rows, of the one encoder with `audio_input_features` that format 1 knew (Phi-4-multimodal)."""
+"""Maximum number of audio embeddings in exports of format 1 with `audio_input_features` (Phi-4-multimodal)."""
 
 
 class Directory:
-    """Open what an export wrote.
+    """Open an exported directory.
 
     Args:
         path: the directory.
-        settings: where and how its graphs are run.
+        settings: device, execution providers and session options of its graphs.
 
     Raises:
-        CheckpointNotFoundError: it isn't a directory that onnxport wrote, or lacks a file.
+        CheckpointNotFoundError: the directory wasn't written by onnxport, or lacks a file.
         CorruptCheckpointError: its manifest is damaged.
     """
 
@@ -41,15 +41,20 @@ class Directory:
 
     @property
     def task(self) -> str:
-        """The task without the suffix for the cache."""
+        """The task, without `-with-past`."""
         return self.manifest.task.removesuffix(PAST_SUFFIX)
 
+    @property
+    def component_names(self) -> list[str]:
+        """Names of the components (graphs)."""
+        return [item.name for item in self.manifest.components]
+
     def has(self, component: str) -> bool:
-        """Say whether there is a graph of this name."""
-        return any(item.name == component for item in self.manifest.components)
+        """Return whether the directory has a component of this name."""
+        return component in self.component_names
 
     def graph(self, component: str) -> Graph:
-        """Return a graph by its component's name."""
+        """Return a component's graph, loaded on the first call."""
         if component not in self._graphs:
             file = next(item.file for item in self.manifest.components if item.name == component)
             self._graphs[component] = Graph(inside(self.path, file), self.settings)
@@ -57,14 +62,14 @@ class Directory:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """How what the encoders return gets into the decoder."""
+        """How the encoders' embeddings are merged into the decoder's inputs."""
         if self.manifest.format_version > 1:
             return self.manifest.modalities
         return self._modalities_of_format_1
 
     @cached_property
     def _modalities_of_format_1(self) -> tuple[Modality, ...]:
-        """What the manifest's first version left to the names of the graphs."""
+        """The modalities of a manifest of format 1, which doesn't have them: derived from the graphs' names."""
         graphs = {
             item.name: Interface([value.name for value in item.inputs], [value.name for value in item.outputs])
             for item in self.manifest.components
@@ -78,7 +83,7 @@ class Directory:
         )
 
     def read(self, name: str) -> dict[str, Any]:
-        """Read a JSON file, empty where there is none.
+        """Read a JSON file; return an empty dictionary if it doesn't exist.
 
         Raises:
             CorruptCheckpointError: it isn't a JSON object.
@@ -96,23 +101,29 @@ class Directory:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What `config.json` says."""
+        """Contents of `config.json`."""
         return self.read("config.json")
 
     @cached_property
-    def generation(self) -> dict[str, Any]:
-        """What `generation_config.json` says."""
+    def generation_config(self) -> dict[str, Any]:
+        """Contents of `generation_config.json`."""
         return self.read("generation_config.json")
 
     def setting(self, name: str) -> Any:
-        """Return a value that the generation settings or, else, the configuration or its decoder's have."""
+        """Return a value from the generation config, the config, or its `decoder` or `text_config`, in this order."""
         config = self.config
-        places = (self.generation, config, config.get("decoder"), config.get("text_config"))
-        return next((place[name] for place in places if place and place.get(name) is not None), None)
+        sources = (self.generation_config, config, config.get("decoder"), config.get("text_config"))
+        return next((source[name] for source in sources if source and source.get(name) is not None), None)
 
     @property
-    def first_token(self) -> int:
-        """The token that a decoder starts from, as Transformers finds it."""
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end a sequence."""
+        ids = self.setting("eos_token_id")
+        return frozenset(int(index) for index in (ids if isinstance(ids, list) else [ids]) if index is not None)
+
+    @property
+    def decoder_start_token_id(self) -> int:
+        """Id of the token that an encoder-decoder starts from, with the fallbacks of Transformers' `generate`."""
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         found = (self.setting(name) for name in names)
         return next((int(token) for token in found if token is not None), 0)

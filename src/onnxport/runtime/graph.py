@@ -1,4 +1,4 @@
-"""One graph in ONNX Runtime: arrays go in, its own values come out, and what stays there is never copied."""
+"""One graph in ONNX Runtime. Outputs may stay on the device, where the next run reads them without a copy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
     import onnxruntime
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-Feed = Mapping[str, Any]
-"""Input name to array, or to a value of ONNX Runtime."""
+Feed = Mapping[str, "ArrayLike | onnxruntime.OrtValue"]
+"""Input name to array, or to a value that ONNX Runtime holds."""
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -30,26 +30,27 @@ DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-"""ONNX Runtime's names of element types to numpy's."""
+"""ONNX Runtime's names of element types to NumPy's."""
+_LOG_FATAL_ONLY = 4
 
 
 @dataclass(frozen=True)
-class Place:
-    """Describe an input or output.
+class TensorSpec:
+    """Describe an input or output of a graph.
 
     Attributes:
         name: its name.
-        dtype: numpy's name of its element type.
-        axes: per axis its size, or its label where it may vary.
+        dtype: NumPy's name of its element type.
+        axes: for each axis its size, or its symbolic name if it is dynamic.
     """
 
     name: str
     dtype: str
     axes: tuple[int | str, ...]
 
-    def empty(self, batch: int) -> NDArray[Any]:
-        """Return zeros: the axis that is labelled as the batch as it is given, all other open axes 0."""
-        shape = [axis if isinstance(axis, int) else (batch if "batch" in axis else 0) for axis in self.axes]
+    def empty(self, batch_size: int) -> NDArray[Any]:
+        """Return an array for an empty cache: the batch axis has `batch_size`, all other dynamic axes have size 0."""
+        shape = [axis if isinstance(axis, int) else (batch_size if "batch" in axis else 0) for axis in self.axes]
         return np.zeros(shape, dtype=self.dtype)
 
 
@@ -57,63 +58,67 @@ class Graph:
     """Run a graph.
 
     Args:
-        file: the graph.
-        settings: where and how.
+        file: the `.onnx` file.
+        settings: device, execution providers and session options.
 
     Attributes:
-        seconds: how long ONNX Runtime has run it, all in all.
+        inputs: input name to its element type and axes.
+        outputs: output name to its element type and axes.
+        seconds: time spent inside ONNX Runtime, over all runs.
 
     Raises:
-        ValidationError: ONNX Runtime refuses the graph.
-        OptionError: the settings ask for what isn't installed.
-        UnsupportedError: an input has an element type that numpy lacks.
+        ValidationError: ONNX Runtime can't load the graph.
+        OptionError: an execution provider isn't installed.
+        UnsupportedError: an input or output has an element type that NumPy lacks.
     """
 
     def __init__(self, file: Path, settings: RunSettings) -> None:
         import onnxruntime
 
-        providers, options = settings.chosen_providers(), settings.chosen_options()
+        providers, options = settings.resolve_providers(), settings.resolve_session_options()
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=providers)
         except runtime_errors() as error:
             raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
         self.seconds = 0.0
-        self.inputs = {value.name: _place(value, file) for value in self.session.get_inputs()}
-        self.outputs = {value.name: _place(value, file) for value in self.session.get_outputs()}
-        self._device = (settings.kind, settings.index)
+        self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
+        self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}
+        self._device = (settings.device_type, settings.device_index)
         self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = 4  # its errors come as exceptions
+        self._run_options.log_severity_level = _LOG_FATAL_ONLY  # errors are raised, and reported by the caller
 
     def run(
-        self, feed: Feed, outputs: Collection[str] | None = None, *, stay: Collection[str] = ()
+        self, feed: Feed, outputs: Collection[str] | None = None, *, on_device: Collection[str] = ()
     ) -> dict[str, onnxruntime.OrtValue]:
         """Run the graph once.
 
         Args:
-            feed: every input of the graph; arrays take its element types.
-            outputs: those that are wanted, all without.
-            stay: outputs that stay on the device, where a later run takes them from; others come to the host.
+            feed: every input of the graph; arrays are cast to the input's element type.
+            outputs: names of the outputs to compute; defaults to all.
+            on_device: outputs that stay on the device, where a later run reads them; others are copied to the host.
 
         Returns:
-            The wanted outputs by name.
+            The outputs by name.
 
         Raises:
-            OptionError: an input is missing, or has a wrong shape.
+            OptionError: an input is missing, or has an unsupported shape or value.
         """
+        import onnxruntime
+
         missing = [name for name in self.inputs if name not in feed]
         if missing:
-            raise OptionError(f"{self.file.name} needs {', '.join(missing)}, which wasn't given")
-        wanted = list(self.outputs) if outputs is None else list(outputs)
+            raise OptionError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
+        names = list(self.outputs) if outputs is None else list(outputs)
         binding = self.session.io_binding()
-        for name, place in self.inputs.items():
+        for name, spec in self.inputs.items():
             value = feed[name]
-            if hasattr(value, "bind_input") or hasattr(value, "data_ptr"):
+            if isinstance(value, onnxruntime.OrtValue):
                 binding.bind_ortvalue_input(name, value)
             else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=place.dtype))
-        for name in wanted:
-            if name in stay:
+                binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=spec.dtype))
+        for name in names:
+            if name in on_device:
                 binding.bind_output(name, *self._device)
             else:
                 binding.bind_output(name)
@@ -123,15 +128,15 @@ class Graph:
         except runtime_errors() as error:
             raise OptionError(f"ONNX Runtime can't run {self.file.name}: {error}") from error
         self.seconds += time.perf_counter() - start
-        return dict(zip(wanted, binding.get_outputs(), strict=True))
+        return dict(zip(names, binding.get_outputs(), strict=True))
 
 
 def to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
-    """Return a value as an array, without a copy where it lies on the host."""
+    """Return a value as an array, without a copy if it is on the host."""
     return np.asarray(value.numpy())
 
 
-def _place(value: Any, file: Path) -> Place:
+def _tensor_spec(value: onnxruntime.NodeArg, file: Path) -> TensorSpec:
     if value.type not in DTYPES:
-        raise UnsupportedError(f"{file.name}: {value.name} is a {value.type}, which numpy has no element type for")
-    return Place(value.name, DTYPES[value.type], tuple(value.shape))
+        raise UnsupportedError(f"{file.name}: {value.name} is a {value.type}, which NumPy has no element type for")
+    return TensorSpec(value.name, DTYPES[value.type], tuple(value.shape))

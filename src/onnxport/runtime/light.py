@@ -1,4 +1,4 @@
-"""Models without torch: arrays in and out, and texts that are generated greedily or by sampling."""
+"""Models without torch: NumPy arrays in and out, greedy decoding and sampling."""
 
 from __future__ import annotations
 
@@ -10,244 +10,261 @@ import numpy as np
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import MASK
-from onnxport.runtime.decoder import Decoder, States
+from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.modalities import embed, encode
-from onnxport.runtime.sampling import Chooser, Sampling, Tokens
+from onnxport.runtime.graph import Graph, TensorSpec, to_array
+from onnxport.runtime.modalities import embed_and_merge, encode
+from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Arrays = dict[str, "NDArray[Any]"]
 
-_ENCODER, _DECODER, _ONLY = "encoder_model", "decoder_model_merged", "model"
-_TEXTS, _TOKENS = "text_model", "embed_tokens"
+_ENCODER, _DECODER, _MODEL = "encoder_model", "decoder_model_merged", "model"
+_TEXT_MODEL, _EMBED_TOKENS = "text_model", "embed_tokens"
 _TOKEN_TYPES = "token_type_ids"
-_GRID_AXES = 3
-"""Axes of `position_ids` where a token has several: in time, in height, in width."""
+_ENCODER_MASK = "encoder_attention_mask"
+_MROPE_RANK = 3
+"""Rank of `position_ids` in models with multimodal rotary embeddings: [3, batch, tokens], for time, height, width."""
 
 
 class LightModel:
-    """Run an exported directory with nothing but numpy and ONNX Runtime.
+    """Run an exported directory with NumPy and ONNX Runtime only.
 
     Args:
-        directory: what an export wrote.
+        directory: the exported directory.
     """
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
 
-    def __call__(self, **inputs: Any) -> Arrays:
-        """Run the graph once, or of graphs for texts, pictures and sounds each whose main input is given.
+    def __call__(self, **inputs: ArrayLike | None) -> Arrays:
+        """Run the graph once or, with split encoders, each whose main input is passed.
 
         Args:
-            **inputs: arrays by the names of the graph's inputs; those that it lacks are left out, and masks, types,
-                positions and caches that aren't given are those of plain texts.
+            **inputs: arrays by input name; names that the graph lacks are ignored, and missing masks, token types,
+                position ids and caches are filled in as for sequences without padding.
 
         Returns:
-            Its outputs by name.
+            The outputs by name.
 
         Raises:
-            UnsupportedError: the directory holds several graphs that are no such.
-            OptionError: an input is missing or doesn't fit.
+            UnsupportedError: the directory has several graphs that only run together.
+            OptionError: an input is missing or has the wrong shape.
         """
-        if self.directory.has(_TEXTS):
+        if self.directory.has(_TEXT_MODEL):
             return run_split_encoders(self.directory, inputs)
-        if not self.directory.has(_ONLY):
-            names = ", ".join(item.name for item in self.directory.manifest.components)
-            raise UnsupportedError(f"{self.directory.path} holds several graphs ({names}); call generate")
-        graph = self.directory.graph(_ONLY)
-        return {name: to_array(value) for name, value in graph.run(completed(graph, inputs)).items()}
+        if not self.directory.has(_MODEL):
+            names = ", ".join(self.directory.component_names)
+            raise UnsupportedError(f"{self.directory.path} has several graphs ({names}); call generate")
+        graph = self.directory.graph(_MODEL)
+        return {name: to_array(value) for name, value in graph.run(complete_inputs(graph, inputs)).items()}
 
     @property
     def can_generate(self) -> bool:
-        """Whether the directory was exported for generating."""
+        """Whether the directory was exported with a generation task."""
         if self.directory.has(_DECODER):
             return True
-        return self.directory.task == "text-generation" and self.directory.has(_ONLY)
+        return self.directory.task == "text-generation" and self.directory.has(_MODEL)
 
-    def generate(self, inputs: Mapping[str, Any] | None = None, **settings: Any) -> NDArray[Any]:
-        """Generate texts.
+    def generate(self, inputs: Mapping[str, ArrayLike] | None = None, **settings: Any) -> NDArray[Any]:
+        """Generate tokens.
 
         Args:
-            inputs: what the tokenizer or processor made; `input_ids` and `attention_mask` for texts, padded on the
-                left.
-            **settings: see `Sampling`; what isn't given is read from the directory's `generation_config.json`.
+            inputs: outputs of the tokenizer or processor, such as `input_ids` and `attention_mask`, padded on the left.
+            **settings: see `GenerationSettings`; defaults to the directory's `generation_config.json`.
 
         Returns:
-            Tokens, [batch, length]: with the prompt for a decoder, with the first token for an encoder-decoder.
+            Token ids, [batch, length]: prompt and new tokens for a decoder, start token and new tokens for an
+            encoder-decoder.
 
         Raises:
-            OptionError: a setting is unknown or out of range, or an input is missing.
-            UnsupportedError: the directory doesn't generate.
+            OptionError: a setting isn't supported or out of range, or an input is missing.
+            UnsupportedError: the directory wasn't exported with a generation task.
         """
-        start, tokens = self.stream(inputs or {}, **settings)
-        return np.concatenate([start, *(step[:, None] for step in tokens)], axis=1)
+        start, steps = self.stream(inputs or {}, **settings)
+        return np.concatenate([start, *(tokens[:, None] for tokens in steps)], axis=1)
 
-    def stream(self, inputs: Mapping[str, Any], **settings: Any) -> tuple[NDArray[Any], Tokens]:
-        """Generate texts token by token; see `generate`.
+    def stream(self, inputs: Mapping[str, ArrayLike], **settings: Any) -> tuple[NDArray[Any], TokenSteps]:
+        """Generate tokens step by step; see `generate`.
 
         Returns:
-            The tokens that they start with, [batch, length], and an iterator over the tokens of each step, [batch].
+            The token ids before the first step, [batch, length], and an iterator over those of each step, [batch].
         """
         if not self.can_generate:
             raise UnsupportedError(
-                f"{self.directory.path} was exported for {self.directory.task}: it generates no text"
+                f"{self.directory.path} was exported for {self.directory.task}, which doesn't generate"
             )
-        values = {**self.directory.config, **self.directory.generation}
-        how = Sampling.of({**values, "eos_token_id": self.directory.setting("eos_token_id")}, settings)
+        config = {**self.directory.config, **self.directory.generation_config}
+        config["eos_token_id"] = self.directory.setting("eos_token_id")
+        generation = GenerationSettings.from_defaults(config, settings)
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
-        decoder = Decoder(self.directory.graph(_DECODER if self.directory.has(_DECODER) else _ONLY))
-        fixed: Arrays = {}
+        decoder = Decoder(self.directory.graph(_DECODER if self.directory.has(_DECODER) else _MODEL))
+        encoder_outputs: Arrays = {}
         if self.directory.has(_ENCODER):
-            start, fixed = self._encoded(arrays)
+            start, encoder_outputs = self._encode(arrays)
         elif "input_ids" in arrays:
             start = arrays["input_ids"]
         else:
-            raise OptionError("generate needs input_ids, the tokens of a text")
+            raise OptionError("generate requires input_ids, the token ids of the prompt")
         if start.ndim != 2 or not start.size:
-            raise OptionError(f"input_ids have the shape {list(start.shape)}; give [batch, length], at least one token")
-        mask = arrays.get("attention_mask", np.ones_like(start)) if not fixed else None
-        take = self._embedding(decoder, arrays) if self.directory.has(_TOKENS) else _as_they_are
-        return start, _steps(decoder, (start, mask, fixed), take, how)
+            raise OptionError(f"input_ids have the shape {list(start.shape)}; pass [batch, length], at least one token")
+        mask = arrays.get("attention_mask", np.ones_like(start)) if not encoder_outputs else None
+        embed = self._embedder(decoder, arrays) if self.directory.has(_EMBED_TOKENS) else _token_ids
+        return start, _steps(decoder, start, mask, encoder_outputs, embed, generation)
 
-    def _embedding(self, decoder: Decoder, arrays: Arrays) -> Take:
-        """Return what makes a decoder's inputs of tokens; the first have room for what was seen or heard."""
-        place = decoder.graph.inputs.get("position_ids")
-        if place is not None and len(place.axes) == _GRID_AXES:
+    def _embedder(self, decoder: Decoder, arrays: Arrays) -> EmbedTokens:
+        """Return the function from token ids to the decoder's inputs; its first call merges images and audio."""
+        if is_mrope(decoder.graph.inputs.get("position_ids")):
             raise UnsupportedError(
-                f"{self.directory.path}: where the patches of its pictures stand is counted by Transformers; install "
-                "torch and transformers (onnxport[export]) to generate with it"
+                f"{self.directory.path}: Transformers computes the model's multimodal rotary position ids (M-RoPE); "
+                "install torch and transformers to generate with it: pip install 'onnxport[export]'"
             )
-        encoded = encode(self.directory, self.directory.modalities, arrays)
+        features = encode(self.directory, self.directory.modalities, arrays)
         token_types = arrays.get(_TOKEN_TYPES)
 
-        def take(tokens: NDArray[Any]) -> Arrays:
-            nonlocal encoded, token_types
-            feed = embed(self.directory, tokens, encoded, token_types)
-            encoded, token_types = (), None
+        def embed(tokens: NDArray[Any]) -> Arrays:
+            nonlocal features, token_types
+            feed = embed_and_merge(self.directory, tokens, features, token_types)
+            features, token_types = (), None
             return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
-        return take
+        return embed
 
-    def _encoded(self, arrays: Arrays) -> tuple[NDArray[Any], Arrays]:
-        """Run the encoder; return the tokens that the decoder starts from and what it takes at every step."""
-        graph = self.directory.graph(_ENCODER)
-        fixed = encoded(graph, arrays, self.directory.graph(_DECODER))
-        batch = len(fixed["encoder_hidden_states"])
-        given = arrays.get("decoder_input_ids")
-        return given if given is not None else np.full((batch, 1), self.directory.first_token, dtype=np.int64), fixed
+    def _encode(self, arrays: Arrays) -> tuple[NDArray[Any], Arrays]:
+        """Run the encoder; return the decoder's start tokens, [batch, length], and its inputs from the encoder."""
+        outputs = encode_for_decoder(self.directory.graph(_ENCODER), arrays, self.directory.graph(_DECODER))
+        start = arrays.get("decoder_input_ids")
+        if start is None:
+            batch_size = len(outputs["encoder_hidden_states"])
+            start = np.full((batch_size, 1), self.directory.decoder_start_token_id, dtype=np.int64)
+        return start, outputs
 
 
-def encoded(encoder: Graph, inputs: Mapping[str, Any], decoder: Graph) -> Arrays:
-    """Run an encoder.
+EmbedTokens = Callable[["NDArray[Any]"], Arrays]
+"""Maps token ids, [batch, tokens], to the decoder's inputs."""
+
+
+def is_mrope(position_ids: TensorSpec | None) -> bool:
+    """Return whether a decoder's `position_ids` are those of multimodal rotary embeddings, [3, batch, tokens]."""
+    return position_ids is not None and len(position_ids.axes) == _MROPE_RANK
+
+
+def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], decoder: Graph) -> Arrays:
+    """Run the encoder of an encoder-decoder.
 
     Args:
-        encoder: its graph.
+        encoder: the encoder's graph.
         inputs: arrays by name.
-        decoder: the graph that listens.
+        decoder: the decoder's graph.
 
     Returns:
-        What the decoder takes at every step: the states and, where it takes one, their mask, which is the encoder's own
-        or that of its input.
+        The decoder's inputs at every step: `encoder_hidden_states` and, if the decoder takes it,
+        `encoder_attention_mask`, which is an output of the encoder or the mask of its input.
     """
-    full = completed(encoder, inputs)
-    said = {name: to_array(value) for name, value in encoder.run(full).items()}
-    heard = {"encoder_hidden_states": said["last_hidden_state"]}
-    if _MASK in decoder.inputs:
-        heard[_MASK] = said[_MASK] if _MASK in said else full["attention_mask"]
-    return heard
+    feed = complete_inputs(encoder, inputs)
+    outputs = {name: to_array(value) for name, value in encoder.run(feed).items()}
+    decoder_inputs = {"encoder_hidden_states": outputs["last_hidden_state"]}
+    if _ENCODER_MASK in decoder.inputs:
+        decoder_inputs[_ENCODER_MASK] = outputs[_ENCODER_MASK] if _ENCODER_MASK in outputs else feed["attention_mask"]
+    return decoder_inputs
 
 
-_MASK = "encoder_attention_mask"
-
-
-def run_split_encoders(directory: Directory, inputs: Mapping[str, Any]) -> Arrays:
-    """Run each graph whose main input is given.
+def run_split_encoders(directory: Directory, inputs: Mapping[str, ArrayLike | None]) -> Arrays:
+    """Run each encoder of a dual-encoder model whose main input is passed.
 
     Args:
-        directory: holds graphs for texts, and for pictures or sounds.
+        directory: exported with split encoders: a text model, and a vision or audio model.
         inputs: arrays by name.
 
     Returns:
-        `text_embeds`, `image_embeds`, `audio_embeds`, [batch, size] each.
+        `text_embeds`, `image_embeds`, `audio_embeds`, [batch, size] each, of the encoders that ran.
 
     Raises:
-        OptionError: no main input is given, or something doesn't fit.
+        OptionError: no main input is passed, or an input has the wrong shape.
     """
     parts = {name: part for name, part in SPLIT_ENCODERS.items() if directory.has(name)}
-    said: Arrays = {}
+    outputs: Arrays = {}
     for name, part in parts.items():
         if inputs.get(part.input) is not None:
             graph = directory.graph(name)
-            (states,) = graph.run(completed(graph, inputs)).values()
-            said[part.output] = to_array(states)
-    if not said:
-        raise OptionError(f"give one of {', '.join(part.input for part in parts.values())}, or several")
-    return said
+            (embeds,) = graph.run(complete_inputs(graph, inputs)).values()
+            outputs[part.output] = to_array(embeds)
+    if not outputs:
+        raise OptionError(f"pass at least one of {', '.join(part.input for part in parts.values())}")
+    return outputs
 
 
-def completed(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
-    """Return the inputs that a graph takes, with plain ones for those that aren't given.
+def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arrays:
+    """Select a graph's inputs, and fill in those that are missing and have a default.
 
     Args:
         graph: the graph.
-        inputs: arrays by name; others than the graph's are left out.
+        inputs: arrays by name; names that the graph lacks are ignored.
 
     Returns:
-        The inputs, with masks of ones (of zeros for global attention), types of zeros, positions in order and caches
-        of nothing.
+        The inputs. Missing attention masks are ones (zeros for global attention), token types zeros, position ids
+        consecutive, and caches empty.
     """
-    full = {name: value for name, value in inputs.items() if name in graph.inputs and value is not None}
-    first = next(iter(full.values()), None)
+    feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
+    first = next(iter(feed.values()), None)
     if first is None:
         return {}
-    ids = full.get("input_ids", first)
-    for name, place in graph.inputs.items():
-        if name in full:
+    for name, spec in graph.inputs.items():
+        if name in feed:
             continue
+        ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
         if name == "global_attention_mask":
-            full[name] = np.zeros(ids.shape, dtype=place.dtype)
+            feed[name] = np.zeros(ids.shape, dtype=spec.dtype)
         elif name.endswith("attention_mask"):
-            full[name] = np.ones(ids.shape[: len(place.axes)], dtype=place.dtype)
+            feed[name] = np.ones(ids.shape[: len(spec.axes)], dtype=spec.dtype)
         elif name == "pixel_mask":
-            batch, _, *size = np.shape(first)
-            full[name] = np.ones((batch, *size), dtype=place.dtype)
-        elif name == "token_type_ids":
-            full[name] = np.zeros(ids.shape, dtype=place.dtype)
+            batch_size, _, *size = first.shape
+            feed[name] = np.ones((batch_size, *size), dtype=spec.dtype)
+        elif name == _TOKEN_TYPES:
+            feed[name] = np.zeros(ids.shape, dtype=spec.dtype)
         elif name == "position_ids":
-            full[name] = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
+            feed[name] = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
         elif name.startswith("past_"):
-            full[name] = place.empty(len(first))
-    return full
+            feed[name] = spec.empty(len(first))
+    return feed
 
 
-Take = Callable[["NDArray[Any]"], Arrays]
-"""Makes what a decoder takes of tokens, [batch, tokens]."""
-
-
-def _as_they_are(tokens: NDArray[Any]) -> Arrays:
+def _token_ids(tokens: NDArray[Any]) -> Arrays:
     return {"input_ids": tokens}
 
 
 def _steps(
-    decoder: Decoder, given: tuple[NDArray[Any], NDArray[Any] | None, Arrays], take: Take, how: Sampling
-) -> Tokens:
-    """Yield the tokens of one step after another."""
-    start, mask, fixed = given
-    chooser, tokens = Chooser(how, start), start
-    states: States = decoder.begin(len(start))
-    for _ in range(how.max_new_tokens):
-        feed = {**take(tokens), **(fixed if mask is None else {"attention_mask": mask})}
-        if not decoder.states:  # without a cache, everything is computed again at every step
-            states = decoder.begin(len(start))
+    decoder: Decoder,
+    start: NDArray[Any],
+    mask: NDArray[Any] | None,
+    encoder_outputs: Arrays,
+    embed: EmbedTokens,
+    settings: GenerationSettings,
+) -> TokenSteps:
+    """Yield the token ids of one step after another, [batch].
+
+    Args:
+        decoder: the decoder.
+        start: token ids before the first step, [batch, length].
+        mask: attention mask of `start`; None for an encoder-decoder, whose decoder has no padding.
+        encoder_outputs: inputs of every step that come from an encoder.
+        embed: makes the decoder's inputs from token ids.
+        settings: how tokens are chosen, and when to stop.
+    """
+    sampler, tokens = TokenSampler(settings, start), start
+    cache = decoder.empty_cache(len(start))
+    for _ in range(settings.max_new_tokens):
+        feed = {**embed(tokens), **(encoder_outputs if mask is None else {"attention_mask": mask})}
+        if not decoder.has_cache:  # the whole sequence is recomputed in every step
+            cache = decoder.empty_cache(len(start))
         prefix = feed["inputs_embeds"].shape[1] - tokens.shape[1] if "inputs_embeds" in feed else 0
-        logits = decoder.step(feed, states, prefix)
-        chosen = chooser.choose(logits[:, -1])
+        logits = decoder.step(feed, cache, prefix)
+        chosen = sampler.next_tokens(logits[:, -1])
         yield chosen
-        if chooser.done:
+        if sampler.finished:
             return
-        tokens = chosen[:, None] if decoder.states else np.concatenate([tokens, chosen[:, None]], axis=1)
+        tokens = chosen[:, None] if decoder.has_cache else np.concatenate([tokens, chosen[:, None]], axis=1)
         if mask is not None:
             mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)

@@ -1,4 +1,4 @@
-"""Load an exported directory: as a model of Transformers where torch is installed, else as one of arrays."""
+"""Load an exported directory: as a Transformers model where torch is installed, otherwise as a NumPy model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from onnxport.errors import MissingDependencyError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
-from onnxport.runtime.settings import RunSettings
+from onnxport.runtime.settings import Provider, RunSettings
 
 if TYPE_CHECKING:
     import onnxruntime
+    import torch
+    from transformers import Pipeline
 
     from onnxport.runtime.models import OnnxModel
 
@@ -22,51 +24,51 @@ def load(
     directory: str | Path,
     *,
     device: str = "cpu",
-    providers: Sequence[Any] | None = None,
+    providers: Sequence[Provider] | None = None,
     session_options: onnxruntime.SessionOptions | None = None,
     threads: int | None = None,
 ) -> OnnxModel | LightModel:
-    """Load what an export wrote.
+    """Load an exported directory.
 
     Args:
-        directory: the directory.
-        device: `cpu`, or a kind of accelerator with an optional number, such as `cuda:0`.
-        providers: ONNX Runtime's execution providers; those of the device without.
-        session_options: ONNX Runtime's session options.
-        threads: threads of one operator, as many as there are cores without.
+        directory: the exported directory.
+        device: `cpu`, or an accelerator type with an optional index, such as `cuda:0`.
+        providers: ONNX Runtime execution providers; defaults to those of `device`.
+        session_options: ONNX Runtime session options.
+        threads: number of intra-op threads; defaults to the number of cores.
 
     Returns:
-        A model that is called with the tokenizer's or processor's tensors or arrays and, where it was exported for
-        generating, has `generate`. Without torch, a `LightModel`, which takes arrays.
+        A model that is called with the tensors or arrays of the tokenizer or processor and, if it was exported with a
+        generation task, has `generate`. Without torch, a `LightModel`, which takes NumPy arrays.
 
     Raises:
-        CheckpointNotFoundError: it isn't a directory that onnxport wrote.
-        OptionError: the device or a provider isn't there.
-        ValidationError: ONNX Runtime refuses a graph.
+        CheckpointNotFoundError: the directory wasn't written by onnxport.
+        OptionError: the device or an execution provider isn't available.
+        ValidationError: ONNX Runtime can't load a graph.
     """
-    beside_torch = find_spec("torch") is not None and find_spec("transformers") is not None
-    settings = RunSettings(device, providers, session_options, threads, spinning=not beside_torch)
+    has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
+    settings = RunSettings(device, providers, session_options, threads, spinning=not has_torch)
     opened = Directory(directory, settings)
-    if not beside_torch:
+    if not has_torch:
         return LightModel(opened)
     from onnxport.runtime.models import torch_model
 
     return torch_model(opened)
 
 
-def pipeline(task: str, directory: str | Path, **arguments: Any) -> Any:
-    """Return the pipeline of Transformers for a task, over an exported directory.
+def pipeline(task: str, directory: str | Path, **arguments: Any) -> Pipeline:
+    """Build a Transformers pipeline over an exported directory.
 
     Args:
         task: a task of Transformers' pipelines.
-        directory: what an export wrote, with the checkpoint's tokenizer or processor.
-        **arguments: `device`, `providers`, `session_options` and `threads` as for `load`; all others go to the
-            pipeline.
+        directory: the exported directory, with the checkpoint's tokenizer or processor.
+        **arguments: `device`, `providers`, `session_options` and `threads` as in `load`; all others are passed on to
+            `transformers.pipeline`.
 
     Raises:
         MissingDependencyError: torch or Transformers isn't installed.
-        UnsupportedError: there is no such pipeline, or the directory was exported for another task.
-        CheckpointNotFoundError: the directory lacks a tokenizer or processor that the pipeline needs.
+        UnsupportedError: Transformers has no such pipeline, or the directory was exported for another task.
+        CheckpointNotFoundError: the directory lacks a tokenizer or processor that the pipeline requires.
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         raise MissingDependencyError("pipelines need torch and transformers: pip install 'onnxport[export]'")
@@ -75,15 +77,15 @@ def pipeline(task: str, directory: str | Path, **arguments: Any) -> Any:
     names = ("device", "providers", "session_options", "threads")
     settings = {name: arguments.pop(name) for name in names if name in arguments}
     if "device" in settings:
-        settings["device"] = _device(settings["device"])
+        settings["device"] = _device_name(settings["device"])
     model = load(directory, **settings)
     if isinstance(model, LightModel):
         raise UnsupportedError(f"{directory} can't be run as a pipeline")
     return make_pipeline(task, model, arguments)
 
 
-def _device(device: Any) -> str:
-    """Return the name of a device as pipelines take it: a number, a name, or one of torch."""
+def _device_name(device: int | str | torch.device | None) -> str:
+    """Return the device string for a pipeline's `device`: a CUDA index (-1 for the CPU), a string or a torch device."""
     if isinstance(device, int):
         return "cpu" if device < 0 else f"cuda:{device}"
     return str(device or "cpu")

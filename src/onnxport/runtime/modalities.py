@@ -1,4 +1,4 @@
-"""Run the encoders of images and audio, and merge the rows that they return into the embeddings of a prompt."""
+"""Run the encoders of images and audio, and merge their embeddings into those of the prompt."""
 
 from __future__ import annotations
 
@@ -11,241 +11,246 @@ import numpy as np
 from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import STATES
-from onnxport.runtime.graph import Graph, to_array
+from onnxport.runtime.graph import Graph, TensorSpec, to_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnxport.runtime.directory import Directory
 
-ENCODED = "encoded_modalities"
-"""Argument of a first step whose images and audio are encoded already."""
-_TYPES = "token_type_ids"
+Inputs = Mapping[str, "NDArray[Any] | None"]
+"""A model's inputs by name; None for missing ones."""
+ENCODED = "encoder_features"
+"""Argument of `forward` with the encoders' outputs, where they were computed before the first step."""
+_TOKEN_TYPES = "token_type_ids"
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Hold what an encoder returns for all its images or audio.
+class EncoderFeatures:
+    """Hold an encoder's output for all images or audio clips of a batch, concatenated.
 
     Attributes:
         modality: how it is merged.
-        rows: [rows, hidden size].
-        deepstack: what some of the decoder's layers add at the same positions, [layers, rows, hidden size]; None for
-            nothing.
+        embeddings: [count, hidden size].
+        deepstack: hidden states that some layers of the decoder add at the same positions, [layers, count, hidden
+            size]; None for encoders without.
     """
 
     modality: Modality
-    rows: NDArray[Any]
+    embeddings: NDArray[Any]
     deepstack: NDArray[Any] | None = None
 
 
-def feed_for(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Choose an encoder's inputs, and complete them.
+def encoder_feed(graph: Graph, inputs: Inputs) -> dict[str, NDArray[Any]] | None:
+    """Select an encoder's inputs from a model's, and fill in the masks and counts that are missing.
 
     Args:
         graph: the encoder.
-        inputs: name to array or tensor, None for what isn't given.
+        inputs: the model's inputs.
 
     Returns:
-        Every input of the graph that is given or follows from the others; None where its main input isn't given.
+        The encoder's inputs; None if its main input is missing.
     """
-    feed = {name: inputs[name] for name in graph.inputs if inputs.get(name) is not None}
+    feed = {name: value for name in graph.inputs if (value := inputs.get(name)) is not None}
     main = next((feed[name] for name in MAIN_INPUTS if name in feed), None)
     if main is None:
         return None
     return {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
 
 
-def encode(directory: Directory, modalities: Sequence[Modality], inputs: Mapping[str, Any]) -> tuple[Encoded, ...]:
-    """Run the encoders whose main inputs are given.
+def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs) -> tuple[EncoderFeatures, ...]:
+    """Run the encoders whose main input isn't missing.
 
     Args:
-        directory: what an export wrote.
-        modalities: what its manifest says of them.
-        inputs: arrays by name, None for what isn't given.
+        directory: the exported directory.
+        modalities: the modalities in its manifest.
+        inputs: the model's inputs.
 
     Raises:
-        OptionError: audio is too long, or an input doesn't fit.
-        UnsupportedError: nothing here merges what an encoder returns.
+        OptionError: an audio clip is too long, or an input has the wrong shape.
+        UnsupportedError: an encoder's output is merged in a way that isn't supported here.
     """
     with_images = any(item.name == "image" and inputs.get(item.input) is not None for item in modalities)
-    found = []
+    features = []
     for modality in modalities:
         graph = directory.graph(modality.component)
-        if (feed := feed_for(graph, inputs)) is None:
+        if (feed := encoder_feed(graph, inputs)) is None:
             continue
         _check_length(modality, feed)
         _check_merge(modality)
         outputs = {name: to_array(value) for name, value in graph.run(feed).items()}
         chosen = modality.output_with_images if with_images and modality.output_with_images else modality.output
-        rows = outputs[chosen]
-        found.append(Encoded(modality, rows.reshape(-1, rows.shape[-1]), outputs.get(modality.deepstack_output)))
-    return tuple(found)
+        embeddings = outputs[chosen]
+        embeddings = embeddings.reshape(-1, embeddings.shape[-1])
+        features.append(EncoderFeatures(modality, embeddings, outputs.get(modality.deepstack_output)))
+    return tuple(features)
 
 
-def _check_length(modality: Modality, feed: Mapping[str, Any]) -> None:
+def _check_length(modality: Modality, feed: Mapping[str, NDArray[Any]]) -> None:
     length = feed[modality.input].shape[1]
     if modality.max_length is not None and length > modality.max_length:
         raise OptionError(
-            f"{modality.input} has {length} frames, and the exported graph takes {modality.max_length} at most: cut "
-            "the audio shorter"
+            f"{modality.input} has {length} frames, and the exported graph takes at most {modality.max_length}: cut "
+            "the audio into shorter clips"
         )
 
 
 def _check_merge(modality: Modality) -> None:
     if modality.merge == "add":
         raise UnsupportedError(
-            f"{modality.output} is added to the embeddings step by step, which isn't done here: run the graphs one by "
-            "one"
+            f"{modality.output} is added to the token embeddings of each step, which isn't supported: run the graphs "
+            "one by one"
         )
     if modality.merge == "replace" and modality.placeholder_token_id is None:
         raise UnsupportedError(
-            f"config.json names no placeholder token for {modality.output}: run the graphs one by one"
+            f"config.json has no placeholder token id for {modality.output}: run the graphs one by one"
         )
 
 
-def embed(
+def embed_and_merge(
     directory: Directory,
     input_ids: NDArray[Any],
-    encoded: Sequence[Encoded],
+    features: Sequence[EncoderFeatures],
     token_type_ids: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the embeddings that a decoder takes in place of token ids.
+    """Embed tokens, and merge the encoders' outputs into the token embeddings.
 
     Args:
-        directory: what an export wrote.
+        directory: the exported directory.
         input_ids: [batch, sequence].
-        encoded: see `encode`.
-        token_type_ids: [batch, sequence]; zeros without.
+        features: the encoders' outputs; see `encode`.
+        token_type_ids: [batch, sequence]; zeros by default.
 
     Returns:
-        `inputs_embeds` [batch, prefix + sequence, hidden size] and, where the decoder takes them, `token_type_ids`
+        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if the decoder takes them, `token_type_ids`
         [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
-        `cross_attention_states` [batch, rows, hidden size].
+        `cross_attention_states` [batch, embeddings, hidden size].
 
     Raises:
-        OptionError: the prompt has more or fewer placeholder tokens than there are rows.
+        OptionError: the number of placeholder tokens differs from the number of embeddings.
     """
     decoder = directory.graph("decoder_model_merged").inputs
     embeds = to_array(directory.graph("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"])
-    deepstack = _no_deepstack(decoder.get("deepstack_embeds"), embeds)
-    for item in encoded:
+    deepstack = _empty_deepstack(decoder.get("deepstack_embeds"), embeds)
+    for item in features:
         if item.modality.merge != "replace":
             continue
-        positions = input_ids == item.modality.placeholder_token_id
-        embeds = merge_embeddings(embeds, item.rows, positions)
+        placeholders = input_ids == item.modality.placeholder_token_id
+        embeds = merge_embeddings(embeds, item.embeddings, placeholders)
         if deepstack is not None and item.deepstack is not None:
-            deepstack[:, positions] = item.deepstack
+            deepstack[:, placeholders] = item.deepstack
     types = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-    for item in encoded:
+    for item in features:
         if item.modality.merge == "prefix":
-            prefix = _per_prompt(item, embeds)
+            prefix = _per_sequence(item, embeds)
             embeds = np.concatenate([prefix, embeds], axis=1)
             types = np.concatenate([np.ones(prefix.shape[:2], types.dtype), types], axis=1)
     feed = {"inputs_embeds": embeds}
-    for item in encoded:
+    for item in features:
         if item.modality.merge == "cross-attention":
-            feed[STATES] = _per_prompt(item, embeds)
-    if _TYPES in decoder:
-        feed[_TYPES] = types
+            feed[STATES] = _per_sequence(item, embeds)
+    if _TOKEN_TYPES in decoder:
+        feed[_TOKEN_TYPES] = types
     return feed if deepstack is None else {**feed, "deepstack_embeds": deepstack}
 
 
-def _no_deepstack(described: Any, embeds: NDArray[Any]) -> NDArray[Any] | None:
-    return None if described is None else np.zeros((described.axes[0], *embeds.shape), embeds.dtype)
+def _empty_deepstack(spec: TensorSpec | None, embeds: NDArray[Any]) -> NDArray[Any] | None:
+    return None if spec is None else np.zeros((int(spec.axes[0]), *embeds.shape), embeds.dtype)
 
 
-def _per_prompt(encoded: Encoded, embeds: NDArray[Any]) -> NDArray[Any]:
-    """Return rows as [batch, rows, hidden size]."""
-    batch, _, size = embeds.shape
-    if len(encoded.rows) % batch:
+def _per_sequence(features: EncoderFeatures, embeds: NDArray[Any]) -> NDArray[Any]:
+    """Return the embeddings as [batch, embeddings of each sequence, hidden size]."""
+    batch_size, _, size = embeds.shape
+    if len(features.embeddings) % batch_size:
         raise OptionError(
-            f"{encoded.modality.output} has {len(encoded.rows)} rows, which {batch} prompts can't share: give an image "
-            "for each prompt"
+            f"{features.modality.output} has {len(features.embeddings)} embeddings, which can't be divided among "
+            f"{batch_size} sequences: pass one image for each sequence"
         )
-    return encoded.rows.reshape(batch, -1, size).astype(embeds.dtype, copy=False)
+    return features.embeddings.reshape(batch_size, -1, size).astype(embeds.dtype, copy=False)
 
 
-def expand(encoded: Sequence[Encoded], input_ids: NDArray[Any], times: int) -> tuple[Encoded, ...]:
-    """Repeat rows for prompts that are repeated, each prompt's as a whole.
+def repeat_features(
+    features: Sequence[EncoderFeatures], input_ids: NDArray[Any], repeats: int
+) -> tuple[EncoderFeatures, ...]:
+    """Repeat the encoders' outputs as `generate` repeats sequences: the embeddings of each sequence together.
 
     Args:
-        encoded: see `encode`.
-        input_ids: the prompts before they are repeated, [batch, sequence].
-        times: how often each is repeated.
+        features: the encoders' outputs; see `encode`.
+        input_ids: the sequences before they are repeated, [batch, sequence].
+        repeats: number of copies of each sequence.
 
     Raises:
-        OptionError: the prompts have more or fewer placeholder tokens than there are rows.
+        OptionError: the number of placeholder tokens differs from the number of embeddings.
     """
-    found = []
-    for item in encoded:
+    repeated = []
+    for item in features:
         if item.modality.merge in ("prefix", "cross-attention"):
-            counts = np.full(len(input_ids), len(item.rows) // len(input_ids))
+            counts = np.full(len(input_ids), len(item.embeddings) // len(input_ids))
         else:
             counts = (input_ids == item.modality.placeholder_token_id).sum(-1)
-        _check_count(int(counts.sum()), len(item.rows))
+        _check_count(int(counts.sum()), len(item.embeddings))
         ends = np.cumsum(counts)
-        rows = [np.tile(np.arange(end - count, end), times) for count, end in zip(counts, ends, strict=True)]
+        rows = [np.tile(np.arange(end - count, end), repeats) for count, end in zip(counts, ends, strict=True)]
         order = np.concatenate(rows)
         deepstack = None if item.deepstack is None else item.deepstack[:, order]
-        found.append(Encoded(item.modality, item.rows[order], deepstack))
-    return tuple(found)
+        repeated.append(EncoderFeatures(item.modality, item.embeddings[order], deepstack))
+    return tuple(repeated)
 
 
-def merge_embeddings(embeds: NDArray[Any], rows: NDArray[Any], positions: NDArray[Any]) -> NDArray[Any]:
-    """Replace the embeddings of placeholder tokens by an encoder's rows, in order.
+def merge_embeddings(embeds: NDArray[Any], features: NDArray[Any], placeholders: NDArray[np.bool_]) -> NDArray[Any]:
+    """Replace the embeddings of placeholder tokens by an encoder's, in order.
 
     Args:
-        embeds: of the prompts, [batch, sequence, hidden size].
-        rows: of the encoder, [rows, hidden size].
-        positions: which tokens are placeholders, [batch, sequence].
+        embeds: token embeddings, [batch, sequence, hidden size].
+        features: the encoder's output, [placeholder tokens, hidden size].
+        placeholders: which tokens are placeholders, [batch, sequence].
 
     Raises:
-        OptionError: there are more or fewer placeholder tokens than rows.
+        OptionError: the number of placeholder tokens differs from the number of embeddings.
     """
-    _check_count(int(positions.sum()), len(rows))
+    _check_count(int(placeholders.sum()), len(features))
     merged = embeds.copy()
-    merged[positions] = rows
+    merged[placeholders] = features
     return merged
 
 
-def _check_count(placeholders: int, rows: int) -> None:
-    if placeholders != rows:
+def _check_count(placeholders: int, embeddings: int) -> None:
+    if placeholders != embeddings:
         raise OptionError(
-            f"the prompt has {placeholders} placeholder tokens but the encoder returned {rows} embeddings; build both "
-            "with the same processor"
+            f"the prompt has {placeholders} placeholder tokens but the encoder returned {embeddings} embeddings; build "
+            "both with the same processor"
         )
 
 
 def encoder_inputs(graphs: list[Graph]) -> frozenset[str]:
-    """Return the names of all inputs of encoders."""
+    """Return the names of all inputs of the graphs."""
     return frozenset(name for graph in graphs for name in graph.inputs)
 
 
-def _all_pixels(tiles: Any) -> Any:
+def _pixel_mask(tiles: NDArray[Any]) -> NDArray[np.bool_]:
     """Return a mask of tiles, [images, tiles, channels, height, width], without padding."""
     return np.ones((*tiles.shape[:2], *tiles.shape[3:]), dtype=bool)
 
 
-def _one_each(images: Any) -> Any:
-    """Return how many images each prompt has: one."""
+def _one_image_each(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of images of each sequence where each has one."""
     return np.ones(len(images), dtype=np.int64)
 
 
-def _all_frames(features: Any) -> Any:
+def _mel_mask(features: NDArray[Any]) -> NDArray[np.int64]:
     """Return a mask of features, [batch, mel bins, frames], without padding."""
     return np.ones((len(features), features.shape[-1]), dtype=np.int64)
 
 
-def _all_first_frames(features: Any) -> Any:
+def _frame_mask(features: NDArray[Any]) -> NDArray[np.bool_]:
     """Return a mask of features, [batch, frames, mel bins], without padding."""
     return np.ones(features.shape[:2], dtype=bool)
 
 
-_DEFAULTS: dict[str, Callable[[Any], Any]] = {
-    "pixel_attention_mask": _all_pixels,
-    "batch_num_images": _one_each,
-    "feature_attention_mask": _all_frames,
-    "audio_attention_mask": _all_first_frames,
+_DEFAULTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "pixel_attention_mask": _pixel_mask,
+    "batch_num_images": _one_image_each,
+    "feature_attention_mask": _mel_mask,
+    "audio_attention_mask": _frame_mask,
 }
-"""Inputs that follow from the main one where they aren't given."""
+"""Inputs of encoders that are filled in if they are missing, to a function of the main input."""

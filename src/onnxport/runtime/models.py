@@ -1,7 +1,6 @@
-"""Exported directories as models of Transformers: called like them, generating like them.
+"""Exported directories as Transformers models, with the same call signatures; `generate` is Transformers' own.
 
-`generate` is Transformers' own. A model here gives it what it asks of a model: a forward, and a cache that can be
-reordered and cropped; the cache's tensors stay in ONNX Runtime from one step to the next.
+A model here provides what `generate` requires: a `forward`, and a cache (`cache.py`) that can be reordered and cropped.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import make_dataclass
 from functools import cache, cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
@@ -24,59 +23,64 @@ from transformers.utils import ModelOutput
 from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities
+from onnxport.runtime.cache import OnnxCache
 from onnxport.runtime.cross_attention import MASK
-from onnxport.runtime.decoder import Decoder, States
+from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
-from onnxport.runtime.light import completed, run_split_encoders
+from onnxport.runtime.light import complete_inputs, is_mrope, run_split_encoders
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    Tensor = torch.Tensor | NDArray[Any]
 
 
 def torch_model(directory: Directory) -> OnnxModel:
-    """Return the model that fits a directory.
+    """Return the model class for a directory's components.
 
     Raises:
-        UnsupportedError: nothing here runs its graphs.
+        UnsupportedError: no class runs them.
     """
-    config = _config_of(directory)
+    config = _load_config(directory)
     if directory.has("embed_tokens"):
         return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
         exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
-        speech = issubclass(exported, WhisperGenerationMixin)  # it generates from audio of any length
-        return OnnxSpeechSeq2Seq(directory, config) if speech else OnnxSeq2Seq(directory, config)
+        if issubclass(exported, WhisperGenerationMixin):
+            return OnnxSpeechSeq2Seq(directory, config)
+        return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
     if not directory.has("model"):
-        names = ", ".join(item.name for item in directory.manifest.components)
-        raise UnsupportedError(f"{directory.path} holds {names}, which make no model that can be called")
+        names = ", ".join(directory.component_names)
+        raise UnsupportedError(f"{directory.path} has the graphs {names}, which onnxport.load can't run together")
     if directory.task == "text-generation":
         return OnnxCausalLM(directory, config)
     return OnnxModel(directory, config)
 
 
-def _config_of(directory: Directory) -> PreTrainedConfig:
-    """Load the configuration; where its class is code of the directory, its values without that class."""
+def _load_config(directory: Directory) -> PreTrainedConfig:
+    """Load the configuration; if its class is code of the directory, load its values without that class."""
     auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
     if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
         return PreTrainedConfig.from_dict(directory.config)
-    config: PreTrainedConfig = AutoConfig.from_pretrained(
-        directory.path, trust_remote_code=False, local_files_only=True
-    )
-    return config
+    return AutoConfig.from_pretrained(directory.path, trust_remote_code=False, local_files_only=True)
 
 
 class OnnxModel:
-    """Run one graph like a model of Transformers.
+    """Run one graph like a Transformers model.
 
     Args:
-        directory: what an export wrote.
+        directory: the exported directory.
         config: the model's configuration.
 
     Attributes:
         config: the model's configuration.
-        device: where its outputs are.
-        dtype: element type of its outputs.
-        architecture: name of the class that was exported.
+        device: device of the outputs.
+        dtype: element type of the floating-point outputs.
+        architecture: class name of the exported model.
     """
 
     main_input_name = "input_ids"
@@ -91,9 +95,9 @@ class OnnxModel:
         self.architecture = str(directory.manifest.source["architecture"])
         self.name_or_path = str(directory.path)
         graph = self._main_graph()
-        kinds = [place.dtype for place in graph.outputs.values() if place.dtype.startswith("float")]
-        self.dtype = getattr(torch, kinds[0]) if kinds else torch.float32
-        self.input_modalities = tuple(kind for name, kind in _MODALITIES.items() if name in graph.inputs)
+        dtypes = [spec.dtype for spec in graph.outputs.values() if spec.dtype.startswith("float")]
+        self.dtype: torch.dtype = getattr(torch, dtypes[0]) if dtypes else torch.float32
+        self.input_modalities = tuple(modality for name, modality in _MODALITIES.items() if name in graph.inputs)
         self.main_input_name = next((n for n in _MODALITIES if n in graph.inputs), next(iter(graph.inputs)))
 
     def _main_graph(self) -> Graph:
@@ -108,40 +112,40 @@ class OnnxModel:
 
         Args:
             *arguments: at most one, the main input.
-            **inputs: tensors or arrays by name; those that the graph lacks are left out, and masks, types and
-                positions that aren't given are those of plain texts.
+            **inputs: tensors or arrays by input name; names that the graph lacks are ignored, and missing masks, token
+                types and position ids are filled in as for sequences without padding.
 
         Returns:
-            The graph's outputs, as tensors where a tensor was given and as arrays else.
+            The graph's outputs: tensors if any input is a tensor, arrays otherwise.
 
         Raises:
-            OptionError: an input is missing or doesn't fit.
+            OptionError: an input is missing or has the wrong shape.
         """
-        given = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
-        arrays = self._run(_arrays(given))
-        tensors = any(isinstance(value, torch.Tensor) for value in given.values())
-        return _output({name: torch.from_numpy(array) if tensors else array for name, array in arrays.items()})
+        named = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
+        outputs = self._run(_arrays(named))
+        tensors = any(isinstance(value, torch.Tensor) for value in named.values())
+        return _model_output({name: torch.from_numpy(array) if tensors else array for name, array in outputs.items()})
 
-    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         graph = self._main_graph()
-        return {name: to_array(value) for name, value in graph.run(completed(graph, arrays)).items()}
+        return {name: to_array(value) for name, value in graph.run(complete_inputs(graph, arrays)).items()}
 
     def can_generate(self) -> bool:
-        """Say whether the model generates."""
+        """Return whether the model has `generate`."""
         return isinstance(self, GenerationMixin)
 
-    def to(self, device: Any) -> OnnxModel:
-        """Return the model; it stays where it was loaded.
+    def to(self, device: torch.device | str | int) -> OnnxModel:
+        """Return the model; it can't be moved from the device on which it was loaded.
 
         Raises:
-            OptionError: another device is asked for.
+            OptionError: `device` is another one.
         """
         if torch.device(device).type != self.device.type:
             raise OptionError(f"the model's outputs are on {self.device}: load it with device={str(device)!r} instead")
         return self
 
     def eval(self) -> OnnxModel:
-        """Return the model; it is never trained."""
+        """Return the model, which has no training mode."""
         return self
 
     def __repr__(self) -> str:
@@ -149,96 +153,37 @@ class OnnxModel:
 
 
 _MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "audio", "input_values": "audio"}
-"""Main inputs to what they are made of; the first that a graph has is its main one."""
+"""Main inputs, in order of precedence, to their modality."""
 
 
 class OnnxSplitEncoders(OnnxModel):
-    """Run the graphs of a model that compares texts with pictures or sounds: each whose main input is given.
+    """Run the encoders of a dual-encoder model (CLIP, SigLIP, CLAP): each whose main input is passed.
 
-    It returns `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
+    The outputs are `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
     """
 
     def _main_graph(self) -> Graph:
         return self.directory.graph("text_model")
 
-    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return run_split_encoders(self.directory, arrays)
 
 
-class OnnxCache(Cache):  # type: ignore[misc]
-    """Hold what a decoder remembers, as `generate` asks for it.
-
-    Args:
-        decoder: whose states they are.
-    """
-
-    is_compileable = False
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__(layers=[])
-        self._decoder = decoder
-        self.states: States | None = None
-
-    def at_least_empty(self, batch: int) -> States:
-        """Return the states, those before the first token where there are none."""
-        if self.states is None:
-            self.states = self._decoder.begin(batch)
-        return self.states
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return how many tokens are remembered."""
-        return self.states.length if self.states is not None else 0
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep these texts, in this order."""
-        if self.states is not None:
-            self.states.select(beam_idx.cpu().numpy())
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens.
-
-        Args:
-            tokens_to_remove: how many; its sign doesn't matter, as in Transformers.
-
-        Raises:
-            UnsupportedError: the model remembers in a way that can't be undone.
-        """
-        if not self._decoder.can_crop:
-            raise UnsupportedError("the model's states can't forget tokens, which assisted generation needs")
-        if self.states is not None and tokens_to_remove:
-            self.states.forget(abs(tokens_to_remove), self._decoder.growing)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Have each text several times."""
-        if self.states is not None:
-            self.states.select(np.repeat(np.arange(self.states.batch), repeats))
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these texts."""
-        self.reorder_cache(indices)
-
-    def activate_past_recording(self) -> None:
-        """Do nothing: whatever is remembered can be forgotten again."""
-
-    def __len__(self) -> int:
-        return 1
-
-
-class _Generating(OnnxModel):
-    """What `generate` asks of a model besides its forward."""
+class _GenerativeModel(OnnxModel):
+    """Provide what `generate` requires of a model besides its `forward`."""
 
     decoder_name = "model"
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
         self._decoder = Decoder(directory.graph(self.decoder_name))
-        own = (directory.path / "generation_config.json").is_file()
+        has_file = (directory.path / "generation_config.json").is_file()
         self.generation_config = (
             GenerationConfig.from_pretrained(directory.path, local_files_only=True)
-            if own
+            if has_file
             else GenerationConfig.from_model_config(config)
         )
-        if not self._decoder.states:
+        if not self._decoder.has_cache:
             self.generation_config.use_cache = False
 
     def get_experts_implementation(self) -> dict[str, str]:
@@ -246,40 +191,50 @@ class _Generating(OnnxModel):
         return {}
 
     def is_remote_code(self) -> bool:
-        """Say that no code of a checkpoint takes part."""
+        """Return False: no code of the checkpoint runs."""
         return False
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return True
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any) -> None:
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any
+    ) -> None:
         if model_kwargs.get("past_key_values") is not None:
             model_kwargs["past_key_values"]._is_user_defined = True
-        elif generation_config.use_cache is not False and self._decoder.states:
+        elif generation_config.use_cache is not False and self._decoder.has_cache:
             model_kwargs["past_key_values"] = OnnxCache(self._decoder)
 
     def _step(
-        self, feed: Mapping[str, Any], remembered: OnnxCache | None, use_cache: bool | None, prefix: int = 0
+        self,
+        feed: Mapping[str, Tensor | None],
+        past_key_values: OnnxCache | None,
+        use_cache: bool | None,
+        prefix: int = 0,
     ) -> dict[str, Any]:
-        """Run the decoder once; return its logits and its cache, None where nothing is to be cached."""
-        if remembered is None and use_cache and self._decoder.states:
-            remembered = OnnxCache(self._decoder)
+        """Run the decoder once; return its logits and the cache, None where no cache is used."""
+        if past_key_values is None and use_cache and self._decoder.has_cache:
+            past_key_values = OnnxCache(self._decoder)
         arrays = _arrays(feed)
-        batch = len(next(iter(arrays.values())))
-        states = remembered.at_least_empty(batch) if remembered is not None else self._decoder.begin(batch)
-        logits = torch.from_numpy(self._decoder.step(arrays, states, prefix))
-        return {"logits": logits, "past_key_values": remembered}
+        batch_size = len(next(iter(arrays.values())))
+        tensors = (
+            past_key_values.get_or_create(batch_size)
+            if past_key_values is not None
+            else self._decoder.empty_cache(batch_size)
+        )
+        logits = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
+        return {"logits": logits, "past_key_values": past_key_values}
 
 
-class OnnxCausalLM(_Generating, GenerationMixin):  # type: ignore[misc]
-    """Run a decoder: called like Transformers' own, and `generate` is Transformers' own."""
+class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
+    """Run a decoder like a Transformers model; `generate` is Transformers' own."""
 
     def forward(  # type: ignore[override]
         self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: OnnxCache | None = None,
         use_cache: bool | None = None,
         **_: Any,
@@ -287,24 +242,24 @@ class OnnxCausalLM(_Generating, GenerationMixin):  # type: ignore[misc]
         """Run one step.
 
         Args:
-            input_ids: tokens, [batch, tokens].
-            attention_mask: [batch, earlier tokens and these].
-            position_ids: [batch, tokens]; counted from the mask without.
-            past_key_values: what was remembered; it is brought up to date.
-            use_cache: return what is remembered, also where nothing was given.
+            input_ids: token ids, [batch, tokens].
+            attention_mask: [batch, cached tokens + tokens].
+            position_ids: [batch, tokens]; computed from the mask by default.
+            past_key_values: the cache of earlier steps; it is updated in place.
+            use_cache: return a cache, even if none was passed.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and `past_key_values`.
         """
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        return _output(self._step(feed, past_key_values, use_cache))
+        return _model_output(self._step(feed, past_key_values, use_cache))
 
 
 class OnnxEncoder:
-    """Run an encoder as the first half of a model of Transformers.
+    """Run the encoder of an encoder-decoder like that of a Transformers model.
 
     Args:
-        graph: its graph.
+        graph: the encoder's graph.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -313,16 +268,16 @@ class OnnxEncoder:
 
     def forward(
         self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        input_features: Any = None,
-        input_values: Any = None,
-        pixel_values: Any = None,
-        global_attention_mask: Any = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        input_values: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        global_attention_mask: Tensor | None = None,
         **_: Any,
     ) -> ModelOutput:
-        """Return what the encoder says, `last_hidden_state` [batch, states, size] first."""
-        given = {
+        """Return the encoder's outputs, `last_hidden_state` [batch, sequence, hidden size] first."""
+        inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "global_attention_mask": global_attention_mask,
@@ -330,21 +285,21 @@ class OnnxEncoder:
             "input_values": input_values,
             "pixel_values": pixel_values,
         }
-        results = self.graph.run(completed(self.graph, _arrays(given)))
-        return _output({name: torch.from_numpy(to_array(value)) for name, value in results.items()})
+        outputs = self.graph.run(complete_inputs(self.graph, _arrays(inputs)))
+        return _model_output({name: torch.from_numpy(to_array(value)) for name, value in outputs.items()})
 
     __call__ = forward
 
 
-class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
-    """Run an encoder and a decoder: called like Transformers' own, and `generate` is Transformers' own."""
+class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
+    """Run an encoder-decoder like a Transformers model; `generate` is Transformers' own."""
 
     decoder_name = "decoder_model_merged"
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
-        config = copy.copy(config)  # the caller's stays as it is
-        config.is_encoder_decoder = True  # false in BLIP's, whose decoder is a model of its own
+        config = copy.copy(config)  # the caller's isn't modified
+        config.is_encoder_decoder = True  # BLIP's configuration class leaves it False
         super().__init__(directory, config)
 
     def _main_graph(self) -> Graph:
@@ -356,35 +311,36 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
 
     def forward(  # type: ignore[override]
         self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        decoder_input_ids: Any = None,
-        decoder_attention_mask: Any = None,
-        encoder_outputs: Any = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: ModelOutput | None = None,
         past_key_values: OnnxCache | None = None,
         use_cache: bool | None = None,
-        input_features: Any = None,
-        input_values: Any = None,
-        pixel_values: Any = None,
-        global_attention_mask: Any = None,
-        labels: Any = None,
+        input_features: Tensor | None = None,
+        input_values: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        global_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
         **_: Any,
     ) -> ModelOutput:
         """Run one step.
 
         Args:
-            input_ids: the encoder's tokens, where it reads texts.
-            attention_mask: [batch, length] of the encoder's input.
-            decoder_input_ids: tokens, [batch, tokens].
-            decoder_attention_mask: not used: decoders start from their first token.
-            encoder_outputs: what the encoder said; it is asked where this isn't given.
-            past_key_values: what was remembered; it is brought up to date.
-            use_cache: return what is remembered, also where nothing was given.
-            input_features: the encoder's input, where it hears.
-            input_values: the encoder's input, where it hears samples.
-            pixel_values: the encoder's input, where it sees.
-            global_attention_mask: [batch, length], 1 for tokens that see everything, for encoders with windows (LED).
-            labels: not used: Donut's processor makes them of every prompt, and no loss is computed.
+            input_ids: the encoder's token ids, [batch, length], for text encoders.
+            attention_mask: mask of the encoder's input, [batch, length].
+            decoder_input_ids: token ids, [batch, tokens].
+            decoder_attention_mask: ignored: decoder sequences have no padding before their first token.
+            encoder_outputs: the encoder's outputs; computed if None.
+            past_key_values: the cache of earlier steps; it is updated in place.
+            use_cache: return a cache, even if none was passed.
+            input_features: the encoder's spectrogram, for audio encoders.
+            input_values: the encoder's waveform, for audio encoders.
+            pixel_values: the encoder's images, for vision encoders.
+            global_attention_mask: [batch, length], 1 for tokens with global attention, for encoders with windowed
+                attention (LED).
+            labels: ignored; Donut's processor returns them for every prompt.
 
         Returns:
             `logits` [batch, tokens, vocabulary], `past_key_values` and `encoder_last_hidden_state`.
@@ -393,89 +349,99 @@ class OnnxSeq2Seq(_Generating, GenerationMixin):  # type: ignore[misc]
             encoder_outputs = self.encoder(
                 input_ids, attention_mask, input_features, input_values, pixel_values, global_attention_mask
             )
-        states = encoder_outputs[0]
-        feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": states}
+        hidden_states = encoder_outputs[0]
+        feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": hidden_states}
         if "encoder_attention_mask" in self._decoder.graph.inputs:
             mask = getattr(encoder_outputs, "encoder_attention_mask", attention_mask)
-            feed["encoder_attention_mask"] = torch.ones(states.shape[:2], dtype=torch.int64) if mask is None else mask
-        return _output({**self._step(feed, past_key_values, use_cache), "encoder_last_hidden_state": states})
+            mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64) if mask is None else mask
+            feed["encoder_attention_mask"] = mask
+        step = self._step(feed, past_key_values, use_cache)
+        return _model_output({**step, "encoder_last_hidden_state": hidden_states})
 
 
-class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
-    """Run a model that reads pictures or sounds beside a text: their states go where the text leaves room for them."""
+class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
+    """Run a decoder with image or audio encoders, whose outputs replace the embeddings of placeholder tokens."""
 
     decoder_name = "decoder_model_merged"
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
-        place = self._decoder.graph.inputs.get("position_ids")
-        self._has_grids = place is not None and len(place.axes) == 3
+        self._uses_mrope = is_mrope(self._decoder.graph.inputs.get("position_ids"))
         self._modalities = completed_modalities(directory.modalities, config)
         self.input_modalities += tuple(modality.name for modality in self._modalities)
-        self._deltas: Any = 0
+        self._rope_deltas: torch.Tensor | int = 0
 
     def _main_graph(self) -> Graph:
         return self.directory.graph("embed_tokens")
 
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Any, model_kwargs: dict[str, Any]) -> Any:
-        """Return positions, [batch, tokens], or [3, batch, tokens] where a token has three: Transformers counts."""
-        counted = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        if not self._has_grids:
-            return counted
-        remembered = model_kwargs.get("past_key_values")
-        if remembered is not None and remembered.get_seq_length():
-            return (counted + self._deltas).expand(3, -1, -1)
-        tokens = model_kwargs.get("input_ids", inputs_tensor)
-        grids, kinds = (model_kwargs.get(name) for name in ("image_grid_thw", "mm_token_type_ids"))
+    def _prepare_position_ids_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return position ids, [batch, tokens], or [3, batch, tokens] for multimodal rotary embeddings (M-RoPE)."""
+        text_positions: torch.Tensor = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if not self._uses_mrope:
+            return text_positions
+        past_key_values = model_kwargs.get("past_key_values")
+        if past_key_values is not None and past_key_values.get_seq_length():
+            return (text_positions + self._rope_deltas).expand(3, -1, -1)
+        input_ids = model_kwargs.get("input_ids", inputs_tensor)
+        grids, token_types = (model_kwargs.get(name) for name in ("image_grid_thw", "mm_token_type_ids"))
         if grids is None:
-            self._deltas = 0
-            return counted.expand(3, len(tokens), -1)
-        if kinds is None:
-            kinds = (tokens == self.config.image_token_id).int()
-        found, self._deltas = self._original.get_rope_index(
-            tokens, kinds, image_grid_thw=grids, attention_mask=model_kwargs.get("attention_mask")
+            self._rope_deltas = 0
+            return text_positions.expand(3, len(input_ids), -1)
+        if token_types is None:
+            token_types = (input_ids == self.config.image_token_id).int()
+        positions: torch.Tensor
+        positions, self._rope_deltas = self._original.get_rope_index(
+            input_ids, token_types, image_grid_thw=grids, attention_mask=model_kwargs.get("attention_mask")
         )
-        return found
+        return positions
 
     @cached_property
-    def _original(self) -> Any:
-        """Return Transformers' model without weights: it knows how positions are counted."""
+    def _original(self) -> PreTrainedModel:
+        """Transformers' model without weights, for its `get_rope_index`."""
         with torch.device("meta"):
             return AutoModel.from_config(self.config, trust_remote_code=False)
 
-    def prepare_inputs_for_generation(self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
-        """Choose what a step takes: what the first one took of pictures and sounds, the others don't take again.
+    def prepare_inputs_for_generation(
+        self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Select the inputs of a step: images and audio are inputs of the first one only.
 
         Args:
-            *arguments: the tokens; see Transformers.
-            is_first_iteration: whether it is the first step.
+            *arguments: the token ids; see Transformers.
+            is_first_iteration: whether this is the first step.
             **kwargs: see Transformers.
 
         Returns:
             Arguments of `forward`.
         """
-        prepared = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
-        again = is_first_iteration or not kwargs.get("use_cache", True)
-        return {
-            name: value for name, value in prepared.items() if again or name not in (*MAIN_INPUTS, modalities.ENCODED)
-        }
+        inputs = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            return dict(inputs)
+        first_only = (*MAIN_INPUTS, modalities.ENCODED)
+        return {name: value for name, value in inputs.items() if name not in first_only}
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         known = modalities.encoder_inputs([*self._encoders(), self._decoder.graph])
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
 
     def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **inputs: Any
-    ) -> Any:
-        """Repeat each text, and for each what its own pictures and sounds are: these are encoded once."""
-        if expand_size > 1 and (encoded := self._encoded(inputs)):
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Repeat each sequence and the encoders' outputs for it; the encoders run once."""
+        if expand_size > 1 and (features := self._encode(inputs)):
             known = modalities.encoder_inputs(self._encoders())
             inputs = {name: value for name, value in inputs.items() if name not in known}
-            repeated = modalities.expand(encoded, _arrays({"ids": input_ids})["ids"], expand_size)
+            repeated = modalities.repeat_features(features, _arrays({"ids": input_ids})["ids"], expand_size)
         else:
             repeated = None
-        if isinstance(self._deltas, torch.Tensor):
-            self._deltas = self._deltas.repeat_interleave(expand_size, dim=0)
+        if isinstance(self._rope_deltas, torch.Tensor):
+            self._rope_deltas = self._rope_deltas.repeat_interleave(expand_size, dim=0)
         tokens, expanded = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids=input_ids, **inputs
         )
@@ -484,95 +450,100 @@ class OnnxMultimodal(_Generating, GenerationMixin):  # type: ignore[misc]
     def _encoders(self) -> list[Graph]:
         return [self.directory.graph(modality.component) for modality in self._modalities]
 
-    def _encoded(self, inputs: Mapping[str, Any]) -> tuple[modalities.Encoded, ...]:
-        """Run the encoders whose inputs are given."""
+    def _encode(self, inputs: Mapping[str, Any]) -> tuple[modalities.EncoderFeatures, ...]:
+        """Run the encoders whose main input isn't missing."""
         return modalities.encode(self.directory, self._modalities, _arrays(inputs))
 
     def forward(  # type: ignore[override]
         self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: OnnxCache | None = None,
-        pixel_values: Any = None,
-        input_features: Any = None,
-        token_type_ids: Any = None,
-        image_grid_thw: Any = None,
-        mm_token_type_ids: Any = None,
-        pixel_values_videos: Any = None,
+        pixel_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
         use_cache: bool | None = None,
-        **more: Any,
+        **encoder_inputs: Any,
     ) -> ModelOutput:
         """Run one step.
 
         Args:
-            input_ids: token ids, [batch, sequence], with the configuration's placeholder tokens where the model
-                replaces their embeddings by those of images or audio.
-            attention_mask: [batch, earlier tokens and these].
-            position_ids: [batch, tokens]; counted from the mask without.
-            past_key_values: what was remembered; it is brought up to date.
-            pixel_values: pictures.
-            input_features: sounds.
-            token_type_ids: [batch, tokens], 1 for those of a picture, for models whose pictures see themselves whole.
-            image_grid_thw: [pictures, 3], frames, rows and columns of patches, for models whose pictures are patches.
-            mm_token_type_ids: [batch, tokens], 1 for those of a picture, for such models.
-            pixel_values_videos: must not be given: no graph here takes videos.
-            use_cache: return what is remembered, also where nothing was given.
-            **more: what else the encoders take, such as `pixel_attention_mask` and `image_sizes`.
+            input_ids: token ids, [batch, tokens], with a placeholder token for each embedding of an image or audio
+                clip, if the model replaces token embeddings.
+            attention_mask: [batch, cached tokens + tokens].
+            position_ids: [batch, tokens], or [3, batch, tokens] for M-RoPE; computed from the mask by default.
+            past_key_values: the cache of earlier steps; it is updated in place.
+            pixel_values: images.
+            input_features: audio.
+            token_type_ids: [batch, tokens], 1 for image tokens, for models whose image tokens attend to each other in
+                both directions.
+            image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
+            mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
+            pixel_values_videos: must be None: the graphs don't take videos.
+            use_cache: return a cache, even if none was passed.
+            **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and `past_key_values`.
 
         Raises:
-            OptionError: there are more or fewer places than states.
-            UnsupportedError: a video is given.
+            OptionError: `input_ids` is missing, or has more or fewer placeholder tokens than there are embeddings.
+            UnsupportedError: a video is passed.
         """
         if pixel_values_videos is not None:
-            raise UnsupportedError("the exported graphs take pictures, not videos")
-        if self._has_grids and (position_ids is None or position_ids.ndim == 2):
-            known = {"attention_mask": attention_mask, "past_key_values": past_key_values}
-            known |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
-            position_ids = self._prepare_position_ids_for_generation(input_ids, known)
-            position_ids = position_ids[..., -input_ids.shape[1] :]
-        given = {"pixel_values": pixel_values, "input_features": input_features}
-        given |= {"image_grid_thw": image_grid_thw, **more}
-        encoded = more[modalities.ENCODED] if modalities.ENCODED in more else self._encoded(given)
-        tokens = _arrays({"ids": input_ids, "types": token_type_ids})
-        feed = modalities.embed(self.directory, tokens["ids"], encoded, tokens.get("types"))
-        prefix = feed["inputs_embeds"].shape[1] - tokens["ids"].shape[1]
-        feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: more.get(MASK)}
-        return _output(self._step(feed, past_key_values, use_cache, prefix))
+            raise UnsupportedError("the exported graphs take images, not videos: pass the frames as images")
+        if input_ids is None:
+            raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
+        if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):
+            inputs = {"attention_mask": attention_mask, "past_key_values": past_key_values}
+            inputs |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
+            tokens = torch.as_tensor(input_ids)
+            position_ids = self._prepare_position_ids_for_generation(tokens, inputs)[..., -tokens.shape[1] :]
+        features = encoder_inputs.get(modalities.ENCODED)
+        if features is None:
+            main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
+            features = self._encode({**main, **encoder_inputs})
+        arrays = _arrays({"ids": input_ids, "types": token_type_ids})
+        feed: dict[str, Any] = modalities.embed_and_merge(self.directory, arrays["ids"], features, arrays.get("types"))
+        prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
+        feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
+        return _model_output(self._step(feed, past_key_values, use_cache, prefix))
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]
-    """Run Whisper: with its own `generate`, for sounds of any length and with timestamps."""
+    """Run Whisper with its own `generate`, for audio of any length and with timestamps."""
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
-        strides = SimpleNamespace(conv1=SimpleNamespace(stride=(1,)), conv2=SimpleNamespace(stride=(2,)))
-        self.model = SimpleNamespace(encoder=strides)  # from which its `generate` reads how long a state is
+        # Whisper's generate reads the strides of the encoder's convolutions to convert frames to seconds.
+        convolutions = SimpleNamespace(conv1=SimpleNamespace(stride=(1,)), conv2=SimpleNamespace(stride=(2,)))
+        self.model = SimpleNamespace(encoder=convolutions)
 
     def generate(self, *arguments: Any, return_token_timestamps: bool | None = None, **settings: Any) -> Any:
-        """Write down a sound; see Transformers' Whisper.
+        """Transcribe or translate audio; see `WhisperGenerationMixin.generate`.
 
         Args:
-            *arguments: the sound's features, and what else Whisper's `generate` takes.
-            return_token_timestamps: must not be set: times of words are read from attentions, which no graph gives.
+            *arguments: the input features, and further arguments of Whisper's `generate`.
+            return_token_timestamps: must not be set: they are computed from attention weights, which no graph returns.
             **settings: see Whisper's `generate`.
 
         Raises:
-            UnsupportedError: times of words are asked for.
+            UnsupportedError: token timestamps are requested.
         """
         if return_token_timestamps:
             raise UnsupportedError(
-                "times of words are read from attentions, which the exported graphs don't give; return_timestamps=True "
-                "gives those of segments"
+                "token and word timestamps are computed from attention weights, which the exported graphs don't "
+                "return; use return_timestamps=True, the timestamps of segments"
             )
         return super().generate(*arguments, **settings)
 
 
-def _arrays(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tensors as arrays, sharing memory where they are on the host; what isn't given is left out."""
+def _arrays(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return tensors as arrays that share memory if on the host; values that aren't tensor-like are left out."""
     return {
         name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         for name, value in inputs.items()
@@ -580,12 +551,12 @@ def _arrays(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _output(values: Mapping[str, Any]) -> ModelOutput:
-    return _output_class(tuple(values))(**values)  # type: ignore[no-any-return]
+def _model_output(values: Mapping[str, Any]) -> ModelOutput:
+    return _model_output_class(tuple(values))(**values)
 
 
 @cache
-def _output_class(names: tuple[str, ...]) -> Any:
-    """Return a class of outputs with these fields."""
+def _model_output_class(names: tuple[str, ...]) -> type[ModelOutput]:
+    """Return a `ModelOutput` class with these fields."""
     fields = [(name, Any, None) for name in names]
     return make_dataclass("OnnxModelOutput", fields, bases=(ModelOutput,), namespace={"__module__": __name__})

@@ -1,10 +1,10 @@
-"""The pipelines of Transformers over exported directories."""
+"""Transformers pipelines over exported directories."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers import pipelines
@@ -14,82 +14,97 @@ from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.loading.preprocessors import check_audio_tokenizer
 from onnxport.runtime.models import OnnxModel
 
-_PARTS = {
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+    from onnxport.description.tasks import Task
+
+_PREPROCESSORS = {
     "tokenizer": "AutoTokenizer",
     "image_processor": "AutoImageProcessor",
     "feature_extractor": "AutoFeatureExtractor",
     "processor": "AutoProcessor",
 }
-"""What a pipeline takes besides a model, to the class that loads it."""
-_RENAMED = {"image-to-text": "image-text-to-text", "audio-text-to-text": "any-to-any"}
-"""Tasks that Transformers' pipelines have under another name now."""
+"""Arguments of a pipeline to the Auto classes that load them."""
+_RENAMED_TASKS = {"image-to-text": "image-text-to-text", "audio-text-to-text": "any-to-any"}
+"""Tasks whose pipeline has another name in Transformers 5."""
 
 
-def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Any:
-    """Return a pipeline.
+def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pipeline:
+    """Build a pipeline.
 
     Args:
         task: a task of Transformers' pipelines.
         model: the model.
-        arguments: further arguments of the pipeline; what it needs and isn't among them is loaded from the directory.
+        arguments: further arguments of `transformers.pipeline`; preprocessors that the pipeline requires and that
+            aren't among them are loaded from the directory.
 
     Raises:
-        UnsupportedError: there is no such pipeline, or the directory was exported for another task.
+        UnsupportedError: Transformers has no such pipeline, or the directory was exported for another task.
         CheckpointNotFoundError: the directory lacks a tokenizer or processor.
     """
-    task = _RENAMED.get(task, task)
+    task = _RENAMED_TASKS.get(task, task)
     try:
-        _, known, _ = pipelines.check_task(task)
+        _, entry, _ = pipelines.check_task(task)
     except KeyError as error:
-        having = ", ".join(sorted(pipelines.PIPELINE_REGISTRY.get_supported_tasks()))
-        raise UnsupportedError(f"Transformers has no pipeline for {task!r}; it has {having}") from error
-    _check_fits(task, model, known["pt"])
-    needed = getattr(pipelines, known["impl"].rpartition(".")[2])
-    if needed._pipeline_calls_generate and model.config.is_encoder_decoder and not model.can_generate():
+        supported = ", ".join(sorted(pipelines.PIPELINE_REGISTRY.get_supported_tasks()))
+        raise UnsupportedError(f"Transformers has no pipeline for {task!r}; it has {supported}") from error
+    _check_task(task, model, entry["pt"])
+    pipeline_class = getattr(pipelines, entry["impl"].rpartition(".")[2])
+    if pipeline_class._pipeline_calls_generate and model.config.is_encoder_decoder and not model.can_generate():
         raise UnsupportedError(
             f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
-            f"needs; export it with --task {model.directory.task}{PAST_SUFFIX}"
+            f"requires; export it with --task {model.directory.task}{PAST_SUFFIX}"
         )
     parts = {
-        name: _part(name, task, model, needed=bool(getattr(needed, f"_load_{name}")))
-        for name in _PARTS
-        if name not in arguments and getattr(needed, f"_load_{name}") is not False
+        name: _preprocessor(name, task, model, required=bool(getattr(pipeline_class, f"_load_{name}")))
+        for name in _PREPROCESSORS
+        if name not in arguments and getattr(pipeline_class, f"_load_{name}") is not False
     }
-    trusts = bool(arguments.pop("trust_remote_code", False))
+    trust_remote_code = bool(arguments.pop("trust_remote_code", False))
     return transformers.pipeline(
-        task, model=_named(model), device=model.device, trust_remote_code=trusts, **parts, **arguments
+        task,
+        model=_with_class_name(model),
+        device=model.device,
+        trust_remote_code=trust_remote_code,
+        **parts,
+        **arguments,
     )
 
 
-def _check_fits(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> None:
-    """Raise unless the directory's graph computes what a class that the pipeline loads computes."""
+def _check_task(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> None:
+    """Check that the exported model is of a class that the pipeline loads.
+
+    Raises:
+        UnsupportedError: it isn't; the message names the pipelines that fit.
+    """
     exported = canonical_task(model.directory.manifest.task)
     if set(exported.auto_classes) & {auto.__name__ for auto in auto_classes}:
         return
-    for auto in auto_classes:  # one class may serve several tasks
+    for auto in auto_classes:  # one model class may serve several tasks
         found = auto._model_mapping.get(type(model.config), ())
-        if model.architecture in [kind.__name__ for kind in (found if isinstance(found, tuple) else (found,))]:
+        classes = found if isinstance(found, tuple) else (found,)
+        if model.architecture in [model_class.__name__ for model_class in classes]:
             return
-    fitting = ", ".join(
-        sorted(name for name in pipelines.PIPELINE_REGISTRY.get_supported_tasks() if _is(name, exported))
-    )
-    has = f"pipelines for it: {fitting}" if fitting else "Transformers has no pipeline for that"
+    supported = pipelines.PIPELINE_REGISTRY.get_supported_tasks()
+    fitting = ", ".join(sorted(name for name in supported if _is_pipeline_for(name, exported)))
+    hint = f"pipelines for it: {fitting}" if fitting else "Transformers has no pipeline for that"
     raise UnsupportedError(
         f"{model.directory.path} was exported for {exported.full_name} ({model.architecture}), which a pipeline for "
-        f"{task} can't use; {has}"
+        f"{task} can't use; {hint}"
     )
 
 
-def _is(name: str, exported: Any) -> bool:
-    _, known, _ = pipelines.check_task(name)
-    return bool(set(exported.auto_classes) & {auto.__name__ for auto in known["pt"]})
+def _is_pipeline_for(name: str, exported: Task) -> bool:
+    _, entry, _ = pipelines.check_task(name)
+    return bool(set(exported.auto_classes) & {auto.__name__ for auto in entry["pt"]})
 
 
-def _part(name: str, task: str, model: OnnxModel, *, needed: bool) -> Any:
-    """Load a preprocessor, None where the directory has none and the pipeline does without."""
+def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> Any:
+    """Load a preprocessor; None if the directory has none and the pipeline doesn't require it."""
     path = model.directory.path
-    loaded, reason = _loaded(_PARTS[name], path)
-    if loaded is None and needed:
+    loaded, reason = load_preprocessor(_PREPROCESSORS[name], path)
+    if loaded is None and required:
         raise CheckpointNotFoundError(
             f"{path} has no {name.replace('_', ' ')}, which a pipeline for {task} needs ({reason}); "
             f"save the checkpoint's own there, or pass {name}="
@@ -97,23 +112,34 @@ def _part(name: str, task: str, model: OnnxModel, *, needed: bool) -> Any:
     return loaded
 
 
-def _loaded(auto_class: str, path: Path) -> tuple[Any, str]:
-    """Load a preprocessor; return it, or None and why."""
+def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
+    """Load a preprocessor from an exported directory; code in the directory never runs.
+
+    Args:
+        auto_class: name of the Auto class that loads it.
+        path: the directory.
+
+    Returns:
+        The preprocessor, or None and the reason why it can't be loaded.
+
+    Raises:
+        CorruptCheckpointError: an audio tokenizer outside of the directory is named.
+    """
     check_audio_tokenizer(path)
     try:
         loaded = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # noqa: BLE001  each class fails in its own way on what isn't there
+    except Exception as error:  # noqa: BLE001  # each class raises other types where files are missing or damaged
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if auto_class == "AutoProcessor" and not isinstance(loaded, transformers.ProcessorMixin):
-        return None, f"there is a {type(loaded).__name__}, which is only a part of one"
-    # Without any vocabulary, Transformers 5 makes a tokenizer that knows only its special tokens.
+        return None, f"there is only a {type(loaded).__name__}"
+    # Transformers 5 builds a tokenizer that has only special tokens where no vocabulary file exists.
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
     if names and not any((path / name).is_file() for name in names):
         return None, f"no {' or '.join(names)}"
     return loaded, ""
 
 
-def _named(model: OnnxModel) -> OnnxModel:
+def _with_class_name(model: OnnxModel) -> OnnxModel:
     """Return a copy whose class has the name of the original's, by which pipelines distinguish models.
 
     The copy shares the sessions; the caller's model keeps its class.

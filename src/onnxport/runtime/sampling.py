@@ -1,4 +1,4 @@
-"""Choose the next token from logits: the likeliest, or drawn by chance among the likely ones."""
+"""Choose the next token from logits: greedy decoding, or sampling with temperature, top-k and top-p."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Choose how tokens are chosen; the names and the meaning are those of Transformers' `GenerationConfig`.
+class GenerationSettings:
+    """Choose how tokens are generated; names and meanings are those of Transformers' `GenerationConfig`.
 
     Attributes:
-        max_new_tokens: tokens to generate at most.
-        do_sample: draw tokens by chance; the likeliest without.
-        temperature: what logits are divided by.
-        top_k: only so many of the likeliest tokens are drawn from, 0 for all.
-        top_p: only the likeliest tokens that together are this probable are drawn from.
-        repetition_penalty: what the logits of tokens that occurred are divided by (multiplied where negative).
-        seed: of the generator of random numbers.
-        ends: tokens after which a text is complete.
-        pad: token that follows in texts that are complete.
+        max_new_tokens: maximum number of tokens to generate.
+        do_sample: sample from the distribution; greedy decoding otherwise.
+        temperature: divisor of the logits before the softmax.
+        top_k: number of most probable tokens to sample from, 0 for all.
+        top_p: nucleus sampling: sample from the smallest set of tokens whose probabilities add up to this or more.
+        repetition_penalty: divisor of the logits of tokens that occurred before (a factor where they are negative).
+        seed: random seed.
+        eos_token_ids: ids of the tokens that end a sequence.
+        pad_token_id: id of the token that follows the end of a sequence.
 
     Raises:
         OptionError: a value is out of range.
@@ -40,41 +40,49 @@ class Sampling:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    ends: frozenset[int] = frozenset()
-    pad: int = 0
+    eos_token_ids: frozenset[int] = frozenset()
+    pad_token_id: int = 0
 
     def __post_init__(self) -> None:
-        limits = {
+        valid = {
             "max_new_tokens": self.max_new_tokens >= 1,
             "temperature": self.temperature > 0,
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "repetition_penalty": self.repetition_penalty > 0,
         }
-        for name, right in limits.items():
-            if not right:
+        for name, is_valid in valid.items():
+            if not is_valid:
                 raise OptionError(f"{name} {getattr(self, name)!r} is out of range: {_RANGES[name]}")
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Sampling:
-        """Make it from a directory's generation settings, and what was given instead.
+    def from_defaults(cls, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> GenerationSettings:
+        """Build the settings from a generation config and overrides.
+
+        Args:
+            defaults: contents of `generation_config.json`; names that aren't supported here are ignored.
+            overrides: values that replace the defaults, except None.
 
         Raises:
-            OptionError: a name is unknown, or a value out of range.
+            OptionError: a name in `overrides` isn't supported, or a value is out of range.
         """
-        known = set(cls.__dataclass_fields__) - {"ends", "pad"}
-        unknown = sorted(given.keys() - known - {"eos_token_id", "pad_token_id"})
+        supported = (*_RANGES, "do_sample", "seed")
+        unknown = sorted(set(overrides) - {*supported, "eos_token_id", "pad_token_id"})
         if unknown:
             raise OptionError(
-                f"{', '.join(unknown)}: generating without torch knows {', '.join(sorted(known))}; install "
-                "onnxport[export] for everything that Transformers' generate does"
+                f"{', '.join(unknown)}: generation without torch supports {', '.join(sorted(supported))}; install "
+                "onnxport[export] for everything that Transformers' generate supports"
             )
-        chosen = {**settings, **{name: value for name, value in given.items() if value is not None}}
-        values = {name: chosen[name] for name in known if chosen.get(name) is not None}
-        ends = chosen.get("eos_token_id")
-        tokens = frozenset(int(end) for end in (ends if isinstance(ends, list | tuple) else [ends]) if end is not None)
-        pad = chosen.get("pad_token_id")
-        return cls(**values, ends=tokens, pad=int(pad) if pad is not None else min(tokens, default=0))
+        merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
+        values = {name: merged[name] for name in supported if merged.get(name) is not None}
+        eos = merged.get("eos_token_id")
+        eos_ids = frozenset(
+            int(index) for index in (eos if isinstance(eos, list | tuple) else [eos]) if index is not None
+        )
+        pad = merged.get("pad_token_id")
+        return cls(
+            **values, eos_token_ids=eos_ids, pad_token_id=int(pad) if pad is not None else min(eos_ids, default=0)
+        )
 
 
 _RANGES = {
@@ -86,66 +94,67 @@ _RANGES = {
 }
 
 
-class Chooser:
-    """Choose one token for each text, step by step.
+class TokenSampler:
+    """Choose the next token of each sequence of a batch, step by step.
 
     Args:
-        how: see `Sampling`.
-        prompt: tokens that came before, [batch, length].
+        settings: greedy decoding or sampling, and when a sequence ends.
+        prompt: ids of the tokens before the first step, [batch, length].
     """
 
-    def __init__(self, how: Sampling, prompt: NDArray[Any]) -> None:
-        self._how = how
-        self._random = np.random.default_rng(how.seed)
-        self._seen = prompt
-        self._done = np.zeros(len(prompt), dtype=bool)
+    def __init__(self, settings: GenerationSettings, prompt: NDArray[Any]) -> None:
+        self._settings = settings
+        self._random = np.random.default_rng(settings.seed)
+        self._token_ids = prompt
+        self._finished = np.zeros(len(prompt), dtype=bool)
 
     @property
-    def done(self) -> bool:
-        """Whether every text is complete."""
-        return bool(self._done.all())
+    def finished(self) -> bool:
+        """Whether every sequence has ended."""
+        return bool(self._finished.all())
 
-    def choose(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """Return the next tokens, [batch], from the logits of the last ones, [batch, vocabulary]."""
-        how = self._how
+    def next_tokens(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Return the ids of the next tokens, [batch], from the logits of the last position, [batch, vocabulary]."""
+        settings = self._settings
         scores = logits.astype(np.float32)
-        if how.repetition_penalty != 1:
-            scores = _penalized(scores, self._seen, how.repetition_penalty)
-        chosen = self._draw(scores) if how.do_sample else scores.argmax(axis=-1)
-        tokens = np.where(self._done, how.pad, chosen).astype(np.int64)
-        self._done |= np.isin(tokens, list(how.ends))
-        self._seen = np.concatenate([self._seen, tokens[:, None]], axis=1)
+        if settings.repetition_penalty != 1:
+            scores = _apply_repetition_penalty(scores, self._token_ids, settings.repetition_penalty)
+        chosen = self._sample(scores) if settings.do_sample else scores.argmax(axis=-1)
+        tokens = np.where(self._finished, settings.pad_token_id, chosen).astype(np.int64)
+        self._finished |= np.isin(tokens, list(settings.eos_token_ids))
+        self._token_ids = np.concatenate([self._token_ids, tokens[:, None]], axis=1)
         return tokens
 
-    def _draw(self, scores: NDArray[Any]) -> NDArray[Any]:
-        shares = _likely(scores / self._how.temperature, self._how.top_k, self._how.top_p)
-        reached = shares.cumsum(axis=-1)
-        points = self._random.random((len(shares), 1)) * reached[:, -1:]
-        return np.asarray((reached <= points).sum(axis=-1).clip(max=shares.shape[1] - 1))
+    def _sample(self, scores: NDArray[Any]) -> NDArray[Any]:
+        settings = self._settings
+        probabilities = _probabilities(scores / settings.temperature, settings.top_k, settings.top_p)
+        cumulative = probabilities.cumsum(axis=-1)
+        points = self._random.random((len(probabilities), 1)) * cumulative[:, -1:]
+        return np.asarray((cumulative <= points).sum(axis=-1).clip(max=probabilities.shape[1] - 1))
 
 
-def _penalized(scores: NDArray[Any], seen: NDArray[Any], penalty: float) -> NDArray[Any]:
-    old = np.take_along_axis(scores, seen, axis=1)
+def _apply_repetition_penalty(scores: NDArray[Any], token_ids: NDArray[Any], penalty: float) -> NDArray[Any]:
+    before = np.take_along_axis(scores, token_ids, axis=1)
     scores = scores.copy()
-    np.put_along_axis(scores, seen, np.where(old < 0, old * penalty, old / penalty), axis=1)
+    np.put_along_axis(scores, token_ids, np.where(before < 0, before * penalty, before / penalty), axis=1)
     return scores
 
 
-def _likely(scores: NDArray[Any], top_k: int, top_p: float) -> NDArray[Any]:
-    """Return probabilities; those of tokens that aren't likely enough are 0."""
+def _probabilities(scores: NDArray[Any], top_k: int, top_p: float) -> NDArray[Any]:
+    """Return probabilities, [batch, vocabulary]: 0 outside of the top k, and not normalized after top-p filtering."""
     scores = np.asarray(scores, dtype=np.float64)
     if 0 < top_k < scores.shape[1]:
-        least = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
-        scores = np.where(scores < least, -np.inf, scores)
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares /= shares.sum(axis=-1, keepdims=True)
+        threshold = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
+        scores = np.where(scores < threshold, -np.inf, scores)
+    probabilities = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
     if top_p < 1:
-        order = np.argsort(-shares, axis=-1, kind="stable")
-        ranked = np.take_along_axis(shares, order, axis=-1)
+        order = np.argsort(-probabilities, axis=-1, kind="stable")
+        ranked = np.take_along_axis(probabilities, order, axis=-1)
         before = ranked.cumsum(axis=-1) - ranked
-        np.put_along_axis(shares, order, np.where(before >= top_p, 0.0, ranked), axis=-1)
-    return np.asarray(shares)
+        np.put_along_axis(probabilities, order, np.where(before >= top_p, 0.0, ranked), axis=-1)
+    return np.asarray(probabilities)
 
 
-Tokens = Iterator["NDArray[Any]"]
-"""The tokens of one step after another, each [batch]."""
+TokenSteps = Iterator["NDArray[Any]"]
+"""The token ids of one step after another, each [batch]."""

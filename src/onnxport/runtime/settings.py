@@ -1,26 +1,29 @@
-"""Choose where and how ONNX Runtime runs."""
+"""Device, execution providers and session options of ONNX Runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.errors import OptionError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_PROVIDERS = {
+Provider = str | tuple[str, Mapping[str, object]]
+"""An execution provider: its name, or its name and its options."""
+
+_PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": (),
     "cuda": ("CUDAExecutionProvider",),
     "rocm": ("ROCMExecutionProvider",),
     "dml": ("DmlExecutionProvider",),
     "coreml": ("CoreMLExecutionProvider",),
 }
-"""Kinds of devices to the providers that run on them, best first; the CPU's comes after all of them."""
+"""Device type to its execution providers, in order of preference; the CPU's follows all of them."""
 _CPU = "CPUExecutionProvider"
-_ONLY_ERRORS = 3
+_LOG_ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,17 @@ class RunSettings:
     """Choose where and how graphs are run.
 
     Attributes:
-        device: `cpu`, or a kind of accelerator with an optional number, such as `cuda` or `cuda:1`.
-        providers: ONNX Runtime's execution providers, best first, each a name or a pair of name and options; those of
-            the device without.
-        session_options: ONNX Runtime's session options, its own defaults without.
-        threads: threads of one operator, as many as there are cores without.
-        spinning: let threads wait busily between two operators and two steps, unless there are session options. On two
-            cores, SmolLM2's shape generates 8 % faster with it where nothing else computes; beside torch, Whisper-tiny
-            generates 1.5 times as fast without.
+        device: `cpu`, or an accelerator type with an optional index, such as `cuda` or `cuda:1`.
+        providers: ONNX Runtime execution providers in order of preference; defaults to those of the device.
+        session_options: ONNX Runtime session options; defaults to ONNX Runtime's own.
+        threads: number of intra-op threads; defaults to the number of cores.
+        spinning: let intra-op threads spin between two operators and two steps; ignored with `session_options`. On two
+            cores, a model of SmolLM2's shape generates 8 % faster with it if nothing else runs; in a process that also
+            runs torch, Whisper-tiny generates 1.5 times as fast without.
     """
 
     device: str = "cpu"
-    providers: Sequence[Any] | None = None
+    providers: Sequence[Provider] | None = None
     session_options: onnxruntime.SessionOptions | None = None
     threads: int | None = None
     spinning: bool = True
@@ -47,21 +49,22 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads {self.threads} isn't 1 or more")
-        if self.kind not in _PROVIDERS or not (self.device == self.kind or self.device.partition(":")[2].isdigit()):
-            known = ", ".join(_PROVIDERS)
-            raise OptionError(f"device {self.device!r} isn't one of {known}, with an optional number as in cuda:1")
+        known = self.device_type in _PROVIDERS
+        if not known or not (self.device == self.device_type or self.device.partition(":")[2].isdigit()):
+            types = ", ".join(_PROVIDERS)
+            raise OptionError(f"device {self.device!r} isn't one of {types}, with an optional index as in cuda:1")
 
     @property
-    def kind(self) -> str:
-        """The device without its number."""
+    def device_type(self) -> str:
+        """The device without its index."""
         return self.device.partition(":")[0]
 
     @property
-    def index(self) -> int:
-        """The device's number."""
+    def device_index(self) -> int:
+        """The device's index, 0 by default."""
         return int(self.device.partition(":")[2] or 0)
 
-    def chosen_providers(self) -> list[Any]:
+    def resolve_providers(self) -> list[Provider]:
         """Return the execution providers.
 
         Raises:
@@ -69,28 +72,31 @@ class RunSettings:
         """
         import onnxruntime
 
-        if self.providers is not None:
-            chosen = list(self.providers)
-        else:
-            own = [(name, {"device_id": str(self.index)}) for name in _PROVIDERS[self.kind] if self.kind != "coreml"]
-            chosen = [*(own or _PROVIDERS[self.kind]), _CPU]
-        there = onnxruntime.get_available_providers()
-        lacking = [name for name in (p if isinstance(p, str) else p[0] for p in chosen) if name not in there]
-        if lacking:
+        resolved = list(self.providers) if self.providers is not None else self._default_providers()
+        available = onnxruntime.get_available_providers()
+        names = [provider if isinstance(provider, str) else provider[0] for provider in resolved]
+        missing = [name for name in names if name not in available]
+        if missing:
             raise OptionError(
-                f"the installed ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}: install the "
-                "package of ONNX Runtime for the device (onnxruntime-gpu for CUDA), or choose another device"
+                f"the installed ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}: install the "
+                "ONNX Runtime package for the device (onnxruntime-gpu for CUDA), or choose another device"
             )
-        return chosen
+        return resolved
 
-    def chosen_options(self) -> onnxruntime.SessionOptions:
+    def _default_providers(self) -> list[Provider]:
+        names = _PROVIDERS[self.device_type]
+        if self.device_type == "coreml":  # it has no devices to choose from, and rejects the option
+            return [*names, _CPU]
+        return [*((name, {"device_id": str(self.device_index)}) for name in names), _CPU]
+
+    def resolve_session_options(self) -> onnxruntime.SessionOptions:
         """Return the session options."""
         import onnxruntime
 
         options = self.session_options
         if options is None:
             options = onnxruntime.SessionOptions()
-            options.log_severity_level = _ONLY_ERRORS
+            options.log_severity_level = _LOG_ERRORS_ONLY
             options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
         if self.threads is not None:
             options.intra_op_num_threads = self.threads

@@ -1,4 +1,4 @@
-"""What a graph takes and isn't given is that of a plain text or picture."""
+"""Inputs that are missing are filled in as for sequences without padding, or images without a mask."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.runtime.graph import Place
-from onnxport.runtime.light import completed
+from onnxport.runtime.graph import TensorSpec
+from onnxport.runtime.light import complete_inputs
 
 
 def graph(**inputs: tuple[str, tuple[int | str, ...]]) -> Any:
-    return SimpleNamespace(inputs={name: Place(name, dtype, axes) for name, (dtype, axes) in inputs.items()})
+    return SimpleNamespace(inputs={name: TensorSpec(name, dtype, axes) for name, (dtype, axes) in inputs.items()})
 
 
 def test_texts() -> None:
     tokens = ("int64", ("batch_size", "sequence_length"))
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
     cache = {"past_key_values.0.key": ("float16", ("batch_size", 2, "past_sequence_length", 4))}
-    found = completed(graph(**dict.fromkeys(names, tokens), **cache), {"input_ids": np.full((2, 3), 7), "other": 1})
+    found = complete_inputs(
+        graph(**dict.fromkeys(names, tokens), **cache), {"input_ids": np.full((2, 3), 7), "other": 1}
+    )
     assert found["attention_mask"].tolist() == [[1, 1, 1]] * 2
     assert found["token_type_ids"].tolist() == [[0, 0, 0]] * 2
     assert found["position_ids"].tolist() == [[0, 1, 2]] * 2
@@ -30,6 +32,6 @@ def test_texts() -> None:
 def test_images() -> None:
     pixels = {"pixel_values": ("float32", ("batch_size", 3, "height", "width"))}
     mask = {"pixel_mask": ("int64", ("batch_size", "height", "width"))}
-    found = completed(graph(**pixels, **mask), {"pixel_values": np.zeros((2, 3, 4, 5))})
+    found = complete_inputs(graph(**pixels, **mask), {"pixel_values": np.zeros((2, 3, 4, 5))})
     assert found["pixel_mask"].shape == (2, 4, 5)
     assert found["pixel_mask"].all()

@@ -1,0 +1,80 @@
+"""Tasks whose pipelines Transformers 5 removed or never had: question answering and multiple choice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.cli import _preprocess
+from onnxport.cli._request import RunRequest, RunResult
+from onnxport.errors import OptionError
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.light import LightModel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+_MAX_ANSWER_TOKENS = 30
+"""Longest answer, twice that of Transformers 4's pipeline (`max_answer_len`)."""
+
+
+def question_answering(directory: Directory, request: RunRequest) -> RunResult:
+    """Return the span of each context that answers the question.
+
+    Raises:
+        OptionError: there is no question, or no context.
+    """
+    if not request.question or not request.texts:
+        raise OptionError("give a --question, and a --context that has the answer")
+    tokenizer = _preprocess.load(directory, "AutoTokenizer")
+    feed = _preprocess.token_inputs(tokenizer, request)
+    outputs = LightModel(directory)(**feed)
+    values = []
+    for row, context in enumerate(request.texts):
+        ids = feed["input_ids"][row]
+        in_context = _context_mask(tokenizer, request.question, context, ids)
+        span = _best_span(outputs["start_logits"][row], outputs["end_logits"][row], in_context)
+        span["answer"] = tokenizer.decode(ids[span["start"] : span["end"] + 1]).strip()
+        values.append(span)
+    return RunResult([f"{value['answer']}  ({value['score']:.3f})" for value in values], values)
+
+
+def multiple_choice(directory: Directory, request: RunRequest) -> RunResult:
+    """Return the probability of each choice; the graph's inputs are [1, choices, length]."""
+    tokenizer = _preprocess.load(directory, "AutoTokenizer")
+    feed = {name: array[None] for name, array in _preprocess.token_inputs(tokenizer, request).items()}
+    (scores,) = softmax(LightModel(directory)(**feed)["logits"])
+    order = np.argsort(-scores)
+    values = [{"label": f"choice {i + 1}", "index": int(i), "score": float(scores[i])} for i in order]
+    return RunResult([", ".join(f"{value['label']} {value['score']:.3f}" for value in values)], values)
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return probabilities over the last axis, in float32."""
+    scores = logits.astype(np.float32)
+    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+
+
+def _context_mask(
+    tokenizer: PreTrainedTokenizerBase, question: str, context: str, ids: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Return which tokens belong to the context: not to the question, special tokens or padding."""
+    encoded = tokenizer(question, context, truncation=True)
+    sequence_ids = encoded.sequence_ids(0) if tokenizer.is_fast else None
+    if sequence_ids is None:
+        special = np.isin(ids, tokenizer.all_special_ids)
+        return np.asarray(~special & (np.arange(len(ids)) > len(tokenizer(question)["input_ids"]) - 1))
+    offset = len(ids) - len(sequence_ids) if tokenizer.padding_side == "left" else 0
+    mask = np.zeros(len(ids), dtype=bool)
+    mask[offset : offset + len(sequence_ids)] = [sequence == 1 for sequence in sequence_ids]
+    return mask
+
+
+def _best_span(start: NDArray[Any], end: NDArray[Any], allowed: NDArray[np.bool_]) -> dict[str, Any]:
+    scores = softmax(start)[:, None] * softmax(end)[None, :] * (allowed[:, None] & allowed[None, :])
+    spans = np.triu(scores) - np.triu(scores, _MAX_ANSWER_TOKENS)
+    first, last = np.unravel_index(spans.argmax(), spans.shape)
+    return {"start": int(first), "end": int(last), "score": float(spans[first, last])}

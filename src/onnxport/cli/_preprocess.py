@@ -1,0 +1,90 @@
+"""Make a graph's inputs from text, image and audio with the directory's tokenizer or processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.cli._request import RunRequest
+from onnxport.errors import CheckpointNotFoundError, MissingDependencyError, OptionError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
+from onnxport.runtime.directory import Directory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+Arrays = dict[str, "NDArray[Any]"]
+
+
+def has_transformers() -> bool:
+    """Return whether torch and Transformers are installed."""
+    return find_spec("torch") is not None and find_spec("transformers") is not None
+
+
+def load(directory: Directory, auto_class: str) -> Any:
+    """Load a tokenizer, image processor, feature extractor or processor of an exported directory.
+
+    Args:
+        directory: the exported directory.
+        auto_class: name of the Auto class that loads it.
+
+    Raises:
+        MissingDependencyError: torch or Transformers isn't installed.
+        CheckpointNotFoundError: the directory has none.
+    """
+    if not has_transformers():
+        raise MissingDependencyError(
+            f"{auto_class} needs torch and transformers: pip install 'onnxport[export]'; without them, onnxport run "
+            "takes --text and --input-ids"
+        )
+    from onnxport.runtime.pipelines import load_preprocessor
+
+    loaded, reason = load_preprocessor(auto_class, directory.path)
+    if loaded is None:
+        raise CheckpointNotFoundError(
+            f"{directory.path} has nothing that {auto_class} loads ({reason}); text models also take token ids, with "
+            "--input-ids"
+        )
+    return loaded
+
+
+def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arrays:
+    """Tokenize the request's texts, [batch, length].
+
+    Raises:
+        OptionError: there is no text.
+    """
+    if not request.texts:
+        raise OptionError("give at least one --text (or token ids with --input-ids)")
+    padding = len(request.texts) > 1
+    unpadded = padding and tokenizer.pad_token is None
+    texts = list(request.texts)
+    first, second = texts, list(request.text_pairs) or None
+    if request.question:
+        first, second = [request.question] * len(texts), texts
+    replacements = (Replacement(tokenizer, "pad_token", tokenizer.eos_token),) if unpadded else ()
+    with patching(*replacements):
+        return dict(tokenizer(first, second, padding=padding, truncation=True, return_tensors="np"))
+
+
+def image_inputs(directory: Directory, request: RunRequest) -> Arrays:
+    """Preprocess the request's image, a batch of one."""
+    image = request.load_image()
+    return _arrays(load(directory, "AutoImageProcessor")(images=image, return_tensors="pt"))
+
+
+def audio_inputs(directory: Directory, request: RunRequest) -> Arrays:
+    """Preprocess the request's audio, a batch of one."""
+    extractor = load(directory, "AutoFeatureExtractor")
+    audio = request.load_audio(extractor.sampling_rate)
+    return _arrays(extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="np"))
+
+
+def _arrays(features: Mapping[str, Any]) -> Arrays:
+    """Return tensors and arrays as arrays; image processors of Transformers 5 return tensors only."""
+    return {name: np.asarray(value) for name, value in features.items() if hasattr(value, "__array__")}

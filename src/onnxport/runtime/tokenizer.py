@@ -1,0 +1,153 @@
+"""Tokenize and decode text, and apply the chat template, from the directory's own files and without Transformers."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
+from onnxport.runtime.directory import Directory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Message = dict[str, str]
+"""One message of a conversation: `role` (system, user or assistant) and `content`."""
+
+
+class DirectoryTokenizer:
+    """Tokenize and decode with an exported directory's `tokenizer.json`.
+
+    Args:
+        directory: the exported directory.
+
+    Raises:
+        CheckpointNotFoundError: it has no `tokenizer.json`.
+        CorruptCheckpointError: that file is damaged.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        from tokenizers import Tokenizer
+
+        file = directory.path / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointNotFoundError(f"{directory.path} has no tokenizer.json: give token ids instead of text")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers (as of 0.23) raises bare Exception for a bad file
+            raise CorruptCheckpointError(f"{file}: {error}; export the model again") from error
+        self._directory = directory
+        self._config = directory.read("tokenizer_config.json")
+        self._chat_template = self._find_chat_template()
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the tokenizer's end-of-sequence token, None if it has none."""
+        return self._special_token_id("eos_token")
+
+    def encode(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> dict[str, NDArray[np.int64]]:
+        """Tokenize texts as one batch.
+
+        Args:
+            texts: the texts.
+            add_special_tokens: add the tokens that begin and end a sequence.
+
+        Returns:
+            `input_ids` and `attention_mask`, [batch, length] each, padded on the left.
+        """
+        rows = [self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids for text in texts]
+        length = max(map(len, rows))
+        pad = self._special_token_id("pad_token") or self.eos_token_id or 0
+        ids = np.array([[pad] * (length - len(row)) + row for row in rows], dtype=np.int64)
+        mask = np.array([[0] * (length - len(row)) + [1] * len(row) for row in rows], dtype=np.int64)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def decode(self, token_ids: Sequence[int] | NDArray[Any]) -> str:
+        """Return the text of tokens, without special tokens."""
+        return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
+
+    def decode_stream(self, token_ids: Iterable[int]) -> Iterator[str]:
+        """Decode tokens as they arrive: yield the new text after each, which ends at a whole character.
+
+        Args:
+            token_ids: the ids, one after another.
+        """
+        received: list[int] = []
+        yielded = 0
+        for token in token_ids:
+            received.append(token)
+            text = self.decode(received)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the token ends inside a character's bytes
+                yield text[yielded:]
+                yielded = len(text)
+        yield self.decode(received)[yielded:]
+
+    def apply_chat_template(self, messages: Sequence[Message]) -> str:
+        """Return the prompt that the model continues with the next message of a conversation.
+
+        Raises:
+            UnsupportedError: the directory has no chat template, or the template rejects the conversation.
+        """
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        if self._chat_template is None:
+            raise UnsupportedError(
+                f"{self._directory.path} has no chat template: the model wasn't trained for conversations; use "
+                "onnxport run --prompt, which continues a text"
+            )
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        environment.filters["tojson"] = _to_json
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        special_tokens = {name: self._special_token(name) or "" for name in names}
+        try:
+            prompt = environment.from_string(self._chat_template).render(
+                messages=list(messages), add_generation_prompt=True, **special_tokens
+            )
+        except TemplateError as error:
+            raise UnsupportedError(f"the chat template rejects the conversation: {error}") from error
+        return str(prompt)
+
+    def _special_token(self, name: str) -> str | None:
+        value = self._config.get(name) or self._directory.read("special_tokens_map.json").get(name)
+        return value.get("content") if isinstance(value, dict) else value
+
+    def _special_token_id(self, name: str) -> int | None:
+        token = self._special_token(name)
+        index = self._tokenizer.token_to_id(token) if token else None
+        return None if index is None else int(index)
+
+    def _find_chat_template(self) -> str | None:
+        file: Path = self._directory.path / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        found = self._config.get("chat_template") or self._directory.read("chat_template.json").get("chat_template")
+        if isinstance(found, list):  # several templates by name
+            named = {item.get("name"): item.get("template") for item in found}
+            return named.get("default") or next(iter(named.values()), None)
+        return found
+
+
+def _raise_exception(reason: str) -> None:
+    """Reject a conversation; chat templates call it `raise_exception`."""
+    from jinja2 import TemplateError
+
+    raise TemplateError(reason)
+
+
+def _strftime_now(pattern: str) -> str:
+    """Format the current time; chat templates call it `strftime_now`."""
+    return datetime.datetime.now().strftime(pattern)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    """Return JSON that isn't escaped for HTML, unlike jinja2's own filter `tojson`."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
