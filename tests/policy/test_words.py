@@ -31,8 +31,8 @@ REPLACED = {
 }
 """A word of everyday language to the term that the field has for it."""
 ONLY_IN_IDENTIFIERS = {"said": "outputs", "says": "returns"}
-UPSTREAM = ("audio_tower", "vision_tower", "vision_tower_config")
-"""Names of Transformers' own that have such a word in them."""
+UPSTREAM = ("audio_tower", "vision_tower", "vision_tower_config", '"towers"')
+"""Names that have such a word in them and must stay: Transformers' own, and an option in manifests of format 1."""
 GENERATED = ("coverage.md", "benchmarks.md", "conformance-4.37.md")
 """Pages that quote the messages of earlier versions; their commands write them anew."""
 PROSE = re.compile(rf"\b({'|'.join(REPLACED)})s?\b", re.I)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxport.architectures._architecture import Architecture
-from onnxport.configs.model_types import MODEL_TYPES, load_config_class
+from onnxport.configs.decoders import VisionEncoderDecoderOnnxConfig
 from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.description.component_types import generates_from_encoder
 from onnxport.description.components import Component
@@ -25,7 +25,7 @@ def _components(
     if generates_from_encoder(model, task):
         return None
     config = model.config
-    known = load_config_class(MODEL_TYPES[_MODEL_TYPE].config)(config)
+    known = VisionEncoderDecoderOnnxConfig(config)
     encoder = known.get_encoder_config(config.encoder)
     decoder = known.get_decoder_config(config.encoder, config.decoder, feature="causal-lm")
     image_processor = getattr(preprocessor, "image_processor", preprocessor)

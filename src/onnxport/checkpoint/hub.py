@@ -78,12 +78,8 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
         CorruptCheckpointError: a download was cut off.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HTTPError,  # type: ignore[attr-defined]
-        IncompleteSnapshotError,
-        RevisionResolutionError,
-        XetDownloadError,
-    )
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub.errors import IncompleteSnapshotError, RevisionResolutionError, XetDownloadError
 
     common: dict[str, Any] = {"revision": options.revision, "cache_dir": options.cache_dir, "token": options.token}
     with quiet():
@@ -95,7 +91,14 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
             )
         except IncompleteSnapshotError as error:
             found = error.snapshot_path
-        except (HTTPError, OSError, ValueError, RuntimeError, RevisionResolutionError, XetDownloadError) as error:
+        except (
+            hub_errors.HTTPError,
+            OSError,
+            ValueError,
+            RuntimeError,
+            RevisionResolutionError,
+            XetDownloadError,
+        ) as error:
             raise _explain(error, repository, options) from error
     return Path(found)
 

@@ -37,7 +37,7 @@ def generate(directory: Directory, request: RunRequest, settings: dict[str, Any]
     if directory.has("embed_tokens"):
         return _generate_multimodal(directory, request, settings, stream=stream)
     tokenizer = _tokenizer(directory, request)
-    values = []
+    values: list[dict[str, Any]] = []
     for prompt in request.texts or ("",):
         inputs = _model_inputs(directory, request, prompt, tokenizer)
         _, steps = LightModel(directory).stream(inputs, **settings)
@@ -104,7 +104,7 @@ def _generate_multimodal(
     from onnxport.runtime.load import load
 
     processor = _preprocess.load(directory, "AutoProcessor")
-    model = load(directory.path)
+    model: Any = load(directory.path)
     if isinstance(model, LightModel):
         raise MissingDependencyError("multimodal models need torch and transformers: pip install 'onnxport[export]'")
     import torch

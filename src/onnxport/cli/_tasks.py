@@ -79,7 +79,7 @@ def _fill_mask(directory: Directory, request: RunRequest) -> RunResult:
 def _text_classification(directory: Directory, request: RunRequest) -> RunResult:
     """Return the most probable classes of each text; the logit of a model with a single class."""
     pipe = pipeline("text-classification", directory.path)
-    options = {"top_k": TOP_K, "truncation": True}
+    options: dict[str, object] = {"top_k": TOP_K, "truncation": True}
     if pipe.model.config.num_labels == 1:
         options["function_to_apply"] = "none"
     inputs: Iterable[Any] = request.texts

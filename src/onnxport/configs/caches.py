@@ -28,7 +28,7 @@ def past_to_cache(past: Sequence[Sequence[torch.Tensor]]) -> Cache:
     return EncoderDecoderCache(self_attention, cross_attention)
 
 
-def cache_to_past(cache: Cache | Sequence[Sequence[torch.Tensor]]) -> list[tuple[torch.Tensor, ...]]:
+def cache_to_past(cache: Any) -> list[tuple[torch.Tensor, ...]]:
     """Return one tuple of tensors per layer from a cache, the inverse of `past_to_cache`."""
     if hasattr(cache, "cross_attention_cache"):
         self_attention = cache_to_past(cache.self_attention_cache)

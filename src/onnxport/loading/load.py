@@ -343,9 +343,8 @@ def generation_config_for(
     made = GenerationConfig.from_model_config(config)
     made._from_model_config = False  # it is written to a file
     tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(made, name) is None:
-            setattr(made, name, getattr(tokenizer, name, None))
+    missing = [name for name in ("bos_token_id", "eos_token_id", "pad_token_id") if getattr(made, name) is None]
+    made.update(**{name: getattr(tokenizer, name, None) for name in missing})
     return made
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.text_configs import text_config_of
@@ -125,7 +125,7 @@ def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
 
     def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if not isinstance(blocks, Recording) or not isinstance(scales, Recording):
-            return cast("torch.Tensor", original(blocks, scales, dtype))
+            return original(blocks, scales, dtype)
         made = building.transpose(building.mxfp4(blocks.expression, scales.expression), (0, 2, 1))
         return Recording(building.cast(made, from_torch_dtype(dtype)), blocks.tape)
 

@@ -267,7 +267,7 @@ def _runner(node: Node) -> Callable[..., Any]:
 
     target: Any = node.target
 
-    def run(*values: object) -> object:
+    def run(*values: Any) -> Any:
         known = dict(zip(node.all_input_nodes, values, strict=True))
         arguments, named = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
         return target(*arguments, **named)

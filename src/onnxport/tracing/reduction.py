@@ -369,7 +369,7 @@ def _is_same_setting(name: str, before: object, after: object, cuts: Cuts) -> bo
     if name == _CHOSEN:  # only the last hidden states, whose index is the number of layers
         indices, others = (cast("tuple[tuple[int, ...], int]", side)[0] for side in (before, after))
         return any({*indices} <= {cut.length, -1} and {*others} <= {len(cut.kept), -1} for cut in cuts)
-    if not isinstance(before, tuple):
+    if not isinstance(before, tuple) or not isinstance(after, tuple):
         return bool(_DEPTH.search(name)) and any(_count(before, cut) == after for cut in cuts)
     if _DEPTH.search(name):
         return True

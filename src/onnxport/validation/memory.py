@@ -118,7 +118,7 @@ def available_memory() -> int:
     """
     import psutil
 
-    return max(0, min([psutil.virtual_memory().available, *_control_groups(Path("/"))]))
+    return max(0, min([int(psutil.virtual_memory().available), *_control_groups(Path("/"))]))
 
 
 @dataclass(frozen=True)
