@@ -81,6 +81,7 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
     from huggingface_hub import errors as hub_errors
     from huggingface_hub.errors import IncompleteSnapshotError, RevisionResolutionError, XetDownloadError
 
+    offline = (hub_errors.HTTPError, RevisionResolutionError, XetDownloadError)  # type: ignore[attr-defined]
     common: dict[str, Any] = {"revision": options.revision, "cache_dir": options.cache_dir, "token": options.token}
     with quiet():
         try:
