@@ -125,8 +125,11 @@ class LightModel:
 
         def take(tokens: NDArray[Any]) -> Arrays:
             nonlocal encoded, token_types
+            if token_types is not None:  # those of generated tokens are zero
+                token_types = np.pad(token_types, ((0, 0), (0, tokens.shape[1] - token_types.shape[1])))
             feed = embed(self.directory, tokens, encoded, token_types)
-            encoded, token_types = (), None
+            if decoder.states:
+                encoded, token_types = (), None
             return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
         return take
