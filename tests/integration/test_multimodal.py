@@ -374,10 +374,11 @@ def git(directory: Path) -> Any:
     return model
 
 
-def test_git_reads_its_image_before_the_prompt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("past", [True, False])
+def test_git_reads_its_image_before_the_prompt(past: bool, tmp_path: Path) -> None:
     model = git(tmp_path / "checkpoint")
-    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions())
-    assert result.manifest.task == "image-to-text-with-past"
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=past))
+    assert result.manifest.task == ("image-to-text-with-past" if past else "image-to-text")
     assert [item.merge for item in result.manifest.modalities] == ["prefix"]
     ours = onnxport.load(tmp_path / "out")
     light = LightModel(ours.directory)
@@ -430,10 +431,11 @@ def tiles_for_mllama(mask: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def test_mllama_attends_to_its_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("past", [True, False])
+def test_mllama_attends_to_its_images(past: bool, tmp_path: Path) -> None:
     model = mllama(tmp_path / "checkpoint")
-    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions())
-    assert result.manifest.task == "image-to-text-with-past"
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=past))
+    assert result.manifest.task == ("image-to-text-with-past" if past else "image-to-text")
     assert [item.merge for item in result.manifest.modalities] == ["cross-attention"]
     ours = onnxport.load(tmp_path / "out")
     light = LightModel(ours.directory)

@@ -15,7 +15,7 @@ from transformers.models.muse_spark import modeling_muse_spark
 from onnxport.architectures.lfm2_vl import _blocks
 from onnxport.description._packed_patch_methods import _shrunk
 from onnxport.description._packed_patch_tracing import _FUNCTIONS
-from onnxport.description._patch_positions import Places
+from onnxport.description._patch_positions import PatchPositions
 
 GRIDS = torch.tensor([[1, 8, 12], [1, 12, 4], [2, 4, 20]])
 IMAGES = torch.tensor([[1, 8, 12], [1, 12, 4]])
@@ -73,7 +73,7 @@ def test_frames() -> None:
 
 
 def test_number_of_is_the_reverse_of_in_blocks() -> None:
-    places = Places.of(GRIDS, count(GRIDS))
+    places = PatchPositions.of(GRIDS, count(GRIDS))
     assert torch.equal(places.number_of(*places.in_blocks(2), 2), torch.arange(count(GRIDS)))
 
 
@@ -82,7 +82,7 @@ def test_half_a_image(side: int) -> None:
     grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
     states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
     theirs = unshuffled(states, grids, sides)
-    ours = _shrunk(None, Places.of(grids, count(grids)))(states, grids, sides)
+    ours = _shrunk(None, PatchPositions.of(grids, count(grids)))(states, grids, sides)
     torch.testing.assert_close(ours, theirs)
 
 

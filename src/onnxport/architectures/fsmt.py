@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxport.architectures._architecture import Architecture
 from onnxport.description.component_types import encoder_decoder, generates_from_encoder
-from onnxport.description.encoder_decoder import DecoderOnnxConfig
+from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _always_masked(_: object) -> Callable[..., torch.Tensor]:
     return make_padding_mask
 
 
-class FsmtDecoderOnnxConfig(DecoderOnnxConfig):
+class FsmtDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
     """Describe FSMT's decoder, whose layers take the encoder's hidden states with the sequence first."""
 
     is_time_first = True

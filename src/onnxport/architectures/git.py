@@ -17,7 +17,7 @@ from onnxport.description.multimodal import EmbedsDecoderOnnxConfig, ModalityEnc
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
     from onnxport.description.encoder_outputs import Modality
@@ -68,11 +68,12 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
             attention_mask: torch.Tensor,
             position_ids: torch.Tensor,
             token_type_ids: torch.Tensor,
-            past_key_values: Any = None,
+            past_key_values: Cache | None = None,
+            use_cache: bool = False,
             logits_to_keep: int = 0,
             **_: Any,
         ) -> dict[str, Any]:
-            cache = DynamicCache(config=model.config) if past_key_values is None else past_key_values
+            cache = DynamicCache(config=model.config) if use_cache and past_key_values is None else past_key_values
             is_image = token_type_ids == 1
             # the module adds the position embeddings in place
             text = model.git.embeddings(inputs_embeds=inputs_embeds.clone(), position_ids=position_ids)
@@ -85,9 +86,10 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
                 block_sequence_ids=torch.where(is_image, 0, -1),
             )
             hidden_states = model.git.encoder(
-                hidden_states, attention_mask=mask, past_key_values=cache, use_cache=True
+                hidden_states, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
             ).last_hidden_state
-            return {"logits": model.output(hidden_states[:, -logits_to_keep:]), "past_key_values": cache}
+            logits = model.output(hidden_states[:, -logits_to_keep:])
+            return {"logits": logits, **({} if cache is None else {"past_key_values": cache})}
 
         return super().run(decode, arguments)
 

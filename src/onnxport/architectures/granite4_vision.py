@@ -41,7 +41,7 @@ class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
 
         return {"image_features": torch.zeros_like(states[0]), "deepstack_features": torch.stack(states)}
 
-    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
+    def _encoded(self, model: PreTrainedModel, tiles: Any) -> list[Any]:
         config, found = self._config, {}
         outputs = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
         first = 1 if config.vision_feature_select_strategy == "default" else 0

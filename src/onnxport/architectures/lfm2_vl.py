@@ -32,7 +32,7 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
 
     _output: ClassVar[str] = "image_features"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
 
     @property

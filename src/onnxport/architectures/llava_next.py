@@ -86,7 +86,7 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         """Return the outputs by name."""
         return {"image_features": states[0]}
 
-    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
+    def _encoded(self, model: PreTrainedModel, tiles: Any) -> list[Any]:
         """Return the features of tiles, [tiles, rows, hidden size], once for each layer that takes some."""
         import torch
 

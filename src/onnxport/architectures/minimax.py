@@ -16,12 +16,13 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 
 class MiniMaxOnnxConfig(DerivedOnnxConfig):
     """Describe MiniMax for generation: keys and values of some layers, states of the others."""
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
+    def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
         """Describe what every layer caches."""
         layers: list[tuple[CacheTensor, ...]] = []
         for number, kind in enumerate(model.config.layer_types):

@@ -121,14 +121,15 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         model = model_of(forward)
 
         def decode(
-            *, cross_attention_mask: torch.Tensor, logits_to_keep: int = 0, return_dict: bool = True, **named: Any
+            *, cross_attention_mask: torch.Tensor, logits_to_keep: int = 0, use_cache: bool = False, **named: Any
         ) -> dict[str, Any]:
             mask, attends = _masks(cross_attention_mask, model.dtype)
             outputs = model.model.language_model(
-                **named, cross_attention_mask=mask, full_text_row_masked_out_mask=attends, return_dict=return_dict
+                **named, cross_attention_mask=mask, full_text_row_masked_out_mask=attends, use_cache=use_cache
             )
             logits = model.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
-            return {"logits": logits, "past_key_values": outputs.past_key_values}
+            cache = outputs.past_key_values
+            return {"logits": logits, **({} if cache is None else {"past_key_values": cache})}
 
         return super().run(decode, arguments)
 

@@ -16,7 +16,7 @@ from onnxport.description.arguments import PAST
 from onnxport.description.component_types import encoder_decoder, generates_from_encoder
 from onnxport.description.components import Component
 from onnxport.description.derived import DerivedOnnxConfig
-from onnxport.description.encoder_decoder import DecoderOnnxConfig
+from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
 
 if TYPE_CHECKING:
     import torch
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 class ProphetNetOnnxConfig(DerivedOnnxConfig):
     """Describe ProphetNet in one graph, without a cache."""
 
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
+    def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
         """Return the decoder's form for any number of tokens."""
         return _forms() if model.config.is_encoder_decoder else super().patches_of(model)
 
 
-class ProphetNetDecoderOnnxConfig(DecoderOnnxConfig):
+class ProphetNetDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
     """Describe ProphetNet's decoder."""
 
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
+    def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
         """Return the decoder's form for any number of tokens."""
         return _forms()
 

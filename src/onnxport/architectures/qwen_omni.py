@@ -32,7 +32,7 @@ _PART = MODALITY_ENCODERS["audio_encoder"]
 _MASKS = ("feature_attention_mask", "input_features_mask")
 
 
-def audio_encoder_of(model: Any) -> Any:
+def audio_encoder_of(model: PreTrainedModel) -> Any:
     """Return the encoder with windows of a model, itself or inside; None where there is none."""
     encoders = (module for module in model.modules() if hasattr(module, "n_window") and hasattr(module, "layers"))
     return next(encoders, None)
@@ -47,7 +47,7 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
         model: the encoder, or the whole model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
         encoder = audio_encoder_of(model)
         self._tracing, self._is_whole = PackedPatchTracing(encoder), encoder is not model

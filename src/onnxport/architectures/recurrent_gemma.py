@@ -20,6 +20,7 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
     from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
 
 _MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
@@ -30,7 +31,7 @@ _GIVEN = "cached"
 class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
     """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
+    def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
         """Describe what every layer caches."""
         config, layers = model.config, []
         for number, layer in enumerate(model.model.layers):
@@ -44,7 +45,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
                 )
         return CacheLayout(tuple(layers), len(layers))
 
-    def _given_cache(self, model: Any, inputs: Mapping[str, Any]) -> None:
+    def _given_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         """Look for no cache: what is described stands in the configuration."""
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 _SHIFTS, _SUMS = 2, 3
 _NOTHING = -1e38
@@ -39,7 +40,7 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
             sums.copy_(torch.linspace(0.5, 2.0, sums.numel()).reshape(sums.shape))
         return inputs
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
+    def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
         """Describe the states of every layer."""
         size, depth = model.config.hidden_size, model.config.num_hidden_layers
         layers = (

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _STATES = {"input_values": 7, "decoder_input_values": 3}
 """Inputs of the bare model, and how long examples are."""
@@ -23,7 +26,7 @@ _STATES = {"input_values": 7, "decoder_input_values": 3}
 class SpeechT5OnnxConfig(DerivedOnnxConfig):
     """Describe SpeechT5 in one graph."""
 
-    def __init__(self, model: Any, *arguments: Any) -> None:
+    def __init__(self, model: PreTrainedModel, *arguments: Any) -> None:
         self._is_bare = type(model).__name__ == "SpeechT5Model"
         super().__init__(model, *arguments)
 
@@ -45,7 +48,7 @@ class SpeechT5OnnxConfig(DerivedOnnxConfig):
 
 
 @contextmanager
-def _kept(model: Any) -> Iterator[None]:
+def _kept(model: PreTrainedModel) -> Iterator[None]:
     """Keep every value of what comes before the decoder, in a block."""
     changed = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
     with patching(*(Replacement(module, "_consistent_dropout", lambda states, _: states) for module in changed)):

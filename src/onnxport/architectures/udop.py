@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from onnxport.architectures._architecture import Architecture, always
 from onnxport.description.component_types import encoder_decoder, generates_from_encoder
 from onnxport.description.derived import DerivedOnnxConfig
-from onnxport.description.dummy_inputs import Recipe, Setting
+from onnxport.description.dummy_inputs import DummyInput, InputContext
 from onnxport.description.encoder_decoder import EncoderOnnxConfig
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from onnxport.description.tasks import Task
 
 
-def _boxes(setting: Setting) -> torch.Tensor:
+def _boxes(context: InputContext) -> torch.Tensor:
     """Return boxes in shares of the page, [batch, sequence, 4]."""
     import torch
 
-    return torch.full((setting.batch, setting.length, 4), 0.5)
+    return torch.full((context.batch, context.length, 4), 0.5)
 
 
-_DUMMY_INPUTS = {"bbox": Recipe({0: "batch", 1: "sequence"}, _boxes)}
+_DUMMY_INPUTS = {"bbox": DummyInput({0: "batch", 1: "sequence"}, _boxes)}
 
 
 class UdopOnnxConfig(DerivedOnnxConfig):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe a decoder of embeddings that hold the audio; it generates with the configuration's delay."""
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name what the decoder takes; the audio is in its embeddings."""
         return (*inspect.signature(type(model.model.language_model).forward).parameters, "logits_to_keep")
 
@@ -42,7 +42,7 @@ class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 
         return super().run(decode, arguments)
 
-    def _delay(self, model: Any) -> Any:
+    def _delay(self, model: PreTrainedModel) -> Any:
         """Return the embedding of the delay, in tokens."""
         import torch
 
@@ -54,7 +54,7 @@ class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 class RealtimeTextOnnxConfig(DerivedOnnxConfig):
     """Describe the decoder alone, which takes the embedding of its delay."""
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name what the decoder takes, `t_cond` among them: its layers do, its forward hands it on."""
         return (*super().parameters_of(model), "t_cond")
 

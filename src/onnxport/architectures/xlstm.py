@@ -16,6 +16,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
     from transformers.models.xlstm.modeling_xlstm import xLSTMBackend
 
     States = tuple[torch.Tensor, ...]
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 class XlstmOnnxConfig(DerivedOnnxConfig):
     """Describe xLSTM for generation, with its states or without."""
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name what the model takes: also a mask, which it doesn't look at."""
         return (*super().parameters_of(model), "attention_mask")
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
+    def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
         """Describe the states of every layer."""
         layers = tuple(
             tuple(

@@ -92,14 +92,7 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
             )
         except IncompleteSnapshotError as error:
             found = error.snapshot_path
-        except (
-            hub_errors.HTTPError,
-            OSError,
-            ValueError,
-            RuntimeError,
-            RevisionResolutionError,
-            XetDownloadError,
-        ) as error:
+        except (*offline, OSError, ValueError, RuntimeError) as error:
             raise _explain(error, repository, options) from error
     return Path(found)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from onnxport.description._patch_positions import Places, averages, interpolated
+from onnxport.description._patch_positions import PatchPositions, averages, interpolated
 
 _Method = Callable[..., Any]
 
@@ -26,10 +26,10 @@ def methods_of(model: Any, grids: Any, patches: Any) -> Iterator[tuple[Any, str,
             if method is None or not re.search(ending + "$", type(module).__name__):
                 continue
             if parameter in inspect.signature(method).parameters:
-                yield module, name, make(module, Places.of(grids, patches))
+                yield module, name, make(module, PatchPositions.of(grids, patches))
 
 
-def _with_lengths_of_images(module: Any, _: Places) -> _Method:
+def _with_lengths_of_images(module: Any, _: PatchPositions) -> _Method:
     """Look up in which image each patch is: images are of one frame, and lengths of frames aren't known."""
 
     def forward(embeddings: Any, lengths: Any, image_shapes: Any, h_coords: Any, w_coords: Any) -> Any:
@@ -38,7 +38,7 @@ def _with_lengths_of_images(module: Any, _: Places) -> _Method:
     return forward
 
 
-def _without_videos(_: Any, __: Places) -> _Method:
+def _without_videos(_: Any, __: PatchPositions) -> _Method:
     """Put each image, which has one frame, in the place of a pair of frames."""
     import torch
 
@@ -48,7 +48,7 @@ def _without_videos(_: Any, __: Places) -> _Method:
     return slices
 
 
-def _projected_in_blocks(module: Any, places: Places) -> _Method:
+def _projected_in_blocks(module: Any, places: PatchPositions) -> _Method:
     """Project the patches of all images at once, in the order of blocks."""
 
     def forward(image_features: Any, image_grid_thw: Any) -> Any:
@@ -60,7 +60,7 @@ def _projected_in_blocks(module: Any, places: Places) -> _Method:
     return forward
 
 
-def _shrunk(_: Any, places: Places) -> _Method:
+def _shrunk(_: Any, places: PatchPositions) -> _Method:
     """Make one feature of each block of patches: of those in its middle, as interpolation to half the size does."""
 
     def pixel_unshuffle(hidden_states: Any, grid_thw: Any, merge_sizes: Any) -> Any:
@@ -74,7 +74,7 @@ def _shrunk(_: Any, places: Places) -> _Method:
     return pixel_unshuffle
 
 
-def _convolved(module: Any, places: Places) -> _Method:
+def _convolved(module: Any, places: PatchPositions) -> _Method:
     """Convolve each patch with those around it, which are looked up by their numbers."""
 
     def forward(hidden_states: Any, grid_thw: Any, **_: Any) -> Any:
@@ -97,7 +97,7 @@ def _convolved(module: Any, places: Places) -> _Method:
     return forward
 
 
-def _resized(_: Any, places: Places) -> _Method:
+def _resized(_: Any, places: PatchPositions) -> _Method:
     """Stretch a table of positions over each image, or average where it is larger than the image."""
 
     def resize_positional_embeddings(positional_embeddings: Any, grid_thw: Any, spatial_merge_size: int) -> Any:
@@ -110,7 +110,7 @@ def _resized(_: Any, places: Places) -> _Method:
     return resize_positional_embeddings
 
 
-def _with_positions(module: Any, places: Places) -> _Method:
+def _with_positions(module: Any, places: PatchPositions) -> _Method:
     """Add positions, interpolated in a table, to the patches of all images at once."""
 
     def forward(pixel_values: Any, grid_thw: Any) -> Any:
@@ -124,7 +124,7 @@ def _with_positions(module: Any, places: Places) -> _Method:
     return forward
 
 
-def _with_newlines(module: Any, places: Places) -> _Method:
+def _with_newlines(module: Any, places: PatchPositions) -> _Method:
     """Merge blocks of patches, end each row of blocks with a mark, and put each image between two more.
 
     All states are made at once, each with the number of its place, and sorted by these.
@@ -159,7 +159,7 @@ def _rows_before(down: Any, first: Any) -> Any:
     return (down * first).cumsum(0) - down
 
 
-def _merged_in_steps(module: Any, _: Places) -> _Method:
+def _merged_in_steps(module: Any, _: PatchPositions) -> _Method:
     """Merge blocks of patches of all images at once, as often as the model does."""
     import torch
 
@@ -167,7 +167,7 @@ def _merged_in_steps(module: Any, _: Places) -> _Method:
         side = module.merge_kernel_size[0]
         grids, states = torch.nn.functional.pad(target_sizes, (1, 0), value=1), hidden_states[0]
         for layer in module.mlp:
-            order = Places.of(grids, states.shape[0]).rank_of_block(side)
+            order = PatchPositions.of(grids, states.shape[0]).rank_of_block(side)
             states = layer(states[order].reshape(-1, side**2 * states.shape[-1]))
             grids = grids // grids.new_tensor([1, side, side])
         return [states]
@@ -175,7 +175,7 @@ def _merged_in_steps(module: Any, _: Places) -> _Method:
     return forward
 
 
-_METHODS: dict[tuple[str, str, str], Callable[[Any, Places], _Method]] = {
+_METHODS: dict[tuple[str, str, str], Callable[[Any, PatchPositions], _Method]] = {
     ("VisionEmbeddings", "forward", "lengths"): _with_lengths_of_images,  # GLM-4V and after
     ("ResamplerModel", "_temporal_slicing", "grid_thw"): _without_videos,  # Ernie 4.5
     ("Projector", "forward", "image_grid_thw"): _projected_in_blocks,  # PaddleOCR

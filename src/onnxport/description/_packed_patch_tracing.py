@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnxport.description._packed_patch_methods import methods_of
-from onnxport.description._patch_positions import Places, interpolated, windows
+from onnxport.description._patch_positions import PatchPositions, interpolated, windows
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
@@ -72,7 +72,7 @@ class PackedPatchTracing:
 
 def _numbers(patches: Any) -> Callable[..., Any]:
     def get_vision_cu_seqlens(grid_thw: Any, merge_temporal: bool = False, kwargs: Any = None) -> Any:
-        places = Places.of(grid_thw, patches)
+        places = PatchPositions.of(grid_thw, patches)
         return places.image if merge_temporal else places.frames_of_all(grid_thw)
 
     return get_vision_cu_seqlens
@@ -102,7 +102,7 @@ def _positions(patches: Any) -> Callable[..., Any]:
     ) -> Any:
         import torch
 
-        places = Places.of(grid_thw, patches)
+        places = PatchPositions.of(grid_thw, patches)
         side = spatial_merge_size
         row, column = places.in_blocks(side if isinstance(side, int) else side[places.image])
         return torch.stack([places.frame, row, column] if include_temporal else [row, column], dim=-1)
@@ -123,21 +123,21 @@ def _interpolated(patches: Any) -> Callable[..., Any]:
     def get_vision_interpolation_indices_and_weights(grid_thw: Any, num_grid_per_side: int, **named: Any) -> Any:
         given = {"mode": "bilinear", "align_corners": False, "padding": "border", **named}
         how = (num_grid_per_side, given["mode"], given["align_corners"], given["padding"])
-        return interpolated(Places.of(grid_thw, patches), given.get("spatial_merge_size", 1), how)
+        return interpolated(PatchPositions.of(grid_thw, patches), given.get("spatial_merge_size", 1), how)
 
     return get_vision_interpolation_indices_and_weights
 
 
 def _blocks(patches: Any) -> Callable[..., Any]:
     def get_vision_pixel_shuffle_index(grid_thw: Any, merge_size: int, kwargs: Any = None) -> Any:
-        return Places.of(grid_thw, patches).rank_of_block(merge_size)
+        return PatchPositions.of(grid_thw, patches).rank_of_block(merge_size)
 
     return get_vision_pixel_shuffle_index
 
 
 def _first_frames(patches: Any) -> Callable[..., Any]:
     def get_vision_frame_index(grid_thw: Any, kwargs: Any = None) -> Any:
-        places = Places.of(grid_thw, patches)
+        places = PatchPositions.of(grid_thw, patches)
         return places.frame + (grid_thw[:, 0] > 1)[places.image].to(places.frame.dtype)
 
     return get_vision_frame_index
@@ -147,7 +147,7 @@ def _frames_of_blocks(patches: Any) -> Callable[..., Any]:
     def get_vision_temporal_merge_index(
         grid_thw: Any, kernel_height: int, kernel_width: int, kwargs: Any = None
     ) -> Any:
-        order = Places.of(grid_thw, patches).rank_of_block(kernel_height)
+        order = PatchPositions.of(grid_thw, patches).rank_of_block(kernel_height)
         return order.reshape(-1, 1, kernel_height * kernel_width)  # images have one frame
 
     return get_vision_temporal_merge_index
@@ -159,7 +159,7 @@ def _nearest(patches: Any) -> Callable[..., Any]:
 
         step = 1 / num_patches_per_side
         borders = torch.arange(step, 1.0, step, device=target_sizes.device)
-        places = Places.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), patches)
+        places = PatchPositions.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), patches)
         row, column = places.in_blocks(1)
         down, right = ((share[:, None] >= borders).sum(-1) for share in (row / places.rows, column / places.columns))
         return down * num_patches_per_side + right
@@ -231,7 +231,7 @@ def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
     class Looking(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is torch.repeat_interleave and len(args) == _WITH_COUNTS and isinstance(args[1], torch.Tensor):
-                return args[0][Places.of(grids, patches).image]
+                return args[0][PatchPositions.of(grids, patches).image]
             return function(*args, **(kwargs or {}))
 
     with Looking():

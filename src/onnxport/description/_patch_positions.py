@@ -14,7 +14,7 @@ _FAR = 2**10
 
 
 @dataclass(frozen=True)
-class Places:
+class PatchPositions:
     """Hold for each patch what is known of it, [patches] each.
 
     Attributes:
@@ -34,7 +34,7 @@ class Places:
     within: Any
 
     @staticmethod
-    def of(grids: Any, patches: Any) -> Places:
+    def of(grids: Any, patches: Any) -> PatchPositions:
         """Find out for all patches.
 
         Args:
@@ -51,7 +51,7 @@ class Places:
         first = (ends - counts)[image]
         within = number - first
         area = rows * columns
-        return Places(image, first, within // area, rows, columns, within % area)
+        return PatchPositions(image, first, within // area, rows, columns, within % area)
 
     def in_blocks(self, side: Any) -> tuple[Any, Any]:
         """Return row and column of each patch, where a frame's patches come in blocks.
@@ -92,14 +92,14 @@ def windows(grids: Any, patches: Any, side: int, span: int) -> tuple[Any, Any]:
     """
     blocks = grids // grids.new_tensor([1, side, side])
     count = patches // side**2
-    places = Places.of(blocks, count)
+    places = PatchPositions.of(blocks, count)
     row, column = places.in_blocks(1)
     window = (places.frames_of_all(grids) * _FAR + row // span) * _FAR + column // span
     order = (window * count + window.new_ones(count).cumsum(0) - 1).argsort()
     return order, window[order][:, None].expand(-1, side**2).reshape(-1)
 
 
-def interpolated(places: Places, side: int, how: tuple[Any, ...]) -> tuple[Any, Any]:
+def interpolated(places: PatchPositions, side: int, how: tuple[Any, ...]) -> tuple[Any, Any]:
     """Return which entries of a square table of positions make up each patch's, and how much of each.
 
     Args:

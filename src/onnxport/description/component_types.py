@@ -13,9 +13,9 @@ from onnxport.description import packed_patches
 from onnxport.description.components import MODALITY_ENCODERS, Component
 from onnxport.description.encoder_decoder import (
     CrossAttentionDecoderOnnxConfig,
-    DecoderOnnxConfig,
     EncoderOnnxConfig,
     InnerEncoderOnnxConfig,
+    Seq2SeqDecoderOnnxConfig,
 )
 from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
 from onnxport.description.multimodal import (
@@ -57,7 +57,7 @@ def encoder_decoder(
     preprocessor: Preprocessor,
     *,
     encoder: type[EncoderOnnxConfig] = EncoderOnnxConfig,
-    decoder: type[DecoderOnnxConfig] = DecoderOnnxConfig,
+    decoder: type[Seq2SeqDecoderOnnxConfig] = Seq2SeqDecoderOnnxConfig,
 ) -> tuple[Component, ...]:
     """Describe an encoder-decoder for generation.
 

@@ -19,11 +19,11 @@ from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
 from onnxport.description.dummy_inputs import (
     PLACES,
-    Recipe,
-    Setting,
+    DummyInput,
+    InputContext,
     asked_for,
+    dummy_input,
     places_before,
-    recipe,
     takes_cameras,
     takes_frames,
 )
@@ -68,7 +68,7 @@ _ALWAYS = (
 _MASKS = ("input_features_mask",)
 """Parameters that a forward can't do without although it has a default for them."""
 _REPLACED = ("token_type_ids", "pixel_values")
-"""Inputs that a recipe makes where it knows better than the preprocessor."""
+"""Inputs that are made here although the preprocessor makes them."""
 _CHOICES = {0: "batch", 1: "choice", 2: "sequence"}
 _TRIES = 5
 """How often a model is run with one more of the inputs that it asks for."""
@@ -96,7 +96,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
     attn_implementation: ClassVar[str | None] = None
-    dummy_inputs: ClassVar[Mapping[str, Recipe]] = {}
+    dummy_inputs: ClassVar[Mapping[str, DummyInput]] = {}
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             made = {**generate(part, batch_size, seq_length, is_pair=is_pair, framework="pt"), **made}  # a text's mask
         wanted = set(self._parameters) - self._dropped
         inputs = {name: value for name, value in made.items() if name in wanted and hasattr(value, "shape")}
-        self._add_recipes(inputs)
+        self._add_dummy_inputs(inputs)
         fit(self._config, self._parameters, inputs)
         self.fit_inputs(inputs)
         tokens = inputs.get("input_ids")
@@ -324,10 +324,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return getattr(self._config, "image_token_index", None) is not None
         return "pixel_values" in (*inputs, *self._added) and hasattr(self._config, "vlm_config")
 
-    def _recipe(self, name: str) -> Recipe | None:
-        return self.dummy_inputs.get(name) or recipe(name)
+    def _dummy_input(self, name: str) -> DummyInput | None:
+        return self.dummy_inputs.get(name) or dummy_input(name)
 
-    def _add_recipes(self, inputs: dict[str, Any]) -> None:
+    def _add_dummy_inputs(self, inputs: dict[str, Any]) -> None:
         """Add what no preprocessor makes."""
         import torch
 
@@ -337,10 +337,10 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 first = inputs[name][:, :1] if value is None else torch.full_like(inputs[name][:, :1], value)
                 inputs[name] = torch.cat([first.expand(-1, places), inputs[name]], dim=1)
         for name in self._added:
-            made_by = self._recipe(name)
+            made_by = self._dummy_input(name)
             if made_by is not None and (name not in inputs or name in _REPLACED):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
-                inputs[name] = made_by.make(Setting(self._config, batch, inputs))
+                inputs[name] = made_by.make(InputContext(self._config, batch, inputs))
         if "flattened_patches" in inputs and "attention_mask" in self._parameters:  # it hides patches, no tokens
             inputs["attention_mask"] = (
                 inputs["flattened_patches"].new_ones(inputs["flattened_patches"].shape[:2]).long()
@@ -348,7 +348,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
         """Label the axes of inputs, in the order of the tables."""
-        known = {name: self._recipe(name) for name in inputs}
+        known = {name: self._dummy_input(name) for name in inputs}
         axes: dict[str, Mapping[int, str]] = {name: AXES[name] for name in AXES if name in inputs}
         for name, usual in _DIMENSIONS.items():
             if name in inputs and inputs[name].dim() != usual:  # frames of a video, patches, channels of audio
@@ -375,7 +375,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         wants_past, self.use_past = self.use_past, False
         flags = {"use_cache": True} if wants_past else {}
         made = self.generate_dummy_inputs(preprocessor)
-        self._dropped = {name for name in made if name not in AXES and not self._recipe(name)}
+        self._dropped = {name for name in made if name not in AXES and not self._dummy_input(name)}
         inputs = {name: value for name, value in made.items() if name not in self._dropped}
         for _ in range(_TRIES):
             try:
@@ -485,9 +485,9 @@ def _is_row(value: Any) -> bool:
 
 
 def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
-    """Name what recipes make for a model from the start, in the order in which it is made."""
+    """Name the dummy inputs that a model needs from the start, in the order in which they are made."""
     config = model.config
-    added = [name for name, parameter in parameters.items() if recipe(name) and _is_needed(name, parameter)]
+    added = [name for name, parameter in parameters.items() if dummy_input(name) and _is_needed(name, parameter)]
     if decodes and (model.can_generate() or "labels" not in parameters):
         added.append(_DECODER)
     if _DECODER in parameters and hasattr(config, "canvas_length"):  # tokens that it refines, drawn by chance

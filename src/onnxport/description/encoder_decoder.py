@@ -62,7 +62,7 @@ class InnerEncoderOnnxConfig(EncoderOnnxConfig):
         return super().run(encoder, {name: value for name, value in arguments.items() if name != "use_cache"})
 
 
-class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
+class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
     Attributes:
@@ -213,7 +213,7 @@ class DecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
 
 
-class CrossAttentionDecoderOnnxConfig(DecoderOnnxConfig):
+class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
     """Describe a text decoder that is a model of its own and attends to a vision encoder's hidden states (BLIP).
 
     Args:

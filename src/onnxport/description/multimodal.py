@@ -16,7 +16,7 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.derived import DerivedOnnxConfig, move
-from onnxport.description.dummy_inputs import Recipe, Setting, recipe, takes_videos
+from onnxport.description.dummy_inputs import DummyInput, InputContext, dummy_input, takes_videos
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
     ) -> Mapping[str, Any]:
         """Make images or audio; see `OnnxConfig`."""
         made = self._made(preprocessor, batch_size, **sizes)
-        known = recipe(self._input)
+        known = dummy_input(self._input)
         if self._input not in made and known is not None:
             batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-            made[self._input] = known.make(Setting(self._config, batch, made))
+            made[self._input] = known.make(InputContext(self._config, batch, made))
         if self._input not in made:
             raise UnsupportedError(
                 f"the checkpoint has no preprocessor that makes {self._input}: it can't be described"
@@ -110,9 +110,9 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
     def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
         """Make inputs with the preprocessor; audio is cut where a model takes only certain lengths."""
         made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
-        frames = recipe(self._input)
+        frames = dummy_input(self._input)
         if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
-            made[self._input] = frames.make(Setting(self._config, len(made[self._input]), {}))
+            made[self._input] = frames.make(InputContext(self._config, len(made[self._input]), {}))
         self.fit_inputs(made)
         if self._input in made and self._multiple > 1:
             whole = max(made[self._input].shape[1:])
@@ -123,12 +123,12 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         return made
 
     def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
-        made_by = _recipe(name)
+        made_by = _dummy_input(name)
         assert made_by is not None
         if name.endswith("features_mask") and "attention_mask" in inputs:  # most extractors call it so
             made = inputs["attention_mask"].bool()
         else:
-            made = made_by.make(Setting(self._config, len(inputs[self._input]), inputs))
+            made = made_by.make(InputContext(self._config, len(inputs[self._input]), inputs))
         if name.endswith("mask") and made.dim() == 2:  # each audio clip is shorter than the one before
             for row in range(1, len(made)):
                 made[row, -(made.shape[1] // 8 * row) :] = 0
@@ -139,7 +139,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
         made = self._made(preprocessor)
-        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or _recipe(name) is not None]
+        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or _dummy_input(name) is not None]
         can = [name for name in can if name not in _MASKS or self._input in _OTHER_INPUTS]
         needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
         every = [name for name in can if name not in _IN_ITS_PLACE]
@@ -191,7 +191,7 @@ def has_audio(model: Any, preprocessor: Any) -> bool:
     parts = [getattr(preprocessor, part, None) for part in ("feature_extractor", "audio_processor")]
     if method is None or isinstance(preprocessor, FeatureExtractionMixin) or any(part is not None for part in parts):
         return True
-    return recipe(_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
+    return dummy_input(_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
 
 
 _WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
@@ -211,24 +211,24 @@ def missing_inputs(model: Any, than: str, failure: Exception) -> UnsupportedErro
     )
 
 
-def _recipe(name: str) -> Recipe | None:
-    return _MASKS.get(name) or recipe(name)
+def _dummy_input(name: str) -> DummyInput | None:
+    return _MASKS.get(name) or dummy_input(name)
 
 
-def _whole_audios(setting: Setting) -> Any:
+def _whole_audios(context: InputContext) -> Any:
     """Return a mask of samples without padding."""
     import torch
 
-    audio = setting.inputs.get("input_values", setting.inputs.get("input_features"))
-    return torch.ones(setting.batch, audio.shape[-1], dtype=torch.bool)
+    audio = context.inputs.get("input_values", context.inputs.get("input_features"))
+    return torch.ones(context.batch, audio.shape[-1], dtype=torch.bool)
 
 
-_MASKS = {"padding_mask": Recipe({0: "batch"}, _whole_audios)}
-"""Masks of samples, for encoders that take samples: a recipe here alone, for other models do without."""
+_MASKS = {"padding_mask": DummyInput({0: "batch"}, _whole_audios)}
+"""Masks of samples, for encoders that take samples: made for them alone: other models do without."""
 
 
 def _axes_of(name: str) -> Mapping[int, str]:
-    made_by = _recipe(name)
+    made_by = _dummy_input(name)
     return made_by.axes if made_by is not None else {0: "batch"}
 
 

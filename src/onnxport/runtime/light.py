@@ -126,8 +126,11 @@ class LightModel:
 
         def embed(tokens: NDArray[Any]) -> Arrays:
             nonlocal features, token_types
+            if token_types is not None:  # those of generated tokens are zero
+                token_types = np.pad(token_types, ((0, 0), (0, tokens.shape[1] - token_types.shape[1])))
             feed = embed_and_merge(self.directory, tokens, features, token_types)
-            features, token_types = (), None
+            if decoder.has_cache:
+                features, token_types = (), None
             return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
         return embed

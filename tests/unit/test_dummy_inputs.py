@@ -10,7 +10,7 @@ import torch
 
 from onnxport.architectures._mask_value import _HalfMinimum
 from onnxport.description.derived import _refusal
-from onnxport.description.dummy_inputs import Setting, asked_for, places_before, recipe, takes_frames
+from onnxport.description.dummy_inputs import InputContext, asked_for, dummy_input, places_before, takes_frames
 from onnxport.errors import UnsupportedError
 from onnxport.loading.load import config_for
 from onnxport.patching.scope import patching
@@ -18,9 +18,9 @@ from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averages, _pool_any
 
 
 def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:
-    found = recipe(name)
+    found = dummy_input(name)
     assert found is not None
-    return found.make(Setting(SimpleNamespace(model_type="any", **config), 2, inputs))
+    return found.make(InputContext(SimpleNamespace(model_type="any", **config), 2, inputs))
 
 
 def test_an_error_asks_for_parameters_by_name() -> None:
@@ -147,11 +147,11 @@ def test_a_text_begins_with_the_places_of_its_image() -> None:
 @pytest.mark.parametrize(("half", "shape"), [("encoder", (2, 1, 18)), ("decoder", (2, 16, 3))])
 def test_halves_of_a_tokenizer_of_audios_take_samples_or_states(half: str, shape: tuple[int, ...]) -> None:
     config = SimpleNamespace(model_type=f"any_{half}", downsampling_ratios=(2, 3), channels=1, hidden_size=16)
-    made = recipe("hidden_states")
+    made = dummy_input("hidden_states")
     assert made is not None
-    assert made.make(Setting(config, 2, {})).shape == shape
+    assert made.make(InputContext(config, 2, {})).shape == shape
     with pytest.raises(UnsupportedError, match="hidden_states"):
-        made.make(Setting(SimpleNamespace(model_type="any"), 2, {}))
+        made.make(InputContext(SimpleNamespace(model_type="any"), 2, {}))
 
 
 def test_each_token_sees_one_image_more_than_the_one_before() -> None:
