@@ -168,5 +168,5 @@ def test_the_base_of_an_adapter_is_found_in_the_cache(cache: str, adapter: Calla
 
 
 def test_an_adapter_does_not_choose_whose_code_runs(tmp_path: Path, adapter: Callable[..., Path]) -> None:
-    with pytest.raises(OptionError, match="give the base as MODEL"):
+    with pytest.raises(OptionError, match="pass the base model as MODEL"):
         open_checkpoint(adapter(str(tmp_path)), ExportOptions(trust_remote_code=True))
