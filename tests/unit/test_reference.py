@@ -152,9 +152,7 @@ def test_the_command_runs_no_file_that_a_manifest_names(
 @pytest.mark.parametrize("revision", [None, "main", "../../x", ["main"]])
 def test_nothing_is_fetched_for_an_adapter(cache: str, adapter: Callable[..., Path], revision: object) -> None:
     directory = adapter("owner/other", revision)
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"to download it, pass owner/other as MODEL, and --adapter"
-    ):
+    with pytest.raises(CheckpointNotFoundError, match=r"to download it, pass owner/other as MODEL, and --adapter"):
         open_checkpoint(directory, ExportOptions(cache_dir=cache))
 
 
