@@ -159,7 +159,7 @@ def test_an_adapter_and_its_base(hub: Hub, cache: str, tmp_path: Path) -> None:
             "adapter_model.safetensors": (tmp_path / "lora").read_bytes(), "adapter_model.bin": b"never",
         }
     }  # fmt: skip
-    with pytest.raises(CheckpointNotFoundError, match="fetched if you name it: give owner/tiny as MODEL"):
+    with pytest.raises(CheckpointNotFoundError, match="to download it, pass owner/tiny as MODEL"):
         open_checkpoint("owner/lora", ExportOptions(cache_dir=cache))
     open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, revision="v1"))
     found = open_checkpoint("owner/lora", ExportOptions(cache_dir=cache))

@@ -80,8 +80,8 @@ def test_the_first_way_that_fits(budget: int, kind: str) -> None:
 
 def test_half_precision_needs_more_beside_the_original() -> None:
     weights, budget = Weights(10 * GIB, GIB, on_disk=True), MARGIN + 26 * GIB
-    assert choose(weights, budget, ExportOptions()).mode == "whole"
-    assert choose(weights, budget, ExportOptions(dtype="fp16")).mode == "on disk"
+    assert choose(weights, budget, ExportOptions()).kind == "whole"
+    assert choose(weights, budget, ExportOptions(dtype="fp16")).kind == "on disk"
 
 
 def test_small_models_are_proved_whole_in_any_memory() -> None:

@@ -152,9 +152,7 @@ def test_the_command_runs_no_file_that_a_manifest_names(
 @pytest.mark.parametrize("revision", [None, "main", "../../x", ["main"]])
 def test_nothing_is_fetched_for_an_adapter(cache: str, adapter: Callable[..., Path], revision: object) -> None:
     directory = adapter("owner/other", revision)
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"fetched if you name it: give owner/other as MODEL, and --adapter"
-    ):
+    with pytest.raises(CheckpointNotFoundError, match=r"to download it, pass owner/other as MODEL, and --adapter"):
         open_checkpoint(directory, ExportOptions(cache_dir=cache))
 
 
@@ -168,5 +166,5 @@ def test_the_base_of_an_adapter_is_found_in_the_cache(cache: str, adapter: Calla
 
 
 def test_an_adapter_does_not_choose_whose_code_runs(tmp_path: Path, adapter: Callable[..., Path]) -> None:
-    with pytest.raises(OptionError, match="give the base as MODEL"):
+    with pytest.raises(OptionError, match="pass the base model as MODEL"):
         open_checkpoint(adapter(str(tmp_path)), ExportOptions(trust_remote_code=True))

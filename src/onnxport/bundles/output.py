@@ -68,12 +68,12 @@ def _check_replaceable(output: Path, found: Path) -> None:
 
 
 def _foreign(output: Path, manifest: Manifest) -> list[str]:
-    """List what a directory holds and its manifest doesn't: files, links, and directories with nothing in them."""
-    own = {FILE_NAME, *manifest.files}
+    """List the files, links and empty directories of an output that aren't in its manifest."""
+    exported = {FILE_NAME, *manifest.files}
     for component in manifest.components:
-        own |= {component.file, *component.external_data}
-    held = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
-    return sorted({path.relative_to(output).as_posix() for path in held} - own)
+        exported |= {component.file, *component.external_data}
+    found = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+    return sorted({path.relative_to(output).as_posix() for path in found} - exported)
 
 
 @contextlib.contextmanager
@@ -118,10 +118,10 @@ def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def _publish(stage: Path, output: Path, *, was_there: bool, force: bool) -> None:
-    """Rename a stage to an output; what appeared there meanwhile is lost in no case.
+    """Rename a stage to an output, without losing files that were created there meanwhile.
 
     Raises:
-        OutputError: something else is there that must be kept.
+        OutputError: the output has other files by now.
     """
     try:
         rename_new(stage, output, over_empty=was_there)

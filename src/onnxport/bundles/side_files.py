@@ -66,14 +66,14 @@ _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
 
 def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
-    """List the files that an export takes along, by name.
+    """List the files beside the weights to copy, by name.
 
     Args:
         directory: the checkpoint.
-        preprocessor: another directory, whose tokenizer and processor come before the checkpoint's.
+        preprocessor: another directory, whose tokenizer and processor take precedence over the checkpoint's.
 
     Raises:
-        CorruptCheckpointError: one of them is a link to a file elsewhere.
+        CorruptCheckpointError: a file is a link out of the directory.
     """
     found = {path.name: path for path in files_inside(directory, *_NAMES)}
     if preprocessor not in (None, directory):

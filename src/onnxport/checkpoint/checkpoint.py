@@ -161,12 +161,12 @@ def open_checkpoint(model: str | Path, options: CheckpointOptions) -> Checkpoint
 
 
 def _open_base(adapter: Adapter, base: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
-    """Open the base that an adapter names: a path, or a snapshot in the hub's cache; nothing is fetched for it."""
+    """Open the base model of an adapter: a local path, or a snapshot in the hub cache; nothing is downloaded."""
     name = str(base)
     if options.trust_remote_code:
         raise OptionError(
-            f"--trust-remote-code would let code of the base run that the adapter {adapter.name} chooses ({name!r}); "
-            f"if you trust that, give the base as MODEL, and --adapter {adapter.name}"
+            f"--trust-remote-code would run code of the base model that the adapter {adapter.name} chooses ({name!r}); "
+            f"if you trust that, pass the base model as MODEL, and --adapter {adapter.name}"
         )
     if Path(base).expanduser().exists() or not looks_like_repository(name):
         return _open(base, options)
@@ -174,8 +174,8 @@ def _open_base(adapter: Adapter, base: str | Path, options: CheckpointOptions) -
     snapshot = find_snapshot(name, revision, options) if isinstance(revision, str) else None
     if snapshot is None:
         raise CheckpointNotFoundError(
-            f"{adapter.name} is an adapter of {name!r} at revision {revision!r}, which is no path here and not in the "
-            f"hub's cache; it is fetched if you name it: give {name} as MODEL, and --adapter {adapter.name}"
+            f"{adapter.name} is an adapter of {name!r} at revision {revision!r}, which is neither a local path nor in "
+            f"the hub cache; to download it, pass {name} as MODEL, and --adapter {adapter.name}"
         )
     return _open(snapshot, options)
 

@@ -98,7 +98,7 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
 
 
 def find_snapshot(repository: str, revision: str, options: CheckpointOptions) -> Path | None:
-    """Find the snapshot of a repository in the hub's cache; the hub isn't asked.
+    """Find the snapshot of a repository in the hub cache, without network access.
 
     Args:
         repository: `owner/name` or `name`.
@@ -106,7 +106,7 @@ def find_snapshot(repository: str, revision: str, options: CheckpointOptions) ->
         options: the cache directory.
 
     Returns:
-        The snapshot's directory; None where the cache doesn't have it.
+        The snapshot's directory; None if it isn't in the cache.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError

@@ -135,8 +135,8 @@ def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
 RECORDED_MXFP4 = Patch(
     "transformers.integrations.mxfp4:dequantize_convertops",
     _record_mxfp4,
-    "the loader unpacks MXFP4 in place, bit by bit, which can't be recorded",
-    "none: the loader is written for tensors with values",
-    "the loader takes a function that unpacks",
+    "the loader of Transformers 5.23 dequantizes MXFP4 in place, bit by bit, which can't be recorded",
+    "none: the loader is written for tensors with data",
+    "the loader has an argument for a dequantization function",
 )
-"""For binding: replaced for recordings alone, because the loader has no argument for it."""
+"""Applied while binding; tensors with data still go to the original function."""
