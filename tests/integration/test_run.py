@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import wave
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from conformance.checkpoints import make_checkpoint
@@ -37,6 +37,11 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported("gpt2", "causal-lm-with-past", tmp_path_factory.mktemp("decoder"))
 
 
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported("whisper", "speech2seq-lm-with-past", tmp_path_factory.mktemp("whisper"))
+
+
 def test_a_cache_generates_what_the_model_generates(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -50,7 +55,7 @@ def test_a_cache_generates_what_the_model_generates(decoder: Path, capsys: pytes
     assert found[0]["tokens"] == ids[0, 4:].tolist()
 
 
-def test_texts_are_continued(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_are_continued(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, decoder, "--text", "ab", "--text", "abcd", "--max-new-tokens", "3")
     assert [len(entry["tokens"]) for entry in found] == [3, 3]
     assert main(["run", str(decoder), "--input-ids", "99999999"]) == 2
@@ -59,7 +64,7 @@ def test_texts_are_continued(decoder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "ONNX Runtime can't run model.onnx" in captured.err
 
 
-def test_a_text_is_printed_while_it_is_made(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_streamed(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = answer(capsys, decoder, "--prompt", "ab", "--max-new-tokens", "8")
     assert main(["run", str(decoder), "--prompt", "ab", "--prompt", "ab", "--max-new-tokens", "8", "--stream"]) == 0
     assert capsys.readouterr().out == f"{found['text']}\n" * 2
@@ -67,7 +72,7 @@ def test_a_text_is_printed_while_it_is_made(decoder: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == f"{found['text']}\n"
 
 
-def test_tokens_are_drawn(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sampling(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--input-ids", "5,6,7", "--max-new-tokens", "12")
     greedy = answer(capsys, decoder, *given)
     hot = [answer(capsys, decoder, *given, "--temperature", "50", "--seed", str(seed)) for seed in (1, 1, 2)]
@@ -96,7 +101,9 @@ def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.
     assert "--text" in capsys.readouterr().err
 
 
-def test_an_encoder_decoder_says_what_the_model_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_encoder_decoder_generates_what_the_model_generates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     directory = exported("t5", "seq2seq-lm-with-past", tmp_path)
@@ -128,22 +135,20 @@ def test_inspect_and_validate(decoder: Path, capsys: pytest.CaptureFixture[str])
     assert captured.err.count("\n") == 1
 
 
-def test_a_image_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = exported("vit", "image-classification", tmp_path, "--dtype", "fp16")
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    (shares,) = answer(capsys, directory, "--image", str(tmp_path / "picture.png"))
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    (shares,) = answer(capsys, directory, "--image", str(tmp_path / "image.png"))
     assert sum(entry["score"] for entry in shares) == pytest.approx(1, abs=1e-3)
     assert main(["run", str(directory), "--text", "a"]) == 2
     assert main(["run", str(directory), "--image", str(directory / "config.json")]) == 2
     assert "--image" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_audio_of_another_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = exported("whisper", "speech2seq-lm-with-past", tmp_path)
-    samples = (np.sin(np.arange(44_100) / 16) * 20_000).astype("<i2")
-    with wave.open(str(tmp_path / "sound.wav"), "wb") as audio:
-        audio.setparams((1, 2, 44_100, len(samples), "NONE", ""))
-        audio.writeframes(samples.tobytes())
-    (found,) = answer(capsys, directory, "--audio", str(tmp_path / "sound.wav"), "--max-new-tokens", "3")
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_audio_is_resampled(suffix: str, whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / f"audio.{suffix}"
+    soundfile.write(file, np.sin(np.arange(44_100) / 16) * 0.6, 44_100)
+    (found,) = answer(capsys, whisper, "--audio", str(file), "--max-new-tokens", "3")
     assert len(found["tokens"]) <= 3

@@ -32,7 +32,8 @@ ARCHITECTURES = {
 
 def graph_of(inputs: dict[str, list[Any]], outputs: tuple[str, ...], nodes: list[Any], tables: Tables) -> Any:
     """Build a graph; it may have inputs that no node reads."""
-    types = {name: TensorProto.FLOAT if name == "pixel_values" else TensorProto.INT64 for name in inputs}
+    floats = ("pixel_values", "past_key_values.0.key")
+    types = {name: TensorProto.FLOAT if name in floats else TensorProto.INT64 for name in inputs}
     graph = helper.make_graph(
         nodes,
         "graph",
@@ -238,6 +239,37 @@ def test_an_encoder_decoder_starts_from_its_start_token(make: Make, run: Callabl
     directory = make("text2text-generation", parts, tokens(*names), decoder_start_token_id=9)
     values, _ = run(directory, "--input-ids", "5,6,7")
     assert values["logits"]["shape"] == [1, 1, VOCABULARY]
+
+
+def counting_decoder() -> dict[str, Any]:
+    """Return the parts of a decoder whose next token is the last one's id plus one, and that caches all token ids."""
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["logits"]),
+        helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["floats", "axes"], ["new"]),
+        helper.make_node("Concat", ["past_key_values.0.key", "new"], ["present.0.key"], axis=2),
+    ]
+    tables = {"table": np.roll(EYE, 1, axis=1), "axes": np.array([1, 3])}
+    return {"outputs": ("logits", "present.0.key"), "nodes": nodes, "tables": tables}
+
+
+def test_generation_needs_no_torch(
+    make: Make, run: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache: dict[str, list[Any]] = {"past_key_values.0.key": ["batch_size", 1, "past_sequence_length", 1]}
+    inputs = {**tokens("input_ids", "attention_mask", "position_ids"), **cache}
+    directory = make("text-generation-with-past", counting_decoder(), inputs)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "transformers")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    values, _ = run(directory, "--input-ids", "5,6,7", "--max-new-tokens", "4")
+    assert values[0]["tokens"] == [8, 9, 10, 11]
+    for settings in (("--temperature", "0.01", "--seed", "1"), ("--top-k", "1"), ("--top-p", "0.001"), ("--greedy",)):
+        assert run(directory, "--input-ids", "5,6,7", "--max-new-tokens", "4", *settings)[0] == values
+    values, lines = run(directory, "--prompt", "ab", "--prompt", "ab", "--max-new-tokens", "4")
+    assert values[0] == values[1]
+    assert lines == [values[0]["text"]] * 2
+    assert main(["run", str(directory), "--prompt", "ab", "--max-new-tokens", "4", "--stream"]) == 0
+    assert capsys.readouterr().out == f"{values[0]['text']}\n"
 
 
 def test_missing_inputs(make: Make, fail: Callable[..., str]) -> None:

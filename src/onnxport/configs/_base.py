@@ -27,6 +27,8 @@ from onnxport.patching.scope import patching
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+    from onnxport.configs._dummies import Framework, Preprocessor
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_ONNX_OPSET = 11
@@ -155,12 +157,12 @@ class OnnxConfig(ABC):
 
     def generate_dummy_inputs(
         self,
-        preprocessor: Any,
+        preprocessor: Preprocessor,
         batch_size: int = -1,
         seq_length: int = -1,
         num_choices: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
         num_channels: int = 3,
         image_width: int = 40,
         image_height: int = 40,
@@ -285,7 +287,13 @@ class OnnxConfig(ABC):
         return caches.cache_to_past(cache)
 
     def _text_inputs(
-        self, tokenizer: Any, batch: int, seq_length: int, num_choices: int, is_pair: bool, framework: str | None
+        self,
+        tokenizer: Preprocessor,
+        batch: int,
+        seq_length: int,
+        num_choices: int,
+        is_pair: bool,
+        framework: str | None,
     ) -> dict[str, Any]:
         special = tokenizer.num_special_tokens_to_add(is_pair)
         length = compute_effective_axis_dimension(seq_length, self.default_sequence_length, special)
@@ -304,7 +312,7 @@ class OnnxConfig(ABC):
     ) -> list[Any]:
         return _dummies.audios(batch_size, sampling_rate, time_duration, frequency)
 
-    def _component(self, preprocessor: Any) -> Any:
+    def _component(self, preprocessor: Preprocessor) -> Any:
         """Return the component of a processor that makes this model's inputs; other preprocessors unchanged."""
         from transformers import ProcessorMixin
 
@@ -325,7 +333,7 @@ def model_of(forward: Any) -> Any:
     return getattr(forward, "__self__", forward)
 
 
-def _main_input_name(preprocessor: Any) -> str | None:
+def _main_input_name(preprocessor: Preprocessor) -> str | None:
     """Return the main input that an image processor or feature extractor makes, `None` for other preprocessors.
 
     Raises:
@@ -344,7 +352,7 @@ def _main_input_name(preprocessor: Any) -> str | None:
     return input_name
 
 
-def _only_one(preprocessor: Any, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _only_one(preprocessor: Preprocessor, tokenizer: PreTrainedTokenizerBase | None) -> Any:
     """Return the preprocessor, or the tokenizer that was passed by its deprecated name."""
     from transformers import PreTrainedTokenizerBase
 

@@ -7,8 +7,19 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
     from PIL import Image
-    from transformers import PreTrainedTokenizerBase
+    from transformers import (
+        FeatureExtractionMixin,
+        ImageProcessingMixin,
+        PreTrainedTokenizerBase,
+        ProcessorMixin,
+        TensorType,
+    )
+
+    Framework = str | TensorType | None
+    Preprocessor = PreTrainedTokenizerBase | ImageProcessingMixin | FeatureExtractionMixin | ProcessorMixin
 
 _FALLBACK_TOKEN = "0"
 _PLAIN_WORDS = (" a", " 0", " the")
@@ -16,7 +27,7 @@ _IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _AUDIO_AMPLITUDE = 0.5
 
 
-def framework_name(framework: Any) -> str | None:
+def framework_name(framework: Framework) -> str | None:
     """Return `framework` (a string, a `TensorType` or `None`) as the string for preprocessors.
 
     Raises:
@@ -126,7 +137,7 @@ def zeros(shape: Sequence[int], framework: str | None = "pt") -> Any:
     return torch.zeros(*shape, dtype=torch.float32)
 
 
-def extend_mask(mask: Any, length: int) -> Any:
+def extend_mask(mask: torch.Tensor | NDArray[Any], length: int) -> torch.Tensor | NDArray[Any]:
     """Return the [batch, sequence] mask with `length` ones of the same dtype appended to each row."""
     import numpy
 

@@ -12,6 +12,7 @@ from onnxport.configs._base import Axes, OnnxConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from onnxport.configs._dummies import Framework, Preprocessor
     from onnxport.configs._patching import PatchingSpec
 
 _CACHE_NAMES = {"inputs": "past_key_values", "outputs": "present"}
@@ -85,11 +86,11 @@ class OnnxConfigWithPast(OnnxConfig):
 
     def generate_dummy_inputs(  # type: ignore[override]  # narrower by contract: the original's is, too
         self,
-        tokenizer: Any,
+        tokenizer: Preprocessor,
         batch_size: int = -1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
     ) -> Mapping[str, Any]:
         """Make token inputs and, with past, a cache that is two tokens longer.
 
@@ -166,7 +167,7 @@ class OnnxConfigWithPast(OnnxConfig):
     def _head_size(self) -> int:
         return head_size(self._config, self.num_attention_heads)
 
-    def _cache_framework(self, framework: Any) -> str | None:
+    def _cache_framework(self, framework: Framework) -> str | None:
         """Return the framework of the tensors; PyTorch by default with past."""
         name = _dummies.framework_name(framework)
         if not self.use_past:

@@ -13,6 +13,8 @@ from onnxport.configs._past import OnnxConfigWithPast, cache_name, head_size
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from onnxport.configs._dummies import Framework, Preprocessor
+
 
 class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
     """Describe an encoder-decoder with a KV cache.
@@ -69,11 +71,11 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
 
     def generate_dummy_inputs(  # type: ignore[override]  # narrower by contract, as in the parent
         self,
-        tokenizer: Any,
+        tokenizer: Preprocessor,
         batch_size: int = -1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
     ) -> Mapping[str, Any]:
         """Make the encoder's token inputs, the decoder's (prefixed `decoder_`) and, with past, the cache.
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
+    from onnxport.configs._dummies import Framework, Preprocessor
+
 Axes = Mapping[str, Mapping[int, str]]
 
 
@@ -175,11 +177,11 @@ class VisionEncoderDecoderDecoderOnnxConfig(OnnxConfigWithPast):
 
     def generate_dummy_inputs(  # type: ignore[override]
         self,
-        tokenizer: Any,
+        tokenizer: Preprocessor,
         batch_size: int = -1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
     ) -> Mapping[str, Any]:
         """Make token inputs, and zeros for the encoder's hidden states, [batch, sequence, encoder hidden size]."""
         import torch

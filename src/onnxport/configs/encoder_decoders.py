@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.configs import OnnxConfig, OnnxConfigWithPast, OnnxSeq2SeqConfigWithPast
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs.plain_tokenizer import plain_tokenizer
+
+if TYPE_CHECKING:
+    from onnxport.configs._dummies import Framework, Preprocessor
 
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -126,11 +129,11 @@ class BartOnnxConfig(M2M100OnnxConfig):
 
     def generate_dummy_inputs(  # type: ignore[override]  # narrower by contract
         self,
-        tokenizer: Any,
+        tokenizer: Preprocessor,
         batch_size: int = -1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
     ) -> Mapping[str, Any]:
         """Make token inputs and a cache; see `OnnxSeq2SeqConfigWithPast`."""
         if self.task in ("default", "seq2seq-lm"):
@@ -216,11 +219,11 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
         self,
-        preprocessor: Any,
+        preprocessor: Preprocessor,
         batch_size: int = -1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
         sampling_rate: int = 22050,
         time_duration: float = 5.0,
         frequency: int = 220,
@@ -258,7 +261,9 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
             inputs["past_key_values"] = self._dummy_cache({"input_ids": features[:, 0, :frames], **inputs}, framework)
         return inputs
 
-    def _token_ids(self, tokenizer: Any, batch_size: int, length: int, is_pair: bool, framework: Any) -> Any:
+    def _token_ids(
+        self, tokenizer: Preprocessor, batch_size: int, length: int, is_pair: bool, framework: Framework
+    ) -> Any:
         return OnnxConfig.generate_dummy_inputs(
             self, tokenizer, batch_size=batch_size, seq_length=length, is_pair=is_pair, framework=framework
         )["input_ids"]

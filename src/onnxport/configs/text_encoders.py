@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.version import Version
 
 from onnxport.configs import OnnxConfig
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+    from onnxport.configs._dummies import Framework, Preprocessor
 
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -157,7 +162,7 @@ class DebertaOnnxConfig(TextOnnxConfig):
             inputs["token_type_ids"] = dict(inputs["input_ids"])
         return inputs
 
-    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+    def generate_dummy_inputs(self, preprocessor: Preprocessor, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """Make token inputs, without token type ids if the model has none."""
         made = super().generate_dummy_inputs(preprocessor, *args, **kwargs)
         return {name: value for name, value in made.items() if name in self.inputs}
@@ -174,7 +179,7 @@ class LayoutLMOnnxConfig(TextOnnxConfig):
     box: ClassVar[tuple[int, ...]] = (48, 84, 73, 128)
     """Left, top, right and bottom of the dummy tokens, on a page of 1000 by 1000."""
 
-    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+    def generate_dummy_inputs(self, preprocessor: Preprocessor, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """Make token inputs that share one bounding box.
 
         Raises:
@@ -206,7 +211,7 @@ class PerceiverOnnxConfig(OnnxConfig):
         """Absolute tolerance of validation."""
         return 1e-4
 
-    def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+    def generate_dummy_inputs(self, preprocessor: Preprocessor, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """Make token ids or pixel values under the name `inputs`."""
         made = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
         for name in ("input_ids", "pixel_values"):
@@ -237,11 +242,11 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
 
     def generate_dummy_inputs(  # type: ignore[override]  # only a processor fits, as in the original
         self,
-        processor: Any,
+        processor: ProcessorMixin,
         batch_size: int = -1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
         num_channels: int = 3,
         image_width: int = 40,
         image_height: int = 40,

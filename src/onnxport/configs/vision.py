@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.version import Version
 
 from onnxport.configs import OnnxConfig, compute_effective_axis_dimension
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+    from onnxport.configs._dummies import Framework, Preprocessor
 
 Axes = Mapping[str, Mapping[int, str]]
 _PIXELS = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
@@ -192,11 +197,11 @@ class ImageGPTOnnxConfig(OnnxConfig):
 
     def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
         self,
-        preprocessor: Any,
+        preprocessor: Preprocessor,
         batch_size: int = 1,
         seq_length: int = -1,
         is_pair: bool = False,
-        framework: Any = None,
+        framework: Framework = None,
         num_channels: int = 3,
         image_width: int = 32,
         image_height: int = 32,
@@ -244,7 +249,7 @@ class CLIPOnnxConfig(OnnxConfig):
         return 14
 
     def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
-        self, processor: Any, batch_size: int = -1, seq_length: int = -1, framework: Any = None
+        self, processor: ProcessorMixin, batch_size: int = -1, seq_length: int = -1, framework: Framework = None
     ) -> Mapping[str, Any]:
         """Make as many sequences as images.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from onnxport.configs import OnnxConfig
+    from onnxport.description.preprocessor import Preprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def ensure_model_and_config_inputs_match(model: PreTrainedModel, model_inputs: I
 
 
 def export(
-    preprocessor: Any,
+    preprocessor: Preprocessor,
     model: PreTrainedModel,
     config: OnnxConfig,
     opset: int,
@@ -110,7 +111,7 @@ def export(
 
 
 def export_pytorch(
-    preprocessor: Any,
+    preprocessor: Preprocessor,
     model: PreTrainedModel,
     config: OnnxConfig,
     opset: int,
@@ -160,7 +161,7 @@ def export_tensorflow(*_: Any, **__: Any) -> tuple[list[str], list[str]]:
 
 def validate_model_outputs(
     config: OnnxConfig,
-    preprocessor: Any,
+    preprocessor: Preprocessor,
     reference_model: PreTrainedModel,
     onnx_model: Path,
     onnx_named_outputs: list[str],
@@ -222,7 +223,7 @@ def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Lay
 _IMAGE = {"num_channels", "height", "width"}
 
 
-def _only_one(preprocessor: Any, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _only_one(preprocessor: Preprocessor, tokenizer: PreTrainedTokenizerBase | None) -> Any:
     """Return the preprocessor, or the tokenizer that was passed by its deprecated name."""
     from transformers import PreTrainedTokenizerBase
 

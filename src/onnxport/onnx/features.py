@@ -218,7 +218,7 @@ class FeaturesManager:
         return loaded
 
     @staticmethod
-    def check_supported_model_or_raise(model: Any, feature: str = "default") -> tuple[str, Constructor]:
+    def check_supported_model_or_raise(model: PreTrainedModel, feature: str = "default") -> tuple[str, Constructor]:
         """Check that a model supports a feature.
 
         Args:
