@@ -42,7 +42,9 @@ def test_layers_are_one_row(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     tokens = TensorSpec.of("input_ids", "int64", (2, 8), {0: "batch", 1: "sequence"})
     inputs = (tokens, *(cache(layer, 4) for layer in range(12)), cache(12, 6), cache(14, 6))
     graph = GraphDescription("model", "", "x.Y", 20, 1e-5, 5e-4, inputs, fixed_axes=("a: b = 3",))
-    print_description(Description("bert", "Class", "text-generation", "fp32", (graph,), ("it was loaded",), "m"))
+    print_description(
+        Description("bert", "Class", "text-generation", "fp32", (graph,), notes=("it was loaded",), model="m")
+    )
     text = capsys.readouterr().out
     assert "past_key_values.0…11.key" in text
     assert "past_key_values.12,14.key" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         TensorType,
     )
 
-    Framework = str | TensorType | None
-    Preprocessor = PreTrainedTokenizerBase | ImageProcessingMixin | FeatureExtractionMixin | ProcessorMixin
+    Framework: TypeAlias = str | TensorType | None
+    Preprocessor: TypeAlias = PreTrainedTokenizerBase | ImageProcessingMixin | FeatureExtractionMixin | ProcessorMixin
 
 _FALLBACK_TOKEN = "0"
 _PLAIN_WORDS = (" a", " 0", " the")
