@@ -39,7 +39,9 @@ class FineOnnxConfig(OnnxConfig):
         """Logits of the codebook's codes."""
         return {"logits": {0: "batch", 1: "sequence"}}
 
-    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
+    ) -> Mapping[str, Any]:
         """Make codes."""
         import torch
 

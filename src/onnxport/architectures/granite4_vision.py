@@ -1,8 +1,8 @@
-"""Describe Granite 4 Vision: several layers of its decoder each add features of the images of their own."""
+"""Describe Granite 4 Vision, whose decoder adds image features to the hidden states of several of its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,43 +13,46 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.description.multimodal import DeepstackDecoderOnnxConfig
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from transformers import PreTrainedModel
+    from transformers.models.granite4_vision.modeling_granite4_vision import Granite4VisionModel
 
     from onnxport.description.preprocessor import Preprocessor
 
 
 class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
-    """Describe the encoder of Granite 4 Vision: several layers of the decoder each get states of their own to add."""
+    """Describe the vision encoder, which returns features for each of the decoder's layers that add any."""
 
     @property
     def outputs(self) -> Axes:
-        """Zeros, which stand in the text, and what such layers add, in their order, [such layers, places, size]."""
+        """Zeros at the placeholder tokens, and the features to add, [layers that add, placeholder tokens, size]."""
         return {**super().outputs, "deepstack_features": {}}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the encoder; see `AnyresEncoderOnnxConfig`."""
         import torch
 
         if torch.compiler.is_exporting():
             return super().run(forward, arguments)
-        said = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
-        found = {layer: torch.cat(list(states)) for layer, states in said}
-        return self._named([found[layer] for layer in sorted(found)])
+        outputs = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
+        by_layer = {layer: torch.cat(list(features)) for layer, features in outputs}
+        return self._named_outputs([by_layer[layer] for layer in sorted(by_layer)])
 
-    def _named(self, states: list[Any]) -> dict[str, Any]:
+    def _named_outputs(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         import torch
 
-        return {"image_features": torch.zeros_like(states[0]), "deepstack_features": torch.stack(states)}
+        return {"image_features": torch.zeros_like(features[0]), "deepstack_features": torch.stack(features)}
 
-    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
-        config, found = self._config, {}
-        said = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
+    def _tile_features(self, model: Granite4VisionModel, tiles: torch.Tensor) -> list[torch.Tensor]:
+        config, by_layer = self._config, {}
+        hidden_states = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
         first = 1 if config.vision_feature_select_strategy == "default" else 0
-        for projector, (seen, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
-            found[layer] = projector(said[seen][:, first:])
+        for projector, (source, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
+            by_layer[layer] = projector(hidden_states[source][:, first:])
         for projector, layer in zip(model.spatial_projectors, config.spatial_target_layers, strict=False):
-            found[layer] = projector(said[config.spatial_vision_layer][:, first:])
-        return [found[layer] for layer in sorted(found)]
+            by_layer[layer] = projector(hidden_states[config.spatial_vision_layer][:, first:])
+        return [by_layer[layer] for layer in sorted(by_layer)]
 
     @property
     def _side(self) -> int:
@@ -57,27 +60,27 @@ class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
 
 
 class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
-    """Describe the decoder of Granite 4 Vision, some of whose layers each are given states of the pictures to add."""
+    """Describe the decoder, some of whose layers each take image features that are added to their hidden states."""
 
     @property
     def _adding(self) -> Sequence[int]:
         config = self._config
         return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder, whose layers add states at places that a mask chooses: here, at all places."""
-        layers, given = model_of(forward).model.language_model.layers, dict(arguments)
-        adding = zip(self._adding, given.pop("deepstack_embeds"), strict=True)
-        handles = [layers[number].register_forward_pre_hook(partial(_add, more)) for number, more in adding]
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder; features are added at every position, and are zeros where Transformers' mask is false."""
+        layers, decoder_inputs = model_of(forward).model.language_model.layers, dict(arguments)
+        added = zip(self._adding, decoder_inputs.pop("deepstack_embeds"), strict=True)
+        handles = [layers[layer].register_forward_pre_hook(partial(_add, features)) for layer, features in added]
         try:
-            return super().run(forward, given)
+            return super().run(forward, decoder_inputs)
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _add(more: Any, _: Any, taken: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (taken[0] + more, *taken[1:])
+def _add(features: torch.Tensor, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (arguments[0] + features, *arguments[1:])
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

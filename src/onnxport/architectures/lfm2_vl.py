@@ -1,11 +1,12 @@
-"""Describe the vision encoder of LFM2-VL, which is told how many rows and columns of patches each picture has.
+"""Describe the vision encoder of LFM2-VL, which takes the number of patch rows and columns of each image.
 
-Transformers loops over the pictures to join patches to blocks; here a block's patches are looked up by their numbers.
+Transformers loops over the images to join patches to blocks (pixel unshuffle); here a block's patches are gathered by
+their indices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.architectures._architecture import Architecture
@@ -15,16 +16,17 @@ from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
 
 _SHAPES = ((4, 6), (6, 2))
-"""Rows and columns of example pictures, in blocks' half sides; the second leaves patches unused."""
+"""Rows and columns of dummy images, in half sides of a block; the second has padding."""
 
 
 class Lfm2VlVisionOnnxConfig(OnnxConfig):
-    """Describe an encoder of patches with their rows and columns.
+    """Describe an encoder of packed patches.
 
     Args:
         model: the whole model.
@@ -32,22 +34,24 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
 
     _output: ClassVar[str] = "image_features"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
 
     @property
     def inputs(self) -> Axes:
-        """Patches, [pictures, patches, values], which of them are a picture's, and rows and columns, [pictures, 2]."""
+        """Patches, [batch, patches, values], mask of those that aren't padding, and rows and columns, [batch, 2]."""
         patches = {0: "batch", 1: "patches"}
         return {"pixel_values": patches, "pixel_attention_mask": patches, "spatial_shapes": {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all pictures after each other, [places, size]."""
+        """Features of all images, concatenated, [placeholder tokens, hidden size]."""
         return {self._output: {}}
 
-    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures, one of which is smaller than the others."""
+    def generate_dummy_inputs(
+        self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
+    ) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make images of two sizes in turn."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
@@ -59,51 +63,51 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
         values = torch.zeros(count, patches, vision.num_channels * vision.patch_size**2)
         return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; while it is traced, without its loop."""
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; while it is traced, without the loop over images."""
         import torch
 
         model = model_of(forward)
         if not torch.compiler.is_exporting():
-            said = model.get_image_features(**arguments, return_dict=True).pooler_output
-            return {self._output: torch.cat(list(said))}
+            features = model.get_image_features(**arguments, return_dict=True).pooler_output
+            return {self._output: torch.cat(list(features))}
         model = model.model
-        states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
-        blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
+        hidden_states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
+        blocks, valid = _blocks(hidden_states, arguments["spatial_shapes"], self._config.downsample_factor)
         projector = model.multi_modal_projector
-        with patching(Replacement(projector, "pixel_unshuffle", _as_they_are)):
-            return {self._output: projector(blocks)[full]}
+        with patching(Replacement(projector, "pixel_unshuffle", _unchanged)):
+            return {self._output: projector(blocks)[valid]}
 
 
-def _as_they_are(states: Any) -> Any:
-    return states
+def _unchanged(hidden_states: torch.Tensor) -> torch.Tensor:
+    return hidden_states
 
 
-def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
-    """Join square blocks of patches.
+def _blocks(hidden_states: torch.Tensor, shapes: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join square blocks of patches, as the projector's `pixel_unshuffle` does.
 
     Args:
-        states: [pictures, patches, size].
-        shapes: rows and columns of each picture, [pictures, 2].
+        hidden_states: [batch, patches, size].
+        shapes: rows and columns of patches of each image, [batch, 2].
         side: rows and columns of a block.
 
     Returns:
-        Blocks of each picture, as many as patches would do for, [pictures, blocks, size of a block]; and which of them
-        a picture has.
+        Blocks of each image, padded to the maximum number, [batch, blocks, size * side**2], and the mask of those that
+        aren't padding, [batch, blocks].
     """
     import torch
 
-    images, patches, size = states.shape
+    batch, patches, size = hidden_states.shape
     rows, columns = shapes[:, :1], shapes[:, 1:]
-    number = torch.arange(patches // side**2, device=states.device)[None]
-    full = number < rows * columns // side**2
-    across = columns // side
-    first = (number // across * columns + number % across) * side
-    within = torch.arange(side, device=states.device)
-    places = first[..., None, None] + within[:, None] * columns[..., None, None] + within
-    places = places.where(full[..., None, None], 0).flatten(1)
-    chosen = states.gather(1, places[..., None].expand(-1, -1, size))
-    return chosen.reshape(images, -1, side**2 * size), full
+    block = torch.arange(patches // side**2, device=hidden_states.device)[None]
+    valid = block < rows * columns // side**2
+    block_columns = columns // side
+    first = (block // block_columns * columns + block % block_columns) * side
+    offset = torch.arange(side, device=hidden_states.device)
+    indices = first[..., None, None] + offset[:, None] * columns[..., None, None] + offset
+    indices = indices.where(valid[..., None, None], 0).flatten(1)
+    joined = hidden_states.gather(1, indices[..., None].expand(-1, -1, size))
+    return joined.reshape(batch, -1, side**2 * size), valid
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

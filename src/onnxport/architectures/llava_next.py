@@ -1,13 +1,13 @@
-"""Describe the vision encoders of LLaVA-NeXT, also for video, and its relatives: a picture whole and cut in tiles.
+"""Describe the vision encoders of LLaVA-NeXT, also for video, and its relatives, which encode images in tiles.
 
-How many tiles a picture is cut in follows from its size, and so do the states that it takes in the text: those of the
-whole picture, then row by row those of the tiles without what only pads them, with a state that ends each row.
-Transformers finds them picture by picture; here they are found by arithmetic on the number of each place.
+The number of tiles of an image follows from its size, and so does the number of its features: those of the whole image,
+then row by row those of the tiles without padding, with a newline feature at the end of each row. Transformers
+concatenates them image by image; here the index of the feature at each position is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,221 +17,241 @@ from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
+    from transformers.models.granite4_vision.modeling_granite4_vision import Granite4VisionModel
+    from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+    from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
     from onnxport.description.preprocessor import Preprocessor
 
-_SHRINKS = "llava_onevision"
-_ENOUGH = 1.1
-"""States of a picture are shrunk whose sides have more than this many times what they may have."""
+_INTERPOLATES = "llava_onevision"
+_MAX_RATIO = 1.1
+"""Features are interpolated where an image has more than this ratio of the rows and columns that it may have."""
 
 
 class AnyresEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes pictures that are cut in tiles."""
+    """Describe an encoder of images of any resolution, which are cut into tiles."""
 
     @property
     def inputs(self) -> Axes:
-        """Tiles, the whole picture first, and the sizes of the pictures before they were cut.
+        """Tiles, the whole image first, and the sizes of the images before they were cut into tiles.
 
-        `pixel_values` is [pictures, tiles, channels, height, width], `image_sizes` [pictures, 2] (height and width).
-        LLaVA-OneVision takes `batch_num_images`, too, [texts]: how many of the pictures each text has, those of a text
-        with several aren't cut.
+        `pixel_values` is [batch, 1 + tiles, channels, height, width], `image_sizes` [batch, 2] (height and width); the
+        batch is one of images. LLaVA-OneVision takes `batch_num_images`, too, [prompts]: the number of images in each
+        prompt. Images of a prompt with several aren't cut into tiles.
         """
-        more = {"batch_num_images": {0: "texts"}} if self._shrinks else {}
-        return {"image_sizes": {0: "batch"}, **more, "pixel_values": {0: "batch", 1: "num_images"}}
+        counts = {"batch_num_images": {0: "texts"}} if self._interpolates else {}
+        return {"image_sizes": {0: "batch"}, **counts, "pixel_values": {0: "batch", 1: "num_images"}}
 
     @property
     def outputs(self) -> Axes:
-        """The states of all pictures after each other, [places, size]."""
+        """Features of all images, concatenated, [placeholder tokens, hidden size]."""
         return {"image_features": {}}
 
     @property
-    def _shrinks(self) -> bool:
-        return bool(self._config.model_type == _SHRINKS)
+    def _interpolates(self) -> bool:
+        return bool(self._config.model_type == _INTERPOLATES)
 
-    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make pictures that are cut in few tiles, some of them padded."""
+    def generate_dummy_inputs(
+        self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
+    ) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make images that are cut into few tiles, some of them padded."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        seen = self._config.vision_config.image_size
-        small = sorted(self._config.image_grid_pinpoints, key=lambda sides: sides[0] * sides[1])[:2]
-        known = torch.tensor([[high - high // 4 * (high >= wide), wide] for high, wide in small])
-        tiles = 1 + int((_resolution(known, self._config.image_grid_pinpoints) // seen).prod(-1).max())
-        sizes = known[torch.arange(count) % len(known)]
-        more = {"batch_num_images": torch.tensor([1, count - 1])} if self._shrinks else {}
-        return {"image_sizes": sizes, **more, "pixel_values": torch.ones(count, tiles, 3, seen, seen)}
+        side = self._config.vision_config.image_size
+        smallest = sorted(self._config.image_grid_pinpoints, key=lambda size: size[0] * size[1])[:2]
+        examples = torch.tensor([[height - height // 4 * (height >= width), width] for height, width in smallest])
+        tiles = 1 + int((_best_resolution(examples, self._config.image_grid_pinpoints) // side).prod(-1).max())
+        sizes = examples[torch.arange(count) % len(examples)]
+        counts = {"batch_num_images": torch.tensor([1, count - 1])} if self._interpolates else {}
+        return {"image_sizes": sizes, **counts, "pixel_values": torch.ones(count, tiles, 3, side, side)}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder: while it is traced, on all tiles, with the places found by arithmetic."""
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; while it is traced, features are gathered by computed indices instead of in a loop."""
         import torch
 
         model = model_of(forward)
         if not torch.compiler.is_exporting():
             return {"image_features": torch.cat(model.get_image_features(**arguments, return_dict=True).pooler_output)}
         tiles, sizes = arguments["pixel_values"], arguments["image_sizes"]
-        cut = _cut(arguments["batch_num_images"], sizes.shape[0]) if self._shrinks else None
-        states = self._encoded(model.model, tiles.flatten(0, 1))
-        found = self._places(sizes, tiles.shape[1], cut)
-        valid = found.valid.flatten().nonzero().squeeze(-1)
-        corners = [(corner.flatten()[valid], weight) for corner, weight in found.corners]
-        tables = [torch.cat([layer.flatten(0, 1), model.model.image_newline[None].to(layer.dtype)]) for layer in states]
+        is_tiled = _is_tiled(arguments["batch_num_images"], sizes.shape[0]) if self._interpolates else None
+        features = self._tile_features(model.model, tiles.flatten(0, 1))
+        gather = self._gather(sizes, tiles.shape[1], is_tiled)
+        valid = gather.valid.flatten().nonzero().squeeze(-1)
+        corners = [(index.flatten()[valid], weight) for index, weight in gather.corners]
+        newline = model.model.image_newline
+        tables = [torch.cat([layer.flatten(0, 1), newline[None].to(layer.dtype)]) for layer in features]
         if len(corners) == 1:
-            return self._named([table[corners[0][0]] for table in tables])
+            return self._named_outputs([table[corners[0][0]] for table in tables])
         (table,) = tables
-        parts = [table[corner] * weight.flatten()[valid, None].to(table.dtype) for corner, weight in corners]
-        return self._named([sum(parts[1:], parts[0])])
+        parts = [table[index] * weight.flatten()[valid, None].to(table.dtype) for index, weight in corners]
+        return self._named_outputs([sum(parts[1:], parts[0])])
 
-    def _named(self, states: list[Any]) -> dict[str, Any]:
+    def _named_outputs(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the outputs by name."""
-        return {"image_features": states[0]}
+        return {"image_features": features[0]}
 
-    def _encoded(self, model: Any, tiles: Any) -> list[Any]:
-        """Return the states of tiles, [tiles, places, size of the text's], once for each layer that takes some."""
+    def _tile_features(
+        self, model: LlavaNextModel | LlavaOnevisionModel | Granite4VisionModel, tiles: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Return the projected features of tiles, [tiles, patches, hidden size], for each decoder layer that adds any.
+
+        Raises:
+            UnsupportedError: the encoder returns another number of features than a tile has patches.
+        """
         import torch
 
         layers = self._config.vision_feature_layer
-        said = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
-        states = torch.cat([said[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        hidden_states = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
+        selected = [hidden_states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
+        features = torch.cat(selected, dim=-1)
         if self._config.vision_feature_select_strategy == "default":
-            states = states[:, 1:]
-        if states.shape[1] != self._side**2:
+            features = features[:, 1:]
+        if features.shape[1] != self._side**2:
             raise UnsupportedError(
-                f"the vision encoder of {type(model).__name__} gives {states.shape[1]} states for a tile of "
+                f"the vision encoder of {type(model).__name__} returns {features.shape[1]} features for a tile of "
                 f"{self._side} x {self._side} patches: check vision_feature_select_strategy in config.json"
             )
-        return [model.multi_modal_projector(states)]
+        return [model.multi_modal_projector(features)]
 
     @property
     def _side(self) -> int:
-        """Return how many patches a tile has in a row."""
-        seen = self._config.vision_config
-        return int(seen.image_size // seen.patch_size)
+        """Return the number of patches in a row of a tile."""
+        vision = self._config.vision_config
+        return int(vision.image_size // vision.patch_size)
 
-    def _places(self, sizes: Any, tiles: int, cut: Any) -> _Places:
-        """Find which states stand at each place that the largest of pictures would take.
+    def _gather(self, sizes: torch.Tensor, tiles: int, is_tiled: torch.Tensor | None) -> _Gather:
+        """Compute the indices of the features at each position that the largest image would have.
 
         Args:
-            sizes: height and width of each picture, [pictures, 2].
-            tiles: tiles of each picture, those counted that only fill the batch.
-            cut: which pictures are cut, [pictures]; None for all.
+            sizes: height and width of each image, [batch, 2].
+            tiles: tiles of each image, padding included.
+            is_tiled: images that are cut into tiles, [batch]; None for all.
         """
         import torch
 
         side, pinpoints = self._side, self._config.image_grid_pinpoints
-        grid = _resolution(sizes, pinpoints) // self._config.vision_config.image_size
-        padding, whole = _without_padding(sizes, grid * side)
-        shown = self._shrunk(whole) if self._shrinks else whole
-        if cut is not None:  # what isn't cut has a row of nothing, and its end
-            shown = torch.where(cut[:, None], shown, torch.tensor([1, 0], device=sizes.device))
-        number = torch.arange(side**2 + self._most(), device=sizes.device)[None]
-        first = torch.arange(sizes.shape[0], device=sizes.device)[:, None] * tiles * side**2
-        rows, columns = (part[:, None] for part in shown.unbind(-1))
-        later = number - side**2
-        row, column = later // (columns + 1), later % (columns + 1)
-        end = sizes.shape[0] * tiles * side**2
+        grid = _best_resolution(sizes, pinpoints) // self._config.vision_config.image_size
+        padding, unpadded = _unpadded(sizes, grid * side)
+        target = self._interpolated_size(unpadded) if self._interpolates else unpadded
+        if is_tiled is not None:  # an image that isn't cut into tiles has one empty row with its newline
+            target = torch.where(is_tiled[:, None], target, torch.tensor([1, 0], device=sizes.device))
+        position = torch.arange(side**2 + self._max_tile_features(), device=sizes.device)[None]
+        offset = torch.arange(sizes.shape[0], device=sizes.device)[:, None] * tiles * side**2
+        rows, columns = (size[:, None] for size in target.unbind(-1))
+        behind = position - side**2
+        row, column = behind // (columns + 1), behind % (columns + 1)
+        newline = sizes.shape[0] * tiles * side**2
         corners = []
-        for y, x, weight in _corners((row, column), shown, whole) if self._shrinks else [(row, column, None)]:
-            y, x = (part + more[:, None] for part, more in zip((y, x), padding.unbind(-1), strict=True))
+        for y, x, weight in _corners((row, column), target, unpadded) if self._interpolates else [(row, column, None)]:
+            y, x = (part + before[:, None] for part, before in zip((y, x), padding.unbind(-1), strict=True))
             tile = 1 + (y // side) * grid[:, 1:] + x // side
-            place = torch.where(column == columns, end, first + tile * side**2 + y % side * side + x % side)
-            corners.append((torch.where(later < 0, first + number, place), weight))
-        return _Places(corners, row < rows)
+            index = torch.where(column == columns, newline, offset + tile * side**2 + y % side * side + x % side)
+            corners.append((torch.where(behind < 0, offset + position, index), weight))
+        return _Gather(corners, row < rows)
 
-    def _most(self) -> int:
-        """Return how many states the tiles of a picture and the ends of their rows are at most."""
-        seen, side = self._config.vision_config.image_size, self._side
-        grids = [(int(high // seen), int(wide // seen)) for high, wide in self._config.image_grid_pinpoints]
-        return max(high * side * (wide * side + 1) for high, wide in grids)
+    def _max_tile_features(self) -> int:
+        """Return the maximum number of features of an image's tiles, newlines included."""
+        image_size, side = self._config.vision_config.image_size, self._side
+        pinpoints = self._config.image_grid_pinpoints
+        grids = ((int(height // image_size), int(width // image_size)) for height, width in pinpoints)
+        return max(rows * side * (columns * side + 1) for rows, columns in grids)
 
-    def _shrunk(self, whole: Any) -> Any:
-        """Return the rows and columns that are left of pictures' states where there may be only so many, [pictures, 2].
+    def _interpolated_size(self, unpadded: torch.Tensor) -> torch.Tensor:
+        """Return the rows and columns of features after interpolation to the maximum number, [batch, 2].
 
-        `whole` is what there is, [pictures, 2]. Python's `//` on floats, which Transformers takes, is what is left when
-        the rest is taken off.
+        Transformers divides floats with `//`, which is computed here by subtracting the remainder.
+
+        Args:
+            unpadded: rows and columns of features without padding, [batch, 2].
         """
         import torch
 
         tiles = int(self._config.vision_aspect_ratio.rsplit("_", 1)[-1])
-        exact = whole.double()
+        exact = unpadded.double()
         ratio = (exact.prod(-1, keepdim=True) / (tiles * self._side**2)).sqrt()
-        less = ((exact - torch.fmod(exact, ratio)) / ratio).round().long()
-        return torch.where(ratio > _ENOUGH, less, whole)
+        smaller = ((exact - torch.fmod(exact, ratio)) / ratio).round().long()
+        return torch.where(ratio > _MAX_RATIO, smaller, unpadded)
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Say which states stand where.
+class _Gather:
+    """Indices of the features at each position.
 
     Attributes:
-        corners: numbers of states, [pictures, places], each with what share of them it has, None for all.
-        valid: which of the places a picture takes, [pictures, places].
+        corners: indices of features and their interpolation weights, [batch, positions] each; the weight is None
+            without interpolation.
+        valid: positions that an image has, [batch, positions].
     """
 
-    corners: list[tuple[Any, Any]]
-    valid: Any
+    corners: list[tuple[torch.Tensor, torch.Tensor | None]]
+    valid: torch.Tensor
 
 
-def _cut(counts: Any, images: int) -> Any:
-    """Return which pictures are cut in tiles, [pictures]: those that are the only one of their text."""
+def _is_tiled(counts: torch.Tensor, images: int) -> torch.Tensor:
+    """Return which images are cut into tiles, [images]: those that are the only one of their prompt."""
     import torch
 
-    number = torch.arange(images, device=counts.device)
-    return counts[(number[:, None] >= counts.cumsum(0)[None]).sum(-1)] == 1
+    image = torch.arange(images, device=counts.device)
+    return counts[(image[:, None] >= counts.cumsum(0)[None]).sum(-1)] == 1
 
 
-def _resolution(sizes: Any, pinpoints: list[list[int]]) -> Any:
-    """Return the resolution that each picture is brought to, [pictures, 2].
+def _best_resolution(sizes: torch.Tensor, pinpoints: list[list[int]]) -> torch.Tensor:
+    """Return the resolution that each image is resized to, [batch, 2], as Transformers' `select_best_resolution` does.
 
-    It is the one that keeps most of the picture, of those the smallest, of those the first.
+    It is the one with the highest effective resolution, of those the smallest, of those the first.
     """
     import torch
 
-    known = torch.tensor(pinpoints, device=sizes.device)
-    scale = (known.double()[None] / sizes.double()[:, None]).amin(-1, keepdim=True)
-    kept = torch.minimum((sizes[:, None] * scale).long().prod(-1), sizes.prod(-1, keepdim=True))
-    area = known.prod(-1)
-    rank = (kept * (max(high * wide for high, wide in pinpoints) + 1) - area) * len(pinpoints)
+    candidates = torch.tensor(pinpoints, device=sizes.device)
+    scale = (candidates.double()[None] / sizes.double()[:, None]).amin(-1, keepdim=True)
+    effective = torch.minimum((sizes[:, None] * scale).long().prod(-1), sizes.prod(-1, keepdim=True))
+    area = candidates.prod(-1)
+    rank = (effective * (max(height * width for height, width in pinpoints) + 1) - area) * len(pinpoints)
     rank = rank - torch.arange(len(pinpoints), device=sizes.device)
     best = rank == rank.amax(-1, keepdim=True)
-    return (best[..., None] * known[None]).sum(1)
+    return (best[..., None] * candidates[None]).sum(1)
 
 
-def _without_padding(sizes: Any, current: Any) -> tuple[Any, Any]:
-    """Return the rows and columns before a picture's own states, and how many its own are, [pictures, 2] each.
+def _unpadded(sizes: torch.Tensor, current: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows and columns of padding before each image's features, and those of the features, [batch, 2] each.
 
     Args:
-        sizes: height and width of each picture, [pictures, 2].
-        current: rows and columns of states of its tiles, [pictures, 2].
+        sizes: height and width of each image, [batch, 2].
+        current: rows and columns of the features of its tiles, [batch, 2].
     """
     import torch
 
     (height, width), (rows, columns) = sizes.unbind(-1), current.unbind(-1)
-    wider = width * rows > columns * height
-    own = torch.stack([height * columns // width, width * rows // height], dim=-1)
-    padding = (current - own) // 2 * torch.stack([wider, ~wider], dim=-1)
+    is_wider = width * rows > columns * height
+    unpadded = torch.stack([height * columns // width, width * rows // height], dim=-1)
+    padding = (current - unpadded) // 2 * torch.stack([is_wider, ~is_wider], dim=-1)
     return padding, current - 2 * padding
 
 
-def _corners(place: tuple[Any, Any], shown: Any, whole: Any) -> list[tuple[Any, Any, Any]]:
-    """Return the four states that a state of a shrunk picture is made of: row, column and share of each.
+def _corners(
+    position: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor, source: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return the four features that bilinear interpolation combines: row, column and weight of each.
 
     Args:
-        place: row and column of each place, [pictures, places].
-        shown: rows and columns that there are, [pictures, 2].
-        whole: rows and columns that they are made of, [pictures, 2].
+        position: row and column of each position, [batch, positions].
+        target: rows and columns after interpolation, [batch, 2].
+        source: rows and columns before interpolation, [batch, 2].
     """
     import torch
 
-    near, share = [], []
-    for axis, number in enumerate(place):
-        many, few = whole[:, axis, None], shown[:, axis, None]
-        exact = ((number + 0.5) * (many / few.clamp(min=1)) - 0.5).clamp(min=0)
-        low = torch.minimum(exact.long(), many - 1)
-        near.append((low, torch.minimum(low + 1, many - 1)))
-        share.append((1 - (exact - low), exact - low))
+    neighbors, weights = [], []
+    for axis, index in enumerate(position):
+        length, target_length = source[:, axis, None], target[:, axis, None]
+        exact = ((index + 0.5) * (length / target_length.clamp(min=1)) - 0.5).clamp(min=0)
+        lower = torch.minimum(exact.long(), length - 1)
+        neighbors.append((lower, torch.minimum(lower + 1, length - 1)))
+        weights.append((1 - (exact - lower), exact - lower))
     both = (0, 1)
-    return [(near[0][i], near[1][j], share[0][i] * share[1][j]) for i in both for j in both]
+    return [(neighbors[0][i], neighbors[1][j], weights[0][i] * weights[1][j]) for i in both for j in both]
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
@@ -244,5 +264,5 @@ ARCHITECTURES = (
         encoders={"vision_encoder": _vision_encoder},
         tiny=Tiny({"image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]]}),
     ),
-    Architecture((_SHRINKS,), encoders={"vision_encoder": _vision_encoder}),
+    Architecture((_INTERPOLATES,), encoders={"vision_encoder": _vision_encoder}),
 )

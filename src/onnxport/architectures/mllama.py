@@ -46,7 +46,9 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
         """Features in the decoder's hidden size, [batch, images * tiles * (patches + 1), hidden size]."""
         return {"image_features": {0: "batch"}}
 
-    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
+    ) -> Mapping[str, Any]:
         """Make images of different numbers of tiles."""
         import torch
 

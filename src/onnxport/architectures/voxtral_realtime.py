@@ -1,13 +1,13 @@
-"""Describe what writes the text of a model that hears while it writes: each token's state has its share of the sound.
+"""Describe Voxtral Realtime's text decoder. One audio embedding is added to each token embedding.
 
-Voxtral Realtime adds the states of a sound to those of the tokens, so there are as many of them; whoever runs the
-graphs adds what `audio_encoder` says to what `embed_tokens` says.
+There are as many audio embeddings as tokens. The caller of the graphs adds the outputs of `audio_encoder` to those of
+`embed_tokens`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -26,37 +27,37 @@ if TYPE_CHECKING:
 
 
 class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder that takes states which hold the sound; it writes as late as its configuration says."""
+    """Describe the decoder, whose input embeddings include those of the audio, with the configuration's default delay."""
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
-        """Name what the decoder takes; the sound is in its states."""
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Name the decoder's parameters; audio features aren't among them."""
         return (*inspect.signature(type(model.model.language_model).forward).parameters, "logits_to_keep")
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder and its head, as the whole model does after it has heard."""
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the decoder and its head, as the whole model's forward does behind its audio encoder."""
         model = model_of(forward)
 
         def decode(*, logits_to_keep: int = 0, **named: Any) -> dict[str, Any]:
-            said = dict(model.model.language_model(**named, t_cond=self._delay(model)))
-            states = said.pop("last_hidden_state")
-            return {"logits": model.lm_head(states[:, -logits_to_keep:]), **said}
+            outputs = dict(model.model.language_model(**named, t_cond=self._delay_embedding(model)))
+            hidden_states = outputs.pop("last_hidden_state")
+            return {"logits": model.lm_head(hidden_states[:, -logits_to_keep:]), **outputs}
 
         return super().run(decode, arguments)
 
-    def _delay(self, model: Any) -> Any:
-        """Return what tells the decoder how many tokens late it writes."""
+    def _delay_embedding(self, model: PreTrainedModel) -> torch.Tensor:
+        """Return the embedding of the number of tokens by which the decoder lags behind the audio."""
         import torch
 
         weight = model.get_input_embeddings().weight
-        late = torch.full((1,), model.config.default_num_delay_tokens, device=weight.device, dtype=weight.dtype)
-        return model.model.time_embedding(late)[None]
+        delay = torch.full((1,), model.config.default_num_delay_tokens, device=weight.device, dtype=weight.dtype)
+        return model.model.time_embedding(delay)[None]
 
 
 class RealtimeTextOnnxConfig(DerivedOnnxConfig):
-    """Describe the decoder alone, which is told how late it writes."""
+    """Describe the decoder alone, which takes the embedding of its delay as an input."""
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
-        """Name what the decoder takes, `t_cond` among them: its layers do, its forward hands it on."""
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Name the decoder's parameters, `t_cond` among them, which its forward passes to its layers in `**kwargs`."""
         return (*super().parameters_of(model), "t_cond")
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
@@ -79,6 +80,8 @@ def _components(
 
 
 ARCHITECTURES = (
-    Architecture(("voxtral_realtime",), components=_components, modalities=lambda each, _: replace(each, merge="add")),
+    Architecture(
+        ("voxtral_realtime",), components=_components, modalities=lambda modality, _: replace(modality, merge="add")
+    ),
     Architecture(("voxtral_realtime_text",), model=always(RealtimeTextOnnxConfig)),
 )
