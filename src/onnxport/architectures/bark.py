@@ -1,12 +1,12 @@
-"""Bark: a graph for each of the models that it runs one after another, from a text to the codes of a sound.
+"""Bark: a graph for each of the models that it runs one after another, from a prompt to audio codes.
 
-What turns codes into samples, EnCodec, isn't among them: in a graph, its LSTM takes one number of codes only. The first
-reads states instead of tokens: those of a text and of a voice's earlier tokens are added to each other.
+EnCodec, which decodes codes to audio, isn't among them: in a graph, its LSTM takes only one length of codes. The
+semantic model takes embeddings instead of token ids: the sum of the embeddings of the prompt and of the voice preset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
@@ -18,6 +18,7 @@ from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.multimodal import EmbeddingOnnxConfig, EmbedsDecoderOnnxConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -27,51 +28,52 @@ _LENGTH = 6
 
 
 class FineOnnxConfig(OnnxConfig):
-    """Describe what adds the codes of a codebook to those of the codebooks before it."""
+    """Describe the fine acoustics model, which predicts the codes of a codebook from those of the codebooks before it."""
 
     @property
     def inputs(self) -> Axes:
-        """Which codebook is wanted, [1], and the codes of all, [batch, codes, codebooks]; later ones don't matter."""
+        """Index of the codebook to predict, [1], and codes, [batch, sequence, codebooks]; later codebooks are ignored."""
         return {"codebook_idx": {}, "input_ids": {0: "batch", 1: "sequence"}}
 
     @property
     def outputs(self) -> Axes:
-        """Logits of the codebook's codes."""
+        """Logits of the codebook's codes, [batch, sequence, codes]."""
         return {"logits": {0: "batch", 1: "sequence"}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
     ) -> Mapping[str, Any]:
-        """Make codes."""
+        """Make a codebook index and codes."""
         import torch
 
         batch, books = compute_effective_axis_dimension(batch_size, self.default_batch_size), self._config.n_codes_total
         return {"codebook_idx": torch.tensor([books - 2]), "input_ids": torch.ones(batch, _LENGTH, books).long()}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model: while it is traced, with states that a mask chooses, and with all heads."""
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the model; while it is traced, with embeddings selected by a mask, and with all heads."""
         import torch
 
-        wanted, codes = arguments["codebook_idx"], arguments["input_ids"]
+        codebook, codes = arguments["codebook_idx"], arguments["input_ids"]
         if torch.compiler.is_exporting():
-            return {"logits": self._traced(forward, wanted, codes)}
-        return forward(codebook_idx=int(wanted), input_ids=codes, return_dict=True)
+            return {"logits": self._traced(forward, codebook, codes)}
+        return forward(codebook_idx=int(codebook), input_ids=codes, return_dict=True)
 
-    def _traced(self, forward: Any, wanted: Any, codes: Any) -> Any:
+    def _traced(self, forward: Callable[..., Any], codebook: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a codebook whose index is a tensor."""
         import torch
 
         model = model_of(forward)
         embedded = torch.stack([embed(codes[:, :, i]) for i, embed in enumerate(model.input_embeds_layers)])
-        counts = torch.arange(len(embedded), device=wanted.device) <= wanted
-        states = (embedded * counts[:, None, None, None].to(embedded.dtype)).sum(0)
-        heads, said = model.lm_heads, []
-        handle = heads[0].register_forward_pre_hook(lambda _, given: said.append(given[0]))
+        included = torch.arange(len(embedded), device=codebook.device) <= codebook
+        embeddings = (embedded * included[:, None, None, None].to(embedded.dtype)).sum(0)
+        heads, inputs = model.lm_heads, []
+        handle = heads[0].register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
         try:
-            forward(codebook_idx=self._config.n_codes_given, inputs_embeds=states, return_dict=True)
+            forward(codebook_idx=self._config.n_codes_given, inputs_embeds=embeddings, return_dict=True)
         finally:
             handle.remove()
-        every = torch.stack([head(said[0]) for head in heads])
-        return every.index_select(0, wanted - self._config.n_codes_given)[0]
+        logits = torch.stack([head(inputs[0]) for head in heads])
+        return logits.index_select(0, codebook - self._config.n_codes_given)[0]
 
 
 def _components(model: PreTrainedModel, _: Task, __: Preprocessor, last_logits: bool) -> tuple[Component, ...]:

@@ -1,4 +1,4 @@
-"""DAC: feature extractor of its tiny model."""
+"""DAC: factor of a weight of its tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth Pro: fields of its tiny configuration."""
+"""Depth Pro: fields of its tiny configuration, and image size."""
 
 from __future__ import annotations
 

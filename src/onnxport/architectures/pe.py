@@ -1,4 +1,4 @@
-"""Perception Encoder: fields of their tiny configurations."""
+"""Perception Encoder: settings of their tiny models."""
 
 from __future__ import annotations
 

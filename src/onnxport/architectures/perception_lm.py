@@ -1,4 +1,4 @@
-"""PerceptionLM: fields of its tiny configuration."""
+"""PerceptionLM: fields of its tiny configuration, and image size."""
 
 from __future__ import annotations
 

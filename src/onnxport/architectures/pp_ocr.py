@@ -1,4 +1,4 @@
-"""PP-OCR: fields of their tiny configurations."""
+"""PP-OCR: settings of their tiny models."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""RecurrentGemma: what its modules remember becomes inputs and outputs, and its recurrence is right for any length.
+"""RecurrentGemma: its cache as inputs and outputs of the graph, and its recurrence for sequences of any length.
 
-Transformers keeps the states of recurrent layers as attributes of the layers, and none of the cache is returned. Its
-code forgets what a convolution saw where it gets several tokens at once, so that those behind a past come one by one.
+Transformers keeps the recurrent and the convolution states as attributes of the layers, and doesn't return the cache of
+keys and values. Where a layer gets several tokens behind a past, it drops its convolution state; the reference results
+are therefore computed token by token.
 """
 
 from __future__ import annotations
@@ -20,43 +21,50 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
-    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
+    from torch import nn
+    from transformers import Cache, PreTrainedModel
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
+        RecurrentGemmaDecoderLayer,
+        RecurrentGemmaRecurrentBlock,
+        RecurrentGemmaRglru,
+    )
+
+    States = tuple[torch.Tensor, torch.Tensor]
+    """Convolution and recurrent states, or keys and values, of one layer."""
 
 _MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
-_GIVEN = "remembered"
-"""Attribute by which a recurrent layer gets its states while it is traced, and leaves them."""
+_STATES = "traced_states"
+"""Attribute of a recurrent block with its states while it is traced: first those before its forward, then after it."""
 
 
 class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
-    """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
+    """Describe RecurrentGemma for generation: attention layers cache keys and values, the others their states."""
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
-        """Describe what every layer remembers."""
+    def describe_cache(self, model: PreTrainedModel, cache: Cache | None) -> CacheLayout:
+        """Describe the cache of every layer, from the configuration."""
         config, layers = model.config, []
-        for number, layer in enumerate(model.model.layers):
-            if _recurs(layer):
-                conv = CacheTensor(number, "conv_states", "conv", (config.lru_width, config.conv1d_width - 1))
-                layers.append((conv, CacheTensor(number, "recurrent_states", "recurrent", (config.lru_width,))))
+        for index, layer in enumerate(model.model.layers):
+            if _is_recurrent(layer):
+                conv = CacheTensor(index, "conv_states", "conv", (config.lru_width, config.conv1d_width - 1))
+                layers.append((conv, CacheTensor(index, "recurrent_states", "recurrent", (config.lru_width,))))
             else:
                 shape = (config.num_key_value_heads, 0, config.head_dim)
-                layers.append(
-                    (CacheTensor(number, "keys", "key", shape), CacheTensor(number, "values", "value", shape))
-                )
+                layers.append((CacheTensor(index, "keys", "key", shape), CacheTensor(index, "values", "value", shape)))
         return CacheLayout(tuple(layers), len(layers))
 
-    def _given_cache(self, model: Any, inputs: Mapping[str, Any]) -> None:
-        """Look for no cache: what is described stands in the configuration."""
+    def _given_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+        """Return no cache: the configuration has all that is needed to describe it."""
 
-    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return what the layers remember as it is; `run` gives it to them."""
+    def past_to_cache(self, past: Sequence[States], arguments: Mapping[str, Any]) -> Sequence[States]:
+        """Return the cache entries unchanged; `run` passes them to the layers."""
         return past
 
-    def cache_to_past(self, cache: Any) -> Any:
-        """Return what the layers remember as it is; `run` took it from them."""
+    def cache_to_past(self, cache: Sequence[States]) -> Sequence[States]:
+        """Return the cache entries unchanged; `run` took them from the layers."""
         return cache
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model; see `OnnxConfig`. Tokens behind a past come one by one, unless it is traced."""
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the model; see `OnnxConfig`. Behind a past, it runs token by token, unless it is traced."""
         import torch
 
         layers = model_of(forward).model.layers
@@ -64,96 +72,100 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
             return super().run(forward, {**arguments, "use_cache": False})
         if torch.compiler.is_exporting():
             return self._run_with(layers, forward, arguments)
-        count, now, logits = arguments["input_ids"].shape[1], dict(arguments), []
-        for last in range(1, count + 1):
+        tokens, mask = arguments["input_ids"].shape[1], arguments["attention_mask"]
+        step, logits = dict(arguments), []
+        for end in range(1, tokens + 1):
             for name in ("input_ids", "position_ids"):
-                now[name] = arguments[name][:, last - 1 : last]
-            now["attention_mask"] = arguments["attention_mask"][
-                :, : arguments["attention_mask"].shape[1] - count + last
-            ]
-            result = self._run_with(layers, forward, now)
-            now[PAST] = result[PAST]
-            logits.append(result["logits"])
-        return {"logits": torch.cat(logits[-1:] if self._more else logits, dim=1), PAST: now[PAST]}
+                step[name] = arguments[name][:, end - 1 : end]
+            step["attention_mask"] = mask[:, : mask.shape[1] - tokens + end]
+            outputs = self._run_with(layers, forward, step)
+            step[PAST] = outputs[PAST]
+            logits.append(outputs["logits"])
+        return {"logits": torch.cat(logits[-1:] if self._more else logits, dim=1), PAST: step[PAST]}
 
-    def _run_with(self, layers: Any, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        cache = _cache(layers, arguments[PAST])
-        with _remembering(layers, arguments[PAST]) as after:
-            result = super().run(forward, {**arguments, PAST: cache, "use_cache": True})
-            states = after()
-        kept = [
-            states[number] if number in states else (cache.layers[number].keys, cache.layers[number].values)
-            for number in range(len(layers))
+    def _run_with(
+        self, layers: nn.ModuleList, forward: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run the model with the cache entries among its inputs, and return the new ones beside the logits."""
+        cache = _key_value_cache(layers, arguments[PAST])
+        with _recurrent_states(layers, arguments[PAST]) as states_after:
+            outputs = super().run(forward, {**arguments, PAST: cache, "use_cache": True})
+            states = states_after()
+        entries = [
+            states[index] if index in states else (cache.layers[index].keys, cache.layers[index].values)
+            for index in range(len(layers))
         ]
-        return {"logits": result["logits"], PAST: kept}
+        return {"logits": outputs["logits"], PAST: entries}
 
 
-def _recurs(layer: Any) -> bool:
+def _is_recurrent(layer: RecurrentGemmaDecoderLayer) -> bool:
     return hasattr(layer.temporal_block, "rg_lru")
 
 
-def _cache(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-    """Build the cache of keys and values, whole although attention has a window: what lies outside is masked."""
+def _key_value_cache(layers: nn.ModuleList, past: Sequence[States]) -> Cache:
+    """Build the cache of keys and values, not limited to the attention window: keys outside of it are masked."""
     from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
-    class WholeCache(DynamicCache):  # type: ignore[misc]
-        """Name the layers that masks are to be counted by."""
+    class FullCache(DynamicCache):  # type: ignore[misc]
+        """Let masks be made from the length of an attention layer."""
 
         @property
         def is_sliding(self) -> list[bool]:
-            return [not _recurs(layer) for layer in layers]
+            return [not _is_recurrent(layer) for layer in layers]
 
-    cache = WholeCache()
-    cache.layers = [DummyLayer() if _recurs(layer) else DynamicLayer() for layer in layers]
-    for layer, held, tensors in zip(layers, cache.layers, past, strict=True):
-        if not _recurs(layer):
-            held.update(*tensors)
+    cache = FullCache()
+    cache.layers = [DummyLayer() if _is_recurrent(layer) else DynamicLayer() for layer in layers]
+    for layer, cache_layer, tensors in zip(layers, cache.layers, past, strict=True):
+        if not _is_recurrent(layer):
+            cache_layer.update(*tensors)
     return cache
 
 
 @contextmanager
-def _remembering(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
-    """Give recurrent layers their states in a block, and yield what tells their states of now, by number."""
+def _recurrent_states(layers: nn.ModuleList, past: Sequence[States]) -> Iterator[Callable[[], dict[int, States]]]:
+    """Set the states of recurrent layers in a block; the yielded function returns the current ones by layer index."""
     import torch
 
-    blocks = {number: layer.temporal_block for number, layer in enumerate(layers) if _recurs(layer)}
-    states: list[Replacement] = []
-    for number, block in blocks.items():
+    blocks = {index: layer.temporal_block for index, layer in enumerate(layers) if _is_recurrent(layer)}
+    replacements: list[Replacement] = []
+    for index, block in blocks.items():
         if torch.compiler.is_exporting():
-            states.append(Replacement(block, _GIVEN, past[number]))
+            replacements.append(Replacement(block, _STATES, past[index]))
             continue
-        conv, recurrent = past[number]
-        states += [
+        conv, recurrent = past[index]
+        replacements += [
             Replacement(block, "conv1d_state", conv),
             Replacement(block.rg_lru, "recurrent_states", recurrent.float()),
         ]
 
-    def after() -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    def states_after() -> dict[int, States]:
         if torch.compiler.is_exporting():
-            return {number: getattr(block, _GIVEN) for number, block in blocks.items()}
+            return {index: getattr(block, _STATES) for index, block in blocks.items()}
         return {
-            number: (block.conv1d_state, block.rg_lru.recurrent_states.to(past[number][1].dtype))
-            for number, block in blocks.items()
+            index: (block.conv1d_state, block.rg_lru.recurrent_states.to(past[index][1].dtype))
+            for index, block in blocks.items()
         }
 
-    with patching(*states):
-        yield after
+    with patching(*replacements):
+        yield states_after
 
 
-def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
-    """Compute `RecurrentGemmaRecurrentBlock.forward` for any number of tokens, from the states that it was given."""
+def _block(
+    self: RecurrentGemmaRecurrentBlock, input_states: torch.Tensor, position_ids: torch.Tensor, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """Compute `RecurrentGemmaRecurrentBlock.forward` for any number of tokens, starting from the block's states."""
     import torch
 
-    given = getattr(self, _GIVEN, None)
+    states = getattr(self, _STATES, None)
     tokens = self.linear_x(input_states).transpose(1, 2)
     width = self.conv1d_width - 1
-    before = tokens.new_zeros(*tokens.shape[:2], width) if given is None else given[0]
-    seen = torch.cat([before, tokens], dim=-1)
-    mixed = torch.nn.functional.conv1d(seen, self.conv_1d.weight, self.conv_1d.bias, groups=self.conv_1d.groups)
-    self.rg_lru.recurrent_states = None if given is None else given[1]
+    initial = tokens.new_zeros(*tokens.shape[:2], width) if states is None else states[0]
+    padded = torch.cat([initial, tokens], dim=-1)
+    mixed = torch.nn.functional.conv1d(padded, self.conv_1d.weight, self.conv_1d.bias, groups=self.conv_1d.groups)
+    self.rg_lru.recurrent_states = None if states is None else states[1]
     recurred = self.rg_lru(mixed.transpose(1, 2), position_ids)
-    if given is not None:
-        setattr(self, _GIVEN, (seen[..., -width:], self.rg_lru.recurrent_states.to(given[1].dtype)))
+    if states is not None:
+        setattr(self, _STATES, (padded[..., -width:], self.rg_lru.recurrent_states.to(states[1].dtype)))
     self.rg_lru.recurrent_states = None
     return self.linear_out(recurred * self.act_fn(self.linear_y(input_states))), None
 
@@ -161,9 +173,9 @@ def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **
 def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Compute a recurrence as a scan.
 
-    The replacement takes the addend of each token, [batch, tokens, width], the factor of the state, of the same shape,
-    where the factor is zero, [batch, tokens, 1], and the state so far, [batch, width], zeros by default; it returns the
-    states after each token, [batch, tokens, width], and the last one.
+    The replacement takes the input of each token, [batch, tokens, width], its recurrent gate, of the same shape, the
+    tokens that reset the state, [batch, tokens, 1], and the initial state, [batch, width], zeros by default. It returns
+    the states after each token, [batch, tokens, width], and the last one.
     """
 
     def rnn_scan(
@@ -176,18 +188,18 @@ def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor
         import torch
         from torch._higher_order_ops.scan import scan
 
-        factor = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
-        added = hidden_states.float().transpose(0, 1).contiguous()
-        first = torch.zeros_like(added[0]) if recurrent_states is None else recurrent_states.float().contiguous()
-        last, states = scan(_step, first, (factor, added))
+        gate = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
+        inputs = hidden_states.float().transpose(0, 1).contiguous()
+        first = torch.zeros_like(inputs[0]) if recurrent_states is None else recurrent_states.float().contiguous()
+        last, states = scan(_step, first, (gate, inputs))
         return states.transpose(0, 1).to(hidden_states.dtype), last
 
     return rnn_scan
 
 
 def _step(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    factor, added = token
-    state = state * factor + added
+    gate, inputs = token
+    state = state * gate + inputs
     return state, state.clone()
 
 
@@ -199,7 +211,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 f"{_MODULE}:RecurrentGemmaRecurrentBlock.forward",
                 lambda _: _block,
-                "the layer keeps its states as attributes, and drops what its convolution needs behind several tokens",
+                "the layer keeps its states as attributes, and drops its convolution state at several tokens",
                 EAGER,
                 "Transformers keeps the states in the cache that the caller passes",
             ),

@@ -20,14 +20,15 @@ from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+    from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
     from onnxport.description.tasks import Task
 
 
 class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe the decoder, whose input embeddings include those of the audio, with the configuration's default delay."""
+    """Describe the decoder, whose embeddings include the audio, with the configuration's default delay."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name the decoder's parameters; audio features aren't among them."""
@@ -79,9 +80,11 @@ def _components(
     return multimodal(model, task, preprocessor, last_logits, decoder=RealtimeEmbedsDecoderOnnxConfig)
 
 
+def _modality(modality: Modality, _: PreTrainedConfig) -> Modality:
+    return replace(modality, merge="add")
+
+
 ARCHITECTURES = (
-    Architecture(
-        ("voxtral_realtime",), components=_components, modalities=lambda modality, _: replace(modality, merge="add")
-    ),
+    Architecture(("voxtral_realtime",), components=_components, modalities=_modality),
     Architecture(("voxtral_realtime_text",), model=always(RealtimeTextOnnxConfig)),
 )
