@@ -28,11 +28,11 @@ _LENGTH = 6
 
 
 class FineOnnxConfig(OnnxConfig):
-    """Describe the fine acoustics model, which predicts the codes of a codebook from those of the codebooks before it."""
+    """Describe the fine acoustics model, which predicts the codes of one codebook from those of the earlier ones."""
 
     @property
     def inputs(self) -> Axes:
-        """Index of the codebook to predict, [1], and codes, [batch, sequence, codebooks]; later codebooks are ignored."""
+        """Index of the codebook to predict, [1], and codes, [batch, sequence, codebooks]; later ones are ignored."""
         return {"codebook_idx": {}, "input_ids": {0: "batch", 1: "sequence"}}
 
     @property

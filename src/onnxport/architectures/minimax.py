@@ -1,12 +1,12 @@
-"""MiniMax: its cache, and its lightning attention in a form whose trace is right for any number of tokens.
+"""MiniMax: its cache, and lightning attention for sequences of any length.
 
-Transformers computes lightning attention block by block, in a loop that a trace would fix at the traced length; from a
-state on, token by token. In the graph it is one attention over all tokens whose scores decay by their distance.
+Transformers computes lightning attention block by block, in a loop that a trace specializes to the example's length,
+and token by token behind a past. In the graph it is one attention over all tokens, whose scores decay with the distance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, when_generating
@@ -16,47 +16,49 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers import Cache, PreTrainedModel
+    from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
 
 class MiniMaxOnnxConfig(DerivedOnnxConfig):
-    """Describe MiniMax for generation: keys and values of some layers, states of the others."""
+    """Describe MiniMax for generation: attention layers cache keys and values, the others their states."""
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
-        """Describe what every layer remembers."""
+    def describe_cache(self, model: PreTrainedModel, cache: MiniMaxCache) -> CacheLayout:
+        """Describe the cache of every layer."""
         layers: list[tuple[CacheTensor, ...]] = []
-        for number, kind in enumerate(model.config.layer_types):
-            if kind == "linear_attention":
-                state = tuple(cache.linear_cache[number].shape[1:])
-                layers.append((CacheTensor(number, "recurrent_states", "recurrent", state),))
+        for index, layer_type in enumerate(model.config.layer_types):
+            if layer_type == "linear_attention":
+                shape = tuple(cache.linear_cache[index].shape[1:])
+                layers.append((CacheTensor(index, "recurrent_states", "recurrent", shape),))
             else:
-                pair = (cache.layers[number].keys, cache.layers[number].values)
+                keys, values = cache.layers[index].keys, cache.layers[index].values
                 layers.append(
                     (
-                        CacheTensor(number, "keys", "key", tuple(pair[0].shape[1:])),
-                        CacheTensor(number, "values", "value", tuple(pair[1].shape[1:])),
+                        CacheTensor(index, "keys", "key", tuple(keys.shape[1:])),
+                        CacheTensor(index, "values", "value", tuple(values.shape[1:])),
                     )
                 )
         return CacheLayout(tuple(layers), len(layers))
 
-    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+    def past_to_cache(self, past: Sequence[tuple[torch.Tensor, ...]], arguments: Mapping[str, Any]) -> MiniMaxCache:
         """Build the cache.
 
-        Layers without keys hold the place of nothing in it: Transformers' own looks like one that is empty where its
-        first layer has none, and padding is no longer masked after the first step.
+        Layers without keys get a `DummyLayer`. Transformers puts none there, so that a cache whose first layer has no
+        keys has a sequence length of zero, and padding isn't masked after the first step.
         """
         from transformers.cache_utils import DummyLayer, DynamicLayer
         from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
         cache = MiniMaxCache()
-        for number, tensors in enumerate(past):
-            cache.set_linear_cache(number, [] if len(tensors) == 2 else tensors[0])
+        for index, tensors in enumerate(past):
+            cache.set_linear_cache(index, [] if len(tensors) == 2 else tensors[0])
             cache.layers.append(DynamicLayer() if len(tensors) == 2 else DummyLayer())
             if len(tensors) == 2:
-                cache.layers[number].update(*tensors)
+                cache.layers[index].update(*tensors)
         return cache
 
-    def cache_to_past(self, cache: Any) -> Any:
-        """Take the cache apart, the inverse of `past_to_cache`."""
+    def cache_to_past(self, cache: MiniMaxCache) -> list[tuple[torch.Tensor, ...]]:
+        """Return the cache entries of every layer, the inverse of `past_to_cache`."""
         return [
             (cache.linear_cache[parts[0].layer],)
             if len(parts) == 1
@@ -66,25 +68,25 @@ class MiniMaxOnnxConfig(DerivedOnnxConfig):
 
 
 def _attend(
-    self: Any,
+    self: MiniMaxLightningAttention,
     hidden_states: torch.Tensor,
-    position_embeddings: Any = None,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     attention_mask: torch.Tensor | None = None,
-    past_key_values: Any = None,
+    past_key_values: Cache | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend as `MiniMaxLightningAttention.forward` does.
+    """Compute `MiniMaxLightningAttention.forward` for any number of tokens.
 
     Args:
         self: the attention module.
         hidden_states: [batch, tokens, hidden].
-        position_embeddings: not used: the decay says how far tokens are from each other.
+        position_embeddings: not used: the decay depends on the distance of tokens.
         attention_mask: [batch, tokens], 0 for padding.
-        past_key_values: the cache, which is brought up to date.
+        past_key_values: the cache, which is updated.
         **_: not used.
 
     Returns:
-        Like `hidden_states`, and the state [batch, heads, head size, head size].
+        Like `hidden_states`, and the recurrent state, [batch, heads, head size, head size].
     """
     import torch
 
@@ -94,15 +96,15 @@ def _attend(
         projected = projected * attention_mask[:, :, None].to(projected.dtype)
     heads = projected.view(batch, tokens, self.num_attention_heads, 3, self.head_dim)
     query, key, value = heads.permute(3, 0, 2, 1, 4).unbind(0)
-    slope, numbers = self.slope_rate.float(), torch.arange(tokens, device=hidden_states.device)
-    between = (numbers[:, None] - numbers[None, :]).float()
-    scores = torch.exp((-slope * between).masked_fill(between < 0, float("-inf"))).to(query.dtype)
+    slope, positions = self.slope_rate.float(), torch.arange(tokens, device=hidden_states.device)
+    distance = (positions[:, None] - positions[None, :]).float()
+    scores = torch.exp((-slope * distance).masked_fill(distance < 0, float("-inf"))).to(query.dtype)
     output = ((query @ key.transpose(-1, -2)) * scores) @ value
-    rest = torch.exp(-slope * (tokens - 1 - numbers)[:, None]).to(key.dtype)
+    rest = torch.exp(-slope * (tokens - 1 - positions)[:, None]).to(key.dtype)
     state = (key * rest).transpose(-1, -2) @ value
     first = None if past_key_values is None else past_key_values.get_linear_cache(self.layer_idx)
     if first is not None:
-        since = torch.exp(-slope * (numbers + 1)[:, None]).to(query.dtype)
+        since = torch.exp(-slope * (positions + 1)[:, None]).to(query.dtype)
         output = output + (query * since) @ first
         state = state + first * since[:, -1:]
     if past_key_values is not None:

@@ -1,14 +1,14 @@
-"""SpeechT5: how it speaks, and its bare model, which takes states of what its own nets before it would make.
+"""SpeechT5: its dropout at inference, and its bare model, which takes hidden states of its pre-nets.
 
-What comes before the decoder drops values at random whenever it runs, also where nothing is trained; a graph doesn't,
-and neither does the original that it is compared with: every value is kept, which is what it drops on average.
+The speech decoder's pre-net applies dropout in evaluation mode, too, as Tacotron 2 does. The graph doesn't, and neither
+does the reference that validation compares it with: both keep every value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
@@ -16,14 +16,17 @@ from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
-_STATES = {"input_values": 7, "decoder_input_values": 3}
-"""Inputs of the bare model, and how long examples are."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LENGTHS = {"input_values": 7, "decoder_input_values": 3}
+"""Inputs of the bare model to the sequence lengths of its dummy inputs."""
 
 
 class SpeechT5OnnxConfig(DerivedOnnxConfig):
     """Describe SpeechT5 in one graph."""
 
-    def __init__(self, model: Any, *arguments: Any) -> None:
+    def __init__(self, model: PreTrainedModel, *arguments: Any) -> None:
         self._is_bare = type(model).__name__ == "SpeechT5Model"
         super().__init__(model, *arguments)
 
@@ -35,20 +38,24 @@ class SpeechT5OnnxConfig(DerivedOnnxConfig):
         if not self._is_bare:
             return made
         batch = next(len(value) for value in made.values())
-        states = {name: torch.zeros(batch, length, self._config.hidden_size) for name, length in _STATES.items()}
-        return {**states, "attention_mask": torch.ones(batch, _STATES["input_values"], dtype=torch.int64)}
+        hidden_states = {
+            name: torch.zeros(batch, length, self._config.hidden_size) for name, length in _LENGTHS.items()
+        }
+        return {**hidden_states, "attention_mask": torch.ones(batch, _LENGTHS["input_values"], dtype=torch.int64)}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`."""
-        with _kept(model_of(forward)):
+        with _without_dropout(model_of(forward)):
             return super().run(forward, arguments)
 
 
 @contextmanager
-def _kept(model: Any) -> Iterator[None]:
-    """Keep every value of what comes before the decoder, in a block."""
-    changed = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
-    with patching(*(Replacement(module, "_consistent_dropout", lambda states, _: states) for module in changed)):
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """Switch off the dropout of the decoder's pre-net in a block."""
+    prenets = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
+    with patching(
+        *(Replacement(module, "_consistent_dropout", lambda hidden_states, _: hidden_states) for module in prenets)
+    ):
         yield
 
 
