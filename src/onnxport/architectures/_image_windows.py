@@ -1,7 +1,7 @@
 """Windowed attention on images of any size, for the patches of Swin and its relatives, SAM 2, SAM 3 and ViTDet.
 
-Transformers pads an image to whole windows where its size isn't a multiple, and crops it again; Python decides that from
-the sizes of the example. Where SAM and ViTDet compute the padding, torch.export compares nested remainders, for minutes.
+Transformers pads an image to whole windows where its size isn't a multiple, and crops it again. Python decides that
+from the sizes of the example. In SAM and ViTDet, torch.export compares nested remainders of sizes, which takes minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which task a checkpoint is for, which class loads it, and the description of each graph that it becomes."""
+"""Infer the task of a checkpoint, choose the class that loads it, and describe each graph of its export."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 _INFERRED = tuple(task for task in TASKS if task.name != SENTENCE_SIMILARITY)
-"""Tasks that a class is for; only the modules of a directory make a model one for the other."""
+"""Tasks that follow from a model class; sentence similarity follows from the files of a directory."""
 
 
 def supported_tasks(model_type: str) -> list[Task]:
@@ -56,7 +56,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
 
     Args:
         config: the model's configuration, whose `architectures` names the class.
-        code: directory of the checkpoint where its own code may run, None where it may not.
+        code: directory of the checkpoint where its custom code may run, None where it may not.
 
     Returns:
         The task; with the cache for decoders that generate.
@@ -77,9 +77,9 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
             return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
-    own = [name for name in architectures if name in {_class_name(place) for place in _code(config).values()}]
-    if own and code is None:
-        raise UntrustedCodeError(_untrusted(own[0]))
+    custom = [name for name in architectures if name in {_class_name(path) for path in _code(config).values()}]
+    if custom and code is None:
+        raise UntrustedCodeError(_untrusted(custom[0]))
     known = ", ".join(task.name for task in supported_tasks(config.model_type)) or "none"
     named = ", ".join(architectures) or "nothing"
     raise UnsupportedError(
@@ -91,18 +91,18 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
 def _preferred(config: PreTrainedConfig, fitting: list[Task], architecture: str) -> Task:
     """Choose one of the tasks that Transformers registers a class for.
 
-    An encoder-decoder generates from what its encoder takes before it is anything else: BART, mBART and MVP are
-    registered as AutoModelForMaskedLM, too. A decoder that takes images or audio isn't one of text alone.
+    Prefer a generation task for an encoder-decoder: BART, mBART and MVP are registered as AutoModelForMaskedLM, too.
+    Prefer the multimodal task where Transformers registers a multimodal decoder as AutoModelForCausalLM too.
     """
     names = _FROM_ENCODERS if config.is_encoder_decoder else _MULTIMODAL_TASKS
-    known = _named(architecture)
+    known = _transformers_class(architecture)
     if names is _MULTIMODAL_TASKS and known is not None and not accepts_modality(known):
         return fitting[0]
     return next((task for task in fitting if task.name in names), fitting[0])
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
-    """Return whether a class generates token by token, with a cache of the tokens before."""
+    """Return whether a class generates token by token, with a KV cache."""
     if config.is_encoder_decoder:
         return task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
     if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is registered for the latter alone
@@ -111,13 +111,13 @@ def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
 
 
 def _can_generate(architecture: str) -> bool:
-    """Return whether a class has `generate`; PI0's hasn't. One that isn't Transformers' own is taken to have it."""
-    known = _named(architecture)
+    """Return whether a class has `generate`, as PI0's hasn't; a class outside Transformers is assumed to have it."""
+    known = _transformers_class(architecture)
     return known is None or bool(known.can_generate())
 
 
-def _named(architecture: str) -> type[PreTrainedModel] | None:
-    """Return the class of Transformers with a name, or the part of it that takes and generates text; None for none."""
+def _transformers_class(architecture: str) -> type[PreTrainedModel] | None:
+    """Return the class of Transformers with a name, or its submodel that generates text; None where there is none."""
     import transformers
 
     known = getattr(transformers, architecture, None)
@@ -125,7 +125,7 @@ def _named(architecture: str) -> type[PreTrainedModel] | None:
 
 
 def _takes_cache(architecture: str) -> bool:
-    """Say whether a class takes a cache or a state; GPT's doesn't. One that isn't Transformers' own is taken to."""
+    """Return whether a class takes a cache, as GPT's doesn't; a class outside Transformers is assumed to."""
     import transformers
 
     known = getattr(transformers, architecture, None)
@@ -138,29 +138,29 @@ _FROM_ENCODERS = ("text2text-generation", "automatic-speech-recognition", "image
 
 
 def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = None) -> type:
-    """Return the class that loads a model for a task: the checkpoint's own where it fits, else Transformers' choice.
+    """Return the class that loads a model for a task: the checkpoint's custom one if any, else Transformers' choice.
 
     Args:
         config: the model's configuration.
-        task: what the model is for.
-        code: directory of the checkpoint where its own code may run, None where it may not; code comes first.
+        task: the task of the export.
+        code: directory of the checkpoint where its custom code may run, None where it may not; it takes precedence.
 
     Raises:
         UnsupportedError: Transformers has no such class for the model type, or none that can be run as a whole.
         UntrustedCodeError: the only class is code of the checkpoint, which may not run.
         CorruptCheckpointError: the checkpoint's code can't be loaded.
     """
-    own_code = _code(config)
+    custom_code = _code(config)
     for name in _auto_classes(config, task):
-        if code is not None and name in own_code:
-            return _load_code(own_code[name], code)
+        if code is not None and name in custom_code:
+            return _load_code(custom_code[name], code)
         if fitting := _fitting(config, name):
-            own = [architecture for architecture in config.architectures or () if architecture in fitting]
-            found = class_named([*own, *fitting][0], config.model_type)
+            declared = [architecture for architecture in config.architectures or () if architecture in fitting]
+            found = class_named([*declared, *fitting][0], config.model_type)
             return _with_forward(generation_class(found) if task.name in _MULTIMODAL_TASKS else found)
     for name in task.auto_classes:
-        if name in own_code:
-            raise UntrustedCodeError(_untrusted(_class_name(own_code[name])))
+        if name in custom_code:
+            raise UntrustedCodeError(_untrusted(_class_name(custom_code[name])))
     known = [other.name for other in supported_tasks(config.model_type)]
     near = difflib.get_close_matches(task.name, known, n=1)
     hint = f"the nearest is {near[0]!r}; " if near else ""
@@ -170,7 +170,7 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
 
 
 def class_named(name: str, model_type: str) -> type:
-    """Return a class of Transformers; the package doesn't name all that its Auto classes load."""
+    """Return a class of Transformers; the top-level package doesn't export all that its Auto classes load."""
     import transformers
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
@@ -182,20 +182,20 @@ def class_named(name: str, model_type: str) -> type:
 
 
 def _with_forward(model_class: type) -> type:
-    """Return a class of which a graph can be made.
+    """Return a class if it can be exported.
 
     Raises:
-        UnsupportedError: what it computes is in no one method.
+        UnsupportedError: it has no `forward`.
     """
     has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
     record = _record_of_class(model_class)
     if not has_forward and (record is None or record.components is None):
-        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its parts one after another")
+        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs several models")
     return model_class
 
 
 def generation_class(model_class: type) -> type:
-    """Return the class that generates text, of one that has no forward as a whole (Qwen's Omni models)."""
+    """Return the class of the submodel that generates text, for a class without a forward (Qwen's Omni models)."""
     import transformers
 
     record = _record_of_class(model_class)
@@ -204,17 +204,17 @@ def generation_class(model_class: type) -> type:
 
 
 def _record_of_class(model_class: type) -> Architecture | None:
-    """Return the record of the model type that a class is for; None where it names none, as a checkpoint's own may."""
+    """Return the record of the model type of a class; None where the class names none, as a custom one may."""
     config_class = getattr(model_class, "config_class", None)
     return None if config_class is None else architecture_of(config_class.model_type)
 
 
 def text_only(task: Task, chosen: type) -> Task:
-    """Return the task of texts for a class that Transformers lists among those of pictures, but takes none (Mistral 4).
+    """Return the text task for a class that Transformers registers for images, but that takes none (Mistral 4).
 
     Args:
-        task: what the class was chosen for.
-        chosen: a class of models.
+        task: the task that the class was chosen for.
+        chosen: the model class.
     """
     names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
     if task.name not in _MULTIMODAL_TASKS or accepts_modality(chosen) or "input_ids" not in names:
@@ -232,37 +232,37 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
-    """Name a task's Auto classes; embeddings are made by the encoder alone where that is a class of its own (T5)."""
-    halves = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
-    is_half = task.name == SENTENCE_SIMILARITY and any(name.endswith(_ENCODER) for name in halves)
-    return task.auto_classes[::-1] if is_half else task.auto_classes
+    """Name a task's Auto classes; sentence embeddings use the encoder's class where there is one (T5)."""
+    encoders = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
+    has_encoder = task.name == SENTENCE_SIMILARITY and any(name.endswith(_ENCODER) for name in encoders)
+    return task.auto_classes[::-1] if has_encoder else task.auto_classes
 
 
 _ENCODER = "EncoderModel"
 
 
 def _code(config: PreTrainedConfig) -> dict[str, str]:
-    """Map Auto classes to the checkpoint's own classes, each as `module.Class`."""
+    """Map Auto classes to the checkpoint's custom classes, each as `module.Class`."""
     declared = getattr(config, "auto_map", None)
     return {key: value for key, value in (declared or {}).items() if isinstance(value, str)}
 
 
-def _class_name(place: str) -> str:
-    return place.rsplit(".", 1)[-1]
+def _class_name(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
 
 
 def _classes_for(config: PreTrainedConfig, auto_class: str, code: Path | None) -> tuple[str, ...]:
     """Name the classes that an Auto class may load for a configuration, those of trusted code among them."""
-    places = _code(config)
-    own = (_class_name(places[auto_class]),) if code is not None and auto_class in places else ()
-    return (*own, *_fitting(config, auto_class))
+    paths = _code(config)
+    custom = (_class_name(paths[auto_class]),) if code is not None and auto_class in paths else ()
+    return (*custom, *_fitting(config, auto_class))
 
 
 def _fitting(config: PreTrainedConfig, auto_class: str) -> tuple[str, ...]:
     """Name the classes that an Auto class loads for a configuration.
 
-    It knows some classes by the type of a whole model alone whose text they write (`Emu3ForCausalLM`): a checkpoint of
-    such a class says so.
+    Some classes of text models are registered under the multimodal model's type only (`Emu3ForCausalLM`); they are
+    found by the name in the configuration's `architectures`.
     """
     import transformers
 
@@ -273,15 +273,15 @@ def _fitting(config: PreTrainedConfig, auto_class: str) -> tuple[str, ...]:
     return tuple(name for name in sorted(known) if getattr(transformers, name).config_class is type(config))
 
 
-def _load_code(place: str, directory: Path) -> type:
+def _load_code(path: str, directory: Path) -> type:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     try:
-        found: type = get_class_from_dynamic_module(place, str(directory), local_files_only=True)
-    except Exception as error:  # code of the checkpoint raises whatever it likes
+        found: type = get_class_from_dynamic_module(path, str(directory), local_files_only=True)
+    except Exception as error:  # code of the checkpoint may raise anything
         reason = " ".join(str(error).split())[:300]
         raise CorruptCheckpointError(
-            f"{directory}: {place}, which config.json names under auto_map, can't be loaded "
+            f"{directory}: {path}, which config.json names under auto_map, can't be loaded "
             f"({type(error).__name__}: {reason}); correct that code, or install what it imports"
         ) from error
     return found
@@ -302,9 +302,9 @@ _MORE_CLASSES = {
     ("AutoModel", "siglip_text_model"): "SiglipTextModel",
     ("AutoModel", "siglip2_text_model"): "Siglip2TextModel",
 }
-"""Classes that Transformers' Auto class doesn't know: (Auto class, model type) to class.
+"""Classes that Transformers doesn't register with an Auto class: (Auto class, model type) to class.
 
-Features of 4.37.2 and tasks of optimum-onnx 0.1.0 need them; neighbours of theirs are of the same kind.
+Features of 4.37.2 and tasks of optimum-onnx 0.1.0 require them, or are defined for closely related model types.
 """
 
 
@@ -314,23 +314,23 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
 
     mapping = getattr(transformers, auto_class)._model_mapping._model_mapping
     names = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in mapping.items()}
-    return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
+    return names | {model_type: (name,) for (auto, model_type), name in _MORE_CLASSES.items() if auto == auto_class}
 
 
 def describe(
     model: PreTrainedModel, task: Task, preprocessor: Preprocessor | None, options: GraphOptions | None = None
 ) -> tuple[Component, ...]:
-    """Describe every graph that a model becomes: by its architecture's record, else by its traits.
+    """Describe every graph of a model's export: by its architecture's record, else by its traits.
 
     Args:
         model: a loaded Transformers model.
         task: the task, with or without past.
-        preprocessor: what the checkpoint ships, None for nothing.
-        options: of which `description`, `last_logits` and `split_encoders` matter; the defaults without.
+        preprocessor: the checkpoint's preprocessor, None where it has none.
+        options: `description`, `last_logits` and `split_encoders` are used; None for the defaults.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
-        OptionError: `description` names what isn't one.
+        OptionError: `description` doesn't name a configuration.
     """
     preprocessor = cast("Preprocessor", plain_tokenizer(model.config)) if preprocessor is None else preprocessor
     options = options or GraphOptions()
@@ -386,14 +386,14 @@ def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preproces
 def _other_ways(model: PreTrainedModel) -> str:
     known = [task.name for task in supported_tasks(model.config.model_type)]
     text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in known), "")
-    return f"{text}otherwise describe the inputs in an OnnxConfig of your own and add --description (docs/api.md)"
+    return f"{text}otherwise describe the inputs in a custom OnnxConfig and add --description (docs/api.md)"
 
 
 _TEXT_TASKS = ("text-generation", "text2text-generation")
 
 
 def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:
-    """Describe how what the encoders of an export return gets into its decoder.
+    """Describe how the outputs of an export's encoders are passed to its decoder.
 
     Args:
         config: the model's configuration.
@@ -411,7 +411,7 @@ def _record_of(model: PreTrainedModel) -> Architecture:
 
 
 def _describe_one(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
-    """Describe a single graph: by the record, else as 4.37.2 did, else by looking at the model."""
+    """Describe a single graph: by the record, else as 4.37.2 did, else by inspecting the model."""
     record = _record_of(model)
     if record.model is not None:
         described = record.model(model, task, preprocessor, last_logits)
@@ -423,8 +423,8 @@ def _describe_one(model: PreTrainedModel, task: Task, preprocessor: Preprocessor
     decodes = task.name == "text-generation" and not model.config.is_encoder_decoder
     task = _described_as(model, task, known.features if known is not None else ())
     if known is None or decodes or task.full_feature not in known.features:
-        chooses = task.name == "multiple-choice"
-        return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)
+        is_multiple_choice = task.name == "multiple-choice"
+        return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, is_multiple_choice)
     config_class = load_config_class(known.config)
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)
@@ -432,7 +432,7 @@ def _describe_one(model: PreTrainedModel, task: Task, preprocessor: Preprocessor
 
 
 def _described_as(model: PreTrainedModel, task: Task, features: tuple[str, ...]) -> Task:
-    """Return the task of 4.37.2 that loads the same class, where a task has a name that 4.37.2 didn't know."""
+    """Return the task of 4.37.2 that loads the same class, where 4.37.2 doesn't have the task."""
     if task.full_feature in features:
         return task
     same = (
@@ -442,8 +442,8 @@ def _described_as(model: PreTrainedModel, task: Task, features: tuple[str, ...])
 
 
 def _loads(model: PreTrainedModel, task: Task) -> bool:
-    kind, name = model.config.model_type, type(model).__name__
-    return any(name in _class_names(auto_class).get(kind, ()) for auto_class in task.auto_classes)
+    model_type, name = model.config.model_type, type(model).__name__
+    return any(name in _class_names(auto_class).get(model_type, ()) for auto_class in task.auto_classes)
 
 
 def _describe_sentences(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> OnnxConfig:

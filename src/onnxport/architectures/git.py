@@ -1,4 +1,4 @@
-"""Describe GIT for generation from images: what its decoder reads first are the image's embeddings, not tokens.
+"""Describe GIT for generation from images: its decoder's sequence starts with the image's embeddings.
 
 Transformers concatenates them with the prompt's embeddings inside the model. Here the decoder takes the concatenation:
 `token_type_ids` is 1 for the image's embeddings, which attend to each other and have no position embeddings.
@@ -17,7 +17,7 @@ from onnxport.description.multimodal import EmbedsDecoderOnnxConfig, ModalityEnc
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
     from onnxport.description.encoder_outputs import Modality
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class GitImageEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe what encodes images and projects them to the decoder's hidden size."""
+    """Describe the image encoder with its projection to the decoder's hidden size."""
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """Return what encodes images in a model."""
+        """Return the function that encodes images."""
         return MethodType(_encode, model)
 
 
@@ -51,10 +51,10 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe the decoder."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name what the decoder takes; forward makes `token_type_ids` by itself."""
+        """Name the decoder's parameters; the whole model's forward computes `token_type_ids`."""
         return ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep", "token_type_ids")
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the decoder and its head, as `GitModel.forward` does behind its image encoder."""
         import torch
         from transformers import DynamicCache
@@ -68,7 +68,7 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
             attention_mask: torch.Tensor,
             position_ids: torch.Tensor,
             token_type_ids: torch.Tensor,
-            past_key_values: Any = None,
+            past_key_values: Cache | None = None,
             logits_to_keep: int = 0,
             **_: Any,
         ) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """MiniMax: its cache, and lightning attention for sequences of any length.
 
 Transformers computes lightning attention block by block, in a loop that a trace specializes to the example's length,
-and token by token behind a past. In the graph it is one attention over all tokens, whose scores decay with the distance.
+and token by token behind a past. In the graph it is one attention over all tokens, whose scores decay with distance.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _boxes(setting: Setting) -> torch.Tensor:
-    """Return boxes in shares of the page, [batch, sequence, 4]."""
+    """Return bounding boxes, normalized to the page, [batch, sequence, 4]."""
     import torch
 
     return torch.full((setting.batch, setting.length, 4), 0.5)
