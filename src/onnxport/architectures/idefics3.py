@@ -1,4 +1,4 @@
-"""Describe the vision encoder of Idefics3 and SmolVLM: images are cut into tiles, and a batch is padded with empty tiles."""
+"""Describe the vision encoder of Idefics3 and SmolVLM: images are cut into tiles, some of them padding."""
 
 from __future__ import annotations
 
