@@ -186,7 +186,7 @@ class _Gather:
         valid: positions that an image has, [batch, positions].
     """
 
-    corners: list[tuple[torch.Tensor, torch.Tensor | None]]
+    corners: list[tuple[torch.Tensor, Any]]
     valid: torch.Tensor
 
 
@@ -233,7 +233,7 @@ def _unpadded(sizes: torch.Tensor, current: torch.Tensor) -> tuple[torch.Tensor,
 
 def _corners(
     position: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor, source: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+) -> list[tuple[torch.Tensor, torch.Tensor, Any]]:
     """Return the four features that bilinear interpolation combines: row, column and weight of each.
 
     Args:

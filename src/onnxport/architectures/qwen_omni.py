@@ -22,7 +22,6 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -36,7 +35,7 @@ _COMPONENT = MODALITY_ENCODERS["audio_encoder"]
 _MASKS = ("feature_attention_mask", "input_features_mask")
 
 
-def audio_encoder_of(model: nn.Module) -> PreTrainedModel | None:
+def audio_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
     """Return the windowed audio encoder of a model, the model itself or a submodule; None where there is none."""
     encoders = (module for module in model.modules() if hasattr(module, "n_window") and hasattr(module, "layers"))
     return next(encoders, None)
@@ -55,6 +54,7 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
         encoder = audio_encoder_of(model)
+        assert encoder is not None, "only models with such an encoder are described by this class"
         self._tracing, self._is_whole = PackedPatchTracing(encoder), encoder is not model
         encode_audio = method_of(model, _COMPONENT.method) if self._is_whole else model.forward
         self._mask = next(name for name in _MASKS if name in inspect.signature(encode_audio).parameters)
@@ -99,6 +99,7 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
 
         model, batch = model_of(forward), features.shape[0]
         encoder = audio_encoder_of(model)
+        assert encoder is not None, "only models with such an encoder are described by this class"
         encode_audio = encoder if self._is_whole else forward
         windows, window_length = features.shape[2] // self._window, _output_length(encoder, self._window)
         lengths = mask.sum(-1)

@@ -21,7 +21,6 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import Cache, PreTrainedModel
     from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
         RecurrentGemmaDecoderLayer,
@@ -84,7 +83,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
         return {"logits": torch.cat(logits[-1:] if self._more else logits, dim=1), PAST: step[PAST]}
 
     def _run_with(
-        self, layers: nn.ModuleList, forward: Callable[..., Any], arguments: Mapping[str, Any]
+        self, layers: Sequence[RecurrentGemmaDecoderLayer], forward: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Run the model with the cache entries among its inputs, and return the new ones beside the logits."""
         cache = _key_value_cache(layers, arguments[PAST])
@@ -102,7 +101,7 @@ def _is_recurrent(layer: RecurrentGemmaDecoderLayer) -> bool:
     return hasattr(layer.temporal_block, "rg_lru")
 
 
-def _key_value_cache(layers: nn.ModuleList, past: Sequence[States]) -> Cache:
+def _key_value_cache(layers: Sequence[RecurrentGemmaDecoderLayer], past: Sequence[States]) -> Cache:
     """Build the cache of keys and values, not limited to the attention window: keys outside of it are masked."""
     from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
@@ -122,7 +121,9 @@ def _key_value_cache(layers: nn.ModuleList, past: Sequence[States]) -> Cache:
 
 
 @contextmanager
-def _recurrent_states(layers: nn.ModuleList, past: Sequence[States]) -> Iterator[Callable[[], dict[int, States]]]:
+def _recurrent_states(
+    layers: Sequence[RecurrentGemmaDecoderLayer], past: Sequence[States]
+) -> Iterator[Callable[[], dict[int, States]]]:
     """Set the states of recurrent layers in a block; the yielded function returns the current ones by layer index."""
     import torch
 
