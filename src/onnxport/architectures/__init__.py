@@ -1,1 +1,1 @@
-"""One file for each family of architectures: what can't be found out about a model type by looking at it."""
+"""One file for each family of architectures: what can't be derived from a model of that type."""

@@ -1,4 +1,4 @@
-"""What can't be found out about a model type by looking at it: one record for each, in its family's file."""
+"""The record of a model type: what can't be derived from the model, in the file of its family."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from onnxport.patching.patch import Patch
 
 DescribeComponents = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "tuple[Component, ...] | None"]
-"""Describes all graphs of a model; the flag keeps the last token's logits only. None: as the model's traits tell."""
+"""Describes all graphs of a model; the flag keeps the last token's logits only. None: derive them from the model."""
 DescribeModel = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "OnnxConfig | None"]
-"""The same for a model that becomes a single graph."""
+"""Describes the graph of a model that is exported to a single one."""
 DescribeModality = Callable[["Modality", "PreTrainedConfig"], "Modality"]
 """Changes the description of one modality of a model with this configuration."""
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Tell what a tiny checkpoint of a model type needs, for conformance: what no shrinking rule can know.
+    """Settings of a tiny checkpoint for conformance tests, where the general rules for shrinking don't suffice.
 
     Attributes:
-        fields: values of the configuration's fields; one for a configuration inside is a dictionary with the key `...`.
-        base: fields without which the default configuration can't be made.
-        tasks: task to fields that its class needs; those of a configuration inside are a dictionary.
-        image_size: height and width of images, where the configuration doesn't tell.
-        num_mel_bins: values of each frame of audio, where the configuration doesn't tell.
-        feature_extractor: class that Transformers' mapping leaves out.
-        feature_extractor_arguments: what checkpoints' feature extractors have, and their class hasn't by default.
-        scales: parameter to the factor by which its random values are multiplied.
+        fields: values of the configuration's fields; those of a sub-configuration are a dictionary with the key `...`.
+        base: fields that the default configuration requires.
+        tasks: task to fields that its class requires; those of a sub-configuration are a dictionary.
+        image_size: height and width of images, where the configuration doesn't have them.
+        num_mel_bins: mel bins of each frame of audio, where the configuration doesn't have them.
+        feature_extractor: class that isn't in Transformers' mapping.
+        feature_extractor_arguments: arguments of the feature extractor that differ from its class's defaults.
+        scales: parameter name to the factor by which its random values are multiplied.
         separate_tasks: tasks whose class finds no weights in a checkpoint of the whole model.
-        original_names: classes that are saved under names that Transformers finds again only if they aren't converted.
+        original_names: classes whose weights Transformers loads only under the names that it doesn't convert.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -57,22 +57,22 @@ class Tiny:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Record what the model's own traits don't tell.
+    """Describe what can't be derived from a model of one of these types.
 
     A graph's axes, dummy inputs and cache layout are those of its description, an `OnnxConfig` in the family's file.
 
     Attributes:
         model_types: as in `config.json`.
         components: describes all graphs, where none of `description.component_types` does.
-        model: describes the graph of a model that becomes a single one.
-        encoders: component name to what describes it: encoders of images or audio for a decoder of text.
-        decoder: describes the decoder beside such encoders.
-        generation_classes: model class to the class in it that generates text, where only that has a forward.
+        model: describes the graph of a model that is exported to a single one.
+        encoders: component name to the function that describes an encoder of images or audio for a text decoder.
+        decoder: describes the decoder for such encoders.
+        generation_classes: model class to the class of its submodel that generates text, where only that has a forward.
         patches: replacements while a model with modules of this family is traced.
-        modalities: changes what the configuration and the graphs tell of how an encoder's rows get into the decoder.
-        packages: distributions that the model's code is in, where that isn't Transformers itself.
-        preprocessors: Auto classes to load the preprocessor with, where the checkpoint's files don't tell.
-        tiny: what a tiny checkpoint needs, for conformance.
+        modalities: changes how encoder outputs are merged into the decoder's embeddings.
+        packages: distributions with the model's code, where that isn't Transformers itself.
+        preprocessors: Auto classes that load the preprocessor, where the checkpoint's files don't name one.
+        tiny: settings of a tiny checkpoint, for conformance tests.
     """
 
     model_types: tuple[str, ...]
@@ -98,7 +98,7 @@ def always(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
 
 
 def when_generating(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
-    """Describe a single graph with a class where the model is a decoder of text or an encoder-decoder."""
+    """Describe a single graph with a class where the model is a text decoder or an encoder-decoder."""
     describe = always(config_class)
 
     def describe_generating(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class _Unknown:
-    """A tensor of booleans whose values the trace doesn't know: not all are true, any may be."""
+    """A boolean tensor with values that are unknown while tracing: not all are true, any may be."""
 
     def all(self) -> bool:
         return False
@@ -20,7 +20,7 @@ class _Unknown:
 
 
 def clamps_always(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor | _Unknown]:
-    """Take float16 values for infinite, so that the clamp that follows is part of the graph.
+    """Report float16 values as infinite, so that the clamp that follows is part of the graph.
 
     Args:
         original: `torch.isfinite` or `torch.isinf`.

@@ -34,7 +34,7 @@ def padding_patch(target: str) -> Patch:
 
 
 def _padded_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Pad audio by sizes: before it by the kernel's extent, after it up to whole strides."""
+    """Compute the padding from sizes: on the left the kernel's extent, on the right up to a multiple of the stride."""
 
     def forward(
         self: EncodecConv1d | MimiConv1d, hidden_states: torch.Tensor, padding_cache: Cache | None = None
@@ -43,9 +43,9 @@ def _padded_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., tor
             return original(self, hidden_states, padding_cache)
         (size,), (stride,), (dilation,) = (getattr(self.conv, name) for name in ("kernel_size", "stride", "dilation"))
         total = (size - 1) * dilation + 1 - stride
-        after = 0 if self.causal else total // 2
-        missing = -hidden_states.shape[-1] % stride
-        states = self.conv(self._pad1d(hidden_states, (total - after, after + missing), mode=self.pad_mode))
-        return self.norm(states) if getattr(self, "norm_type", "") == "time_group_norm" else states
+        right = 0 if self.causal else total // 2
+        extra = -hidden_states.shape[-1] % stride
+        outputs = self.conv(self._pad1d(hidden_states, (total - right, right + extra), mode=self.pad_mode))
+        return self.norm(outputs) if getattr(self, "norm_type", "") == "time_group_norm" else outputs
 
     return forward

@@ -1,7 +1,7 @@
 """Windowed attention on images of any size, for the patches of Swin and its relatives, SAM 2, SAM 3 and ViTDet.
 
-Their code pads an image to whole windows where it must, and crops it again: whether it must is decided in Python, from
-the sizes of the example. The remainders of remainders that come out took torch minutes to compare.
+Transformers pads an image to whole windows where its size isn't a multiple, and crops it again. Python decides that
+from the sizes of the example. In SAM and ViTDet, torch.export compares nested remainders of sizes, which takes minutes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def partition_patches(module: str) -> tuple[Patch, ...]:
         Patch(
             f"{module}:{function}",
             make,
-            "the number of windows is a remainder of a remainder, which takes minutes to compare with itself",
+            "the number of windows is a nested remainder, which torch.export takes minutes to compare with itself",
             SLOW,
             "Transformers divides and rounds up",
         )
@@ -81,9 +81,9 @@ def _whole_windows(_: object) -> Callable[..., Any]:
     """Pad to whole windows, by nothing where they are whole."""
 
     def maybe_pad(
-        self: SwinLayer, states: torch.Tensor, height: Size, width: Size
+        self: SwinLayer, hidden_states: torch.Tensor, height: Size, width: Size
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
-        padded = _padded(states, (height, width), self.window_size)
+        padded = _padded(hidden_states, (height, width), self.window_size)
         return padded, (0, 0, 0, 1, 0, 1)  # the caller only tests whether any is above zero, and crops
 
     return maybe_pad
@@ -92,27 +92,27 @@ def _whole_windows(_: object) -> Callable[..., Any]:
 def _even_sizes(_: object) -> Callable[..., torch.Tensor]:
     """Pad to an even number of rows and columns, by nothing where they are even."""
 
-    def maybe_pad(self: SwinPatchMerging, states: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
-        return _padded(states, (height, width), 2)
+    def maybe_pad(self: SwinPatchMerging, hidden_states: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
+        return _padded(hidden_states, (height, width), 2)
 
     return maybe_pad
 
 
-def _padded(states: torch.Tensor, sizes: tuple[Size, Size], whole: int) -> torch.Tensor:
+def _padded(hidden_states: torch.Tensor, sizes: tuple[Size, Size], whole: int) -> torch.Tensor:
     """Pad [batch, height, width, channels] to multiples of `whole`."""
     from torch.nn import functional
 
     below, right = (count * whole - size for count, size in zip(_counts(*sizes, whole), sizes, strict=True))
-    return functional.pad(states, (0, 0, 0, right, 0, below))  # type: ignore[arg-type]  # symbolic sizes are integers
+    return functional.pad(hidden_states, (0, 0, 0, right, 0, below))  # type: ignore[arg-type]  # symbolic sizes are integers
 
 
 def _partition(_: object) -> Callable[..., Any]:
     """Cut [batch, height, width, channels] into windows, however many."""
 
-    def window_partition(states: torch.Tensor, window_size: int) -> tuple[torch.Tensor, tuple[Size, Size]]:
-        height, width, channels = states.shape[1:]
+    def window_partition(hidden_states: torch.Tensor, window_size: int) -> tuple[torch.Tensor, tuple[Size, Size]]:
+        height, width, channels = hidden_states.shape[1:]
         rows, columns = _counts(height, width, window_size)
-        padded = _padded(states, (height, width), window_size)
+        padded = _padded(hidden_states, (height, width), window_size)
         windows = padded.view(-1, rows, window_size, columns, window_size, channels).transpose(2, 3)
         return windows.reshape(-1, window_size, window_size, channels), (rows * window_size, columns * window_size)
 

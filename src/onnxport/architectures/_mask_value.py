@@ -25,7 +25,7 @@ class _HalfMinimum:
         return getattr(self._original, name)
 
     def finfo(self, dtype: torch.dtype) -> SimpleNamespace:
-        """Return the limits that masks read."""
+        """Return the limits of a dtype that masks are made with."""
         return SimpleNamespace(min=self._original.finfo(dtype).min / 2)
 
 
@@ -33,7 +33,7 @@ def mask_value_patch(module: str) -> Patch:
     """Return the patch of a modeling file.
 
     Args:
-        module: its name.
+        module: name of the file's module.
     """
     return Patch(
         f"{module}:torch",

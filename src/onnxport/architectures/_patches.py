@@ -59,7 +59,7 @@ PATCHED: dict[str, str] = {
 }
 """Folder of `transformers.models` to the module of `onnxport.architectures` with patches of its code.
 
-By folder, not by model type: a Swin backbone is inside of models of other types.
+By folder, not by model type: models of other types have a Swin backbone.
 """
 
 
@@ -67,7 +67,7 @@ def patches_of(model: torch.nn.Module) -> tuple[Patch, ...]:
     """Return the patches of the modeling files that a model's modules are defined in.
 
     Args:
-        model: the model, or a part of it.
+        model: the model, or a submodule.
     """
     modules = modeling_modules(model)
     folders = dict.fromkeys(name.split(".")[2] for name in modules)

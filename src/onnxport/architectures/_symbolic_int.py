@@ -16,11 +16,11 @@ def symbolic_int(original: Callable[..., int]) -> Callable[..., int | torch.SymI
         original: `int`, or Transformers' `torch_int`.
     """
 
-    def to_int(number: Any) -> int | torch.SymInt:
+    def to_int(value: Any) -> int | torch.SymInt:
         import torch
 
-        if isinstance(number, torch.SymInt | torch.SymFloat):
-            return torch.sym_int(number)  # type: ignore[no-any-return, no-untyped-call]
-        return original(number)
+        if isinstance(value, torch.SymInt | torch.SymFloat):
+            return torch.sym_int(value)  # type: ignore[no-any-return, no-untyped-call]
+        return original(value)
 
     return to_int

@@ -1,7 +1,7 @@
-"""Model types to the files that describe them: a literal table, so that a family is imported when it is needed.
+"""Model types to the files that describe them: a literal table, so that a family is imported only when needed.
 
 Another package adds records with an entry point of the group `onnxport.architectures`, whose value is an `Architecture`
-or a tuple of them; for a model type that is in both, the package's record is taken.
+or a tuple of them; for a model type that is in both, the package's record takes precedence.
 """
 
 from __future__ import annotations
@@ -245,13 +245,13 @@ MODULES: dict[str, str] = {
 
 @cache
 def architecture_of(model_type: str) -> Architecture | None:
-    """Return the record of a model type, None where its traits tell everything.
+    """Return the record of a model type, None where everything is derived from the model.
 
     Args:
         model_type: as in `config.json`.
 
     Raises:
-        UnsupportedError: an installed package adds what isn't a record.
+        UnsupportedError: an entry point isn't an `Architecture` or a tuple of them.
     """
     added = _added()
     if model_type in added:

@@ -1,8 +1,8 @@
-"""Attention of Longformer and LED in a form that a graph can hold: dense, with masks, for sequences of any length.
+"""Attention of Longformer and LED as dense attention with masks, for sequences of any length.
 
 Transformers pads sequences to a multiple of the window and cuts them, and gathers the tokens with global attention by
 their positions, so that shapes depend on values. Memory grows with the square of the length here, and linearly there.
-Validation runs Transformers' own code, so the two forms are compared with each other.
+Validation runs Transformers' unpatched code, so that both implementations are compared with each other.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def attend_near_and_global(
     """Compute the forward of `LongformerSelfAttention` and `LEDEncoderSelfAttention` densely.
 
     A query attends to the keys within its window and to those with global attention; a query with global attention
-    attends to all keys, through projections of its own.
+    attends to all keys, through separate projections.
 
     Args:
         self: the attention module.
         hidden_states: [batch, sequence, hidden].
-        attention_mask: not used: the two masks below hold the same.
+        attention_mask: not used: the two masks below are equivalent.
         is_index_masked: [batch, sequence], true for padding.
         is_index_global_attn: [batch, sequence], true for tokens with global attention.
         is_global_attn: not used.

@@ -1,4 +1,4 @@
-"""Aria: what its tiny configuration needs that its fields' names don't tell."""
+"""Aria: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio spectrogram transformer: what its tiny configuration needs that its fields' names don't tell."""
+"""Audio Spectrogram Transformer: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bamba: what its tiny configuration needs that its fields' names don't tell."""
+"""Bamba: fields of its tiny configuration."""
 
 from __future__ import annotations
 

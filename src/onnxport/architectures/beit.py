@@ -1,4 +1,4 @@
-"""BEiT and Data2Vec for images: what its tiny configuration needs that its fields' names don't tell."""
+"""BEiT and Data2Vec for images: fields of their tiny configurations."""
 
 from __future__ import annotations
 

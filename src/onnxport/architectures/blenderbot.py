@@ -1,4 +1,4 @@
-"""Blenderbot: what its tiny configuration needs that its fields' names don't tell."""
+"""Blenderbot: fields of its tiny configuration."""
 
 from __future__ import annotations
 

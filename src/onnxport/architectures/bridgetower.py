@@ -1,4 +1,4 @@
-"""Bridgetower: what its tiny configuration needs that its fields' names don't tell."""
+"""BridgeTower: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bros: what its tiny configuration needs that its fields' names don't tell."""
+"""BROS: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canary: what its tiny configuration needs that its fields' names don't tell."""
+"""Canary: fields of its tiny configuration."""
 
 from __future__ import annotations
 

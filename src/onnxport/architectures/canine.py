@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Attend within chunks; the last one is filled up with positions that are masked."""
+    """Attend within chunks; the last one is padded with masked positions."""
 
     def forward(
         self: CanineAttention,
@@ -26,18 +26,18 @@ def _within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callabl
         from torch.nn import functional
 
         width = self.attend_from_chunk_width
-        others = (self.attend_from_chunk_stride, self.attend_to_chunk_width, self.attend_to_chunk_stride)
+        sizes = (self.attend_from_chunk_stride, self.attend_to_chunk_width, self.attend_to_chunk_stride)
         also_first = self.always_attend_to_first_position or self.first_position_attends_to_all
-        if not self.local or also_first or output_attentions or set(others) != {width}:
+        if not self.local or also_first or output_attentions or set(sizes) != {width}:
             return original(self, hidden_states, attention_mask, output_attentions)
         batch, length, size = hidden_states.shape
         chunks = (length + width - 1) // width + 1  # never one, which the trace would specialize the batch to
-        rest = chunks * width - length
-        states = functional.pad(hidden_states, (0, 0, 0, rest)).reshape(batch * chunks, width, size)
+        padding = chunks * width - length
+        chunked = functional.pad(hidden_states, (0, 0, 0, padding)).reshape(batch * chunks, width, size)
         assert attention_mask is not None, "the encoder always passes it"
-        # The mask is the same for every query; minus infinity masks the filled positions also where all are masked.
-        mask = functional.pad(attention_mask[:, 0].float(), (0, rest), value=-torch.inf).reshape(-1, 1, width)
-        outputs = self.self(states, states, mask, False)[0].reshape(batch, chunks * width, size)[:, :length]
+        # The mask is the same for every query; minus infinity masks the padding also where all positions are masked.
+        mask = functional.pad(attention_mask[:, 0].float(), (0, padding), value=-torch.inf).reshape(-1, 1, width)
+        outputs = self.self(chunked, chunked, mask, False)[0].reshape(batch, chunks * width, size)[:, :length]
         return (self.output(outputs, hidden_states),)
 
     return forward

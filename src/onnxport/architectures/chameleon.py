@@ -1,4 +1,4 @@
-"""Chameleon: what its tiny configuration needs that its fields' names don't tell."""
+"""Chameleon: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cohere compass: what its tiny configuration needs that its fields' names don't tell."""
+"""Cohere Compass: fields of its tiny configuration."""
 
 from __future__ import annotations
 

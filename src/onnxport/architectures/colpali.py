@@ -1,4 +1,4 @@
-"""ColPali: what its tiny configuration needs that its fields' names don't tell."""
+"""ColPali: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cosmos3 edge: what its tiny configuration needs that its fields' names don't tell."""
+"""Cosmos3 Edge: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dac: what its tiny configuration needs that its fields' names don't tell."""
+"""DAC: factor of a weight of its tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decision transformer: what its tiny configuration needs that its fields' names don't tell."""
+"""Decision Transformer: fields of its tiny configuration."""
 
 from __future__ import annotations
 

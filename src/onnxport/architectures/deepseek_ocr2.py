@@ -1,4 +1,4 @@
-"""DeepSeek OCR 2 and Unlimited OCR: what its tiny configuration needs that its fields' names don't tell."""
+"""DeepSeek-OCR 2 and Unlimited OCR: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deepseek v2: what its tiny configuration needs that its fields' names don't tell."""
+"""DeepSeek-V2: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth pro: what its tiny configuration needs that its fields' names don't tell."""
+"""Depth Pro: fields of its tiny configuration, and image size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DETR and its relatives: what its tiny configuration needs that its fields' names don't tell."""
+"""DETR and its relatives: fields of their tiny configurations."""
 
 from __future__ import annotations
 

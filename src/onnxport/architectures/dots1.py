@@ -1,4 +1,4 @@
-"""Dots1: what its tiny configuration needs that its fields' names don't tell."""
+"""dots.llm1: fields of its tiny configuration."""
 
 from __future__ import annotations
 

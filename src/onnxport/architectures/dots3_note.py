@@ -1,4 +1,4 @@
-"""Dots3 note: what its tiny configuration needs that its fields' names don't tell."""
+"""Dots3 Note: fields of their tiny configurations."""
 
 from __future__ import annotations
 

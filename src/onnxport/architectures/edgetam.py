@@ -1,4 +1,4 @@
-"""Edgetam: what its tiny configuration needs that its fields' names don't tell."""
+"""EdgeTAM: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Efficientloftr: what its tiny configuration needs that its fields' names don't tell."""
+"""EfficientLoFTR: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EfficientNet and ALIGN: what its tiny configuration needs that its fields' names don't tell."""
+"""EfficientNet and ALIGN: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Emu3: what its tiny configuration needs that its fields' names don't tell."""
+"""Emu3: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EnCodec: padding from sizes, and audio that is one chunk."""
+"""EnCodec: padding from sizes, and audio encoded as one chunk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def _one_step(original: type[range]) -> Callable[..., Iterable[int]]:
     """Return the start of a range whose end is its step, without comparing the two."""
 
     def steps(*bounds: int) -> Iterable[int]:
-        whole = len(bounds) == _BOUNDS and bounds[1] is bounds[2]
-        return (bounds[0],) if whole else original(*bounds)
+        is_one_chunk = len(bounds) == _BOUNDS and bounds[1] is bounds[2]
+        return (bounds[0],) if is_one_chunk else original(*bounds)
 
     return steps
 

@@ -1,6 +1,6 @@
 """EoMT and EoMT on DINOv3: attention masks that training anneals away.
 
-Whether a block is masked is the value of a buffer, `attn_mask_probs`, which a graph can only read as a tensor.
+Whether a block is masked is the value of a buffer, `attn_mask_probs`, which is a tensor in a graph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Probability:
-    """A probability that may be above zero, and is compared with nothing else."""
+    """A probability that is reported to be above zero, the only comparison that Transformers makes."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""Ernie4 5 vl moe: what its tiny configuration needs that its fields' names don't tell."""
+"""Ernie 4.5 VL MoE: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Esm: what its tiny configuration needs that its fields' names don't tell."""
+"""ESM: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast vlm: what its tiny configuration needs that its fields' names don't tell."""
+"""FastVLM: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FastSpeech2 Conformer: the length regulator repeats the encoder's states of all sequences at once."""
+"""FastSpeech2 Conformer: the length regulator repeats the encoder's hidden states of all sequences at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_FRAMES = 5000
-"""Length of the model's table of positions."""
+"""Maximum length of the model's position embeddings."""
 
 
 def _repeat_batched(_: object) -> Callable[..., torch.Tensor]:
-    """Repeat each state [batch, tokens, size] for the frames of its duration [batch, tokens]."""
+    """Repeat each hidden state [batch, tokens, size] for the frames of its duration [batch, tokens]."""
 
-    def length_regulator(states: torch.Tensor, durations: torch.Tensor, speaking_speed: float = 1.0) -> torch.Tensor:
+    def length_regulator(
+        hidden_states: torch.Tensor, durations: torch.Tensor, speaking_speed: float = 1.0
+    ) -> torch.Tensor:
         import torch
 
         if speaking_speed != 1.0:
@@ -28,9 +30,9 @@ def _repeat_batched(_: object) -> Callable[..., torch.Tensor]:
         frames = ends[:, -1].max().item()
         torch._check(frames > 1)  # type: ignore[no-untyped-call]  # lets the trace go on; the graph takes one frame, too
         torch._check(frames <= _MAX_FRAMES)  # type: ignore[no-untyped-call]
-        frame = torch.arange(frames, device=states.device)
-        token = (frame[None, :, None] >= ends[:, None]).sum(-1).clamp(max=states.shape[1] - 1)
-        repeated = states.gather(1, token[..., None].expand(-1, -1, states.shape[2]))
+        frame = torch.arange(frames, device=hidden_states.device)
+        token = (frame[None, :, None] >= ends[:, None]).sum(-1).clamp(max=hidden_states.shape[1] - 1)
+        repeated = hidden_states.gather(1, token[..., None].expand(-1, -1, hidden_states.shape[2]))
         return repeated * (frame[None] < ends[:, -1:])[..., None]
 
     return length_regulator
@@ -45,7 +47,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 _repeat_batched,
                 "a loop over the batch specializes its size, and the number of frames depends on values",
                 EAGER,
-                "Transformers repeats the states of all sequences at once",
+                "Transformers repeats the hidden states of all sequences at once",
             ),
         ),
     ),

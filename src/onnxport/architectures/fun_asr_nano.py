@@ -1,4 +1,4 @@
-"""Fun asr nano: what its tiny configuration needs that its fields' names don't tell."""
+"""Fun-ASR-Nano: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gemma3: what its tiny configuration needs that its fields' names don't tell."""
+"""Gemma 3: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gemma3n: what its tiny configuration needs that its fields' names don't tell."""
+"""Gemma 3n: fields of their tiny configurations."""
 
 from __future__ import annotations
 

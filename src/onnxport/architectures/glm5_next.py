@@ -1,4 +1,4 @@
-"""Glm5 next: what its tiny configuration needs that its fields' names don't tell."""
+"""GLM-5 Next: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gpt neo: what its tiny configuration needs that its fields' names don't tell."""
+"""GPT Neo: fields of its tiny configuration."""
 
 from __future__ import annotations
 

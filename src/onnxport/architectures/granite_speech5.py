@@ -1,4 +1,4 @@
-"""Granite Speech 5: frames of padding, which mask every key."""
+"""Granite Speech 5: attention of padded frames, for which every key is masked."""
 
 from __future__ import annotations
 

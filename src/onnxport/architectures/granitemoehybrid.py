@@ -1,4 +1,4 @@
-"""Granitemoehybrid: what its tiny configuration needs that its fields' names don't tell."""
+"""GraniteMoeHybrid: fields of its tiny configuration."""
 
 from __future__ import annotations
 

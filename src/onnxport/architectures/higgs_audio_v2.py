@@ -1,4 +1,4 @@
-"""Higgs Audio v2: layers with norms and an MLP of their own for audio tokens."""
+"""Higgs Audio v2: layers with separate norms and a separate MLP for audio tokens."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _both_branches(original: Callable[..., torch.Tensor]) -> Callable[..., torch
         is_audio = audio_token_mask[..., None]
         states = torch.where(is_audio, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
         states = hidden_states + self.self_attn(hidden_states=states, **named)[0]
-        of_text = self.mlp(self.post_attention_layernorm(states))
-        of_audio = self.audio_mlp(self.audio_post_attention_layernorm(states))
-        return states + torch.where(is_audio, of_audio, of_text)
+        text_outputs = self.mlp(self.post_attention_layernorm(states))
+        audio_outputs = self.audio_mlp(self.audio_post_attention_layernorm(states))
+        return states + torch.where(is_audio, audio_outputs, text_outputs)
 
     return forward
 

@@ -1,8 +1,8 @@
-"""Describe the vision encoder of Idefics3 and SmolVLM: images are cut into tiles, and padded with empty ones."""
+"""Describe the vision encoder of Idefics3 and SmolVLM: images are cut into tiles, some of them padding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class TiledImageEncoderOnnxConfig(OnnxConfig):
-    """Describe an encoder of tiles, some of which are empty."""
+    """Describe the encoder of tiles, some of which are padding."""
 
     @property
     def inputs(self) -> Axes:
-        """Tiles, [batch, tiles, channels, height, width], and which of their pixels are the image's."""
+        """Tiles, [batch, tiles, channels, height, width], and the mask of pixels that aren't padding."""
         return {
             "pixel_values": {0: "batch", 1: "num_images", 3: "height", 4: "width"},
             "pixel_attention_mask": {0: "batch", 1: "num_images", 2: "height", 3: "width"},
@@ -27,11 +27,11 @@ class TiledImageEncoderOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """The states of the tiles that aren't empty, [such tiles, places, size]."""
+        """Features of the tiles that aren't empty, [tiles, placeholder tokens, hidden size]."""
         return {"image_features": {}}
 
-    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
-        """Make two tiles for each of a batch, of the size that the model was trained with."""
+    def generate_dummy_inputs(self, preprocessor: Preprocessor, *sizes: Any, **named: Any) -> Mapping[str, Any]:
+        """Make two tiles for each image, of the configuration's size."""
         import torch
 
         side = self._config.vision_config.image_size
@@ -39,17 +39,17 @@ class TiledImageEncoderOnnxConfig(OnnxConfig):
         mask = torch.ones(*shape[:2], side, side, dtype=torch.bool)
         return {"pixel_values": torch.ones(shape), "pixel_attention_mask": mask}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder on all tiles, and leave out what it says of the empty ones."""
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder on all tiles, and drop the features of empty ones."""
         model = model_of(forward).model
         tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
         side = self._config.vision_config.patch_size
         patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
-        states = model.vision_model(
+        hidden_states = model.vision_model(
             pixel_values=tiles, patch_attention_mask=patches, return_dict=True
         ).last_hidden_state
-        full = (tiles != 0).flatten(1).any(-1)
-        return {"image_features": model.connector(states)[full]}
+        valid = (tiles != 0).flatten(1).any(-1)
+        return {"image_features": model.connector(hidden_states)[valid]}
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

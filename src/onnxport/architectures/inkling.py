@@ -1,4 +1,4 @@
-"""Inkling: what its tiny configuration needs that its fields' names don't tell."""
+"""Inkling: fields of its tiny configuration."""
 
 from __future__ import annotations
 

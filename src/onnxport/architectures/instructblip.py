@@ -1,4 +1,4 @@
-"""Instructblip: what its tiny configuration needs that its fields' names don't tell."""
+"""InstructBLIP: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe the vision encoder of InstructBLIP for videos, whose classes name their method after videos alone."""
+"""Describe the vision encoder of InstructBLIP for videos, whose classes have `get_video_features` only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class InstructBlipVideoEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe what encodes the frames of a video."""
+    """Describe the encoder of a video's frames."""
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """Return what encodes frames in a model."""
+        """Return the function that encodes frames."""
         return MethodType(_encode, model)
 
 

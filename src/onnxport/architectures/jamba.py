@@ -1,4 +1,4 @@
-"""Jamba: what its tiny configuration needs that its fields' names don't tell."""
+"""Jamba: fields of its tiny configuration."""
 
 from __future__ import annotations
 

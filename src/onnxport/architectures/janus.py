@@ -1,4 +1,4 @@
-"""Janus: what its tiny configuration needs that its fields' names don't tell."""
+"""Janus: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kosmos2: what its tiny configuration needs that its fields' names don't tell."""
+"""Kosmos-2: fields of its tiny configuration."""
 
 from __future__ import annotations
 

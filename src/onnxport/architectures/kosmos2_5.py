@@ -1,4 +1,4 @@
-"""Describe Kosmos-2.5's vision encoder, which no method of its classes runs alone."""
+"""Describe Kosmos-2.5's vision encoder, which no method of Transformers' classes runs alone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Kosmos25ImageEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe what encodes flattened patches."""
+    """Describe the encoder of flattened patches."""
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """Return what encodes images in a model."""
+        """Return the function that encodes images."""
         return MethodType(_encode, model)
 
 

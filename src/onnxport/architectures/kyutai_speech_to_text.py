@@ -1,4 +1,4 @@
-"""Describe Kyutai's speech-to-text model: each step takes a token id and the codes of the audio side by side."""
+"""Describe Kyutai's speech-to-text model: each position has a token id and the codes of the audio."""
 
 from __future__ import annotations
 

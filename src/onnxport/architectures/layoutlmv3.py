@@ -1,4 +1,4 @@
-"""Layoutlmv3: what its tiny configuration needs that its fields' names don't tell."""
+"""LayoutLMv3: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lfm2 moe: what its tiny configuration needs that its fields' names don't tell."""
+"""LFM2-MoE: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lilt: what its tiny configuration needs that its fields' names don't tell."""
+"""LiLT: fields of its tiny configuration."""
 
 from __future__ import annotations
 

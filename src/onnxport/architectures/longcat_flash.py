@@ -1,4 +1,4 @@
-"""LongCat-Flash: experts without a loop over those that were hit; some of them return their input."""
+"""LongCat-Flash: experts without a loop over those that were hit, and identity experts."""
 
 from __future__ import annotations
 

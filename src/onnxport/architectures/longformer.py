@@ -1,4 +1,4 @@
-"""Longformer: its description, and attention in a form that a graph can hold.
+"""Longformer: its description, and its attention for sequences of any length.
 
 While it is traced, the attention is computed densely; see `_windowed_attention.py`.
 """
@@ -15,7 +15,7 @@ from onnxport.patching.patch import EAGER, Patch
 
 
 class LongformerOnnxConfig(TextOnnxConfig):
-    """Describe Longformer, whose every second token attends to all others in the example."""
+    """Describe Longformer; in dummy inputs, every second token has global attention."""
 
     input_names = ("input_ids", "attention_mask", "global_attention_mask")
     atol = 1e-4
@@ -30,7 +30,7 @@ class LongformerOnnxConfig(TextOnnxConfig):
         return outputs
 
     def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make texts and a mask of the tokens with global attention."""
+        """Make sequences and a mask of the tokens with global attention."""
         import torch
 
         inputs = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
@@ -49,7 +49,7 @@ def _leave_length(
     inputs_embeds: Any,
     pad_token_id: int,
 ) -> tuple[Any, ...]:
-    """Pad by nothing: dense attention takes any length."""
+    """Don't pad: dense attention takes any length."""
     return 0, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
 
 

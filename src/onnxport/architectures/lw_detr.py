@@ -1,4 +1,4 @@
-"""Lw detr: what its tiny configuration needs that its fields' names don't tell."""
+"""LW-DETR: fields of its tiny configuration."""
 
 from __future__ import annotations
 

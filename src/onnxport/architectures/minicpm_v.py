@@ -1,4 +1,4 @@
-"""Minicpm v: what its tiny configuration needs that its fields' names don't tell."""
+"""MiniCPM-V: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Describe Mllama for generation from images: some layers of its decoder attend to the image's features.
+"""Describe Mllama for generation from images: some layers of its decoder cross-attend to image features.
 
-Their keys and values are cached like an encoder-decoder's: made of all features in the first step, and kept. The
-decoder's graph takes features in every step and makes keys and values of those that aren't in the cache yet: all of
-them in the first step, none later. `cross_attention_mask` has a column for each feature, in the cache or not.
+Their keys and values are cached like an encoder-decoder's: computed from all features in the first step. The decoder's
+graph takes features in every step and computes keys and values of those that aren't in the cache yet: all of them in
+the first step, none later. `cross_attention_mask` has a column for each feature, in the cache or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
 
-_FEATURES = 5
-"""Features of an example."""
+_DUMMY_FEATURES = 5
+"""Number of image features of dummy inputs."""
 
 
 class MllamaImageEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes the tiles of images."""
+    """Describe the encoder of the tiles of images."""
 
     @property
     def inputs(self) -> Axes:
-        """Tiles, the arrangement of each image's tiles, and which of them aren't padding.
+        """Tiles, the arrangement of each image's tiles, and the mask of those that aren't padding.
 
         `pixel_values` is [batch, images, tiles, channels, height, width], `aspect_ratio_ids` [batch, images] and
         `aspect_ratio_mask` [batch, images, tiles].
@@ -46,7 +46,9 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
         """Features in the decoder's hidden size, [batch, images * tiles * (patches + 1), hidden size]."""
         return {"image_features": {0: "batch"}}
 
-    def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
+    ) -> Mapping[str, Any]:
         """Make images of different numbers of tiles."""
         import torch
 
@@ -65,7 +67,7 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
             "aspect_ratio_mask": (torch.arange(tiles) < counts[..., None]).long(),
         }
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the encoder and the projector, as `MllamaModel.forward` does."""
         model = model_of(forward).model
         features = model.multi_modal_projector(model.vision_model(**arguments, return_dict=True).last_hidden_state)
@@ -73,15 +75,15 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
 
 
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe the decoder, and its head."""
+    """Describe the decoder with its language modeling head."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name what the decoder takes; the whole model's forward makes masks and features of images by itself."""
+        """Name the decoder's parameters; the whole model's forward computes masks and image features."""
         return ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """As of any decoder that takes embeddings, and features [batch, features, hidden size] with their mask."""
+        """Inputs of `EmbedsDecoderOnnxConfig`, and image features, [batch, features, hidden size], with their mask."""
         features = {
             "cross_attention_states": {0: "batch", 1: "image_sequence"},
             "cross_attention_mask": {0: "batch", 1: "sequence", 2: "past_image_sequence + image_sequence"},
@@ -89,26 +91,26 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         return {**super().inputs, **features}
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make what the decoder takes; a token attends to every second feature, and the first one to none."""
+        """Make inputs; each token attends to every second feature, and the first one to none."""
         import torch
 
         made = dict(super().generate_dummy_inputs(*arguments, **named))
         batch, length, size = made["inputs_embeds"].shape
-        count = _FEATURES + (CACHED_ROWS if self.use_past else 0)
+        count = _DUMMY_FEATURES + (CACHED_ROWS if self.use_past else 0)
         mask = (torch.arange(length)[:, None] + torch.arange(count)) % 2
         mask[0] = 0
-        made["cross_attention_states"] = torch.zeros(batch, _FEATURES, size)
+        made["cross_attention_states"] = torch.zeros(batch, _DUMMY_FEATURES, size)
         made["cross_attention_mask"] = mask.expand(batch, -1, -1).clone()
         return made
 
     def describe_cache(self, model: PreTrainedModel, cache: Cache) -> CacheLayout:
-        """Describe keys and values of tokens, and in layers with cross-attention of features."""
+        """Describe keys and values of tokens, and of image features in layers with cross-attention."""
         layout = CacheLayout.of(model, cache)
-        crossing = set(model.config.text_config.cross_attention_layers)
+        cross_attention = set(model.config.text_config.cross_attention_layers)
         layers = (
             tuple(
                 replace(part, kind=f"encoder.{part.kind}", sequence="image_sequence")
-                if part.layer in crossing
+                if part.layer in cross_attention
                 else part
                 for part in parts
             )
@@ -116,7 +118,7 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         )
         return replace(layout, layers=tuple(layers))
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the decoder and its head, as `MllamaModel.forward` does behind its image encoder."""
         model = model_of(forward)
 
@@ -135,7 +137,7 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
 
 
 def _masks(visible: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what is added to the scores of features, and which tokens attend to any of them.
+    """Return the bias of the scores of features, and the tokens that attend to any of them.
 
     As in Transformers, a token that attends to none has no mask; the second tensor switches off its MLP.
 
@@ -148,10 +150,10 @@ def _masks(visible: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, tor
     """
     import torch
 
-    hidden = visible[:, None] == 0
-    attends = ((~hidden).sum(-1, keepdim=True) > 0).to(dtype)  # of no features at all, there is no maximum
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(hidden, torch.finfo(dtype).min) * attends, attends
+    masked = visible[:, None] == 0
+    attends = ((~masked).sum(-1, keepdim=True) > 0).to(dtype)  # `any` fails where there are no features
+    mask = torch.zeros(masked.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill(masked, torch.finfo(dtype).min) * attends, attends
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

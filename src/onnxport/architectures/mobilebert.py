@@ -1,4 +1,4 @@
-"""Mobilebert: what its tiny configuration needs that its fields' names don't tell."""
+"""MobileBERT: fields of its tiny configuration."""
 
 from __future__ import annotations
 

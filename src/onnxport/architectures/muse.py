@@ -1,4 +1,4 @@
-"""Muse: what its tiny configuration needs that its fields' names don't tell."""
+"""Muse: fields of their tiny configurations."""
 
 from __future__ import annotations
 

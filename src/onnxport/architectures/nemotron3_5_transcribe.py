@@ -1,7 +1,7 @@
 """Describe Nemotron 3.5 Transcribe, whose encoder normalizes audio features over time.
 
-The features of the steady example tone don't vary, and would be divided by what rounding leaves of their deviation:
-its example features are zero, which the validation replaces by random ones.
+The features of the constant dummy audio don't vary, so that normalization would divide by rounding errors. Dummy
+features are therefore zeros, which the validation replaces by random ones.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class NemoSpeechLmOnnxConfig(DerivedOnnxConfig):
     """Describe the whole model in one graph."""
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
-        """Let the features be zero."""
+        """Set the features to zero."""
         _clear(inputs)
 
 
 class NemoSpeechLmAudioEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe the audio encoder beside a decoder of text."""
+    """Describe the audio encoder for a text decoder."""
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
-        """Let the features be zero."""
+        """Set the features to zero."""
         _clear(inputs)
 
 
@@ -46,7 +46,7 @@ class NemotronAudioOnnxConfig(DerivedOnnxConfig):
     """Describe the audio encoder alone, which joins several frames and takes full groups of them only."""
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
-        """Cut the features to full groups of frames, and let them be zero."""
+        """Cut the features to full groups of frames, and set them to zero."""
         if "input_features" not in self._parameters:
             return
         factor = self._config.subsampling_factor

@@ -1,4 +1,4 @@
-"""Neomme: what its tiny configuration needs that its fields' names don't tell."""
+"""NeoMME: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NeuCodec: any number of codes."""
+"""NeuCodec: audio codes of any length."""
 
 from __future__ import annotations
 

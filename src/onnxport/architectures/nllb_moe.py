@@ -19,7 +19,7 @@ _MODULE = "transformers.models.nllb_moe.modeling_nllb_moe"
 
 
 class _Clamping:
-    """The module torch, with an `isinf` that takes float16 values for infinite."""
+    """The module torch, with an `isinf` that reports float16 values as infinite."""
 
     def __init__(self, original: ModuleType) -> None:
         self._original = original
@@ -68,7 +68,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 _Clamping,
                 "the decoder's layers clamp float16 hidden states only if any is infinite, which depends on values",
                 EAGER,
-                "Transformers clamps them without looking at the values",
+                "Transformers clamps them whatever their values",
                 without_values=True,
             ),
         ),

@@ -1,4 +1,4 @@
-"""Describe PaliGemma's decoder: the tokens of the image and of the prompt attend to each other, also behind a past."""
+"""Describe PaliGemma's decoder: tokens of the image and the prompt attend to each other, also with a past."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxport.patching.scope import patching
 
 
 class PaliGemmaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder that reads `token_type_ids` where its cache is new."""
+    """Describe a decoder that reads `token_type_ids` where its cache is empty."""
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder as in its first step: Transformers reads `token_type_ids` only where the cache is empty."""

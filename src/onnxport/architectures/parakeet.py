@@ -1,4 +1,4 @@
-"""Parakeet: frames of padding, which mask every key."""
+"""Parakeet: attention of padded frames, for which every key is masked."""
 
 from __future__ import annotations
 

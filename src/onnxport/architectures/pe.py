@@ -1,4 +1,4 @@
-"""Pe: what its tiny configuration needs that its fields' names don't tell."""
+"""Perception Encoder: settings of their tiny models."""
 
 from __future__ import annotations
 

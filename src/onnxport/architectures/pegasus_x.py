@@ -1,7 +1,7 @@
 """PEGASUS-X: the encoder's attention within blocks, dense, for sequences of any length.
 
 Transformers pads sequences to a multiple of the block and cuts them. Memory grows with the square of the length here,
-and linearly there. Validation runs Transformers' own code, so the two forms are compared with each other.
+and linearly there. Validation runs Transformers' unpatched code, so both are compared.
 """
 
 from __future__ import annotations
@@ -40,43 +40,43 @@ def _attend_within_blocks(
         token_hidden_states: [batch, sequence, hidden].
         global_hidden_states: [batch, global tokens, hidden].
         attention_mask: [batch, sequence], added to the scores of a key; or a pair of it and the number of tokens by
-            which the blocks begin earlier.
+            which the blocks are shifted.
         **_: not used.
 
     Returns:
-        Like the states.
+        Like `token_hidden_states` and `global_hidden_states`, and no attention weights.
     """
     import torch
 
     mask, offset = attention_mask if isinstance(attention_mask, tuple) else (attention_mask, 0)
     count, length = global_hidden_states.shape[1], token_hidden_states.shape[1]
-    states = torch.cat([global_hidden_states, token_hidden_states], dim=1)
+    hidden_states = torch.cat([global_hidden_states, token_hidden_states], dim=1)
 
     def heads(projected: torch.Tensor) -> torch.Tensor:
         return projected.view(*projected.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     query, key, value = (
-        heads(self.q_proj(states) * self.scaling),
-        heads(self.k_proj(states)),
-        heads(self.v_proj(states)),
+        heads(self.q_proj(hidden_states) * self.scaling),
+        heads(self.k_proj(hidden_states)),
+        heads(self.v_proj(hidden_states)),
     )
-    added = torch.nn.functional.pad(mask, (count, 0))[:, None, None, :]
+    bias = torch.nn.functional.pad(mask, (count, 0))[:, None, None, :]
     blocks = (torch.arange(length, device=mask.device) + offset) // self.block_size
-    other = torch.nn.functional.pad(blocks[:, None] != blocks[None, :], (count, 0, count, 0))
-    scores = (query @ key.transpose(-1, -2) + added).masked_fill(other, torch.finfo(mask.dtype).min)
-    states = torch.softmax(scores, dim=-1) @ value
-    found = self.out_proj(states.transpose(1, 2).flatten(2))
-    return found[:, count:], found[:, :count], None
+    other_block = torch.nn.functional.pad(blocks[:, None] != blocks[None, :], (count, 0, count, 0))
+    scores = (query @ key.transpose(-1, -2) + bias).masked_fill(other_block, torch.finfo(mask.dtype).min)
+    attended = torch.softmax(scores, dim=-1) @ value
+    outputs = self.out_proj(attended.transpose(1, 2).flatten(2))
+    return outputs[:, count:], outputs[:, :count], None
 
 
-def _begin_earlier(
+def _shift_blocks(
     self: PegasusXEncoderLayer, hidden_states: torch.Tensor, attention_mask: torch.Tensor, block_size: int
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, int]]:
-    """Pass on that the blocks begin half a block earlier, instead of padding."""
+    """Shift the blocks by half a block: return the offset with the mask instead of padding."""
     return hidden_states, (attention_mask, block_size // 2)
 
 
-def _cut_nothing(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
+def _keep_length(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
     return padded_hidden_states
 
 
@@ -106,8 +106,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             _patch("PegasusXEncoder.forward", _unpadded),
             _patch("PegasusXGlobalLocalAttention.forward", lambda _: _attend_within_blocks),
-            _patch("PegasusXEncoderLayer.pad_local_tokens", lambda _: _begin_earlier),
-            _patch("PegasusXEncoderLayer.unpad_local_tokens", lambda _: _cut_nothing),
+            _patch("PegasusXEncoderLayer.pad_local_tokens", lambda _: _shift_blocks),
+            _patch("PegasusXEncoderLayer.unpad_local_tokens", lambda _: _keep_length),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Perceiver: what its tiny configuration needs that its fields' names don't tell."""
+"""Perceiver: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Perception lm: what its tiny configuration needs that its fields' names don't tell."""
+"""PerceptionLM: fields of its tiny configuration, and image size."""
 
 from __future__ import annotations
 

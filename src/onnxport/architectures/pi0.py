@@ -1,4 +1,4 @@
-"""PI0: what its tiny configuration needs that its fields' names don't tell."""
+"""PI0: fields of its tiny configuration."""
 
 from __future__ import annotations
 

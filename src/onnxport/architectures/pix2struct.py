@@ -1,4 +1,4 @@
-"""Pix2struct: what its tiny configuration needs that its fields' names don't tell."""
+"""Pix2Struct: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pp doclayout: what its tiny configuration needs that its fields' names don't tell."""
+"""PP-DocLayout: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pp formulanet: what its tiny configuration needs that its fields' names don't tell."""
+"""PP-FormulaNet: fields of its tiny configuration."""
 
 from __future__ import annotations
 

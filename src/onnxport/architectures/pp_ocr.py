@@ -1,4 +1,4 @@
-"""PP-OCR: what its tiny configuration needs that its fields' names don't tell."""
+"""PP-OCR: settings of their tiny models."""
 
 from __future__ import annotations
 

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 def _all_queries(_: object) -> Callable[..., torch.Tensor]:
-    """Return which keys each query attends to: those of its best blocks, and those after its last whole block.
+    """Mask the keys that a query doesn't attend to: it attends to its best blocks, and after its last whole block.
 
-    A query attends to the tokens before it, so that the blocks of the last query are those of all: complete or not
-    begun.
+    Attention is causal, so that the blocks of the last query are those of every query, as far as they are complete.
     """
 
     def forward(
@@ -39,12 +38,12 @@ def _all_queries(_: object) -> Callable[..., torch.Tensor]:
         heads, size, block = self.index_n_heads, self.index_head_dim, self.compress_ratio
         cosine, sine = position_embeddings
         split = [heads * size, self.index_kv_heads * size]
-        states, keys = self.index_qk_proj(hidden_states).split(split, dim=-1)
+        query, keys = self.index_qk_proj(hidden_states).split(split, dim=-1)
         if past_key_values is not None:
             keys = past_key_values.update_indexer(keys, self.layer_idx)
         rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb
-        states = self.q_layernorm(states.reshape(batch, queries, heads, size))
-        states = rotate(states, cos=cosine[:, -queries:], sin=sine[:, -queries:], unsqueeze_dim=2)
+        query = self.q_layernorm(query.reshape(batch, queries, heads, size))
+        query = rotate(query, cos=cosine[:, -queries:], sin=sine[:, -queries:], unsqueeze_dim=2)
 
         allowed = attention_mask[:, 0] if attention_mask.dtype == torch.bool else attention_mask[:, 0] == 0
         whole = allowed.sum(-1, keepdim=True) // block  # [batch, queries, 1]
@@ -57,12 +56,12 @@ def _all_queries(_: object) -> Callable[..., torch.Tensor]:
         first = starts[..., None].expand(-1, -1, cosine.shape[-1])
         pooled = rotate(pooled[:, :, None], cos=cosine.gather(1, first), sin=sine.gather(1, first), unsqueeze_dim=2)
 
-        scores = states.float() @ pooled.float().permute(0, 2, 3, 1)  # [batch, queries, heads, blocks]
+        scores = query.float() @ pooled.float().permute(0, 2, 3, 1)  # [batch, queries, heads, blocks]
         scores = scores.relu().sum(2) / math.sqrt(size)
         scores = scores.masked_fill(blocks >= whole, -torch.inf)  # [batch, queries, blocks]
         best = scores.argsort(dim=-1, descending=True).argsort(dim=-1) < self.block_topk
-        own = (position // block)[:, None].expand(-1, queries, -1)
-        return (allowed & (best.gather(-1, own) | (own >= whole)))[:, None]
+        block_of_key = (position // block)[:, None].expand(-1, queries, -1)
+        return (allowed & (best.gather(-1, block_of_key) | (block_of_key >= whole)))[:, None]
 
     return forward
 

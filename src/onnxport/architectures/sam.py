@@ -1,4 +1,4 @@
-"""Sam: what its tiny configuration needs that its fields' names don't tell."""
+"""SAM: fields of its tiny configuration."""
 
 from __future__ import annotations
 

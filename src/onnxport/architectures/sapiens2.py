@@ -1,4 +1,4 @@
-"""Sapiens2: what its tiny configuration needs that its fields' names don't tell."""
+"""Sapiens 2: fields of their tiny configurations."""
 
 from __future__ import annotations
 

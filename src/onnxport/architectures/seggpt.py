@@ -1,4 +1,4 @@
-"""Seggpt: what its tiny configuration needs that its fields' names don't tell."""
+"""SegGPT: image size of its tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Superpoint: what its tiny configuration needs that its fields' names don't tell."""
+"""SuperPoint: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T5gemma: what its tiny configuration needs that its fields' names don't tell."""
+"""T5Gemma: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose code is timm's: their repositories on the hub name no model type."""
+"""Models implemented in timm, whose repositories on the Hub have no model type in `config.json`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ARCHITECTURES = (
 
 
 def with_model_type(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the model type and class that Transformers finds for one of timm's own.
+    """Add the model type and class of Transformers' wrapper to a configuration of timm.
 
     Args:
-        config: what `config.json` holds.
+        config: content of `config.json`.
     """
     if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
         return dict(config)

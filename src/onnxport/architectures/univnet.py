@@ -1,4 +1,4 @@
-"""Univnet: what its tiny configuration needs that its fields' names don't tell."""
+"""UnivNet: fields of its tiny configuration."""
 
 from __future__ import annotations
 

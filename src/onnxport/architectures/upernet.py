@@ -1,4 +1,4 @@
-"""Upernet: what its tiny configuration needs that its fields' names don't tell."""
+"""UPerNet: fields of its tiny configuration."""
 
 from __future__ import annotations
 

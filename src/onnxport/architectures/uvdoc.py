@@ -1,4 +1,4 @@
-"""Uvdoc: what its tiny configuration needs that its fields' names don't tell."""
+"""UVDoc: fields of its tiny configuration."""
 
 from __future__ import annotations
 

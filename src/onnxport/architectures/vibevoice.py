@@ -1,4 +1,4 @@
-"""Vibevoice: what its tiny configuration needs that its fields' names don't tell."""
+"""VibeVoice: fields of their tiny configurations."""
 
 from __future__ import annotations
 

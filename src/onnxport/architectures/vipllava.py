@@ -1,4 +1,4 @@
-"""Vipllava: what its tiny configuration needs that its fields' names don't tell."""
+"""VipLLaVA: fields of its tiny configuration."""
 
 from __future__ import annotations
 

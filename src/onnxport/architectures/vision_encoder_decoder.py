@@ -1,4 +1,4 @@
-"""Describe a vision encoder and a decoder of text as 4.37.2 did, as two graphs without a cache."""
+"""Describe a vision encoder and a text decoder as 4.37.2 did: two graphs without a cache."""
 
 from __future__ import annotations
 

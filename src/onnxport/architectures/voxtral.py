@@ -1,4 +1,4 @@
-"""Voxtral: what its tiny configuration needs that its fields' names don't tell."""
+"""Voxtral: fields of its tiny configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wav2vec2: what its tiny configuration needs that its fields' names don't tell."""
+"""Wav2Vec2: fields of its tiny configuration."""
 
 from __future__ import annotations
 

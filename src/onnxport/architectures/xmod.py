@@ -1,4 +1,4 @@
-"""Xmod: what its tiny configuration needs that its fields' names don't tell."""
+"""X-MOD: fields of its tiny configuration."""
 
 from __future__ import annotations
 

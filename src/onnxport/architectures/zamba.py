@@ -1,4 +1,4 @@
-"""Zamba: what its tiny configuration needs that its fields' names don't tell."""
+"""Zamba: fields of their tiny configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe Zaya, whose recurrent states are those of the last token, not a sum over all."""
+"""Describe Zaya, whose recurrent states are those of the last token only."""
 
 from __future__ import annotations
 
