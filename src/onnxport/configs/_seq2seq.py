@@ -96,7 +96,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
             ValueError: `use_past` is set and PyTorch isn't installed.
         """
         framework = self._cache_framework(framework)
-        sizes = {"batch_size": batch_size, "is_pair": is_pair, "framework": framework}
+        sizes: dict[str, Any] = {"batch_size": batch_size, "is_pair": is_pair, "framework": framework}
         inputs = dict(OnnxConfig.generate_dummy_inputs(self, tokenizer, seq_length=seq_length, **sizes))
         decoder_length = 1 if self.use_past else seq_length
         decoder = OnnxConfig.generate_dummy_inputs(self, tokenizer, seq_length=decoder_length, **sizes)
