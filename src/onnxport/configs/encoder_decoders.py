@@ -139,7 +139,12 @@ class BartOnnxConfig(M2M100OnnxConfig):
         if self.task in ("default", "seq2seq-lm"):
             return super().generate_dummy_inputs(tokenizer, batch_size, seq_length, is_pair, framework)
         framework = self._cache_framework(framework)
-        sizes: dict[str, Any] = {"batch_size": batch_size, "seq_length": seq_length, "is_pair": is_pair, "framework": framework}
+        sizes: dict[str, Any] = {
+            "batch_size": batch_size,
+            "seq_length": seq_length,
+            "is_pair": is_pair,
+            "framework": framework,
+        }
         inputs = dict(OnnxConfig.generate_dummy_inputs(self, tokenizer, **sizes))
         if self.use_past:
             import torch
