@@ -15,9 +15,10 @@ from onnxport.configs._patching import PatchingSpec
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 
-def patches_of(model: Any) -> list[PatchingSpec]:
+def patches_of(model: PreTrainedModel) -> list[PatchingSpec]:
     """Return the patches that put these forms in the place of those in a model's code.
 
     Args:
@@ -38,12 +39,12 @@ def patches_of(model: Any) -> list[PatchingSpec]:
     return specs
 
 
-def forgets(model: Any) -> bool:
+def forgets(model: PreTrainedModel) -> bool:
     """Say whether a model's own code forgets its state where it gets several tokens at once, as Mamba 1's does."""
     return any(hasattr(module, _WITHOUT_STATE) for module in _modules(model))
 
 
-def _modules(model: Any) -> list[Any]:
+def _modules(model: PreTrainedModel) -> list[Any]:
     return [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.description._patch_positions import PatchPositions, averages, interpolated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _Method = Callable[..., Any]
 
 
-def methods_of(model: Any, grids: Any, patches: Any) -> Iterator[tuple[Any, str, _Method]]:
+def methods_of(model: PreTrainedModel, grids: Any, patches: Any) -> Iterator[tuple[Any, str, _Method]]:
     """Yield a module of the model, the name of its method, and what replaces that.
 
     Args:

@@ -11,12 +11,15 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.description._packed_patch_methods import methods_of
 from onnxport.description._patch_positions import PatchPositions, interpolated, windows
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class PackedPatchTracing:
@@ -28,7 +31,7 @@ class PackedPatchTracing:
         model: a Transformers model whose encoder takes grids.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._attending = [
             (module, type(module).forward)
             for module in model.modules()
@@ -37,7 +40,7 @@ class PackedPatchTracing:
         self._files = {sys.modules[type(module).__module__] for module in model.modules()}
         self.model = model
 
-    def at(self, model: Any) -> PackedPatchTracing:
+    def at(self, model: PreTrainedModel) -> PackedPatchTracing:
         """Return the same for another model of the class."""
         return type(self)(model)
 
@@ -82,7 +85,7 @@ def _numbers_and_length(patches: Any) -> Callable[..., Any]:
     numbers = _numbers(patches)
 
     def get_vision_attention_seqlens(
-        grid_thw: Any, config: Any, merge_temporal: bool = False, kwargs: Any = None
+        grid_thw: Any, config: PreTrainedConfig, merge_temporal: bool = False, kwargs: Any = None
     ) -> Any:
         return numbers(grid_thw, merge_temporal), 1
 

@@ -14,7 +14,7 @@ from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
 
@@ -96,7 +96,9 @@ def flatten_outputs(config: OnnxConfig, result: Any) -> dict[str, torch.Tensor]:
     return outputs
 
 
-def call(model: Any, config: OnnxConfig, layout: Layout, flat: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def call(
+    model: PreTrainedModel, config: OnnxConfig, layout: Layout, flat: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
     """Run a model on flat inputs and return its outputs, flat and in the description's order.
 
     Args:
@@ -109,7 +111,7 @@ def call(model: Any, config: OnnxConfig, layout: Layout, flat: Mapping[str, Any]
 
 
 @contextmanager
-def overridden(model: Any, config: OnnxConfig) -> Iterator[None]:
+def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
     """Apply a description's `values_override` to the model's configuration, and put the old values back.
 
     What the model returns has names, and no losses are computed.

@@ -17,6 +17,7 @@ from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 CACHE_NAMES = ("past_key_values", "cache_params")
 """What models call their cache."""
@@ -111,7 +112,7 @@ class CacheLayout:
     waiting: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, model: Any, cache: Any) -> Self:
+    def of(cls, model: PreTrainedModel, cache: Any) -> Self:
         """Describe the cache that a model returned.
 
         Raises:
@@ -230,7 +231,7 @@ def _own(cache: Any) -> Any:
     return getattr(cache, "self_attention_cache", cache)
 
 
-def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ...]:
+def _cache_tensors(model: PreTrainedModel, number: int, layer: Any) -> tuple[CacheTensor, ...]:
     names = [(part, 0) for part in (*_ATTENTION, _INDEX)]
     count = getattr(layer, "number_of_states", 1)
     names += [(part, index) for part in _RECURRENCE for index in range(count)]
@@ -252,7 +253,7 @@ def _cache_tensors(model: Any, number: int, layer: Any) -> tuple[CacheTensor, ..
     )
 
 
-def _refusal(model: Any, kept: str) -> str:
+def _refusal(model: PreTrainedModel, kept: str) -> str:
     return (
         f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task without {PAST_SUFFIX}, "
         "or add --no-past where it is inferred"

@@ -100,7 +100,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         preprocessor: Any,
         use_past: bool = False,
         last_logits: bool = False,
@@ -259,11 +259,11 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return {f"{name}.{index}": item for index, item in enumerate(field)}
         return super().flatten_output_collection_property(name, field)
 
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
+    def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
         """Return what is replaced in the model's code while it is traced; a hook."""
         return recurrences.patches_of(model)
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name what the model takes; a hook."""
         return (*inspect.signature(type(model).forward).parameters, *_handed_on(model))
 
@@ -290,7 +290,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """
         return bool(self._patching_specs)
 
-    def describe_cache(self, model: Any, cache: Any) -> CacheLayout:
+    def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
         """Describe the cache that a model returned; a hook.
 
         Args:
@@ -365,7 +365,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             axes |= {name: _CHOICES for name in inputs if name in _TEXT}
         return axes
 
-    def _look_at(self, model: Any, preprocessor: Any) -> None:
+    def _look_at(self, model: PreTrainedModel, preprocessor: Any) -> None:
         """Run the model without past and note its inputs, outputs and cache.
 
         Where it asks for an input by name that can be made, it is run again with that.
@@ -403,7 +403,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._states = self.describe_cache(model, self._given_cache(model, inputs) if kept is None else kept)
         self.use_past = wants_past
 
-    def _given_cache(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+    def _given_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
         """Return the cache that a model fills that makes none by itself."""
         import torch
         from transformers import DynamicCache
@@ -434,7 +434,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return False
 
 
-def _refusal(model: Any, given: list[str], error: Exception) -> str:
+def _refusal(model: PreTrainedModel, given: list[str], error: Exception) -> str:
     """Say why a model can't be run on the inputs that could be made, and what to do."""
     name, missing = type(model).__name__, re.findall(r"'(\w+)'", str(error)) if "missing" in str(error) else []
     sessions = [parameter for parameter in missing if parameter.endswith("session")]
@@ -484,7 +484,7 @@ def _is_row(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, torch.Tensor) for item in value)
 
 
-def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
+def _needed(model: PreTrainedModel, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
     """Name the dummy inputs that a model needs from the start, in the order in which they are made."""
     config = model.config
     added = [name for name, parameter in parameters.items() if dummy_input(name) and _is_needed(name, parameter)]
@@ -510,7 +510,7 @@ def _needed(model: Any, parameters: Mapping[str, inspect.Parameter], decodes: bo
     return first + added
 
 
-def _handed_on(model: Any) -> list[str]:
+def _handed_on(model: PreTrainedModel) -> list[str]:
     """Name what a retriever takes without saying so, and hands on to the model in it (ColPali)."""
     inner, own = getattr(model, "vlm", None), inspect.signature(type(model).forward).parameters
     if (
@@ -527,7 +527,7 @@ def _is_needed(name: str, parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty or name in _ALWAYS
 
 
-def _parts(model: Any, preprocessor: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
+def _parts(model: PreTrainedModel, preprocessor: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
     """Name the parts of a processor that make a model's inputs; none where one part does, which its inputs choose.
 
     A model that compares texts with images or audio takes both. One that replaces placeholder tokens by images
@@ -565,7 +565,7 @@ def _asked_parts(error: Exception, preprocessor: Any, parameters: list[str]) -> 
     return ()
 
 
-def move(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+def move(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
     """Return inputs on a model's device, those of floating point in its dtype."""
     device, dtype = next(model.parameters()).device, model.dtype
     return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.description.derived import AXES
 from onnxport.errors import UnsupportedError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def split_encoders_of(model: Any) -> tuple[str, ...]:
+
+def split_encoders_of(model: PreTrainedModel) -> tuple[str, ...]:
     """Name the components of a model.
 
     Raises:
@@ -39,7 +42,7 @@ class SplitEncoderOnnxConfig(OnnxConfig):
         UnsupportedError: the encoder wants more than those, or can't be described.
     """
 
-    def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
         part = SPLIT_ENCODERS[component]
         self._method = part.method

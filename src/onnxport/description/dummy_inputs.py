@@ -15,6 +15,7 @@ from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
 _DECODER_LENGTH = 3
 _PLACES = 5
@@ -36,7 +37,7 @@ class InputContext:
         inputs: what there is already, by name.
     """
 
-    config: Any
+    config: PreTrainedConfig
     batch: int
     inputs: Mapping[str, Any]
 
@@ -129,12 +130,12 @@ def _frames(context: InputContext) -> torch.Tensor:
     return _zeros(context.batch, count, context.number("num_channels", "in_chans", default=3), side, side)
 
 
-def takes_cameras(config: Any) -> bool:
+def takes_cameras(config: PreTrainedConfig) -> bool:
     """Say whether a model reads what several cameras see, and moves something (PI0)."""
     return all(hasattr(config, name) for name in ("vlm_config", "dit_config"))
 
 
-def places_before(config: Any) -> tuple[int, int | None]:
+def places_before(config: PreTrainedConfig) -> tuple[int, int | None]:
     """Return how many placeholder tokens of an image come before a prompt, and which token; None for any."""
     if hasattr(config, "num_query_tokens"):
         return config.num_query_tokens, config.image_token_index
@@ -207,7 +208,7 @@ def _steps(context: InputContext) -> torch.Tensor:
     return torch.arange(context.length).expand(context.batch, context.length).clone()
 
 
-def takes_frames(config: Any) -> bool:
+def takes_frames(config: PreTrainedConfig) -> bool:
     """Return whether a model takes a sequence of images, as of a video."""
     parts = (config, getattr(config, "vision_config", None))
     return takes_videos(config) or any(
@@ -215,7 +216,7 @@ def takes_frames(config: Any) -> bool:
     )
 
 
-def takes_videos(config: Any) -> bool:
+def takes_videos(config: PreTrainedConfig) -> bool:
     """Return whether the placeholder tokens are for videos, and none for images (InstructBLIP for videos)."""
     return hasattr(config, "video_token_index") and not any(hasattr(config, f"image_token_{end}") for end in _NUMBER)
 
@@ -253,7 +254,7 @@ def _images_seen(context: InputContext) -> torch.Tensor:
     return torch.ones(context.length, count).tril().long().expand(context.batch, -1, -1).clone()
 
 
-def takes_positions(config: Any) -> bool:
+def takes_positions(config: PreTrainedConfig) -> bool:
     """Return whether an encoder takes patches of images, padded to one length, and their positions."""
     return all(hasattr(config, name) for name in ("position_embedding_size", "pooling_kernel_size", "patch_size"))
 

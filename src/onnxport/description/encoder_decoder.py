@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.configs._base import model_of
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
@@ -22,6 +22,10 @@ from onnxport.description.cache_layout import CrossAttentionLayout
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.modalities import accepts_modality, takes_modality
 from onnxport.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _STATES = ("key_value_states", "encoder_hidden_states")
 """What Transformers' attention modules call the states that a decoder attends to."""
@@ -52,7 +56,7 @@ def _pools(outputs: Mapping[str, Any]) -> bool:
 class InnerEncoderOnnxConfig(EncoderOnnxConfig):
     """Describe an encoder that isn't a model of its own, as FSMT's: what runs is the whole model's, asked for it."""
 
-    def parameters_of(self, model: Any) -> tuple[str, ...]:
+    def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name what the encoder takes."""
         return tuple(inspect.signature(model.get_encoder().forward).parameters)
 
@@ -80,11 +84,11 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     is_time_first: ClassVar[bool] = False
     _token_name: ClassVar[str] = "decoder_input_ids"
 
-    def __init__(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
         self._look_at(model, encoder, preprocessor)
 
-    def patches_of(self, model: Any) -> list[PatchingSpec]:
+    def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
         """Return what is replaced in the model's code while it is traced; a hook."""
         return []
 
@@ -177,10 +181,10 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         inputs = {"encoder_outputs": self._output_class(last_hidden_state=states, **pooled)}
         return inputs if mask is None else {**inputs, "attention_mask": mask}
 
-    def _encoder_of(self, model: Any) -> Any:
+    def _encoder_of(self, model: PreTrainedModel) -> Any:
         return model.get_encoder()
 
-    def _look_at(self, model: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def _look_at(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         """Run the model once and note what its encoder returns and what it caches."""
         import torch
 
@@ -225,19 +229,19 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
 
     _token_name = "input_ids"
 
-    def __init__(self, model: Any, vision: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, vision: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         self._vision = vision
         super().__init__(model, encoder, preprocessor)
         del self._vision
 
-    def _encoder_of(self, model: Any) -> Any:
+    def _encoder_of(self, model: PreTrainedModel) -> Any:
         return self._vision
 
     def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
         return {"encoder_hidden_states": states}
 
     @staticmethod
-    def fits(model: Any) -> bool:
+    def fits(model: PreTrainedModel) -> bool:
         """Return whether a model has such a decoder."""
         decoder = getattr(model, "text_decoder", None)
         takes = decoder is not None and "encoder_hidden_states" in inspect.signature(type(decoder).forward).parameters
@@ -245,7 +249,7 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
 
 
 @contextmanager
-def _without_states(model: Any, known: Any, is_time_first: bool) -> Iterator[None]:
+def _without_states(model: PreTrainedModel, known: Any, is_time_first: bool) -> Iterator[None]:
     """Hide the first `known` of an encoder's hidden states from the projections of a decoder, in a block."""
 
     def hide(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -265,7 +269,7 @@ def _without_states(model: Any, known: Any, is_time_first: bool) -> Iterator[Non
             handle.remove()
 
 
-def _projecting(model: Any) -> list[Any]:
+def _projecting(model: PreTrainedModel) -> list[Any]:
     """Return the innermost modules that take an encoder's states."""
 
     def takes(module: Any) -> bool:

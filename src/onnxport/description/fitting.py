@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     pass
 
 _FRAMES = 20
 _BOTH = ("input_features", "input_features_mask")
 
 
-def fit(config: Any, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
+def fit(config: PreTrainedConfig, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
     """Change example inputs to what a model takes.
 
     Args:
@@ -30,7 +32,7 @@ def fit(config: Any, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
     _as_long_as_audio(config, inputs)
 
 
-def fitted_axes(config: Any, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
+def fitted_axes(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
     """Return the dynamic axes of inputs that belong together, by name."""
     axes: dict[str, Mapping[int, str]] = {}
     if "input_features" not in inputs:
@@ -46,7 +48,7 @@ def fitted_axes(config: Any, inputs: Mapping[str, Any]) -> dict[str, Mapping[int
     return axes
 
 
-def _as_long_as_text(config: Any, inputs: dict[str, Any]) -> None:
+def _as_long_as_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
     """Give audio as many frames as belong to its text, where each token takes some of them."""
     import torch
 
@@ -55,7 +57,7 @@ def _as_long_as_text(config: Any, inputs: dict[str, Any]) -> None:
         inputs["input_features"] = torch.zeros(*audio.shape[:2], frames * inputs["input_ids"].shape[1])
 
 
-def _as_long_as_audio(config: Any, inputs: dict[str, Any]) -> None:
+def _as_long_as_audio(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
     """Make samples and the frames of a second encoder, for a codec with a semantic encoder."""
     import torch
 

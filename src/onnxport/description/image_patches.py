@@ -6,11 +6,15 @@ A patch is a row of its values, or a small image of some frames; a model may ask
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import whole_states
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _PATCHES = 20
 """Patches of an example image: a square of them, and some that are padding."""
@@ -28,7 +32,7 @@ class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         UnsupportedError: the model needs more than can be made.
     """
 
-    def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, component: str, preprocessor: Any) -> None:
         self._patch = _patch_of(model)
         vision = getattr(model.config, "vision_config", None)
         self._count = getattr(vision, "num_position_embeddings", None)
@@ -56,12 +60,12 @@ class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
             return super().run(forward, arguments)
 
     @staticmethod
-    def fits(model: Any, component: str) -> bool:
+    def fits(model: PreTrainedModel, component: str) -> bool:
         """Say whether a model's images may come in patches."""
         return component == "vision_encoder" and bool(_patch_of(model))
 
 
-def _patch_of(model: Any) -> tuple[int, ...]:
+def _patch_of(model: PreTrainedModel) -> tuple[int, ...]:
     """Return the shape of a patch; nothing where no part of the model projects one."""
     vision = getattr(model.config, "vision_config", None)
     sizes = (getattr(vision, f"{name}_size", None) for name in ("temporal_patch", "patch", "patch"))

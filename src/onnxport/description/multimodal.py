@@ -37,7 +37,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         UnsupportedError: the model needs more than can be made, or its states can't be had in one tensor.
     """
 
-    def __init__(self, model: Any, component: str, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
         part = MODALITY_ENCODERS[component]
         self._method, self._output = part.method, part.output
@@ -134,7 +134,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
                 made[row, -(made.shape[1] // 8 * row) :] = 0
         return made
 
-    def _look_at(self, model: Any, preprocessor: Any) -> None:
+    def _look_at(self, model: PreTrainedModel, preprocessor: Any) -> None:
         """Run the encoder on what it requires, and where that is too little, on all that can be made for it."""
         from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
@@ -158,7 +158,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
                 failure = error
         raise missing_inputs(model, f"{', '.join(self._axes)} to encode them", failure) from failure
 
-    def _form_of(self, model: Any, arguments: Mapping[str, Any]) -> str:
+    def _form_of(self, model: PreTrainedModel, arguments: Mapping[str, Any]) -> str:
         """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
         import torch
 
@@ -183,7 +183,7 @@ def _input_of(parameters: Iterable[str], component: str) -> str:
     return next((name for name in (usual, *_OTHER_INPUTS) if name in parameters), usual)
 
 
-def has_audio(model: Any, preprocessor: Any) -> bool:
+def has_audio(model: PreTrainedModel, preprocessor: Any) -> bool:
     """Return whether anything makes a model's audio inputs."""
     from transformers import FeatureExtractionMixin
 
@@ -203,7 +203,7 @@ _IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
 """Parameters of a method that aren't about images and audio, or stand for others."""
 
 
-def missing_inputs(model: Any, than: str, failure: Exception) -> UnsupportedError:
+def missing_inputs(model: PreTrainedModel, than: str, failure: Exception) -> UnsupportedError:
     """Return the error of an encoder that fails on all that can be made for it."""
     return UnsupportedError(
         f"{type(model).__name__} wants more than {than}, which can't be described yet "
@@ -232,7 +232,7 @@ def _axes_of(name: str) -> Mapping[int, str]:
     return made_by.axes if made_by is not None else {0: "batch"}
 
 
-def method_of(model: Any, name: str) -> Any:
+def method_of(model: PreTrainedModel, name: str) -> Any:
     """Return a method of a model, of the bare model inside it or of the class of that; None where none has."""
     from transformers import AutoModel
 
@@ -254,7 +254,7 @@ def _hands_on(own: Any, inner: Any) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in needs if name != "kwargs")
 
 
-def language_model(model: Any) -> Any:
+def language_model(model: PreTrainedModel) -> Any:
     """Return what writes the text from states: a model inside, where that is one that generates by itself."""
     found = (getattr(model, name, None) for name in ("language_model", "text_model"))
     inner: Any = next((part for part in found if part is not None), None)
@@ -263,7 +263,7 @@ def language_model(model: Any) -> Any:
     return inner if takes and not inner.config.is_encoder_decoder else model
 
 
-def encoded(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return the features that a method returns, in the hidden size of the decoder.
 
     It returns them alone, or in an output with fields; where the model projects them later, they are projected here.
@@ -279,7 +279,7 @@ def encoded(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]
     return states if projector is None or states.shape[-1] == size else projector(states)
 
 
-def _projector(model: Any) -> Any:
+def _projector(model: PreTrainedModel) -> Any:
     return next((module for name, module in model.named_modules() if name.endswith(_PROJECTORS)), None)
 
 
@@ -317,17 +317,17 @@ class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         states = encoded(model, self.method_of(model), named)
         return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
 
-    def _look_at(self, model: Any, preprocessor: Any) -> None:
+    def _look_at(self, model: PreTrainedModel, preprocessor: Any) -> None:
         """Leave it to the capture: how large an image is isn't in its values."""
 
     @staticmethod
-    def fits(model: Any, component: str) -> bool:
+    def fits(model: PreTrainedModel, component: str) -> bool:
         """Return whether a model's encoder requires the sizes of images."""
         parameters = inspect.signature(method_of(model, MODALITY_ENCODERS[component].method)).parameters
         return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
 
 
-def _projected(model: Any, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _projected(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return the output of a model's projector as one tensor: the model splits it by image.
 
     Raises:
@@ -396,7 +396,9 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         UnsupportedError: it keeps no keys and values of every layer.
     """
 
-    def __init__(self, model: Any, preprocessor: Any, last_logits: bool = False, use_past: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, preprocessor: Any, last_logits: bool = False, use_past: bool = True
+    ) -> None:
         self._size = model.get_input_embeddings().weight.shape[1]
         super().__init__(model, preprocessor, use_past=use_past, last_logits=last_logits)
 

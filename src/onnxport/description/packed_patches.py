@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
@@ -25,6 +25,10 @@ from onnxport.description.multimodal import (
 )
 from onnxport.description.text_configs import text_config_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
 _BLOCKS = ((4, 6), (6, 4))
 """Heights and widths of example images, in merged patches: they fill more than one window, and as many patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
@@ -35,18 +39,18 @@ _FORMS = (_ROW, _IMAGE, _BLOCK)
 _ENCODER_GRIDS = ("grid_thw", *_GRIDS)
 
 
-def takes_packed_patches(model: Any) -> bool:
+def takes_packed_patches(model: PreTrainedModel) -> bool:
     """Return whether a model takes images beside a prompt as patches and grids."""
     return _features_grid_of(model) is not None
 
 
-def _features_grid_of(model: Any) -> str | None:
+def _features_grid_of(model: PreTrainedModel) -> str | None:
     """Return what the method that encodes images calls the grids; a head hands all it is given to the model in it."""
     methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
     return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
 
 
-def is_packed_patch_model(model: Any) -> bool:
+def is_packed_patch_model(model: PreTrainedModel) -> bool:
     """Return whether a model is an image encoder alone that takes patches and grids."""
     forward = type(model).forward
     return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _ENCODER_GRIDS) is not None
@@ -58,12 +62,12 @@ def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in known), None)
 
 
-def has_deepstack(config: Any) -> bool:
+def has_deepstack(config: PreTrainedConfig) -> bool:
     """Say whether states of some of the encoder's layers go into the decoder's first layers."""
     return bool(getattr(config.vision_config, "deepstack_visual_indexes", None))
 
 
-def uses_mrope(config: Any) -> bool:
+def uses_mrope(config: PreTrainedConfig) -> bool:
     """Say whether a decoder's tokens have three positions each: in time, in height, in width."""
     rope = getattr(text_config_of(config), "rope_parameters", None) or {}
     return any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict))
@@ -78,7 +82,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         model: the whole model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
         self._tracing = PackedPatchTracing(model)
         self._encoder = _encoder_of(model)
@@ -91,7 +95,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         """Grids, [images, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
         return {self._grid: {0: "batch"}, self._patches: {3 if self._grid == _GRIDS[1] else 0: "batch"}}
 
-    def _names(self, model: Any) -> tuple[str, str]:
+    def _names(self, model: PreTrainedModel) -> tuple[str, str]:
         """Return what the model calls grids and patches."""
         return _features_grid_of(model) or "", "pixel_values"
 
@@ -118,7 +122,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
             return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
         return torch.tensor(grids), torch.zeros(patches, *shape)
 
-    def _look_at(self, model: Any) -> dict[str, Any]:
+    def _look_at(self, model: PreTrainedModel) -> dict[str, Any]:
         """Run the model, to see whether a patch is a row of values, or a small image; return its output.
 
         Raises:
@@ -177,13 +181,13 @@ class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
         model: the encoder; it is run once.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._has_sides = "merge_sizes" in inspect.signature(type(model).forward).parameters
         self._outputs: Axes = {}
         super().__init__(model)
         self._outputs = {name: {} for name in self._look_at(model)}
 
-    def _names(self, model: Any) -> tuple[str, str]:
+    def _names(self, model: PreTrainedModel) -> tuple[str, str]:
         forward = type(model).forward
         patches = next(name for name in inspect.signature(forward).parameters if name != "self")
         return _grid_of(forward, _ENCODER_GRIDS) or "", patches
@@ -280,12 +284,12 @@ def _joined(states: Any) -> Any:
     return states if isinstance(states, torch.Tensor) else torch.cat(tuple(states))
 
 
-def _encoder_of(model: Any) -> Any:
+def _encoder_of(model: PreTrainedModel) -> Any:
     """Return the part of a model that is given patches and grids."""
     return next(module for module in model.modules() if is_packed_patch_model(module) and hasattr(module, "config"))
 
 
-def _side_of(config: Any) -> int:
+def _side_of(config: PreTrainedConfig) -> int:
     """Return how many patches, in both directions, become one state in a part of a model."""
     kernels = [getattr(config, name, None) for name in ("merge_kernel_size", "window_kernel_size")]
     sides = [kernel[0] for kernel in kernels if kernel]

@@ -7,6 +7,7 @@ What a description does beside that (a cache, pooling, an encoder alone) isn't i
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from onnxport.configs import OnnxConfig
 from onnxport.description.derived import DerivedOnnxConfig
@@ -20,6 +21,10 @@ _HOOKS = (
     *("default_fixed_batch", "default_fixed_sequence", "default_fixed_num_choices", "patch_ops", "restore_ops"),
     "multiples",
 )
+
+if TYPE_CHECKING:
+    pass
+
 """What a description may override, beside what is printed."""
 
 
@@ -145,7 +150,7 @@ def _constructor(base: type[OnnxConfig], feature: str, *, past: bool) -> list[st
     return [
         "",
         "",
-        "def make_config(config: Any) -> FrozenOnnxConfig:",
+        "def make_config(config: PreTrainedConfig) -> FrozenOnnxConfig:",
         '    """Return the description of a model with a configuration."""',
         f'    return FrozenOnnxConfig.{make}(config, task="{feature}")',
     ]

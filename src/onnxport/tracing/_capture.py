@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.tracing.scope import capturing
 from onnxport.weights.parameters import ParameterTensor
@@ -11,10 +11,14 @@ from onnxport.weights.parameters import ParameterTensor
 if TYPE_CHECKING:
     import onnx_ir
     import torch
+    from transformers import PreTrainedModel
 
 
 def capture(
-    model: Any, inputs: Mapping[str, torch.Tensor], dynamic: Mapping[str, tuple[int, ...]], opset: int | None
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    dynamic: Mapping[str, tuple[int, ...]],
+    opset: int | None,
 ) -> onnx_ir.Model:
     """Capture a model's forward.
 
@@ -47,7 +51,7 @@ def default_opset() -> int:
     return _constants.ONNX_DEFAULT_OPSET
 
 
-def _name_parameters(exported: onnx_ir.Model, model: Any) -> None:
+def _name_parameters(exported: onnx_ir.Model, model: PreTrainedModel) -> None:
     """Put a name, a dtype and a shape in the place of every tensor that a checkpoint provides."""
     names = set(model.state_dict(keep_vars=True))
     for graph in exported.graphs():

@@ -25,12 +25,13 @@ from onnxport.tracing._names import name_graph
 if TYPE_CHECKING:
     import onnx_ir
     import torch
+    from transformers import PreTrainedModel
 
     from onnxport.configs import OnnxConfig
 
 
 def trace(
-    model: Any,
+    model: PreTrainedModel,
     config: OnnxConfig,
     layout: Layout,
     signature: Signature,
