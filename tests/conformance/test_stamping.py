@@ -15,7 +15,7 @@ EVERY_TIME = ("DebertaV2", "ModernBert", "GPT2", "Gemma3Text", "DeepseekV3", "T5
 def test_stamped_graph_is_the_traced_one(name: str, tmp_path: Path) -> None:
     checkpoint = save(name, tmp_path / "checkpoint")
     stamped = blueprint(name, checkpoint, stamping=True)
-    for depth in stamped.depths:
+    for depth in stamped.trace.depths:
         assert depth.layers and not depth.note
         assert all(len(layers.traced) < len(layers.full) for layers in depth.layers)
     assert structure(stamped) == structure(blueprint(name, checkpoint, stamping=False))

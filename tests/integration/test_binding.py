@@ -288,7 +288,7 @@ def test_what_has_no_words_is_loaded_eagerly(tmp_path: Path, monkeypatch: pytest
     )
     saved(*MODELS["tied"], tmp_path)
     binding = check(tmp_path, "LlamaForCausalLM")
-    assert "made with aten.flip.default" in binding.note
+    assert "computed with aten.flip.default" in binding.note
 
 
 SPARSE = """

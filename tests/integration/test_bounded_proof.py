@@ -28,7 +28,7 @@ from onnxport.description.tolerances import Tolerance
 from onnxport.errors import CorruptCheckpointError
 from onnxport.loading.load import load_config, load_preprocessor
 from onnxport.options import ExportOptions
-from onnxport.validation import mapped, memory, on_demand
+from onnxport.validation import memory, on_demand
 from onnxport.validation.digests import TensorDigests, compare_tensors, merged_digests
 from onnxport.validation.memory import Strategy
 from onnxport.validation.original import original_model
@@ -37,6 +37,7 @@ from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_lay
 from onnxport.validation.report import ValidationReport, merged
 from onnxport.weights.expressions import InMemory
 from onnxport.weights.parameters import ParameterTensor
+from onnxport.writing import protobuf
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
 
@@ -48,7 +49,7 @@ def tiny_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every tensor of a tiny model stay on disk, and none be kept."""
     monkeypatch.setattr(on_demand, "SMALL", 0)
     monkeypatch.setattr(memory, "MARGIN", 0)
-    monkeypatch.setattr(mapped, "LARGE", 1025)  # smaller ones are read by shape inference
+    monkeypatch.setattr(protobuf, "MAPPED_BYTES", 1025)  # smaller ones are read by shape inference
 
 
 def exported(source: Path, output: Path, **options: Any) -> Path:

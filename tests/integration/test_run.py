@@ -96,7 +96,7 @@ def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.
     assert found["text"] == ""
     assert len(found["tokens"]) == 2
     assert main(["run", str(bare), "--input-ids", "5,6", "--max-new-tokens", "2"]) == 0
-    assert capsys.readouterr().out == f"(no text, tokens {found['tokens']})\n"
+    assert capsys.readouterr().out == f"(no text, token ids {found['tokens']})\n"
     assert main(["run", str(decoder)]) == 2
     assert "--text" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from onnxport.description.encoder_outputs import Interface, Modality, completed_
 from onnxport.errors import OptionError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.modalities import Encoded, expand, merge_embeddings
+from onnxport.runtime.modalities import EncoderFeatures, expand, merge_embeddings
 
 IMAGE = Modality("image", "vision_encoder", "pixel_values", "image_features", placeholder_token_id=9)
 ENCODER = Interface(["pixel_values"], ["image_features"])
@@ -82,10 +82,10 @@ def test_rows_replace_placeholder_tokens_in_order() -> None:
 
 def test_repeated_prompts_have_their_own_rows() -> None:
     rows = np.arange(4.0)[:, None]
-    placed = Encoded(IMAGE, rows[:3])
+    placed = EncoderFeatures(IMAGE, rows[:3])
     (found,) = expand([placed], np.array([[9, 1, 9], [2, 9, 3]]), 2)
     assert found.rows[:, 0].tolist() == [0, 1, 0, 1, 2, 2]
-    prefix = Encoded(replace(IMAGE, merge="prefix"), rows)
+    prefix = EncoderFeatures(replace(IMAGE, merge="prefix"), rows)
     (found,) = expand([prefix], np.array([[1, 2], [3, 4]]), 2)
     assert found.rows[:, 0].tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
 

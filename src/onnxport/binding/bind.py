@@ -175,7 +175,7 @@ def _bind_lazily(
     from onnxport.loading.load import attach_generation_config, load_state
     from onnxport.loading.merging import check_with_adapter, merge_expressions
     from onnxport.loading.quantized import RECORDED_MXFP4
-    from onnxport.weights.recording import Recording, Tape, unsupported_operation
+    from onnxport.weights.recording import Recording, Tape, UnrecordableError, unsupported_operation
 
     tape = Tape(reader)
     tensors = inventory.tensors
@@ -185,6 +185,8 @@ def _bind_lazily(
             model, report = load_state(checkpoint, model_class, config, state, options)
             merge, leftover = check_with_adapter(checkpoint, report, model)
             attach_generation_config(model, checkpoint)
+    except UnrecordableError as error:
+        tape.unsupported.append(str(error))
     except OnnxportError as error:
         if not tape.unsupported and not _is_foreign(error):
             raise

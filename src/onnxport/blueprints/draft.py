@@ -35,11 +35,6 @@ class Draft:
     reduction: Reduction
     build: Build | None
 
-    @property
-    def loaded(self) -> PreTrainedModel | None:
-        """The model with its weights in memory, where they were needed."""
-        return self.reduction.model if self.build is None else None
-
     def at_full_depth(self, reason: str) -> Self:
         """Return the draft of the same model with all its layers.
 

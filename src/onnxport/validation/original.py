@@ -43,20 +43,18 @@ def original_model(
     from onnxport.checkpoint.reading import Reader
     from onnxport.loading.load import load_config, load_model
 
-    loaded = draft.loaded if draft else None
     bound = draft.bound if draft else None
     if strategy.kind == "whole":
-        if loaded is None:
-            is_whole = bound is not None and not bound.binding.files
-            loaded = bound.model if bound and is_whole else load_model(checkpoint, model_class, options)
-        yield loaded, strategy.note
+        # A model that was traced may differ from the original: RWKV rescales its weights when it is run.
+        is_whole = bound is not None and not bound.binding.files
+        model = bound.model if bound and is_whole else load_model(checkpoint, model_class, options)
+        yield model, strategy.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
-    if loaded is not None or not bound.binding.files:  # all of it is in memory already
-        reason = bound.binding.note or "it was traced with them"
+    if not bound.binding.files:  # all of it is in memory already
         yield (
-            bound.model if loaded is None else loaded,
-            f"the graph's weights stayed on disk, and the original's were in memory: {reason}",
+            bound.model,
+            f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}",
         )
         return
     from onnxport.validation.on_demand import read_on_demand
