@@ -18,7 +18,7 @@ from onnxport.description.encoder_outputs import Interface, Modality, completed_
 from onnxport.errors import OptionError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.modalities import EncoderFeatures, expand, merge_embeddings
+from onnxport.runtime.modalities import EncoderFeatures, merge_embeddings, repeat_features
 
 IMAGE = Modality("image", "vision_encoder", "pixel_values", "image_features", placeholder_token_id=9)
 ENCODER = Interface(["pixel_values"], ["image_features"])
@@ -83,11 +83,11 @@ def test_rows_replace_placeholder_tokens_in_order() -> None:
 def test_repeated_prompts_have_their_own_rows() -> None:
     rows = np.arange(4.0)[:, None]
     placed = EncoderFeatures(IMAGE, rows[:3])
-    (found,) = expand([placed], np.array([[9, 1, 9], [2, 9, 3]]), 2)
-    assert found.rows[:, 0].tolist() == [0, 1, 0, 1, 2, 2]
+    (found,) = repeat_features([placed], np.array([[9, 1, 9], [2, 9, 3]]), 2)
+    assert found.embeddings[:, 0].tolist() == [0, 1, 0, 1, 2, 2]
     prefix = EncoderFeatures(replace(IMAGE, merge="prefix"), rows)
-    (found,) = expand([prefix], np.array([[1, 2], [3, 4]]), 2)
-    assert found.rows[:, 0].tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+    (found,) = repeat_features([prefix], np.array([[1, 2], [3, 4]]), 2)
+    assert found.embeddings[:, 0].tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
 
 
 class Recording:
@@ -106,7 +106,7 @@ class Recording:
 def test_mask_and_positions_are_those_of_tokens_behind_a_prefix(given: bool) -> None:
     graph: Any = Recording()
     decoder = Decoder(graph)
-    states = decoder.begin(2)
+    states = decoder.empty_cache(2)
     mask = np.array([[0, 1, 1], [1, 1, 1]])
     feed: dict[str, Any] = {"inputs_embeds": np.zeros((2, 5, 4)), "attention_mask": mask}
     if given:
