@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, always
+from onnxport.configs._base import model_of
 from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
-from onnxport.patching.patch import EAGER, Patch
+from onnxport.patching.patch import EAGER, Patch, Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
@@ -68,10 +70,14 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
         """
         import torch
 
+        if torch.compiler.is_exporting():
+            past = {PAST: list(arguments[PAST])} if PAST in arguments else {}
+            model = model_of(forward)
+            # The first run divides the weights; `_block` does that in the graph, whose weights are the checkpoint's.
+            with patching(Replacement(getattr(model, "rwkv", model), "layers_are_rescaled", True)):
+                return super().run(forward, {**arguments, **past})
         if PAST not in arguments:
             return super().run(forward, arguments)
-        if torch.compiler.is_exporting():
-            return super().run(forward, {**arguments, PAST: list(arguments[PAST])})
         batch, tokens = arguments["input_ids"].shape
         if tokens > 1 or batch == 1:
             return self._run_original(forward, arguments)
