@@ -71,11 +71,11 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
         import torch
 
         if torch.compiler.is_exporting():
-            past = {PAST: list(arguments[PAST])} if PAST in arguments else {}
+            states = {PAST: list(arguments[PAST])} if PAST in arguments else {}
             model = model_of(forward)
             # The first run divides the weights; `_block` does that in the graph, whose weights are the checkpoint's.
             with patching(Replacement(getattr(model, "rwkv", model), "layers_are_rescaled", True)):
-                return super().run(forward, {**arguments, **past})
+                return super().run(forward, {**arguments, **states})
         if PAST not in arguments:
             return super().run(forward, arguments)
         batch, tokens = arguments["input_ids"].shape
