@@ -242,11 +242,6 @@ class Description:
     model: str = ""
 
     @property
-    def has_code(self) -> bool:
-        """Whether it was made in this process, so that a model can be run by it."""
-        return all(graph.runnable is not None for graph in self.graphs)
-
-    @property
     def canonical_task(self) -> Task:
         """The task."""
         return canonical_task(self.task)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from onnxport.errors import OnnxportError
-
 _RAISED = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
     ValueError,
@@ -24,7 +22,3 @@ def construction_failures() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import StrictDataclassError
 
     return (*_RAISED, StrictDataclassError)
-
-
-FORWARD_FAILURES: tuple[type[Exception], ...] = (*_RAISED, OnnxportError)
-"""What running a model on inputs of unsupported sizes may raise, including errors of preparing the inputs."""
