@@ -151,7 +151,7 @@ def test_a_write_that_fails_leaves_nothing(bert: Path, tmp_path: Path, monkeypat
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("onnxport._export.write_graph", full)
+    monkeypatch.setattr("onnxport.bundles.written.write_graph", full)
     with pytest.raises(OutputError, match="No space left"):
         onnxport.export(bert, tmp_path / "deep" / "out", onnxport.ExportOptions(validate="none"))
     assert left_over(tmp_path) == []
@@ -163,7 +163,7 @@ def test_an_interrupt_leaves_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxport._export.write_graph", stop)
+    monkeypatch.setattr("onnxport.bundles.written.write_graph", stop)
     assert main(["export", str(bert), str(tmp_path / "out"), "--quiet"]) == 130
     assert capsys.readouterr().err.strip() == "onnxport: interrupted"
     assert left_over(tmp_path) == []

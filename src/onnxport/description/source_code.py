@@ -7,7 +7,6 @@ What a description does beside that (a cache, pooling, an encoder alone) isn't i
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from onnxport.configs import OnnxConfig
 from onnxport.description.derived import DerivedOnnxConfig
@@ -21,10 +20,6 @@ _HOOKS = (
     *("default_fixed_batch", "default_fixed_sequence", "default_fixed_num_choices", "patch_ops", "restore_ops"),
     "multiples",
 )
-
-if TYPE_CHECKING:
-    pass
-
 """What a description may override, beside what is printed."""
 
 
@@ -100,6 +95,8 @@ def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
         "",
         "from collections.abc import Mapping",
         "from typing import Any",
+        "",
+        "from transformers import PreTrainedConfig",
         "",
         f"from {module} import {base.__name__}",
         "",

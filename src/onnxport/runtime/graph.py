@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport._onnxruntime import runtime_errors
+from onnxport.bundles.inspection import check_graph
 from onnxport.errors import OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.settings import RunSettings
 
@@ -67,6 +69,7 @@ class Graph:
         seconds: time spent inside ONNX Runtime, over all runs.
 
     Raises:
+        CheckpointError: a file is truncated, damaged or lacking.
         ValidationError: ONNX Runtime can't load the graph.
         OptionError: an execution provider isn't installed.
         UnsupportedError: an input or output has an element type that NumPy lacks.
@@ -79,6 +82,8 @@ class Graph:
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=providers)
         except runtime_errors() as error:
+            if find_spec("onnx_ir") is not None:  # it comes with onnxport[export], and says more than ONNX Runtime
+                check_graph(file)
             raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
         self.seconds = 0.0

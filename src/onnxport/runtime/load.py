@@ -45,6 +45,7 @@ def load(
         CheckpointNotFoundError: the directory wasn't written by onnxport.
         OptionError: the device or an execution provider isn't available.
         ValidationError: ONNX Runtime can't load a graph.
+        CheckpointError: a file of a graph is truncated, damaged or lacking.
     """
     has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
     settings = RunSettings(device, providers, session_options, threads, spinning=not has_torch)
