@@ -397,6 +397,62 @@ def test_git_reads_its_image_before_the_prompt(past: bool, tmp_path: Path) -> No
         assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
 
 
+def mllama(directory: Path) -> Any:
+    """Write a tiny Mllama with two layers of cross-attention, and return its model."""
+    vision = {
+        **{"hidden_size": 32, "attention_heads": 4, "intermediate_size": 37, "num_hidden_layers": 3},
+        **{"num_global_layers": 2, "vision_output_dim": 96, "image_size": 32, "patch_size": 8, "max_num_tiles": 4},
+        **{"intermediate_layers_indices": [0, 2], "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1], [2, 2]]},
+    }
+    text = {**TEXT, "model_type": "mllama_text_model", "num_hidden_layers": 6, "cross_attention_layers": [1, 4]}
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=PLACE)
+    torch.manual_seed(0)
+    model = transformers.MllamaForConditionalGeneration(config).eval()
+    randomize(model)
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(directory)
+    make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
+    return model
+
+
+def tiles_for_mllama(mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Make two images of one to four tiles for each prompt; its first token attends to none, later ones to more."""
+    batch, length = mask.shape
+    counts = torch.tensor([[1, 2], [4, 2], [2, 1]])[:batch]
+    held = (torch.arange(4) < counts[..., None]).long()
+    attends = held[:, None].expand(-1, length, -1, -1).clone()
+    attends[:, :, 1] *= (torch.arange(length) >= length - 3)[None, :, None]
+    attends *= (mask.cumsum(-1) > 1)[..., None, None]
+    return {
+        "pixel_values": torch.randn(batch, 2, 4, 3, 32, 32),
+        "aspect_ratio_ids": torch.tensor([[1, 2], [4, 3], [2, 1]])[:batch],
+        "aspect_ratio_mask": held,
+        "cross_attention_mask": attends,
+    }
+
+
+@pytest.mark.parametrize("past", [True, False])
+def test_mllama_attends_to_its_images(past: bool, tmp_path: Path) -> None:
+    model = mllama(tmp_path / "checkpoint")
+    result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=past))
+    assert result.manifest.task == ("image-to-text-with-past" if past else "image-to-text")
+    assert [item.merge for item in result.manifest.modalities] == ["cross-attention"]
+    ours = onnxport.load(tmp_path / "out")
+    light = LightModel(ours.directory)
+    greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    for batch in (1, 3):
+        prompt = texts([0, 5, 2][:batch])  # of different lengths
+        with_images = {**prompt, **tiles_for_mllama(prompt["attention_mask"])}
+        for inputs in (with_images, prompt):
+            expected = model.generate(**inputs, **greedy)
+            assert torch.equal(ours.generate(**inputs, **greedy), expected)
+            arrays = {name: value.numpy() for name, value in inputs.items()}
+            found = light.generate(arrays, max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1)
+            np.testing.assert_array_equal(found, expected.numpy())
+        beams = {**greedy, "max_new_tokens": 12, "min_new_tokens": 12, "num_beams": 3}
+        assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
+
+
 def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # its layers take images
     options = ExportOptions(task="image-text-to-text-with-past")

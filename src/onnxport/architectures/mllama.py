@@ -77,6 +77,10 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe the decoder with its language modeling head."""
 
+    # A prompt without an image has no features: scaled_dot_product_attention, as PyTorch 2.13 translates it, reshapes the
+    # keys without allowzero, and ONNX Runtime refuses zero of them.
+    attn_implementation = "eager"
+
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Name the decoder's parameters; the whole model's forward computes masks and image features."""
         return ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")

@@ -58,7 +58,7 @@ def signature_of(config: OnnxConfig) -> Signature:
     here, the configuration itself keeps what it always said.
     """
     static = config.static_symbols
-    seq2seq = any(".encoder." in name for name in config.inputs)
+    seq2seq = any("past_encoder_sequence" in axes.values() for axes in config.inputs.values())
     inputs = {
         name: {axis: true_label(name, text) for axis, text in axes.items() if text not in static}
         for name, axes in config.inputs.items()
