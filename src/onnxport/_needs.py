@@ -5,10 +5,10 @@ Both are raised where that is found out. Any other exception is an error of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from onnxport._foreign_errors import translating
 from onnxport.errors import OnnxportError, UnsupportedError
 
 _PACKAGE = str(Path(__file__).parent)
@@ -31,40 +31,38 @@ class WeightsNeededError(Exception):
     """Say where a model looks at the values of its parameters while it is built, run or traced."""
 
 
-@contextmanager
-def with_few_layers() -> Iterator[None]:
+def with_few_layers() -> AbstractContextManager[None]:
     """Run a model in a block that has fewer layers than it was made for.
 
     Raises:
         MoreLayersNeededError: the model's own code fails, as where it takes the output of a layer that isn't there.
         WeightsNeededError: see `noticing_missing_values`.
     """
-    try:
-        with noticing_missing_values():
-            yield
-    except (OnnxportError, WeightsNeededError) as error:
-        if not isinstance(error, UnsupportedError) or error.__cause__ is None:
-            raise
-        raise MoreLayersNeededError(_one_line(error)) from error
-    except Exception as error:
-        if _is_ours(error):
-            raise
-        raise MoreLayersNeededError(_one_line(error)) from error
+
+    def translate(error: Exception) -> Exception | None:
+        if (needed := _weights_needed(error)) is not None:
+            return needed
+        if isinstance(error, OnnxportError):
+            of_model = isinstance(error, UnsupportedError) and error.__cause__ is not None
+        else:
+            of_model = not _is_ours(error)
+        return MoreLayersNeededError(_one_line(error)) if of_model else None
+
+    return translating(translate)
 
 
-@contextmanager
-def noticing_missing_values() -> Iterator[None]:
+def noticing_missing_values() -> AbstractContextManager[None]:
     """Run a block in which parameters have no values.
 
     Raises:
         WeightsNeededError: the block needs the values of a tensor that has none.
     """
-    try:
-        yield
-    except Exception as error:
-        if (cause := _missing_values(error)) is None:
-            raise
-        raise WeightsNeededError(_one_line(cause)) from error
+    return translating(_weights_needed)
+
+
+def _weights_needed(error: Exception) -> WeightsNeededError | None:
+    cause = _missing_values(error)
+    return None if cause is None else WeightsNeededError(_one_line(cause))
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.policy.source import FILES, SOURCE, label, syntax_tree
 
 LAYERS = (
-    ("errors", "_garbage", "_locking"),
+    ("errors", "_foreign_errors", "_garbage", "_locking"),
     ("containment",),
     ("options", "_needs", "_onnxruntime"),
     ("patching",),

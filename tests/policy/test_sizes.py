@@ -8,7 +8,7 @@ import pytest
 
 from tests.policy.source import FILES, functions, label
 
-MODULE_LINES = 600
+MODULE_LINES = 569
 FUNCTION_LINES = 45
 """Lines of a function's body without its docstring."""
 PARAMETERS = 6

@@ -10,23 +10,20 @@ import pytest
 
 from tests.policy.source import FILES, functions, label
 
-ANY_SHARE = 0.176
-"""Largest share of parameters that may be annotated `Any`; the aim is 0.10."""
-UNLIKE_TUPLES = 5
-"""Parameters that are tuples of unlike things; the aim is 0."""
-BLIND_HANDLERS = 14
-"""Handlers of `Exception`; the aim is 8, each with its reason."""
+ANY_SHARE = 0.09
+"""Largest share of parameters that may be annotated `Any`."""
+BLIND_HANDLERS = 4
+"""Handlers of `Exception` or `BaseException`, each with its reason; foreign code is run in `translating`."""
 TYPED_ROOMS = ("checkpoint/", "loading/", "binding/", "weights/", "writing/", "passes/", "stamping/")
 """Rooms without unlike tuples, and with at most one parameter in a hundred annotated `Any`."""
 
 
 def parameters(path: Path) -> Iterator[tuple[str, ast.expr | None]]:
-    """Yield `function(parameter)` and annotation of every parameter but self and cls."""
+    """Yield `function(parameter)` and annotation of every parameter but self, cls, *args and **kwargs."""
     for function in functions(path):
         arguments = function.args
-        everything = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-        for argument in everything:
-            if argument is not None and argument.arg not in ("self", "cls"):
+        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+            if argument.arg not in ("self", "cls"):
                 yield f"{label(path)}: {function.name}({argument.arg})", argument.annotation
 
 
@@ -81,9 +78,8 @@ def test_few_parameters_are_any() -> None:
     assert share <= ANY_SHARE
 
 
-def test_few_parameters_are_tuples_of_unlike_things() -> None:
-    found = [name for path in FILES for name, annotation in parameters(path) if is_unlike_tuple(annotation)]
-    assert len(found) <= UNLIKE_TUPLES, "\n".join(found)
+def test_no_parameters_are_tuples_of_unlike_things() -> None:
+    assert not [name for path in FILES for name, annotation in parameters(path) if is_unlike_tuple(annotation)]
 
 
 def test_typed_rooms_stay_typed() -> None:
@@ -99,7 +95,8 @@ def test_few_handlers_are_blind() -> None:
         f"{label(path)}:{node.lineno}"
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "Exception"
+        if isinstance(node, ast.ExceptHandler)
+        if node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
     ]
-    print(f"{len(handlers)} handlers of Exception")
+    print(f"{len(handlers)} handlers of any exception")
     assert len(handlers) <= BLIND_HANDLERS, "\n".join(handlers)

@@ -324,7 +324,7 @@ def test_directories_that_cannot_be_run(tmp_path: Path, fail: Callable[..., str]
     assert "has several graphs (a, b)" in fail(1, tmp_path, "--input-ids", "1")
     write_manifest(tmp_path, "x", tokens("input_ids"), ("model.onnx",))
     (tmp_path / "model.onnx").write_bytes(b"\x08")
-    assert "ONNX Runtime can't load" in fail(1, tmp_path, "--input-ids", "1")
+    assert "isn't a readable ONNX file" in fail(1, tmp_path, "--input-ids", "1")
     (tmp_path / "onnxport.json").write_text("{")
     with pytest.raises(CorruptCheckpointError, match=rf"{tmp_path}: onnxport\.json is damaged"):
         Directory(tmp_path)

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from onnxport._foreign_errors import translating
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
@@ -276,14 +277,15 @@ def _fitting(config: PreTrainedConfig, auto_class: str) -> tuple[str, ...]:
 def _load_code(place: str, directory: Path) -> type:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    try:
-        found: type = get_class_from_dynamic_module(place, str(directory), local_files_only=True)
-    except Exception as error:  # code of the checkpoint raises whatever it likes
+    def incorrect(error: Exception) -> CorruptCheckpointError:
         reason = " ".join(str(error).split())[:300]
-        raise CorruptCheckpointError(
+        return CorruptCheckpointError(
             f"{directory}: {place}, which config.json names under auto_map, can't be loaded "
             f"({type(error).__name__}: {reason}); correct that code, or install what it imports"
-        ) from error
+        )
+
+    with translating(incorrect):
+        found: type = get_class_from_dynamic_module(place, str(directory), local_files_only=True)
     return found
 
 

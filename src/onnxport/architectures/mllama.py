@@ -77,8 +77,8 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe the decoder with its language modeling head."""
 
-    # A prompt without an image has no features: scaled_dot_product_attention, as PyTorch 2.13 translates it, reshapes the
-    # keys without allowzero, and ONNX Runtime refuses zero of them.
+    # A prompt without an image has no features: scaled_dot_product_attention, as PyTorch 2.13 translates it, reshapes
+    # the keys without allowzero, and ONNX Runtime refuses to reshape none.
     attn_implementation = "eager"
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:

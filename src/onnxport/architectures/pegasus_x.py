@@ -7,6 +7,7 @@ and linearly there. Validation runs Transformers' unpatched code, so both are co
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
@@ -24,11 +25,24 @@ if TYPE_CHECKING:
 _MODULE = "transformers.models.pegasus_x.modeling_pegasus_x"
 
 
+@dataclass(frozen=True)
+class _ShiftedMask:
+    """The mask of a layer whose blocks are shifted.
+
+    Attributes:
+        mask: [batch, sequence], added to the scores of a key.
+        offset: number of tokens by which the blocks are shifted.
+    """
+
+    mask: torch.Tensor
+    offset: int
+
+
 def _attend_within_blocks(
     self: PegasusXGlobalLocalAttention,
     token_hidden_states: torch.Tensor,
     global_hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | tuple[torch.Tensor, int],
+    attention_mask: torch.Tensor | _ShiftedMask,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, None]:
     """Compute `PegasusXGlobalLocalAttention.forward` densely.
@@ -39,8 +53,7 @@ def _attend_within_blocks(
         self: the attention module.
         token_hidden_states: [batch, sequence, hidden].
         global_hidden_states: [batch, global tokens, hidden].
-        attention_mask: [batch, sequence], added to the scores of a key; or a pair of it and the number of tokens by
-            which the blocks are shifted.
+        attention_mask: [batch, sequence], added to the scores of a key, or with shifted blocks.
         **_: not used.
 
     Returns:
@@ -48,7 +61,8 @@ def _attend_within_blocks(
     """
     import torch
 
-    mask, offset = attention_mask if isinstance(attention_mask, tuple) else (attention_mask, 0)
+    shifted = attention_mask if isinstance(attention_mask, _ShiftedMask) else _ShiftedMask(attention_mask, 0)
+    mask = shifted.mask
     count, length = global_hidden_states.shape[1], token_hidden_states.shape[1]
     hidden_states = torch.cat([global_hidden_states, token_hidden_states], dim=1)
 
@@ -61,7 +75,7 @@ def _attend_within_blocks(
         heads(self.v_proj(hidden_states)),
     )
     bias = torch.nn.functional.pad(mask, (count, 0))[:, None, None, :]
-    blocks = (torch.arange(length, device=mask.device) + offset) // self.block_size
+    blocks = (torch.arange(length, device=mask.device) + shifted.offset) // self.block_size
     other_block = torch.nn.functional.pad(blocks[:, None] != blocks[None, :], (count, 0, count, 0))
     scores = (query @ key.transpose(-1, -2) + bias).masked_fill(other_block, torch.finfo(mask.dtype).min)
     attended = torch.softmax(scores, dim=-1) @ value
@@ -71,9 +85,9 @@ def _attend_within_blocks(
 
 def _shift_blocks(
     self: PegasusXEncoderLayer, hidden_states: torch.Tensor, attention_mask: torch.Tensor, block_size: int
-) -> tuple[torch.Tensor, tuple[torch.Tensor, int]]:
+) -> tuple[torch.Tensor, _ShiftedMask]:
     """Shift the blocks by half a block: return the offset with the mask instead of padding."""
-    return hidden_states, (attention_mask, block_size // 2)
+    return hidden_states, _ShiftedMask(attention_mask, block_size // 2)
 
 
 def _keep_length(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:

@@ -24,16 +24,14 @@ def write_atomically(path: Path, *parts: bytes) -> None:
         OSError: the file can't be written; the temporary file is removed.
     """
     descriptor, temporary = _create(path.parent)
-    try:
-        for part in parts:
-            _write(descriptor, part)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(os.close, descriptor)
+        with contextlib.ExitStack() as undo:
+            undo.callback(_remove, temporary)
+            for part in parts:
+                _write(descriptor, part)
+            os.replace(temporary, path)
+            undo.pop_all()
 
 
 def remove_abandoned(directory: Path) -> int:
@@ -44,6 +42,11 @@ def remove_abandoned(directory: Path) -> int:
             if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 removed += _remove_if_abandoned(Path(entry.path))
     return removed
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _create(directory: Path) -> tuple[int, Path]:

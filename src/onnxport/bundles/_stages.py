@@ -113,22 +113,18 @@ def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
             output is out of the way, where nothing is added to it any more; then both go back.
     """
     check(output)
-    if exchange(stage, output):
-        try:
-            check(stage)
-        except BaseException:
-            exchange(stage, output)
-            raise
-        shutil.rmtree(stage, ignore_errors=True)
-        return
-    old = stage.with_suffix(_OLD)
-    output.rename(old)
-    try:
-        check(old)
-        rename_new(stage, output)
-    except BaseException:
-        rename_new(old, output)
-        raise
+    with contextlib.ExitStack() as undo:
+        if exchange(stage, output):
+            undo.callback(exchange, stage, output)
+            old = stage
+            check(old)
+        else:
+            old = stage.with_suffix(_OLD)
+            output.rename(old)
+            undo.callback(rename_new, old, output)
+            check(old)
+            rename_new(stage, output)
+        undo.pop_all()
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -93,28 +93,24 @@ def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
     output = output.absolute()
     was_there = output.is_dir()
     created = _make_parents(output.parent)
-    try:
-        remove_abandoned(output)
-        stage = create_stage(output)
-    except BaseException as error:  # an interrupt, too, leaves nothing
-        _remove_empty(created)
-        if not isinstance(error, OSError):
-            raise
-        raise OutputError(f"output {output} can't be created: {error.strerror or error}") from error
-    try:
-        yield stage.path
-        _flush(stage.path)
-        stage.path.chmod(0o777 & ~_umask())
-        _publish(stage.path, output, was_there=was_there, force=force)
-        _sync(output.parent)
-    except OSError as error:
-        hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise OutputError(f"output {output} can't be written: {error.strerror or error}{hint}") from error
-    finally:
-        shutil.rmtree(stage.path, ignore_errors=True)
-        stage.release()
-        if not output.exists():
-            _remove_empty(created)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(_remove_empty, created)  # directories that hold the output by then aren't empty
+        try:
+            remove_abandoned(output)
+            stage = create_stage(output)
+        except OSError as error:
+            raise OutputError(f"output {output} can't be created: {error.strerror or error}") from error
+        cleanup.callback(stage.release)
+        cleanup.callback(shutil.rmtree, stage.path, ignore_errors=True)
+        try:
+            yield stage.path
+            _flush(stage.path)
+            stage.path.chmod(0o777 & ~_umask())
+            _publish(stage.path, output, was_there=was_there, force=force)
+            _sync(output.parent)
+        except OSError as error:
+            hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise OutputError(f"output {output} can't be written: {error.strerror or error}{hint}") from error
 
 
 def _publish(stage: Path, output: Path, *, was_there: bool, force: bool) -> None:

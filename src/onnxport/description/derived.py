@@ -391,8 +391,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         else:
             raise UnsupportedError(f"{type(model).__name__} asks for ever more inputs: {', '.join(self._added)}")
         self._inputs, self._is_fitted = self._axes_of(inputs), bool(fitted_axes(self._config, inputs))
-        audio = next((name for name in _AUDIOS if name in inputs), None)
-        mask = inputs.get("attention_mask")
+        audio, mask = next((name for name in _AUDIOS if name in inputs), None), inputs.get("attention_mask")
         if audio and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[audio].shape[1]:
             self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (audio, "attention_mask")}
         self._outputs = {name: {0: "batch"} for name in _tensors(result) if name not in inputs}
@@ -513,11 +512,8 @@ def _needed(model: PreTrainedModel, parameters: Mapping[str, inspect.Parameter],
 def _handed_on(model: PreTrainedModel) -> list[str]:
     """Name what a retriever takes without saying so, and hands on to the model in it (ColPali)."""
     inner, own = getattr(model, "vlm", None), inspect.signature(type(model).forward).parameters
-    if (
-        inner is None
-        or takes_cameras(model.config)
-        or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
-    ):
+    takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    if inner is None or takes_cameras(model.config) or not takes_more:
         return []
     known = inspect.signature(type(inner).forward).parameters
     return [name for name in ("token_type_ids",) if name in known and name not in own and "input_ids" in own]

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport._foreign_errors import translating
 from onnxport.configs._base import OnnxConfig
 from onnxport.errors import OptionError
 
@@ -27,11 +28,13 @@ def load_user_config(path: str, config: PreTrainedConfig) -> OnnxConfig:
     """
     if not Path(path).is_file():
         raise OptionError(f"--description {path!r} isn't a file: name the Python file that describes the model")
-    try:
+
+    def incorrect(error: Exception) -> OptionError:
+        return OptionError(f"--description {path}: {type(error).__name__}: {error}; correct that file")
+
+    with translating(incorrect):
         maker: Any = runpy.run_path(path).get(_MAKER)
         made = maker(config) if callable(maker) else None
-    except Exception as error:  # a user's code raises whatever it likes
-        raise OptionError(f"--description {path}: {type(error).__name__}: {error}; correct that file") from error
     if not isinstance(made, OnnxConfig):
         found = f"{_MAKER} returns a {type(made).__name__}" if callable(maker) else f"it has no function {_MAKER}"
         raise OptionError(

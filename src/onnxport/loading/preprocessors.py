@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from onnxport._foreign_errors import translating
 from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
@@ -53,14 +55,14 @@ def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Pre
     for auto_class in _auto_classes(checkpoint):
         try:
             loaded = _load(auto_class, checkpoint, options)
-        except Exception as error:
-            if "trust_remote_code" in str(error):
+        except UnreadablePreprocessorError as error:
+            if "trust_remote_code" in str(error.__cause__):
                 raise UntrustedCodeError(
                     f"{checkpoint.name}: its preprocessor is code of the repository, which would run on this machine; "
                     f"read that code, and pass --trust-remote-code (trust_remote_code=True) if you trust it"
                 ) from error
-            _raise_if_damaged(checkpoint, error)
-            failures.append(f"{auto_class}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            _raise_if_damaged(checkpoint)
+            failures.append(f"{auto_class}: {error.reason}")
             continue
         if not (unread := _unread_vocabulary(loaded, checkpoint)):
             return _combined(loaded, checkpoint, options)
@@ -141,15 +143,46 @@ def _settings_class(checkpoint: Checkpoint) -> str:
     return "AutoImageProcessor" if is_image or not extractor else "AutoFeatureExtractor"
 
 
-def _load(auto_class: str, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
+class UnreadablePreprocessorError(CorruptCheckpointError):
+    """Transformers can't load a preprocessor from a directory, or there is none.
+
+    Args:
+        directory: the directory.
+        auto_class: name of the Auto class.
+        error: what Transformers raised; each class raises other types where files are missing or damaged.
+
+    Attributes:
+        reason: its type and the start of its message.
+    """
+
+    def __init__(self, directory: Path, auto_class: str, error: Exception) -> None:
+        self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        super().__init__(f"{directory}: {auto_class} can't load the preprocessor ({self.reason}); save its files again")
+
+
+def read_preprocessor(
+    directory: Path, auto_class: str, *, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> Preprocessor:
+    """Load a preprocessor with an Auto class, from local files only.
+
+    Raises:
+        UnreadablePreprocessorError: Transformers can't.
+    """
     import transformers
 
-    extra = {"gguf_file": checkpoint.weight_files[0].name} if checkpoint.format == "gguf" else {}
-    with quiet():
+    extra = {} if gguf_file is None else {"gguf_file": gguf_file}
+    with quiet(), translating(partial(UnreadablePreprocessorError, directory, auto_class)):
         loaded = getattr(transformers, auto_class).from_pretrained(
-            checkpoint.directory, trust_remote_code=options.trust_remote_code, local_files_only=True, **extra
+            directory, trust_remote_code=trust_remote_code, local_files_only=True, **extra
         )
     return cast("Preprocessor", loaded)
+
+
+def _load(auto_class: str, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
+    gguf_file = checkpoint.weight_files[0].name if checkpoint.format == "gguf" else None
+    return read_preprocessor(
+        checkpoint.directory, auto_class, trust_remote_code=options.trust_remote_code, gguf_file=gguf_file
+    )
 
 
 def check_audio_tokenizer(directory: Path) -> None:
@@ -189,17 +222,18 @@ def _raise_if_vocabulary_missing(checkpoint: Checkpoint, reason: str) -> None:
         )
 
 
-def _raise_if_damaged(checkpoint: Checkpoint, error: Exception) -> None:
+def _raise_if_damaged(checkpoint: Checkpoint) -> None:
     """Raise if `tokenizer.json` is the file that can't be read."""
     path = checkpoint.directory / "tokenizer.json"
     if not path.is_file():
         return
     from tokenizers import Tokenizer
 
-    try:
+    def damaged(error: Exception) -> CorruptCheckpointError:
+        reason = " ".join(str(error).split())[:300]
+        return CorruptCheckpointError(
+            f"{path}: the tokenizer can't be read ({reason}); download or save the file again"
+        )
+
+    with translating(damaged):  # tokenizers (as of 0.23) raises bare Exception for a bad file
         Tokenizer.from_file(str(path))
-    except Exception as reason:  # noqa: BLE001 - the tokenizers library raises bare Exception
-        raise CorruptCheckpointError(
-            f"{path}: the tokenizer can't be read ({' '.join(str(reason).split())[:300]}); "
-            f"download or save the file again"
-        ) from error

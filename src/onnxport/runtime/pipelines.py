@@ -11,7 +11,7 @@ from transformers import pipelines
 
 from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
-from onnxport.loading.preprocessors import check_audio_tokenizer
+from onnxport.loading.preprocessors import UnreadablePreprocessorError, check_audio_tokenizer, read_preprocessor
 from onnxport.runtime.models import OnnxModel
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
     """
     check_audio_tokenizer(path)
     try:
-        loaded = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # noqa: BLE001  # each class raises other types where files are missing or damaged
-        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        loaded = read_preprocessor(path, auto_class)
+    except UnreadablePreprocessorError as error:
+        return None, error.reason
     if auto_class == "AutoProcessor" and not isinstance(loaded, transformers.ProcessorMixin):
         return None, f"there is only a {type(loaded).__name__}"
     # Transformers 5 builds a tokenizer that has only special tokens where no vocabulary file exists.

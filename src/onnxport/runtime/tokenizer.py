@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._foreign_errors import translating
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 from onnxport.runtime.directory import Directory
 
@@ -37,10 +38,9 @@ class DirectoryTokenizer:
         file = directory.path / "tokenizer.json"
         if not file.is_file():
             raise CheckpointNotFoundError(f"{directory.path} has no tokenizer.json: give token ids instead of text")
-        try:
+        # tokenizers (as of 0.23) raises bare Exception for a bad file
+        with translating(lambda error: CorruptCheckpointError(f"{file}: {error}; export the model again")):
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers (as of 0.23) raises bare Exception for a bad file
-            raise CorruptCheckpointError(f"{file}: {error}; export the model again") from error
         self._directory = directory
         self._config = directory.read("tokenizer_config.json")
         self._chat_template = self._find_chat_template()

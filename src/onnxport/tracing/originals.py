@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
 from onnxport.description.signature import solve
 
@@ -53,10 +54,8 @@ def try_sizes(model: PreTrainedModel, examples: Examples, layout: Layout) -> dic
     Raises:
         RefusedSizesError: the model raised an exception, of any type.
     """
-    try:
+    with translating(lambda error: RefusedSizesError(f"{type(error).__name__}: {error}")):
         return run_tensors(model, examples, layout)
-    except Exception as error:  # models refuse a size by exceptions of any type
-        raise RefusedSizesError(f"{type(error).__name__}: {error}") from error
 
 
 def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, NDArray[Any]]:

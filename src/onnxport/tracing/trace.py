@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
 from onnxport.description.axes import symbols_of
 from onnxport.description.signature import Signature, solve
@@ -64,19 +65,20 @@ def trace(
         _state(relations, flat)
         return call(forward, config, layout, flat)
 
+    def untraceable(error: Exception) -> TraceError | None:
+        if isinstance(error, TraceError):
+            return None
+        return TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}")
+
     inputs = {alias: layout.flat[name] for alias, name in aliases.items()}
     dynamic = {alias: tuple(signature.inputs[name]) for alias, name in aliases.items()}
-    try:
-        with evaluating(model), patching(Replacement(model, "forward", described_forward)), overridden(model, config):
-            config.patch_ops()
-            try:
-                graph_model = capture(model, inputs, dynamic, opset)
-            finally:
-                config.restore_ops()
-    except TraceError:
-        raise
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}") from error
+    described = patching(Replacement(model, "forward", described_forward))
+    with translating(untraceable), evaluating(model), described, overridden(model, config):
+        config.patch_ops()
+        try:
+            graph_model = capture(model, inputs, dynamic, opset)
+        finally:
+            config.restore_ops()
     name_graph(graph_model.graph, signature, list(layout.flat))
     ReadSizesFromFirstInputPass()(graph_model)
     CleanUpPass()(graph_model)

@@ -105,21 +105,18 @@ def _write_data(
 ) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
-        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="onnxport-write") as pool:
+        pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="onnxport-write")
+        try:
             jobs: dict[int, Future[None]] = {}
-            try:
-                for item in planned:
-                    assert item.offset is not None
-                    if item.offset not in jobs:
-                        jobs[item.offset] = pool.submit(
-                            _write_tensor, tensors[item.name], descriptor, item.offset, reader
-                        )
-                for item in planned:
-                    jobs[item.offset or 0].result()
-                    report(item.nbytes)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for item in planned:
+                assert item.offset is not None
+                if item.offset not in jobs:
+                    jobs[item.offset] = pool.submit(_write_tensor, tensors[item.name], descriptor, item.offset, reader)
+            for item in planned:
+                jobs[item.offset or 0].result()
+                report(item.nbytes)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or an interrupt, no further tensors
         os.fsync(descriptor)  # now rather than with the directory, while digests are still computed
     finally:
         os.close(descriptor)
