@@ -78,7 +78,16 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Phi": ("PhiForCausalLM", _WITH_PAST, _TEXT),
     "Olmo2": ("Olmo2ForCausalLM", _WITH_PAST, _GROUPED),
     "Gemma2": ("Gemma2ForCausalLM", _WITH_PAST, {**_GROUPED, "head_dim": 8, "num_hidden_layers": 5}),
-    "Gemma3Text": ("Gemma3ForCausalLM", _WITH_PAST, {**_GROUPED, "head_dim": 8, "num_hidden_layers": 13}),
+    "Gemma3Text": (
+        "Gemma3ForCausalLM",
+        _WITH_PAST,
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "num_hidden_layers": 7,
+            "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2 + ["sliding_attention"],
+        },
+    ),
     "Mixtral": ("MixtralForCausalLM", _WITH_PAST, {**_GROUPED, "num_local_experts": 3}),
     "DeepseekV3": (
         "DeepseekV3ForCausalLM",

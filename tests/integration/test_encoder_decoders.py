@@ -155,7 +155,7 @@ def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None
         assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
 
 
-@pytest.mark.parametrize("case", sampled(OTHERS, (WINDOWS, EXPERTS)))
+@pytest.mark.parametrize("case", sampled(OTHERS, (EXPERTS,)))
 def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
@@ -166,7 +166,7 @@ def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
     assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]
 
 
-@pytest.mark.parametrize("case", sampled((WINDOWS, EXPERTS, "clamps"), ("clamps", EXPERTS)))
+@pytest.mark.parametrize("case", sampled((WINDOWS, EXPERTS, "clamps"), ("clamps",)))
 def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS.get(case, ("MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}))
     torch.manual_seed(0)

@@ -145,7 +145,7 @@ def test_text_generation(parent: Path) -> None:
         ("image-feature-extraction", "vit", "default"),
         ("image-segmentation", "segformer", "semantic-segmentation"),
         ("object-detection", "yolos", "object-detection"),
-        ("image-segmentation", "detr", "image-segmentation"),
+        pytest.param("image-segmentation", "detr", "image-segmentation", marks=pytest.mark.wide),
     ],
 )
 def test_images(task: str, model_type: str, feature: str, parent: Path) -> None:
