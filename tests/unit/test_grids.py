@@ -13,7 +13,7 @@ from transformers.models.lfm2_vl.modeling_lfm2_vl import Lfm2VlMultiModalProject
 from transformers.models.muse_spark import modeling_muse_spark
 
 from onnxport.architectures.lfm2_vl import _blocks
-from onnxport.description._packed_patch_methods import _shrunk
+from onnxport.description._packed_patch_methods import _pixel_unshuffle
 from onnxport.description._packed_patch_tracing import _FUNCTIONS
 from onnxport.description._patch_positions import PatchPositions
 
@@ -74,7 +74,7 @@ def test_frames() -> None:
 
 def test_number_of_is_the_reverse_of_in_blocks() -> None:
     places = PatchPositions.of(GRIDS, count(GRIDS))
-    assert torch.equal(places.number_of(*places.in_blocks(2), 2), torch.arange(count(GRIDS)))
+    assert torch.equal(places.index_of(*places.row_and_column(2), 2), torch.arange(count(GRIDS)))
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
@@ -82,7 +82,7 @@ def test_half_a_image(side: int) -> None:
     grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
     states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
     theirs = unshuffled(states, grids, sides)
-    ours = _shrunk(None, PatchPositions.of(grids, count(grids)))(states, grids, sides)
+    ours = _pixel_unshuffle(None, PatchPositions.of(grids, count(grids)))(states, grids, sides)
     torch.testing.assert_close(ours, theirs)
 
 

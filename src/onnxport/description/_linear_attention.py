@@ -30,35 +30,35 @@ def patches_of(model: PreTrainedModel) -> list[PatchingSpec]:
         for name, replacement in _REPLACEMENTS.items()
         if hasattr(module, name)
     ]
-    scans = [module for module in _modules(model) if hasattr(module, _WITHOUT_STATE)]
+    scans = [module for module in _modules(model) if hasattr(module, _STATELESS_SCAN)]
     for module in scans:
         state: list[Any] = []
-        specs.append(PatchingSpec(module, _WITHOUT_STATE, partial(selective_scan, state=state)))
+        specs.append(PatchingSpec(module, _STATELESS_SCAN, partial(selective_scan, state=state)))
         own = {type(part) for part in model.modules() if hasattr(part, "A_log")}
-        specs += [PatchingSpec(kind, "forward", _handing(kind.forward, state)) for kind in own]
+        specs += [PatchingSpec(kind, "forward", _with_initial_state(kind.forward, state)) for kind in own]
     return specs
 
 
-def forgets(model: PreTrainedModel) -> bool:
-    """Say whether a model's own code forgets its state where it gets several tokens at once, as Mamba 1's does."""
-    return any(hasattr(module, _WITHOUT_STATE) for module in _modules(model))
+def drops_state(model: PreTrainedModel) -> bool:
+    """Say whether a model's own code drops_state its state where it gets several tokens at once, as Mamba 1's does."""
+    return any(hasattr(module, _STATELESS_SCAN) for module in _modules(model))
 
 
 def _modules(model: PreTrainedModel) -> list[Any]:
     return [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
 
 
-def _handing(forward: Callable[..., Any], state: list[Any]) -> Callable[..., Any]:
+def _with_initial_state(forward: Callable[..., Any], state: list[Any]) -> Callable[..., Any]:
     """Return a layer's forward that leaves its state for the scan inside it, which isn't given one."""
 
     @wraps(forward)
-    def handing(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
+    def wrapped(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
         first = None if cache_params is None else cache_params.get_recurrent_state(self.layer_idx)
         if first is not None:
             state[:] = first.unbind(1) if first.dim() == 4 else [first]  # Zamba scans one head after the other
         return forward(self, hidden_states, cache_params=cache_params, **more)
 
-    return handing
+    return wrapped
 
 
 def decayed_attention(
@@ -136,7 +136,7 @@ def gated_delta_rule(
         first = torch.zeros(value.shape[0], value.shape[2], key.shape[3], value.shape[3], device=value.device)
     decay = (g if g.dim() == key.dim() else g[..., None]).float().exp()
     tokens = (query * query.shape[-1] ** -0.5, key, value.float(), decay, beta.float())
-    state, outputs = scan(_overwrite, first.float(), tuple(t.transpose(0, 1).contiguous() for t in tokens))
+    state, outputs = scan(_delta_rule_step, first.float(), tuple(t.transpose(0, 1).contiguous() for t in tokens))
     return outputs.transpose(0, 1).to(value.dtype), state if more.get("output_final_state") else None
 
 
@@ -168,7 +168,7 @@ def selective_scan(
         first = torch.zeros(hidden_states.shape[0], *A.shape, device=A.device)
     written = steps * B.float().permute(2, 0, 1)[:, :, None, :] * hidden_states.float().permute(2, 0, 1)[..., None]
     tokens = (torch.exp(steps * A), written, C.float().permute(2, 0, 1).contiguous())
-    state, outputs = scan(_decay, first.float().contiguous(), tokens)
+    state, outputs = scan(_selective_scan_step, first.float().contiguous(), tokens)
     output = outputs.permute(1, 2, 0)
     if more.get("D") is not None:
         output = output + hidden_states * more["D"][None, :, None]
@@ -177,13 +177,13 @@ def selective_scan(
     return (output, state) if more.get("return_last_state") else output
 
 
-def _decay(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _selective_scan_step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     kept, written, reads = token
     state = state * kept + written
     return state, (state @ reads[..., None])[..., 0]
 
 
-def _overwrite(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _delta_rule_step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value, decay, beta = token
     state = state * decay[..., None]
     known = (key[..., None, :] @ state)[..., 0, :]
@@ -197,5 +197,5 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "chunk_kimi_delta_attention": gated_delta_rule,
 }
 """Names of functions in Transformers' models to what computes the same."""
-_WITHOUT_STATE = "mamba_selective_scan"
+_STATELESS_SCAN = "mamba_selective_scan"
 """Mamba 1's, which always starts from zeros."""

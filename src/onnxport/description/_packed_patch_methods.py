@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnxport.description._patch_positions import PatchPositions, averages, interpolated
+from onnxport.description._patch_positions import PatchPositions, interpolated, resize_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +33,7 @@ def methods_of(model: PreTrainedModel, grids: Any, patches: Any) -> Iterator[tup
                 yield module, name, make(module, PatchPositions.of(grids, patches))
 
 
-def _with_lengths_of_images(module: Any, _: PatchPositions) -> _Method:
+def _embeddings_by_image(module: Any, _: PatchPositions) -> _Method:
     """Look up in which image each patch is: images are of one frame, and lengths of frames aren't known."""
 
     def forward(embeddings: Any, lengths: Any, image_shapes: Any, h_coords: Any, w_coords: Any) -> Any:
@@ -42,7 +42,7 @@ def _with_lengths_of_images(module: Any, _: PatchPositions) -> _Method:
     return forward
 
 
-def _without_videos(_: Any, __: PatchPositions) -> _Method:
+def _duplicated_frames(_: Any, __: PatchPositions) -> _Method:
     """Put each image, which has one frame, in the place of a pair of frames."""
     import torch
 
@@ -52,19 +52,19 @@ def _without_videos(_: Any, __: PatchPositions) -> _Method:
     return slices
 
 
-def _projected_in_blocks(module: Any, places: PatchPositions) -> _Method:
+def _block_projector(module: Any, places: PatchPositions) -> _Method:
     """Project the patches of all images at once, in the order of blocks."""
 
     def forward(image_features: Any, image_grid_thw: Any) -> Any:
         side = module.merge_kernel_size[0]
-        order = places.rank_of_block(side)
+        order = places.block_order(side)
         blocks = module.pre_norm(image_features)[order].reshape(-1, side**2 * image_features.shape[-1])
         return module.linear_2(module.act(module.linear_1(blocks)))
 
     return forward
 
 
-def _shrunk(_: Any, places: PatchPositions) -> _Method:
+def _pixel_unshuffle(_: Any, places: PatchPositions) -> _Method:
     """Make one feature of each block of patches: of those in its middle, as interpolation to half the size does."""
 
     def pixel_unshuffle(hidden_states: Any, grid_thw: Any, merge_sizes: Any) -> Any:
@@ -78,14 +78,14 @@ def _shrunk(_: Any, places: PatchPositions) -> _Method:
     return pixel_unshuffle
 
 
-def _convolved(module: Any, places: PatchPositions) -> _Method:
+def _short_convolution(module: Any, places: PatchPositions) -> _Method:
     """Convolve each patch with those around it, which are looked up by their numbers."""
 
     def forward(hidden_states: Any, grid_thw: Any, **_: Any) -> Any:
         before, after, states = module.in_proj(hidden_states).chunk(3, dim=-1)
         states = before * states
         side = module.spatial_merge_size
-        row, column = places.in_blocks(side)
+        row, column = places.row_and_column(side)
         kernel = module.spatial_conv.weight
         reach = kernel.shape[-1] // 2
         total = 0 if module.spatial_conv.bias is None else module.spatial_conv.bias
@@ -93,7 +93,7 @@ def _convolved(module: Any, places: PatchPositions) -> _Method:
             for right in range(-reach, reach + 1):
                 y, x = row + down, column + right
                 inside = (y >= 0) & (y < places.rows) & (x >= 0) & (x < places.columns)
-                tap = places.number_of(y, x, side).where(inside, 0)
+                tap = places.index_of(y, x, side).where(inside, 0)
                 share = kernel[:, 0, down + reach, right + reach]
                 total = total + states[tap] * inside[:, None] * share
         return module.out_proj(after * total)
@@ -101,20 +101,20 @@ def _convolved(module: Any, places: PatchPositions) -> _Method:
     return forward
 
 
-def _resized(_: Any, places: PatchPositions) -> _Method:
+def _resized_positions(_: Any, places: PatchPositions) -> _Method:
     """Stretch a table of positions over each image, or average where it is larger than the image."""
 
     def resize_positional_embeddings(positional_embeddings: Any, grid_thw: Any, spatial_merge_size: int) -> Any:
-        row, column = places.in_blocks(spatial_merge_size)
-        down = averages(row, places.rows, positional_embeddings.shape[0])
-        right = averages(column, places.columns, positional_embeddings.shape[1])
+        row, column = places.row_and_column(spatial_merge_size)
+        down = resize_weights(row, places.rows, positional_embeddings.shape[0])
+        right = resize_weights(column, places.columns, positional_embeddings.shape[1])
         shares = (down[:, :, None] * right[:, None]).flatten(1)
         return shares.to(positional_embeddings.dtype) @ positional_embeddings.flatten(0, 1)
 
     return resize_positional_embeddings
 
 
-def _with_positions(module: Any, places: PatchPositions) -> _Method:
+def _patch_embedding(module: Any, places: PatchPositions) -> _Method:
     """Add positions, interpolated in a table, to the patches of all images at once."""
 
     def forward(pixel_values: Any, grid_thw: Any) -> Any:
@@ -128,7 +128,7 @@ def _with_positions(module: Any, places: PatchPositions) -> _Method:
     return forward
 
 
-def _with_newlines(module: Any, places: PatchPositions) -> _Method:
+def _patch_merger(module: Any, places: PatchPositions) -> _Method:
     """Merge blocks of patches, end each row of blocks with a mark, and put each image between two more.
 
     All states are made at once, each with the number of its place, and sorted by these.
@@ -137,16 +137,16 @@ def _with_newlines(module: Any, places: PatchPositions) -> _Method:
 
     def forward(hidden_states: Any, size: Any) -> Any:
         side = module.spatial_merge_size
-        states = module.before_rms(hidden_states)[0][places.rank_of_block(side)]
+        states = module.before_rms(hidden_states)[0][places.block_order(side)]
         images = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
         blocks = module.mlp(module.proj_out(module.proj_act(module.proj_conv(images))).flatten(1))
-        row, column = (which[:: side**2] // side for which in places.in_blocks(side))
+        row, column = (which[:: side**2] // side for which in places.row_and_column(side))
         image, across, down = (each[:: side**2] for each in (places.image, places.columns, places.rows))
         across, down = across // side, down // side
         first, last = (column == 0) & (row == 0), (column == across - 1) & (row == down - 1)
         ends = (column == across - 1).nonzero()[:, 0]
         starts = places.first[:: side**2] // side**2 + 2 * image
-        starts = starts + _rows_before(down, first)
+        starts = starts + _preceding_rows(down, first)
         place = starts + 1 + row * (across + 1) + column
         begins, closes = first.nonzero()[:, 0], last.nonzero()[:, 0]
         marks = [module.mlp(module.image_newline), module.image_begin, module.image_end]
@@ -158,12 +158,12 @@ def _with_newlines(module: Any, places: PatchPositions) -> _Method:
     return forward
 
 
-def _rows_before(down: Any, first: Any) -> Any:
+def _preceding_rows(down: Any, first: Any) -> Any:
     """Count for each block the rows of blocks in the images before its own."""
     return (down * first).cumsum(0) - down
 
 
-def _merged_in_steps(module: Any, _: PatchPositions) -> _Method:
+def _repeated_merger(module: Any, _: PatchPositions) -> _Method:
     """Merge blocks of patches of all images at once, as often as the model does."""
     import torch
 
@@ -171,7 +171,7 @@ def _merged_in_steps(module: Any, _: PatchPositions) -> _Method:
         side = module.merge_kernel_size[0]
         grids, states = torch.nn.functional.pad(target_sizes, (1, 0), value=1), hidden_states[0]
         for layer in module.mlp:
-            order = PatchPositions.of(grids, states.shape[0]).rank_of_block(side)
+            order = PatchPositions.of(grids, states.shape[0]).block_order(side)
             states = layer(states[order].reshape(-1, side**2 * states.shape[-1]))
             grids = grids // grids.new_tensor([1, side, side])
         return [states]
@@ -180,14 +180,14 @@ def _merged_in_steps(module: Any, _: PatchPositions) -> _Method:
 
 
 _METHODS: dict[tuple[str, str, str], Callable[[Any, PatchPositions], _Method]] = {
-    ("VisionEmbeddings", "forward", "lengths"): _with_lengths_of_images,  # GLM-4V and after
-    ("ResamplerModel", "_temporal_slicing", "grid_thw"): _without_videos,  # Ernie 4.5
-    ("Projector", "forward", "image_grid_thw"): _projected_in_blocks,  # PaddleOCR
-    ("VisionModel", "pixel_unshuffle", "merge_sizes"): _shrunk,  # VideoLLaMA 3
-    ("VisionEmbeddings", "resize_positional_embeddings", "grid_thw"): _resized,  # Cosmos 3 Edge
-    ("HunYuanVLVisionPatchEmbed", "forward", "grid_thw"): _with_positions,  # Hunyuan
-    ("VisionPatchMerger", "forward", "size"): _with_newlines,  # Hunyuan
-    ("(?<!Attention)Merger", "forward", "target_sizes"): _merged_in_steps,  # MiniCPM
-    ("VisionShortConv", "forward", "grid_thw"): _convolved,  # LFM 3
+    ("VisionEmbeddings", "forward", "lengths"): _embeddings_by_image,  # GLM-4V and after
+    ("ResamplerModel", "_temporal_slicing", "grid_thw"): _duplicated_frames,  # Ernie 4.5
+    ("Projector", "forward", "image_grid_thw"): _block_projector,  # PaddleOCR
+    ("VisionModel", "pixel_unshuffle", "merge_sizes"): _pixel_unshuffle,  # VideoLLaMA 3
+    ("VisionEmbeddings", "resize_positional_embeddings", "grid_thw"): _resized_positions,  # Cosmos 3 Edge
+    ("HunYuanVLVisionPatchEmbed", "forward", "grid_thw"): _patch_embedding,  # Hunyuan
+    ("VisionPatchMerger", "forward", "size"): _patch_merger,  # Hunyuan
+    ("(?<!Attention)Merger", "forward", "target_sizes"): _repeated_merger,  # MiniCPM
+    ("VisionShortConv", "forward", "grid_thw"): _short_convolution,  # LFM 3
 }
 """End of a class's name, its method, and a parameter that the method has, to what makes the replacement."""

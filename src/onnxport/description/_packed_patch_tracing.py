@@ -32,12 +32,12 @@ class PackedPatchTracing:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._attending = [
+        self._attention_forwards = [
             (module, type(module).forward)
             for module in model.modules()
             if "cu_seqlens" in inspect.signature(type(module).forward).parameters
         ]
-        self._files = {sys.modules[type(module).__module__] for module in model.modules()}
+        self._modules = {sys.modules[type(module).__module__] for module in model.modules()}
         self.model = model
 
     def at(self, model: PreTrainedModel) -> PackedPatchTracing:
@@ -55,34 +55,38 @@ class PackedPatchTracing:
         functions = (
             Replacement(file, name, make(patches))
             for name, make in _FUNCTIONS.items()
-            for file in self._files
+            for file in self._modules
             if hasattr(file, name)
         )
         methods = (Replacement(*found) for found in methods_of(self.model, grids, patches))
-        with patching(*functions, *self._attention(), *methods), whole_states():
+        with patching(*functions, *self._attention(), *methods), unsplit_features():
             yield
 
     def _attention(self) -> Iterator[Replacement]:
-        """Yield the changes by which attention modules call `_attend`; registering it otherwise lasts."""
+        """Yield the changes by which attention modules call `_segment_attention`; registering it otherwise lasts."""
         from transformers import AttentionInterface
 
-        yield Replacement(AttentionInterface, "_global_mapping", {**AttentionInterface._global_mapping, _NAME: _attend})
-        for module, forward in self._attending:
+        yield Replacement(
+            AttentionInterface,
+            "_global_mapping",
+            {**AttentionInterface._global_mapping, _ATTENTION_NAME: _segment_attention},
+        )
+        for module, forward in self._attention_forwards:
             yield Replacement(module, "forward", forward.__get__(module))
             if (config := getattr(module, "config", None)) is not None:
-                yield Replacement(config, "_attn_implementation_internal", _NAME)
+                yield Replacement(config, "_attn_implementation_internal", _ATTENTION_NAME)
 
 
-def _numbers(patches: Any) -> Callable[..., Any]:
+def _segment_ids(patches: Any) -> Callable[..., Any]:
     def get_vision_cu_seqlens(grid_thw: Any, merge_temporal: bool = False, kwargs: Any = None) -> Any:
         places = PatchPositions.of(grid_thw, patches)
-        return places.image if merge_temporal else places.frames_of_all(grid_thw)
+        return places.image if merge_temporal else places.global_frame(grid_thw)
 
     return get_vision_cu_seqlens
 
 
-def _numbers_and_length(patches: Any) -> Callable[..., Any]:
-    numbers = _numbers(patches)
+def _segment_ids_and_length(patches: Any) -> Callable[..., Any]:
+    numbers = _segment_ids(patches)
 
     def get_vision_attention_seqlens(
         grid_thw: Any, config: PreTrainedConfig, merge_temporal: bool = False, kwargs: Any = None
@@ -92,14 +96,14 @@ def _numbers_and_length(patches: Any) -> Callable[..., Any]:
     return get_vision_attention_seqlens
 
 
-def _length(_: Any) -> Callable[..., Any]:
+def _max_length(_: Any) -> Callable[..., Any]:
     def get_max_seqlen(*arguments: Any, **named: Any) -> int:
         return 1
 
     return get_max_seqlen
 
 
-def _positions(patches: Any) -> Callable[..., Any]:
+def _position_ids(patches: Any) -> Callable[..., Any]:
     def get_vision_position_ids(
         grid_thw: Any, spatial_merge_size: Any, include_temporal: bool = False, kwargs: Any = None
     ) -> Any:
@@ -107,13 +111,13 @@ def _positions(patches: Any) -> Callable[..., Any]:
 
         places = PatchPositions.of(grid_thw, patches)
         side = spatial_merge_size
-        row, column = places.in_blocks(side if isinstance(side, int) else side[places.image])
+        row, column = places.row_and_column(side if isinstance(side, int) else side[places.image])
         return torch.stack([places.frame, row, column] if include_temporal else [row, column], dim=-1)
 
     return get_vision_position_ids
 
 
-def _windows(patches: Any) -> Callable[..., Any]:
+def _window_index(patches: Any) -> Callable[..., Any]:
     def get_vision_window_index(
         grid_thw: Any, spatial_merge_size: int, window_size: int, patch_size: int, kwargs: Any = None
     ) -> Any:
@@ -131,14 +135,14 @@ def _interpolated(patches: Any) -> Callable[..., Any]:
     return get_vision_interpolation_indices_and_weights
 
 
-def _blocks(patches: Any) -> Callable[..., Any]:
+def _pixel_shuffle_index(patches: Any) -> Callable[..., Any]:
     def get_vision_pixel_shuffle_index(grid_thw: Any, merge_size: int, kwargs: Any = None) -> Any:
-        return PatchPositions.of(grid_thw, patches).rank_of_block(merge_size)
+        return PatchPositions.of(grid_thw, patches).block_order(merge_size)
 
     return get_vision_pixel_shuffle_index
 
 
-def _first_frames(patches: Any) -> Callable[..., Any]:
+def _frame_index(patches: Any) -> Callable[..., Any]:
     def get_vision_frame_index(grid_thw: Any, kwargs: Any = None) -> Any:
         places = PatchPositions.of(grid_thw, patches)
         return places.frame + (grid_thw[:, 0] > 1)[places.image].to(places.frame.dtype)
@@ -146,31 +150,31 @@ def _first_frames(patches: Any) -> Callable[..., Any]:
     return get_vision_frame_index
 
 
-def _frames_of_blocks(patches: Any) -> Callable[..., Any]:
+def _temporal_merge_index(patches: Any) -> Callable[..., Any]:
     def get_vision_temporal_merge_index(
         grid_thw: Any, kernel_height: int, kernel_width: int, kwargs: Any = None
     ) -> Any:
-        order = PatchPositions.of(grid_thw, patches).rank_of_block(kernel_height)
+        order = PatchPositions.of(grid_thw, patches).block_order(kernel_height)
         return order.reshape(-1, 1, kernel_height * kernel_width)  # images have one frame
 
     return get_vision_temporal_merge_index
 
 
-def _nearest(patches: Any) -> Callable[..., Any]:
+def _nearest_position_ids(patches: Any) -> Callable[..., Any]:
     def get_vision_nearest_position_ids(target_sizes: Any, num_patches_per_side: int, kwargs: Any = None) -> Any:
         import torch
 
         step = 1 / num_patches_per_side
         borders = torch.arange(step, 1.0, step, device=target_sizes.device)
         places = PatchPositions.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), patches)
-        row, column = places.in_blocks(1)
+        row, column = places.row_and_column(1)
         down, right = ((share[:, None] >= borders).sum(-1) for share in (row / places.rows, column / places.columns))
         return down * num_patches_per_side + right
 
     return get_vision_nearest_position_ids
 
 
-def _unchecked(_: Any) -> Callable[..., Any]:
+def _no_check(_: Any) -> Callable[..., Any]:
     def torch_compilable_check(*arguments: Any, **named: Any) -> None:
         """Leave out what checks lengths."""
 
@@ -178,22 +182,22 @@ def _unchecked(_: Any) -> Callable[..., Any]:
 
 
 _FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
-    "get_vision_cu_seqlens": _numbers,
-    "get_vision_attention_seqlens": _numbers_and_length,
-    "get_max_seqlen": _length,
-    "get_vision_position_ids": _positions,
-    "get_vision_window_index": _windows,
+    "get_vision_cu_seqlens": _segment_ids,
+    "get_vision_attention_seqlens": _segment_ids_and_length,
+    "get_max_seqlen": _max_length,
+    "get_vision_position_ids": _position_ids,
+    "get_vision_window_index": _window_index,
     "get_vision_interpolation_indices_and_weights": _interpolated,
-    "get_vision_pixel_shuffle_index": _blocks,
-    "get_vision_nearest_position_ids": _nearest,
-    "torch_compilable_check": _unchecked,
-    "get_vision_frame_index": _first_frames,
-    "get_vision_temporal_merge_index": _frames_of_blocks,
+    "get_vision_pixel_shuffle_index": _pixel_shuffle_index,
+    "get_vision_nearest_position_ids": _nearest_position_ids,
+    "torch_compilable_check": _no_check,
+    "get_vision_frame_index": _frame_index,
+    "get_vision_temporal_merge_index": _temporal_merge_index,
 }
 """Name of a function of Transformers to what makes its replacement from the number of patches."""
 
 
-class _Lengths(list[Any]):
+class _UnknownLengths(list[Any]):
     """Stand in for numbers that aren't known while a model is traced: one row of them, for all images at once."""
 
     def __init__(self) -> None:
@@ -201,27 +205,27 @@ class _Lengths(list[Any]):
 
 
 @contextmanager
-def whole_states() -> Iterator[None]:
+def unsplit_features() -> Iterator[None]:
     """Leave states whole that are split by lengths which a tensor holds: nobody knows them while a model is traced."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.overrides import TorchFunctionMode
 
-    class Whole(TorchFunctionMode):
+    class Unsplit(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             given = (*args, *(kwargs or {}).values())
-            if any(isinstance(value, _Lengths) for value in given):
+            if any(isinstance(value, _UnknownLengths) for value in given):
                 return (args[0],)
             return function(*args, **(kwargs or {}))
 
     classes = (torch.Tensor, FakeTensor, FunctionalTensor)
-    with patching(*(Replacement(kind, "tolist", lambda _: _Lengths()) for kind in classes)), Whole():
+    with patching(*(Replacement(kind, "tolist", lambda _: _UnknownLengths()) for kind in classes)), Unsplit():
         yield
 
 
 @contextmanager
-def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
+def repeats_as_lookups(grids: Any, patches: Any) -> Iterator[None]:
     """Look up what each patch's image has, where it is repeated for as many patches as the image has.
 
     Args:
@@ -231,24 +235,28 @@ def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class Looking(TorchFunctionMode):
+    class Lookup(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function is torch.repeat_interleave and len(args) == _WITH_COUNTS and isinstance(args[1], torch.Tensor):
+            if (
+                function is torch.repeat_interleave
+                and len(args) == _TENSOR_AND_REPEATS
+                and isinstance(args[1], torch.Tensor)
+            ):
                 return args[0][PatchPositions.of(grids, patches).image]
             return function(*args, **(kwargs or {}))
 
-    with Looking():
+    with Lookup():
         yield
 
 
-_WITH_COUNTS = 2
+_TENSOR_AND_REPEATS = 2
 
 
-_NAME = "onnxport_flash_numbers"
+_ATTENTION_NAME = "onnxport_flash_numbers"
 """Models hand lengths of sequences only to an attention that has `flash` in its name."""
 
 
-def _attend(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[Any, None]:
+def _segment_attention(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[Any, None]:
     """Let patches of the same number see each other; [1, heads, patches, size] each."""
     import torch
 

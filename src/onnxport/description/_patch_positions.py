@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-_FAR = 2**10
+_WINDOW_STRIDE = 2**10
 """More than there are windows in a row or a column."""
 
 
@@ -53,7 +53,7 @@ class PatchPositions:
         area = rows * columns
         return PatchPositions(image, first, within // area, rows, columns, within % area)
 
-    def in_blocks(self, side: Any) -> tuple[Any, Any]:
+    def row_and_column(self, side: Any) -> tuple[Any, Any]:
         """Return row and column of each patch, where a frame's patches come in blocks.
 
         Args:
@@ -63,19 +63,19 @@ class PatchPositions:
         across = self.columns // side
         return block // across * side + inner // side, block % across * side + inner % side
 
-    def number_of(self, row: Any, column: Any, side: int = 1) -> Any:
-        """Return the number of the patch in the same frame at a row and a column; the reverse of `in_blocks`."""
+    def index_of(self, row: Any, column: Any, side: int = 1) -> Any:
+        """Return the number of the patch in the same frame at a row and a column; the reverse of `row_and_column`."""
         block = row // side * (self.columns // side) + column // side
         inner = row % side * side + column % side
         return self.first + self.frame * self.rows * self.columns + block * side**2 + inner
 
-    def frames_of_all(self, grids: Any) -> Any:
+    def global_frame(self, grids: Any) -> Any:
         """Return the number of each patch's frame among those of all images."""
         return (grids[:, 0].cumsum(0) - grids[:, 0])[self.image] + self.frame
 
-    def rank_of_block(self, side: int) -> Any:
+    def block_order(self, side: int) -> Any:
         """Return where patches that come row by row are, in the order of blocks."""
-        return self.number_of(*self.in_blocks(side))
+        return self.index_of(*self.row_and_column(side))
 
 
 def windows(grids: Any, patches: Any, side: int, span: int) -> tuple[Any, Any]:
@@ -93,8 +93,8 @@ def windows(grids: Any, patches: Any, side: int, span: int) -> tuple[Any, Any]:
     blocks = grids // grids.new_tensor([1, side, side])
     count = patches // side**2
     places = PatchPositions.of(blocks, count)
-    row, column = places.in_blocks(1)
-    window = (places.frames_of_all(grids) * _FAR + row // span) * _FAR + column // span
+    row, column = places.row_and_column(1)
+    window = (places.global_frame(grids) * _WINDOW_STRIDE + row // span) * _WINDOW_STRIDE + column // span
     order = (window * count + window.new_ones(count).cumsum(0) - 1).argsort()
     return order, window[order][:, None].expand(-1, side**2).reshape(-1)
 
@@ -109,14 +109,14 @@ def interpolated(places: PatchPositions, side: int, how: tuple[Any, ...]) -> tup
     """
     from transformers.vision_utils import _interpolation_axis_taps_weights as taps_and_weights
 
-    row, column = places.in_blocks(side)
+    row, column = places.row_and_column(side)
     rows, row_weights = taps_and_weights(row, places.rows, *how)
     columns, column_weights = taps_and_weights(column, places.columns, *how)
     indices = rows[:, :, None] * how[0] + columns[:, None]
     return indices.flatten(1), (row_weights[:, :, None] * column_weights[:, None]).flatten(1)
 
 
-def averages(place: Any, size: Any, count: int) -> Any:
+def resize_weights(place: Any, size: Any, count: int) -> Any:
     """Return how much of each entry of a row makes up what is at a place when the row is stretched or shrunk.
 
     A place takes from the entries around it, the more the nearer; where the row shrinks, from as many as it replaces.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 Axes = Mapping[int, str]
 """Axis index to label, dynamic axes only."""
 
-_TODAY = {
+_CURRENT_SYMBOLS = {
     "batch": "batch_size",
     "image_batch": "image_batch_size",
     "sequence": "sequence_length",
@@ -46,4 +46,4 @@ def true_label(name: str, label: str) -> str:
 
 def today_label(label: str) -> str:
     """Translate a label of 4.37.2 into the names that today's clients expect."""
-    return " + ".join(_TODAY.get(symbol, symbol) for symbol in symbols_of(label))
+    return " + ".join(_CURRENT_SYMBOLS.get(symbol, symbol) for symbol in symbols_of(label))

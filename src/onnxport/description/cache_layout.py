@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 CACHE_NAMES = ("past_key_values", "cache_params")
 """What models call their cache."""
 _ATTENTION = ("keys", "values")
-_INDEX = "indexer_keys"
-_GROWING = {"keys": 2, "values": 2, _INDEX: 1}
+_INDEXER = "indexer_keys"
+_SEQUENCE_AXES = {"keys": 2, "values": 2, _INDEXER: 1}
 """Parts that grow by each token, and the axis that does."""
-_RECURRENCE = ("conv_states", "recurrent_states")
-_KNOWN = (
+_RECURRENT = ("conv_states", "recurrent_states")
+_SUPPORTED_LAYERS = (
     "DynamicLayer",
     "DynamicSlidingWindowLayer",
     "DynamicIndexedLayer",
@@ -35,7 +35,7 @@ _KNOWN = (
     "LinearAttentionAndSlidingWindowAttentionLayer",
 )
 """Layers of Transformers' caches that hold nothing else than the parts above."""
-_STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
+_STATE_SPACE_FIELDS = ("mamba_d_state", "ssm_state_size", "state_size")
 """Settings that only models of Mamba's family have."""
 
 
@@ -66,7 +66,7 @@ class CacheTensor:
     @property
     def grows(self) -> bool:
         """Whether it grows by each token."""
-        return self.part in _GROWING
+        return self.part in _SEQUENCE_AXES
 
     def name(self, direction: str) -> str:
         """Return its name among the graph's `inputs` or `outputs`."""
@@ -80,7 +80,10 @@ class CacheTensor:
         if not self.grows:
             return {0: "batch"}
         length = f"past_{self.sequence}"
-        return {0: "batch", _GROWING[self.part]: length if direction == "inputs" else f"{length} + {self.sequence}"}
+        return {
+            0: "batch",
+            _SEQUENCE_AXES[self.part]: length if direction == "inputs" else f"{length} + {self.sequence}",
+        }
 
     def zeros(self, batch: int, past: int) -> torch.Tensor:
         """Return zeros in its place.
@@ -93,7 +96,7 @@ class CacheTensor:
 
         sizes = [batch, *self.shape]
         if self.grows:
-            sizes[_GROWING[self.part]] = past if self.sequence == "sequence" else CACHED_ROWS
+            sizes[_SEQUENCE_AXES[self.part]] = past if self.sequence == "sequence" else CACHED_ROWS
         return torch.zeros(sizes)
 
 
@@ -118,12 +121,12 @@ class CacheLayout:
         Raises:
             UnsupportedError: it holds something that isn't known here.
         """
-        cache = _own(cache)
+        cache = _self_attention_cache(cache)
         layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
         found = [_cache_tensors(model, number, layer) for number, layer in enumerate(layers)]
         if not any(found):
             kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
-            raise UnsupportedError(_refusal(model, kept))
+            raise UnsupportedError(_unsupported_cache_message(model, kept))
         waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
         return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
 
@@ -145,7 +148,7 @@ class CacheLayout:
         return any(part.grows for parts in self.layers for part in parts)
 
     @property
-    def recurs(self) -> bool:
+    def is_recurrent(self) -> bool:
         """Whether it holds the state of a recurrence."""
         return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
 
@@ -184,14 +187,14 @@ class CacheLayout:
         cache = DynamicCache()
         cache.layers = [DynamicLayer() if i in self.waiting else DummyLayer() for i in range(self.depth)]
         for parts, tensors in zip(self.layers, past, strict=True):
-            cache.layers[parts[0].layer] = _filled(dict(zip(parts, tensors, strict=True)))
+            cache.layers[parts[0].layer] = _cache_layer(dict(zip(parts, tensors, strict=True)))
         return cache
 
     def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
         """Return one tuple per layer from Transformers' cache, the inverse of `to_cache`."""
-        cache = _own(cache)
+        cache = _self_attention_cache(cache)
         return [
-            tuple(_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
+            tuple(_layer_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
             for parts in self.layers
         ]
 
@@ -226,41 +229,43 @@ class CrossAttentionLayout:
         return replace(self, layers=tuple(self.layers[source] for source in sources))
 
 
-def _own(cache: Any) -> Any:
+def _self_attention_cache(cache: Any) -> Any:
     """Return the cache of a decoder's own tokens: all of it, unless it has one for an encoder's hidden states, too."""
     return getattr(cache, "self_attention_cache", cache)
 
 
 def _cache_tensors(model: PreTrainedModel, number: int, layer: Any) -> tuple[CacheTensor, ...]:
-    names = [(part, 0) for part in (*_ATTENTION, _INDEX)]
+    names = [(part, 0) for part in (*_ATTENTION, _INDEXER)]
     count = getattr(layer, "number_of_states", 1)
-    names += [(part, index) for part in _RECURRENCE for index in range(count)]
-    parts = {(part, index): _tensor(layer, part, index) for part, index in names}
+    names += [(part, index) for part in _RECURRENT for index in range(count)]
+    parts = {(part, index): _layer_tensor(layer, part, index) for part, index in names}
     held = {name: tensor for name, tensor in parts.items() if tensor is not None}
     if not held:
         return ()
     whole = all(held[part, 0].dim() == 4 for part in _ATTENTION if (part, 0) in held)
-    if type(layer).__name__ not in _KNOWN or not whole:
-        raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
+    if type(layer).__name__ not in _SUPPORTED_LAYERS or not whole:
+        raise UnsupportedError(
+            _unsupported_cache_message(model, f"a {type(layer).__name__} in layer {number}, which isn't known here")
+        )
     if getattr(layer, "indexer_position_ids", None) is not None:
-        raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
-    state_space = any(hasattr(text_config_of(model.config), name) for name in _STATE_SPACES)
-    kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
+        raise UnsupportedError(_unsupported_cache_message(model, f"the positions of an index's keys in layer {number}"))
+    state_space = any(hasattr(text_config_of(model.config), name) for name in _STATE_SPACE_FIELDS)
+    kinds = {"keys": "key", "values": "value", _INDEXER: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
     return tuple(
-        CacheTensor(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENCE and count > 1 else None)
+        CacheTensor(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENT and count > 1 else None)
         for (part, index), t in held.items()
     )
 
 
-def _refusal(model: PreTrainedModel, kept: str) -> str:
+def _unsupported_cache_message(model: PreTrainedModel, kept: str) -> str:
     return (
         f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task without {PAST_SUFFIX}, "
         "or add --no-past where it is inferred"
     )
 
 
-def _tensor(layer: Any, part: str, index: int = 0) -> Any:
+def _layer_tensor(layer: Any, part: str, index: int = 0) -> Any:
     """Return a tensor of a layer of Transformers' cache, None where it has none.
 
     Args:
@@ -272,23 +277,23 @@ def _tensor(layer: Any, part: str, index: int = 0) -> Any:
     return held[index] if isinstance(held, dict) else held
 
 
-def _filled(held: Mapping[CacheTensor, torch.Tensor]) -> Any:
+def _cache_layer(held: Mapping[CacheTensor, torch.Tensor]) -> Any:
     """Return a layer of a cache with some tensors."""
     from transformers import cache_utils as caches
 
     tensors = {part.part: tensor for part, tensor in held.items()}
-    if not any(part in tensors for part in _RECURRENCE):
-        layer = caches.DynamicIndexedLayer() if _INDEX in tensors else caches.DynamicLayer()
+    if not any(part in tensors for part in _RECURRENT):
+        layer = caches.DynamicIndexedLayer() if _INDEXER in tensors else caches.DynamicLayer()
     else:
         count = 1 + max(part.number or 0 for part in held)
         kinds = caches.LinearAttentionAndFullAttentionLayer, caches.LinearAttentionLayer
         layer = kinds["keys" not in tensors](number_of_states=count)
     if "keys" in tensors:
         caches.DynamicLayer.update(layer, tensors["keys"], tensors["values"])
-    if _INDEX in tensors:
-        layer.update_indexer(tensors[_INDEX])
+    if _INDEXER in tensors:
+        layer.update_indexer(tensors[_INDEXER])
     for part, tensor in held.items():
-        if part.part in _RECURRENCE:
+        if part.part in _RECURRENT:
             index = part.number or 0
             getattr(layer, part.part)[index] = tensor.clone()  # it is overwritten in place
             getattr(layer, f"is_{part.part}_initialized")[index] = True

@@ -58,45 +58,47 @@ def at_depth(
     Raises:
         NotExtendableError: the cache has other entries than the layers of one stack.
     """
-    moved: OnnxConfig = _Extension(shallow, deep, stacks).moved(config)
-    return moved
+    extended: OnnxConfig = _Extension(shallow, deep, stacks).extended(config)
+    return extended
 
 
 class _Extension:
     """Replace what belongs to the shallow model: configurations, modules, and caches with one entry per layer."""
 
     def __init__(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> None:
-        decoder = _name_of_decoder(shallow)
+        decoder = _decoder_prefix(shallow)
         self._stacks = [stack for stack in stacks if f"{stack.path}.".startswith(decoder)]
-        self._known: dict[int, Any] = {}
+        self._replacements: dict[int, Any] = {}
         modules = dict(deep.named_modules())
         for name, module in shallow.named_modules():
             if name in modules:
-                self._known[id(module)] = modules[name]
+                self._replacements[id(module)] = modules[name]
                 for ours, its in _configurations(module, modules[name]):
-                    self._known.setdefault(id(ours), its)
+                    self._replacements.setdefault(id(ours), its)
 
-    def moved(self, value: Any) -> Any:
+    def extended(self, value: Any) -> Any:
         """Return what stands in the deeper model's description for a value of the shallow one's."""
-        if id(value) in self._known:
-            return self._known[id(value)]
+        if id(value) in self._replacements:
+            return self._replacements[id(value)]
         if isinstance(value, CacheLayout | CrossAttentionLayout):
-            return value.at_depth(self._stack_of(value.depth).sources) if self._stacks and value.layers else value
+            return (
+                value.at_depth(self._stack_with_depth(value.depth).sources) if self._stacks and value.layers else value
+            )
         if isinstance(value, PackedPatchTracing):
-            return value.at(self._known[id(value.model)])
+            return value.at(self._replacements[id(value.model)])
         if type(value) in (list, tuple):
-            found = [self.moved(item) for item in value]
+            found = [self.extended(item) for item in value]
             return value if all(a is b for a, b in zip(found, value, strict=True)) else type(value)(found)
-        return self._moved_config(value) if isinstance(value, OnnxConfig) else value
+        return self._extended_config(value) if isinstance(value, OnnxConfig) else value
 
-    def _moved_config(self, config: OnnxConfig) -> OnnxConfig:
-        moved = copy.copy(config)
-        self._known[id(config)] = moved
+    def _extended_config(self, config: OnnxConfig) -> OnnxConfig:
+        extended = copy.copy(config)
+        self._replacements[id(config)] = extended
         for name, value in vars(config).items():
-            vars(moved)[name] = self.moved(value)
-        return moved
+            vars(extended)[name] = self.extended(value)
+        return extended
 
-    def _stack_of(self, depth: int) -> LayerTypes:
+    def _stack_with_depth(self, depth: int) -> LayerTypes:
         """Return the stack whose layers write a cache with a number of entries.
 
         Raises:
@@ -109,7 +111,7 @@ class _Extension:
         return next(iter(fitting.values()))
 
 
-def _name_of_decoder(model: PreTrainedModel) -> str:
+def _decoder_prefix(model: PreTrainedModel) -> str:
     """Return the prefix of the modules that write the cache; empty where any may."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")

@@ -46,7 +46,7 @@ class SplitEncoderOnnxConfig(OnnxConfig):
         super().__init__(model.config, task="default")
         part = SPLIT_ENCODERS[component]
         self._method = part.method
-        self._takes = tuple(inspect.signature(getattr(model, part.method)).parameters)
+        self._parameters = tuple(inspect.signature(getattr(model, part.method)).parameters)
         projects = any("projection" in name for name, _ in model.named_children())
         self._output = part.output if projects else "pooler_output"  # what Transformers' classes of one half call it
         self._inputs: Axes = {part.input: {}}  # chooses the part of a processor
@@ -69,7 +69,7 @@ class SplitEncoderOnnxConfig(OnnxConfig):
     ) -> Mapping[str, Any]:
         """Make texts, images or audio; see `OnnxConfig`."""
         made = super().generate_dummy_inputs(preprocessor, batch_size, seq_length, **{**named, "framework": "pt"})
-        return {name: made[name] for name in self._takes if name in made}
+        return {name: made[name] for name in self._parameters if name in made}
 
     def _component(self, preprocessor: Any) -> Any:
         if "input_ids" in self._inputs:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_STATES = ("key_value_states", "encoder_hidden_states")
+_ENCODER_STATES_PARAMETERS = ("key_value_states", "encoder_hidden_states")
 """What Transformers' attention modules call the states that a decoder attends to."""
-_STATES_AXES = 3
+_HIDDEN_STATES_RANK = 3
 _LENGTHS = {"decoder": 3, "past": 5, "known": 2}
 """Tokens of an example: given, cached, and encoder states whose keys are cached."""
 
@@ -40,17 +40,17 @@ class EncoderOnnxConfig(DerivedOnnxConfig):
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder; see `OnnxConfig`."""
         outputs = dict(super().run(forward, arguments))
-        if _pools(outputs):
+        if _projects_last(outputs):
             outputs["last_hidden_state"] = outputs.pop("pooler_output")
         if "attention_mask" in outputs:
             outputs["encoder_attention_mask"] = outputs.pop("attention_mask")
         return outputs
 
 
-def _pools(outputs: Mapping[str, Any]) -> bool:
+def _projects_last(outputs: Mapping[str, Any]) -> bool:
     """Return whether an encoder projects its hidden states to the decoder's size at last (PP-FormulaNet)."""
     pooled = outputs.get("pooler_output")
-    return pooled is not None and pooled.dim() == _STATES_AXES
+    return pooled is not None and pooled.dim() == _HIDDEN_STATES_RANK
 
 
 class InnerEncoderOnnxConfig(EncoderOnnxConfig):
@@ -82,11 +82,11 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """
 
     is_time_first: ClassVar[bool] = False
-    _token_name: ClassVar[str] = "decoder_input_ids"
+    _input_ids_name: ClassVar[str] = "decoder_input_ids"
 
     def __init__(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
-        self._look_at(model, encoder, preprocessor)
+        self._inspect_forward(model, encoder, preprocessor)
 
     def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
         """Return what is replaced in the model's code while it is traced; a hook."""
@@ -96,8 +96,8 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
         """Mask of the encoder's input where it has one, tokens, the encoder's states, and the cache."""
         inputs: dict[str, Mapping[int, str]] = {}
-        if self._mask is not None:
-            inputs["encoder_attention_mask"] = {0: "batch", 1: self._mask}
+        if self._mask_length is not None:
+            inputs["encoder_attention_mask"] = {0: "batch", 1: self._mask_length}
         inputs["input_ids"] = {0: "batch", 1: "decoder_sequence"}
         inputs["encoder_hidden_states"] = {0: "batch", 1: "encoder_sequence"}
         self.fill_with_past_key_values_(inputs, "inputs")
@@ -120,7 +120,7 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             if direction == "inputs"
             else {"decoder": "past_decoder_sequence + decoder_sequence", "encoder": "encoder_sequence"}
         )
-        for layer in range(self._cache.depth):
+        for layer in range(self._cache_layout.depth):
             for part, length in lengths.items():
                 for tensor in ("key", "value"):
                     inputs_or_outputs[f"{name}.{layer}.{part}.{tensor}"] = {0: "batch", 2: length}
@@ -137,21 +137,21 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         import torch
 
         batch = self.default_batch_size if batch_size < 1 else batch_size
-        states, mask = self._shapes
+        states, mask = self._encoder_shapes
         inputs: dict[str, Any] = {
-            "input_ids": self._tokens(batch, _LENGTHS["decoder"]),
+            "input_ids": self._decoder_input_ids(batch, _LENGTHS["decoder"]),
             "encoder_hidden_states": torch.zeros(batch, *states),
         }
-        if self._mask is not None:
+        if self._mask_length is not None:
             inputs["encoder_attention_mask"] = torch.ones(batch, *mask, dtype=torch.int64)
         lengths = (_LENGTHS["past"],) * 2 + (_LENGTHS["known"],) * 2
         inputs[PAST] = [
             tuple(torch.zeros(batch, heads, n, size) for (heads, size), n in zip(layer, lengths, strict=True))
-            for layer in self._cache.layers
+            for layer in self._cache_layout.layers
         ]
         return inputs
 
-    def _tokens(self, batch: int, length: int) -> Any:
+    def _decoder_input_ids(self, batch: int, length: int) -> Any:
         """Make tokens, [batch, length]; for a decoder of audio, several codes in place of each."""
         import torch
 
@@ -164,40 +164,43 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         known = cache.cross_attention_cache.layers[0].keys.shape[2]
         complete = isinstance(known, int) and known == states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, complete)
-        with _without_states(model_of(forward), 0 if complete else known, self.is_time_first):
+        with _skipping_cached_states(model_of(forward), 0 if complete else known, self.is_time_first):
             return forward(
-                **self._encoded(states, arguments.get("encoder_attention_mask")),
-                **{self._token_name: arguments["input_ids"]},
+                **self._encoder_arguments(states, arguments.get("encoder_attention_mask")),
+                **{self._input_ids_name: arguments["input_ids"]},
                 past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
             )
 
-    def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
+    def _encoder_arguments(self, states: Any, mask: Any) -> dict[str, Any]:
         """Return what the model takes in place of its encoder's inputs."""
         if self._returns_mask:
             return {"encoder_outputs": self._output_class(last_hidden_state=states, attention_mask=mask)}
-        pooled = {"pooler_output": states} if self._pools else {}
+        pooled = {"pooler_output": states} if self._projects_last else {}
         inputs = {"encoder_outputs": self._output_class(last_hidden_state=states, **pooled)}
         return inputs if mask is None else {**inputs, "attention_mask": mask}
 
     def _encoder_of(self, model: PreTrainedModel) -> Any:
         return model.get_encoder()
 
-    def _look_at(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def _inspect_forward(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         """Run the model once and note what its encoder returns and what it caches."""
         import torch
 
         inputs = move(dict(encoder.generate_dummy_inputs(preprocessor)), model)
         with torch.no_grad():
             outputs = self._encoder_of(model)(**inputs, return_dict=True)
-            self._pools = _pools(outputs)
-            states = outputs.pooler_output if self._pools else outputs.last_hidden_state
+            self._projects_last = _projects_last(outputs)
+            states = outputs.pooler_output if self._projects_last else outputs.last_hidden_state
             mask = outputs.get("attention_mask", inputs.get("attention_mask"))
             self._output_class, self._returns_mask = type(outputs), "attention_mask" in outputs
-            tokens = self._tokens(states.shape[0], 2).to(states.device)
+            tokens = self._decoder_input_ids(states.shape[0], 2).to(states.device)
             result = model(
-                **self._encoded(states, mask), **{self._token_name: tokens}, use_cache=True, return_dict=True
+                **self._encoder_arguments(states, mask),
+                **{self._input_ids_name: tokens},
+                use_cache=True,
+                return_dict=True,
             )
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
@@ -209,12 +212,14 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
                 f"{type(model).__name__} keeps {kept}, not the keys and values of both attentions of every layer, so "
                 f"it can't be exported with past; {remedy}"
             )
-        self._cache = CrossAttentionLayout(
+        self._cache_layout = CrossAttentionLayout(
             tuple(tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past)
         )
-        self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
+        self._encoder_shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
         same = mask is not None and mask.shape[1] == states.shape[1]
-        self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
+        self._mask_length = (
+            None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
+        )
 
 
 class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
@@ -227,17 +232,17 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
         preprocessor: what makes images.
     """
 
-    _token_name = "input_ids"
+    _input_ids_name = "input_ids"
 
     def __init__(self, model: PreTrainedModel, vision: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
-        self._vision = vision
+        self._vision_model = vision
         super().__init__(model, encoder, preprocessor)
-        del self._vision
+        del self._vision_model
 
     def _encoder_of(self, model: PreTrainedModel) -> Any:
-        return self._vision
+        return self._vision_model
 
-    def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
+    def _encoder_arguments(self, states: Any, mask: Any) -> dict[str, Any]:
         return {"encoder_hidden_states": states}
 
     @staticmethod
@@ -249,19 +254,19 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
 
 
 @contextmanager
-def _without_states(model: PreTrainedModel, known: Any, is_time_first: bool) -> Iterator[None]:
+def _skipping_cached_states(model: PreTrainedModel, known: Any, is_time_first: bool) -> Iterator[None]:
     """Hide the first `known` of an encoder's hidden states from the projections of a decoder, in a block."""
 
     def hide(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
-        for name in _STATES:
+        for name in _ENCODER_STATES_PARAMETERS:
             if bound.arguments.get(name) is not None:
                 states = bound.arguments[name]
                 kept = states[known:] if is_time_first else states[:, known:]
                 bound.arguments[name] = kept.contiguous()
         return bound.args, bound.kwargs
 
-    handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _projecting(model)]
+    handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _cross_attention_modules(model)]
     try:
         yield
     finally:
@@ -269,10 +274,10 @@ def _without_states(model: PreTrainedModel, known: Any, is_time_first: bool) -> 
             handle.remove()
 
 
-def _projecting(model: PreTrainedModel) -> list[Any]:
+def _cross_attention_modules(model: PreTrainedModel) -> list[Any]:
     """Return the innermost modules that take an encoder's states."""
 
     def takes(module: Any) -> bool:
-        return any(name in inspect.signature(module.forward).parameters for name in _STATES)
+        return any(name in inspect.signature(module.forward).parameters for name in _ENCODER_STATES_PARAMETERS)
 
     return [m for m in model.modules() if takes(m) and not any(takes(inner) for inner in m.modules() if inner is not m)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout
-from onnxport.description.dummy_inputs import PLACES
+from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
 from onnxport.description.signature import Signature, axis_size, solve
 from onnxport.description.text_configs import text_config_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from onnxport.configs import OnnxConfig
 
-_BATCH, _SEQUENCE = ("batch", "batch_size"), ("sequence", "encoder_sequence", "sequence_length")
+_BATCH_SYMBOLS, _SEQUENCE_SYMBOLS = ("batch", "batch_size"), ("sequence", "encoder_sequence", "sequence_length")
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,22 @@ class Examples:
         generator = torch.Generator().manual_seed(self.seed)
         for name, tensor in layout.flat.items():
             for axis, label in signature.inputs[name].items():
-                tensor = _stretch(tensor, axis, axis_size(label, tensor.shape[axis], old, sizes))
-            layout.flat[name] = self._vary(name, tensor, generator)
+                tensor = _resize(tensor, axis, axis_size(label, tensor.shape[axis], old, sizes))
+            layout.flat[name] = self._randomize(name, tensor, generator)
         if padding:
             _pad(layout.flat)
         return layout
 
     def _generate(self, sizes: Mapping[str, int]) -> Mapping[str, Any]:
         wanted: dict[str, Any] = {}
-        for parameter, symbols in (("batch_size", _BATCH), ("seq_length", _SEQUENCE)):
+        for parameter, symbols in (("batch_size", _BATCH_SYMBOLS), ("seq_length", _SEQUENCE_SYMBOLS)):
             size = next((sizes[symbol] for symbol in symbols if symbol in sizes), None)
             if size:
                 wanted[parameter] = size
         nested = self.config.generate_dummy_inputs(self.preprocessor, framework="pt", **wanted)
         return self.config.generate_dummy_inputs_onnxruntime(nested)
 
-    def _vary(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _randomize(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         import torch
 
         if tensor.is_floating_point():
@@ -82,18 +82,18 @@ class Examples:
             return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) if varies else tensor
         if not name.endswith("input_ids"):
             return tensor
-        held = self._places()
+        held = self._placeholder_token_ids()
         text = tensor[~torch.isin(tensor, torch.tensor(held, dtype=tensor.dtype))]
         filler = int(text.mode().values) if text.numel() else 0
         choices = self._ordinary_tokens(filler)
         drawn = choices[torch.randint(len(choices), tensor.shape, generator=generator)]
         return torch.where(tensor == filler, drawn, tensor)
 
-    def _places(self) -> list[int]:
+    def _placeholder_token_ids(self) -> list[int]:
         """List the placeholder tokens of images and audio."""
         whole = self.config._config
         parts = (whole, getattr(whole, "vlm_config", None))
-        found = (getattr(part, name, None) for part in parts for name in PLACES)
+        found = (getattr(part, name, None) for part in parts for name in PLACEHOLDER_TOKEN_FIELDS)
         return [token for token in found if isinstance(token, int)]
 
     def _ordinary_tokens(self, filler: int) -> torch.Tensor:
@@ -104,7 +104,7 @@ class Examples:
         text = text_config_of(model_config, "encoder")
         sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
         limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
-        special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._places()}
+        special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._placeholder_token_ids()}
         for key, value in text.to_dict().items():
             if key.endswith("_token_id"):
                 special |= set(value) if isinstance(value, list) else {value}
@@ -112,7 +112,7 @@ class Examples:
         return torch.tensor(tokens)
 
 
-def _stretch(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+def _resize(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     """Repeat or cut a tensor along an axis: values stay among those that were there."""
     import torch
 

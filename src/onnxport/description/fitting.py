@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 _FRAMES = 20
-_BOTH = ("input_features", "input_features_mask")
+_FEATURES_AND_MASK = ("input_features", "input_features_mask")
 
 
 def fit(config: PreTrainedConfig, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
@@ -28,8 +28,8 @@ def fit(config: PreTrainedConfig, parameters: Iterable[str], inputs: dict[str, A
     """
     if "input_features" not in parameters:
         return
-    _as_long_as_text(config, inputs)
-    _as_long_as_audio(config, inputs)
+    _fit_audio_to_text(config, inputs)
+    _fit_codec_inputs(config, inputs)
 
 
 def fitted_axes(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
@@ -44,11 +44,11 @@ def fitted_axes(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> dict[str
         axes["input_features"] = {0: "batch", 1: "audio_sequence"}
     mask = inputs.get("input_features_mask")
     if mask is not None and mask.shape[1] == inputs["input_features"].shape[1]:
-        axes |= {name: {0: "batch", 1: "audio_sequence"} for name in _BOTH}
+        axes |= {name: {0: "batch", 1: "audio_sequence"} for name in _FEATURES_AND_MASK}
     return axes
 
 
-def _as_long_as_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
+def _fit_audio_to_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
     """Give audio as many frames as belong to its text, where each token takes some of them."""
     import torch
 
@@ -57,7 +57,7 @@ def _as_long_as_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
         inputs["input_features"] = torch.zeros(*audio.shape[:2], frames * inputs["input_ids"].shape[1])
 
 
-def _as_long_as_audio(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
+def _fit_codec_inputs(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
     """Make samples and the frames of a second encoder, for a codec with a semantic encoder."""
     import torch
 

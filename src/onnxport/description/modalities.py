@@ -11,13 +11,13 @@ from onnxport.description.tasks import Task
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
-_NEEDED = {
+_REQUIRED_MODALITIES = {
     "image-to-text": "images",
     "audio-text-to-text": "images or audio",
     "automatic-speech-recognition": "audio",
 }
 """Tasks to what at least one of their graphs takes beside text."""
-_INPUTS = (
+_MODALITY_INPUTS = (
     *("pixel_values", "image_pixel_values", "image_patches", "flattened_patches", "input_features", "input_values"),
     *("audio_input_", "protein_input_ids"),
 )
@@ -45,7 +45,7 @@ def needed_modality(model_class: type, task: Task, *, decodes: bool) -> str | No
     """
     if not accepts_modality(model_class):
         return None
-    return _NEEDED.get(task.name) or ("images or audio" if decodes else None)
+    return _REQUIRED_MODALITIES.get(task.name) or ("images or audio" if decodes else None)
 
 
 def takes_modality(config: OnnxConfig) -> bool:
@@ -58,4 +58,4 @@ def takes_modality(config: OnnxConfig) -> bool:
 
 
 def _has_modality(names: Iterable[str]) -> bool:
-    return any(name.startswith(_INPUTS) and not name.endswith("_mask") for name in names)
+    return any(name.startswith(_MODALITY_INPUTS) and not name.endswith("_mask") for name in names)

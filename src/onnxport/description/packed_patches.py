@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description._packed_patch_tracing import PackedPatchTracing, one_for_each
+from onnxport.description._packed_patch_tracing import PackedPatchTracing, repeats_as_lookups
 from onnxport.description.derived import move
 from onnxport.description.multimodal import (
     DeepstackDecoderOnnxConfig,
@@ -29,34 +29,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-_BLOCKS = ((4, 6), (6, 4))
+_EXAMPLE_SIZES = ((4, 6), (6, 4))
 """Heights and widths of example images, in merged patches: they fill more than one window, and as many patches."""
-_GRIDS = ("image_grid_thw", "target_sizes")
+_GRID_PARAMETERS = ("image_grid_thw", "target_sizes")
 """What a whole model calls the grids; of the second, which has rows and columns only, the patches are one image."""
-_ROW, _IMAGE, _BLOCK = "row", "image", "block"
-_FORMS = (_ROW, _IMAGE, _BLOCK)
+_VECTOR, _IMAGE, _BLOCK = "row", "image", "block"
+_PATCH_FORMATS = (_VECTOR, _IMAGE, _BLOCK)
 """What a patch may be: a row of its values, a small image, or an image of a block of patches, channels last."""
-_ENCODER_GRIDS = ("grid_thw", *_GRIDS)
+_ENCODER_GRID_PARAMETERS = ("grid_thw", *_GRID_PARAMETERS)
 
 
 def takes_packed_patches(model: PreTrainedModel) -> bool:
     """Return whether a model takes images beside a prompt as patches and grids."""
-    return _features_grid_of(model) is not None
+    return _grid_parameter_of_model(model) is not None
 
 
-def _features_grid_of(model: PreTrainedModel) -> str | None:
+def _grid_parameter_of_model(model: PreTrainedModel) -> str | None:
     """Return what the method that encodes images calls the grids; a head hands all it is given to the model in it."""
     methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
-    return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
+    return next((grid for method in methods if method and (grid := _grid_parameter_of(method, _GRID_PARAMETERS))), None)
 
 
 def is_packed_patch_model(model: PreTrainedModel) -> bool:
     """Return whether a model is an image encoder alone that takes patches and grids."""
     forward = type(model).forward
-    return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _ENCODER_GRIDS) is not None
+    return (
+        "input_ids" not in inspect.signature(forward).parameters
+        and _grid_parameter_of(forward, _ENCODER_GRID_PARAMETERS) is not None
+    )
 
 
-def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
+def _grid_parameter_of(method: Any, names: tuple[str, ...]) -> str | None:
     """Return what a method calls the grids."""
     known = inspect.signature(method).parameters
     return next((name for name in names if name in known), None)
@@ -85,19 +88,22 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
         self._tracing = PackedPatchTracing(model)
-        self._encoder = _encoder_of(model)
-        self._grid, self._patches = self._names(model)
-        self._form = _FORMS[0]
-        self._look_at(model)
+        self._encoder = _vision_encoder_of(model)
+        self._grid_name, self._patches_name = self._input_names(model)
+        self._patch_format = _PATCH_FORMATS[0]
+        self._inspect_forward(model)
 
     @property
     def inputs(self) -> Axes:
         """Grids, [images, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
-        return {self._grid: {0: "batch"}, self._patches: {3 if self._grid == _GRIDS[1] else 0: "batch"}}
+        return {
+            self._grid_name: {0: "batch"},
+            self._patches_name: {3 if self._grid_name == _GRID_PARAMETERS[1] else 0: "batch"},
+        }
 
-    def _names(self, model: PreTrainedModel) -> tuple[str, str]:
+    def _input_names(self, model: PreTrainedModel) -> tuple[str, str]:
         """Return what the model calls grids and patches."""
-        return _features_grid_of(model) or "", "pixel_values"
+        return _grid_parameter_of_model(model) or "", "pixel_values"
 
     @property
     def outputs(self) -> Axes:
@@ -106,23 +112,28 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Make images, in portrait and in landscape format."""
-        grids, patches = self._make(batch_size)
-        return {self._grid: grids, self._patches: patches}
+        grids, patches = self._make_images(batch_size)
+        return {self._grid_name: grids, self._patches_name: patches}
 
-    def _make(self, batch_size: int) -> tuple[Any, Any]:
+    def _make_images(self, batch_size: int) -> tuple[Any, Any]:
         """Make grids and patches."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        side = 1 if self._form == _BLOCK else _side_of(self._encoder.config) * _side_of(self._config)
-        grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
+        side = (
+            1 if self._patch_format == _BLOCK else _merge_size_of(self._encoder.config) * _merge_size_of(self._config)
+        )
+        grids = [
+            (1, high * side, wide * side)
+            for high, wide in (_EXAMPLE_SIZES[i % len(_EXAMPLE_SIZES)] for i in range(count))
+        ]
         patches = sum(high * wide for _, high, wide in grids)
-        shape = _patch_of(self._encoder, self._form)
-        if self._grid == _GRIDS[1]:
+        shape = _patch_shape_of(self._encoder, self._patch_format)
+        if self._grid_name == _GRID_PARAMETERS[1]:
             return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
         return torch.tensor(grids), torch.zeros(patches, *shape)
 
-    def _look_at(self, model: PreTrainedModel) -> dict[str, Any]:
+    def _inspect_forward(self, model: PreTrainedModel) -> dict[str, Any]:
         """Run the model, to see whether a patch is a row of values, or a small image; return its output.
 
         Raises:
@@ -130,35 +141,37 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         """
         import torch
 
-        forms = _FORMS if self._grid != _GRIDS[1] else (_IMAGE,)
-        for self._form in forms:
+        forms = _PATCH_FORMATS if self._grid_name != _GRID_PARAMETERS[1] else (_IMAGE,)
+        for self._patch_format in forms:
             try:
                 with torch.no_grad():
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
-        raise missing_inputs(model, f"{self._patches} and {self._grid} to encode images", failure) from failure
+        raise missing_inputs(
+            model, f"{self._patches_name} and {self._grid_name} to encode images", failure
+        ) from failure
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder: while it is traced, with what it would find by loops."""
         import torch
 
         if not torch.compiler.is_exporting():
-            return self._named(self._encode(forward, arguments))
-        images = self._images(arguments)
-        repeating = one_for_each(*images) if self._form == _BLOCK else nullcontext()
+            return self._named_outputs(self._encode(forward, arguments))
+        images = self._grids_and_patch_count(arguments)
+        repeating = repeats_as_lookups(*images) if self._patch_format == _BLOCK else nullcontext()
         with self._tracing.replaced(*images), repeating:
-            return self._named(self._encode(forward, arguments))
+            return self._named_outputs(self._encode(forward, arguments))
 
-    def _images(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _grids_and_patch_count(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return grids, and how many patches there are."""
         import torch
 
-        grids, patches = arguments[self._grid], arguments[self._patches]
-        if self._form == _BLOCK:
-            side = _side_of(self._encoder.config)
+        grids, patches = arguments[self._grid_name], arguments[self._patches_name]
+        if self._patch_format == _BLOCK:
+            side = _merge_size_of(self._encoder.config)
             return grids * grids.new_tensor([1, side, side]), patches.shape[0] * side**2
-        if self._grid != _GRIDS[1]:
+        if self._grid_name != _GRID_PARAMETERS[1]:
             return grids, patches.shape[0]
         return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
 
@@ -166,12 +179,12 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         """Return the model's output for images."""
         model, given = model_of(forward), dict(arguments)
         if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are shrunk
-            given["image_merge_sizes"] = given[self._grid].new_ones(given[self._grid].shape[0])
+            given["image_merge_sizes"] = given[self._grid_name].new_ones(given[self._grid_name].shape[0])
         return method_of(model, "get_image_features")(**given, return_dict=True)
 
-    def _named(self, outputs: Any) -> dict[str, Any]:
+    def _named_outputs(self, outputs: Any) -> dict[str, Any]:
         """Return the outputs by name."""
-        return {"image_features": _joined(outputs.pooler_output)}
+        return {"image_features": _concatenated(outputs.pooler_output)}
 
 
 class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
@@ -182,20 +195,20 @@ class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._has_sides = "merge_sizes" in inspect.signature(type(model).forward).parameters
+        self._takes_merge_sizes = "merge_sizes" in inspect.signature(type(model).forward).parameters
         self._outputs: Axes = {}
         super().__init__(model)
-        self._outputs = {name: {} for name in self._look_at(model)}
+        self._outputs = {name: {} for name in self._inspect_forward(model)}
 
-    def _names(self, model: PreTrainedModel) -> tuple[str, str]:
+    def _input_names(self, model: PreTrainedModel) -> tuple[str, str]:
         forward = type(model).forward
         patches = next(name for name in inspect.signature(forward).parameters if name != "self")
-        return _grid_of(forward, _ENCODER_GRIDS) or "", patches
+        return _grid_parameter_of(forward, _ENCODER_GRID_PARAMETERS) or "", patches
 
     @property
     def inputs(self) -> Axes:
         """Grids and patches, as the encoder calls them."""
-        sides: Axes = {"merge_sizes": {0: "batch"}} if self._has_sides else {}
+        sides: Axes = {"merge_sizes": {0: "batch"}} if self._takes_merge_sizes else {}
         return {**sides, **super().inputs}
 
     @property
@@ -206,13 +219,13 @@ class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Make images, in portrait and in landscape format."""
         made = dict(super().generate_dummy_inputs(preprocessor, batch_size))
-        grids = made[self._grid]
-        return {**({"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}), **made}
+        grids = made[self._grid_name]
+        return {**({"merge_sizes": grids.new_ones(len(grids))} if self._takes_merge_sizes else {}), **made}
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         return forward(**arguments, return_dict=True)
 
-    def _named(self, outputs: Any) -> dict[str, Any]:
+    def _named_outputs(self, outputs: Any) -> dict[str, Any]:
         import torch
 
         rows = {name: list(value) for name, value in outputs.items() if name == "deepstack_features"}
@@ -228,11 +241,11 @@ class DeepstackPatchEncoderOnnxConfig(PackedPatchEncoderOnnxConfig):
         """The states, and those of the layers whose numbers the configuration lists, [such layers, places, size]."""
         return {**super().outputs, "deepstack_features": {}}
 
-    def _named(self, outputs: Any) -> dict[str, Any]:
+    def _named_outputs(self, outputs: Any) -> dict[str, Any]:
         import torch
 
-        deep = torch.stack([_joined(states) for states in outputs.deepstack_features])
-        return {**super()._named(outputs), "deepstack_features": deep}
+        deep = torch.stack([_concatenated(states) for states in outputs.deepstack_features])
+        return {**super()._named_outputs(outputs), "deepstack_features": deep}
 
 
 class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
@@ -256,7 +269,7 @@ class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOn
     """Describe the decoder of Qwen3-VL, whose first layers each add features of the images."""
 
     @property
-    def _adding(self) -> Sequence[int]:
+    def _deepstack_layers(self) -> Sequence[int]:
         return range(len(self._config.vision_config.deepstack_visual_indexes))
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
@@ -277,19 +290,19 @@ class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOn
             del text._deepstack_process
 
 
-def _joined(states: Any) -> Any:
+def _concatenated(states: Any) -> Any:
     """Return the features of all images, [rows, hidden size]: the whole model splits them by image."""
     import torch
 
     return states if isinstance(states, torch.Tensor) else torch.cat(tuple(states))
 
 
-def _encoder_of(model: PreTrainedModel) -> Any:
+def _vision_encoder_of(model: PreTrainedModel) -> Any:
     """Return the part of a model that is given patches and grids."""
     return next(module for module in model.modules() if is_packed_patch_model(module) and hasattr(module, "config"))
 
 
-def _side_of(config: PreTrainedConfig) -> int:
+def _merge_size_of(config: PreTrainedConfig) -> int:
     """Return how many patches, in both directions, become one state in a part of a model."""
     kernels = [getattr(config, name, None) for name in ("merge_kernel_size", "window_kernel_size")]
     sides = [kernel[0] for kernel in kernels if kernel]
@@ -297,12 +310,12 @@ def _side_of(config: PreTrainedConfig) -> int:
     return int(max(sides) ** (getattr(config, "merger_times", None) or 1))
 
 
-def _patch_of(encoder: Any, form: str) -> tuple[int, ...]:
+def _patch_shape_of(encoder: Any, form: str) -> tuple[int, ...]:
     """Return the shape of a patch."""
     if form == _BLOCK:
         side, channels = (getattr(encoder.config, name, 1) for name in ("patch_size", "num_channels"))
-        return side * _side_of(encoder.config), side * _side_of(encoder.config), channels
+        return side * _merge_size_of(encoder.config), side * _merge_size_of(encoder.config), channels
     embeds = (module for name, module in encoder.named_modules() if "patch" in name or "embed" in name)
     projects = (part for part in embeds if hasattr(part, "in_features") or hasattr(part, "in_channels"))
     shape = next(tuple(part.weight.shape[1:]) for part in projects if hasattr(part, "weight"))
-    return (math.prod(shape),) if form == _ROW else shape
+    return (math.prod(shape),) if form == _VECTOR else shape

@@ -18,7 +18,7 @@ tokens, the mean with weights 1, 2, 3 …, the last token's."""
 HEAD = "sentence_head"
 """Name that the modules after the model have inside it, and so the prefix of their parameters."""
 
-_STATES = "last_hidden_state"
+_HIDDEN_STATES = "last_hidden_state"
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
 
     def __init__(self, trunk: OnnxConfig) -> None:
         super().__init__(trunk._config, "default")
-        if _STATES not in trunk.outputs or "input_ids" not in trunk.inputs:
+        if _HIDDEN_STATES not in trunk.outputs or "input_ids" not in trunk.inputs:
             raise UnsupportedError(
                 f"{trunk._config.model_type} takes {', '.join(trunk.inputs)} and gives {', '.join(trunk.outputs)}, and "
-                f"sentence-similarity needs input_ids and {_STATES}: export it with --task feature-extraction"
+                f"sentence-similarity needs input_ids and {_HIDDEN_STATES}: export it with --task feature-extraction"
             )
         self._trunk = trunk
 
@@ -101,7 +101,7 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
         The names are those by which optimum, and sentence-transformers through it, read the outputs.
         """
         tokens = self._trunk.inputs["input_ids"]
-        return {_STATES: dict(tokens), "sentence_embedding": {0: tokens[0]}}
+        return {_HIDDEN_STATES: dict(tokens), "sentence_embedding": {0: tokens[0]}}
 
     @property
     def values_override(self) -> Mapping[str, Any] | None:
@@ -151,8 +151,8 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
         import torch
 
         model = model_of(forward)
-        states = self._trunk.run(forward, arguments)[_STATES]
+        states = self._trunk.run(forward, arguments)[_HIDDEN_STATES]
         mask = arguments.get("attention_mask")
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
-        return {_STATES: states, "sentence_embedding": getattr(model, HEAD)(states, mask)}
+        return {_HIDDEN_STATES: states, "sentence_embedding": getattr(model, HEAD)(states, mask)}

@@ -10,7 +10,7 @@ import torch
 from onnxport.description import sentence_embedding as sentence
 from onnxport.description.sentence_embedding import HEAD, SentenceModule
 
-_LEAST = 1e-12
+_MIN_NORM = 1e-12
 """Length that an embedding is divided by at least."""
 
 
@@ -56,7 +56,7 @@ class SentenceHead(torch.nn.Module):
         Returns:
             The embeddings, [batch, size].
         """
-        embeddings = torch.cat([_POOLED[mode](states, mask) for mode in self._modes], dim=-1)
+        embeddings = torch.cat([_POOLING[mode](states, mask) for mode in self._modes], dim=-1)
         for step in self._steps:
             embeddings = self.get_submodule(step)(embeddings)
         return embeddings
@@ -76,59 +76,59 @@ class _Dense(torch.nn.Module):
 
 class _Normalize(torch.nn.Module):
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.normalize(embeddings, dim=-1, eps=_LEAST)
+        return torch.nn.functional.normalize(embeddings, dim=-1, eps=_MIN_NORM)
 
 
-def _numbers(mask: torch.Tensor) -> torch.Tensor:
+def _positions(mask: torch.Tensor) -> torch.Tensor:
     """Return the places of the tokens, [1, tokens]."""
     return torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
 
 
-def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def _gather_token(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Return the state at one place of each text."""
     index = places[:, None, None].expand(-1, 1, states.shape[-1])
     return states.gather(1, index).squeeze(1)
 
 
-def _first(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _first_token(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the first token's state: not that at the first place where texts are padded at their start."""
-    return _at(states, torch.where(mask > 0, _numbers(mask), mask.shape[1] - 1).amin(dim=1))
+    return _gather_token(states, torch.where(mask > 0, _positions(mask), mask.shape[1] - 1).amin(dim=1))
 
 
-def _last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _at(states, torch.where(mask > 0, _numbers(mask), 0).amax(dim=1))
+def _last_token(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _gather_token(states, torch.where(mask > 0, _positions(mask), 0).amax(dim=1))
 
 
-def _largest(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _max(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return states.masked_fill(mask[..., None] == 0, -torch.inf).amax(dim=1)
 
 
-def _weighted(states: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _weighted_sum(states: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weighted sum of the states, [batch, size], and the sum of the weights, [batch, 1]."""
     weights = weights.to(states.dtype)
     return (states * weights[..., None]).sum(dim=1), weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    total, count = _weighted(states, mask)
+    total, count = _weighted_sum(states, mask)
     return total / count
 
 
-def _mean_of_roots(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    total, count = _weighted(states, mask)
+def _mean_sqrt_len(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    total, count = _weighted_sum(states, mask)
     return total / count.sqrt()
 
 
-def _later_more(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    total, weight = _weighted(states, mask * (_numbers(mask) + 1))
+def _weighted_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    total, weight = _weighted_sum(states, mask * (_positions(mask) + 1))
     return total / weight
 
 
-_POOLED = {
-    "cls": _first,
-    "max": _largest,
+_POOLING = {
+    "cls": _first_token,
+    "max": _max,
     "mean": _mean,
-    "mean_sqrt_len_tokens": _mean_of_roots,
-    "weightedmean": _later_more,
-    "lasttoken": _last,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last_token,
 }

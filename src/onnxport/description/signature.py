@@ -14,7 +14,7 @@ from onnxport.description.axes import PAST_INPUTS, symbols_of, today_label, true
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
-_OF_IMAGES = ("logits_per_image", "image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
+_PER_IMAGE_TENSORS = ("logits_per_image", "image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
 """Inputs and outputs of models that compare texts with images that have a row for each image."""
 
 Labels = dict[str, dict[int, str]]
@@ -67,7 +67,7 @@ def signature_of(config: OnnxConfig) -> Signature:
     if "pixel_mask" in inputs:
         inputs["pixel_mask"].update({1: "height", 2: "width"})
     if "logits_per_image" in outputs:
-        for name in _OF_IMAGES:
+        for name in _PER_IMAGE_TENSORS:
             (inputs if name in inputs else outputs).get(name, {})[0] = "image_batch"
     if not seq2seq:
         past = any(name.startswith(PAST_INPUTS) for name in inputs)

@@ -40,22 +40,24 @@ def python_module(description: Description) -> str:
             f"--python describes one graph, and {description.model} becomes several ({', '.join(names)}): {remedy}"
         )
     (graph,) = description.graphs
-    base, feature = _base(graph), graph.code.config.task
+    base, feature = _base_class(graph), graph.code.config.task
     return "\n".join(
         [
-            *_head(description, base),
-            *_mapping("inputs", "Inputs of the graph, in order, with their dynamic axes.", graph.inputs),
-            *_mapping("outputs", "Outputs of the graph, in order, with their dynamic axes.", graph.outputs),
-            *_value("atol_for_validation", "float", "Largest absolute difference that is still right.", graph.atol),
-            *_value("default_onnx_opset", "int", "Opset of the graph.", graph.opset),
-            *(_POSITIONS if base is OnnxConfig and _has_positions(graph) else ()),
+            *_header(description, base),
+            *_axes_property("inputs", "Inputs of the graph, in order, with their dynamic axes.", graph.inputs),
+            *_axes_property("outputs", "Outputs of the graph, in order, with their dynamic axes.", graph.outputs),
+            *_literal_property(
+                "atol_for_validation", "float", "Largest absolute difference that is still right.", graph.atol
+            ),
+            *_literal_property("default_onnx_opset", "int", "Opset of the graph.", graph.opset),
+            *(_POSITION_IDS_METHOD if base is OnnxConfig and _has_positions(graph) else ()),
             *_constructor(base, feature, past=bool(getattr(graph.code.config, "use_past", False))),
             "",
         ]
     )
 
 
-def _base(graph: GraphDescription) -> type[OnnxConfig]:
+def _base_class(graph: GraphDescription) -> type[OnnxConfig]:
     """Return the class that the printed one extends.
 
     Raises:
@@ -66,7 +68,7 @@ def _base(graph: GraphDescription) -> type[OnnxConfig]:
     if isinstance(graph.code.config, DerivedOnnxConfig) and graph.code.config.is_plain:
         return OnnxConfig
     if graph.source == "hand-written" and not isinstance(graph.code.config, SentenceEmbeddingOnnxConfig):
-        return kind if _hooks(kind) or past or graph.code.config._patching_specs else OnnxConfig
+        return kind if _overridden_hooks(kind) or past or graph.code.config._patching_specs else OnnxConfig
     what = "with a cache" if past else f"as {kind.__name__} does"
     raise UnsupportedError(
         f"--python can't write a description that runs the model {what}"
@@ -74,7 +76,7 @@ def _base(graph: GraphDescription) -> type[OnnxConfig]:
     )
 
 
-def _hooks(kind: type[OnnxConfig]) -> list[str]:
+def _overridden_hooks(kind: type[OnnxConfig]) -> list[str]:
     """Name the hooks that a class doesn't have from `OnnxConfig`."""
     own = [base for base in kind.__mro__ if base not in OnnxConfig.__mro__]
     return [hook for hook in _HOOKS if any(hook in vars(base) for base in own)]
@@ -84,7 +86,7 @@ def _has_positions(graph: GraphDescription) -> bool:
     return any(tensor.name == "position_ids" for tensor in graph.inputs)
 
 
-def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
+def _header(description: Description, base: type[OnnxConfig]) -> list[str]:
     module = "onnxport.onnx" if base is OnnxConfig else base.__module__
     return [
         f'"""How {description.architecture} is exported for {description.task}, as onnxport describe printed it.',
@@ -106,7 +108,7 @@ def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
     ]
 
 
-def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]:
+def _axes_property(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]:
     entries = []
     for tensor in tensors:
         axes = ", ".join(f'{axis}: "{_label(tensor, axis)}"' for axis in tensor.labels)
@@ -118,18 +120,18 @@ def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]
 def _label(tensor: TensorSpec, axis: int) -> str:
     """Return an axis's label; a new name for one that isn't a sum of others."""
     label = tensor.labels[axis]
-    return label if _SUM.fullmatch(label) else f"{tensor.name}_{axis}"
+    return label if _SYMBOL_SUM.fullmatch(label) else f"{tensor.name}_{axis}"
 
 
-_SUM = re.compile(r"[A-Za-z_]\w*( \+ [A-Za-z_]\w*)*")
+_SYMBOL_SUM = re.compile(r"[A-Za-z_]\w*( \+ [A-Za-z_]\w*)*")
 
 
-def _value(name: str, kind: str, text: str, value: float) -> list[str]:
+def _literal_property(name: str, kind: str, text: str, value: float) -> list[str]:
     head = ["", "    @property", f"    def {name}(self) -> {kind}:"]
     return [*head, f'        """{text}"""', f"        return {value!r}"]
 
 
-_POSITIONS = (
+_POSITION_IDS_METHOD = (
     "",
     "    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:",
     '        """Make inputs with the preprocessor, and the places of the tokens."""',
