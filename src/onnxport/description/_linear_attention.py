@@ -40,7 +40,7 @@ def patches_of(model: PreTrainedModel) -> list[PatchingSpec]:
 
 
 def drops_state(model: PreTrainedModel) -> bool:
-    """Return whether a model's code drops its recurrent state when it gets several tokens at once, as Mamba 1's does."""
+    """Return whether a model's code drops its recurrent state if it gets several tokens at once, as Mamba 1's does."""
     return any(hasattr(module, _STATELESS_SCAN) for module in _modules(model))
 
 

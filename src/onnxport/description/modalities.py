@@ -1,4 +1,4 @@
-"""Which tasks need an image or audio input, and whether a model and its graphs have one."""
+"""The tasks that require an image or audio input; whether a model and its graphs have one."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _REQUIRED_MODALITIES = {
     "audio-text-to-text": "images or audio",
     "automatic-speech-recognition": "audio",
 }
-"""Tasks to what at least one of their graphs takes beside text."""
+"""Task to the modalities of which at least one graph has to take one, besides text."""
 _MODALITY_INPUTS = (
     *("pixel_values", "image_pixel_values", "image_patches", "flattened_patches", "input_features", "input_values"),
     *("audio_input_", "protein_input_ids"),
 )
-"""What inputs begin with that are images, audio or another modality themselves, not their masks or sizes."""
+"""Prefixes of inputs with images, audio or another modality themselves, not their masks or sizes."""
 
 
 def accepts_modality(model_class: type) -> bool:
-    """Return whether the forward of a class takes images, audio or another modality than text.
+    """Return whether the forward of a class takes images, audio or another modality besides text.
 
-    Transformers registers classes without any for such tasks, too: Mistral 4, which takes text alone; Dia, which makes
-    audio of text; Kyutai's speech-to-text, which takes audio as token ids.
+    Transformers also registers classes without one for such tasks: Mistral 4, which takes text only; Dia, which
+    generates audio from text; Kyutai's speech-to-text, which takes audio as token ids.
     """
     forward: Callable[..., object] = model_class.forward  # type: ignore[attr-defined]
     return _has_modality(inspect.signature(forward).parameters)
 
 
 def needed_modality(model_class: type, task: Task, *, decodes: bool) -> str | None:
-    """Name what a task needs beside text; None for nothing.
+    """Return the modalities that a task requires besides text; None if it requires none.
 
     Args:
         model_class: the class of the model that is exported.
-        task: what it is exported for.
+        task: the task of the export.
         decodes: whether the model is a decoder that takes an encoder's embeddings. Transformers registers some of them
-            as AutoModelForSeq2SeqLM, whose task names no modality.
+            as AutoModelForSeq2SeqLM, whose task implies no modality.
     """
     if not accepts_modality(model_class):
         return None
@@ -49,7 +49,7 @@ def needed_modality(model_class: type, task: Task, *, decodes: bool) -> str | No
 
 
 def takes_modality(config: OnnxConfig) -> bool:
-    """Return whether a graph takes an image, audio or another modality than text.
+    """Return whether a graph takes images, audio or another modality besides text.
 
     Args:
         config: the description of one graph.
