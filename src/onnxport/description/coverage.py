@@ -47,9 +47,9 @@ class ValidatedTasks:
 @cache
 def validated_tasks() -> ValidatedTasks:
     """Return the results of the matrix."""
-    found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
+    records: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
     types = {
         name: ValidatedType(tuple(entry["tasks"]), entry.get("failed", {}), entry.get("fixed_axes", {}))
-        for name, entry in found["types"].items()
+        for name, entry in records["types"].items()
     }
-    return ValidatedTasks(found["date"], found["versions"], types)
+    return ValidatedTasks(records["date"], records["versions"], types)

@@ -197,7 +197,7 @@ def has_audio(model: PreTrainedModel, preprocessor: Any) -> bool:
     return dummy_input(_main_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
 
 
-_ONE_TENSOR, _PROJECTOR_OUTPUT, _CONCATENATED = "whole", "projected", "joined"
+_ONE_TENSOR, _PROJECTOR_OUTPUT, _CONCATENATED = "tensor", "projected", "concatenated"
 """Formats in which encoders return features."""
 _FRAME_MULTIPLE = 64
 """Dummy audio is truncated to a multiple of this many frames for models that merge frames: a power of two, at least as

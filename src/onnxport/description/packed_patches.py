@@ -32,7 +32,7 @@ _SIZES = ((4, 6), (6, 4))
 """Heights and widths of dummy images, in merged patches: larger than one window, with equal numbers of patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
 """Parameter names of a multimodal model for the grids; with the second, which has no frames, patches are one image."""
-_VECTOR, _IMAGE, _BLOCK = "row", "image", "block"
+_VECTOR, _IMAGE, _BLOCK = "vector", "image", "block"
 _PATCH_FORMATS = (_VECTOR, _IMAGE, _BLOCK)
 """Formats of a patch: a vector of its values, an image, or an image of a block of patches, channels last."""
 _ENCODER_GRIDS = ("grid_thw", *_GRIDS)
