@@ -151,7 +151,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     @property
     def multiples(self) -> frozenset[str]:
-        """All inputs: the lengths of audio inputs are multiples of each other's, or of the number of tokens."""
+        """All inputs: the lengths of audio inputs depend on each other and on the number of tokens."""
         return frozenset(self._inputs)
 
     @property
