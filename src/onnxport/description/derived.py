@@ -84,7 +84,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         dummy_inputs: dummy inputs that no preprocessor makes and that the model always takes, by parameter name.
 
     Args:
-        model: a Transformers model; its forward is run once, with a batch of two short examples.
+        model: a Transformers model; its forward is run on a batch of two short examples.
         preprocessor: its tokenizer, processor, image processor or feature extractor.
         use_past: whether the graph has the KV cache as inputs and outputs.
         last_logits: whether the graph returns the logits of the last token only.
