@@ -1,4 +1,4 @@
-"""Write results as a page of the documentation, and as a summary on the terminal."""
+"""Format results as a page of the documentation, and as a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def page(records: list[dict[str, Any]]) -> str:
     """Return the Markdown page of these records."""
     by_pair = {(record["model_type"], record["feature"]): record for record in records}
     lines = [_HEAD, "## Totals", "", "| | passed | failed | not run |", "| --- | --- | --- | --- |"]
-    for title, way in (("façade", "facade"), ("command", "public"), ("both", None)):
-        passed = sum(_passed(record, way) for record in records)
+    for title, export in (("façade", "facade"), ("command", "public"), ("both", None)):
+        passed = sum(_passed(record, export) for record in records)
         lines.append(f"| {title} | {passed} | {len(records) - passed} | {len(pairs()) - len(records)} |")
     lines += ["", "## By model type", "", "| model type | features | façade | command |", "| --- | --- | --- | --- |"]
     for model_type, entry in table().items():
-        own = [by_pair[model_type, feature] for feature in entry["features"] if (model_type, feature) in by_pair]
-        facade, public = (sum(_passed(record, way) for record in own) for way in ("facade", "public"))
+        found = [by_pair[model_type, feature] for feature in entry["features"] if (model_type, feature) in by_pair]
+        facade, public = (sum(_passed(record, export) for record in found) for export in ("facade", "public"))
         lines.append(f"| {model_type} | {len(entry['features'])} | {facade} | {public} |")
     lines += ["", "## Axes that a model fixes", "", _FIXED, *_remarks(records, "fixed_axes")]
     lines += ["", "## Sizes that a model refuses", "", _REFUSED, *_remarks(records, "refused")]
@@ -59,7 +59,7 @@ def summary(records: list[dict[str, Any]]) -> str:
 
 
 def _remarks(records: list[dict[str, Any]], key: str) -> list[str]:
-    """List what the command's manifests remark under a key, one line for each model type and remark."""
+    """List the entries of the command's manifests under a key, one line for each model type and entry."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in records:
         remarks = record.get("public", {}).get(key) or ()
@@ -70,5 +70,5 @@ def _remarks(records: list[dict[str, Any]], key: str) -> list[str]:
     return lines or ["None."]
 
 
-def _passed(record: dict[str, Any], way: str | None) -> bool:
-    return bool((record if way is None else record.get(way, {})).get("status") == "passed")
+def _passed(record: dict[str, Any], export: str | None) -> bool:
+    return bool((record if export is None else record.get(export, {})).get("status") == "passed")

@@ -1,4 +1,4 @@
-"""Write the matrix's results as `docs/coverage.md`, as JSON beside it, and as what `onnxport list` tells."""
+"""Write the matrix's results as `docs/coverage.md`, `docs/coverage.json` and the data of `onnxport list`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COVERAGE = Path("docs/coverage.md")
 PACKAGES = ("onnxport", "transformers", "torch", "onnxscript", "onnx-ir", "onnxruntime")
 CATEGORIES = ("make", "describe", "bind", "trace", "convert", "validate", "interface", "crash", "timeout")
 REPEATED = 4
-"""Layers of one class from which stamping is worth proving."""
+"""Number of repeated layers from which a model counts for the share of stamped pairs."""
 
 _HEAD = """# Coverage
 
@@ -42,7 +42,7 @@ cache aren't described yet; *bind*, parameters and tensors don't fit; *trace*, P
 
 
 def publish(records: list[Record], page: Path) -> None:
-    """Write the page with its JSON and, where it is the documentation's, what `onnxport list` tells.
+    """Write the page with its JSON and, if it is the documentation's page, the data of `onnxport list`.
 
     Args:
         records: results of pairs.
@@ -54,11 +54,11 @@ def publish(records: list[Record], page: Path) -> None:
 
 
 def write_page(records: Iterable[Record], page: Path) -> None:
-    """Write the page and, beside it, the records as JSON.
+    """Write the page, and the records as JSON next to it.
 
     Args:
         records: results of pairs.
-        page: the Markdown file; the JSON file has its name with another suffix.
+        page: the Markdown file; the JSON file has the same name with the suffix `.json`.
     """
     found = sorted(records, key=lambda record: (record["model_type"], record["task"]))
     page.write_text(text_of(found, _today(), _versions()), encoding="utf-8")
@@ -67,10 +67,10 @@ def write_page(records: Iterable[Record], page: Path) -> None:
 
 
 def write_validated(records: Iterable[Record], path: Path = PATH) -> None:
-    """Write what `onnxport list` tells: of each model type, the tasks that passed, and why the others failed.
+    """Write the data of `onnxport list`: for each model type, the validated tasks and the reasons of failures.
 
     Args:
-        records: results of pairs, as the page's JSON has them or as they were run.
+        records: results of pairs, from the page's JSON or from a run.
         path: the JSON file.
     """
     types: dict[str, dict[str, Any]] = defaultdict(lambda: {"tasks": []})
@@ -87,7 +87,7 @@ def write_validated(records: Iterable[Record], path: Path = PATH) -> None:
 
 
 def _write_lines(path: Path, start: str, lines: list[str], end: str) -> None:
-    """Write JSON with the day, the versions, and something of which each item has a line, for diffs to be read."""
+    """Write JSON with the date, the versions, and one item on each line, so that diffs are readable."""
     head, items = json.dumps({"date": _today(), "versions": _versions()})[:-1], ",\n".join(lines)
     path.write_text(f"{head}, {start}\n{items}\n{end}}}\n", encoding="utf-8")
 
@@ -101,7 +101,7 @@ def _versions() -> dict[str, str]:
 
 
 def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
-    """Return the page's text."""
+    """Return the Markdown text of the page."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     run = f"Written {date} with {named}. {len(records)} of {len(pairs())} pairs were run."
     lines = [_HEAD, run, "", "## Figures", "", *_figures(records)]
@@ -118,12 +118,12 @@ def _figures(records: list[Record]) -> list[str]:
     types = {record["model_type"] for record in records}
     validated_tasks = {record["model_type"] for record in passed}
     deep = [record for record in passed if record.get("repeated", 0) >= REPEATED]
-    texts = [record for record in passed if record.get("length") is not None]
+    sequences = [record for record in passed if record.get("length") is not None]
     rows = (
         ("model types that export and validate on at least one task", len(validated_tasks), len(types)),
         ("(model type, task) pairs that export and validate", len(passed), len(records)),
         ("pairs proved dynamic in batch, of those exported", sum(bool(r["batch"]) for r in passed), len(passed)),
-        ("pairs that take tokens and are dynamic in length", sum(bool(r["length"]) for r in texts), len(texts)),
+        ("pairs that take tokens and are dynamic in length", sum(bool(r["length"]) for r in sequences), len(sequences)),
         (
             f"pairs whose layers were stamped, of those with {REPEATED} or more alike",
             _count(deep, "stamped"),
@@ -172,7 +172,7 @@ def _predecessors(records: list[Record]) -> list[str]:
 
 
 def _failures(records: list[Record]) -> list[str]:
-    """List each reason with the pairs that have it, the most frequent first."""
+    """Return a table of the reasons of failures with their pairs, the most frequent first."""
     found: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record["status"] != PASSED:
@@ -187,7 +187,7 @@ def _failures(records: list[Record]) -> list[str]:
 
 
 def reason(record: Record) -> str:
-    """Return why a pair failed, in a line that fits a table: colours, paths and markup are left out."""
+    """Return the reason of a failure as the text of a table cell, without colours, paths and markup."""
     text = re.sub(r"\x1b\[\d*m|\[\d+m", "", str(record.get("message", "")))
     text = re.sub(r"\(this is a bug, run with --debug for the traceback\)", "", text)
     text = re.sub(r"(?<!\w)/\S+/([\w.-]+)", r"\1", " ".join(text.split()))
@@ -200,9 +200,9 @@ def _outcome(record: Record) -> str:
 
 
 def _plain(record: Record) -> Record:
-    """Return a record without what differs from machine to machine."""
-    left = ("trace", "inputs", "seconds", "notes", "cases")
-    plain = {name: value for name, value in record.items() if name not in left}
+    """Return a record without the fields that depend on the machine."""
+    omitted = ("trace", "inputs", "seconds", "notes", "cases")
+    plain = {name: value for name, value in record.items() if name not in omitted}
     return {**plain, "message": reason(record)} if "message" in plain else plain
 
 
