@@ -1,4 +1,4 @@
-"""Adapters: what is merged while weights are written is what a few lines of PyTorch give, or there is an error."""
+"""Adapters: weights that are merged while they are written equal a reference in PyTorch, or there is an error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def base(directory: Path, name: str, settings: dict[str, Any]) -> Path:
 
 
 def adapter(directory: Path, base_name: str | None, tensors: State, **settings: Any) -> Path:
-    """Write an adapter; names of tensors lack what PEFT puts before them."""
+    """Write an adapter, with tensor names without PEFT's prefix."""
     directory.mkdir(exist_ok=True)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "base_model_name_or_path": base_name, "bias": "none"}
     (directory / "adapter_config.json").write_text(json.dumps(config | settings))
@@ -81,7 +81,7 @@ def product(tensors: State, module: str, scale: float) -> torch.Tensor:
 
 
 def check(directory: Path, name: str, wanted: State, **options: Any) -> Binding:
-    """Compare expressions, and the model in memory, with wanted parameters; the others must be the base's."""
+    """Compare expressions, and the model in memory, with expected parameters; all others must equal the base's."""
     chosen, model_class = ExportOptions(**options), getattr(transformers, name)
     checkpoint = open_checkpoint(directory, chosen)
     bound = bind(checkpoint, model_class, load_config(checkpoint, chosen), chosen)
@@ -164,8 +164,8 @@ def test_convolutions_and_dora(tmp_path: Path) -> None:
     check(found, "ViTForImageClassification", {f"{name}.weight": merged})
 
 
-def test_names_of_earlier_releases(tmp_path: Path) -> None:
-    """Text models in models for pictures and texts were elsewhere; adapters have the names of their time."""
+def test_parameter_names_of_earlier_releases(tmp_path: Path) -> None:
+    """Language models in multimodal models had other names; adapters have the names of the release that saved them."""
     settings = {
         "vision_config": {
             "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -183,8 +183,8 @@ def test_names_of_earlier_releases(tmp_path: Path) -> None:
     check(found, name, {f"{new}.weight": wanted})
 
 
-def test_a_quantized_base(tmp_path: Path) -> None:
-    """What the base's numbers stand for is what the product is added to, before anything is rounded."""
+def test_the_base_may_be_quantized(tmp_path: Path) -> None:
+    """The product is added to the dequantized weights of the base before rounding."""
     source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
     name = "model.layers.0.self_attn.q_proj"
     state = load_file(source / "model.safetensors")
@@ -205,8 +205,8 @@ def test_a_quantized_base(tmp_path: Path) -> None:
         check(found, "LlamaForCausalLM", {f"{name}.weight": wanted}, dtype=dtype)
 
 
-def test_a_new_head_and_biases_replace_what_is_there(tmp_path: Path) -> None:
-    """The base has no classifier; a load of it alone is an error."""
+def test_a_new_head_and_biases_replace_those_of_the_base(tmp_path: Path) -> None:
+    """The base has no classifier; loading it without the adapter is an error."""
     source = base(tmp_path / "base", "BertModel", BERT)
     name = "bert.encoder.layer.0.attention.self.query"
     own = {"classifier.weight": random(2, 32), "classifier.bias": random(2)}
@@ -269,30 +269,34 @@ def bert(tmp_path: Path) -> tuple[Path, Path, State]:
     return source, adapter(tmp_path / "lora", "../base", tensors), tensors
 
 
-def is_traced_and_bound(source: Path, options: ExportOptions) -> tuple[bool, bool]:
-    """Return what of a blueprint wasn't in the cache: the graphs, the binding."""
+def created_entries(source: Path, options: ExportOptions) -> tuple[bool, bool]:
+    """Return which parts of a blueprint weren't in the cache: the graphs, the binding."""
     found = BlueprintSource(open_checkpoint(source, options), options, lambda *_: None)
     return not found.blueprint().trace.cached, found.draft is not None
 
 
-def test_the_blueprint_is_the_bases(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
-    """The base's graph serves an adapter; another adapter of the same shapes needs neither torch nor a trace."""
+def test_the_blueprint_of_the_base_is_used(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    """The base's graph is used for an adapter; another adapter with the same shapes needs neither torch nor tracing."""
     source, found, _ = bert
     export(source, tmp_path / "plain", ExportOptions(validate="none"))
     options = ExportOptions(adapter=str(found))
-    assert is_traced_and_bound(source, options) == (False, True)
+    assert created_entries(source, options) == (False, True)
     other_tensors = factors(QUERY, 32, 32)
     other = adapter(tmp_path / "other", "elsewhere", other_tensors)
     options = ExportOptions(adapter=str(other))
-    assert is_traced_and_bound(source, options) == (False, False)
+    assert created_entries(source, options) == (False, False)
     export(source, tmp_path / "merged", options)
     assert differs(tmp_path / "merged", merged_bert(source, other_tensors)) < 1e-5
     assert differs(tmp_path / "plain", merged_bert(source, other_tensors)) > 1e-3
-    adapter(other, "elsewhere", other_tensors, lora_alpha=12)  # the scale is in the expressions, so in the key
-    assert is_traced_and_bound(source, options) == (False, True)
+    adapter(
+        other, "elsewhere", other_tensors, lora_alpha=12
+    )  # the scale is in the expressions, and therefore in the key
+    assert created_entries(source, options) == (False, True)
 
 
-def test_the_manifest_names_both_and_validates_again(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+def test_the_manifest_names_adapter_and_base_and_can_be_validated(
+    bert: tuple[Path, Path, State], tmp_path: Path
+) -> None:
     source, found, tensors = bert
     export(found, tmp_path / "one", ExportOptions())
     export(source, tmp_path / "two", ExportOptions(adapter=str(found)))
@@ -304,10 +308,10 @@ def test_the_manifest_names_both_and_validates_again(bert: tuple[Path, Path, Sta
         assert validate(tmp_path / name).status == "passed"
         assert differs(tmp_path / name, merged_bert(source, tensors)) < 1e-5
     plain = validate(tmp_path / "two", str(source))
-    assert plain.status == "failed"  # without the adapter, it is another model
+    assert plain.status == "failed"  # without the adapter, the outputs differ
 
 
-def test_a_proof_in_little_memory(bert: tuple[Path, Path, State], tmp_path: Path, monkeypatch: Any) -> None:
+def test_validation_with_a_memory_limit(bert: tuple[Path, Path, State], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("onnxport.validation.memory.MARGIN", 1000)
     monkeypatch.setattr("onnxport.validation.on_demand.SMALL", 100)
     source = base(tmp_path / "deep", "BertForMaskedLM", {**BERT, "num_hidden_layers": 5})
@@ -320,7 +324,7 @@ def test_a_proof_in_little_memory(bert: tuple[Path, Path, State], tmp_path: Path
         assert words in result.manifest.validation["note"]
 
 
-def test_the_tokenizer_is_the_one_beside_the_adapter(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+def test_the_tokenizer_of_the_adapter_is_used(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, _ = bert
     for directory, last in ((source, "base"), (found, "own")):
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", last]
@@ -332,7 +336,7 @@ def test_the_tokenizer_is_the_one_beside_the_adapter(bert: tuple[Path, Path, Sta
     assert json.loads((tmp_path / "own-out" / "config.json").read_text())["model_type"] == "bert"
 
 
-def test_linked_weights_are_copied_where_they_are_merged(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+def test_merged_weights_are_written_and_others_linked(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, tensors = bert
     result = export(found, tmp_path / "out", ExportOptions(weights="link"))
     assert {"model.onnx_data", "model.safetensors"} <= {file.name for file in result.plan}
@@ -350,7 +354,7 @@ def test_a_pickled_base_is_merged_in_memory(bert: tuple[Path, Path, State], tmp_
 
 
 def test_tied_weights(tmp_path: Path) -> None:
-    """What is saved for one name counts for both, unless training made a copy of one."""
+    """A tensor saved under one of the tied names is used for both, unless training untied them."""
     source = base(tmp_path / "base", "BertForMaskedLM", BERT)
     table = "bert.embeddings.word_embeddings"
     saved = random(64, 32)
@@ -406,7 +410,7 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_cannot_be_merged_is_named(bert: tuple[Path, Path, State], name: str) -> None:
+def test_an_error_names_what_cannot_be_merged(bert: tuple[Path, Path, State], name: str) -> None:
     settings, tensors, kind, words = ERRORS[name]
     found = adapter(bert[1], "../base", tensors, **settings)
     with pytest.raises(kind, match=words):
@@ -449,7 +453,7 @@ PEFT: dict[str, tuple[str, dict[str, Any], Targets]] = {
 
 
 @pytest.mark.parametrize("name", PEFT)
-def test_peft_merges_the_same(name: str, tmp_path: Path) -> None:
+def test_the_result_equals_that_of_peft(name: str, tmp_path: Path) -> None:
     import peft
 
     class_name, settings, chosen = PEFT[name]

@@ -1,4 +1,4 @@
-"""Encoder-decoders become an encoder and one decoder, which generate exactly what PyTorch generates."""
+"""Encoder-decoders become an encoder and one decoder, which generate the same tokens as PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS = 64
 TEXT = "text2text-generation-with-past"
 SPEECH = "automatic-speech-recognition-with-past"
 IMAGE = "image-to-text-with-past"
-KINDS = {
+CASES = {
     "bart": ("seq2seq-lm", TEXT),
     "blenderbot": ("seq2seq-lm", TEXT),
     "blenderbot-small": ("seq2seq-lm", TEXT),
@@ -43,7 +43,7 @@ def original(checkpoint: Path) -> Any:
 
 
 def inputs_for(model: Any, graph: Any, batch: int) -> dict[str, torch.Tensor]:
-    """Make what an encoder takes; of texts, all but the first are padded."""
+    """Return encoder inputs; all sequences of token ids except the first are padded."""
     generator = torch.Generator().manual_seed(batch)
     place = next(iter(graph.inputs.values()))
     if place.name not in ("input_ids", "attention_mask"):
@@ -73,7 +73,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def exported(kind: str) -> tuple[Path, Path]:
         if kind not in done:
-            feature, task = KINDS[kind]
+            feature, task = CASES[kind]
             checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
             onnxport.export(checkpoint, root / kind, ExportOptions(task=task))
             done[kind] = checkpoint, root / kind
@@ -82,8 +82,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return exported
 
 
-@pytest.mark.parametrize("kind", sampled(KINDS, EVERY_TIME))
-def test_generated_tokens_are_the_originals(kind: str, export: Any) -> None:
+@pytest.mark.parametrize("kind", sampled(CASES, EVERY_TIME))
+def test_generated_tokens_equal_pytorchs(kind: str, export: Any) -> None:
     checkpoint, directory = export(kind)
     model, ours = original(checkpoint), onnxport.load(directory, threads=1)
     for batch in (1, 3):
@@ -135,7 +135,7 @@ WINDOWS, STREAMS, EXPERTS = (
 
 
 @pytest.mark.parametrize("case", sampled(OTHERS, (STREAMS, EXPERTS)))
-def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None:
+def test_other_architectures_generate_pytorchs_tokens(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     torch.manual_seed(0)
     made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
@@ -156,7 +156,7 @@ def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("case", sampled(OTHERS, (EXPERTS,)))
-def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
+def test_other_models_are_exported_as_one_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
     made.save_pretrained(tmp_path / "checkpoint")

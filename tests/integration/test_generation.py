@@ -1,4 +1,4 @@
-"""Decoders generate with what they remember what PyTorch generates, for every kind of cache."""
+"""Decoders generate the same tokens as PyTorch with their cache, for every type of cache."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-RARELY = {
+WIDE = {
     "positions in pairs",
     "a decoder made of an encoder",
     "attention that decays among attention",
@@ -136,17 +136,17 @@ RARELY = {
     "state spaces alone",
     "states that modules keep",
 }
-"""Cases that `make conformance` runs: others cover what they do."""
+"""Cases that only `make conformance` runs: others cover their mechanisms."""
 _RECURRENT = ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
 _KEYS = ["past_key_values.0.key", "past_key_values.0.value"]
-STATES = {
+RECURRENT_INPUTS = {
     "state spaces that forget between calls": ["past_conv.0", "past_ssm.0", "past_conv.1", "past_ssm.1"],
     "the delta rule among attention": _RECURRENT,
     "attention that decays among attention": [*_KEYS, "past_recurrent.1"],
     "states that modules keep": _RECURRENT,
     "keys and a state in every layer": [*_KEYS, *_RECURRENT[:2]],
 }
-"""The first inputs of recurrent models' caches; their graphs are validated, too."""
+"""The first cache inputs of recurrent models; their graphs are validated, too."""
 WITH_BEAMS = (
     "plain, positions learned",
     "positions as a bias",
@@ -157,8 +157,8 @@ WITH_BEAMS = (
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Spare models this small the threads of torch, which cost more than they do."""
+def use_one_thread() -> Iterator[None]:
+    """Use one thread of torch: for tiny models, several are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -166,7 +166,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def checkpoint(parent: Path, name: str, arguments: dict[str, Any]) -> tuple[Path, Any]:
-    """Write a seeded model; return where, and the model as PyTorch loads it again."""
+    """Write a seeded model; return its directory and the model that PyTorch loads from it."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
     randomize(model)
@@ -180,8 +180,8 @@ def exported(source: Path, task: str | None = "text-generation-with-past", proof
     return output
 
 
-def texts() -> dict[str, torch.Tensor]:
-    """Return three texts of 30 tokens, two of them padded on the left."""
+def padded_prompts() -> dict[str, torch.Tensor]:
+    """Return three prompts of 30 tokens, two of them padded on the left."""
     tokens = torch.randint(3, 99, (3, 30), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(tokens)
     mask[1, :9] = mask[2, :4] = 0
@@ -197,68 +197,70 @@ def generated(model: Any, inputs: dict[str, torch.Tensor], **settings: Any) -> t
     return found.sequences.tolist(), torch.stack(found.logits)
 
 
-@pytest.mark.parametrize("case", sampled(CASES, CASES.keys() - RARELY))
-def test_the_tokens_are_pytorchs(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", sampled(CASES, CASES.keys() - WIDE))
+def test_generated_tokens_equal_pytorchs(case: str, tmp_path: Path) -> None:
     source, original = checkpoint(tmp_path, *CASES[case])
-    wanted_states = STATES.get(case, [])
-    output = exported(source, proof="quick" if wanted_states else "none")
+    expected_states = RECURRENT_INPUTS.get(case, [])
+    output = exported(source, proof="quick" if expected_states else "none")
     manifest = json.loads((output / "onnxport.json").read_text())
-    assert manifest["validation"]["status"] == ("passed" if wanted_states else "skipped")
+    assert manifest["validation"]["status"] == ("passed" if expected_states else "skipped")
     names = [tensor["name"] for tensor in manifest["components"][0]["inputs"] if tensor["name"].startswith("past_")]
-    assert names[: len(wanted_states)] == wanted_states
+    assert names[: len(expected_states)] == expected_states
     model = onnxport.load(output, threads=1)
-    for inputs in ({name: tensor[:1] for name, tensor in texts().items()}, texts()):
+    for inputs in ({name: tensor[:1] for name, tensor in padded_prompts().items()}, padded_prompts()):
         wanted, wanted_logits = generated(original, inputs)
         found, logits = generated(model, inputs)
         assert found == wanted
         torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)
         assert len(set(wanted[0][30:])) > 3, "the test shows little: the model repeats itself"
     if case in WITH_BEAMS:
-        assert generated(model, texts(), num_beams=3)[0] == generated(original, texts(), num_beams=3)[0]
+        assert (
+            generated(model, padded_prompts(), num_beams=3)[0] == generated(original, padded_prompts(), num_beams=3)[0]
+        )
 
 
 @pytest.fixture(scope="module")
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Path]:
-    """A decoder whose layers have windows shorter than the texts: its checkpoint, PyTorch's model, and the export."""
+    """A decoder with sliding windows shorter than the prompts: its checkpoint, PyTorch's model, and the export."""
     parent = tmp_path_factory.mktemp("windowed")
     source, original = checkpoint(parent, *CASES["a window in every layer"])
     return source, original, exported(source)
 
 
-def test_a_text_may_come_in_pieces(windowed: tuple[Path, Any, Path]) -> None:
+def test_a_prompt_may_be_split_into_several_steps(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
-    tokens = texts()["input_ids"][:1].repeat(1, 2)
+    tokens = padded_prompts()["input_ids"][:1].repeat(1, 2)
     with torch.no_grad():
         wanted = original(tokens).logits
     model = onnxport.load(directory, threads=1)
-    remembered, found = None, []
+    past, found = None, []
     for piece in tokens.split((23, 17, 1, 18, 1), dim=1):
-        result = model(input_ids=piece, past_key_values=remembered, use_cache=True)
-        remembered = result.past_key_values
+        result = model(input_ids=piece, past_key_values=past, use_cache=True)
+        past = result.past_key_values
         found.append(result.logits)
     torch.testing.assert_close(torch.cat(found, dim=1), wanted, atol=2e-4, rtol=1e-3)
 
 
 def test_without_torch_the_tokens_are_the_same(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
-    arrays = {name: tensor.numpy() for name, tensor in texts().items()}
+    arrays = {name: tensor.numpy() for name, tensor in padded_prompts().items()}
     found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=64, eos_token_id=98)
-    wanted = original.generate(**texts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
+    wanted = original.generate(**padded_prompts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
     np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted.numpy())
 
 
-def test_a_seed_repeats_a_sample(windowed: tuple[Path, Any, Path]) -> None:
+def test_sampling_is_reproducible_with_a_seed(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
     samples = []
     for model in (onnxport.load(directory), onnxport.load(directory), original):
         torch.manual_seed(7)
-        samples.append(model.generate(**texts(), **TOKENS, do_sample=True, top_k=20).tolist())
+        samples.append(model.generate(**padded_prompts(), **TOKENS, do_sample=True, top_k=20).tolist())
     assert samples[0] == samples[1] == samples[2]
 
 
-def test_an_assistant_doesnt_change_the_tokens(windowed: tuple[Path, Any, Path]) -> None:
+def test_assisted_decoding_generates_the_same_tokens(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
-    one = {name: tensor[:1] for name, tensor in texts().items()}
+    one = {name: tensor[:1] for name, tensor in padded_prompts().items()}
     model = onnxport.load(directory, threads=1)
     wanted = original.generate(**one, **TOKENS, do_sample=False)
     for assistant in (original, onnxport.load(directory)):
@@ -279,62 +281,64 @@ def test_tokens_are_streamed(windowed: tuple[Path, Any, Path]) -> None:
             self.ended = True
 
     _, _, directory = windowed
-    one, streamer = {name: tensor[:1] for name, tensor in texts().items()}, Streamer()
+    one, streamer = {name: tensor[:1] for name, tensor in padded_prompts().items()}, Streamer()
     found = onnxport.load(directory).generate(**one, **TOKENS, do_sample=False, streamer=streamer)
     assert streamer.tokens == found[0].tolist()
     assert streamer.ended
 
 
-def test_the_last_logits_are_enough(windowed: tuple[Path, Any, Path]) -> None:
+def test_generation_with_the_last_logits_only(windowed: tuple[Path, Any, Path]) -> None:
     source, original, _ = windowed
     model = onnxport.load(exported(source, last_logits=True))
-    assert model(**texts()).logits.shape == (3, 1, 99)
-    assert generated(model, texts())[0] == generated(original, texts())[0]
+    assert model(**padded_prompts()).logits.shape == (3, 1, 99)
+    assert generated(model, padded_prompts())[0] == generated(original, padded_prompts())[0]
 
 
-def test_no_past_computes_everything_again(windowed: tuple[Path, Any, Path]) -> None:
+def test_generation_without_past(windowed: tuple[Path, Any, Path]) -> None:
     source, original, _ = windowed
     directory = exported(source, task=None, past=False)
     (graph,) = onnxport.inspect(directory).graphs
     assert [value.name for value in graph.inputs] == ["input_ids", "attention_mask", "position_ids"]
     assert [value.name for value in graph.outputs] == ["logits"]
     model = onnxport.load(directory, threads=1)
-    assert generated(model, texts())[0] == generated(original, texts())[0]
-    arrays = {name: tensor.numpy() for name, tensor in texts().items()}
+    assert generated(model, padded_prompts())[0] == generated(original, padded_prompts())[0]
+    arrays = {name: tensor.numpy() for name, tensor in padded_prompts().items()}
     found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=8, eos_token_id=98)
-    np.testing.assert_array_equal(found, original.generate(**texts(), max_new_tokens=8, do_sample=False).numpy())
+    np.testing.assert_array_equal(
+        found, original.generate(**padded_prompts(), max_new_tokens=8, do_sample=False).numpy()
+    )
 
 
-def test_a_cache_that_isnt_known_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_cache_is_an_error(tmp_path: Path) -> None:
     source, _ = checkpoint(tmp_path, "OpenAIGPTConfig", _GPT2)
     with pytest.raises(UnsupportedError, match=r"OpenAIGPTLMHeadModel .* returns no cache.*without -with-past"):
         exported(source)
 
 
-def test_what_keeps_no_cache_computes_everything_again(tmp_path: Path) -> None:
+def test_generation_with_a_model_without_cache(tmp_path: Path) -> None:
     source, original = checkpoint(tmp_path, "OpenAIGPTConfig", _GPT2)
     directory = exported(source, task=None)
     assert onnxport.inspect(directory).task == "text-generation"
-    assert generated(onnxport.load(directory), texts())[0] == generated(original, texts())[0]
+    assert generated(onnxport.load(directory), padded_prompts())[0] == generated(original, padded_prompts())[0]
 
 
-def test_states_that_arent_known_are_refused(tmp_path: Path) -> None:
+def test_unsupported_recurrent_states_are_an_error(tmp_path: Path) -> None:
     source, _ = checkpoint(tmp_path, "ZayaConfig", {**_ZAYA, "attention_bias": True})
     with pytest.raises(UnsupportedError, match=r"ZayaForCausalLM can't be exported with past: its recurrence"):
         exported(source)
 
 
-def test_padding_stays_masked_where_the_first_layer_has_no_keys(tmp_path: Path) -> None:
+def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:
     kinds = ["linear_attention", "full_attention"] * 2
     source, original = checkpoint(tmp_path, "MiniMaxConfig", {**_MINIMAX, "layer_types": kinds})
-    wanted = generated(original, texts(), use_cache=False)[0]  # with its cache, Transformers loses the mask here
-    assert generated(onnxport.load(exported(source), threads=1), texts())[0] == wanted
+    wanted = generated(original, padded_prompts(), use_cache=False)[0]  # with a cache, Transformers loses the mask here
+    assert generated(onnxport.load(exported(source), threads=1), padded_prompts())[0] == wanted
 
 
 @pytest.mark.wide
-def test_the_delta_rule_is_proved_in_half_precision(tmp_path: Path) -> None:
-    # Weights as Transformers initializes them: those of `randomize` make so much of a rounding that fp16 and fp32 of
-    # PyTorch itself differ by a seventh of the largest logit.
+def test_the_delta_rule_is_validated_in_half_precision(tmp_path: Path) -> None:
+    # Weights as Transformers initializes them: those of `randomize` amplify rounding errors so much that fp16 and fp32
+    # in PyTorch differ by a seventh of the largest logit.
     name, arguments = CASES["the delta rule among attention"]
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
@@ -343,13 +347,13 @@ def test_the_delta_rule_is_proved_in_half_precision(tmp_path: Path) -> None:
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"
     original = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float16).eval()
-    one = {name: tensor[:1] for name, tensor in texts().items()}
+    one = {name: tensor[:1] for name, tensor in padded_prompts().items()}
     assert generated(onnxport.load(tmp_path / "out", threads=1), one)[0] == generated(original, one)[0]
 
 
 @pytest.mark.wide
 @pytest.mark.parametrize("rescale_every", [0, 2])
-def test_averages_that_decay(rescale_every: int, tmp_path: Path) -> None:
+def test_rwkvs_decaying_averages(rescale_every: int, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 5, "context_length": 256}
     source, original = checkpoint(tmp_path, "RwkvConfig", {**_SPECIAL, **sizes, "rescale_every": rescale_every})
     result = onnxport.export(source, tmp_path / "out", onnxport.ExportOptions(task="text-generation-with-past"))
@@ -357,9 +361,9 @@ def test_averages_that_decay(rescale_every: int, tmp_path: Path) -> None:
     states = [tensor.name for tensor in result.manifest.components[0].inputs if tensor.name.startswith("past_")]
     assert states[:4] == ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
     model = onnxport.load(tmp_path / "out", threads=1)
-    together = generated(model, {"input_ids": texts()["input_ids"]})[0]
-    for row in range(3):  # one by one: Transformers mixes the texts of a batch with each other
-        one = {"input_ids": texts()["input_ids"][row : row + 1]}
+    together = generated(model, {"input_ids": padded_prompts()["input_ids"]})[0]
+    for row in range(3):  # one by one: Transformers mixes the sequences of a batch
+        one = {"input_ids": padded_prompts()["input_ids"][row : row + 1]}
         wanted, wanted_logits = generated(original, one)
         found, logits = generated(model, one)
         assert found == wanted == together[row : row + 1]

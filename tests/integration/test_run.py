@@ -42,7 +42,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported("whisper", "speech2seq-lm-with-past", tmp_path_factory.mktemp("whisper"))
 
 
-def test_a_cache_generates_what_the_model_generates(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_decoder_with_cache_generates_the_models_tokens(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -87,7 +87,7 @@ def test_sampling(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--max-new-tokens" in capsys.readouterr().err
 
 
-def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_requires_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(decoder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     assert main(["run", str(bare), "--prompt", "ab"]) == 1
@@ -101,9 +101,7 @@ def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.
     assert "--text" in capsys.readouterr().err
 
 
-def test_an_encoder_decoder_generates_what_the_model_generates(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_encoder_decoder_generates_the_models_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     directory = exported("t5", "seq2seq-lm-with-past", tmp_path)

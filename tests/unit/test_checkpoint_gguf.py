@@ -40,7 +40,7 @@ def test_opens_a_file_and_a_directory_with_one(tmp_path: Path) -> None:
     assert read_gguf_header(path).metadata == {"n": 7, "general.architecture": "llama"}
 
 
-def test_asks_which_of_several(tmp_path: Path) -> None:
+def test_several_files_are_an_error(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(gguf_bytes())
     with pytest.raises(CheckpointNotFoundError, match=r"2 GGUF files.*a\.gguf"):
@@ -61,7 +61,7 @@ def test_asks_which_of_several(tmp_path: Path) -> None:
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "truncated"),
     ],
 )
-def test_refuses_a_damaged_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match=rf"m\.gguf.*{message}"):

@@ -1,4 +1,4 @@
-"""Expressions: what they evaluate to, where their bytes are, what they keep in memory, and their JSON."""
+"""Expressions: their values, byte ranges, memory use and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANDOM = np.random.default_rng(0)
 
 
 class Bytes:
-    """A file in memory that remembers what is read."""
+    """A file in memory that records reads."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -41,7 +41,7 @@ def values(*shape: int, count: int = 1) -> tuple[Bytes, list[Array]]:
 
 
 def random_expression(generator: random.Random, of: Expression, array: Array) -> tuple[Expression, Array]:
-    """Apply one operation at random, to the expression and to the array."""
+    """Apply a random operation to the expression and to the array."""
     axis = generator.randrange(array.ndim)
     match generator.choice(["transpose", "reshape", "slice", "concatenate", "cast"]):
         case "transpose":
@@ -62,7 +62,7 @@ def random_expression(generator: random.Random, of: Expression, array: Array) ->
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_chain_of_operations_gives_what_numpy_gives(seed: int) -> None:
+def test_any_sequence_of_operations_equals_numpys(seed: int) -> None:
     generator = random.Random(seed)
     reader, (array,) = values(4, 6, 2)
     made: Expression = stored(4, 6, 2)
@@ -78,7 +78,7 @@ def test_any_chain_of_operations_gives_what_numpy_gives(seed: int) -> None:
         np.testing.assert_array_equal(reader.read(made.contiguous).view(np.float32), array.reshape(-1))
 
 
-def test_what_is_unchanged_is_recognised() -> None:
+def test_unchanged_tensors_are_recognized() -> None:
     whole = stored(4, 6, begin=100)
     assert whole.contiguous == ByteRange("f", 100, 96)
     assert building.reshape(whole, [24]).contiguous == whole.contiguous
@@ -91,7 +91,7 @@ def test_what_is_unchanged_is_recognised() -> None:
     assert building.cast(whole, ir.DataType.FLOAT16).contiguous is None
 
 
-def test_neighbours_are_one_range() -> None:
+def test_adjacent_ranges_are_merged() -> None:
     first, second, third = stored(2, 3, begin=8), stored(4, 3, begin=32), stored(2, 3, begin=200)
     assert building.concatenate([first, second], 0).contiguous == ByteRange("f", 8, 72)
     assert building.concatenate([second, first], 0).contiguous is None
@@ -99,7 +99,7 @@ def test_neighbours_are_one_range() -> None:
     assert building.concatenate([first, third], 1).contiguous is None
 
 
-def test_operations_that_do_nothing_disappear() -> None:
+def test_operations_without_effect_are_removed() -> None:
     whole = stored(4, 6)
     assert building.cast(whole, ir.DataType.FLOAT) is whole
     assert building.reshape(building.reshape(whole, [24]), [4, 6]) is whole
@@ -111,14 +111,14 @@ def test_operations_that_do_nothing_disappear() -> None:
     )
 
 
-def test_a_slice_of_rows_reads_only_them() -> None:
+def test_a_slice_reads_only_its_rows() -> None:
     reader, (array,) = values(100, 10)
     rows = building.cast(building.cut(stored(100, 10), 0, 10, 12), ir.DataType.FLOAT16)
     np.testing.assert_array_equal(rows.evaluate(reader), array[10:12].astype(np.float16))
     assert reader.reads == [ByteRange("f", 400, 80)]
 
 
-def test_a_cast_is_streamed_in_pieces() -> None:
+def test_a_cast_is_streamed_in_chunks() -> None:
     reader, (array,) = values(3, CHUNK)
     made = building.concatenate([building.cast(stored(3, CHUNK), ir.DataType.FLOAT16)] * 2, 0)
     chunks = [chunk.copy() for chunk in made.chunks(reader)]
@@ -139,7 +139,7 @@ def test_merged_experts_read_one_tensor_at_a_time() -> None:
 
 
 def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the base is, the sum is float32, and a part of it reads only a part of the base."""
+    """The sum is float32 for any dtype of the base, and a slice of it reads only a slice of the base."""
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 12)
     generator = np.random.default_rng(0)
     base, up, down = (generator.normal(size=sizes).astype(np.float16) for sizes in ((7, 6), (7, 2), (2, 6)))
@@ -160,7 +160,7 @@ def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_allclose(turned, values.T, rtol=1e-5, atol=1e-6)
 
 
-def test_products_that_do_not_fit_are_errors() -> None:
+def test_products_with_mismatched_shapes_are_errors() -> None:
     of = stored(4, 6)
     for up, down in (((4, 2), (2, 5)), ((3, 2), (2, 6)), ((4, 2), (3, 6)), ((4,), (2, 6))):
         with pytest.raises(ValueError, match="can't be"):
@@ -171,7 +171,7 @@ def test_products_that_do_not_fit_are_errors() -> None:
         building.rescaled(building.cast(of, ir.DataType.FLOAT16), stored(4))
 
 
-def test_scales_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_are_multiplied_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 24)
     reader, (array,) = values(8, 6)
     scales = RANDOM.standard_normal((1, 4, 1, 2, 1)).astype(np.float32)
@@ -189,8 +189,8 @@ def test_scales_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
         building.product(stored(8, 6), stored(8, 3))
 
 
-def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table of the specification: sign, two bits of exponent, one of mantissa; the lower half of a byte first."""
+def test_4_bit_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The specification's table: sign, two exponent bits, one mantissa bit; the lower half of a byte is first."""
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 16)
     blocks = np.arange(256, dtype=np.uint8).reshape(4, 4, 2, 8)
     scales = np.arange(118, 150, dtype=np.uint8).reshape(4, 4, 2)
@@ -215,7 +215,7 @@ def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         building.mxfp4(InMemory(blocks.astype(np.int8)), InMemory(scales))
 
 
-def test_casts_are_taken_off_where_that_is_the_same() -> None:
+def test_casts_without_effect_are_removed() -> None:
     half = [building.cast(stored(4, 6), ir.DataType.FLOAT16) for _ in range(2)]
     joined = building.transpose(building.concatenate(half, 0), [1, 0])
     assert building.uncast(joined) == building.transpose(building.concatenate([stored(4, 6)] * 2, 0), [1, 0])
@@ -223,7 +223,7 @@ def test_casts_are_taken_off_where_that_is_the_same() -> None:
     assert building.uncast(mixed) == mixed
 
 
-def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
+def test_small_arrays_in_memory_are_serialized() -> None:
     array = RANDOM.standard_normal((3, 4))
     again = building.from_json(building.to_json(building.transpose(InMemory(array), [1, 0])))
     np.testing.assert_array_equal(again.evaluate(Bytes(b"")), array.T)
@@ -241,7 +241,7 @@ def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
         {"InMemory": ["FLOAT", [2], "AAAA"]}, {"Concatenate": [0]},
     ],
 )  # fmt: skip
-def test_json_that_is_damaged_is_an_error(value: Any) -> None:
+def test_damaged_json_is_an_error(value: Any) -> None:
     with pytest.raises(ValueError, match="isn't an expression"):
         building.from_json(value)
 
@@ -257,7 +257,7 @@ def test_json_that_is_damaged_is_an_error(value: Any) -> None:
         lambda of: building.concatenate([of, building.cast(of, ir.DataType.FLOAT16)], 0),
     ],
 )
-def test_what_makes_no_sense_is_an_error(build: Any) -> None:
+def test_invalid_expressions_are_an_error(build: Any) -> None:
     with pytest.raises(ValueError, match=r"\[4, 6\]|nothing"):
         build(stored(4, 6))
 
@@ -283,7 +283,7 @@ def test_values_are_compared_in_blocks_and_stop_at_the_first_difference(tmp_path
     assert sum(reads) < array.nbytes
 
 
-def test_empty_parts_are_left_out() -> None:
+def test_empty_operands_are_removed() -> None:
     made = building.concatenate([stored(0, 3), stored(2, 3), stored(0, 3)], 0)
     assert made == stored(2, 3)
     assert isinstance(building.concatenate([stored(2, 3), stored(2, 3, begin=24)], 1), Concatenate)

@@ -1,4 +1,4 @@
-"""Safetensors files made by hand, without torch, for the tests of what reads them."""
+"""Safetensors files and graphs for tests, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 def checkpoint(directory: Path, **shards: Mapping[str, Array]) -> tuple[Inventory, Reader]:
-    """Write shards (file name without suffix → tensors) and open them."""
+    """Write shards (file name without suffix to tensors) and open them."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, tensors in shards.items():
         save_file(dict(tensors), directory / f"{name}.safetensors")
