@@ -52,7 +52,7 @@ def write(config: dict[str, Any], directory: Path, gigabytes: float) -> None:
     total, free = sum(tensor.nbytes for tensor in tensors), shutil.disk_usage(directory).free
     if free < 2.1 * total:
         raise OSError(
-            f"{total / 1e9:.1f} GB and the export need {2.1 * total / 1e9:.1f} GB of disk space, {free / 1e9:.1f} are free"
+            f"{total / 1e9:.1f} GB and the export need {2.1 * total / 1e9:.1f} GB on disk, {free / 1e9:.1f} are free"
         )
     shards = list(_shards(tensors))
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]

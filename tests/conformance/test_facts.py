@@ -108,7 +108,10 @@ def test_pair_makes_the_recorded_dummy_inputs(record: dict[str, Any]) -> None:
             {name: value} if isinstance(value, torch.Tensor) else {f"{name}.0.{i}": t for i, t in enumerate(value[0])}
         )
         found |= {key: [list(t.shape), str(t.dtype).removeprefix("torch.")] for key, t in parts.items()}
-    wanted = dict(record["dummy_inputs"]["named"])
-    if wanted.get("decoder_attention_mask", [None, ""])[1] == "float32":
-        wanted["decoder_attention_mask"] = [wanted["decoder_attention_mask"][0], "int64"]  # the original's float mask
-    assert found == wanted
+    expected = dict(record["dummy_inputs"]["named"])
+    if expected.get("decoder_attention_mask", [None, ""])[1] == "float32":
+        expected["decoder_attention_mask"] = [
+            expected["decoder_attention_mask"][0],
+            "int64",
+        ]  # the original's float mask
+    assert found == expected

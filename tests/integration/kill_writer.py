@@ -107,12 +107,12 @@ def can_exchange(directory: Path) -> bool:
 def main() -> None:
     directory, kind, weights, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     output, generator = directory / "out", random.Random(seed)
-    wanted, took = {}, 0.0
+    expected, took = {}, 0.0
     for version in (0, 1, 0):
         started = time.perf_counter()
         run_and_kill(lambda version=version: export(directory, version, weights), None)
         took = time.perf_counter() - started
-        wanted[version] = fingerprint(output)
+        expected[version] = fingerprint(output)
     seen, deaths, count, exchanges = [0, 0], 0, 0, can_exchange(directory)
     while count < 500 and not (kind == "timed" and deaths == 40):
         before = fingerprint(output)
@@ -125,15 +125,15 @@ def main() -> None:
 
         died = run_and_kill(work, generator.uniform(0, 1.2 * took) if kind == "timed" else None)
         after = fingerprint(output)
-        assert after is None or after == wanted[after[0]], (count, after)
+        assert after is None or after == expected[after[0]], (count, after)
         assert after is not None or before is None or not exchanges, f"{count}: the output is missing"
-        assert died or after == wanted[version]
+        assert died or after == expected[version]
         seen[int(after != before)] += 1
         deaths, count = deaths + died, count + 1
         if kind == "audited" and not died:
             break
     export(directory, 1, weights)
-    assert fingerprint(output) == wanted[1]
+    assert fingerprint(output) == expected[1]
     left = sorted(path.name for path in directory.iterdir())
     print(json.dumps({"deaths": deaths, "kept": seen[0], "changed": seen[1], "left": left}))
 

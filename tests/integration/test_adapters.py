@@ -115,12 +115,12 @@ def test_linear_layers_with_patterns(tmp_path: Path, dtype: str) -> None:
         rank_pattern={"mlp.down_proj": 2}, alpha_pattern={"^model.layers.0.self_attn.q_proj": 1, "proj": 3},
         layers_to_transform=None, target_modules=["q_proj"],
     )  # fmt: skip
-    wanted = {
+    expected = {
         f"{query}.weight": weights[f"{query}.weight"] + product(tensors, query, 1 / 4),
         f"{down}.weight": weights[f"{down}.weight"] + product(tensors, down, 6 / 2),
         f"{head}.weight": weights[f"{head}.weight"] + product(tensors, head, 6 / 4),
     }
-    check(found, "LlamaForCausalLM", wanted, dtype=dtype)
+    check(found, "LlamaForCausalLM", expected, dtype=dtype)
 
 
 def test_the_scale_of_rslora(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_the_scale_of_rslora(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.k_proj"
     tensors = factors(name, 16, 32)
     found = adapter(tmp_path / "lora", str(tmp_path / "base"), tensors, use_rslora=True)
-    wanted = weights[f"{name}.weight"] + product(tensors, name, 6 / math.sqrt(4))
-    check(found, "LlamaForCausalLM", {f"{name}.weight": wanted})
+    expected = weights[f"{name}.weight"] + product(tensors, name, 6 / math.sqrt(4))
+    check(found, "LlamaForCausalLM", {f"{name}.weight": expected})
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -140,15 +140,15 @@ def test_conv1d_and_embeddings_are_transposed(tmp_path: Path, dora: bool) -> Non
     table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
     deltas = {name: product(tensors, name, 1.5) for name in (square, wide)}
     deltas[table] = 1.5 * (table_factors[f"{table}.lora_embedding_B"] @ table_factors[f"{table}.lora_embedding_A"])
-    wanted, norms = {}, {}
+    expected, norms = {}, {}
     for name, delta in deltas.items():
         merged = weights[f"{name}.weight"].T + delta
         if dora:
             norms[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
             merged = merged / merged.norm(dim=1, keepdim=True) * norms[f"{name}.lora_magnitude_vector"][:, None]
-        wanted[f"{name}.weight"] = merged.T
+        expected[f"{name}.weight"] = merged.T
     found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **norms}, use_dora=dora)
-    check(found, "GPT2LMHeadModel", wanted)
+    check(found, "GPT2LMHeadModel", expected)
 
 
 def test_convolutions_and_dora(tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_parameter_names_of_earlier_releases(tmp_path: Path) -> None:
     tensors = factors(old, 48, 32)
     found = adapter(tmp_path / "lora", "../base", tensors)
     plain = transformers.LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    wanted = plain.get_submodule(new).weight.detach() + product(tensors, old, 1.5)
-    check(found, name, {f"{new}.weight": wanted})
+    expected = plain.get_submodule(new).weight.detach() + product(tensors, old, 1.5)
+    check(found, name, {f"{new}.weight": expected})
 
 
 def test_the_base_may_be_quantized(tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_the_base_may_be_quantized(tmp_path: Path) -> None:
     (source / "config.json").write_text(json.dumps(settings))
     tensors = factors(name, 32, 32)
     scales = torch.tensor([[0.5, 0.25], [2, 1]]).repeat_interleave(16, 0).repeat_interleave(16, 1)
-    wanted = packed.float() * scales + product(tensors, name, 1.5)
+    expected = packed.float() * scales + product(tensors, name, 1.5)
     found = adapter(tmp_path / "lora", "../base", tensors)
     for dtype in ("fp32", "bf16"):
-        check(found, "LlamaForCausalLM", {f"{name}.weight": wanted}, dtype=dtype)
+        check(found, "LlamaForCausalLM", {f"{name}.weight": expected}, dtype=dtype)
 
 
 def test_a_new_head_and_biases_replace_those_of_the_base(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_a_new_head_and_biases_replace_those_of_the_base(tmp_path: Path) -> None
     plain.load_state_dict(state)
     ids = torch.tensor([[1, 5, 9], [3, 4, 2]])
     with torch.no_grad():
-        wanted = plain(ids, attention_mask=torch.ones_like(ids)).logits
-    assert np.allclose(run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids)), wanted, atol=1e-5)
+        expected = plain(ids, attention_mask=torch.ones_like(ids)).logits
+    assert np.allclose(run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids)), expected, atol=1e-5)
     with pytest.raises(WeightsMismatchError, match="classifier"):
         export(source, tmp_path / "no", ExportOptions(task="text-classification"))
 
@@ -258,8 +258,8 @@ def merged_bert(source: Path, tensors: State) -> Any:
 def differs(directory: Path, plain: Any) -> float:
     ids = torch.tensor([[1, 5, 9, 7], [3, 4, 2, 8]])
     with torch.no_grad():
-        wanted = plain(ids, attention_mask=torch.ones_like(ids)).logits.numpy()
-    return float(abs(run(directory, input_ids=ids, attention_mask=torch.ones_like(ids)) - wanted).max())
+        expected = plain(ids, attention_mask=torch.ones_like(ids)).logits.numpy()
+    return float(abs(run(directory, input_ids=ids, attention_mask=torch.ones_like(ids)) - expected).max())
 
 
 @pytest.fixture
@@ -359,11 +359,11 @@ def test_tied_weights(tmp_path: Path) -> None:
     table = "bert.embeddings.word_embeddings"
     saved = random(64, 32)
     found = adapter(tmp_path / "lora", "../base", {**factors(QUERY, 32, 32), f"{table}.weight": saved})
-    wanted = {
+    expected = {
         f"{table}.weight": saved, "cls.predictions.decoder.weight": saved,
         f"{QUERY}.weight": merged_bert(source, load(found)).get_submodule(QUERY).weight.detach(),
     }  # fmt: skip
-    check(found, "BertForMaskedLM", wanted)
+    check(found, "BertForMaskedLM", expected)
     one = {f"{table}.weight": saved}
     both = {**one, "cls.predictions.decoder.weight": saved}
     names = ["word_embeddings", "decoder"]
@@ -405,7 +405,7 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "a base that isn't there": (
         {"base_model_name_or_path": "/not/there"}, GOOD, CheckpointNotFoundError, "no such directory",
     ),
-    "a base of its own kind": ({"base_model_name_or_path": "."}, GOOD, UnsupportedError, "an adapter too"),
+    "a base that is an adapter": ({"base_model_name_or_path": "."}, GOOD, UnsupportedError, "an adapter too"),
 }  # fmt: skip
 
 
@@ -419,9 +419,9 @@ def test_an_error_names_what_cannot_be_merged(bert: tuple[Path, Path, State], na
 
 def test_missing_files(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, _ = bert
-    for given, words in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
-        with pytest.raises(CheckpointError, match=words):
-            open_checkpoint(source, ExportOptions(adapter=str(given)))
+    for path, message in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(source, ExportOptions(adapter=str(path)))
     with pytest.raises(UnsupportedError, match="pass their base model as MODEL"):
         open_checkpoint(found, ExportOptions(adapter=str(found)))
     (found / "adapter_model.safetensors").rename(found / "adapter_model.bin")
@@ -473,6 +473,6 @@ def test_the_result_equals_that_of_peft(name: str, tmp_path: Path) -> None:
         tmp_path / "lora",
     ).merge_and_unload()
     plain = model_class.from_pretrained(source).state_dict()  # type: ignore[attr-defined]
-    wanted = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
-    assert wanted
-    check(tmp_path / "lora", class_name, wanted)
+    expected = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
+    assert expected
+    check(tmp_path / "lora", class_name, expected)

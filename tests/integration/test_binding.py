@@ -67,9 +67,9 @@ def check(directory: Path, name: str, **options: Any) -> Binding:
     chosen, model_class = ExportOptions(**options), getattr(transformers, name)
     checkpoint = open_checkpoint(directory, chosen)
     bound = bind(checkpoint, model_class, load_config(checkpoint, chosen), chosen)
-    wanted = load_model(checkpoint, model_class, chosen)
+    expected = load_model(checkpoint, model_class, chosen)
     binding = Binding.from_json(bound.binding.to_json())
-    state = wanted.state_dict(keep_vars=True)
+    state = expected.state_dict(keep_vars=True)
     assert state.keys() == binding.expressions.keys() | binding.tied.keys()
     with Reader(checkpoint.directory, binding.files) as reader:
         for key, tensor in state.items():
@@ -79,7 +79,7 @@ def check(directory: Path, name: str, **options: Any) -> Binding:
     first: dict[int, str] = {}
     tied = {key: first.setdefault(id(tensor), key) for key, tensor in state.items()}
     assert dict(binding.tied) == {key: other for key, other in tied.items() if key != other}
-    check_buffers(bound.model, wanted)
+    check_buffers(bound.model, expected)
     return bound.binding
 
 

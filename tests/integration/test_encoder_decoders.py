@@ -88,14 +88,14 @@ def test_generated_tokens_equal_pytorchs(kind: str, export: Any) -> None:
     model, ours = original(checkpoint), onnxport.load(directory, threads=1)
     for batch in (1, 3):
         inputs = inputs_for(model, ours.encoder.graph, batch)
-        wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
+        settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
         if model.generation_config.decoder_start_token_id is None:
-            wanted["decoder_start_token_id"] = 2
+            settings["decoder_start_token_id"] = 2
         limit = getattr(model.config, "max_target_positions", None) or 10_000
         if limit <= TOKENS:
-            wanted |= {"max_new_tokens": limit - 8, "min_new_tokens": limit - 8}
-        expected = model.generate(**inputs, **wanted)
-        assert torch.equal(ours.generate(**inputs, **wanted), expected)
+            settings |= {"max_new_tokens": limit - 8, "min_new_tokens": limit - 8}
+        expected = model.generate(**inputs, **settings)
+        assert torch.equal(ours.generate(**inputs, **settings), expected)
 
 
 _SEQ2SEQ: dict[str, Any] = {

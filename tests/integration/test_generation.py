@@ -208,11 +208,11 @@ def test_generated_tokens_equal_pytorchs(case: str, tmp_path: Path) -> None:
     assert names[: len(expected_states)] == expected_states
     model = onnxport.load(output, threads=1)
     for inputs in ({name: tensor[:1] for name, tensor in padded_prompts().items()}, padded_prompts()):
-        wanted, wanted_logits = generated(original, inputs)
+        expected, wanted_logits = generated(original, inputs)
         found, logits = generated(model, inputs)
-        assert found == wanted
+        assert found == expected
         torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)
-        assert len(set(wanted[0][30:])) > 3, "the test shows little: the model repeats itself"
+        assert len(set(expected[0][30:])) > 3, "the test shows little: the model repeats itself"
     if case in WITH_BEAMS:
         assert (
             generated(model, padded_prompts(), num_beams=3)[0] == generated(original, padded_prompts(), num_beams=3)[0]
@@ -231,22 +231,22 @@ def test_a_prompt_may_be_split_into_several_steps(windowed: tuple[Path, Any, Pat
     _, original, directory = windowed
     tokens = padded_prompts()["input_ids"][:1].repeat(1, 2)
     with torch.no_grad():
-        wanted = original(tokens).logits
+        expected = original(tokens).logits
     model = onnxport.load(directory, threads=1)
     past, found = None, []
     for piece in tokens.split((23, 17, 1, 18, 1), dim=1):
         result = model(input_ids=piece, past_key_values=past, use_cache=True)
         past = result.past_key_values
         found.append(result.logits)
-    torch.testing.assert_close(torch.cat(found, dim=1), wanted, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-4, rtol=1e-3)
 
 
 def test_without_torch_the_tokens_are_the_same(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
     arrays = {name: tensor.numpy() for name, tensor in padded_prompts().items()}
     found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=64, eos_token_id=98)
-    wanted = original.generate(**padded_prompts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
-    np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted.numpy())
+    expected = original.generate(**padded_prompts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
+    np.testing.assert_array_equal(found[:, : expected.shape[1]], expected.numpy())
 
 
 def test_sampling_is_reproducible_with_a_seed(windowed: tuple[Path, Any, Path]) -> None:
@@ -262,10 +262,10 @@ def test_assisted_decoding_generates_the_same_tokens(windowed: tuple[Path, Any, 
     _, original, directory = windowed
     one = {name: tensor[:1] for name, tensor in padded_prompts().items()}
     model = onnxport.load(directory, threads=1)
-    wanted = original.generate(**one, **TOKENS, do_sample=False)
+    expected = original.generate(**one, **TOKENS, do_sample=False)
     for assistant in (original, onnxport.load(directory)):
         found = model.generate(**one, **TOKENS, do_sample=False, assistant_model=assistant)
-        assert found.tolist() == wanted.tolist()
+        assert found.tolist() == expected.tolist()
 
 
 def test_tokens_are_streamed(windowed: tuple[Path, Any, Path]) -> None:
@@ -331,8 +331,10 @@ def test_unsupported_recurrent_states_are_an_error(tmp_path: Path) -> None:
 def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:
     kinds = ["linear_attention", "full_attention"] * 2
     source, original = checkpoint(tmp_path, "MiniMaxConfig", {**_MINIMAX, "layer_types": kinds})
-    wanted = generated(original, padded_prompts(), use_cache=False)[0]  # with a cache, Transformers loses the mask here
-    assert generated(onnxport.load(exported(source), threads=1), padded_prompts())[0] == wanted
+    expected = generated(original, padded_prompts(), use_cache=False)[
+        0
+    ]  # with a cache, Transformers loses the mask here
+    assert generated(onnxport.load(exported(source), threads=1), padded_prompts())[0] == expected
 
 
 @pytest.mark.wide
@@ -364,7 +366,7 @@ def test_rwkvs_decaying_averages(rescale_every: int, tmp_path: Path) -> None:
     together = generated(model, {"input_ids": padded_prompts()["input_ids"]})[0]
     for row in range(3):  # one by one: Transformers mixes the sequences of a batch
         one = {"input_ids": padded_prompts()["input_ids"][row : row + 1]}
-        wanted, wanted_logits = generated(original, one)
+        expected, wanted_logits = generated(original, one)
         found, logits = generated(model, one)
-        assert found == wanted == together[row : row + 1]
+        assert found == expected == together[row : row + 1]
         torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)

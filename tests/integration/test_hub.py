@@ -166,9 +166,9 @@ def test_an_adapter_and_its_base(hub: Hub, cache: str, tmp_path: Path) -> None:
     assert (found.name, found.revision, found.model_type) == ("owner/lora", MAIN, "gpt2")
     assert found.adapter is not None and found.adapter.base == "owner/tiny"
     assert not [name for name in hub.served if name.endswith(".bin")]
-    given = open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, adapter="owner/lora"))
-    assert (given.name, given.revision, given.model_type) == ("owner/tiny", MAIN, "bert")
-    assert given.adapter is not None and (given.adapter.name, given.adapter.revision) == ("owner/lora", MAIN)
+    merged = open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, adapter="owner/lora"))
+    assert (merged.name, merged.revision, merged.model_type) == ("owner/tiny", MAIN, "bert")
+    assert merged.adapter is not None and (merged.adapter.name, merged.adapter.revision) == ("owner/lora", MAIN)
 
 
 def test_unknown_revision(hub: Hub, cache: str) -> None:

@@ -201,10 +201,10 @@ def test_generated_tokens_equal_pytorchs(name: str, tmp_path: Path) -> None:
     encoder = "audio_encoder" if name in WITH_AUDIO else "vision_encoder"
     assert [item.name for item in result.manifest.components] == [encoder, "embed_tokens", "decoder_model_merged"]
     ours = onnxport.load(tmp_path / "out", threads=1)
-    wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
-        assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+        assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
     light = LightModel(ours.directory)
     arrays = {name: value.numpy() for name, value in inputs.items()}
     if name in PACKED:
@@ -215,7 +215,7 @@ def test_generated_tokens_equal_pytorchs(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(light.generate(arrays, **greedy), model.generate(**inputs, **greedy).numpy())
     inputs["input_ids"][0, (inputs["input_ids"][0] == PLACEHOLDER).nonzero()[0]] = 7
     with pytest.raises(OptionError, match="placeholder"):
-        ours.generate(**inputs, **wanted)
+        ours.generate(**inputs, **settings)
 
 
 @pytest.mark.parametrize("name", sampled(("Llava", "Qwen3VL", "Voxtral"), ("Llava", "Voxtral")))
@@ -228,10 +228,10 @@ def test_without_past_the_graphs_take_images_or_audio_too(name: str, tmp_path: P
     assert list(components) == [encoder, "embed_tokens", "decoder_model_merged"]
     assert not any(value.startswith("past_") for inputs in components.values() for value in inputs)
     ours = onnxport.load(tmp_path / "out")
-    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
-        assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+        assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
 
 
 @pytest.mark.parametrize("task", ["automatic-speech-recognition", "text2text-generation"])
@@ -258,9 +258,9 @@ def test_beams_share_the_images_of_their_prompt(name: str, tmp_path: Path) -> No
     inputs |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
     if "mm_token_type_ids" in inputs:
         inputs["mm_token_type_ids"] = (ids == PLACEHOLDER).int()
-    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
     for more in ({}, {"num_return_sequences": 2}):
-        assert torch.equal(ours.generate(**inputs, **wanted, **more), model.generate(**inputs, **wanted, **more))
+        assert torch.equal(ours.generate(**inputs, **settings, **more), model.generate(**inputs, **settings, **more))
 
 
 def phi(directory: Path) -> Any:
@@ -313,7 +313,7 @@ def test_phi_takes_images_and_audio(tmp_path: Path) -> None:
     assert [item.name for item in result.manifest.components] == names
     assert any("encoders: 2 layers traced" in note for note in result.manifest.components[1].notes)
     ours = onnxport.load(tmp_path / "out", threads=1)
-    wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         torch.manual_seed(batch)
         (image_counts, images), (audio_counts, audios) = images_for_phi(batch), audios_for_phi(batch)
@@ -324,7 +324,7 @@ def test_phi_takes_images_and_audio(tmp_path: Path) -> None:
         only_audios["input_ids"] += (only_audios["input_ids"] == PLACEHOLDER).long()
         only_images = {**padded_prompts(image_counts), **images}
         for inputs in (only_images, {**only_audios, **audios}, {**both, **images, **audios}):
-            assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+            assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
     audios["audio_input_features"] = torch.zeros(3, 4001, 16)
     with pytest.raises(OptionError, match="4001 frames"):
         ours(**only_audios, **audios)
@@ -353,12 +353,12 @@ def test_images_of_any_size_are_tiled_as_in_the_original(name: str, tmp_path: Pa
     torch.manual_seed(0)
     for batch, high in zip([1, 2, 3] * 20, range(8, 248, 4), strict=True):
         sizes = torch.tensor([[high, 96], [97, high + 1], [high, high]])[:batch]
-        given = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        inputs = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
         if name == "LlavaOnevision":  # sometimes prompts with several images, which aren't tiled
-            given["batch_num_images"] = torch.tensor([batch, 0] if high % 3 else [1] * batch)
+            inputs["batch_num_images"] = torch.tensor([batch, 0] if high % 3 else [1] * batch)
         with torch.no_grad():
-            expected = torch.cat(model.get_image_features(**given).pooler_output)
-        found = encoder.run({key: value.numpy() for key, value in given.items()})["image_features"].numpy()
+            expected = torch.cat(model.get_image_features(**inputs).pooler_output)
+        found = encoder.run({key: value.numpy() for key, value in inputs.items()})["image_features"].numpy()
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
 
 

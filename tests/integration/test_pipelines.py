@@ -132,10 +132,10 @@ def test_zero_shot_classification(multi_label: bool, parent: Path) -> None:
 def test_text_generation(parent: Path) -> None:
     feature = "causal-lm-with-past"
     ours, original = pipelines("text-generation", make_checkpoint("gpt2", feature, parent), feature)
-    wanted = {"max_new_tokens": 6, "do_sample": False}
-    assert_same(ours(TEXT, **wanted), original(TEXT, **wanted))
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    assert_same(ours(TEXT, **settings), original(TEXT, **settings))
     several = [TEXT, "ab"]
-    assert_same(ours(several, num_beams=2, **wanted), original(several, num_beams=2, **wanted))
+    assert_same(ours(several, num_beams=2, **settings), original(several, num_beams=2, **settings))
 
 
 @pytest.mark.parametrize(
@@ -274,14 +274,14 @@ def test_run_generates_from_an_image_and_a_prompt(
     checkpoint = image_text_model(parent, "Llava")
     directory = exported(checkpoint, "image-text-to-text-with-past")
     image().save(tmp_path / "a.png")
-    given = ("run", str(directory), "--image", str(tmp_path / "a.png"), "--prompt", "what", "--max-new-tokens", "6")
-    assert main([*given, "--greedy", "--json"]) == 0
+    arguments = ("run", str(directory), "--image", str(tmp_path / "a.png"), "--prompt", "what", "--max-new-tokens", "6")
+    assert main([*arguments, "--greedy", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     chat = [{"role": "user", "content": [{"type": "image", "image": image()}, {"type": "text", "text": "what"}]}]
     original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
     expected = original(text=chat, generate_kwargs={"max_new_tokens": 6, "do_sample": False}, return_full_text=False)
     assert found["text"] == expected[0]["generated_text"].strip()  # without the space before it
-    assert main([*given, "--greedy", "--stream"]) == 0
+    assert main([*arguments, "--greedy", "--stream"]) == 0
     assert capsys.readouterr().out == f"{found['text']}\n"
     assert main(["run", str(directory), "--image", str(tmp_path / "a.png")]) == 2
     assert "give one --prompt, with --image or --audio" in capsys.readouterr().err
@@ -433,8 +433,8 @@ def test_a_directory_without_a_tokenizer(parent: Path) -> None:
     shutil.copytree(directory, bare, ignore=shutil.ignore_patterns("*token*"))
     with pytest.raises(OnnxportError, match=r"has no tokenizer, which a pipeline for fill-mask needs.*pass tokenizer="):
         onnxport.pipeline("fill-mask", bare)
-    given = onnxport.pipeline("fill-mask", bare, tokenizer=tokenizer)
-    assert_same(given("ab [MASK]"), onnxport.pipeline("fill-mask", directory)("ab [MASK]"))
+    pipe = onnxport.pipeline("fill-mask", bare, tokenizer=tokenizer)
+    assert_same(pipe("ab [MASK]"), onnxport.pipeline("fill-mask", directory)("ab [MASK]"))
 
 
 def test_there_are_no_warnings(parent: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -148,12 +148,12 @@ def test_the_export_equals_that_of_the_dequantized_checkpoint(kind: str, tmp_pat
     model = getattr(transformers, KINDS[kind][0]).from_pretrained(plain, dtype=torch.float32)
     ids = torch.tensor([[1, 5, 9, 7, 11], [3, 4, 2, 8, 6]])
     with torch.no_grad():
-        wanted = model(ids).logits.numpy()
+        expected = model(ids).logits.numpy()
     session = InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     feeds = {"input_ids": ids.numpy(), "attention_mask": np.ones((2, 5), np.int64)}
     feeds["position_ids"] = np.tile(np.arange(5), (2, 1))
     names = [item.name for item in session.get_inputs()]
-    assert np.allclose(session.run(["logits"], {name: feeds[name] for name in names})[0], wanted, atol=1e-4)
+    assert np.allclose(session.run(["logits"], {name: feeds[name] for name in names})[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def root(bert: Path, tmp_path: Path) -> Path:
 def hidden_states_of(directory: Path, auto_class: Any = transformers.AutoModel) -> np.ndarray:
     model = auto_class.from_pretrained(directory).eval()
     with torch.no_grad():
-        given = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}
-        return np.asarray(model(**given).last_hidden_state)
+        inputs = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}
+        return np.asarray(model(**inputs).last_hidden_state)
 
 
 def run(directory: Path) -> list[np.ndarray]:
@@ -250,8 +250,8 @@ def test_a_decoder_with_the_last_token(tmp_path: Path) -> None:
     add_modules(root, {"1_Pooling": {"pooling_mode": "lasttoken"}, "2_Normalize": {}})
     onnxport.export(root, tmp_path / "out")
     last = pool(hidden_states_of(root), MASK, "lasttoken")
-    wanted = last / np.linalg.norm(last, axis=1, keepdims=True)
-    np.testing.assert_allclose(run(tmp_path / "out")[1], wanted, atol=1e-5)
+    expected = last / np.linalg.norm(last, axis=1, keepdims=True)
+    np.testing.assert_allclose(run(tmp_path / "out")[1], expected, atol=1e-5)
 
 
 def test_run_prints_similarities(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,5 +264,5 @@ def test_run_prints_similarities(root: Path, tmp_path: Path, capsys: pytest.Capt
     assert found["shape"] == [3, 32]
     model = onnxport.load(tmp_path / "out")
     found = model(input_ids=IDS, attention_mask=MASK)["sentence_embedding"]
-    wanted = pool(hidden_states_of(root), MASK, "mean")
-    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
+    expected = pool(hidden_states_of(root), MASK, "mean")
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)

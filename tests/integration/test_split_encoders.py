@@ -71,8 +71,8 @@ def test_each_encoder_returns_the_embeddings_of_the_whole_model(name: str, tmp_p
     mask = torch.ones_like(ids)
     ids[1, 6:], mask[1, 6:] = 1, 0
     ids[1, 5] = 2
-    heard = {"input_features": torch.randn(3, 1, 101, 16), "is_longer": torch.zeros(3, 1, dtype=torch.bool)}
-    media = heard if name == "Clap" else {"pixel_values": torch.randn(3, 3, 32, 32)}
+    audio_config = {"input_features": torch.randn(3, 1, 101, 16), "is_longer": torch.zeros(3, 1, dtype=torch.bool)}
+    media = audio_config if name == "Clap" else {"pixel_values": torch.randn(3, 3, 32, 32)}
     ours = onnxport.load(tmp_path / "out")
     with torch.no_grad():
         texts = model.get_text_features(ids, mask, return_dict=True).pooler_output

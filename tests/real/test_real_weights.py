@@ -58,9 +58,9 @@ def test_minilm_ranks_sentences(exported: dict[str, Path]) -> None:
     with torch.no_grad():
         states = original(**{name: torch.tensor(value) for name, value in feed.items()}).last_hidden_state.numpy()
     # The embeddings of sentence-transformers 6.0.1 for these sentences equal this within 2e-7 (compared manually).
-    wanted = np.stack([text[counts == 1].mean(axis=0) for text, counts in zip(states, mask, strict=True)])
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(vectors, wanted, atol=1e-5)
+    expected = np.stack([text[counts == 1].mean(axis=0) for text, counts in zip(states, mask, strict=True)])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.5 > 0.2 > vectors[0] @ vectors[2]
     assert status(directory) == "passed"
 
@@ -102,8 +102,8 @@ def test_smollm2_generates_pytorchs_tokens(exported: dict[str, Path]) -> None:
     file = next(model_directory("smollm2").glob("*.gguf"))
     original = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(exported["smollm2"], padding_side="left")
-    wanted = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    settings = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
     ours = onnxport.load(exported["smollm2"])
     for texts in (["The capital of France is"], ["Once upon a time", "2 + 2 =", "The sky is blue, and"]):
         inputs = tokenizer(texts, return_tensors="pt", padding=True)
-        assert torch.equal(ours.generate(**inputs, **wanted), original.generate(**inputs, **wanted))
+        assert torch.equal(ours.generate(**inputs, **settings), original.generate(**inputs, **settings))

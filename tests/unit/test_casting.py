@@ -37,16 +37,16 @@ def samples(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(FLOATS + EIGHTS + INTEGERS, FLOATS)), ids=str)
 def test_rounding_equals_torchs(source: torch.dtype, target: torch.dtype) -> None:
     tensor = samples(source)
-    wanted = TorchTensor(tensor.to(target)).numpy()
+    expected = TorchTensor(tensor.to(target)).numpy()
     array = TorchTensor(tensor).numpy()
-    assert can_cast(array.dtype, wanted.dtype)
-    found, strided = np.empty_like(wanted), np.empty((wanted.size, 2), wanted.dtype)[:, 0]
+    assert can_cast(array.dtype, expected.dtype)
+    found, strided = np.empty_like(expected), np.empty((expected.size, 2), expected.dtype)[:, 0]
     cast_into(array, found)
     cast_into(array[::-1], strided[::-1])
     nan = np.isnan(tensor.to(torch.float32).numpy())
     assert np.isnan(found[nan].astype(np.float32)).all()
-    assert found[~nan].tobytes() == wanted[~nan].tobytes()
-    assert strided[~nan].tobytes() == wanted[~nan].tobytes()
+    assert found[~nan].tobytes() == expected[~nan].tobytes()
+    assert strided[~nan].tobytes() == expected[~nan].tobytes()
 
 
 def test_unsupported_casts_are_an_error() -> None:

@@ -33,8 +33,8 @@ def gguf_bytes(*, kind: int = 0, architecture: str | None = "llama", version: in
 def test_opens_a_file_and_a_directory_with_one(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes())
-    for given in (path, tmp_path, str(path)):
-        checkpoint = open_checkpoint(given, OPTIONS)
+    for location in (path, tmp_path, str(path)):
+        checkpoint = open_checkpoint(location, OPTIONS)
         assert (checkpoint.format, checkpoint.model_type, checkpoint.config) == ("gguf", "llama", {})
         assert checkpoint.weight_files == (path,) and checkpoint.directory == tmp_path
     assert read_gguf_header(path).metadata == {"n": 7, "general.architecture": "llama"}

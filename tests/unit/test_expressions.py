@@ -144,11 +144,11 @@ def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     base, up, down = (generator.normal(size=sizes).astype(np.float16) for sizes in ((7, 6), (7, 2), (2, 6)))
     norms = generator.normal(size=7).astype(np.float32)
-    wanted = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
+    expected = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
     made = building.low_rank(InMemory(base), InMemory(up), InMemory(down), 1.5)
     long = building.rescaled(made, InMemory(norms))
-    wanted_long = wanted / np.linalg.norm(wanted, axis=1)[:, None] * norms[:, None]
-    for expression, values in ((made, wanted), (long, wanted_long), (building.cut(made, 0, 2, 5), wanted[2:5])):
+    wanted_long = expected / np.linalg.norm(expected, axis=1)[:, None] * norms[:, None]
+    for expression, values in ((made, expected), (long, wanted_long), (building.cut(made, 0, 2, 5), expected[2:5])):
         again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
         for one in (expression, again, building.rebuilt(expression, expression.children)):
             assert one.dtype == ir.DataType.FLOAT and one.shape == values.shape and one.contiguous is None
@@ -176,12 +176,12 @@ def test_scales_are_multiplied_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     reader, (array,) = values(8, 6)
     scales = RANDOM.standard_normal((1, 4, 1, 2, 1)).astype(np.float32)
     made = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
-    wanted = array.reshape(1, 4, 2, 2, 3) * scales
+    expected = array.reshape(1, 4, 2, 2, 3) * scales
     for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
-        np.testing.assert_array_equal(one.evaluate(reader), wanted)
+        np.testing.assert_array_equal(one.evaluate(reader), expected)
         chunks = [chunk.copy() for chunk in one.chunks(reader)]
         assert [chunk.size for chunk in chunks] == [24, 24]
-        np.testing.assert_array_equal(np.concatenate(chunks), wanted.reshape(-1))
+        np.testing.assert_array_equal(np.concatenate(chunks), expected.reshape(-1))
     assert max(read.nbytes for read in reader.reads) <= 24 * 4
     with pytest.raises(TypeError, match="FLOAT16"):
         building.product(building.cast(stored(8, 6), ir.DataType.FLOAT16), stored(8, 6))
@@ -199,16 +199,16 @@ def test_4_bit_floats(monkeypatch: pytest.MonkeyPatch) -> None:
         exponent, mantissa = code >> 1 & 3, code & 1
         return (-1.0) ** (code >> 3) * (mantissa / 2 if not exponent else (1 + mantissa / 2) * 2.0 ** (exponent - 1))
 
-    wanted = np.array([[number(byte & 15), number(byte >> 4)] for byte in range(256)]).reshape(4, 4, 2, 16)
-    wanted = (wanted * 2.0 ** (scales.astype(float) - 127)[..., None]).reshape(4, 4, 32)
+    expected = np.array([[number(byte & 15), number(byte >> 4)] for byte in range(256)]).reshape(4, 4, 2, 16)
+    expected = (expected * 2.0 ** (scales.astype(float) - 127)[..., None]).reshape(4, 4, 32)
     made = building.mxfp4(InMemory(blocks), InMemory(scales))
     for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
-        np.testing.assert_array_equal(one.evaluate(Bytes(b"")), wanted)
+        np.testing.assert_array_equal(one.evaluate(Bytes(b"")), expected)
         np.testing.assert_array_equal(
-            np.concatenate([chunk.copy() for chunk in one.chunks(Bytes(b""))]), wanted.ravel()
+            np.concatenate([chunk.copy() for chunk in one.chunks(Bytes(b""))]), expected.ravel()
         )
         turned = building.transpose(one, (0, 2, 1)).evaluate(Bytes(b""))
-        np.testing.assert_array_equal(turned, wanted.transpose(0, 2, 1))
+        np.testing.assert_array_equal(turned, expected.transpose(0, 2, 1))
     with pytest.raises(ValueError, match="scales"):
         building.mxfp4(InMemory(blocks), InMemory(scales[:2]))
     with pytest.raises(TypeError, match="MXFP4"):

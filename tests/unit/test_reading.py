@@ -24,10 +24,10 @@ def test_the_inventory_has_the_byte_range_of_every_tensor(tmp_path: Path) -> Non
     half = WEIGHT.astype(ml_dtypes.bfloat16)
     inventory, reader = checkpoint(tmp_path, a={"x": WEIGHT, "y": half}, b={"z": np.array(7, np.int64)})
     with reader:
-        for name, wanted in {"x": WEIGHT, "y": half, "z": np.array(7, np.int64)}.items():
+        for name, expected in {"x": WEIGHT, "y": half, "z": np.array(7, np.int64)}.items():
             found = inventory.tensors[name].evaluate(reader)
-            assert found.dtype == wanted.dtype and found.shape == wanted.shape
-            np.testing.assert_array_equal(found, wanted)
+            assert found.dtype == expected.dtype and found.shape == expected.shape
+            np.testing.assert_array_equal(found, expected)
         reader.verify()
     assert inventory.tensors["z"].file == "b.safetensors"
     assert inventory.tensors["y"].dtype == ir.DataType.BFLOAT16

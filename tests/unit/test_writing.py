@@ -96,9 +96,9 @@ def test_the_file_equals_that_of_onnx_ir(layout: str, tmp_path: Path) -> None:
     ours, theirs = (onnx.load(str(tmp_path / name)) for name in ("ours.onnx", "theirs.onnx"))  # noqa: TID251
     onnx.checker.check_model(ours)
     found = {tensor.name: tensor for tensor in ours.graph.initializer}
-    wanted = {tensor.name: tensor for tensor in theirs.graph.initializer}
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+    expected = {tensor.name: tensor for tensor in theirs.graph.initializer}
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(found[name]), onnx.numpy_helper.to_array(tensor))
         assert (list(found[name].dims), found[name].data_type) == (list(tensor.dims), tensor.data_type)
     for proto in (ours, theirs):
