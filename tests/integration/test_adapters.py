@@ -384,25 +384,25 @@ def load(directory: Path) -> State:
 GOOD = factors(QUERY, 32, 32)
 ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "another method": ({"peft_type": "IA3"}, GOOD, UnsupportedError, "peft_type is 'IA3'"),
-    "biases of factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
-    "what nobody knows": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
-    "a changed base": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
-    "tokens alone": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
+    "biases of LoRA factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
+    "an unknown setting": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
+    "PiSSA": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
+    "trainable tokens": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
     "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
-    "no pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
+    "an invalid pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
     "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, but 8 in adapter_config.json"),
     "another layer": ({"layers_to_transform": [1]}, GOOD, CorruptCheckpointError, "layers_to_transform"),
-    "no lengths": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
-    "half": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
+    "no magnitude vector": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
+    "one factor": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
     "no such module": ({}, factors("bert.nothing", 32, 32), WeightsMismatchError, "bert.nothing.*doesn't have"),
     "no such parameter": ({}, {**GOOD, "bert.x.weight": random(2)}, WeightsMismatchError, "bert.x.weight"),
     "another shape": ({}, factors(QUERY, 32, 31), WeightsMismatchError, r"\[32, 4\] and \[4, 31\].*\[32, 32\]"),
     "another vocabulary": (
         {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
     ),
-    "a norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
+    "a layer norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
     "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base model"),
-    "a base that isn't there": (
+    "a missing base": (
         {"base_model_name_or_path": "/not/there"}, GOOD, CheckpointNotFoundError, "no such directory",
     ),
     "a base that is an adapter": ({"base_model_name_or_path": "."}, GOOD, UnsupportedError, "an adapter too"),
@@ -443,8 +443,8 @@ PEFT: dict[str, tuple[str, dict[str, Any], Targets]] = {
     ),
     "biases of changed modules": ("BertModel", BERT, {"target_modules": ["query"], "bias": "lora_only"}),
     "dora": ("BertForSequenceClassification", BERT, {"target_modules": ["query", "dense"], "use_dora": True}),
-    "conv1d and a table": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"]}),
-    "dora of conv1d and a table": (
+    "conv1d and an embedding": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"]}),
+    "dora of conv1d and an embedding": (
         "GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"], "use_dora": True},
     ),
     "convolutions": ("ViTForImageClassification", VIT, {"target_modules": ["projection"]}),

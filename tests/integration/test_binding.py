@@ -119,7 +119,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {**GROUPED, "num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     ),
     "encoder and decoder": ("BartForConditionalGeneration", SEQ2SEQ),
-    "tables of sines": ("MarianMTModel", {**SEQ2SEQ, "forced_eos_token_id": 1}),
+    "sinusoidal positions": ("MarianMTModel", {**SEQ2SEQ, "forced_eos_token_id": 1}),
     "audio": (
         "WhisperForConditionalGeneration",
         {**SEQ2SEQ, "suppress_tokens": None, "begin_suppress_tokens": None},
@@ -136,7 +136,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "ResNetForImageClassification",
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     ),
-    "pictures and text": (
+    "image and text": (
         "LlavaForConditionalGeneration",
         {
             "vision_config": {
@@ -205,7 +205,7 @@ def test_old_names_of_weight_norm(tmp_path: Path) -> None:
 
 
 def test_computed_buffers_are_in_memory(tmp_path: Path) -> None:
-    saved(*MODELS["tables of sines"], tmp_path)
+    saved(*MODELS["sinusoidal positions"], tmp_path)
     change(tmp_path, lambda state: {name: tensor for name, tensor in state.items() if "positions" not in name})
     binding = check(tmp_path, "MarianMTModel")
     assert {name for name, made in binding.expressions.items() if isinstance(made, InMemory)} == {

@@ -105,13 +105,13 @@ _SEQ2SEQ: dict[str, Any] = {
 }
 _LED = {"max_encoder_position_embeddings": 256, "max_decoder_position_embeddings": 256, "attention_window": [8, 4, 8]}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "windows, and tokens that see everything": ("LEDConfig", {**_SEQ2SEQ, **_LED}),
-    "blocks, and global tokens": ("PegasusXConfig", {**_SEQ2SEQ, "num_global_tokens": 4, "block_size": 8}),
-    "an encoder that is no model, time first": (
+    "windowed and global attention": ("LEDConfig", {**_SEQ2SEQ, **_LED}),
+    "block attention and global tokens": ("PegasusXConfig", {**_SEQ2SEQ, "num_global_tokens": 4, "block_size": 8}),
+    "an encoder module with sequence first": (
         "FSMTConfig",
         {**_SEQ2SEQ, "langs": ["en", "de"], "src_vocab_size": 99, "tgt_vocab_size": 99, "max_position_embeddings": 256},
     ),
-    "streams that foresee tokens": (
+    "n-gram prediction streams": (
         "ProphetNetConfig",
         {
             **{name: value for name, value in _SEQ2SEQ.items() if not name.endswith(("_layers", "_heads", "d_model"))},
@@ -120,7 +120,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
             **{"relative_max_distance": 20, "num_buckets": 8},
         },
     ),
-    "experts that a loop chooses": (
+    "experts in a loop": (
         "NllbMoeConfig",
         {**_SEQ2SEQ, "num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2},
     ),
@@ -128,9 +128,9 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 WINDOWS, STREAMS, EXPERTS = (
-    "windows, and tokens that see everything",
-    "streams that foresee tokens",
-    "experts that a loop chooses",
+    "windowed and global attention",
+    "n-gram prediction streams",
+    "experts in a loop",
 )
 
 
@@ -166,7 +166,7 @@ def test_other_models_are_exported_as_one_graph(case: str, tmp_path: Path) -> No
     assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]
 
 
-@pytest.mark.parametrize("case", sampled((WINDOWS, EXPERTS, "clamps"), ("clamps",)))
+@pytest.mark.parametrize("case", sampled((WINDOWS, EXPERTS, "clamped values"), ("clamped values",)))
 def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS.get(case, ("MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}))
     torch.manual_seed(0)

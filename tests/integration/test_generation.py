@@ -37,24 +37,24 @@ _MINIMAX = {**_LLAMA, **_EXPERTS, "num_hidden_layers": 4, "block_size": 8}
 _ZAYA = {**_LLAMA, **_EXPERTS, "num_experts_per_tok": 1, "router_hidden_size": 16, "sliding_window": 20}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain, positions learned": ("GPT2Config", _GPT2),
-    "positions counted from the mask": ("OPTConfig", {**_BERT, "ffn_dim": 64, "word_embed_proj_dim": 32}),
-    "positions as a bias": ("BloomConfig", {**_SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
-    "positions in pairs": ("GPTJConfig", {**_GPT2, "rotary_dim": 4}),
-    "few heads, a bias in bfloat16": (
+    "learned positions": ("GPT2Config", _GPT2),
+    "positions from the mask": ("OPTConfig", {**_BERT, "ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "ALiBi": ("BloomConfig", {**_SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
+    "interleaved rotary positions": ("GPTJConfig", {**_GPT2, "rotary_dim": 4}),
+    "grouped heads and ALiBi in bfloat16": (
         "FalconConfig",
         {**_BERT, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": True},
     ),
-    "a window in every layer": ("MistralConfig", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 20}),
-    "a window that the trace doesn't reach": (
+    "sliding window in every layer": ("MistralConfig", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 20}),
+    "sliding window longer than the traced sequence": (
         "Gemma3TextConfig",
         {**_LLAMA, "sliding_window": 40, "layer_types": _ALTERNATING},
     ),
-    "sinks, experts and windows": (
+    "attention sinks, experts and sliding windows": (
         "GptOssConfig",
         {**_LLAMA, **_EXPERTS, "sliding_window": 20, "layer_types": _ALTERNATING},
     ),
-    "keys and values of two sizes": (
+    "different key and value sizes": (
         "DeepseekV3Config",
         {
             **_BERT,
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             **{"moe_intermediate_size": 32, "first_k_dense_replace": 1},
         },
     ),
-    "layers that share a cache": (
+    "layers with a shared cache": (
         "Gemma4TextConfig",
         {
             **_LLAMA,
@@ -76,8 +76,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "global_head_dim": 16,
         },
     ),
-    "a decoder made of an encoder": ("BertGenerationConfig", {**_BERT, "is_decoder": True}),
-    "convolutions among attention": (
+    "encoder architecture as decoder": ("BertGenerationConfig", {**_BERT, "is_decoder": True}),
+    "convolution and attention layers": (
         "Lfm2Config",
         {
             **_LLAMA,
@@ -86,19 +86,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
-    "attention that decays among attention": (
+    "lightning and full attention layers": (
         "MiniMaxConfig",
         {**_MINIMAX, "layer_types": ["full_attention", "linear_attention"] * 2},
     ),
-    "states that modules keep": (
+    "recurrent states in modules": (
         "RecurrentGemmaConfig",
         {**_LLAMA, "num_hidden_layers": 6, "lru_width": 32, "attention_window_size": 20, "num_key_value_heads": 1},
     ),
-    "keys and a state in every layer": (
+    "keys and a recurrent state in every layer": (
         "ZayaConfig",
         {**_ZAYA, "num_hidden_layers": 4, "layer_types": [*["hybrid"] * 3, "hybrid_sliding"]},
     ),
-    "state spaces alone": (
+    "Mamba 2": (
         "Mamba2Config",
         {
             **_SPECIAL,
@@ -111,11 +111,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "chunk_size": 8,
         },
     ),
-    "state spaces that forget between calls": (
+    "Mamba": (
         "MambaConfig",
         {**_SPECIAL, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
     ),
-    "the delta rule among attention": (
+    "delta rule and full attention layers": (
         "Qwen3_5TextConfig",
         {
             **_LLAMA,
@@ -129,30 +129,30 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 WIDE = {
-    "positions in pairs",
-    "a decoder made of an encoder",
-    "attention that decays among attention",
-    "keys and a state in every layer",
-    "state spaces alone",
-    "states that modules keep",
+    "interleaved rotary positions",
+    "encoder architecture as decoder",
+    "lightning and full attention layers",
+    "keys and a recurrent state in every layer",
+    "Mamba 2",
+    "recurrent states in modules",
 }
 """Cases that only `make conformance` runs: others cover their mechanisms."""
 _RECURRENT = ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
 _KEYS = ["past_key_values.0.key", "past_key_values.0.value"]
 RECURRENT_INPUTS = {
-    "state spaces that forget between calls": ["past_conv.0", "past_ssm.0", "past_conv.1", "past_ssm.1"],
-    "the delta rule among attention": _RECURRENT,
-    "attention that decays among attention": [*_KEYS, "past_recurrent.1"],
-    "states that modules keep": _RECURRENT,
-    "keys and a state in every layer": [*_KEYS, *_RECURRENT[:2]],
+    "Mamba": ["past_conv.0", "past_ssm.0", "past_conv.1", "past_ssm.1"],
+    "delta rule and full attention layers": _RECURRENT,
+    "lightning and full attention layers": [*_KEYS, "past_recurrent.1"],
+    "recurrent states in modules": _RECURRENT,
+    "keys and a recurrent state in every layer": [*_KEYS, *_RECURRENT[:2]],
 }
 """The first cache inputs of recurrent models; their graphs are validated, too."""
 WITH_BEAMS = (
-    "plain, positions learned",
-    "positions as a bias",
-    "a window in every layer",
-    "layers that share a cache",
-    "convolutions among attention",
+    "learned positions",
+    "ALiBi",
+    "sliding window in every layer",
+    "layers with a shared cache",
+    "convolution and attention layers",
 )
 
 
@@ -223,7 +223,7 @@ def test_generated_tokens_equal_pytorchs(case: str, tmp_path: Path) -> None:
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Path]:
     """A decoder with sliding windows shorter than the prompts: its checkpoint, PyTorch's model, and the export."""
     parent = tmp_path_factory.mktemp("windowed")
-    source, original = checkpoint(parent, *CASES["a window in every layer"])
+    source, original = checkpoint(parent, *CASES["sliding window in every layer"])
     return source, original, exported(source)
 
 
@@ -341,7 +341,7 @@ def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> Non
 def test_the_delta_rule_is_validated_in_half_precision(tmp_path: Path) -> None:
     # Weights as Transformers initializes them: those of `randomize` amplify rounding errors so much that fp16 and fp32
     # in PyTorch differ by a seventh of the largest logit.
-    name, arguments = CASES["the delta rule among attention"]
+    name, arguments = CASES["delta rule and full attention layers"]
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
     made.save_pretrained(tmp_path / "checkpoint")

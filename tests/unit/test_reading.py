@@ -55,7 +55,7 @@ def replace(path: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "rewritten": (rewrite, "it was modified"),
     "replaced": (replace, "it was replaced by another file"),
-    "cut short": (lambda path: os.truncate(path, path.stat().st_size - 8), "it had .* bytes, now it has"),
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size - 8), "it had .* bytes, now it has"),
     "lengthened": (lambda path: os.truncate(path, path.stat().st_size + 8), "it had .* bytes, now it has"),
 }
 
