@@ -14,7 +14,7 @@ from onnxport.description.dummy_inputs import InputContext, asked_for, dummy_inp
 from onnxport.errors import UnsupportedError
 from onnxport.loading.load import config_for
 from onnxport.patching.scope import patching
-from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averages, _pool_any_size
+from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averaging_matrix, _symbolic_adaptive_pool
 
 
 def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:
@@ -69,12 +69,12 @@ def test_a_video_has_frames() -> None:
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (6, 6)])
 def test_a_pool_of_any_size_averages_as_torch_does(size: tuple[int, int]) -> None:
     images = torch.randn(2, 3, *size)
-    rows, columns = _averages(images, -2, 3), _averages(images, -1, 2)
+    rows, columns = _averaging_matrix(images, -2, 3), _averaging_matrix(images, -1, 2)
     assert torch.allclose(rows @ images @ columns.T, torch.nn.functional.adaptive_avg_pool2d(images, (3, 2)), atol=1e-6)
 
 
 def test_a_pool_of_known_size_is_left_alone() -> None:
-    assert _pool_any_size(lambda images, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
+    assert _symbolic_adaptive_pool(lambda images, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
 
 
 def test_a_class_of_a_part_gets_the_part_of_the_configuration() -> None:
