@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.architectures._mask_value import _HalfMinimum
+from onnxport.architectures._mask_value import _TorchWithHalfMinimum
 from onnxport.description.derived import _refusal
 from onnxport.description.dummy_inputs import InputContext, asked_for, dummy_input, places_before, takes_frames
 from onnxport.errors import UnsupportedError
@@ -106,7 +106,7 @@ def test_a_transducer_reads_one_token() -> None:
 
 
 def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
-    halved = _HalfMinimum(torch)
+    halved = _TorchWithHalfMinimum(torch)
     assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
     assert halved.arange is torch.arange
 
