@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 
-def attend_near_and_global(
+def attend_local_and_global(
     self: LongformerSelfAttention | LEDEncoderSelfAttention,
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
