@@ -76,8 +76,8 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
             cache = DynamicCache(config=model.config) if use_cache and past_key_values is None else past_key_values
             is_image = token_type_ids == 1
             # the embeddings module adds position embeddings in place
-            text = model.git.embeddings(inputs_embeds=inputs_embeds.clone(), position_ids=position_ids)
-            hidden_states = torch.where(is_image[..., None], inputs_embeds, text)
+            with_positions = model.git.embeddings(inputs_embeds=inputs_embeds.clone(), position_ids=position_ids)
+            hidden_states = torch.where(is_image[..., None], inputs_embeds, with_positions)
             mask = create_causal_mask(
                 config=model.config,
                 inputs_embeds=hidden_states,

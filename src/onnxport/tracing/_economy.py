@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def economical() -> Iterator[None]:
+def without_unneeded_work() -> Iterator[None]:
     """Skip unnecessary capture work within the block."""
     import torch._dynamo
 
@@ -79,7 +79,7 @@ def memoized(original: Callable[[SymNode, SymNode], SymNode]) -> Callable[[SymNo
     return operate
 
 
-class _Function:
+class _LazyFunction:
     """A proxy for a translation's IR that holds its domain; any other attribute parses the translation's source."""
 
     def __init__(self, domain: str, read: Callable[[], object]) -> None:
@@ -90,6 +90,6 @@ class _Function:
         return getattr(self._read(), name)
 
 
-def unread(original: property) -> property:
+def lazy_function_ir(original: property) -> property:
     """Return a replacement for `TracedOnnxFunction.function_ir`, of which the engine needs only the domain."""
-    return property(lambda function: _Function(function.opset.domain, lambda: original.__get__(function)))
+    return property(lambda function: _LazyFunction(function.opset.domain, lambda: original.__get__(function)))

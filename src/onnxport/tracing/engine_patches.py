@@ -15,7 +15,7 @@ from onnxport.architectures._clamping import clamps_always
 from onnxport.architectures._symbolic_int import symbolic_int
 from onnxport.patching.patch import EAGER, SLOW, Patch
 from onnxport.tracing._decompose import decompose, promote
-from onnxport.tracing._economy import memoized, unread, without_source_lines
+from onnxport.tracing._economy import lazy_function_ir, memoized, without_source_lines
 from onnxport.tracing.fake import is_fake
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "onnxscript._internal.values:TracedOnnxFunction.function_ir",
-        unread,
+        lazy_function_ir,
         "the source of all 500 translations is parsed to read the domain that they share",
         SLOW,
         "torch.onnx builds its registry without parsing them",

@@ -157,7 +157,7 @@ def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...
         for position, layer in enumerate(layers[: len(stack.traced)]):
             if layer is None:
                 continue
-            watch = _Watch(stack.path, files, stack.stands_for(position), decisions)
+            watch = _Watch(stack.path, files, stack.represented_layers(position), decisions)
             watches[id(layer)] = (position, watch)
             changes += _watch_attributes(layer, position, watch)
         changes += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
@@ -180,7 +180,7 @@ def _configurations(config: PreTrainedConfig) -> list[PreTrainedConfig]:
     from transformers import PreTrainedConfig
 
     inner = (value for value in vars(config).values() if isinstance(value, PreTrainedConfig))
-    return [config, *(found for value in inner for found in _configurations(value))]
+    return [config, *(nested for value in inner for nested in _configurations(value))]
 
 
 def _watch_lists(config: PreTrainedConfig, watch: _Watch, length: int) -> list[Replacement]:

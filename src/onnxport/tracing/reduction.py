@@ -45,7 +45,7 @@ class TracedStack:
     traced: tuple[int, ...]
     full: tuple[int, ...]
 
-    def stands_for(self, position: int) -> tuple[int, ...]:
+    def represented_layers(self, position: int) -> tuple[int, ...]:
         """Return the indices of the full model's layers that a traced layer represents.
 
         Layer 0 is copied from the first traced layer, all others from the second traced layer of their type.
@@ -109,15 +109,15 @@ class Cut:
 Cuts = tuple[Cut, ...]
 
 
-def reduce(full: PreTrainedModel, build: Build, whole: frozenset[str] = frozenset()) -> Reduction:
+def reduce(full: PreTrainedModel, build: Build, unreduced: frozenset[str] = frozenset()) -> Reduction:
     """Construct the smallest model whose layers represent all layers of the full model.
 
     Args:
         full: the model with all layers; only the shapes of its parameters are used.
         build: constructs a model with fake parameters from a configuration.
-        whole: names of stacks that keep all layers.
+        unreduced: names of stacks that keep all layers.
     """
-    stacks = tuple(s for s in find_stacks(full) if s.path not in whole and len(s.representatives()) < len(s))
+    stacks = tuple(s for s in find_stacks(full) if s.path not in unreduced and len(s.representatives()) < len(s))
     if not stacks:
         return Reduction(build(full.config))
     search = _Search(full, build, stacks)
@@ -128,8 +128,8 @@ def reduce(full: PreTrainedModel, build: Build, whole: frozenset[str] = frozense
         return Reduction(build(full.config), notes=(f"traced at full depth: {reason}",))
     model, kept = reduced
     short = tuple(_traced(stack, kept[stack.path]) for stack in stacks if len(kept[stack.path]) < len(stack))
-    unreduced = [stack.path for stack in stacks if len(kept[stack.path]) == len(stack)]
-    notes = (f"some repeated layers weren't left out: all of {', '.join(unreduced)} are traced",) if unreduced else ()
+    complete = [stack.path for stack in stacks if len(kept[stack.path]) == len(stack)]
+    notes = (f"some repeated layers weren't left out: all of {', '.join(complete)} are traced",) if complete else ()
     return Reduction(model, short, notes)
 
 
@@ -307,7 +307,7 @@ class _OutsideModule:
 def _modules_outside(model: torch.nn.Module, stacks: tuple[Stack, ...]) -> list[_OutsideModule]:
     """Return all modules outside the stacks."""
     inside = tuple(f"{stack.path}." for stack in stacks)
-    found: list[_OutsideModule] = []
+    outside: list[_OutsideModule] = []
     for name, module in model.named_modules():
         if f"{name}.".startswith(inside):
             continue
@@ -317,8 +317,8 @@ def _modules_outside(model: torch.nn.Module, stacks: tuple[Stack, ...]) -> list[
         if hasattr(module, _OUT_INDICES):  # a property of backbones
             stages = cast("tuple[str, ...]", settings.pop("stage_names", ()))
             settings[_OUT_INDICES] = (tuple(getattr(module, _OUT_INDICES)), len(stages))
-        found.append(_OutsideModule(name, class_of(module), settings, shapes))
-    return found
+        outside.append(_OutsideModule(name, class_of(module), settings, shapes))
+    return outside
 
 
 def _same_outside(full: list[_OutsideModule], short: list[_OutsideModule], cuts: Cuts, shares: bool) -> bool:

@@ -14,7 +14,7 @@ from onnxport.architectures._patches import modeling_modules, patches_of
 from onnxport.patching.caches import fresh_symbolic_caches
 from onnxport.patching.patch import Patch, Replacement
 from onnxport.patching.scope import exclusive, patching
-from onnxport.tracing._economy import economical, exporter_patches_of
+from onnxport.tracing._economy import exporter_patches_of, without_unneeded_work
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def capturing(model: torch.nn.Module) -> Iterator[None]:
     modules = modeling_modules(model)
     changes: tuple[Patch | Replacement, ...] = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules))
     changes = (*changes, exporter_patches_of(modules))
-    with quiet_engine(), economical(), patching(*changes), fresh_symbolic_caches():
+    with quiet_engine(), without_unneeded_work(), patching(*changes), fresh_symbolic_caches():
         yield
 
 
