@@ -147,7 +147,7 @@ def executed(source: str) -> Any:
     [
         ("bert", "masked-lm", "AutoModelForMaskedLM", {}),
         ("gptj", "causal-lm", "AutoModelForCausalLM", {"past": False}),
-        ("t5", "seq2seq-lm", "AutoModelForSeq2SeqLM", {"past": False}),
+        pytest.param("t5", "seq2seq-lm", "AutoModelForSeq2SeqLM", {"past": False}, marks=pytest.mark.wide),
         ("vit", "image-classification", "AutoModelForImageClassification", {}),
     ],
 )
@@ -219,7 +219,7 @@ def test_what_is_no_description_is_said(
     ("model_type", "feature", "options", "message"),
     [
         ("gpt2", "causal-lm", {}, "with a cache; add --no-past"),
-        ("t5", "seq2seq-lm", {}, r"becomes several \(encoder_model, decoder_model_merged\): add --no-past"),
+        ("t5", "seq2seq-lm", {}, r"exported as several \(encoder_model, decoder_model_merged\): add --no-past"),
         ("bert", "sentences", {}, "as SentenceEmbeddingOnnxConfig does"),
         ("gptj", "causal-lm", {"past": False, "last_logits": True}, "as DerivedOnnxConfig does"),
     ],

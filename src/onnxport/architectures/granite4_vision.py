@@ -60,14 +60,14 @@ class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
     """Describe the decoder of Granite 4 Vision, some of whose layers each add image features."""
 
     @property
-    def _adding(self) -> Sequence[int]:
+    def _deepstack_layers(self) -> Sequence[int]:
         config = self._config
         return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder with the features added at every position, not only at those of Transformers' mask."""
         layers, decoder_arguments = model_of(forward).model.language_model.layers, dict(arguments)
-        features_by_layer = zip(self._adding, decoder_arguments.pop("deepstack_embeds"), strict=True)
+        features_by_layer = zip(self._deepstack_layers, decoder_arguments.pop("deepstack_embeds"), strict=True)
         handles = [
             layers[index].register_forward_pre_hook(partial(_add_features, features))
             for index, features in features_by_layer

@@ -43,7 +43,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
                 layers.append((CacheTensor(index, "keys", "key", shape), CacheTensor(index, "values", "value", shape)))
         return CacheLayout(tuple(layers), len(layers))
 
-    def _given_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    def _fill_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         """Do nothing: `describe_cache` needs no cache, only the configuration."""
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
@@ -73,7 +73,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
             result = self._run_with_states(layers, forward, step_arguments)
             step_arguments[PAST] = result[PAST]
             logits.append(result["logits"])
-        return {"logits": torch.cat(logits[-1:] if self._more else logits, dim=1), PAST: step_arguments[PAST]}
+        return {"logits": torch.cat(logits[-1:] if self._kwargs else logits, dim=1), PAST: step_arguments[PAST]}
 
     def _run_with_states(self, layers: Any, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         cache = _key_value_cache(layers, arguments[PAST])
