@@ -192,7 +192,7 @@ def _with_forward(model_class: type) -> type:
     has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
     record = _record_of_class(model_class)
     if not has_forward and (record is None or record.components is None):
-        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its parts one after another")
+        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its submodels in sequence")
     return model_class
 
 

@@ -34,8 +34,8 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
         """Tiles, with the base image first, and the original image sizes.
 
         `pixel_values` is [images, tiles, channels, height, width], `image_sizes` is [images, 2] (height and width).
-        LLaVA-OneVision also takes `batch_num_images`, [prompts], the number of images of each prompt. Prompts with
-        several images don't have them split into tiles.
+        LLaVA-OneVision also takes `batch_num_images`, [prompts], the number of images in each prompt. If a prompt has
+        several, they aren't split into tiles.
         """
         counts = {"batch_num_images": {0: "texts"}} if self._is_onevision else {}
         return {"image_sizes": {0: "batch"}, **counts, "pixel_values": {0: "batch", 1: "num_images"}}

@@ -135,7 +135,7 @@ def _block(
 
 
 def _scale(block: Any) -> int:
-    """Return the divisor of the weights of a block's outputs, by which Transformers rescales them at inference."""
+    """Return the divisor by which Transformers rescales a block's output weights before its first forward."""
     every = block.config.rescale_every
     return int(2 ** (block.layer_id // every)) if every > 0 else 1
 

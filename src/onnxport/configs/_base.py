@@ -334,7 +334,7 @@ def model_of(forward: Any) -> Any:
 
 
 def _main_input_name(preprocessor: Preprocessor) -> str | None:
-    """Return the main output of an image processor or feature extractor; None for other preprocessors.
+    """Return the main model input that an image processor or feature extractor creates; None for other preprocessors.
 
     Raises:
         ValueError: an image processor doesn't return `pixel_values`.
