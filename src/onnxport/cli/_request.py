@@ -1,4 +1,4 @@
-"""The inputs of `onnxport run` as the command line has them, and its result."""
+"""The inputs of `onnxport run`, as parsed from the command line, and its result."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOP_K = 5
 _PAIR_TASKS = ("text-classification", "multiple-choice")
 _FILE_INPUTS = {"pixel_values": "--image", "input_features": "--audio", "input_values": "--audio"}
-"""Inputs that are made from a file to the option that names it."""
+"""Graph inputs that are made from a file, to the option that names the file."""
 
 
 def run_task(directory: Directory, request: RunRequest) -> RunResult:
@@ -134,7 +134,7 @@ def _sentence_similarity(directory: Directory, request: RunRequest) -> RunResult
 
 
 def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunResult:
-    """Run the graph on everything in the request, and show its outputs."""
+    """Run the graph on the request's preprocessed text, image and audio, and show its outputs."""
     feed: Arrays = {}
     if request.texts:
         feed |= _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
@@ -223,4 +223,4 @@ _TASKS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "question-answering": question_answering,
     "multiple-choice": multiple_choice,
 }
-"""Tasks with a result of their own; all others show the graph's outputs."""
+"""Tasks with a custom result; all others show the graph's outputs."""

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the inputs, outputs and operators of the graphs."""
+    """Inspect the graphs, and print their inputs, outputs and operators."""
     from onnxport.bundles.inspection import inspect
     from onnxport.cli._rendering import print_inspection, print_json
 

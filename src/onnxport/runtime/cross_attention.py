@@ -48,6 +48,8 @@ def cross_attention_inputs(graph: Graph, feed: Mapping[str, Any], cached: int, p
                 f"{MASK} has {tiles.shape[2]} tiles, but the encoder returned {count} embeddings; build both with "
                 "the same processor"
             )
-        positions = np.minimum(np.arange(past, past + sequence), tiles.shape[1] - 1)  # generated: as the last token
+        positions = np.minimum(
+            np.arange(past, past + sequence), tiles.shape[1] - 1
+        )  # generated tokens: as the prompt's last
         mask = np.repeat(tiles[:, positions], count // tiles.shape[2], axis=2)
     return {STATES: embeddings, MASK: mask}

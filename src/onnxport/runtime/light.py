@@ -1,4 +1,4 @@
-"""Models without torch: NumPy arrays in and out, greedy decoding and sampling."""
+"""Models without torch: NumPy arrays as inputs and outputs, greedy decoding and sampling."""
 
 from __future__ import annotations
 
@@ -187,15 +187,15 @@ def run_split_encoders(directory: Directory, inputs: Mapping[str, ArrayLike | No
     Raises:
         OptionError: no main input is passed, or an input has the wrong shape.
     """
-    parts = {name: part for name, part in SPLIT_ENCODERS.items() if directory.has(name)}
+    encoders = {name: encoder for name, encoder in SPLIT_ENCODERS.items() if directory.has(name)}
     outputs: Arrays = {}
-    for name, part in parts.items():
-        if inputs.get(part.input) is not None:
+    for name, encoder in encoders.items():
+        if inputs.get(encoder.input) is not None:
             graph = directory.graph(name)
             (embeds,) = graph.run(complete_inputs(graph, inputs)).values()
-            outputs[part.output] = to_array(embeds)
+            outputs[encoder.output] = to_array(embeds)
     if not outputs:
-        raise OptionError(f"pass at least one of {', '.join(part.input for part in parts.values())}")
+        raise OptionError(f"pass at least one of {', '.join(encoder.input for encoder in encoders.values())}")
     return outputs
 
 
@@ -253,8 +253,8 @@ def _steps(
         start: token ids before the first step, [batch, length].
         mask: attention mask of `start`; None for an encoder-decoder, whose decoder has no padding.
         encoder_outputs: inputs of every step that come from an encoder.
-        embed: makes the decoder's inputs from token ids.
-        settings: how tokens are chosen, and when to stop.
+        embed: maps token ids to the decoder's inputs.
+        settings: greedy decoding or sampling, and when to stop.
     """
     sampler, tokens = TokenSampler(settings, start), start
     cache = decoder.empty_cache(len(start))

@@ -68,7 +68,7 @@ def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs)
 
     Raises:
         OptionError: an audio clip is too long, or an input has the wrong shape.
-        UnsupportedError: an encoder's output is merged in a way that isn't supported here.
+        UnsupportedError: the runtime doesn't support the merge strategy of an encoder's output.
     """
     with_images = any(item.name == "image" and inputs.get(item.input) is not None for item in modalities)
     features = []
@@ -79,8 +79,8 @@ def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs)
         _check_length(modality, feed)
         _check_merge(modality)
         outputs = {name: to_array(value) for name, value in graph.run(feed).items()}
-        chosen = modality.output_with_images if with_images and modality.output_with_images else modality.output
-        embeddings = outputs[chosen]
+        output = modality.output_with_images if with_images and modality.output_with_images else modality.output
+        embeddings = outputs[output]
         embeddings = embeddings.reshape(-1, embeddings.shape[-1])
         features.append(EncoderFeatures(modality, embeddings, outputs.get(modality.deepstack_output)))
     return tuple(features)
@@ -172,7 +172,7 @@ def _per_sequence(features: EncoderFeatures, embeds: NDArray[Any]) -> NDArray[An
 def repeat_features(
     features: Sequence[EncoderFeatures], input_ids: NDArray[Any], repeats: int
 ) -> tuple[EncoderFeatures, ...]:
-    """Repeat the encoders' outputs as `generate` repeats sequences: the embeddings of each sequence together.
+    """Repeat the encoders' outputs as `generate` repeats sequences (`repeat_interleave`).
 
     Args:
         features: the encoders' outputs; see `encode`.
@@ -190,8 +190,8 @@ def repeat_features(
             counts = (input_ids == item.modality.placeholder_token_id).sum(-1)
         _check_count(int(counts.sum()), len(item.embeddings))
         ends = np.cumsum(counts)
-        rows = [np.tile(np.arange(end - count, end), repeats) for count, end in zip(counts, ends, strict=True)]
-        order = np.concatenate(rows)
+        indices = [np.tile(np.arange(end - count, end), repeats) for count, end in zip(counts, ends, strict=True)]
+        order = np.concatenate(indices)
         deepstack = None if item.deepstack is None else item.deepstack[:, order]
         repeated.append(EncoderFeatures(item.modality, item.embeddings[order], deepstack))
     return tuple(repeated)
@@ -253,4 +253,4 @@ _DEFAULTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "feature_attention_mask": _mel_mask,
     "audio_attention_mask": _frame_mask,
 }
-"""Inputs of encoders that are filled in if they are missing, to a function of the main input."""
+"""Optional encoder inputs to the function that makes their default from the main input."""

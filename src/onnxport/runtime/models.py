@@ -298,7 +298,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
-        config = copy.copy(config)  # the caller's isn't modified
+        config = copy.copy(config)  # the caller's config isn't modified
         config.is_encoder_decoder = True  # BLIP's configuration class leaves it False
         super().__init__(directory, config)
 
@@ -515,7 +515,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]
-    """Run Whisper with its own `generate`, for audio of any length and with timestamps."""
+    """Run Whisper with Transformers' Whisper `generate`, for audio of any length and with timestamps."""
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)

@@ -157,4 +157,4 @@ def _probabilities(scores: NDArray[Any], top_k: int, top_p: float) -> NDArray[An
 
 
 TokenSteps = Iterator["NDArray[Any]"]
-"""The token ids of one step after another, each [batch]."""
+"""Iterator over the token ids of each step, [batch]."""

@@ -33,7 +33,7 @@ class RunSettings:
     Attributes:
         device: `cpu`, or an accelerator type with an optional index, such as `cuda` or `cuda:1`.
         providers: ONNX Runtime execution providers in order of preference; defaults to those of the device.
-        session_options: ONNX Runtime session options; defaults to ONNX Runtime's own.
+        session_options: ONNX Runtime session options; defaults to ONNX Runtime's.
         threads: number of intra-op threads; defaults to the number of cores.
         spinning: let intra-op threads spin between two operators and two steps; ignored with `session_options`. On two
             cores, a model of SmolLM2's shape generates 8 % faster with it if nothing else runs; in a process that also
