@@ -109,8 +109,8 @@ def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
     Args:
         stage: the new directory.
         output: the path of the output.
-        check: raises if a directory has files that must not be removed. It is called first for the output, and again
-            after the old output was moved, when no other process adds files to it; if it raises then, both are restored.
+        check: raises if a directory has files that must not be removed. It is called for the output first, and again
+            after the old output was moved, when no other process adds files to it; if that raises, both are restored.
     """
     check(output)
     with contextlib.ExitStack() as undo:
