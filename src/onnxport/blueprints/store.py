@@ -98,7 +98,7 @@ class Store:
         self.max_bytes = max_bytes
 
     def get(self, key: str) -> bytes | None:
-        """Return the content of an entry, None if it doesn't exist or is damaged."""
+        """Return the content of an entry; None if it doesn't exist or is damaged."""
         path = self._path(key)
         try:
             with _opened(path) as descriptor:
@@ -178,8 +178,8 @@ class Store:
         latest = time.time() if older_than is None else time.time() - older_than
         count = size = 0
         for file in self._files():
-            is_chosen = paths is None or file.path in paths
-            if is_chosen and (older_than is None or file.used <= latest):
+            is_selected = paths is None or file.path in paths
+            if is_selected and (older_than is None or file.used <= latest):
                 with contextlib.suppress(FileNotFoundError):
                     _remove(file.path)
                     count, size = count + 1, size + file.size
