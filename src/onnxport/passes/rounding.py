@@ -2,8 +2,8 @@
 
     Mul(a, b)   →   Cast(Mul(Cast(a), Cast(b)))     where a and b are bfloat16
 
-The product of two bfloat16 values is exact in float32, so that rounding it once returns the original result (Falcon's
-ALiBi bias). Models with bfloat16 parameters aren't changed.
+The product of two bfloat16 values is exact in float32, so that rounding it once gives the original result (Falcon's
+ALiBi bias). Models with bfloat16 parameters aren't modified.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:
         cast = _cast(value, ir.DataType.FLOAT, node)
         graph.insert_before(node, cast)
         node.replace_input_with(index, cast.outputs[0])
-    made = node.outputs[0]
-    rounded = _cast(made, ir.DataType.BFLOAT16, node)
-    made.dtype = ir.DataType.FLOAT
+    result = node.outputs[0]
+    rounded = _cast(result, ir.DataType.BFLOAT16, node)
+    result.dtype = ir.DataType.FLOAT
     graph.insert_after(node, rounded)
-    ir.convenience.replace_all_uses_with(made, rounded.outputs[0])
-    rounded.replace_input_with(0, made)
+    ir.convenience.replace_all_uses_with(result, rounded.outputs[0])
+    rounded.replace_input_with(0, result)
 
 
-def _cast(value: ir.Value | None, dtype: ir.DataType, beside: ir.Node) -> ir.Node:
+def _cast(value: ir.Value | None, dtype: ir.DataType, like: ir.Node) -> ir.Node:
     """Return a `Cast` node with the metadata, and so the module, of another node."""
     assert value is not None, "arithmetic has no optional inputs"
     cast = ir.node("Cast", [value], {"to": dtype})
-    cast.metadata_props.update(beside.metadata_props)
+    cast.metadata_props.update(like.metadata_props)
     cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, dtype
     return cast

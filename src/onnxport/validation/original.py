@@ -44,7 +44,7 @@ def original_model(
     from onnxport.loading.load import load_config, load_model
 
     bound = draft.bound if draft else None
-    if strategy.kind == "whole":
+    if strategy.name == "whole":
         # A traced model may differ from the original: RWKV rescales its weights in its forward.
         in_memory = bound is not None and not bound.binding.files
         model = bound.model if bound and in_memory else load_model(checkpoint, model_class, options)

@@ -19,7 +19,7 @@ class ParameterTensor(ir.LazyTensor):
         name: the parameter's full name, such as `model.layers.3.mlp.up_proj.weight`.
         dtype: data type of the elements.
         shape: the shape, after `axes` is applied.
-        axes: permutation of the model's parameter, as in `numpy.transpose`; None for none.
+        axes: permutation of the axes of the model's parameter, as in `numpy.transpose`; None for no permutation.
     """
 
     def __init__(
