@@ -44,7 +44,6 @@ SAMPLE = (
     ("albert", "question-answering"),
     ("beit", "image-classification"),
     ("bert", "multiple-choice"),
-    ("bloom", "causal-lm-with-past"),
     ("layoutlmv3", "token-classification"),
     ("marian", "seq2seq-lm-with-past"),
     ("perceiver", "masked-lm"),

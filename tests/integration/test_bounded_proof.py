@@ -59,7 +59,12 @@ def exported(source: Path, output: Path, **options: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("model_type", "feature"),
-    [("bert", "masked-lm"), ("gpt2", "causal-lm-with-past"), ("t5", "seq2seq-lm"), ("vit", "image-classification")],
+    [
+        ("bert", "masked-lm"),
+        ("gpt2", "causal-lm-with-past"),
+        pytest.param("t5", "seq2seq-lm", marks=pytest.mark.wide),
+        ("vit", "image-classification"),
+    ],
 )
 @pytest.mark.parametrize("external", ["auto", "always"])
 @pytest.mark.usefixtures("tiny_is_large")

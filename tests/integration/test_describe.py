@@ -147,7 +147,7 @@ def executed(source: str) -> Any:
     [
         ("bert", "masked-lm", "AutoModelForMaskedLM", {}),
         ("gptj", "causal-lm", "AutoModelForCausalLM", {"past": False}),
-        ("t5", "seq2seq-lm", "AutoModelForSeq2SeqLM", {"past": False}),
+        pytest.param("t5", "seq2seq-lm", "AutoModelForSeq2SeqLM", {"past": False}, marks=pytest.mark.wide),
         ("vit", "image-classification", "AutoModelForImageClassification", {}),
     ],
 )

@@ -33,7 +33,7 @@ KINDS = {
     "whisper": ("speech2seq-lm", SPEECH),
     "vision-encoder-decoder": ("vision2seq-lm", IMAGE),
 }
-EVERY_TIME = ("bart", "bigbird-pegasus", "t5", "whisper", "vision-encoder-decoder")
+EVERY_TIME = ("bart", "t5", "whisper", "vision-encoder-decoder")
 ENCODERS = {SPEECH: "input_features", IMAGE: "pixel_values", TEXT: "input_ids"}
 
 
@@ -134,7 +134,7 @@ WINDOWS, STREAMS, EXPERTS = (
 )
 
 
-@pytest.mark.parametrize("case", sampled(OTHERS, (WINDOWS, STREAMS, EXPERTS)))
+@pytest.mark.parametrize("case", sampled(OTHERS, (STREAMS, EXPERTS)))
 def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     torch.manual_seed(0)

@@ -114,7 +114,7 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
 }
-EVERY_TIME = ("Llava", "Gemma3", "SmolVLM", "Qwen3VL", "LlavaNext", "Voxtral")
+EVERY_TIME = ("Llava", "Qwen3VL", "LlavaNext", "Voxtral")
 """One model for each way to merge embeddings, to count positions, and to cut images."""
 HEARING = ("Voxtral", "Qwen2Audio")
 
@@ -374,7 +374,7 @@ def git(directory: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize("past", [True, False])
+@pytest.mark.parametrize("past", [True, pytest.param(False, marks=pytest.mark.wide)])
 def test_git_reads_its_image_before_the_prompt(past: bool, tmp_path: Path) -> None:
     model = git(tmp_path / "checkpoint")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=past))
@@ -431,7 +431,7 @@ def tiles_for_mllama(mask: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("past", [True, False])
+@pytest.mark.parametrize("past", [True, pytest.param(False, marks=pytest.mark.wide)])
 def test_mllama_attends_to_its_images(past: bool, tmp_path: Path) -> None:
     model = mllama(tmp_path / "checkpoint")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=past))

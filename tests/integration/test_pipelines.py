@@ -168,6 +168,7 @@ def dpt(parent: Path) -> Path:
     return saved(parent, "dpt", transformers.DPTForDepthEstimation(config), processor)
 
 
+@pytest.mark.wide
 def test_depth(parent: Path) -> None:
     ours, original = pipelines("depth-estimation", dpt(parent))
     expected = original(image())
@@ -251,7 +252,7 @@ def seeing(parent: Path, name: str) -> Path:
     return saved(parent, f"seeing-{name}", model, getattr(transformers, f"{name}Processor")(**parts))
 
 
-@pytest.mark.parametrize("name", sampled(("Llava", "LlavaNext", "Idefics3"), ("LlavaNext", "Idefics3")))
+@pytest.mark.parametrize("name", sampled(("Llava", "LlavaNext", "Idefics3"), ("LlavaNext",)))
 def test_images_beside_a_text(name: str, parent: Path) -> None:
     ours, original = pipelines("image-text-to-text", seeing(parent, name), "image-text-to-text-with-past")
     greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
@@ -311,6 +312,7 @@ def hearing(parent: Path) -> Path:
     return saved(parent, "hearing", model, transformers.Qwen2AudioProcessor(extractor, tokenizer))
 
 
+@pytest.mark.wide
 def test_audios_beside_a_text(parent: Path) -> None:
     directory = exported(hearing(parent), "audio-text-to-text-with-past")
     ours = onnxport.pipeline("audio-text-to-text", directory)

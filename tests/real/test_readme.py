@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conformance.checkpoints import make_checkpoint
 from scripts.fetch_real_models import model_directory
+from tests.forked import run_code
 from tests.policy.source import REPOSITORY
 
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.S)
@@ -32,12 +31,6 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line.removeprefix("$ "), comments=True) for line in text.splitlines() if line.startswith("$ ")]
 
 
-def run(command: list[str], directory: Path) -> None:
-    module = {"onnxport": ["-m", "onnxport"], "python": []}[command[0]]
-    done = subprocess.run([sys.executable, *module, *command[1:]], cwd=directory, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
-
-
 def test_the_readme_runs(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     blocks = BLOCK.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))
     assert {kind for kind, _ in blocks} == {"console", "python"}
@@ -45,10 +38,13 @@ def test_the_readme_runs(checkpoints: dict[str, Path], tmp_path: Path) -> None:
         for repository, directory in checkpoints.items():
             text = text.replace(repository, str(directory))
         if kind == "python":
-            run(["python", "-c", text], tmp_path)
+            run_code(text, directory=tmp_path)
             continue
         for command in commands(text):
             if command[0] == "pip":  # what it installs is what runs this test
                 assert command[1:] == ["install", "onnxport[export]"]
             else:
-                run(command, tmp_path)
+                module, *arguments = command[2:] if command[:2] == ["python", "-m"] else command
+                run_code(
+                    f"import runpy; runpy.run_module({module!r}, run_name='__main__')", *arguments, directory=tmp_path
+                )
