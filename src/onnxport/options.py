@@ -117,7 +117,7 @@ class ExportOptions:
         default=None,
         metadata={
             "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
-            "make_config(config) returns the OnnxConfig of the one graph (default: the model's own)"
+            "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
         },
     )
     opset: int | None = field(

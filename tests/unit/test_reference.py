@@ -98,7 +98,7 @@ def test_nothing_is_fetched_for_a_manifest(cache: str, model: str, revision: obj
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match=r"no such path exists; name it with --reference"):
         chosen(manifest(str(tmp_path / "gone")))
-    with pytest.raises(CheckpointNotFoundError, match=r"there is no such path here; name it with --adapter"):
+    with pytest.raises(CheckpointNotFoundError, match=r"no such path exists; name it with --adapter"):
         chosen(manifest(str(tmp_path), adapter="gone"))
 
 

@@ -74,8 +74,8 @@ def cache_directory() -> Path:
     """Return the directory in `ONNXPORT_CACHE`, or else `onnxport` in the user's cache directory."""
     from platformdirs import user_cache_path
 
-    if chosen := os.environ.get(VARIABLE):
-        return Path(chosen)
+    if directory := os.environ.get(VARIABLE):
+        return Path(directory)
     try:
         return user_cache_path("onnxport", appauthor=False)
     except RuntimeError:  # a user without a home directory; writing to this path fails with a warning
@@ -151,18 +151,18 @@ class Store:
         Raises:
             OSError: the directory can't be read.
         """
-        found = []
+        entries = []
         for file in sorted(self._files(), key=lambda file: -file.used):
             try:
                 with _opened(file.path) as descriptor:
                     header = read_header(descriptor)
-                found.append(Entry(header.key, header.type, header.label, file.size, header.created, file.used))
+                entries.append(Entry(header.key, header.type, header.label, file.size, header.created, file.used))
             except FileNotFoundError:
                 continue
             except (DamagedEntryError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                found.append(Entry("", "damaged", f"{reason} ({file.path.name})", file.size, file.used, file.used))
-        return tuple(found)
+                entries.append(Entry("", "damaged", f"{reason} ({file.path.name})", file.size, file.used, file.used))
+        return tuple(entries)
 
     def clear(self, *, older_than: float | None = None, keys: Collection[str] | None = None) -> Cleared:
         """Remove entries, and temporary files of killed processes.

@@ -1,7 +1,7 @@
 """Create, recognize and exchange the hidden staging directories (stages) that exports are written into.
 
-A stage is `.NAME.xxxxxxxx.partial` beside the output NAME. Its process locks it; a stage without a lock was abandoned
-by a killed process.
+A stage is the sibling directory `.NAME.xxxxxxxx.partial` of the output NAME. Its process locks it; a stage without a
+lock was abandoned by a killed process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Stage:
 
 
 def create_stage(output: Path) -> Stage:
-    """Create and lock an empty directory beside an output."""
+    """Create and lock an empty sibling directory of an output."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_PARTIAL, dir=output.parent))
         descriptor = _locked_descriptor(path, wait=True)
@@ -56,7 +56,7 @@ def create_stage(output: Path) -> Stage:
 
 
 def remove_abandoned(output: Path) -> None:
-    """Remove the stages of an output that were abandoned by killed processes, and nothing else."""
+    """Remove the stages of an output that were abandoned by killed processes, and no other directories."""
     for path in _stages_of(output, _PARTIAL):
         with _locked(path) as is_abandoned:
             if is_abandoned:
@@ -153,15 +153,15 @@ def _renameat2(first: Path, second: Path, flag: int) -> bool:
 
 
 def _stages_of(output: Path, suffix: str) -> list[Path]:
-    """Return the directories beside an output that have the name of a stage and belong to this user."""
+    """Return the sibling directories of an output that have the name of a stage and belong to this user."""
     pattern = re.compile(rf"\.{re.escape(output.name)}\.\w{{8}}{re.escape(suffix)}")
-    found = []
+    stages = []
     with contextlib.suppress(OSError):
         for entry in os.scandir(output.parent):
             is_owned = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == _user_id()
             if is_owned and pattern.fullmatch(entry.name):
-                found.append(Path(entry.path))
-    return found
+                stages.append(Path(entry.path))
+    return stages
 
 
 def _user_id() -> int:

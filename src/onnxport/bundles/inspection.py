@@ -74,10 +74,10 @@ def inspect(path: str | Path) -> Inspection:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointNotFoundError(f"{path} doesn't exist; give an exported directory or a graph")
+        raise CheckpointNotFoundError(f"{path} doesn't exist; pass an exported directory or a graph")
     files = [path] if path.is_file() else files_inside(path, "*.onnx", "onnx/*.onnx")
     if not files:
-        raise CheckpointNotFoundError(f"{path} has no .onnx file; give an exported directory or a graph")
+        raise CheckpointNotFoundError(f"{path} has no .onnx file; pass an exported directory or a graph")
     root = path if path.is_dir() else path.parent
     manifest = read_manifest(path) if path.is_dir() else None
     components = {item.file: item.name for item in manifest.components} if manifest else {}

@@ -136,7 +136,7 @@ def open_manifest(directory: Path) -> Manifest:
             directory is a link to one.
     """
     if not directory.is_dir():
-        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
+        raise CheckpointNotFoundError(f"{directory}: no such directory; pass one that onnxport export wrote")
     manifest = read_manifest(directory)
     if manifest is None:
         raise CheckpointNotFoundError(

@@ -1,6 +1,6 @@
 """Create the output directory atomically.
 
-Files are written into a hidden directory beside the output and flushed to disk, and the directory is renamed, or
+Files are written into a hidden sibling directory of the output and flushed to disk, and the directory is renamed, or
 exchanged with an existing output. The next export removes the directory of a killed process.
 """
 
@@ -40,27 +40,27 @@ def check_output(output: Path, *, force: bool) -> None:
         raise OutputError(f"output {output} can't be created: {parent} is not a writable directory")
 
 
-def _check_replaceable(output: Path, found: Path) -> None:
+def _check_replaceable(output: Path, directory: Path) -> None:
     """Check that `force` would only replace files of an earlier export.
 
     Args:
         output: path of the output, for messages.
-        found: path to check: the output, or the path to which it was moved.
+        directory: path to check: the output, or the path to which it was moved.
 
     Raises:
         OutputError: it has other files.
     """
-    if found.is_symlink() or (found.exists() and not found.is_dir()):
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise OutputError(f"output {output} is not a directory; choose another or remove it")
-    if not found.exists() or not any(found.iterdir()):
+    if not directory.exists() or not any(directory.iterdir()):
         return
     try:
-        manifest = read_manifest(found)
+        manifest = read_manifest(directory)
     except CheckpointError as error:
         raise OutputError(f"output {output} isn't replaced, its manifest can't be read: {error}") from error
     if manifest is None:
         raise OutputError(f"output {output} holds no {FILE_NAME}, so onnxport didn't write it; remove it yourself")
-    if foreign := _foreign_files(found, manifest):
+    if foreign := _foreign_files(directory, manifest):
         raise OutputError(
             f"output {output} isn't replaced: it holds files that onnxport didn't write ({', '.join(foreign[:5])}); "
             "move them away or choose another path"
@@ -72,8 +72,8 @@ def _foreign_files(output: Path, manifest: Manifest) -> list[str]:
     exported = {FILE_NAME, *manifest.files}
     for component in manifest.components:
         exported |= {component.file, *component.external_data}
-    found = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
-    return sorted({path.relative_to(output).as_posix() for path in found} - exported)
+    paths = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+    return sorted({path.relative_to(output).as_posix() for path in paths} - exported)
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def _publish(stage: Path, output: Path, *, existed: bool, force: bool) -> None:
                 f"output {output} was created by something else during the export, and is left as it is; use --force "
                 "to replace an export, or another path"
             ) from error
-        swap(stage, output, lambda found: _check_replaceable(output, found))
+        swap(stage, output, lambda directory: _check_replaceable(output, directory))
 
 
 def _make_parents(parent: Path) -> list[Path]:

@@ -75,11 +75,11 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     Raises:
         CorruptCheckpointError: a file is a link out of the directory.
     """
-    found = {path.name: path for path in files_inside(directory, *_NAMES)}
+    files = {path.name: path for path in files_inside(directory, *_NAMES)}
     if preprocessor not in (None, directory):
         model_files = ("config.json", "generation_config.json", "README", "LICENSE")
-        found |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(model_files)}
-    return [found[name] for name in sorted(found)]
+        files |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(model_files)}
+    return [files[name] for name in sorted(files)]
 
 
 def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:

@@ -90,7 +90,7 @@ def _model_inputs(
     graph = directory.graph("encoder_model" if directory.has("encoder_model") else "model")
     if "input_ids" in graph.inputs:
         if not request.texts or tokenizer is None:
-            raise OptionError("give at least one --text (or token ids with --input-ids)")
+            raise OptionError("pass at least one --text (or token ids with --input-ids)")
         return dict(tokenizer.encode([prompt]))
     if "pixel_values" in graph.inputs:
         return _preprocess.image_inputs(directory, request)
@@ -125,7 +125,7 @@ def _generate_multimodal(
 def _multimodal_inputs(processor: ProcessorMixin, request: RunRequest) -> dict[str, Any]:
     """Make the inputs of a multimodal model: one chat message, or the prompt if the processor has no chat template."""
     if len(request.texts) != 1 or request.input_ids:
-        raise OptionError("give one --prompt, with --image or --audio")
+        raise OptionError("pass one --prompt, with --image or --audio")
     (prompt,) = request.texts
     content: list[dict[str, Any]] = []
     arguments: dict[str, Any] = {}

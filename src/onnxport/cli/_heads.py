@@ -27,7 +27,7 @@ def question_answering(directory: Directory, request: RunRequest) -> RunResult:
         OptionError: there is no question, or no context.
     """
     if not request.question or not request.texts:
-        raise OptionError("give a --question, and a --context that has the answer")
+        raise OptionError("pass a --question, and a --context that has the answer")
     tokenizer = _preprocess.load(directory, "AutoTokenizer")
     feed = _preprocess.token_inputs(tokenizer, request)
     outputs = LightModel(directory)(**feed)

@@ -50,8 +50,8 @@ def options_from(arguments: argparse.Namespace) -> ExportOptions:
     Raises:
         OptionError: a value is out of range.
     """
-    known = {field.name for field in fields(ExportOptions)}
-    return ExportOptions(**{name: value for name, value in vars(arguments).items() if name in known})
+    names = {field.name for field in fields(ExportOptions)}
+    return ExportOptions(**{name: value for name, value in vars(arguments).items() if name in names})
 
 
 def _type_and_choices(hint: Any) -> tuple[Callable[[str], Any], tuple[str, ...] | None]:
@@ -69,14 +69,14 @@ def bytes_from(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: it isn't one.
     """
-    found = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text, re.I)
-    factor = _UNITS.get(found[2].lower()) if found else None
-    if found is None or factor is None:
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text, re.I)
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
         raise argparse.ArgumentTypeError(
-            f"{text!r} isn't a size: give a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB "
+            f"{text!r} isn't a size: pass a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB "
             "(powers of 1024), such as 8GiB"
         )
-    return int(Fraction(found[1]) * factor)
+    return int(Fraction(match[1]) * factor)
 
 
 _UNITS = {"": 1, "b": 1} | {

@@ -68,7 +68,7 @@ def print_error(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet_packages() -> Iterator[None]:
-    """Hide the warnings of other packages in a block, and print onnxport's own, one line each.
+    """Hide the warnings of other packages in a block, and print onnxport's warnings, one line each.
 
     Filters, handlers and the environment are restored afterwards.
     """

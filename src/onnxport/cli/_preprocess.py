@@ -47,7 +47,7 @@ def load(directory: Directory, auto_class: str) -> Any:
     loaded, reason = load_preprocessor(auto_class, directory.path)
     if loaded is None:
         raise CheckpointNotFoundError(
-            f"{directory.path} has nothing that {auto_class} loads ({reason}); text models also take token ids, with "
+            f"{directory.path} has no files that {auto_class} loads ({reason}); text models also take token ids, with "
             "--input-ids"
         )
     return loaded
@@ -60,7 +60,7 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
         OptionError: there is no text.
     """
     if not request.texts:
-        raise OptionError("give at least one --text (or token ids with --input-ids)")
+        raise OptionError("pass at least one --text (or token ids with --input-ids)")
     padding = len(request.texts) > 1
     unpadded = padding and tokenizer.pad_token is None
     texts = list(request.texts)

@@ -19,9 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.bundles.inspection import inspect
     from onnxport.cli._rendering import print_inspection, print_json
 
-    found = inspect(arguments.path)
+    inspection = inspect(arguments.path)
     if arguments.json:
-        print_json(asdict(found))
+        print_json(asdict(inspection))
     else:
-        print_inspection(found)
+        print_inspection(inspection)
     return DONE

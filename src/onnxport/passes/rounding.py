@@ -16,7 +16,7 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 
 
 class RoundAfterwardsPass(ir.passes.InPlacePass):
-    """Insert casts around bfloat16 arithmetic where the parameters aren't bfloat16."""
+    """Insert casts around bfloat16 arithmetic if no parameter is bfloat16."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the nodes in place."""
@@ -24,10 +24,10 @@ class RoundAfterwardsPass(ir.passes.InPlacePass):
         tensors = [value.const_value for value in graph.initializers.values()]
         if any(isinstance(t, ParameterTensor) and t.dtype == ir.DataType.BFLOAT16 for t in tensors):
             return ir.passes.PassResult(model, modified=False)
-        found = [n for n in graph if n.op_type in _ARITHMETIC and n.outputs[0].dtype == ir.DataType.BFLOAT16]
-        for node in found:
+        nodes = [n for n in graph if n.op_type in _ARITHMETIC and n.outputs[0].dtype == ir.DataType.BFLOAT16]
+        for node in nodes:
             _round_afterwards(graph, node)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=bool(nodes))
 
 
 def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:

@@ -83,7 +83,7 @@ def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measur
         return _measure_generation(graphs, workload, load_seconds)
     if "model" not in graphs:
         raise UnsupportedError(
-            f"{path} has the graphs {', '.join(graphs)}, which onnxport bench can't run on their own: give a directory "
+            f"{path} has the graphs {', '.join(graphs)}, which onnxport bench can't run separately: pass a directory "
             "with a graph named model"
         )
     return _measure_runs(graphs["model"], workload, load_seconds)

@@ -126,7 +126,7 @@ class LightModel:
 
         def embed(tokens: NDArray[Any]) -> Arrays:
             nonlocal features, token_types
-            if token_types is not None:  # those of generated tokens are zero
+            if token_types is not None:  # generated tokens have the type 0
                 token_types = np.pad(token_types, ((0, 0), (0, tokens.shape[1] - token_types.shape[1])))
             feed = embed_and_merge(self.directory, tokens, features, token_types)
             if decoder.has_cache:
@@ -150,7 +150,7 @@ EmbedTokens = Callable[["NDArray[Any]"], Arrays]
 
 
 def is_mrope(position_ids: TensorSpec | None) -> bool:
-    """Return whether a decoder's `position_ids` are those of multimodal rotary embeddings, [3, batch, tokens]."""
+    """Return whether a decoder's `position_ids` are for multimodal rotary embeddings, [3, batch, tokens]."""
     return position_ids is not None and len(position_ids.axes) == _MROPE_RANK
 
 
@@ -264,10 +264,10 @@ def _steps(
             cache = decoder.empty_cache(len(start))
         prefix = feed["inputs_embeds"].shape[1] - tokens.shape[1] if "inputs_embeds" in feed else 0
         logits = decoder.step(feed, cache, prefix)
-        chosen = sampler.next_tokens(logits[:, -1])
-        yield chosen
+        next_tokens = sampler.next_tokens(logits[:, -1])
+        yield next_tokens
         if sampler.finished:
             return
-        tokens = chosen[:, None] if decoder.has_cache else np.concatenate([tokens, chosen[:, None]], axis=1)
+        tokens = next_tokens[:, None] if decoder.has_cache else np.concatenate([tokens, next_tokens[:, None]], axis=1)
         if mask is not None:
             mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, "NDArray[Any] | None"]
 """A model's inputs by name; None for missing ones."""
 ENCODED = "encoder_features"
-"""Argument of `forward` with the encoders' outputs, where they were computed before the first step."""
+"""Argument of `forward` with the encoders' outputs, if they were computed before the first step."""
 _TOKEN_TYPES = "token_type_ids"
 
 
@@ -253,4 +253,4 @@ _DEFAULTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "feature_attention_mask": _mel_mask,
     "audio_attention_mask": _frame_mask,
 }
-"""Optional encoder inputs to the function that makes their default from the main input."""
+"""Optional encoder inputs, to the function that computes their default from the main input."""

@@ -132,7 +132,7 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
         return None, error.reason
     if auto_class == "AutoProcessor" and not isinstance(loaded, transformers.ProcessorMixin):
         return None, f"there is only a {type(loaded).__name__}"
-    # Transformers 5 builds a tokenizer that has only special tokens where no vocabulary file exists.
+    # Transformers 5 builds a tokenizer that has only special tokens if no vocabulary file exists.
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
     if names and not any((path / name).is_file() for name in names):
         return None, f"no {' or '.join(names)}"

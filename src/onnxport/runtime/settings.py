@@ -49,8 +49,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads {self.threads} isn't 1 or more")
-        known = self.device_type in _PROVIDERS
-        if not known or not (self.device == self.device_type or self.device.partition(":")[2].isdigit()):
+        is_known_type = self.device_type in _PROVIDERS
+        if not is_known_type or not (self.device == self.device_type or self.device.partition(":")[2].isdigit()):
             types = ", ".join(_PROVIDERS)
             raise OptionError(f"device {self.device!r} isn't one of {types}, with an optional index as in cuda:1")
 

@@ -84,13 +84,13 @@ def interleaved(graph: ir.Graph, paths: list[str]) -> list[list[str]]:
 
 def cache_index(name: str) -> int | None:
     """Return the index in the name of a per-layer input or output; None for other names."""
-    found = _PER_LAYER.match(name)
-    return int(found["index"]) if found else None
+    match = _PER_LAYER.match(name)
+    return int(match["index"]) if match else None
 
 
 def with_cache_index(name: str, index: int) -> str:
     """Return the name of a per-layer input or output with another index."""
-    return _PER_LAYER.sub(lambda found: f"{found['before']}{index}{found['after'] or ''}", name)
+    return _PER_LAYER.sub(lambda match: f"{match['before']}{index}{match['after'] or ''}", name)
 
 
 @dataclass(frozen=True)

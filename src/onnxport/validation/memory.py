@@ -75,17 +75,17 @@ def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reduc
 
 def choose(weights: Weights, budget: int, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
     """Choose the first strategy that fits into `budget` bytes: `whole`, `on disk`, `reduced`."""
-    both = int(weights.total * (1 + _SESSION[options.dtype]))
-    whole = MARGIN + both
-    is_small = both <= MARGIN  # other memory dominates
-    if whole <= budget or is_small or not weights.on_disk:
+    weights_bytes = int(weights.total * (1 + _SESSION[options.dtype]))  # in torch and in ONNX Runtime
+    in_memory = MARGIN + weights_bytes
+    is_small = weights_bytes <= MARGIN  # other memory dominates
+    if in_memory <= budget or is_small or not weights.on_disk:
         return Strategy("whole")
-    one = MARGIN + 3 * weights.largest  # a tensor as stored, converted, and in ONNX Runtime
-    if one > budget and reducible:
-        need = f"that needs at least {_text(one)} of memory, and {_text(budget)} may be used"
+    on_disk = MARGIN + 3 * weights.largest  # a tensor as stored, converted, and in ONNX Runtime
+    if on_disk > budget and reducible:
+        need = f"that needs at least {_text(on_disk)} of memory, and {_text(budget)} may be used"
         return Strategy("reduced", 0, f"the full model wasn't run: {need}")
-    note = f"weights were read from disk on demand: in memory, they need {_text(whole)}"
-    return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be used")
+    note = f"weights were read from disk on demand: in memory, they need {_text(in_memory)}"
+    return Strategy("on disk", max(0, budget - on_disk), f"{note}, and {_text(budget)} may be used")
 
 
 def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
@@ -102,12 +102,12 @@ def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
     if checkpoint.quantization is not None:  # several elements, of at least 4 bits, are packed into an integer
         packed = {name: bits // 4 for name, bits in DTYPE_BITS.items() if name[0] in "IU"}
         counts = [count * packed.get(entry.dtype, 1) for count, entry in zip(counts, entries, strict=True)]
-    known = all(entry.dtype in ONNX_DTYPES for entry in entries)
+    has_onnx_dtypes = all(entry.dtype in ONNX_DTYPES for entry in entries)
     total, largest = sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0)
-    if checkpoint.adapter is not None:  # the two factors of a weight are in memory too, in float32
+    if checkpoint.adapter is not None:  # the two LoRA matrices of a weight are in memory, too, in float32
         sizes = [math.prod(shape) for shape in checkpoint.adapter.shapes.values()]
         largest = max(largest, 4 * max(sizes)) + 8 * max(sizes)
-    return Weights(total, largest, on_disk=known)
+    return Weights(total, largest, on_disk=has_onnx_dtypes)
 
 
 def available_memory() -> int:

@@ -33,7 +33,7 @@ class ProofRequest:
         name: the component's name.
         file: the graph.
         model: the original, a Transformers model in evaluation mode.
-        examples: makes the inputs; its signature has the graph's axis labels.
+        examples: generates the inputs; its signature has the graph's axis labels.
         traced: symbol to size at which the graph was traced.
         mapped: whether ONNX Runtime memory-maps the graph's weights.
     """

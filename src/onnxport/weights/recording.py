@@ -150,7 +150,7 @@ def unsupported_operation(expression: Expression) -> str:
     """Return the name of the first unsupported operation in an expression; empty if there is none."""
     if isinstance(expression, Unsupported):
         return expression.operation
-    return next((found for child in expression.children if (found := unsupported_operation(child))), "")
+    return next((name for child in expression.children if (name := unsupported_operation(child))), "")
 
 
 def _infer_shapes(function: OpOverload, *args: object, **kwargs: object) -> object:
@@ -216,9 +216,9 @@ def _permute(operand: Recording, axes: Sequence[int]) -> Expression:
 
 
 def _view(operand: Recording, sizes: Sequence[int]) -> Expression:
-    known = int(np.prod([size for size in sizes if size != -1], dtype=np.int64))
+    elements = int(np.prod([size for size in sizes if size != -1], dtype=np.int64))
     return building.reshape(
-        operand.expression, [operand.numel() // max(1, known) if size == -1 else size for size in sizes]
+        operand.expression, [operand.numel() // max(1, elements) if size == -1 else size for size in sizes]
     )
 
 

@@ -46,7 +46,7 @@ class PlannedTensor:
     Attributes:
         name: name of the initializer.
         file: path relative to the output directory.
-        offset: offset of the first byte in that file; None inside the graph's file, where writing determines it.
+        offset: offset of the first byte in that file; None in the graph's file, whose layout is determined by writing.
         nbytes: size in bytes.
         transfer: `copy` an unchanged byte range of the checkpoint, `convert` tensors of it, `link` its file, or write
             an array in `memory`.

@@ -105,7 +105,7 @@ def outline(file: Path) -> bytes:
 
 def initializer_ranges(file: Path) -> dict[str, ByteSpan]:
     """Return the byte range of each initializer's data inside a model file, by name."""
-    found = {}
+    ranges = {}
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         graphs = [field for field in _fields(content, 0, len(content)) if field.number == _GRAPH]
         initializers = (field for graph in graphs for field in _inner(content, graph) if field.number == _INITIALIZER)
@@ -113,8 +113,8 @@ def initializer_ranges(file: Path) -> dict[str, ByteSpan]:
             fields = {field.number: field for field in _inner(content, initializer)}
             if _NAME in fields and _RAW_DATA in fields:
                 name, data = fields[_NAME], fields[_RAW_DATA]
-                found[content[name.begin : name.end].decode()] = ByteSpan(data.begin, data.end - data.begin)
-    return found
+                ranges[content[name.begin : name.end].decode()] = ByteSpan(data.begin, data.end - data.begin)
+    return ranges
 
 
 def _head_of(tensor: onnx.TensorProto, nbytes: int) -> bytes:
