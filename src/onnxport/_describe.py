@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport._needs import WeightsNeededError, noticing_missing_values
+from onnxport._needs import WeightsNeededError, translating_missing_values
 from onnxport.binding.bind import bind
 from onnxport.blueprints.describing import describe_model
 from onnxport.blueprints.subject import Subject, subject_of
@@ -48,9 +48,9 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
     subject = subject_of(checkpoint, options)
     notes: tuple[str, ...] = ()
     try:
-        with quiet_engine(), noticing_missing_values():
+        with quiet_engine(), translating_missing_values():
             full_model, notes = _build_fake_model(checkpoint, subject, options.checkpoint)
-        with without_values(full_model), noticing_missing_values():
+        with without_values(full_model), translating_missing_values():
             description = _describe_with_axes(full_model, subject, options)
     except WeightsNeededError as error:
         notes = (f"the weights were loaded, because the description requires their values ({error})",)

@@ -36,7 +36,7 @@ def with_few_layers() -> AbstractContextManager[None]:
 
     Raises:
         MoreLayersNeededError: the model's code fails, for example because it reads the output of a removed layer.
-        WeightsNeededError: see `noticing_missing_values`.
+        WeightsNeededError: see `translating_missing_values`.
     """
 
     def translate(error: Exception) -> Exception | None:
@@ -51,7 +51,7 @@ def with_few_layers() -> AbstractContextManager[None]:
     return translating(translate)
 
 
-def noticing_missing_values() -> AbstractContextManager[None]:
+def translating_missing_values() -> AbstractContextManager[None]:
     """Run a block in which parameters have no values.
 
     Raises:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values, with_few_layers
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values, with_few_layers
 from onnxport.architectures.describe import describe
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
@@ -80,7 +80,7 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
         if draft.build is None:
             with without_values(draft.reduction.model):
                 return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
-        with without_values(draft.reduction.model), noticing_missing_values():
+        with without_values(draft.reduction.model), translating_missing_values():
             return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
     except WeightsNeededError as error:
         reason = str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from onnxport._needs import WeightsNeededError, noticing_missing_values
+from onnxport._needs import WeightsNeededError, translating_missing_values
 from onnxport.binding.bind import Bound, bind
 from onnxport.blueprints.subject import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -86,7 +86,7 @@ def make_draft(checkpoint: Checkpoint, options: ExportOptions, report: Progress)
 
     draft = Draft(subject, bound, Reduction(bound.model), build)
     try:
-        with noticing_missing_values():
+        with translating_missing_values():
             if not options.stamping:
                 return replace(draft, reduction=Reduction(build(bound.model.config), notes=("--no-stamping",)))
             return draft.with_all_layers_of(frozenset())

@@ -134,7 +134,7 @@ class Store:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_abandoned(self.directory)
-            self._make_room(len(start) + len(content), path)
+            self._evict(len(start) + len(content), path)
             write_atomically(path, start, content)
         except OSError as error:
             logger.warning(
@@ -200,7 +200,7 @@ class Store:
                     status = entry.stat(follow_symlinks=False)
                     yield _File(Path(entry.path), status.st_size, status.st_mtime)
 
-    def _make_room(self, size: int, path: Path) -> None:
+    def _evict(self, size: int, path: Path) -> None:
         """Remove the least recently used entries until one of `size` bytes at `path` fits."""
         files = sorted((file for file in self._files() if file.path != path), key=lambda file: file.used)
         total = size + sum(file.size for file in files)

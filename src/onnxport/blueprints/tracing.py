@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values
 from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth, spec_of
 from onnxport.blueprints.describing import Described
 from onnxport.blueprints.draft import Draft
@@ -135,7 +135,7 @@ def trace_with_more_layers(
         else:
             return replace(full, depth=replace(full.depth, note=f"traced at full depth: {error}", as_drafted=False))
     deep = described.extended(described.draft.at_full_depth(str(error)), options)
-    with noticing_missing_values():
+    with translating_missing_values():
         traced = trace_graph(deep.description.graphs[index], deep.draft.reduction, options)
     depth = Depth(note="; ".join(deep.draft.reduction.notes))
     return FullGraph(traced, depth, at_full_depth(traced, depth))
@@ -169,7 +169,7 @@ def trace_with_few_layers(graph: GraphDescription, draft: Draft, options: GraphO
     if not reduction.stacks:
         if draft.build is None:
             return trace_graph(graph, reduction, options)
-        with noticing_missing_values():
+        with translating_missing_values():
             return trace_graph(graph, reduction, options)
     with watched_layer_indices(reduction.model, reduction.stacks) as branches:
         try:

@@ -65,7 +65,7 @@ def axes_text(axes: Iterable[int | str]) -> str:
 
 
 @dataclass
-class _Worst:
+class _LargestDifferences:
     """Hold the largest differences of one output over all cases."""
 
     component: str
@@ -98,15 +98,17 @@ def print_validation(report: ValidationReport) -> None:
     if not report.cases:
         print_line(f"validation: {report.status}{f' ({report.note})' if report.note else ''}")
         return
-    worst: dict[tuple[str, str], _Worst] = {}
+    largest: dict[tuple[str, str], _LargestDifferences] = {}
     for case in report.cases:
         for output in case.outputs:
-            worst.setdefault((case.component, output.name), _Worst(case.component, output.name)).add(output)
+            largest.setdefault((case.component, output.name), _LargestDifferences(case.component, output.name)).add(
+                output
+            )
     names = ", ".join(dict.fromkeys(case.name for case in report.cases))
     count = "1 case" if len(report.cases) == 1 else f"{len(report.cases)} cases"
     print_line(f"validation: {report.status}, {count} ({names}), atol {report.atol:g}, rtol {report.rtol:g}")
     columns = ("component", "output", "largest absolute difference", "largest relative difference", "status")
-    print_table("", columns, [item.row() for item in _shortened(list(worst.values()))])
+    print_table("", columns, [item.row() for item in _shortened(list(largest.values()))])
     if report.note:
         print_line(f"note: {report.note}")
     for case in report.cases:
@@ -116,14 +118,14 @@ def print_validation(report: ValidationReport) -> None:
         print_line(f"failed: {failure}")
 
 
-def _shortened(outputs: list[_Worst]) -> list[_Worst]:
+def _shortened(outputs: list[_LargestDifferences]) -> list[_LargestDifferences]:
     """Merge passed outputs in the middle of a long list into one row with their largest differences."""
     if len(outputs) <= _ROWS:
         return outputs
     head, middle, tail = outputs[:7], outputs[7:-3], outputs[-3:]
     failed = [item for item in middle if not item.passed]
     joined = [item for item in middle if item.passed]
-    row = _Worst("…", f"{len(joined)} more")
+    row = _LargestDifferences("…", f"{len(joined)} more")
     for item in joined:
         row.max_abs, row.max_rel = _larger(row.max_abs, item.max_abs), _larger(row.max_rel, item.max_rel)
     return [*head, *failed, *([row] if joined else []), *tail]

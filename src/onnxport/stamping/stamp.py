@@ -205,7 +205,7 @@ class _Plan:
         self._passed_through()
         self._cache_indices()
         for layer_type, following in pairwise(self.layers.full):
-            self._check_entries(layer_type, following)
+            self._check_layer_inputs(layer_type, following)
 
     def _check_use(self, value: ir.Value, reader: int | None) -> None:
         """Check that a value of a layer is read by that layer, the next one, or the end of the graph.
@@ -233,7 +233,7 @@ class _Plan:
         indices = [layer for layer, other in enumerate(self.layers.traced) if other == layer_type]
         return indices[min(1, len(indices) - 1)]
 
-    def _check_entries(self, layer_type: int, following: int) -> None:
+    def _check_layer_inputs(self, layer_type: int, following: int) -> None:
         """Check that a layer of type `following` can read its inputs from a preceding layer of type `layer_type`."""
         layer = self._template(following)
         for value in {value for node in self.nodes_of[layer] for value in node.inputs if value is not None}:
