@@ -1,4 +1,4 @@
-"""Run the garbage collector less often while many long-lived objects are created: modules and graphs have 100,000s."""
+"""Run the garbage collector less often while a model or a graph with hundreds of thousands of objects is created."""
 
 from __future__ import annotations
 

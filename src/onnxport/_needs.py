@@ -81,7 +81,7 @@ def _raised_by_this_package(error: BaseException) -> bool:
 def _missing_values_cause(error: BaseException) -> BaseException | None:
     """Return the exception that torch raises for a tensor without values, or None.
 
-    It may be the error, or one of the chain of its causes and contexts.
+    It may be the error itself, or in the chain of its causes and contexts.
     """
     from torch._subclasses import fake_tensor
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode

@@ -286,7 +286,7 @@ def test_a_text_for_a_graph_that_takes_none(make: Make, fail: Callable[..., str]
         "tables": {},
     }
     directory = make("image-classification", parts, {"pixel_values": [1, 3, 4, 4]})
-    assert "takes no text, its inputs are pixel_values: pass --image" in fail(2, directory, "--text", "hi")
+    assert "has no text input, its inputs are pixel_values: pass --image" in fail(2, directory, "--text", "hi")
 
 
 def test_without_torch(

@@ -77,7 +77,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
 
 
 _DESCRIPTION_FIELDS = ("model_type", "architecture", "task", "dtype")
-"""Fields of a description in the entry of an export; the descriptions of its graphs are in theirs."""
+"""Fields of a description in the entry of an export; the descriptions of its graphs are in the entry of the graphs."""
 
 
 def traces_of(content: bytes) -> str:

@@ -131,7 +131,7 @@ def open_manifest(directory: Path) -> Manifest:
     """Read the manifest of an exported directory, and check that the files of its graphs exist.
 
     Raises:
-        CheckpointNotFoundError: it isn't such a directory, or lacks a file of a graph.
+        CheckpointNotFoundError: it isn't an exported directory, or lacks a file of a graph.
         CorruptCheckpointError: the manifest is damaged, it names a file outside of the directory, or a file of the
             directory is a link to one.
     """

@@ -88,7 +88,7 @@ def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
         An empty directory on the same file system. On an error it is removed and `output` is unchanged.
 
     Raises:
-        OutputError: the disk is full, the output can't be written, or another process has created it.
+        OutputError: the disk is full, the output can't be written, or it was created during the export.
     """
     output = output.absolute()
     existed = output.is_dir()
@@ -124,7 +124,7 @@ def _publish(stage: Path, output: Path, *, existed: bool, force: bool) -> None:
     except FileExistsError as error:
         if not force:
             raise OutputError(
-                f"output {output} was created by something else during the export, and is left as it is; use --force "
+                f"output {output} was created during the export, and isn't replaced; use --force "
                 "to replace an export, or another path"
             ) from error
         swap(stage, output, lambda directory: _check_replaceable(output, directory))

@@ -55,7 +55,7 @@ def _check_request(directory: Directory, request: RunRequest) -> None:
     if request.text_pairs and directory.task not in _PAIR_TASKS:
         raise OptionError(f"--text-pair doesn't apply to {directory.task}, only to {' and '.join(_PAIR_TASKS)}")
     if request.texts and options and "input_ids" not in names and not (request.image or request.audio):
-        raise OptionError(f"the graph takes no text, its inputs are {shown}: pass {options.pop()}")
+        raise OptionError(f"the graph has no text input, its inputs are {shown}: pass {options.pop()}")
     if not (request.texts or request.input_ids or request.image or request.audio):
         raise OptionError(f"pass --text, --input-ids, --image or --audio: the graph's inputs are {shown}")
 

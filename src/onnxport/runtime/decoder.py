@@ -69,8 +69,8 @@ class Decoder:
     """Run a decoder's graph step by step.
 
     Attributes:
-        graph: takes `input_ids` or `inputs_embeds`, and may take masks, position ids, an encoder's hidden states and a
-            cache.
+        graph: its inputs are `input_ids` or `inputs_embeds`, and optionally masks, position ids, an encoder's hidden
+            states and a cache.
         cache_outputs: cache input name to the output that becomes that input in the next step.
         sequence_axes: cache input name to its sequence axis, for those that grow with each token.
     """

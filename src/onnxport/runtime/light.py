@@ -163,7 +163,7 @@ def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], d
         decoder: the decoder's graph.
 
     Returns:
-        The decoder's inputs at every step: `encoder_hidden_states` and, if the decoder takes it,
+        The decoder's inputs at every step: `encoder_hidden_states` and, if it is a decoder input,
         `encoder_attention_mask`, which is an output of the encoder or the mask of its input.
     """
     feed = complete_inputs(encoder, inputs)

@@ -90,7 +90,7 @@ def _check_length(modality: Modality, feed: Mapping[str, NDArray[Any]]) -> None:
     length = feed[modality.input].shape[1]
     if modality.max_length is not None and length > modality.max_length:
         raise OptionError(
-            f"{modality.input} has {length} frames, and the exported graph takes at most {modality.max_length}: cut "
+            f"{modality.input} has {length} frames, and the exported graph accepts at most {modality.max_length}: cut "
             "the audio into shorter clips"
         )
 
@@ -122,7 +122,7 @@ def embed_and_merge(
         token_type_ids: [batch, sequence]; zeros by default.
 
     Returns:
-        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if the decoder takes them, `token_type_ids`
+        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if they are decoder inputs, `token_type_ids`
         [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
         `cross_attention_states` [batch, embeddings, hidden size].
 
@@ -233,7 +233,7 @@ def _pixel_mask(tiles: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _one_image_each(images: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of images of each sequence where each has one."""
+    """Return the number of images of each sequence, 1."""
     return np.ones(len(images), dtype=np.int64)
 
 

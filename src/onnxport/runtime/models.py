@@ -485,7 +485,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 both directions.
             image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
             mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
-            pixel_values_videos: must be None: the graphs don't take videos.
+            pixel_values_videos: must be None: the graphs don't support videos.
             use_cache: return a cache, even if none was passed.
             **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
 
@@ -497,7 +497,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             UnsupportedError: a video is passed.
         """
         if pixel_values_videos is not None:
-            raise UnsupportedError("the exported graphs take images, not videos: pass the frames as images")
+            raise UnsupportedError("the exported graphs support images, not videos: pass the frames as images")
         if input_ids is None:
             raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
         if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):

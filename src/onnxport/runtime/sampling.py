@@ -24,7 +24,7 @@ class GenerationSettings:
         temperature: divisor of the logits before the softmax.
         top_k: number of most probable tokens to sample from, 0 for all.
         top_p: nucleus sampling: sample from the smallest set of tokens whose probabilities add up to this or more.
-        repetition_penalty: divisor of the logits of tokens that occurred before (a factor where they are negative).
+        repetition_penalty: divisor of the logits of tokens that occurred before (a factor if they are negative).
         seed: random seed.
         eos_token_ids: ids of the tokens that end a sequence.
         pad_token_id: id of the token that follows the end of a sequence.

@@ -28,7 +28,7 @@ _LOG_ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choose where and how graphs are run.
+    """Choose the device and the session options to run graphs.
 
     Attributes:
         device: `cpu`, or an accelerator type with an optional index, such as `cuda` or `cuda:1`.
