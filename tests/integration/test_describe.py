@@ -219,7 +219,7 @@ def test_what_is_no_description_is_said(
     ("model_type", "feature", "options", "message"),
     [
         ("gpt2", "causal-lm", {}, "with a cache; add --no-past"),
-        ("t5", "seq2seq-lm", {}, r"becomes several \(encoder_model, decoder_model_merged\): add --no-past"),
+        ("t5", "seq2seq-lm", {}, r"exported as several \(encoder_model, decoder_model_merged\): add --no-past"),
         ("bert", "sentences", {}, "as SentenceEmbeddingOnnxConfig does"),
         ("gptj", "causal-lm", {"past": False, "last_logits": True}, "as DerivedOnnxConfig does"),
     ],

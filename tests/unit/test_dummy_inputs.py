@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from onnxport.architectures._mask_value import _HalfMinimum
-from onnxport.description.derived import _refusal
-from onnxport.description.dummy_inputs import InputContext, asked_for, dummy_input, places_before, takes_frames
+from onnxport.description.derived import _run_failure_message
+from onnxport.description.dummy_inputs import (
+    InputContext,
+    dummy_input,
+    leading_placeholders,
+    parameters_named_in,
+    takes_frames,
+)
 from onnxport.errors import UnsupportedError
 from onnxport.loading.load import config_for
 from onnxport.patching.scope import patching
@@ -25,9 +31,9 @@ def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Ten
 
 def test_an_error_asks_for_parameters_by_name() -> None:
     parameters = ("input_ids", "bbox", "decoder_input_ids")
-    assert asked_for(ValueError("Bbox is required"), parameters) == ["bbox"]
-    assert asked_for(TypeError("missing 'decoder_input_ids'"), parameters) == ["decoder_input_ids"]
-    assert asked_for(ValueError("input_ids"), parameters) == []
+    assert parameters_named_in(ValueError("Bbox is required"), parameters) == ["bbox"]
+    assert parameters_named_in(TypeError("missing 'decoder_input_ids'"), parameters) == ["decoder_input_ids"]
+    assert parameters_named_in(ValueError("input_ids"), parameters) == []
 
 
 def test_boxes_are_as_many_as_tokens() -> None:
@@ -93,11 +99,11 @@ def test_a_trajectory_has_as_many_steps_as_its_mask() -> None:
 
 def test_what_a_forward_also_takes_is_named() -> None:
     missing = TypeError("forward() missing 2 required positional arguments: 'latents' and 'spans'")
-    text = _refusal(SimpleNamespace(), ["input_ids"], missing)
-    assert text.startswith("SimpleNamespace also takes latents and spans") and "OnnxConfig" in text
+    text = _run_failure_message(SimpleNamespace(), ["input_ids"], missing)
+    assert text.startswith("SimpleNamespace requires latents and spans") and "OnnxConfig" in text
     session = TypeError("forward() missing 1 required positional argument: 'inference_session'")
-    assert "between calls" in _refusal(SimpleNamespace(), ["pixel_values"], session)
-    other = _refusal(SimpleNamespace(), ["pixel_values"], ValueError("no\nboxes"))
+    assert "between calls" in _run_failure_message(SimpleNamespace(), ["pixel_values"], session)
+    other = _run_failure_message(SimpleNamespace(), ["pixel_values"], ValueError("no\nboxes"))
     assert "can't be run on pixel_values alone (ValueError: no boxes)" in other
 
 
@@ -170,9 +176,9 @@ def test_what_moves_a_robot_has_the_sizes_of_its_states_and_actions() -> None:
 def test_as_many_tokens_before_a_text_as_its_images_have_states() -> None:
     text = SimpleNamespace(num_image_tokens=4)
     vlm = SimpleNamespace(text_config=text, image_token_id=9)
-    assert places_before(SimpleNamespace(vlm_config=vlm)) == (4, 9)
-    assert places_before(SimpleNamespace(vlm_config=vlm, dit_config=None)) == (8, 9)
-    assert places_before(SimpleNamespace(latent_query_num=3)) == (3, None)
+    assert leading_placeholders(SimpleNamespace(vlm_config=vlm)) == (4, 9)
+    assert leading_placeholders(SimpleNamespace(vlm_config=vlm, dit_config=None)) == (8, 9)
+    assert leading_placeholders(SimpleNamespace(latent_query_num=3)) == (3, None)
 
 
 def test_patches_of_a_square_have_places_and_the_rest_are_padding() -> None:

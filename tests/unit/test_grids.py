@@ -13,7 +13,7 @@ from transformers.models.lfm2_vl.modeling_lfm2_vl import Lfm2VlMultiModalProject
 from transformers.models.muse_spark import modeling_muse_spark
 
 from onnxport.architectures.lfm2_vl import _blocks
-from onnxport.description._packed_patch_methods import _shrunk
+from onnxport.description._packed_patch_methods import _pixel_unshuffle
 from onnxport.description._packed_patch_tracing import _FUNCTIONS
 from onnxport.description._patch_positions import PatchPositions
 
@@ -47,17 +47,17 @@ def test_interpolation(mode: str, padding: str) -> None:
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_numbers_change_where_a_frame_begins(merge: bool) -> None:
-    numbers = replaced("get_vision_cu_seqlens", GRIDS, merge)
-    assert _begins(numbers) == vision_utils.get_vision_cu_seqlens(GRIDS, merge).tolist()
+def test_segment_ids_change_where_a_frame_begins(merge: bool) -> None:
+    segment_ids = replaced("get_vision_cu_seqlens", GRIDS, merge)
+    assert _begins(segment_ids) == vision_utils.get_vision_cu_seqlens(GRIDS, merge).tolist()
 
 
 @pytest.mark.parametrize("side", [1, 2])
 def test_windows(side: int) -> None:
-    order, numbers = replaced("get_vision_window_index", GRIDS, side, 16, 2)
+    order, segment_ids = replaced("get_vision_window_index", GRIDS, side, 16, 2)
     theirs, begins = vision_utils.get_vision_window_index(GRIDS, side, 16, 2)
     assert torch.equal(order, theirs)
-    assert _begins(numbers) == begins.tolist()
+    assert _begins(segment_ids) == begins.tolist()
 
 
 def test_blocks() -> None:
@@ -73,8 +73,8 @@ def test_frames() -> None:
 
 
 def test_number_of_is_the_reverse_of_in_blocks() -> None:
-    places = PatchPositions.of(GRIDS, count(GRIDS))
-    assert torch.equal(places.number_of(*places.in_blocks(2), 2), torch.arange(count(GRIDS)))
+    positions = PatchPositions.of(GRIDS, count(GRIDS))
+    assert torch.equal(positions.index_of(*positions.row_and_column(2), 2), torch.arange(count(GRIDS)))
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
@@ -82,7 +82,7 @@ def test_half_a_image(side: int) -> None:
     grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
     states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
     theirs = unshuffled(states, grids, sides)
-    ours = _shrunk(None, PatchPositions.of(grids, count(grids)))(states, grids, sides)
+    ours = _pixel_unshuffle(None, PatchPositions.of(grids, count(grids)))(states, grids, sides)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -92,10 +92,10 @@ def unshuffled(states: torch.Tensor, grids: torch.Tensor, sides: torch.Tensor) -
     return VideoLlama3VisionModel.pixel_unshuffle(None, states, grids, sides)
 
 
-def _begins(numbers: torch.Tensor) -> list[int]:
-    """List where a row of numbers changes, its start and its end among them."""
-    changes = (numbers[1:] != numbers[:-1]).nonzero()[:, 0] + 1
-    return [0, *changes.tolist(), len(numbers)]
+def _begins(segment_ids: torch.Tensor) -> list[int]:
+    """List where a row of segment ids changes, its start and its end among them."""
+    changes = (segment_ids[1:] != segment_ids[:-1]).nonzero()[:, 0] + 1
+    return [0, *changes.tolist(), len(segment_ids)]
 
 
 def test_blocks_of_images_are_those_of_the_original() -> None:

@@ -71,7 +71,7 @@ def test_a_model_without_what_makes_its_input_is_refused() -> None:
         def get_audio_features(self, input_values: Any) -> Any:  # type: ignore[override]
             return input_values
 
-    with pytest.raises(UnsupportedError, match="makes input_values"):
+    with pytest.raises(UnsupportedError, match="returns input_values"):
         ModalityEncoderOnnxConfig(Deaf(), "audio_encoder", extractor())
 
 

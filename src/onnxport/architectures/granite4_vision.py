@@ -60,14 +60,14 @@ class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
     """Describe the decoder of Granite 4 Vision, some of whose layers each add features of the images."""
 
     @property
-    def _adding(self) -> Sequence[int]:
+    def _deepstack_layers(self) -> Sequence[int]:
         config = self._config
         return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder, whose layers add states at places that a mask chooses: here, at all places."""
         layers, given = model_of(forward).model.language_model.layers, dict(arguments)
-        adding = zip(self._adding, given.pop("deepstack_embeds"), strict=True)
+        adding = zip(self._deepstack_layers, given.pop("deepstack_embeds"), strict=True)
         handles = [layers[number].register_forward_pre_hook(partial(_add, more)) for number, more in adding]
         try:
             return super().run(forward, given)

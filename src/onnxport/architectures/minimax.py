@@ -62,7 +62,7 @@ class MiniMaxOnnxConfig(DerivedOnnxConfig):
             (cache.linear_cache[parts[0].layer],)
             if len(parts) == 1
             else (cache.layers[parts[0].layer].keys, cache.layers[parts[0].layer].values)
-            for parts in self._states.layers
+            for parts in self._cache_layout.layers
         ]
 
 

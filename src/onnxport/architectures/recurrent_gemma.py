@@ -45,7 +45,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
                 )
         return CacheLayout(tuple(layers), len(layers))
 
-    def _given_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    def _fill_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         """Look for no cache: what is described stands in the configuration."""
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
@@ -75,7 +75,7 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
             result = self._run_with(layers, forward, now)
             now[PAST] = result[PAST]
             logits.append(result["logits"])
-        return {"logits": torch.cat(logits[-1:] if self._more else logits, dim=1), PAST: now[PAST]}
+        return {"logits": torch.cat(logits[-1:] if self._kwargs else logits, dim=1), PAST: now[PAST]}
 
     def _run_with(self, layers: Any, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         cache = _cache(layers, arguments[PAST])

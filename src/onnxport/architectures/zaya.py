@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class ZayaOnnxConfig(DerivedOnnxConfig):
     """Describe Zaya for generation."""
 
-    def knows_recurrence(self, model: PreTrainedModel) -> bool:
+    def can_export_recurrence(self, model: PreTrainedModel) -> bool:
         """Return whether the states before the first token are zero; with a bias in the projections they aren't."""
         return not getattr(model.config, "attention_bias", False)
 

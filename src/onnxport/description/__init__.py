@@ -1,1 +1,1 @@
-"""Describe what the graphs of a model take and return: component types, axes, example inputs."""
+"""Describe the graphs of a model: component types, inputs and outputs, axes, caches, example inputs."""

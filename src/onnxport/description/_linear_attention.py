@@ -1,7 +1,7 @@
-"""Recurrences of linear attention in a form whose trace is right for any number of tokens, from any state on.
+"""Recurrences of linear attention in a form whose trace holds for any sequence length and any initial state.
 
-Transformers computes them chunk by chunk, with a loop over the chunks that a trace would fix at the traced length.
-Validation runs Transformers' own code, so the two forms are compared with each other.
+Transformers computes them by chunks, in a Python loop that a trace would unroll for the traced length. Validation runs
+Transformers' code, so it compares the two forms with each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def patches_of(model: PreTrainedModel) -> list[PatchingSpec]:
-    """Return the patches that put these forms in the place of those in a model's code.
+    """Return the patches that replace the recurrences in a model's code with these forms.
 
     Args:
         model: a Transformers model.
@@ -30,56 +30,60 @@ def patches_of(model: PreTrainedModel) -> list[PatchingSpec]:
         for name, replacement in _REPLACEMENTS.items()
         if hasattr(module, name)
     ]
-    scans = [module for module in _modules(model) if hasattr(module, _WITHOUT_STATE)]
+    scans = [module for module in _modules(model) if hasattr(module, _STATELESS_SCAN)]
     for module in scans:
         state: list[Any] = []
-        specs.append(PatchingSpec(module, _WITHOUT_STATE, partial(selective_scan, state=state)))
-        own = {type(part) for part in model.modules() if hasattr(part, "A_log")}
-        specs += [PatchingSpec(kind, "forward", _handing(kind.forward, state)) for kind in own]
+        specs.append(PatchingSpec(module, _STATELESS_SCAN, partial(selective_scan, state=state)))
+        mixers = {type(layer) for layer in model.modules() if hasattr(layer, "A_log")}
+        specs += [PatchingSpec(mixer, "forward", _with_initial_state(mixer.forward, state)) for mixer in mixers]
     return specs
 
 
-def forgets(model: PreTrainedModel) -> bool:
-    """Say whether a model's own code forgets its state where it gets several tokens at once, as Mamba 1's does."""
-    return any(hasattr(module, _WITHOUT_STATE) for module in _modules(model))
+def drops_state(model: PreTrainedModel) -> bool:
+    """Return whether a model's code drops its recurrent state if it gets several tokens at once, as Mamba 1's does."""
+    return any(hasattr(module, _STATELESS_SCAN) for module in _modules(model))
 
 
 def _modules(model: PreTrainedModel) -> list[Any]:
     return [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
 
 
-def _handing(forward: Callable[..., Any], state: list[Any]) -> Callable[..., Any]:
-    """Return a layer's forward that leaves its state for the scan inside it, which isn't given one."""
+def _with_initial_state(forward: Callable[..., Any], state: list[Any]) -> Callable[..., Any]:
+    """Return a layer's forward that passes its recurrent state to the scan inside it through a list.
+
+    Transformers calls the scan without an initial state.
+    """
 
     @wraps(forward)
-    def handing(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
+    def wrapped(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
         first = None if cache_params is None else cache_params.get_recurrent_state(self.layer_idx)
         if first is not None:
-            state[:] = first.unbind(1) if first.dim() == 4 else [first]  # Zamba scans one head after the other
+            state[:] = first.unbind(1) if first.dim() == 4 else [first]  # Zamba scans each head separately
         return forward(self, hidden_states, cache_params=cache_params, **more)
 
-    return handing
+    return wrapped
 
 
 def decayed_attention(
     hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, **more: Any
 ) -> Any:
-    """Compute Mamba 2's recurrence as one attention over all tokens whose scores decay.
+    """Compute Mamba 2's recurrence as one attention over all tokens, with decaying scores.
 
-    The state of a head decays by one factor per token, so the tokens before each other count by the product of the
+    The state of a head decays by one factor per token, so the score of two tokens is multiplied by the product of the
     factors between them: [tokens, tokens] per head, as in any attention.
 
     Args:
         hidden_states: [batch, tokens, heads, head size].
-        dt: size of each step, [batch, tokens, heads].
-        A: decay per head, below zero.
-        B: what writes the state, [batch, tokens, groups, state size].
-        C: what reads the state, [batch, tokens, groups, state size].
+        dt: step size, [batch, tokens, heads].
+        A: negative decay rate, [heads].
+        B: input matrix of the state space, [batch, tokens, groups, state size].
+        C: output matrix of the state space, [batch, tokens, groups, state size].
         **more: as Transformers passes them: `D`, `dt_bias`, `dt_softplus`, `dt_limit`, `initial_states`,
             `return_final_states`.
 
     Returns:
-        Like `hidden_states`; with `return_final_states`, and the state [batch, heads, head size, state size].
+        The output, shaped like `hidden_states`; with `return_final_states`, a tuple of it and the final state, [batch,
+        heads, head size, state size].
     """
     import torch
     from torch.nn import functional
@@ -89,18 +93,18 @@ def decayed_attention(
     steps = functional.softplus(steps) if more.get("dt_softplus") else steps
     steps = torch.clamp(steps, *more.get("dt_limit", (0.0, None))).float()
     tokens = hidden_states.float().transpose(1, 2)
-    writes, reads = (t.float().repeat_interleave(heads // t.shape[2], dim=2).transpose(1, 2) for t in (B, C))
+    keys, queries = (t.float().repeat_interleave(heads // t.shape[2], dim=2).transpose(1, 2) for t in (B, C))
     inputs = tokens * steps.transpose(1, 2)[..., None]
-    decay = torch.cumsum((A.float() * steps).transpose(1, 2), dim=-1)  # of everything up to each token, in logarithms
+    decay = torch.cumsum((A.float() * steps).transpose(1, 2), dim=-1)  # logarithm of the decay up to each token
     between = decay[..., :, None] - decay[..., None, :]
     later = torch.ones_like(between, dtype=torch.bool).triu(1)
-    scores = (reads @ writes.transpose(-1, -2)) * between.masked_fill(later, float("-inf")).exp()
+    scores = (queries @ keys.transpose(-1, -2)) * between.masked_fill(later, float("-inf")).exp()
     output = scores @ inputs
     rest = (decay[..., -1:] - decay).exp()[..., None]
-    state = (inputs * rest).transpose(-1, -2) @ writes
+    state = (inputs * rest).transpose(-1, -2) @ keys
     if more.get("initial_states") is not None:
         first = more["initial_states"].float()
-        output = output + (reads @ first.transpose(-1, -2)) * decay.exp()[..., None]
+        output = output + (queries @ first.transpose(-1, -2)) * decay.exp()[..., None]
         state = state + first * decay[..., -1].exp()[..., None, None]
     output = output.transpose(1, 2)
     if more.get("D") is not None:
@@ -115,15 +119,16 @@ def gated_delta_rule(
 
     Args:
         query: [batch, tokens, key heads, key size].
-        key: like `query`.
+        key: [batch, tokens, key heads, key size].
         value: [batch, tokens, heads, value size].
-        g: logarithm of each token's decay, [batch, tokens, heads], or [batch, tokens, heads, key size] where it is
-            another for each row of the state.
-        beta: how much each token overwrites, [batch, tokens, heads].
+        g: logarithm of each token's decay, [batch, tokens, heads], or [batch, tokens, heads, key size] if it differs by
+            row of the state.
+        beta: update rate of each token, [batch, tokens, heads].
         **more: as Transformers passes them: `initial_state`, `output_final_state`, `use_qk_l2norm_in_kernel`.
 
     Returns:
-        Like `value`, and the state [batch, heads, key size, value size] where it is asked for.
+        The output, shaped like `value`, and with `output_final_state` the final state, [batch, heads, key size, value
+        size], otherwise None.
     """
     import torch
     from torch._higher_order_ops.scan import scan
@@ -136,7 +141,7 @@ def gated_delta_rule(
         first = torch.zeros(value.shape[0], value.shape[2], key.shape[3], value.shape[3], device=value.device)
     decay = (g if g.dim() == key.dim() else g[..., None]).float().exp()
     tokens = (query * query.shape[-1] ** -0.5, key, value.float(), decay, beta.float())
-    state, outputs = scan(_overwrite, first.float(), tuple(t.transpose(0, 1).contiguous() for t in tokens))
+    state, outputs = scan(_delta_rule_step, first.float(), tuple(t.transpose(0, 1).contiguous() for t in tokens))
     return outputs.transpose(0, 1).to(value.dtype), state if more.get("output_final_state") else None
 
 
@@ -147,15 +152,16 @@ def selective_scan(
 
     Args:
         hidden_states: [batch, size, tokens].
-        dt: size of each step, like `hidden_states`.
-        A: decay, below zero, [size, state size].
-        B: what writes the state, [batch, state size, tokens].
-        C: what reads the state, like `B`.
+        dt: step size, [batch, size, tokens].
+        A: negative decay rate, [size, state size].
+        B: input matrix of the state space, [batch, state size, tokens].
+        C: output matrix of the state space, [batch, state size, tokens].
         **more: as Transformers passes them: `D`, `z`, `delta_bias`, `delta_softplus`, `return_last_state`; and
-            `state`, a list that begins with the state so far, or empty.
+            `state`, a list whose first item is the initial state, or an empty list.
 
     Returns:
-        Like `hidden_states`; with `return_last_state`, and the state [batch, size, state size].
+        The output, shaped like `hidden_states`; with `return_last_state`, a tuple of it and the last state, [batch,
+        size, state size].
     """
     import torch
     from torch._higher_order_ops.scan import scan
@@ -166,9 +172,9 @@ def selective_scan(
     first = more["state"].pop(0) if more["state"] else None
     if first is None:
         first = torch.zeros(hidden_states.shape[0], *A.shape, device=A.device)
-    written = steps * B.float().permute(2, 0, 1)[:, :, None, :] * hidden_states.float().permute(2, 0, 1)[..., None]
-    tokens = (torch.exp(steps * A), written, C.float().permute(2, 0, 1).contiguous())
-    state, outputs = scan(_decay, first.float().contiguous(), tokens)
+    inputs = steps * B.float().permute(2, 0, 1)[:, :, None, :] * hidden_states.float().permute(2, 0, 1)[..., None]
+    tokens = (torch.exp(steps * A), inputs, C.float().permute(2, 0, 1).contiguous())
+    state, outputs = scan(_selective_scan_step, first.float().contiguous(), tokens)
     output = outputs.permute(1, 2, 0)
     if more.get("D") is not None:
         output = output + hidden_states * more["D"][None, :, None]
@@ -177,17 +183,17 @@ def selective_scan(
     return (output, state) if more.get("return_last_state") else output
 
 
-def _decay(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    kept, written, reads = token
-    state = state * kept + written
-    return state, (state @ reads[..., None])[..., 0]
+def _selective_scan_step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    decay, inputs, output_matrix = token
+    state = state * decay + inputs
+    return state, (state @ output_matrix[..., None])[..., 0]
 
 
-def _overwrite(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _delta_rule_step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value, decay, beta = token
     state = state * decay[..., None]
-    known = (key[..., None, :] @ state)[..., 0, :]
-    state = state + key[..., :, None] * ((value - known) * beta[..., None])[..., None, :]
+    predicted = (key[..., None, :] @ state)[..., 0, :]
+    state = state + key[..., :, None] * ((value - predicted) * beta[..., None])[..., None, :]
     return state, (query[..., None, :] @ state)[..., 0, :]
 
 
@@ -196,6 +202,6 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "torch_chunk_gated_delta_rule": gated_delta_rule,
     "chunk_kimi_delta_attention": gated_delta_rule,
 }
-"""Names of functions in Transformers' models to what computes the same."""
-_WITHOUT_STATE = "mamba_selective_scan"
-"""Mamba 1's, which always starts from zeros."""
+"""Names of functions in Transformers' modeling files to their replacements."""
+_STATELESS_SCAN = "mamba_selective_scan"
+"""Mamba 1's scan in Transformers, which always starts from a zero state."""

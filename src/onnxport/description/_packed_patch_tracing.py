@@ -1,8 +1,8 @@
-"""What stands in for Transformers' own while a model that takes grids is traced: no loops, no lengths.
+"""Replacements of Transformers' functions while a model with packed patches is traced: no loops, no lengths.
 
-Its functions find positions with Python loops over the images, and attention cuts the patches up by image, frame
-or window. Here positions are arithmetic on the number of each patch, instead of where frames begin attention is given
-the number of each patch's frame or window, and lets patches of the same number see each other.
+Transformers computes positions with Python loops over images, and its attention splits the patches by image, frame or
+window at cumulative lengths (`cu_seqlens`). Here positions are arithmetic on patch indices, and segment ids (the index
+of each patch's frame or window) replace `cu_seqlens`: patches attend to patches with the same segment id.
 """
 
 from __future__ import annotations
@@ -23,240 +23,254 @@ if TYPE_CHECKING:
 
 
 class PackedPatchTracing:
-    """Know what is replaced in a model while it is traced.
+    """Hold the replacements in a model for its trace.
 
-    Made before the engine replaces attention with its own, which wants equal images.
+    It has to be built before the engine replaces attention with its own, which requires images of equal size.
 
     Args:
         model: a Transformers model whose encoder takes grids.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._attending = [
+        self._attention_forwards = [
             (module, type(module).forward)
             for module in model.modules()
             if "cu_seqlens" in inspect.signature(type(module).forward).parameters
         ]
-        self._files = {sys.modules[type(module).__module__] for module in model.modules()}
+        self._modules = {sys.modules[type(module).__module__] for module in model.modules()}
         self.model = model
 
     def at(self, model: PreTrainedModel) -> PackedPatchTracing:
-        """Return the same for another model of the class."""
+        """Return the replacements for another model of the same class."""
         return type(self)(model)
 
     @contextmanager
-    def replaced(self, grids: Any, patches: Any) -> Iterator[None]:
-        """Trace with replacements inside the block.
+    def replaced(self, grids: Any, num_patches: Any) -> Iterator[None]:
+        """Apply the replacements inside the block.
 
         Args:
-            grids: frames, rows and columns of the images that the encoder is given.
-            patches: how many patches the encoder is given.
+            grids: frames, rows and columns of the encoder's images, [images, 3].
+            num_patches: number of patches of all images.
         """
         functions = (
-            Replacement(file, name, make(patches))
+            Replacement(module, name, make(num_patches))
             for name, make in _FUNCTIONS.items()
-            for file in self._files
-            if hasattr(file, name)
+            for module in self._modules
+            if hasattr(module, name)
         )
-        methods = (Replacement(*found) for found in methods_of(self.model, grids, patches))
-        with patching(*functions, *self._attention(), *methods), whole_states():
+        methods = (Replacement(*found) for found in methods_of(self.model, grids, num_patches))
+        with patching(*functions, *self._attention(), *methods), unsplit_features():
             yield
 
     def _attention(self) -> Iterator[Replacement]:
-        """Yield the changes by which attention modules call `_attend`; registering it otherwise lasts."""
+        """Yield the changes that make attention modules call `_segment_attention`.
+
+        `AttentionInterface.register` can't be undone, so its mapping is replaced instead.
+        """
         from transformers import AttentionInterface
 
-        yield Replacement(AttentionInterface, "_global_mapping", {**AttentionInterface._global_mapping, _NAME: _attend})
-        for module, forward in self._attending:
+        yield Replacement(
+            AttentionInterface,
+            "_global_mapping",
+            {**AttentionInterface._global_mapping, _ATTENTION_NAME: _segment_attention},
+        )
+        for module, forward in self._attention_forwards:
             yield Replacement(module, "forward", forward.__get__(module))
             if (config := getattr(module, "config", None)) is not None:
-                yield Replacement(config, "_attn_implementation_internal", _NAME)
+                yield Replacement(config, "_attn_implementation_internal", _ATTENTION_NAME)
 
 
-def _numbers(patches: Any) -> Callable[..., Any]:
+def _segment_ids(num_patches: Any) -> Callable[..., Any]:
     def get_vision_cu_seqlens(grid_thw: Any, merge_temporal: bool = False, kwargs: Any = None) -> Any:
-        places = PatchPositions.of(grid_thw, patches)
-        return places.image if merge_temporal else places.frames_of_all(grid_thw)
+        positions = PatchPositions.of(grid_thw, num_patches)
+        return positions.image if merge_temporal else positions.global_frame(grid_thw)
 
     return get_vision_cu_seqlens
 
 
-def _numbers_and_length(patches: Any) -> Callable[..., Any]:
-    numbers = _numbers(patches)
+def _segment_ids_and_length(num_patches: Any) -> Callable[..., Any]:
+    segment_ids = _segment_ids(num_patches)
 
     def get_vision_attention_seqlens(
         grid_thw: Any, config: PreTrainedConfig, merge_temporal: bool = False, kwargs: Any = None
     ) -> Any:
-        return numbers(grid_thw, merge_temporal), 1
+        return segment_ids(grid_thw, merge_temporal), 1
 
     return get_vision_attention_seqlens
 
 
-def _length(_: Any) -> Callable[..., Any]:
+def _max_length(_: Any) -> Callable[..., Any]:
     def get_max_seqlen(*arguments: Any, **named: Any) -> int:
         return 1
 
     return get_max_seqlen
 
 
-def _positions(patches: Any) -> Callable[..., Any]:
+def _position_ids(num_patches: Any) -> Callable[..., Any]:
     def get_vision_position_ids(
         grid_thw: Any, spatial_merge_size: Any, include_temporal: bool = False, kwargs: Any = None
     ) -> Any:
         import torch
 
-        places = PatchPositions.of(grid_thw, patches)
+        positions = PatchPositions.of(grid_thw, num_patches)
         side = spatial_merge_size
-        row, column = places.in_blocks(side if isinstance(side, int) else side[places.image])
-        return torch.stack([places.frame, row, column] if include_temporal else [row, column], dim=-1)
+        row, column = positions.row_and_column(side if isinstance(side, int) else side[positions.image])
+        return torch.stack([positions.frame, row, column] if include_temporal else [row, column], dim=-1)
 
     return get_vision_position_ids
 
 
-def _windows(patches: Any) -> Callable[..., Any]:
+def _window_index(num_patches: Any) -> Callable[..., Any]:
     def get_vision_window_index(
         grid_thw: Any, spatial_merge_size: int, window_size: int, patch_size: int, kwargs: Any = None
     ) -> Any:
-        return windows(grid_thw, patches, spatial_merge_size, window_size // spatial_merge_size // patch_size)
+        return windows(grid_thw, num_patches, spatial_merge_size, window_size // spatial_merge_size // patch_size)
 
     return get_vision_window_index
 
 
-def _interpolated(patches: Any) -> Callable[..., Any]:
+def _interpolated(num_patches: Any) -> Callable[..., Any]:
     def get_vision_interpolation_indices_and_weights(grid_thw: Any, num_grid_per_side: int, **named: Any) -> Any:
-        given = {"mode": "bilinear", "align_corners": False, "padding": "border", **named}
-        how = (num_grid_per_side, given["mode"], given["align_corners"], given["padding"])
-        return interpolated(PatchPositions.of(grid_thw, patches), given.get("spatial_merge_size", 1), how)
+        options = {"mode": "bilinear", "align_corners": False, "padding": "border", **named}
+        table = (num_grid_per_side, options["mode"], options["align_corners"], options["padding"])
+        return interpolated(PatchPositions.of(grid_thw, num_patches), options.get("spatial_merge_size", 1), table)
 
     return get_vision_interpolation_indices_and_weights
 
 
-def _blocks(patches: Any) -> Callable[..., Any]:
+def _pixel_shuffle_index(num_patches: Any) -> Callable[..., Any]:
     def get_vision_pixel_shuffle_index(grid_thw: Any, merge_size: int, kwargs: Any = None) -> Any:
-        return PatchPositions.of(grid_thw, patches).rank_of_block(merge_size)
+        return PatchPositions.of(grid_thw, num_patches).block_order(merge_size)
 
     return get_vision_pixel_shuffle_index
 
 
-def _first_frames(patches: Any) -> Callable[..., Any]:
+def _frame_index(num_patches: Any) -> Callable[..., Any]:
     def get_vision_frame_index(grid_thw: Any, kwargs: Any = None) -> Any:
-        places = PatchPositions.of(grid_thw, patches)
-        return places.frame + (grid_thw[:, 0] > 1)[places.image].to(places.frame.dtype)
+        positions = PatchPositions.of(grid_thw, num_patches)
+        return positions.frame + (grid_thw[:, 0] > 1)[positions.image].to(positions.frame.dtype)
 
     return get_vision_frame_index
 
 
-def _frames_of_blocks(patches: Any) -> Callable[..., Any]:
+def _temporal_merge_index(num_patches: Any) -> Callable[..., Any]:
     def get_vision_temporal_merge_index(
         grid_thw: Any, kernel_height: int, kernel_width: int, kwargs: Any = None
     ) -> Any:
-        order = PatchPositions.of(grid_thw, patches).rank_of_block(kernel_height)
+        order = PatchPositions.of(grid_thw, num_patches).block_order(kernel_height)
         return order.reshape(-1, 1, kernel_height * kernel_width)  # images have one frame
 
     return get_vision_temporal_merge_index
 
 
-def _nearest(patches: Any) -> Callable[..., Any]:
+def _nearest_position_ids(num_patches: Any) -> Callable[..., Any]:
     def get_vision_nearest_position_ids(target_sizes: Any, num_patches_per_side: int, kwargs: Any = None) -> Any:
         import torch
 
         step = 1 / num_patches_per_side
         borders = torch.arange(step, 1.0, step, device=target_sizes.device)
-        places = PatchPositions.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), patches)
-        row, column = places.in_blocks(1)
-        down, right = ((share[:, None] >= borders).sum(-1) for share in (row / places.rows, column / places.columns))
-        return down * num_patches_per_side + right
+        positions = PatchPositions.of(torch.nn.functional.pad(target_sizes, (1, 0), value=1), num_patches)
+        row, column = positions.row_and_column(1)
+        relative = (row / positions.rows, column / positions.columns)
+        row, column = ((fraction[:, None] >= borders).sum(-1) for fraction in relative)
+        return row * num_patches_per_side + column
 
     return get_vision_nearest_position_ids
 
 
-def _unchecked(_: Any) -> Callable[..., Any]:
+def _no_check(_: Any) -> Callable[..., Any]:
     def torch_compilable_check(*arguments: Any, **named: Any) -> None:
-        """Leave out what checks lengths."""
+        """Check nothing: the checks compare lengths."""
 
     return torch_compilable_check
 
 
 _FUNCTIONS: dict[str, Callable[[Any], Callable[..., Any]]] = {
-    "get_vision_cu_seqlens": _numbers,
-    "get_vision_attention_seqlens": _numbers_and_length,
-    "get_max_seqlen": _length,
-    "get_vision_position_ids": _positions,
-    "get_vision_window_index": _windows,
+    "get_vision_cu_seqlens": _segment_ids,
+    "get_vision_attention_seqlens": _segment_ids_and_length,
+    "get_max_seqlen": _max_length,
+    "get_vision_position_ids": _position_ids,
+    "get_vision_window_index": _window_index,
     "get_vision_interpolation_indices_and_weights": _interpolated,
-    "get_vision_pixel_shuffle_index": _blocks,
-    "get_vision_nearest_position_ids": _nearest,
-    "torch_compilable_check": _unchecked,
-    "get_vision_frame_index": _first_frames,
-    "get_vision_temporal_merge_index": _frames_of_blocks,
+    "get_vision_pixel_shuffle_index": _pixel_shuffle_index,
+    "get_vision_nearest_position_ids": _nearest_position_ids,
+    "torch_compilable_check": _no_check,
+    "get_vision_frame_index": _frame_index,
+    "get_vision_temporal_merge_index": _temporal_merge_index,
 }
-"""Name of a function of Transformers to what makes its replacement from the number of patches."""
+"""Name of a function of Transformers to the factory of its replacement, which takes the number of patches."""
 
 
-class _Lengths(list[Any]):
-    """Stand in for numbers that aren't known while a model is traced: one row of them, for all images at once."""
+class _UnknownLengths(list[Any]):
+    """Replace the result of `tolist()`, whose values aren't known in a trace: one row for all images together."""
 
     def __init__(self) -> None:
         super().__init__([(None, None, None)])
 
 
 @contextmanager
-def whole_states() -> Iterator[None]:
-    """Leave states whole that are split by lengths which a tensor holds: nobody knows them while a model is traced."""
+def unsplit_features() -> Iterator[None]:
+    """Leave features unsplit where a model splits them by `tensor.tolist()`, whose values aren't known in a trace."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.overrides import TorchFunctionMode
 
-    class Whole(TorchFunctionMode):
+    class Unsplit(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            given = (*args, *(kwargs or {}).values())
-            if any(isinstance(value, _Lengths) for value in given):
+            arguments = (*args, *(kwargs or {}).values())
+            if any(isinstance(value, _UnknownLengths) for value in arguments):
                 return (args[0],)
             return function(*args, **(kwargs or {}))
 
     classes = (torch.Tensor, FakeTensor, FunctionalTensor)
-    with patching(*(Replacement(kind, "tolist", lambda _: _Lengths()) for kind in classes)), Whole():
+    with patching(*(Replacement(cls, "tolist", lambda _: _UnknownLengths()) for cls in classes)), Unsplit():
         yield
 
 
 @contextmanager
-def one_for_each(grids: Any, patches: Any) -> Iterator[None]:
-    """Look up what each patch's image has, where it is repeated for as many patches as the image has.
+def repeats_as_lookups(grids: Any, num_patches: Any) -> Iterator[None]:
+    """Replace `repeat_interleave(values, counts)`, which repeats a value per image for its patches, with a lookup.
 
     Args:
-        grids: frames, rows and columns of the images that the encoder is given.
-        patches: how many patches the encoder is given.
+        grids: frames, rows and columns of the encoder's images, [images, 3].
+        num_patches: number of patches of all images.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class Looking(TorchFunctionMode):
+    class Lookup(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function is torch.repeat_interleave and len(args) == _WITH_COUNTS and isinstance(args[1], torch.Tensor):
-                return args[0][PatchPositions.of(grids, patches).image]
+            if (
+                function is torch.repeat_interleave
+                and len(args) == _TENSOR_AND_REPEATS
+                and isinstance(args[1], torch.Tensor)
+            ):
+                return args[0][PatchPositions.of(grids, num_patches).image]
             return function(*args, **(kwargs or {}))
 
-    with Looking():
+    with Lookup():
         yield
 
 
-_WITH_COUNTS = 2
+_TENSOR_AND_REPEATS = 2
 
 
-_NAME = "onnxport_flash_numbers"
-"""Models hand lengths of sequences only to an attention that has `flash` in its name."""
+_ATTENTION_NAME = "onnxport_flash_numbers"
+"""Models pass `cu_seqlens` only to an attention implementation with `flash` in its name."""
 
 
-def _attend(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[Any, None]:
-    """Let patches of the same number see each other; [1, heads, patches, size] each."""
+def _segment_attention(_: Any, query: Any, key: Any, value: Any, **settings: Any) -> tuple[Any, None]:
+    """Compute attention among patches with the same segment id; query, key, value: [1, heads, patches, head_size]."""
     import torch
 
-    numbers, scale = settings["cu_seq_lens_q"], settings["scaling"]
-    if numbers.dtype == torch.int32:  # not ours, but where images begin
-        numbers = (torch.arange(query.shape[2], device=numbers.device)[:, None] >= numbers[None, 1:]).sum(-1)
-    mask = (numbers[:, None] == numbers[None])[None, None]
-    more = query.shape[1] // key.shape[1]
-    key, value = (states.repeat_interleave(more, dim=1) if more > 1 else states for states in (key, value))
+    segment_ids, scale = settings["cu_seq_lens_q"], settings["scaling"]
+    if segment_ids.dtype == torch.int32:  # cu_seqlens of Transformers, the boundaries of images
+        segment_ids = (torch.arange(query.shape[2], device=segment_ids.device)[:, None] >= segment_ids[None, 1:]).sum(
+            -1
+        )
+    mask = (segment_ids[:, None] == segment_ids[None])[None, None]
+    groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (key, value))
     outputs = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return outputs.transpose(1, 2), None

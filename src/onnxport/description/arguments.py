@@ -1,6 +1,6 @@
-"""How flat graph tensors become the arguments of a model's forward, and its result becomes flat tensors again.
+"""Convert flat graph inputs to the arguments of a model's forward, and its outputs to flat graph outputs.
 
-4.37.2 passed the past as a list of tuples; today's models take a `Cache`. Everything else passes through by name.
+4.37.2 passed the past as a list of tuples; today's models take a `Cache`. Everything else is passed on by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Layout:
     """Record how nested dummy inputs were flattened, so that flat tensors can be nested again.
 
     Args:
-        config: description of the inputs; its `flatten_output_collection_property` names the parts of a collection.
+        config: description of the inputs; its `flatten_output_collection_property` names the tensors of a collection.
         nested: dummy inputs as `generate_dummy_inputs` returns them.
     """
 
@@ -66,33 +66,34 @@ class Layout:
 
 
 def flatten_outputs(config: OnnxConfig, result: Any) -> dict[str, torch.Tensor]:
-    """Name the tensors of a model's result as the description does, in its order, leaving out what it doesn't list.
+    """Return the outputs that the description lists, by its names and in its order.
 
-    An output that the model calls otherwise is matched by position among those left, as 4.37.2 matched all of them.
+    An output that has another name in the model is matched by position among the unmatched ones; 4.37.2 matched all
+    outputs by position.
 
     Args:
         config: description with the outputs.
-        result: what forward returned, a mapping of names to tensors, tuples and caches.
+        result: the forward's return value, a mapping of names to tensors, tuples and caches.
 
     Raises:
         KeyError: an output that the description lists isn't among the results.
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in result.items():
         if name == PAST:
-            found.update(config.flatten_output_collection_property("present", config.cache_to_past(value)))
+            flat.update(config.flatten_output_collection_property("present", config.cache_to_past(value)))
         elif isinstance(value, (list, tuple)):
-            found.update(config.flatten_output_collection_property(name, value))
+            flat.update(config.flatten_output_collection_property(name, value))
         elif value is not None:
-            found[name] = value
-    wanted = list(config.outputs)
-    spare = [name for name in found if name not in wanted]
+            flat[name] = value
+    listed = list(config.outputs)
+    unmatched = [name for name in flat if name not in listed]
     outputs = {}
-    for name in wanted:
-        key = name if name in found else (spare.pop(0) if spare and not name.startswith("present") else name)
-        if key not in found:
-            raise KeyError(f"the model returns no {name!r}; it returns: {', '.join(found)}")
-        outputs[name] = found[key]
+    for name in listed:
+        key = name if name in flat else (unmatched.pop(0) if unmatched and not name.startswith("present") else name)
+        if key not in flat:
+            raise KeyError(f"the model returns no {name!r}; it returns: {', '.join(flat)}")
+        outputs[name] = flat[key]
     return outputs
 
 
@@ -112,9 +113,9 @@ def call(
 
 @contextmanager
 def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
-    """Apply a description's `values_override` to the model's configuration, and put the old values back.
+    """Apply a description's `values_override` to the model's configuration inside the block, and restore it after.
 
-    What the model returns has names, and no losses are computed.
+    The model returns a ModelOutput instead of a tuple, and computes no loss.
     """
     values = {"return_dict": True, "return_loss": False, **config.model_values}
     with patching(*_replacements(model.config, values)):
@@ -122,9 +123,10 @@ def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
 
 
 def _replacements(config: PreTrainedConfig, values: Mapping[str, object]) -> Iterator[Replacement]:
-    """Yield the changes of a configuration; an attention implementation is set in its parts too, as its setter does.
+    """Yield the changes of a configuration; an attention implementation also changes its sub-configurations.
 
-    Each part keeps an implementation of its own, which the setter would overwrite for good (Transformers 5.23).
+    The setter of `_attn_implementation` does the same, but overwrites the implementation of each sub-configuration
+    without a way to restore it (Transformers 5.23).
     """
     for name, value in values.items():
         if not hasattr(config, name):
@@ -134,5 +136,5 @@ def _replacements(config: PreTrainedConfig, values: Mapping[str, object]) -> Ite
             continue
         yield Replacement(config, "_attn_implementation_internal", value)
         for key in config.sub_configs:
-            if (part := getattr(config, key, None)) is not None:
-                yield from _replacements(part, {name: value})
+            if (sub_config := getattr(config, key, None)) is not None:
+                yield from _replacements(sub_config, {name: value})

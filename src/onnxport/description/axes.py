@@ -1,4 +1,4 @@
-"""How axes are labelled: the labels of 4.37.2 as they are recorded, and the names that today's clients expect.
+"""Labels of axes: those recorded from 4.37.2, and the names that today's clients expect.
 
 A label is a symbol (`batch`) or a sum of symbols (`past_sequence + sequence`).
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 Axes = Mapping[int, str]
 """Axis index to label, dynamic axes only."""
 
-_TODAY = {
+_CURRENT_SYMBOLS = {
     "batch": "batch_size",
     "image_batch": "image_batch_size",
     "sequence": "sequence_length",
@@ -21,7 +21,7 @@ _TODAY = {
     "past_decoder_sequence": "past_decoder_sequence_length",
     "choice": "num_choices",
 }
-"""Symbols of 4.37.2 to the symbols of the optimum layout, which other clients follow."""
+"""Symbols of 4.37.2 to those of the optimum layout, which other clients follow."""
 
 PAST_INPUTS = "past_key_values."
 
@@ -32,7 +32,7 @@ def symbols_of(label: str) -> tuple[str, ...]:
 
 
 def true_label(name: str, label: str) -> str:
-    """Correct the label of a past input: 4.37.2 labels it with the length that only the present has.
+    """Return the corrected label of a past input, which 4.37.2 labels with the length of the present output.
 
     Args:
         name: flat name of the graph input, such as `past_key_values.0.key`.
@@ -45,5 +45,5 @@ def true_label(name: str, label: str) -> str:
 
 
 def today_label(label: str) -> str:
-    """Translate a label of 4.37.2 into the names that today's clients expect."""
-    return " + ".join(_TODAY.get(symbol, symbol) for symbol in symbols_of(label))
+    """Return a label of 4.37.2 with the names that today's clients expect."""
+    return " + ".join(_CURRENT_SYMBOLS.get(symbol, symbol) for symbol in symbols_of(label))

@@ -1,7 +1,7 @@
-"""The tensors of each layer of a decoder's cache: names, shapes and axes, and the cache made of them.
+"""The tensors of each layer of a decoder's cache: names, shapes and axes; conversion from and to Transformers' cache.
 
-Attention has keys and values, which grow by each token, and an index that chooses what it attends to has keys, too.
-A recurrence has the last inputs of its convolution (`conv`) and a state of fixed size: `ssm` in the family of Mamba,
+Attention caches keys and values, which grow by one entry per token; an indexer of sparse attention caches keys as well.
+A recurrence caches the last inputs of its convolution (`conv`) and a state of fixed size: `ssm` in the Mamba family,
 `recurrent` in all others.
 """
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CACHE_NAMES = ("past_key_values", "cache_params")
-"""What models call their cache."""
+"""Parameter names that models have for their cache."""
 _ATTENTION = ("keys", "values")
-_INDEX = "indexer_keys"
-_GROWING = {"keys": 2, "values": 2, _INDEX: 1}
-"""Parts that grow by each token, and the axis that does."""
-_RECURRENCE = ("conv_states", "recurrent_states")
-_KNOWN = (
+_INDEXER = "indexer_keys"
+_SEQUENCE_AXES = {"keys": 2, "values": 2, _INDEXER: 1}
+"""Attributes whose tensors grow by one entry per token, to the axis that grows."""
+_RECURRENT = ("conv_states", "recurrent_states")
+_SUPPORTED_LAYERS = (
     "DynamicLayer",
     "DynamicSlidingWindowLayer",
     "DynamicIndexedLayer",
@@ -34,26 +34,27 @@ _KNOWN = (
     "LinearAttentionAndFullAttentionLayer",
     "LinearAttentionAndSlidingWindowAttentionLayer",
 )
-"""Layers of Transformers' caches that hold nothing else than the parts above."""
-_STATE_SPACES = ("mamba_d_state", "ssm_state_size", "state_size")
-"""Settings that only models of Mamba's family have."""
+"""Layer classes of Transformers' caches that hold only the tensors above."""
+_STATE_SPACE_FIELDS = ("mamba_d_state", "ssm_state_size", "state_size")
+"""Configuration fields that only models of the Mamba family have."""
 
 
 CACHED_ROWS = 3
-"""Length of an example's cache that doesn't grow by tokens."""
+"""Length of a dummy cache that doesn't grow by tokens, such as that of cross-attention to images."""
 
 
 @dataclass(frozen=True)
 class CacheTensor:
-    """Describe one tensor of a layer.
+    """Describe one tensor of a layer's cache.
 
     Attributes:
-        layer: number of the layer.
+        layer: layer index.
         part: attribute of the layer in Transformers' cache.
-        kind: what the graph calls it: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
-        shape: sizes of the axes after the first one, which is the batch.
-        number: which one it is in a layer with several of its kind; None where it is the only one.
-        sequence: label of what a growing tensor grows by: `sequence`, tokens; another one's cache is made at once.
+        kind: its part of the names in the graph: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
+        shape: shape without the batch axis, which is the first.
+        number: index among several tensors of the same kind in a layer; None if it is the only one.
+        sequence: label of the axis that grows: `sequence` for one entry per token; a cache with another label is filled
+            in one step.
     """
 
     layer: int
@@ -65,8 +66,8 @@ class CacheTensor:
 
     @property
     def grows(self) -> bool:
-        """Whether it grows by each token."""
-        return self.part in _GROWING
+        """Whether it has a sequence axis."""
+        return self.part in _SEQUENCE_AXES
 
     def name(self, direction: str) -> str:
         """Return its name among the graph's `inputs` or `outputs`."""
@@ -80,31 +81,34 @@ class CacheTensor:
         if not self.grows:
             return {0: "batch"}
         length = f"past_{self.sequence}"
-        return {0: "batch", _GROWING[self.part]: length if direction == "inputs" else f"{length} + {self.sequence}"}
+        return {
+            0: "batch",
+            _SEQUENCE_AXES[self.part]: length if direction == "inputs" else f"{length} + {self.sequence}",
+        }
 
     def zeros(self, batch: int, past: int) -> torch.Tensor:
-        """Return zeros in its place.
+        """Return a dummy tensor of zeros.
 
         Args:
-            batch: texts.
-            past: tokens in the cache.
+            batch: batch size.
+            past: number of cached tokens.
         """
         import torch
 
         sizes = [batch, *self.shape]
         if self.grows:
-            sizes[_GROWING[self.part]] = past if self.sequence == "sequence" else CACHED_ROWS
+            sizes[_SEQUENCE_AXES[self.part]] = past if self.sequence == "sequence" else CACHED_ROWS
         return torch.zeros(sizes)
 
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Describe a whole cache.
+    """Describe a decoder's cache.
 
     Attributes:
         layers: the tensors of each layer that has any.
-        depth: number of layers, those without tensors included.
-        waiting: indices of layers whose cache is empty yet: cross-attention, where there is no image.
+        depth: number of layers, including those without tensors.
+        waiting: indices of layers whose cache is still empty: cross-attention layers without an image.
     """
 
     layers: tuple[tuple[CacheTensor, ...], ...]
@@ -116,24 +120,24 @@ class CacheLayout:
         """Describe the cache that a model returned.
 
         Raises:
-            UnsupportedError: it holds something that isn't known here.
+            UnsupportedError: its class or that of a layer isn't supported.
         """
-        cache = _own(cache)
+        cache = _self_attention_cache(cache)
         layers = cache.layers if type(cache).__name__ == "DynamicCache" else ()
-        found = [_cache_tensors(model, number, layer) for number, layer in enumerate(layers)]
-        if not any(found):
-            kept = f"a {type(cache).__name__}, not keys, values or states" if cache is not None else "no cache"
-            raise UnsupportedError(_refusal(model, kept))
-        waiting = {i for i, layer in enumerate(layers) if not found[i] and type(layer).__name__.startswith("Dynamic")}
-        return cls(tuple(parts for parts in found if parts), len(layers), frozenset(waiting))
+        tensors = [_cache_tensors(model, index, layer) for index, layer in enumerate(layers)]
+        if not any(tensors):
+            found = f"a {type(cache).__name__} without keys, values or states" if cache is not None else "no cache"
+            raise UnsupportedError(_unsupported_cache_message(model, found))
+        waiting = {i for i, layer in enumerate(layers) if not tensors[i] and type(layer).__name__.startswith("Dynamic")}
+        return cls(tuple(parts for parts in tensors if parts), len(layers), frozenset(waiting))
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as values for JSON."""
+        """Return the fields as JSON values."""
         return {**asdict(self), "waiting": sorted(self.waiting)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what `to_json` gave."""
+        """Build a layout from the output of `to_json`."""
         layers = tuple(
             tuple(CacheTensor(**{**part, "shape": tuple(part["shape"])}) for part in parts) for parts in value["layers"]
         )
@@ -141,25 +145,25 @@ class CacheLayout:
 
     @property
     def grows(self) -> bool:
-        """Whether anything in it grows by each token."""
+        """Whether any of its tensors has a sequence axis."""
         return any(part.grows for parts in self.layers for part in parts)
 
     @property
-    def recurs(self) -> bool:
-        """Whether it holds the state of a recurrence."""
+    def is_recurrent(self) -> bool:
+        """Whether it holds recurrent states."""
         return any(part.part == "recurrent_states" for parts in self.layers for part in parts)
 
     def at_depth(self, sources: Sequence[int]) -> Self:
         """Return the layout of a deeper model's cache.
 
         Args:
-            sources: for each layer of the deeper model, the index of the layer here that it repeats.
+            sources: for each layer of the deeper model, the index of the layer of this layout that it repeats.
         """
-        held = {parts[0].layer: parts for parts in self.layers}
+        by_layer = {parts[0].layer: parts for parts in self.layers}
         layers = [
-            tuple(replace(part, layer=index) for part in held[source])
+            tuple(replace(part, layer=index) for part in by_layer[source])
             for index, source in enumerate(sources)
-            if source in held
+            if source in by_layer
         ]
         waiting = frozenset(index for index, source in enumerate(sources) if source in self.waiting)
         return replace(self, layers=tuple(layers), depth=len(sources), waiting=waiting)
@@ -169,7 +173,7 @@ class CacheLayout:
         return {part.name(direction): part.axes(direction) for parts in self.layers for part in parts}
 
     def flattened(self, direction: str, past: Sequence[Sequence[Any]]) -> dict[str, Any]:
-        """Name the tensors of a cache that is given as one tuple per layer."""
+        """Return the tensors of a cache by name, from one tuple per layer."""
         pairs = zip(self.layers, past, strict=True)
         return {p.name(direction): t for parts, tensors in pairs for p, t in zip(parts, tensors, strict=True)}
 
@@ -178,31 +182,31 @@ class CacheLayout:
         return [tuple(part.zeros(batch, past) for part in parts) for parts in self.layers]
 
     def to_cache(self, past: Sequence[Sequence[Any]]) -> Any:
-        """Build Transformers' cache from one tuple per layer, in which earlier tokens are known for every layer."""
+        """Build Transformers' cache from one tuple per layer; recurrent layers get a previous state."""
         from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
         cache = DynamicCache()
         cache.layers = [DynamicLayer() if i in self.waiting else DummyLayer() for i in range(self.depth)]
         for parts, tensors in zip(self.layers, past, strict=True):
-            cache.layers[parts[0].layer] = _filled(dict(zip(parts, tensors, strict=True)))
+            cache.layers[parts[0].layer] = _cache_layer(dict(zip(parts, tensors, strict=True)))
         return cache
 
     def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
         """Return one tuple per layer from Transformers' cache, the inverse of `to_cache`."""
-        cache = _own(cache)
+        cache = _self_attention_cache(cache)
         return [
-            tuple(_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
+            tuple(_layer_tensor(cache.layers[part.layer], part.part, part.number or 0) for part in parts)
             for parts in self.layers
         ]
 
 
 @dataclass(frozen=True)
 class CrossAttentionLayout:
-    """Describe the cache of a decoder that attends to an encoder.
+    """Describe the cache of a decoder with cross-attention to an encoder.
 
     Attributes:
-        layers: for each layer, heads and head size of four tensors: keys and values of the decoder's own tokens, and
-            those of the encoder's hidden states.
+        layers: for each layer, (heads, head size) of four tensors: keys and values of self-attention, keys and values
+            of cross-attention.
     """
 
     layers: tuple[tuple[tuple[int, int], ...], ...]
@@ -213,12 +217,12 @@ class CrossAttentionLayout:
         return len(self.layers)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as values for JSON."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what `to_json` gave."""
+        """Build a layout from the output of `to_json`."""
         return cls(tuple(tuple((heads, size) for heads, size in layer) for layer in value["layers"]))
 
     def at_depth(self, sources: Sequence[int]) -> Self:
@@ -226,71 +230,73 @@ class CrossAttentionLayout:
         return replace(self, layers=tuple(self.layers[source] for source in sources))
 
 
-def _own(cache: Any) -> Any:
-    """Return the cache of a decoder's own tokens: all of it, unless it has one for an encoder's hidden states, too."""
+def _self_attention_cache(cache: Any) -> Any:
+    """Return the self-attention cache of an `EncoderDecoderCache`; any other cache itself."""
     return getattr(cache, "self_attention_cache", cache)
 
 
-def _cache_tensors(model: PreTrainedModel, number: int, layer: Any) -> tuple[CacheTensor, ...]:
-    names = [(part, 0) for part in (*_ATTENTION, _INDEX)]
+def _cache_tensors(model: PreTrainedModel, layer_index: int, layer: Any) -> tuple[CacheTensor, ...]:
+    names = [(part, 0) for part in (*_ATTENTION, _INDEXER)]
     count = getattr(layer, "number_of_states", 1)
-    names += [(part, index) for part in _RECURRENCE for index in range(count)]
-    parts = {(part, index): _tensor(layer, part, index) for part, index in names}
-    held = {name: tensor for name, tensor in parts.items() if tensor is not None}
-    if not held:
+    names += [(part, index) for part in _RECURRENT for index in range(count)]
+    parts = {(part, index): _layer_tensor(layer, part, index) for part, index in names}
+    tensors = {name: tensor for name, tensor in parts.items() if tensor is not None}
+    if not tensors:
         return ()
-    whole = all(held[part, 0].dim() == 4 for part in _ATTENTION if (part, 0) in held)
-    if type(layer).__name__ not in _KNOWN or not whole:
-        raise UnsupportedError(_refusal(model, f"a {type(layer).__name__} in layer {number}, which isn't known here"))
+    is_supported = all(tensors[part, 0].dim() == 4 for part in _ATTENTION if (part, 0) in tensors)
+    if type(layer).__name__ not in _SUPPORTED_LAYERS or not is_supported:
+        found = f"an unsupported {type(layer).__name__} in layer {layer_index}"
+        raise UnsupportedError(_unsupported_cache_message(model, found))
     if getattr(layer, "indexer_position_ids", None) is not None:
-        raise UnsupportedError(_refusal(model, f"the positions of an index's keys in layer {number}"))
-    state_space = any(hasattr(text_config_of(model.config), name) for name in _STATE_SPACES)
-    kinds = {"keys": "key", "values": "value", _INDEX: "index_key", "conv_states": "conv"}
+        found = f"position ids of an indexer's keys in layer {layer_index}"
+        raise UnsupportedError(_unsupported_cache_message(model, found))
+    state_space = any(hasattr(text_config_of(model.config), name) for name in _STATE_SPACE_FIELDS)
+    kinds = {"keys": "key", "values": "value", _INDEXER: "index_key", "conv_states": "conv"}
     kinds["recurrent_states"] = "ssm" if state_space else "recurrent"
     return tuple(
-        CacheTensor(number, part, kinds[part], tuple(t.shape[1:]), index if part in _RECURRENCE and count > 1 else None)
-        for (part, index), t in held.items()
+        CacheTensor(layer_index, part, kinds[part], tuple(t.shape[1:]), i if part in _RECURRENT and count > 1 else None)
+        for (part, i), t in tensors.items()
     )
 
 
-def _refusal(model: PreTrainedModel, kept: str) -> str:
+def _unsupported_cache_message(model: PreTrainedModel, found: str) -> str:
     return (
-        f"{type(model).__name__} keeps {kept}, so it can't be exported with past; name the task without {PAST_SUFFIX}, "
+        f"{type(model).__name__} can't be exported with past: it returns {found}; name the task without {PAST_SUFFIX}, "
         "or add --no-past where it is inferred"
     )
 
 
-def _tensor(layer: Any, part: str, index: int = 0) -> Any:
-    """Return a tensor of a layer of Transformers' cache, None where it has none.
+def _layer_tensor(layer: Any, part: str, index: int = 0) -> Any:
+    """Return a tensor of a layer of Transformers' cache; None if it has none.
 
     Args:
         layer: the layer.
         part: name of its attribute.
-        index: which one of several of a kind.
+        index: index among several tensors of the same kind.
     """
-    held = getattr(layer, part, None)
-    return held[index] if isinstance(held, dict) else held
+    value = getattr(layer, part, None)
+    return value[index] if isinstance(value, dict) else value
 
 
-def _filled(held: Mapping[CacheTensor, torch.Tensor]) -> Any:
-    """Return a layer of a cache with some tensors."""
+def _cache_layer(by_spec: Mapping[CacheTensor, torch.Tensor]) -> Any:
+    """Build a layer of Transformers' cache from its tensors."""
     from transformers import cache_utils as caches
 
-    tensors = {part.part: tensor for part, tensor in held.items()}
-    if not any(part in tensors for part in _RECURRENCE):
-        layer = caches.DynamicIndexedLayer() if _INDEX in tensors else caches.DynamicLayer()
+    tensors = {part.part: tensor for part, tensor in by_spec.items()}
+    if not any(part in tensors for part in _RECURRENT):
+        layer = caches.DynamicIndexedLayer() if _INDEXER in tensors else caches.DynamicLayer()
     else:
-        count = 1 + max(part.number or 0 for part in held)
-        kinds = caches.LinearAttentionAndFullAttentionLayer, caches.LinearAttentionLayer
-        layer = kinds["keys" not in tensors](number_of_states=count)
+        count = 1 + max(part.number or 0 for part in by_spec)
+        classes = caches.LinearAttentionAndFullAttentionLayer, caches.LinearAttentionLayer
+        layer = classes["keys" not in tensors](number_of_states=count)
     if "keys" in tensors:
         caches.DynamicLayer.update(layer, tensors["keys"], tensors["values"])
-    if _INDEX in tensors:
-        layer.update_indexer(tensors[_INDEX])
-    for part, tensor in held.items():
-        if part.part in _RECURRENCE:
+    if _INDEXER in tensors:
+        layer.update_indexer(tensors[_INDEXER])
+    for part, tensor in by_spec.items():
+        if part.part in _RECURRENT:
             index = part.number or 0
-            getattr(layer, part.part)[index] = tensor.clone()  # it is overwritten in place
+            getattr(layer, part.part)[index] = tensor.clone()  # the model updates it in place
             getattr(layer, f"is_{part.part}_initialized")[index] = True
             layer.has_previous_state[index] = True
             layer.dtype, layer.device = tensor.dtype, tensor.device

@@ -1,6 +1,6 @@
-"""The components that a model becomes, for each type of model that its own traits tell.
+"""Describe the components of an export, for each type of model that can be detected from its modules and methods.
 
-An architecture's file calls these with descriptions of its own where some of its graphs need them.
+An architecture's file calls these functions with custom descriptions of the components that require them.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DescribeEncoder = Callable[["PreTrainedModel", "Preprocessor"], "OnnxConfig"]
-"""Describes the encoder of one modality, from the whole model."""
+"""Describes the encoder of one modality, from the multimodal model."""
 DescribeDecoder = Callable[["PreTrainedModel", "Preprocessor", bool, bool], "OnnxConfig"]
-"""Describes a decoder that takes embeddings, from the language model.
+"""Describes a decoder that takes `inputs_embeds`, from the language model.
 
-The flags keep the last token's logits only, and give the graph a cache.
+The flags: return the logits of the last token only; add the KV cache.
 """
 
 
 def generates_from_encoder(model: PreTrainedModel, task: Task) -> bool:
-    """Return whether an encoder-decoder is exported for generation, as two graphs."""
+    """Return whether a model is an encoder-decoder that is exported for generation, as two graphs."""
     return task.with_past and bool(model.config.is_encoder_decoder) and bool(model.can_generate())
 
 
@@ -62,10 +62,10 @@ def encoder_decoder(
     """Describe an encoder-decoder for generation.
 
     Args:
-        model: the whole model.
+        model: the encoder-decoder.
         preprocessor: makes the encoder's inputs.
-        encoder: description of an encoder that is a model.
-        decoder: description of the decoder.
+        encoder: class that describes an encoder that is a PreTrainedModel.
+        decoder: class that describes the decoder.
     """
     module = model.get_encoder()
     if hasattr(module, "main_input_name"):
@@ -79,11 +79,11 @@ def encoder_decoder(
 
 
 def cross_attention(model: PreTrainedModel, preprocessor: Preprocessor) -> tuple[Component, ...]:
-    """Describe a vision encoder, and a decoder that is a model of its own and attends to its hidden states (BLIP).
+    """Describe a vision encoder, and a text decoder that is a separate model with cross-attention to it (BLIP).
 
     Args:
-        model: the whole model; see `CrossAttentionDecoderOnnxConfig.fits`.
-        preprocessor: makes images.
+        model: the model with both; see `CrossAttentionDecoderOnnxConfig.fits`.
+        preprocessor: makes `pixel_values`.
     """
     vision_model, text_decoder = model.vision_model, model.text_decoder
     encoder = EncoderOnnxConfig(vision_model, preprocessor)
@@ -95,11 +95,11 @@ def cross_attention(model: PreTrainedModel, preprocessor: Preprocessor) -> tuple
 
 
 def can_be_split(model: PreTrainedModel, encoders: Mapping[str, DescribeEncoder]) -> bool:
-    """Return whether a model encodes images or audio alone, so that its decoder can take the embeddings.
+    """Return whether a model's encoders can be exported separately from a decoder that takes `inputs_embeds`.
 
     Args:
-        model: the whole model.
-        encoders: component names to descriptions of encoders that the model's traits don't tell.
+        model: the multimodal model.
+        encoders: component name to custom description, of encoders that can't be detected.
     """
     return bool(_encoder_names(model, encoders)) and hasattr(model, "get_input_embeddings")
 
@@ -116,12 +116,12 @@ def multimodal(
     """Describe a model that generates text from images or audio and a prompt.
 
     Args:
-        model: the whole model.
-        task: with past or without.
-        preprocessor: what the checkpoint ships.
+        model: the multimodal model.
+        task: the task, with or without past.
+        preprocessor: the checkpoint's preprocessor.
         last_logits: whether the decoder returns the logits of the last token only.
-        encoders: component names to descriptions of encoders that the model's traits don't tell.
-        decoder: description of the decoder where its traits don't tell it.
+        encoders: component name to custom description, of encoders that can't be detected.
+        decoder: custom description of the decoder.
     """
     encoders = encoders or {}
     names = _encoder_names(model, encoders)
@@ -154,7 +154,7 @@ def _encoder_names(model: PreTrainedModel, encoders: Mapping[str, DescribeEncode
 
 
 def _has_encoder(model: PreTrainedModel, component: str) -> bool:
-    """Return whether a model has an encoder; its class may have one that its configuration leaves out."""
+    """Return whether a model has an encoder; the configuration may omit one that the class supports."""
     field = component.replace("_encoder", "_config")
     has_method = method_of(model, MODALITY_ENCODERS[component].method) is not None
     return has_method and getattr(model.config, field, True) is not None

@@ -1,4 +1,4 @@
-"""What the graphs of a model that becomes several are called, take and return."""
+"""The components of a model that is exported as several graphs: their names, methods, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Component:
 
     Attributes:
         name: file name without suffix, `model` for a single graph.
-        model: the module that becomes the graph.
+        model: the module that is exported.
         config: description of the graph.
         preprocessor: makes its example inputs.
     """
@@ -31,14 +31,13 @@ class Component:
 
 @dataclass(frozen=True)
 class Part:
-    """Name what one graph is made of.
+    """Describe an encoder by the method that it is exported from.
 
     Attributes:
-        method: the model's method that returns its features.
+        method: method of the model that returns the features.
         input: its main input.
-        output: name of the features.
-        token: what the configuration calls the placeholder token of the features in a prompt; empty where there is
-            none.
+        output: name of the features in the graph.
+        token: configuration field with the id of the features' placeholder token; empty if there is none.
     """
 
     method: str
@@ -51,11 +50,11 @@ MODALITY_ENCODERS = {
     "vision_encoder": Part("get_image_features", "pixel_values", "image_features", "image_token_id"),
     "audio_encoder": Part("get_audio_features", "input_features", "audio_features", "audio_token_id"),
 }
-"""Encoders of images and audio for a decoder of text."""
+"""Encoders of images and audio for a text decoder."""
 
 SPLIT_ENCODERS = {
     "text_model": Part("get_text_features", "input_ids", "text_embeds"),
     "vision_model": Part("get_image_features", "pixel_values", "image_embeds"),
     "audio_model": Part("get_audio_features", "input_features", "audio_embeds"),
 }
-"""The encoders of a model that compares text with images or audio."""
+"""Encoders of a dual encoder, which compares text with images or audio."""

@@ -1,4 +1,4 @@
-"""What the conformance matrix proved when this version was made: `proved.json`, which `docs/coverage.md` tells in full.
+"""The tasks that the conformance matrix validated for this version: `coverage.json`; `docs/coverage.md` lists them.
 
 `python -m conformance matrix` and `coverage` write it.
 """
@@ -16,12 +16,12 @@ PATH = Path(__file__).with_name("coverage.json")
 
 @dataclass(frozen=True)
 class ValidatedType:
-    """Tell what was proved of one model type, on a tiny checkpoint with random weights.
+    """Hold the results for one model type, from a tiny checkpoint with random weights.
 
     Attributes:
         tasks: tasks that export and validate, with and without past.
-        failed: each other task that the model type's Auto classes reach, and why it failed.
-        fixed_axes: each of `tasks` some of whose inputs' axes aren't dynamic to `input: axis = size`.
+        failed: other tasks of the model type's Auto classes, to the reason for the failure.
+        fixed_axes: those of `tasks` with inputs that have static axes, to a list of `input: axis = size`.
     """
 
     tasks: tuple[str, ...]
@@ -31,12 +31,12 @@ class ValidatedType:
 
 @dataclass(frozen=True)
 class ValidatedTasks:
-    """Tell what was proved, when, and with which versions.
+    """Hold the results of a run of the matrix.
 
     Attributes:
-        date: day of the run, as in ISO 8601.
+        date: date of the run, in ISO 8601.
         versions: package to version.
-        types: model types, as in `config.json`.
+        types: `model_type` of `config.json` to its results.
     """
 
     date: str
@@ -46,10 +46,10 @@ class ValidatedTasks:
 
 @cache
 def validated_tasks() -> ValidatedTasks:
-    """Return what the matrix proved."""
-    found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
+    """Return the results of the matrix."""
+    records: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
     types = {
         name: ValidatedType(tuple(entry["tasks"]), entry.get("failed", {}), entry.get("fixed_axes", {}))
-        for name, entry in found["types"].items()
+        for name, entry in records["types"].items()
     }
-    return ValidatedTasks(found["date"], found["versions"], types)
+    return ValidatedTasks(records["date"], records["versions"], types)

@@ -1,7 +1,7 @@
-"""Turn the description of a model with few layers into that of the same model with more.
+"""Extend the description of a model with few layers to the same model with more layers.
 
-What a description knows of single layers is its cache. A layer of the deeper model has the cache of the first described
-layer of its type; everything else refers to the deeper model's configuration and modules instead of the shallow one's.
+Only the cache is described by layer: a layer of the deeper model has the cache of the first described layer of its
+type. All references to the shallow model's configuration and modules are replaced with those of the deeper model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NotExtendableError(Exception):
-    """Say why a description of few layers doesn't tell what one of more layers is."""
+    """Raised if a description of few layers doesn't determine that of more layers; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class LayerTypes:
 
     Attributes:
         path: name of the `ModuleList` in both models.
-        shallow: type of each layer of the shortened stack, as a small integer.
-        deep: type of each layer of the deeper one, by the same integers.
+        shallow: type of each layer of the shortened stack, as an integer.
+        deep: type of each layer of the deeper stack, as the same integers.
     """
 
     path: str
@@ -40,7 +40,7 @@ class LayerTypes:
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """For each layer of the deeper stack, the first layer of its type in the shortened one."""
+        """For each layer of the deeper stack, the index of the first layer of its type in the shortened stack."""
         return tuple(self.shallow.index(layer) for layer in self.deep)
 
 
@@ -50,67 +50,69 @@ def at_depth(
     """Return the description of a deeper model, without running it.
 
     Args:
-        config: describes the shallow model, or a part of it.
+        config: description of the shallow model, or of one of its submodules.
         shallow: the model that was described.
         deep: the same model with more layers.
-        stacks: every stack that has other layers in the deeper model.
+        stacks: every stack whose layers differ in the deeper model.
 
     Raises:
-        NotExtendableError: the cache has other entries than the layers of one stack.
+        NotExtendableError: the cache's entries aren't those of the layers of one stack.
     """
-    moved: OnnxConfig = _Extension(shallow, deep, stacks).moved(config)
-    return moved
+    extended: OnnxConfig = _Extension(shallow, deep, stacks).extended(config)
+    return extended
 
 
 class _Extension:
-    """Replace what belongs to the shallow model: configurations, modules, and caches with one entry per layer."""
+    """Replace the shallow model's configurations, modules, and caches with one entry per layer."""
 
     def __init__(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> None:
-        decoder = _name_of_decoder(shallow)
+        decoder = _decoder_prefix(shallow)
         self._stacks = [stack for stack in stacks if f"{stack.path}.".startswith(decoder)]
-        self._known: dict[int, Any] = {}
+        self._replacements: dict[int, Any] = {}
         modules = dict(deep.named_modules())
         for name, module in shallow.named_modules():
             if name in modules:
-                self._known[id(module)] = modules[name]
-                for ours, its in _configurations(module, modules[name]):
-                    self._known.setdefault(id(ours), its)
+                self._replacements[id(module)] = modules[name]
+                for shallow_config, deep_config in _configurations(module, modules[name]):
+                    self._replacements.setdefault(id(shallow_config), deep_config)
 
-    def moved(self, value: Any) -> Any:
-        """Return what stands in the deeper model's description for a value of the shallow one's."""
-        if id(value) in self._known:
-            return self._known[id(value)]
+    def extended(self, value: Any) -> Any:
+        """Return the value of the deeper model's description for a value of the shallow one's."""
+        if id(value) in self._replacements:
+            return self._replacements[id(value)]
         if isinstance(value, CacheLayout | CrossAttentionLayout):
-            return value.at_depth(self._stack_of(value.depth).sources) if self._stacks and value.layers else value
+            return (
+                value.at_depth(self._stack_with_depth(value.depth).sources) if self._stacks and value.layers else value
+            )
         if isinstance(value, PackedPatchTracing):
-            return value.at(self._known[id(value.model)])
+            return value.at(self._replacements[id(value.model)])
         if type(value) in (list, tuple):
-            found = [self.moved(item) for item in value]
-            return value if all(a is b for a, b in zip(found, value, strict=True)) else type(value)(found)
-        return self._moved_config(value) if isinstance(value, OnnxConfig) else value
+            items = [self.extended(item) for item in value]
+            return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
+        return self._extended_config(value) if isinstance(value, OnnxConfig) else value
 
-    def _moved_config(self, config: OnnxConfig) -> OnnxConfig:
-        moved = copy.copy(config)
-        self._known[id(config)] = moved
+    def _extended_config(self, config: OnnxConfig) -> OnnxConfig:
+        extended = copy.copy(config)
+        self._replacements[id(config)] = extended
         for name, value in vars(config).items():
-            vars(moved)[name] = self.moved(value)
-        return moved
+            vars(extended)[name] = self.extended(value)
+        return extended
 
-    def _stack_of(self, depth: int) -> LayerTypes:
-        """Return the stack whose layers write a cache with a number of entries.
+    def _stack_with_depth(self, depth: int) -> LayerTypes:
+        """Return the stack with as many layers as a cache has entries.
 
         Raises:
-            NotExtendableError: there is none, or several that differ.
+            NotExtendableError: no stack matches, or several that differ.
         """
-        fitting = {(stack.shallow, stack.deep): stack for stack in self._stacks if len(stack.shallow) == depth}
-        if len(fitting) != 1:
+        matching = {(stack.shallow, stack.deep): stack for stack in self._stacks if len(stack.shallow) == depth}
+        if len(matching) != 1:
             names = ", ".join(stack.path for stack in self._stacks)
-            raise NotExtendableError(f"a cache with {depth} entries doesn't tell those of the layers of {names}")
-        return next(iter(fitting.values()))
+            raise NotExtendableError(f"a cache with {depth} entries doesn't match the layers of one stack of {names}")
+        return next(iter(matching.values()))
 
 
-def _name_of_decoder(model: PreTrainedModel) -> str:
-    """Return the prefix of the modules that write the cache; empty where any may."""
+def _decoder_prefix(model: PreTrainedModel) -> str:
+    """Return the name prefix of the decoder's modules; empty if the model has no separate decoder."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
 
@@ -118,12 +120,12 @@ def _name_of_decoder(model: PreTrainedModel) -> str:
 def _configurations(
     shallow: torch.nn.Module, deep: torch.nn.Module
 ) -> Iterator[tuple[PreTrainedConfig, PreTrainedConfig]]:
-    """Yield the configurations of two modules, and those inside them, in pairs."""
+    """Yield the configurations of two modules, and their nested configurations, in pairs."""
     from transformers import PreTrainedConfig
 
     pairs = [(getattr(shallow, "config", None), getattr(deep, "config", None))]
     while pairs:
-        ours, its = pairs.pop()
-        if isinstance(ours, PreTrainedConfig) and isinstance(its, PreTrainedConfig):
-            yield ours, its
-            pairs += [(value, vars(its).get(name)) for name, value in vars(ours).items()]
+        first, second = pairs.pop()
+        if isinstance(first, PreTrainedConfig) and isinstance(second, PreTrainedConfig):
+            yield first, second
+            pairs += [(value, vars(second).get(name)) for name, value in vars(first).items()]

@@ -1,7 +1,7 @@
-"""What is known of an export before it is traced: for each graph its inputs, outputs, axes, cache and tolerances.
+"""The description of an export before it is traced: inputs, outputs, axes, cache and tolerances of each graph.
 
-A model is described once, by running it. What can be written down of that is kept with the blueprint; what makes inputs
-and runs the model is code, so it lives as long as the process.
+A model is described once, by running it. The serializable part is stored with the blueprint; the code that makes inputs
+and runs the model exists only in the process that described it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class TensorSpec:
     """Describe an input or an output.
 
     Attributes:
-        name: as the graph calls it.
-        dtype: type of its elements.
-        axes: for each axis its size, or its label where it may vary.
-        example: shape in the example that is traced.
-        labels: axis to label in the words of 4.37.2, those that may vary.
+        name: name in the graph.
+        dtype: element type.
+        axes: for each axis its size, or its label if it is dynamic.
+        example: shape of the traced example.
+        labels: dynamic axis to its label with the symbols of 4.37.2.
     """
 
     name: str
@@ -49,33 +49,33 @@ class TensorSpec:
 
     @classmethod
     def of(cls, name: str, dtype: str, shape: tuple[int, ...], labels: dict[int, str]) -> Self:
-        """Return the description of a tensor whose example is known."""
+        """Return the description of a tensor from the shape of its example."""
         axes = tuple(_today(labels[axis]) if axis in labels else size for axis, size in enumerate(shape))
         return cls(name, dtype, axes, shape, labels)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what `asdict` gave, read back from JSON, whose keys are strings.
+        """Build a description from the output of `asdict` after a JSON round trip, which makes keys strings.
 
         Raises:
-            KeyError, TypeError, ValueError: it isn't such a value.
+            KeyError, TypeError, ValueError: the value has another structure.
         """
         labels = {int(axis): str(label) for axis, label in value["labels"].items()}
         return cls(value["name"], value["dtype"], tuple(value["axes"]), tuple(value["example"]), labels)
 
 
 def _today(label: str) -> str:
-    """Translate the symbols in a label."""
+    """Return a label with the symbols that today's clients expect."""
     return re.sub(r"[A-Za-z_]\w*", lambda symbol: today_label(symbol[0]), label)
 
 
 @dataclass(frozen=True)
 class Runnable:
-    """Hold the code of a description: it makes inputs, calls the model with them, and names what it returns.
+    """Hold the code of a description: it makes inputs, runs the model, and names its outputs.
 
     Attributes:
         config: the `OnnxConfig`.
-        preprocessor: tokenizer, processor, image processor or feature extractor that makes its example inputs.
+        preprocessor: makes its dummy inputs: tokenizer, processor, image processor or feature extractor.
     """
 
     config: OnnxConfig
@@ -83,28 +83,28 @@ class Runnable:
 
     @property
     def examples(self) -> Examples:
-        """Inputs at any sizes, under today's labels."""
+        """Example inputs at requested sizes, with the symbols that today's clients expect."""
         return Examples(self.config, signature_of(self.config).today(), self.preprocessor)
 
     @property
     def cache(self) -> CacheLayout | CrossAttentionLayout | None:
-        """Layout of the cache that the graph takes and returns; None where there is none, or code alone knows it."""
+        """Layout of the graph's cache; None if it has none, or if only the class's code describes it."""
         layouts = (
             value for value in vars(self.config).values() if isinstance(value, CacheLayout | CrossAttentionLayout)
         )
         return next((layout for layout in layouts if layout.layers), None)
 
     def layout(self, sizes: Mapping[str, int]) -> Layout:
-        """Make the inputs that are traced.
+        """Make the inputs for the trace.
 
         Args:
-            sizes: symbol to size at which the model is traced.
+            sizes: symbol to size in the trace.
         """
         examples = self.examples
         layout = examples.at()
         signature = examples.signature.for_inputs(layout.flat)
-        usual = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
-        changes = {symbol: size for symbol, size in sizes.items() if usual.get(symbol) != size}
+        default = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+        changes = {symbol: size for symbol, size in sizes.items() if default.get(symbol) != size}
         return examples.at(changes) if changes else layout
 
 
@@ -114,17 +114,17 @@ class GraphDescription:
 
     Attributes:
         name: the component's name, `model` for a single graph.
-        prefix: what the component's parameter names lack to be the whole model's, such as `encoder.`.
-        described_by: the class that describes it; that of the model alone, where modules follow it.
+        prefix: prefix of the component's parameter names in the exported model, such as `encoder.`.
+        described_by: name of the class that describes it, without sentence-transformers modules.
         opset: its opset.
         atol: absolute tolerance of its validation.
         rtol: relative tolerance of its validation.
         inputs: in the graph's order.
-        outputs: in the graph's order; empty until they are known, by tracing or by running the model at several sizes.
-        sizes: symbol to size in the example that is traced.
-        cache: layout of the cache that it takes and returns.
-        fixed_axes: axes that the description lists and the model can't vary, as `input: label = size`.
-        runnable: the code; None in a description that was read back from a cache entry.
+        outputs: in the graph's order; empty until the model is traced, or run at several sizes.
+        sizes: symbol to size in the traced example.
+        cache: layout of the cache among its inputs and outputs; None if it has none.
+        fixed_axes: axes that the description lists but the model requires to be static, as `input: label = size`.
+        runnable: the code; None in a description that was read from a cache entry.
     """
 
     name: str
@@ -152,12 +152,12 @@ class GraphDescription:
 
     @property
     def code(self) -> Runnable:
-        """The code of a description that was made in this process."""
-        assert self.runnable is not None, "a description from the cache is made anew where its code is needed"
+        """The code of a description, which only the process that made it has."""
+        assert self.runnable is not None, "a description from the cache has no code: describe the model again"
         return self.runnable
 
     def module_of(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the module of a model that the graph is made of."""
+        """Return the module of a model that is exported as the graph."""
         return model.get_submodule(self.prefix.removesuffix("."))  # type: ignore[return-value]
 
     def at_depth(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> Self:
@@ -168,17 +168,17 @@ class GraphDescription:
         return replace(self, inputs=inputs, cache=runnable.cache, runnable=runnable)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but the code as values for JSON."""
+        """Return everything but the code as JSON values."""
         values = {name: value for name, value in vars(self).items() if name not in ("runnable", "cache")}
         specs = {side: [asdict(spec) for spec in getattr(self, side)] for side in ("inputs", "outputs")}
         return {**values, **specs, "sizes": dict(self.sizes), "cache": self.cache and self.cache.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what `to_json` gave.
+        """Build a description from the output of `to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: it isn't such a value.
+            KeyError, TypeError, ValueError, AttributeError: the value has another structure.
         """
         specs = {side: tuple(map(TensorSpec.from_json, value[side])) for side in ("inputs", "outputs")}
         cache = value["cache"] and layout_from_json(value["cache"])
@@ -186,14 +186,14 @@ class GraphDescription:
 
 
 def layout_from_json(value: Mapping[str, Any]) -> CacheLayout | CrossAttentionLayout:
-    """Read a cache's layout back."""
+    """Build a cache's layout from the output of its `to_json`."""
     return CacheLayout.from_json(value) if "depth" in value else CrossAttentionLayout.from_json(value)
 
 
 def described_by(config: OnnxConfig) -> str:
-    """Name the class that describes a graph; that of the model alone, where modules follow it."""
-    kind = type(config.trunk if isinstance(config, SentenceEmbeddingOnnxConfig) else config)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    """Return the name of the class that describes a graph, without sentence-transformers modules."""
+    cls = type(config.trunk if isinstance(config, SentenceEmbeddingOnnxConfig) else config)
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def input_specs(
@@ -202,34 +202,34 @@ def input_specs(
     """Describe the inputs of a graph.
 
     Args:
-        runnable: labels their axes.
-        layout: examples of them.
-        dtype: floating-point type of the model, and of its inputs.
-        fixed: symbols that the model doesn't let vary.
+        runnable: its description labels their axes.
+        layout: example inputs.
+        dtype: floating-point type of the model and its inputs.
+        fixed: symbols whose axes the model requires to be static.
     """
     labels = signature_of(runnable.config).for_inputs(layout.flat).inputs
     specs = []
     for name, axes in labels.items():
         tensor = layout.flat[name]
-        free = {axis: label for axis, label in axes.items() if not set(symbols_of(label)) & set(fixed or ())}
-        of = dtype if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
-        specs.append(TensorSpec.of(name, of, tuple(tensor.shape), free))
+        dynamic = {axis: label for axis, label in axes.items() if not set(symbols_of(label)) & set(fixed or ())}
+        tensor_dtype = dtype if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+        specs.append(TensorSpec.of(name, tensor_dtype, tuple(tensor.shape), dynamic))
     return tuple(specs)
 
 
 @dataclass(frozen=True)
 class Description:
-    """Describe what a checkpoint becomes.
+    """Describe the export of a checkpoint.
 
     Attributes:
-        model_type: as its configuration has it.
-        architecture: the class that is exported.
-        task: what for, the full name.
+        model_type: `model_type` of its configuration.
+        architecture: name of the model class that is exported.
+        task: full name of the task.
         dtype: floating-point type of the weights in the graphs.
         graphs: one for each component.
-        modalities: how what the encoders return gets into the decoder; known where the graphs are traced.
-        notes: what isn't as it would be in an export.
-        model: as the user gave it; empty in a blueprint, which serves all checkpoints of one shape.
+        modalities: how the decoder takes the encoders' outputs; empty until the graphs are traced.
+        notes: differences from an actual export.
+        model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
     """
 
     model_type: str
@@ -252,15 +252,15 @@ class Description:
         Args:
             shallow: the model that was described.
             deep: the same model with more layers, or with weights.
-            stacks: every stack that has other layers in the deeper model.
+            stacks: every stack whose layers differ in the deeper model.
 
         Raises:
-            NotExtendableError: the cache has other entries than the layers of one stack.
+            NotExtendableError: the cache's entries aren't those of the layers of one stack.
         """
         return replace(self, graphs=tuple(graph.at_depth(shallow, deep, stacks) for graph in self.graphs))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything that a reader wants to know as values for JSON; the same for the same checkpoint."""
+        """Return the user-facing part as JSON values; deterministic for a checkpoint."""
         values = {name: getattr(self, name) for name in ("model", "model_type", "architecture", "task", "dtype")}
         return {**values, "notes": list(self.notes), "graphs": [_graph_values(graph) for graph in self.graphs]}
 

@@ -1,4 +1,4 @@
-"""Describe each encoder of a model that compares texts with images or audio, as a graph of its own."""
+"""Describe each encoder of a dual encoder, a model that compares text with images or audio, as a separate graph."""
 
 from __future__ import annotations
 
@@ -16,60 +16,63 @@ if TYPE_CHECKING:
 
 
 def split_encoders_of(model: PreTrainedModel) -> tuple[str, ...]:
-    """Name the components of a model.
+    """Return the names of a model's encoders, keys of `SPLIT_ENCODERS`.
 
     Raises:
-        UnsupportedError: it doesn't compare texts with images or audio.
+        UnsupportedError: the model isn't a dual encoder.
     """
-    found = tuple(name for name, part in SPLIT_ENCODERS.items() if hasattr(model, part.method))
-    if len(found) < 2 or "text_model" not in found:
+    names = tuple(name for name, part in SPLIT_ENCODERS.items() if hasattr(model, part.method))
+    if len(names) < 2 or "text_model" not in names:
         raise UnsupportedError(
-            f"{type(model).__name__} has no method that encodes text beside one for images or audio: leave out "
+            f"{type(model).__name__} has no get_text_features with get_image_features or get_audio_features: leave out "
             "--split-encoders"
         )
-    return found
+    return names
 
 
 class SplitEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes texts, images or audio alone.
+    """Describe one encoder of a dual encoder: that of text, images or audio.
 
     Args:
-        model: the whole model.
+        model: the dual encoder.
         component: one of `SPLIT_ENCODERS`.
-        preprocessor: what makes texts, pixels or features.
+        preprocessor: makes token ids, pixel values or audio features.
 
     Raises:
-        UnsupportedError: the encoder wants more than those, or can't be described.
+        UnsupportedError: the preprocessor doesn't make the encoder's main input.
     """
 
     def __init__(self, model: PreTrainedModel, component: str, preprocessor: Any) -> None:
         super().__init__(model.config, task="default")
         part = SPLIT_ENCODERS[component]
         self._method = part.method
-        self._takes = tuple(inspect.signature(getattr(model, part.method)).parameters)
+        self._parameters = tuple(inspect.signature(getattr(model, part.method)).parameters)
         projects = any("projection" in name for name, _ in model.named_children())
-        self._output = part.output if projects else "pooler_output"  # what Transformers' classes of one half call it
-        self._inputs: Axes = {part.input: {}}  # chooses the part of a processor
+        self._output = part.output if projects else "pooler_output"  # as in Transformers' single-encoder classes
+        self._inputs: Axes = {part.input: {}}  # selects the sub-processor
         self._inputs = {name: AXES.get(name, {0: "batch"}) for name in self.generate_dummy_inputs(preprocessor)}
         if part.input not in self._inputs:
-            raise UnsupportedError(f"{type(preprocessor).__name__} makes no {part.input}, which {component} takes")
+            raise UnsupportedError(
+                f"{type(preprocessor).__name__} returns no {part.input}, the main input of {component}: check the "
+                "checkpoint's preprocessor files"
+            )
 
     @property
     def inputs(self) -> Axes:
-        """Those of what the processor makes that the encoder takes."""
+        """The preprocessor's outputs that the encoder takes."""
         return self._inputs
 
     @property
     def outputs(self) -> Axes:
-        """The embedding of each text, image or audio clip, [batch, size], not normalized yet."""
+        """The embedding of each text, image or audio clip, [batch, projection_dim], not normalized."""
         return {self._output: {0: "batch"}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, seq_length: int = -1, **named: Any
     ) -> Mapping[str, Any]:
-        """Make texts, images or audio; see `OnnxConfig`."""
-        made = super().generate_dummy_inputs(preprocessor, batch_size, seq_length, **{**named, "framework": "pt"})
-        return {name: made[name] for name in self._takes if name in made}
+        """Make token ids, images or audio; see `OnnxConfig`."""
+        inputs = super().generate_dummy_inputs(preprocessor, batch_size, seq_length, **{**named, "framework": "pt"})
+        return {name: inputs[name] for name in self._parameters if name in inputs}
 
     def _component(self, preprocessor: Any) -> Any:
         if "input_ids" in self._inputs:
@@ -77,6 +80,6 @@ class SplitEncoderOnnxConfig(OnnxConfig):
         return super()._component(preprocessor)
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder and what brings its state to the size of the other's."""
+        """Run the encoder and its projection to the shared embedding space."""
         model = model_of(forward)
         return {self._output: getattr(model, self._method)(**arguments, return_dict=True).pooler_output}

@@ -1,6 +1,6 @@
-"""Example inputs that no preprocessor makes, by the names that forwards of Transformers give them.
+"""Dummy inputs that no preprocessor makes, by the parameter names of Transformers' forwards.
 
-A description takes from here what a forward requires, or asks for by name when it is run without.
+A description adds those that a forward requires by its signature, or names in an error when it is run without them.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _DECODER_LENGTH = 3
-_PLACES = 5
+_SEQUENCE_LENGTH = 5
 _FRAMES = 4
-_PARTS = ("text_config", "vision_config")
-_TICKS = 20
+_SUB_CONFIGS = ("text_config", "vision_config")
+_MEL_FRAMES = 20
 _CAMERAS = 2
-PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
-"""Fields of configurations that tell which token is the placeholder of images or audio."""
+PLACEHOLDER_TOKEN_FIELDS = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
+"""Configuration fields with the id of the placeholder token of images or audio."""
 
 
 @dataclass(frozen=True)
 class InputContext:
-    """Hold what an example input may depend on.
+    """Hold what a dummy input may depend on.
 
     Attributes:
         config: the model's configuration.
-        batch: samples.
-        inputs: what there is already, by name.
+        batch: batch size.
+        inputs: the inputs that exist already, by name.
     """
 
     config: PreTrainedConfig
     batch: int
     inputs: Mapping[str, Any]
 
-    def number(self, *names: str, default: int) -> int:
-        """Return the first of the configuration's fields that is a number, and of those of its parts."""
-        wholes = (self.config, getattr(self.config, "vlm_config", None))
-        parts = [part for whole in wholes for part in (whole, *(getattr(whole, name, None) for name in _PARTS))]
-        found = (getattr(part, name, None) for part in parts for name in names)
-        return next((value for value in found if isinstance(value, int) and not isinstance(value, bool)), default)
+    def config_int(self, *names: str, default: int) -> int:
+        """Return the first field that is an integer, in the configuration or its sub-configurations."""
+        configs = (self.config, getattr(self.config, "vlm_config", None))
+        nested = [c for config in configs for c in (config, *(getattr(config, name, None) for name in _SUB_CONFIGS))]
+        values = (getattr(config, name, None) for config in nested for name in names)
+        return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), default)
 
     @property
     def length(self) -> int:
-        """Tokens of the text, or steps of what goes with a mask, where there is one."""
+        """Sequence length: that of `input_ids` or `attention_mask`, else a default."""
         known = (self.inputs[name] for name in ("input_ids", "attention_mask") if name in self.inputs)
-        return next((int(tensor.shape[1]) for tensor in known), _PLACES)
+        return next((int(tensor.shape[1]) for tensor in known), _SEQUENCE_LENGTH)
 
     @property
     def past(self) -> tuple[int, ...]:
-        """Shape of the past values of a time series."""
+        """Shape of a time series' `past_values`, [batch, context_length] or [batch, context_length, channels]."""
         lags = getattr(self.config, "lags_sequence", None)
         if lags:
-            return self.batch, self.number("context_length", default=16) + max(lags)
+            return self.batch, self.config_int("context_length", default=16) + max(lags)
         channels = getattr(self.config, "num_input_channels", None)
-        return (self.batch, self.number("context_length", default=16), *((channels,) if channels else ()))
+        return (self.batch, self.config_int("context_length", default=16), *((channels,) if channels else ()))
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class DummyInput:
     """Describe an input that no preprocessor makes.
 
     Attributes:
-        axes: its axes that may vary, and their labels.
-        make: makes an example of it.
+        axes: its dynamic axes and their labels.
+        make: makes a dummy tensor.
     """
 
     axes: Mapping[int, str]
@@ -78,17 +78,17 @@ class DummyInput:
 
 
 def dummy_input(name: str) -> DummyInput | None:
-    """Return how an input is made; None where that isn't known."""
+    """Return the dummy of an input; None if there is none for this name."""
     return _DUMMY_INPUTS.get(name)
 
 
-def asked_for(error: Exception, parameters: Iterable[str]) -> list[str]:
-    """List the parameters that an error's text names and that can be made."""
+def parameters_named_in(error: Exception, parameters: Iterable[str]) -> list[str]:
+    """Return the parameters that an error message names and that have a dummy."""
     words = set(re.findall(r"\w+", str(error).lower()))
     return [name for name in parameters if name in words and name in _DUMMY_INPUTS]
 
 
-def _numbers(*shape: int) -> torch.Tensor:
+def _int_ones(*shape: int) -> torch.Tensor:
     import torch
 
     return torch.ones(shape, dtype=torch.int64)
@@ -106,186 +106,186 @@ def _ones(*shape: int) -> torch.Tensor:
     return torch.ones(shape)
 
 
-def _boxes(context: InputContext) -> torch.Tensor:
+def _bbox(context: InputContext) -> torch.Tensor:
     import torch
 
     size = getattr(context.config, "dim_bbox", None)
-    if size:  # shares of the page, not thousandths
+    if size:  # relative to the page size instead of thousandths of it
         return torch.full((context.batch, context.length, int(size)), 0.5)
     box = torch.tensor([1, 2, 3, 4])
     return box.expand(context.batch, context.length, 4).clone()
 
 
-def _frames(context: InputContext) -> torch.Tensor:
+def _pixel_values(context: InputContext) -> torch.Tensor:
     import torch
 
-    if takes_positions(context.config):
-        return _zeros(context.batch, _patches(context), 3 * context.config.patch_size**2)
-    if takes_cameras(context.config):
+    if takes_padded_patches(context.config):
+        return _zeros(context.batch, _patch_count(context), 3 * context.config.patch_size**2)
+    if is_vision_language_action(context.config):
         vision = context.config.vlm_config.vision_config
         side = vision.image_size
-        return torch.rand(context.batch, _CAMERAS, vision.num_channels, side, side, generator=_seeded())
-    side = context.number("image_size", "crop_size", default=64)
-    count = context.number("num_frames", "frames_per_clip", default=_FRAMES)
-    return _zeros(context.batch, count, context.number("num_channels", "in_chans", default=3), side, side)
+        return torch.rand(context.batch, _CAMERAS, vision.num_channels, side, side, generator=_generator())
+    side = context.config_int("image_size", "crop_size", default=64)
+    count = context.config_int("num_frames", "frames_per_clip", default=_FRAMES)
+    return _zeros(context.batch, count, context.config_int("num_channels", "in_chans", default=3), side, side)
 
 
-def takes_cameras(config: PreTrainedConfig) -> bool:
-    """Say whether a model reads what several cameras see, and moves something (PI0)."""
+def is_vision_language_action(config: PreTrainedConfig) -> bool:
+    """Return whether a model is a vision-language-action model: it takes images of several cameras (PI0)."""
     return all(hasattr(config, name) for name in ("vlm_config", "dit_config"))
 
 
-def places_before(config: PreTrainedConfig) -> tuple[int, int | None]:
-    """Return how many placeholder tokens of an image come before a prompt, and which token; None for any."""
+def leading_placeholders(config: PreTrainedConfig) -> tuple[int, int | None]:
+    """Return the number of image placeholder tokens before a prompt, and the token's id; None for any token."""
     if hasattr(config, "num_query_tokens"):
         return config.num_query_tokens, config.image_token_index
-    whole = getattr(config, "vlm_config", None)
-    if whole is None:
+    vlm_config = getattr(config, "vlm_config", None)
+    if vlm_config is None:
         return getattr(config, "latent_query_num", 0), None
-    images = _CAMERAS if takes_cameras(config) else 1
-    return images * getattr(whole.text_config, "num_image_tokens", 0), whole.image_token_id
+    images = _CAMERAS if is_vision_language_action(config) else 1
+    return images * getattr(vlm_config.text_config, "num_image_tokens", 0), vlm_config.image_token_id
 
 
-def _kinds(context: InputContext) -> torch.Tensor:
-    kinds = len(getattr(context.config, "type_vocab_sizes", None) or ())
+def _token_type_ids(context: InputContext) -> torch.Tensor:
+    vocabularies = len(getattr(context.config, "type_vocab_sizes", None) or ())
     tokens = context.inputs["input_ids"]
-    return 0 * _numbers(*tokens.shape, *((kinds,) if kinds else ()))
+    return 0 * _int_ones(*tokens.shape, *((vocabularies,) if vocabularies else ()))
 
 
-def _audio_mask(context: InputContext) -> torch.Tensor:
+def _input_features_mask(context: InputContext) -> torch.Tensor:
     import torch
 
     features = context.inputs["input_features"]
-    sizes = [context.number(name, default=0) for name in ("num_mel_bins", "input_size")]
+    sizes = [context.config_int(name, default=0) for name in ("num_mel_bins", "input_size")]
     axis = 1 if features.shape[-1] in sizes else -1
     return torch.ones(features.shape[0], features.shape[axis], dtype=torch.bool)
 
 
-def _decoder_tokens(context: InputContext) -> torch.Tensor:
-    """Make tokens of a decoder; one that generates several codes for each step of audio takes all of them."""
+def _decoder_input_ids(context: InputContext) -> torch.Tensor:
+    """Make a decoder's token ids; an audio decoder takes a code per codebook and step."""
     decoder = getattr(context.config, "decoder", None) or getattr(context.config, "decoder_config", None)
     codebooks, channels = (getattr(decoder, name, None) for name in ("num_codebooks", "num_channels"))
     if isinstance(codebooks, int):
-        return _numbers(context.batch * codebooks, _DECODER_LENGTH)
-    if hasattr(
-        context.config, "max_symbols_per_step"
-    ):  # a transducer takes one token for each hidden state of the audio
-        return _numbers(context.batch, 1)
-    return _numbers(context.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
+        return _int_ones(context.batch * codebooks, _DECODER_LENGTH)
+    if hasattr(context.config, "max_symbols_per_step"):  # a transducer takes one token per audio hidden state
+        return _int_ones(context.batch, 1)
+    return _int_ones(context.batch, _DECODER_LENGTH, *((channels,) if isinstance(channels, int) else ()))
 
 
 def _latents(context: InputContext) -> torch.Tensor:
-    size = context.number("latent_dim", "hidden_size", "vae_dim", default=64)
+    size = context.config_int("latent_dim", "hidden_size", "vae_dim", default=64)
     return _zeros(context.batch, size, _DECODER_LENGTH)
 
 
-def _in_and_out_of_audio(context: InputContext) -> torch.Tensor:
-    """Make what one half of an audio codec takes: samples, or latents that become samples.
+def _audio_codec_input(context: InputContext) -> torch.Tensor:
+    """Make the input of an audio codec's encoder (samples) or decoder (latents).
 
     Raises:
-        UnsupportedError: the model isn't one.
+        UnsupportedError: the model isn't an audio codec.
     """
     ratios = getattr(context.config, "downsampling_ratios", None)
     if not ratios:
         raise UnsupportedError(
-            f"{context.config.model_type} also takes hidden_states, and no example of that can be made here; "
-            "describe its inputs in an OnnxConfig of your own (docs/api.md)"
+            f"{context.config.model_type} requires hidden_states, for which there is no dummy input; "
+            "describe its inputs in a custom OnnxConfig (docs/api.md)"
         )
     if context.config.model_type.endswith("_decoder"):
-        return _zeros(context.batch, context.number("hidden_size", default=64), _DECODER_LENGTH)
-    return _zeros(context.batch, context.number("channels", default=1), _DECODER_LENGTH * math.prod(ratios))
+        return _zeros(context.batch, context.config_int("hidden_size", default=64), _DECODER_LENGTH)
+    return _zeros(context.batch, context.config_int("channels", default=1), _DECODER_LENGTH * math.prod(ratios))
 
 
-def _like_images(context: InputContext) -> torch.Tensor:
+def _zeros_like_images(context: InputContext) -> torch.Tensor:
     import torch
 
     return torch.zeros_like(context.inputs["pixel_values"])
 
 
-def _steps(context: InputContext) -> torch.Tensor:
+def _timesteps(context: InputContext) -> torch.Tensor:
     import torch
 
     return torch.arange(context.length).expand(context.batch, context.length).clone()
 
 
 def takes_frames(config: PreTrainedConfig) -> bool:
-    """Return whether a model takes a sequence of images, as of a video."""
-    parts = (config, getattr(config, "vision_config", None))
+    """Return whether a model takes a sequence of images, such as the frames of a video."""
+    configs = (config, getattr(config, "vision_config", None))
     return takes_videos(config) or any(
-        hasattr(part, name) for part in parts for name in ("num_frames", "frames_per_clip")
+        hasattr(part, name) for part in configs for name in ("num_frames", "frames_per_clip")
     )
 
 
 def takes_videos(config: PreTrainedConfig) -> bool:
-    """Return whether the placeholder tokens are for videos, and none for images (InstructBLIP for videos)."""
-    return hasattr(config, "video_token_index") and not any(hasattr(config, f"image_token_{end}") for end in _NUMBER)
+    """Return whether a model has placeholder tokens for videos, but none for images (InstructBLIP for videos)."""
+    return hasattr(config, "video_token_index") and not any(
+        hasattr(config, f"image_token_{end}") for end in _TOKEN_FIELD_SUFFIXES
+    )
 
 
-_NUMBER = ("id", "index")
+_TOKEN_FIELD_SUFFIXES = ("id", "index")
 
 
 def _normal(*shape: int) -> torch.Tensor:
     import torch
 
-    return torch.randn(shape, generator=_seeded())
+    return torch.randn(shape, generator=_generator())
 
 
-def _shuffling(context: InputContext) -> torch.Tensor:
-    """Make the numbers by whose order a masked autoencoder hides patches."""
+def _masking_noise(context: InputContext) -> torch.Tensor:
+    """Make the `noise` of a masked autoencoder, [batch, patches]; the patches with the largest values are masked."""
     import torch
 
     height, width = context.inputs["pixel_values"].shape[-2:]
-    side = context.number("patch_size", default=16)
-    return torch.rand(context.batch, (height // side) * (width // side), generator=_seeded())
+    side = context.config_int("patch_size", default=16)
+    return torch.rand(context.batch, (height // side) * (width // side), generator=_generator())
 
 
-def _places_of_images(context: InputContext) -> torch.Tensor:
-    """Let a prompt begin with the placeholder tokens of its image."""
-    mask = 0 * _numbers(context.batch, context.length)
-    mask[:, : places_before(context.config)[0]] = 1
+def _image_position_mask(context: InputContext) -> torch.Tensor:
+    """Make a mask of the image placeholder tokens, which a prompt begins with, [batch, sequence]."""
+    mask = 0 * _int_ones(context.batch, context.length)
+    mask[:, : leading_placeholders(context.config)[0]] = 1
     return mask
 
 
-def _images_seen(context: InputContext) -> torch.Tensor:
-    """Let each token attend to one image more than the token before, of those of its prompt."""
+def _image_attention_mask(context: InputContext) -> torch.Tensor:
+    """Make a mask in which token i attends to the first i + 1 images, [batch, sequence, images]."""
     import torch
 
     count = context.inputs["pixel_values"].shape[1]
     return torch.ones(context.length, count).tril().long().expand(context.batch, -1, -1).clone()
 
 
-def takes_positions(config: PreTrainedConfig) -> bool:
-    """Return whether an encoder takes patches of images, padded to one length, and their positions."""
+def takes_padded_patches(config: PreTrainedConfig) -> bool:
+    """Return whether an encoder takes patches, padded to one length, and `pixel_position_ids`."""
     return all(hasattr(config, name) for name in ("position_embedding_size", "pooling_kernel_size", "patch_size"))
 
 
-def _patches(context: InputContext) -> int:
+def _patch_count(context: InputContext) -> int:
     return int(_FRAMES * (_FRAMES + context.batch) * context.config.pooling_kernel_size**2)
 
 
-def _positions(context: InputContext) -> torch.Tensor:
-    """Place the patches of a square image, in columns and rows; what follows is padding."""
+def _padded_position_ids(context: InputContext) -> torch.Tensor:
+    """Make the (column, row) of each patch of a square image, -1 for padding, [batch, patches, 2]."""
     import torch
 
-    side, numbers = _FRAMES * context.config.pooling_kernel_size, torch.arange(_patches(context))
-    places = torch.stack([numbers % side, numbers // side], dim=-1)
-    places[side**2 :] = -1
-    return places.expand(context.batch, -1, -1).clone()
+    side, indices = _FRAMES * context.config.pooling_kernel_size, torch.arange(_patch_count(context))
+    positions = torch.stack([indices % side, indices // side], dim=-1)
+    positions[side**2 :] = -1
+    return positions.expand(context.batch, -1, -1).clone()
 
 
-def _places_in_a_square(context: InputContext) -> torch.Tensor:
-    """Place patches in a square, in columns and rows; what follows is padding."""
+def _square_position_ids(context: InputContext) -> torch.Tensor:
+    """Make the (column, row) of each patch in the largest square of patches, -1 for padding, [batch, patches, 2]."""
     import torch
 
     count = context.inputs["pixel_values"].shape[1]
-    side, numbers = math.isqrt(count), torch.arange(count)
-    places = torch.stack([numbers % side, numbers // side], dim=-1)
-    places[side**2 :] = -1
-    return places.expand(context.batch, -1, -1).clone()
+    side, indices = math.isqrt(count), torch.arange(count)
+    positions = torch.stack([indices % side, indices // side], dim=-1)
+    positions[side**2 :] = -1
+    return positions.expand(context.batch, -1, -1).clone()
 
 
-def _pooled(context: InputContext) -> torch.Tensor:
-    """Index the patches of each feature, four for each of four features of an image; one of them has fewer."""
+def _pooling_indices(context: InputContext) -> torch.Tensor:
+    """Make the patch indices to pool: four features of four patches per image, the last padded with -1."""
     import torch
 
     first = torch.arange(context.batch)[:, None, None] * int(context.inputs["pixel_values"].shape[1])
@@ -294,50 +294,50 @@ def _pooled(context: InputContext) -> torch.Tensor:
     return patches.flatten(0, 1)
 
 
-def _every_other(context: InputContext) -> torch.Tensor:
-    """Let every other token see all others."""
-    mask = 0 * _numbers(context.batch, context.length)
+def _global_attention_mask(context: InputContext) -> torch.Tensor:
+    """Make a mask with global attention for every other token, [batch, sequence]."""
+    mask = 0 * _int_ones(context.batch, context.length)
     mask[:, ::2] = 1
     return mask
 
 
-def _flattened(context: InputContext) -> torch.Tensor:
-    """Make patches that begin with their row and column, counted from one."""
+def _flattened_patches(context: InputContext) -> torch.Tensor:
+    """Make patches whose first two values are their row and column, from 1, [batch, patches, 2 + values]."""
     import torch
 
-    side, channels = context.number("patch_size", default=16), context.number("num_channels", default=3)
-    patches = torch.rand(context.batch, _FRAMES**2, 2 + channels * side**2, generator=_seeded())
-    numbers = torch.arange(_FRAMES**2)
-    patches[..., 0], patches[..., 1] = numbers // _FRAMES + 1, numbers % _FRAMES + 1
+    side, channels = context.config_int("patch_size", default=16), context.config_int("num_channels", default=3)
+    patches = torch.rand(context.batch, _FRAMES**2, 2 + channels * side**2, generator=_generator())
+    indices = torch.arange(_FRAMES**2)
+    patches[..., 0], patches[..., 1] = indices // _FRAMES + 1, indices % _FRAMES + 1
     return patches
 
 
-def _actions(context: InputContext) -> torch.Tensor:
-    """Make the states of a robot and of the actions that follow."""
+def _action_embeds(context: InputContext) -> torch.Tensor:
+    """Make the embeddings of a robot's state and of an action chunk, [batch, 1 + chunk_size, hidden_size]."""
     import torch
 
     config = context.config
-    return torch.rand(context.batch, 1 + config.chunk_size, config.dit_config.hidden_size, generator=_seeded())
+    return torch.rand(context.batch, 1 + config.chunk_size, config.dit_config.hidden_size, generator=_generator())
 
 
 def _noise(context: InputContext) -> torch.Tensor:
-    """Make what a robot's actions are made of, or the numbers by which patches are hidden."""
+    """Make the noise that is denoised to actions, or that of a masked autoencoder."""
     import torch
 
-    if not takes_cameras(context.config):
-        return _shuffling(context)
+    if not is_vision_language_action(context.config):
+        return _masking_noise(context)
     shape = (context.batch, context.config.chunk_size, context.config.max_action_dim)
-    return torch.rand(shape, generator=_seeded())
+    return torch.rand(shape, generator=_generator())
 
 
-def _seeded() -> torch.Generator:
+def _generator() -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(0)
 
 
 def _context_size(context: InputContext) -> int:
-    return context.number("hidden_size", default=64) * len(getattr(context.config, "target_layer_ids", None) or [0])
+    return context.config_int("hidden_size", default=64) * len(getattr(context.config, "target_layer_ids", None) or [0])
 
 
 def _time_features(context: InputContext, length: int) -> torch.Tensor:
@@ -346,80 +346,90 @@ def _time_features(context: InputContext, length: int) -> torch.Tensor:
     return _zeros(context.batch, length, max(count, 1))
 
 
-_TEXT = {0: "batch", 1: "sequence"}
+_SEQUENCE = {0: "batch", 1: "sequence"}
 _BATCH = {0: "batch"}
 _PATCHES = {0: "batch", 1: "patches"}
 _AUDIO = {0: "batch", 1: "audio_sequence"}
 _IMAGE = {0: "batch", 2: "height", 3: "width"}
 _VISUAL = {0: "batch", 1: "visual_sequence"}
 _DUMMY_INPUTS: dict[str, DummyInput] = {
-    "global_attention_mask": DummyInput(_TEXT, _every_other),
-    "pixel_position_ids": DummyInput(_PATCHES, _positions),
-    "image_attention_mask": DummyInput({0: "batch", 1: "sequence", 2: "num_images"}, _images_seen),
-    "image_token_pooling": DummyInput(_BATCH, _pooled),
-    "image_grids": DummyInput(_BATCH, lambda s: _numbers(s.batch, 4) * _numbers(4).new_tensor([1, 2, 1, 2])),
-    "image_position_ids": DummyInput(_PATCHES, _places_in_a_square),
+    "global_attention_mask": DummyInput(_SEQUENCE, _global_attention_mask),
+    "pixel_position_ids": DummyInput(_PATCHES, _padded_position_ids),
+    "image_attention_mask": DummyInput({0: "batch", 1: "sequence", 2: "num_images"}, _image_attention_mask),
+    "image_token_pooling": DummyInput(_BATCH, _pooling_indices),
+    "image_grids": DummyInput(_BATCH, lambda s: _int_ones(s.batch, 4) * _int_ones(4).new_tensor([1, 2, 1, 2])),
+    "image_position_ids": DummyInput(_PATCHES, _square_position_ids),
     "audio_input_ids": DummyInput(
-        {0: "batch", 1: "audio_sequence"}, lambda s: _numbers(s.batch, _TICKS, s.config.audio_config.n_mel_bins)
+        {0: "batch", 1: "audio_sequence"}, lambda s: _int_ones(s.batch, _MEL_FRAMES, s.config.audio_config.n_mel_bins)
     ),
     "audio_mel": DummyInput(
-        _AUDIO, lambda s: _zeros(s.batch, _TICKS * s.batch, s.number("input_feat_size", default=128))
+        _AUDIO, lambda s: _zeros(s.batch, _MEL_FRAMES * s.batch, s.config_int("input_feat_size", default=128))
     ),
-    "audio_mel_mask": DummyInput(_AUDIO, lambda s: _numbers(s.batch, _TICKS * s.batch) == 0),  # nothing is hidden
+    "audio_mel_mask": DummyInput(_AUDIO, lambda s: _int_ones(s.batch, _MEL_FRAMES * s.batch) == 0),  # nothing is masked
     "noise_embeds": DummyInput(
         {0: "batch", 1: "block"},
-        lambda s: _zeros(s.batch, s.number("block_size", default=16), s.number("hidden_size", default=64)),
+        lambda s: _zeros(s.batch, s.config_int("block_size", default=16), s.config_int("hidden_size", default=64)),
     ),
-    "context_hidden_states": DummyInput(_TEXT, lambda s: _zeros(s.batch, _PLACES, _context_size(s))),
-    "pixel_attention_mask": DummyInput(_BATCH, lambda s: _numbers(s.batch, _CAMERAS) == 1),
-    "action_embeds": DummyInput(_BATCH, _actions),
+    "context_hidden_states": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, _context_size(s))),
+    "pixel_attention_mask": DummyInput(_BATCH, lambda s: _int_ones(s.batch, _CAMERAS) == 1),
+    "action_embeds": DummyInput(_BATCH, _action_embeds),
     "noise": DummyInput(_BATCH, _noise),
-    "state": DummyInput(_BATCH, lambda s: _zeros(s.batch, s.number("max_state_dim", default=32))),
+    "state": DummyInput(_BATCH, lambda s: _zeros(s.batch, s.config_int("max_state_dim", default=32))),
     "timestep": DummyInput(_BATCH, lambda s: _ones(s.batch)),
-    "image_embeds_position_mask": DummyInput(_TEXT, _places_of_images),
-    "decoder_input_ids": DummyInput({0: "batch", 1: "decoder_sequence"}, _decoder_tokens),
-    "inputs": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("d_model", default=64))),
-    "inputs_embeds": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
-    "query_embeds": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("hidden_size", default=64))),
+    "image_embeds_position_mask": DummyInput(_SEQUENCE, _image_position_mask),
+    "decoder_input_ids": DummyInput({0: "batch", 1: "decoder_sequence"}, _decoder_input_ids),
+    "inputs": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, s.length, s.config_int("d_model", default=64))),
+    "inputs_embeds": DummyInput(
+        _SEQUENCE, lambda s: _zeros(s.batch, s.length, s.config_int("hidden_size", default=64))
+    ),
+    "query_embeds": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, s.length, s.config_int("hidden_size", default=64))),
     "encoder_hidden_states": DummyInput(
         {0: "batch", 1: "encoder_sequence"},
-        lambda s: _zeros(s.batch, _PLACES, s.number("encoder_hidden_size", "hidden_size", default=64)),
+        lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, s.config_int("encoder_hidden_size", "hidden_size", default=64)),
     ),
-    "pixel_values": DummyInput(_BATCH, _frames),
-    "qformer_input_ids": DummyInput({0: "batch", 1: "qformer_sequence"}, lambda s: _numbers(s.batch, _DECODER_LENGTH)),
-    "bbox": DummyInput(_TEXT, _boxes),
-    "token_type_ids": DummyInput(_TEXT, _kinds),
-    "visual_feats": DummyInput(_VISUAL, lambda s: _zeros(s.batch, _PLACES, s.number("visual_feat_dim", default=2048))),
-    "visual_pos": DummyInput(_VISUAL, lambda s: _zeros(s.batch, _PLACES, s.number("visual_pos_dim", default=4))),
-    "pixel_values_videos": DummyInput(_BATCH, _frames),
+    "pixel_values": DummyInput(_BATCH, _pixel_values),
+    "qformer_input_ids": DummyInput({0: "batch", 1: "qformer_sequence"}, lambda s: _int_ones(s.batch, _DECODER_LENGTH)),
+    "bbox": DummyInput(_SEQUENCE, _bbox),
+    "token_type_ids": DummyInput(_SEQUENCE, _token_type_ids),
+    "visual_feats": DummyInput(
+        _VISUAL, lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, s.config_int("visual_feat_dim", default=2048))
+    ),
+    "visual_pos": DummyInput(
+        _VISUAL, lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, s.config_int("visual_pos_dim", default=4))
+    ),
+    "pixel_values_videos": DummyInput(_BATCH, _pixel_values),
     "input_points": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
-    "input_labels": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _numbers(s.batch, 2, 3)),
-    "input_features_mask": DummyInput(_BATCH, _audio_mask),
-    "flattened_patches": DummyInput(_TEXT, _flattened),
+    "input_labels": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _int_ones(s.batch, 2, 3)),
+    "input_features_mask": DummyInput(_BATCH, _input_features_mask),
+    "flattened_patches": DummyInput(_SEQUENCE, _flattened_patches),
     "past_values": DummyInput(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": DummyInput(_BATCH, lambda s: _ones(*s.past)),
     "past_time_features": DummyInput(_BATCH, lambda s: _time_features(s, s.past[1])),
-    "future_values": DummyInput(_BATCH, lambda s: _zeros(s.batch, s.number("prediction_length", default=4))),
-    "future_time_features": DummyInput(_BATCH, lambda s: _time_features(s, s.number("prediction_length", default=4))),
-    "past_values_padding": DummyInput(_BATCH, lambda s: 0 * _numbers(*s.past)),
-    "freq": DummyInput(_BATCH, lambda s: 0 * _numbers(s.batch, 1)),
-    "task_inputs": DummyInput(_BATCH, lambda s: _numbers(s.batch, s.number("task_seq_len", default=77))),
-    "states": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("state_dim", default=17))),
-    "actions": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, s.number("act_dim", default=4))),
-    "rewards": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),
-    "returns_to_go": DummyInput(_TEXT, lambda s: _zeros(s.batch, s.length, 1)),
-    "timesteps": DummyInput(_TEXT, _steps),
-    "prompt_pixel_values": DummyInput(_IMAGE, _like_images),
-    "prompt_masks": DummyInput(_IMAGE, _like_images),
+    "future_values": DummyInput(_BATCH, lambda s: _zeros(s.batch, s.config_int("prediction_length", default=4))),
+    "future_time_features": DummyInput(
+        _BATCH, lambda s: _time_features(s, s.config_int("prediction_length", default=4))
+    ),
+    "past_values_padding": DummyInput(_BATCH, lambda s: 0 * _int_ones(*s.past)),
+    "freq": DummyInput(_BATCH, lambda s: 0 * _int_ones(s.batch, 1)),
+    "task_inputs": DummyInput(_BATCH, lambda s: _int_ones(s.batch, s.config_int("task_seq_len", default=77))),
+    "states": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, s.length, s.config_int("state_dim", default=17))),
+    "actions": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, s.length, s.config_int("act_dim", default=4))),
+    "rewards": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, s.length, 1)),
+    "returns_to_go": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, s.length, 1)),
+    "timesteps": DummyInput(_SEQUENCE, _timesteps),
+    "prompt_pixel_values": DummyInput(_IMAGE, _zeros_like_images),
+    "prompt_masks": DummyInput(_IMAGE, _zeros_like_images),
     "noise_sequence": DummyInput(
         {0: "batch", 1: "noise_length"},
-        lambda s: _normal(s.batch, s.inputs["input_features"].shape[1], s.number("model_in_channels", default=64)),
+        lambda s: _normal(s.batch, s.inputs["input_features"].shape[1], s.config_int("model_in_channels", default=64)),
     ),
-    "hidden_states": DummyInput(_BATCH, _in_and_out_of_audio),
+    "hidden_states": DummyInput(_BATCH, _audio_codec_input),
     "decoder_input_values": DummyInput(
         {0: "batch", 1: "decoder_sequence"},
-        lambda s: _zeros(s.batch, _DECODER_LENGTH, s.number("num_mel_bins", default=80)),
+        lambda s: _zeros(s.batch, _DECODER_LENGTH, s.config_int("num_mel_bins", default=80)),
     ),
-    "speaker_embeddings": DummyInput(_BATCH, lambda s: _zeros(s.batch, s.number("speaker_embedding_dim", default=512))),
+    "speaker_embeddings": DummyInput(
+        _BATCH, lambda s: _zeros(s.batch, s.config_int("speaker_embedding_dim", default=512))
+    ),
     "latents": DummyInput({0: "batch", 2: "latent_sequence"}, _latents),
 }

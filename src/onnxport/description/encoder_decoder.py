@@ -1,8 +1,8 @@
-"""Describe the two graphs that an encoder-decoder becomes for generation: its encoder, and one decoder for all steps.
+"""Describe the two graphs of an encoder-decoder for generation: its encoder, and one decoder for all steps.
 
-The decoder takes what the encoder outputs and a cache of the keys and values that were made of it. Only states beyond
-those in the cache are projected: all of them in the first step, whose cache is empty, and none later. So one graph does
-for both, without a branch; a runtime that doesn't support `If` runs it, too.
+The decoder takes the encoder's hidden states and the cross-attention cache. It projects only hidden states whose keys
+and values aren't cached: all in the first step, when the cache is empty, and none later. One graph therefore serves
+both cases without a branch, and runs on runtimes that don't support `If`.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_STATES = ("key_value_states", "encoder_hidden_states")
-"""What Transformers' attention modules call the states that a decoder attends to."""
-_STATES_AXES = 3
+_ENCODER_STATES_PARAMETERS = ("key_value_states", "encoder_hidden_states")
+"""Parameters of Transformers' cross-attention modules for the encoder's hidden states."""
+_HIDDEN_STATES_RANK = 3
 _LENGTHS = {"decoder": 3, "past": 5, "known": 2}
-"""Tokens of an example: given, cached, and encoder states whose keys are cached."""
+"""Sequence lengths of the dummy inputs: input tokens, cached tokens, and encoder hidden states with cached keys."""
 
 
 class EncoderOnnxConfig(DerivedOnnxConfig):
-    """Describe the encoder of an encoder-decoder; a mask that it returns for the decoder gets its own name."""
+    """Describe the encoder of an encoder-decoder; a mask that it returns is named `encoder_attention_mask`."""
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the encoder; see `OnnxConfig`."""
         outputs = dict(super().run(forward, arguments))
-        if _pools(outputs):
+        if _projects_last(outputs):
             outputs["last_hidden_state"] = outputs.pop("pooler_output")
         if "attention_mask" in outputs:
             outputs["encoder_attention_mask"] = outputs.pop("attention_mask")
         return outputs
 
 
-def _pools(outputs: Mapping[str, Any]) -> bool:
-    """Return whether an encoder projects its hidden states to the decoder's size at last (PP-FormulaNet)."""
+def _projects_last(outputs: Mapping[str, Any]) -> bool:
+    """Return whether an encoder's `pooler_output` is its hidden states in the decoder's size (PP-FormulaNet)."""
     pooled = outputs.get("pooler_output")
-    return pooled is not None and pooled.dim() == _STATES_AXES
+    return pooled is not None and pooled.dim() == _HIDDEN_STATES_RANK
 
 
 class InnerEncoderOnnxConfig(EncoderOnnxConfig):
-    """Describe an encoder that isn't a model of its own, as FSMT's: what runs is the whole model's, asked for it."""
+    """Describe an encoder that isn't a PreTrainedModel, such as FSMT's: the traced model is the encoder-decoder."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name what the encoder takes."""
+        """Return the names of the encoder's parameters."""
         return tuple(inspect.signature(model.get_encoder().forward).parameters)
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
@@ -70,34 +70,34 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     """Describe the decoder of an encoder-decoder.
 
     Attributes:
-        is_time_first: whether its layers take the encoder's hidden states as [sequence, batch, size].
+        is_time_first: whether its layers take the encoder's hidden states as [sequence, batch, hidden_size].
 
     Args:
-        model: the whole model; it is run once.
+        model: the encoder-decoder; it is run once.
         encoder: description of its encoder.
-        preprocessor: what makes the encoder's inputs.
+        preprocessor: makes the encoder's inputs.
 
     Raises:
-        UnsupportedError: the model has no such cache.
+        UnsupportedError: the model has no cache of self-attention and cross-attention.
     """
 
     is_time_first: ClassVar[bool] = False
-    _token_name: ClassVar[str] = "decoder_input_ids"
+    _input_ids_name: ClassVar[str] = "decoder_input_ids"
 
     def __init__(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
         OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
-        self._look_at(model, encoder, preprocessor)
+        self._inspect_forward(model, encoder, preprocessor)
 
     def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
-        """Return what is replaced in the model's code while it is traced; a hook."""
+        """Return the patches of the model's code for the trace; a hook."""
         return []
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """Mask of the encoder's input where it has one, tokens, the encoder's states, and the cache."""
+        """The encoder's attention mask if it has one, token ids, the encoder's hidden states, and the cache."""
         inputs: dict[str, Mapping[int, str]] = {}
-        if self._mask is not None:
-            inputs["encoder_attention_mask"] = {0: "batch", 1: self._mask}
+        if self._mask_label is not None:
+            inputs["encoder_attention_mask"] = {0: "batch", 1: self._mask_label}
         inputs["input_ids"] = {0: "batch", 1: "decoder_sequence"}
         inputs["encoder_hidden_states"] = {0: "batch", 1: "encoder_sequence"}
         self.fill_with_past_key_values_(inputs, "inputs")
@@ -120,7 +120,7 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             if direction == "inputs"
             else {"decoder": "past_decoder_sequence + decoder_sequence", "encoder": "encoder_sequence"}
         )
-        for layer in range(self._cache.depth):
+        for layer in range(self._cache_layout.depth):
             for part, length in lengths.items():
                 for tensor in ("key", "value"):
                     inputs_or_outputs[f"{name}.{layer}.{part}.{tensor}"] = {0: "batch", 2: length}
@@ -133,26 +133,26 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         is_pair: bool = False,
         framework: Any = "pt",
     ) -> Mapping[str, Any]:
-        """Make tokens, states of an encoder, and a cache of some earlier tokens and some of the states."""
+        """Make token ids, encoder hidden states, and a cache of both attentions."""
         import torch
 
         batch = self.default_batch_size if batch_size < 1 else batch_size
-        states, mask = self._shapes
+        hidden_states, mask = self._encoder_shapes
         inputs: dict[str, Any] = {
-            "input_ids": self._tokens(batch, _LENGTHS["decoder"]),
-            "encoder_hidden_states": torch.zeros(batch, *states),
+            "input_ids": self._decoder_input_ids(batch, _LENGTHS["decoder"]),
+            "encoder_hidden_states": torch.zeros(batch, *hidden_states),
         }
-        if self._mask is not None:
+        if self._mask_label is not None:
             inputs["encoder_attention_mask"] = torch.ones(batch, *mask, dtype=torch.int64)
         lengths = (_LENGTHS["past"],) * 2 + (_LENGTHS["known"],) * 2
         inputs[PAST] = [
             tuple(torch.zeros(batch, heads, n, size) for (heads, size), n in zip(layer, lengths, strict=True))
-            for layer in self._cache.layers
+            for layer in self._cache_layout.layers
         ]
         return inputs
 
-    def _tokens(self, batch: int, length: int) -> Any:
-        """Make tokens, [batch, length]; for a decoder of audio, several codes in place of each."""
+    def _decoder_input_ids(self, batch: int, length: int) -> Any:
+        """Make token ids, [batch, length]; [batch, length, channels] for a decoder of audio codes."""
         import torch
 
         channels = getattr(getattr(self._config, "decoder_config", None), "num_channels", None)
@@ -160,85 +160,90 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model on its encoder's hidden states."""
-        states, cache = arguments["encoder_hidden_states"].clone(), arguments[PAST]  # some models change it in place
-        known = cache.cross_attention_cache.layers[0].keys.shape[2]
-        complete = isinstance(known, int) and known == states.shape[1]
-        cache.is_updated = dict.fromkeys(cache.is_updated, complete)
-        with _without_states(model_of(forward), 0 if complete else known, self.is_time_first):
+        hidden_states, cache = arguments["encoder_hidden_states"].clone(), arguments[PAST]  # some models modify them
+        cached = cache.cross_attention_cache.layers[0].keys.shape[2]
+        is_complete = isinstance(cached, int) and cached == hidden_states.shape[1]
+        cache.is_updated = dict.fromkeys(cache.is_updated, is_complete)
+        with _skipping_cached_states(model_of(forward), 0 if is_complete else cached, self.is_time_first):
             return forward(
-                **self._encoded(states, arguments.get("encoder_attention_mask")),
-                **{self._token_name: arguments["input_ids"]},
+                **self._encoder_arguments(hidden_states, arguments.get("encoder_attention_mask")),
+                **{self._input_ids_name: arguments["input_ids"]},
                 past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
             )
 
-    def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
-        """Return what the model takes in place of its encoder's inputs."""
+    def _encoder_arguments(self, hidden_states: Any, mask: Any) -> dict[str, Any]:
+        """Return the arguments that replace the encoder's inputs: `encoder_outputs` and the mask."""
         if self._returns_mask:
-            return {"encoder_outputs": self._output_class(last_hidden_state=states, attention_mask=mask)}
-        pooled = {"pooler_output": states} if self._pools else {}
-        inputs = {"encoder_outputs": self._output_class(last_hidden_state=states, **pooled)}
-        return inputs if mask is None else {**inputs, "attention_mask": mask}
+            return {"encoder_outputs": self._output_class(last_hidden_state=hidden_states, attention_mask=mask)}
+        pooled = {"pooler_output": hidden_states} if self._projects_last else {}
+        arguments = {"encoder_outputs": self._output_class(last_hidden_state=hidden_states, **pooled)}
+        return arguments if mask is None else {**arguments, "attention_mask": mask}
 
     def _encoder_of(self, model: PreTrainedModel) -> Any:
         return model.get_encoder()
 
-    def _look_at(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
-        """Run the model once and note what its encoder returns and what it caches."""
+    def _inspect_forward(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+        """Run the model once and record its encoder's output class and shapes, and the layout of its cache."""
         import torch
 
         inputs = move(dict(encoder.generate_dummy_inputs(preprocessor)), model)
         with torch.no_grad():
             outputs = self._encoder_of(model)(**inputs, return_dict=True)
-            self._pools = _pools(outputs)
-            states = outputs.pooler_output if self._pools else outputs.last_hidden_state
+            self._projects_last = _projects_last(outputs)
+            hidden_states = outputs.pooler_output if self._projects_last else outputs.last_hidden_state
             mask = outputs.get("attention_mask", inputs.get("attention_mask"))
             self._output_class, self._returns_mask = type(outputs), "attention_mask" in outputs
-            tokens = self._tokens(states.shape[0], 2).to(states.device)
+            tokens = self._decoder_input_ids(hidden_states.shape[0], 2).to(hidden_states.device)
             result = model(
-                **self._encoded(states, mask), **{self._token_name: tokens}, use_cache=True, return_dict=True
+                **self._encoder_arguments(hidden_states, mask),
+                **{self._input_ids_name: tokens},
+                use_cache=True,
+                return_dict=True,
             )
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):
-            kept = type(cache).__name__ if cache is not None else "no cache"
+            found = f"a {type(cache).__name__}" if cache is not None else "no cache"
             text_only = accepts_modality(type(model)) and not takes_modality(encoder)
-            remedy = "describe it in an OnnxConfig of your own (docs/api.md)" if text_only else "add --no-past"
+            remedy = "describe it in a custom OnnxConfig (docs/api.md)" if text_only else "add --no-past"
             raise UnsupportedError(
-                f"{type(model).__name__} keeps {kept}, not the keys and values of both attentions of every layer, so "
-                f"it can't be exported with past; {remedy}"
+                f"{type(model).__name__} can't be exported with past: it returns {found}, not the keys and values of "
+                f"self-attention and cross-attention of every layer; {remedy}"
             )
-        self._cache = CrossAttentionLayout(
+        self._cache_layout = CrossAttentionLayout(
             tuple(tuple((int(tensor.shape[1]), int(tensor.shape[3])) for tensor in layer) for layer in past)
         )
-        self._shapes = (tuple(states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
-        same = mask is not None and mask.shape[1] == states.shape[1]
-        self._mask = None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
+        self._encoder_shapes = (tuple(hidden_states.shape[1:]), tuple(mask.shape[1:]) if mask is not None else ())
+        same = mask is not None and mask.shape[1] == hidden_states.shape[1]
+        self._mask_label = (
+            None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
+        )
 
 
 class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
-    """Describe a text decoder that is a model of its own and attends to a vision encoder's hidden states (BLIP).
+    """Describe a text decoder that is a separate model with cross-attention to a vision encoder (BLIP).
 
     Args:
         model: the decoder; it is run once.
         vision: the encoder.
         encoder: description of the encoder.
-        preprocessor: what makes images.
+        preprocessor: makes `pixel_values`.
     """
 
-    _token_name = "input_ids"
+    _input_ids_name = "input_ids"
 
     def __init__(self, model: PreTrainedModel, vision: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
-        self._vision = vision
+        self._vision_model = vision
         super().__init__(model, encoder, preprocessor)
-        del self._vision
+        del self._vision_model
 
     def _encoder_of(self, model: PreTrainedModel) -> Any:
-        return self._vision
+        return self._vision_model
 
-    def _encoded(self, states: Any, mask: Any) -> dict[str, Any]:
-        return {"encoder_hidden_states": states}
+    def _encoder_arguments(self, hidden_states: Any, mask: Any) -> dict[str, Any]:
+        return {"encoder_hidden_states": hidden_states}
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
@@ -249,19 +254,19 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
 
 
 @contextmanager
-def _without_states(model: PreTrainedModel, known: Any, is_time_first: bool) -> Iterator[None]:
-    """Hide the first `known` of an encoder's hidden states from the projections of a decoder, in a block."""
+def _skipping_cached_states(model: PreTrainedModel, cached: Any, is_time_first: bool) -> Iterator[None]:
+    """Drop the first `cached` encoder hidden states from the inputs of cross-attention modules, inside the block."""
 
-    def hide(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def skip(module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = inspect.signature(module.forward).bind(*positional, **named)
-        for name in _STATES:
+        for name in _ENCODER_STATES_PARAMETERS:
             if bound.arguments.get(name) is not None:
-                states = bound.arguments[name]
-                kept = states[known:] if is_time_first else states[:, known:]
-                bound.arguments[name] = kept.contiguous()
+                hidden_states = bound.arguments[name]
+                remaining = hidden_states[cached:] if is_time_first else hidden_states[:, cached:]
+                bound.arguments[name] = remaining.contiguous()
         return bound.args, bound.kwargs
 
-    handles = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in _projecting(model)]
+    handles = [module.register_forward_pre_hook(skip, with_kwargs=True) for module in _cross_attention_modules(model)]
     try:
         yield
     finally:
@@ -269,10 +274,10 @@ def _without_states(model: PreTrainedModel, known: Any, is_time_first: bool) -> 
             handle.remove()
 
 
-def _projecting(model: PreTrainedModel) -> list[Any]:
-    """Return the innermost modules that take an encoder's states."""
+def _cross_attention_modules(model: PreTrainedModel) -> list[Any]:
+    """Return the innermost modules that take an encoder's hidden states."""
 
     def takes(module: Any) -> bool:
-        return any(name in inspect.signature(module.forward).parameters for name in _STATES)
+        return any(name in inspect.signature(module.forward).parameters for name in _ENCODER_STATES_PARAMETERS)
 
     return [m for m in model.modules() if takes(m) and not any(takes(inner) for inner in m.modules() if inner is not m)]

@@ -1,4 +1,4 @@
-"""How the rows that encoders return get into a decoder: data, which the manifest keeps for whoever runs the graphs."""
+"""How a decoder takes the embeddings that encoders return: data in the manifest for any runtime of the graphs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ MAIN_INPUTS = (
     *("pixel_values", "input_features", "image_pixel_values", "audio_input_features", "audio_input_ids"),
     "flattened_patches",
 )
-"""Inputs that are the images or the audio, not masks or sizes of them."""
+"""Inputs with the images or audio themselves, not their masks or sizes."""
 
 
 @dataclass(frozen=True)
 class Modality:
-    """Describe how the rows that one encoder returns get into the decoder.
+    """Describe how the decoder takes the embeddings that one encoder returns.
 
     Attributes:
         name: `image` or `audio`.
         component: name of the encoder's graph.
-        input: its main input: the encoder runs where that is given.
-        output: its rows, [rows, hidden size] or [batch, rows, hidden size].
-        merge: `replace`: the rows replace the embeddings of placeholder tokens, in order; `prefix`: they come before
-            the embeddings of the prompt; `add`: a row is added to each embedding; `cross-attention`: layers attend to
-            them.
-        placeholder_token_id: the token that the rows replace; None where there is none, or the configuration lacks it.
-        deepstack_output: rows that some of the decoder's layers add at the same positions, [layers, rows, hidden size];
-            empty where there are none.
-        output_with_images: output to read in place of `output` where images are given, too; empty for none.
-        max_length: longest main input, along its second axis, that the graph was exported for; None for any.
+        input: its main input; the encoder runs only if this input is present.
+        output: its embeddings, [embeddings, hidden_size] or [batch, embeddings, hidden_size].
+        merge: `replace`: they replace the embeddings of placeholder tokens, in order; `prefix`: they are prepended to
+            the embeddings of the prompt; `add`: one is added to each token embedding; `cross-attention`: the decoder
+            attends to them.
+        placeholder_token_id: id of the token that they replace; None if there is none, or the configuration omits it.
+        deepstack_output: embeddings that some decoder layers add at the same positions, [layers, embeddings,
+            hidden_size]; empty if there are none.
+        output_with_images: output to use instead of `output` if there are images as well; empty if there is none.
+        max_length: maximum length of the main input's second axis in the exported graph; None for any.
     """
 
     name: str
@@ -58,19 +58,19 @@ class Interface:
 
 
 def modalities_of(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:
-    """Describe the modalities of an export as its configuration and the names in its graphs tell.
+    """Return the modalities of an export, from its configuration and the input and output names of its graphs.
 
     Args:
         config: the model's configuration.
         graphs: component name to its inputs and outputs.
     """
-    found = []
+    modalities = []
     for component, part in MODALITY_ENCODERS.items():
         if component not in graphs:
             continue
         graph = graphs[component]
         others = (name for name in graph.outputs if name.startswith(f"{part.output}_"))
-        found.append(
+        modalities.append(
             Modality(
                 component.removesuffix("_encoder").replace("vision", "image"),
                 component,
@@ -81,17 +81,17 @@ def modalities_of(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> 
                 output_with_images=next(others, ""),
             )
         )
-    return tuple(found)
+    return tuple(modalities)
 
 
 _DEEPSTACK = ("deepstack_features",)
 
 
 def completed_modalities(modalities: tuple[Modality, ...], config: PreTrainedConfig) -> tuple[Modality, ...]:
-    """Fill in placeholder tokens that `config.json` leaves to the configuration's class.
+    """Fill in ids of placeholder tokens that are defaults of the configuration's class, not in `config.json`.
 
     Args:
-        modalities: as the manifest has them.
+        modalities: the modalities in the manifest.
         config: the model's configuration.
     """
     return tuple(
@@ -105,15 +105,15 @@ def completed_modalities(modalities: tuple[Modality, ...], config: PreTrainedCon
 
 
 def placeholder_token_id(config: PreTrainedConfig, name: str) -> int | None:
-    """Return the id of a placeholder token: from the model's configuration, or from that of its encoder.
+    """Return the id of a placeholder token from the model's configuration, or from its encoder's configuration.
 
     Args:
         config: the model's configuration.
         name: `image_token_id` or `audio_token_id`.
     """
-    names = (name, name.replace("_id", "_index"))  # some configurations spell it so
+    names = (name, name.replace("_id", "_index"))  # some configurations have the latter
     encoder_config = getattr(config, {"image_token_id": "vision_config", "audio_token_id": "audio_config"}[name], None)
-    fields = [(part, spelled) for part in (config, encoder_config) for spelled in names]
-    fields += [(config, spelled.replace("image", "video")) for spelled in names]  # InstructBLIP for videos
-    token = next((getattr(part, spelled) for part, spelled in fields if hasattr(part, spelled)), None)
+    fields = [(owner, field) for owner in (config, encoder_config) for field in names]
+    fields += [(config, field.replace("image", "video")) for field in names]  # InstructBLIP for videos
+    token = next((getattr(owner, field) for owner, field in fields if hasattr(owner, field)), None)
     return None if token is None else int(token)

@@ -1,7 +1,7 @@
-"""Example inputs at wanted sizes: what a description generates, stretched, filled with varied values, masked.
+"""Example inputs at requested sizes: a description's dummy inputs, resized, filled with random values, padded.
 
-The generated text repeats one filler token; here it becomes random tokens, so that positions differ from each other.
-Special tokens stay where the tokenizer put them.
+Dummy token ids repeat one filler token; it is replaced with random tokens, so that values differ by position. Special
+tokens keep their positions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout
-from onnxport.description.dummy_inputs import PLACES
+from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
 from onnxport.description.signature import Signature, axis_size, solve
 from onnxport.description.text_configs import text_config_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from onnxport.configs import OnnxConfig
 
-_BATCH, _SEQUENCE = ("batch", "batch_size"), ("sequence", "encoder_sequence", "sequence_length")
+_BATCH_SYMBOLS, _SEQUENCE_SYMBOLS = ("batch", "batch_size"), ("sequence", "encoder_sequence", "sequence_length")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Examples:
 
     Attributes:
         config: description of the component.
-        signature: its inputs, with labels.
+        signature: its inputs, with labelled axes.
         preprocessor: tokenizer, processor, image processor or feature extractor.
         seed: seed of the random values.
     """
@@ -43,11 +43,11 @@ class Examples:
         """Generate inputs.
 
         Args:
-            sizes: symbol to size; symbols left out keep the size that the description generates.
-            padding: mask the last third of every row but the first, the first third where a past is given.
+            sizes: symbol to size; other symbols keep the size of the dummy inputs.
+            padding: mask a third of every sequence but the first: its end, or its start if there is a past.
 
         Returns:
-            Inputs with every known symbol at its wanted size.
+            Inputs with every known symbol at its requested size.
         """
         import torch
 
@@ -58,53 +58,53 @@ class Examples:
         generator = torch.Generator().manual_seed(self.seed)
         for name, tensor in layout.flat.items():
             for axis, label in signature.inputs[name].items():
-                tensor = _stretch(tensor, axis, axis_size(label, tensor.shape[axis], old, sizes))
-            layout.flat[name] = self._vary(name, tensor, generator)
+                tensor = _resize(tensor, axis, axis_size(label, tensor.shape[axis], old, sizes))
+            layout.flat[name] = self._randomize(name, tensor, generator)
         if padding:
             _pad(layout.flat)
         return layout
 
     def _generate(self, sizes: Mapping[str, int]) -> Mapping[str, Any]:
-        wanted: dict[str, Any] = {}
-        for parameter, symbols in (("batch_size", _BATCH), ("seq_length", _SEQUENCE)):
+        arguments: dict[str, Any] = {}
+        for parameter, symbols in (("batch_size", _BATCH_SYMBOLS), ("seq_length", _SEQUENCE_SYMBOLS)):
             size = next((sizes[symbol] for symbol in symbols if symbol in sizes), None)
             if size:
-                wanted[parameter] = size
-        nested = self.config.generate_dummy_inputs(self.preprocessor, framework="pt", **wanted)
+                arguments[parameter] = size
+        nested = self.config.generate_dummy_inputs(self.preprocessor, framework="pt", **arguments)
         return self.config.generate_dummy_inputs_onnxruntime(nested)
 
-    def _vary(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _randomize(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         import torch
 
         if tensor.is_floating_point():
             constant = tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all())
-            varies = constant and "mask" not in name
-            return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) if varies else tensor
+            is_filler = constant and "mask" not in name
+            return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) if is_filler else tensor
         if not name.endswith("input_ids"):
             return tensor
-        held = self._places()
-        text = tensor[~torch.isin(tensor, torch.tensor(held, dtype=tensor.dtype))]
+        placeholders = self._placeholder_token_ids()
+        text = tensor[~torch.isin(tensor, torch.tensor(placeholders, dtype=tensor.dtype))]
         filler = int(text.mode().values) if text.numel() else 0
-        choices = self._ordinary_tokens(filler)
-        drawn = choices[torch.randint(len(choices), tensor.shape, generator=generator)]
-        return torch.where(tensor == filler, drawn, tensor)
+        vocabulary = self._ordinary_tokens(filler)
+        sampled = vocabulary[torch.randint(len(vocabulary), tensor.shape, generator=generator)]
+        return torch.where(tensor == filler, sampled, tensor)
 
-    def _places(self) -> list[int]:
-        """List the placeholder tokens of images and audio."""
-        whole = self.config._config
-        parts = (whole, getattr(whole, "vlm_config", None))
-        found = (getattr(part, name, None) for part in parts for name in PLACES)
-        return [token for token in found if isinstance(token, int)]
+    def _placeholder_token_ids(self) -> list[int]:
+        """Return the ids of the placeholder tokens of images and audio."""
+        config = self.config._config
+        configs = (config, getattr(config, "vlm_config", None))
+        token_ids = (getattr(part, name, None) for part in configs for name in PLACEHOLDER_TOKEN_FIELDS)
+        return [token_id for token_id in token_ids if isinstance(token_id, int)]
 
     def _ordinary_tokens(self, filler: int) -> torch.Tensor:
-        """List tokens that mean nothing to the model: neither special to the tokenizer nor named in the config."""
+        """Return the ids of ordinary tokens: neither special tokens of the tokenizer nor `*_token_id` in the config."""
         import torch
 
         model_config = self.config._config
         text = text_config_of(model_config, "encoder")
         sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
         limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
-        special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._places()}
+        special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._placeholder_token_ids()}
         for key, value in text.to_dict().items():
             if key.endswith("_token_id"):
                 special |= set(value) if isinstance(value, list) else {value}
@@ -112,8 +112,8 @@ class Examples:
         return torch.tensor(tokens)
 
 
-def _stretch(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """Repeat or cut a tensor along an axis: values stay among those that were there."""
+def _resize(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """Resize an axis by repeating or truncating it, so that every value is one of the original values."""
     import torch
 
     if tensor.shape[axis] == size:
@@ -122,11 +122,11 @@ def _stretch(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 def _pad(flat: dict[str, torch.Tensor]) -> None:
-    """Mask a third of every row but the first: at the end, or at the start where a past is given."""
+    """Mask a third of every sequence but the first: its end (right padding), or its start if there is a past."""
     past = any(name.startswith("past_") for name in flat)
     for name, tensor in flat.items():
         if name.endswith("attention_mask") and tensor.dim() == 2 and tensor.shape[0] > 1:
             padded = tensor.clone()
-            hidden = max(tensor.shape[1] // 3, 1)
-            padded[1:, slice(0, hidden) if past else slice(-hidden, None)] = 0
+            count = max(tensor.shape[1] // 3, 1)
+            padded[1:, slice(0, count) if past else slice(-count, None)] = 0
             flat[name] = padded

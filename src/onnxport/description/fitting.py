@@ -1,6 +1,7 @@
-"""Fit the lengths of example audio inputs to each other, and to their text.
+"""Fit the lengths of dummy audio inputs to each other, and to the text.
 
-A preprocessor makes each by itself, or not at all: models relate numbers of frames, samples and codes.
+Models require certain ratios between the numbers of frames, samples and codes, but preprocessors make each input
+independently, or not at all.
 """
 
 from __future__ import annotations
@@ -12,44 +13,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    pass
-
 _FRAMES = 20
-_BOTH = ("input_features", "input_features_mask")
+_FEATURES_AND_MASK = ("input_features", "input_features_mask")
 
 
 def fit(config: PreTrainedConfig, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
-    """Change example inputs to what a model takes.
+    """Resize dummy audio inputs to lengths that a model accepts.
 
     Args:
-        config: its configuration.
-        parameters: what its forward takes.
-        inputs: by name; changed in place.
+        config: the model's configuration.
+        parameters: names of its forward's parameters.
+        inputs: dummy inputs by name; changed in place.
     """
     if "input_features" not in parameters:
         return
-    _as_long_as_text(config, inputs)
-    _as_long_as_audio(config, inputs)
+    _fit_audio_to_text(config, inputs)
+    _fit_codec_inputs(config, inputs)
 
 
 def fitted_axes(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
-    """Return the dynamic axes of inputs that belong together, by name."""
+    """Return the dynamic axes of inputs whose lengths depend on each other, by name."""
     axes: dict[str, Mapping[int, str]] = {}
     if "input_features" not in inputs:
         return axes
     if "input_ids" in inputs and hasattr(config, "audio_length_per_tok"):
         axes["input_features"] = {0: "batch", 2: "sequence"}
-    if "input_values" in inputs:  # as many samples to each frame
+    if "input_values" in inputs:  # a fixed number of samples per frame
         axes["input_values"] = {0: "batch", 2: "audio_sequence"}
         axes["input_features"] = {0: "batch", 1: "audio_sequence"}
     mask = inputs.get("input_features_mask")
     if mask is not None and mask.shape[1] == inputs["input_features"].shape[1]:
-        axes |= {name: {0: "batch", 1: "audio_sequence"} for name in _BOTH}
+        axes |= {name: {0: "batch", 1: "audio_sequence"} for name in _FEATURES_AND_MASK}
     return axes
 
 
-def _as_long_as_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
-    """Give audio as many frames as belong to its text, where each token takes some of them."""
+def _fit_audio_to_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
+    """Resize audio to `audio_length_per_tok` frames per token."""
     import torch
 
     frames, audio = getattr(config, "audio_length_per_tok", None), inputs.get("input_features")
@@ -57,8 +56,8 @@ def _as_long_as_text(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
         inputs["input_features"] = torch.zeros(*audio.shape[:2], frames * inputs["input_ids"].shape[1])
 
 
-def _as_long_as_audio(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
-    """Make samples and the frames of a second encoder, for a codec with a semantic encoder."""
+def _fit_codec_inputs(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
+    """Make samples and features of equal duration for a codec with an acoustic and a semantic encoder."""
     import torch
 
     semantic, audio = getattr(config, "semantic_model_config", None), inputs.get("input_values")

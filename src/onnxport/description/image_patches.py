@@ -1,6 +1,6 @@
-"""Describe what encodes images that come cut into patches, where a checkpoint ships nothing here that cuts them.
+"""Describe an encoder that takes images as patches, for checkpoints whose preprocessor makes none.
 
-A patch is a row of its values, or a small image of some frames; a model may ask where each of them stands.
+A patch is a vector of its values, or a small image of some frames; a model may also require position ids.
 """
 
 from __future__ import annotations
@@ -9,69 +9,69 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description._packed_patch_tracing import whole_states
+from onnxport.description._packed_patch_tracing import unsplit_features
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_PATCHES = 20
-"""Patches of an example image: a square of them, and some that are padding."""
+_PATCH_COUNT = 20
+"""Number of patches of a dummy image: a square, and some padding."""
 
 
 class ImagePatchesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
     """Describe an encoder of patches.
 
     Args:
-        model: the whole model; it is run once.
+        model: the multimodal model; its encoder is run once.
         component: `vision_encoder`.
-        preprocessor: the checkpoint's, which makes no patches.
+        preprocessor: the checkpoint's preprocessor, which isn't used.
 
     Raises:
-        UnsupportedError: the model needs more than can be made.
+        UnsupportedError: there are no dummies of some required inputs.
     """
 
     def __init__(self, model: PreTrainedModel, component: str, preprocessor: Any) -> None:
-        self._patch = _patch_of(model)
+        self._patch_shape = _patch_shape_of(model)
         vision = getattr(model.config, "vision_config", None)
         self._count = getattr(vision, "num_position_embeddings", None)
         super().__init__(model, component, preprocessor)
 
     @property
     def _image_axes(self) -> Mapping[int, str]:
-        free = len(self._patch) == 1 and self._count is None
-        return {0: "batch", 1: "patches"} if free else {0: "batch"}
+        is_dynamic = len(self._patch_shape) == 1 and self._count is None
+        return {0: "batch", 1: "patches"} if is_dynamic else {0: "batch"}
 
-    def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
+    def _preprocessed(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
         import torch
 
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        count = (self._count or _PATCHES,) if len(self._patch) == 1 else ()
-        return {self._input: torch.zeros(batch, *count, *self._patch)}
+        count = (self._count or _PATCH_COUNT,) if len(self._patch_shape) == 1 else ()
+        return {self._input: torch.zeros(batch, *count, *self._patch_shape)}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; while it is traced, the states of all images stay together."""
+        """Run the encoder; during tracing, the features of all images stay in one tensor."""
         import torch
 
         if not torch.compiler.is_exporting():
             return super().run(forward, arguments)
-        with whole_states():
+        with unsplit_features():
             return super().run(forward, arguments)
 
     @staticmethod
     def fits(model: PreTrainedModel, component: str) -> bool:
-        """Say whether a model's images may come in patches."""
-        return component == "vision_encoder" and bool(_patch_of(model))
+        """Return whether a model may take images as patches."""
+        return component == "vision_encoder" and bool(_patch_shape_of(model))
 
 
-def _patch_of(model: PreTrainedModel) -> tuple[int, ...]:
-    """Return the shape of a patch; nothing where no part of the model projects one."""
+def _patch_shape_of(model: PreTrainedModel) -> tuple[int, ...]:
+    """Return the shape of a patch; empty if no module of the model projects patches."""
     vision = getattr(model.config, "vision_config", None)
     sizes = (getattr(vision, f"{name}_size", None) for name in ("temporal_patch", "patch", "patch"))
-    embeds = (part for name, part in model.named_modules() if "vision" in name and ("patch" in name or "embed" in name))
-    row = next((part.in_features for part in embeds if hasattr(part, "in_features")), None)
-    if row is not None:
-        return (int(row),)
+    embeds = (m for name, m in model.named_modules() if "vision" in name and ("patch" in name or "embed" in name))
+    size = next((module.in_features for module in embeds if hasattr(module, "in_features")), None)
+    if size is not None:
+        return (int(size),)
     shape = (*sizes, getattr(vision, "num_channels", None))
     return tuple(int(size) for size in shape) if all(shape) else ()  # type: ignore[arg-type]

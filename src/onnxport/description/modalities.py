@@ -1,4 +1,4 @@
-"""Which tasks need an image or audio input, and whether a model and its graphs have one."""
+"""The tasks that require an image or audio input; whether a model and its graphs have one."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from onnxport.description.tasks import Task
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
-_NEEDED = {
+_REQUIRED_MODALITIES = {
     "image-to-text": "images",
     "audio-text-to-text": "images or audio",
     "automatic-speech-recognition": "audio",
 }
-"""Tasks to what at least one of their graphs takes beside text."""
-_INPUTS = (
+"""Task to the modalities of which at least one graph has to take one, besides text."""
+_MODALITY_INPUTS = (
     *("pixel_values", "image_pixel_values", "image_patches", "flattened_patches", "input_features", "input_values"),
     *("audio_input_", "protein_input_ids"),
 )
-"""What inputs begin with that are images, audio or another modality themselves, not their masks or sizes."""
+"""Prefixes of inputs with images, audio or another modality themselves, not their masks or sizes."""
 
 
 def accepts_modality(model_class: type) -> bool:
-    """Return whether the forward of a class takes images, audio or another modality than text.
+    """Return whether the forward of a class takes images, audio or another modality besides text.
 
-    Transformers registers classes without any for such tasks, too: Mistral 4, which takes text alone; Dia, which makes
-    audio of text; Kyutai's speech-to-text, which takes audio as token ids.
+    Transformers also registers classes without one for such tasks: Mistral 4, which takes text only; Dia, which
+    generates audio from text; Kyutai's speech-to-text, which takes audio as token ids.
     """
     forward: Callable[..., object] = model_class.forward  # type: ignore[attr-defined]
     return _has_modality(inspect.signature(forward).parameters)
 
 
 def needed_modality(model_class: type, task: Task, *, decodes: bool) -> str | None:
-    """Name what a task needs beside text; None for nothing.
+    """Return the modalities that a task requires besides text; None if it requires none.
 
     Args:
         model_class: the class of the model that is exported.
-        task: what it is exported for.
+        task: the task of the export.
         decodes: whether the model is a decoder that takes an encoder's embeddings. Transformers registers some of them
-            as AutoModelForSeq2SeqLM, whose task names no modality.
+            as AutoModelForSeq2SeqLM, whose task implies no modality.
     """
     if not accepts_modality(model_class):
         return None
-    return _NEEDED.get(task.name) or ("images or audio" if decodes else None)
+    return _REQUIRED_MODALITIES.get(task.name) or ("images or audio" if decodes else None)
 
 
 def takes_modality(config: OnnxConfig) -> bool:
-    """Return whether a graph takes an image, audio or another modality than text.
+    """Return whether a graph takes images, audio or another modality besides text.
 
     Args:
         config: the description of one graph.
@@ -58,4 +58,4 @@ def takes_modality(config: OnnxConfig) -> bool:
 
 
 def _has_modality(names: Iterable[str]) -> bool:
-    return any(name.startswith(_INPUTS) and not name.endswith("_mask") for name in names)
+    return any(name.startswith(_MODALITY_INPUTS) and not name.endswith("_mask") for name in names)

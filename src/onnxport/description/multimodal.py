@@ -1,7 +1,7 @@
-"""Describe the graphs of a model that generates text from images or audio beside a prompt.
+"""Describe the graphs of a model that generates text from a prompt with images or audio.
 
-An encoder per medium gives one state for each of the places that the medium takes in the text, `embed_tokens` gives the
-states of the tokens, and the decoder takes states instead of tokens; whoever runs them puts the former into the latter.
+The encoder of each modality returns one embedding per placeholder token, `embed_tokens` returns the embeddings of token
+ids, and the decoder takes `inputs_embeds`. The runtime merges the encoders' embeddings into those of the prompt.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _EMBEDS = "inputs_embeds"
 
 
 class ModalityEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes images or audio.
+    """Describe the encoder of images or audio of a multimodal model.
 
     Args:
-        model: the whole model; it is run once.
+        model: the multimodal model; its encoder is run once.
         component: `vision_encoder` or `audio_encoder`.
-        preprocessor: what makes pixels or features.
+        preprocessor: makes `pixel_values` or `input_features`.
 
     Raises:
-        UnsupportedError: the model needs more than can be made, or its states can't be had in one tensor.
+        UnsupportedError: there are no dummies of some required inputs, or the features aren't tensors.
     """
 
     def __init__(self, model: PreTrainedModel, component: str, preprocessor: Any) -> None:
@@ -42,241 +42,245 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         part = MODALITY_ENCODERS[component]
         self._method, self._output = part.method, part.output
         self._parameters = inspect.signature(self.method_of(model)).parameters
-        self._input = _input_of(self._parameters, component)
+        self._input = _main_input_of(self._parameters, component)
         self._axes: dict[str, Mapping[int, str]] = {self._input: self._image_axes}
-        self._form = _WHOLE
-        self._multiple = 1
-        self._look_at(model, preprocessor)
+        self._output_format = _ONE_TENSOR
+        self._frame_multiple = 1
+        self._inspect_forward(model, preprocessor)
 
     @property
     def inputs(self) -> Axes:
-        """The pixels or features, and what else the encoder can't do without."""
+        """The pixel values or audio features, and the encoder's other required inputs."""
         return self._axes
 
     @property
     def outputs(self) -> Axes:
-        """The features, [batch, rows, hidden size], or [rows, hidden size] where they differ in number."""
-        return {self._output: {} if self._form == _JOINED else {0: "batch"}}
+        """The features, [batch, features, hidden_size]; [features, hidden_size] if their count differs by sample."""
+        return {self._output: {} if self._output_format == _CONCATENATED else {0: "batch"}}
 
     @property
     def _image_axes(self) -> Mapping[int, str]:
-        """Return the dynamic axes of the pixels or features that are sure; others are found by tracing."""
-        return _axes_of(self._input) if self._input in _OTHER_INPUTS[1:] else {0: "batch"}
+        """Return the known dynamic axes of the pixel values or audio features; tracing finds the others."""
+        return _axes_of(self._input) if self._input in _ALTERNATIVE_INPUTS[1:] else {0: "batch"}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
         """Make images or audio; see `OnnxConfig`."""
-        made = self._made(preprocessor, batch_size, **sizes)
-        known = dummy_input(self._input)
-        if self._input not in made and known is not None:
+        available = self._preprocessed(preprocessor, batch_size, **sizes)
+        dummy = dummy_input(self._input)
+        if self._input not in available and dummy is not None:
             batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-            made[self._input] = known.make(InputContext(self._config, batch, made))
-        if self._input not in made:
+            available[self._input] = dummy.make(InputContext(self._config, batch, available))
+        if self._input not in available:
             raise UnsupportedError(
-                f"the checkpoint has no preprocessor that makes {self._input}: it can't be described"
+                f"the checkpoint has no preprocessor that returns {self._input}: it can't be described"
             )
-        inputs = {self._input: made[self._input]}
+        inputs = {self._input: available[self._input]}
         for name in self._axes:
             if name not in inputs:
-                inputs[name] = made[name] if hasattr(made.get(name), "shape") else self._make(name, made)
+                is_tensor = hasattr(available.get(name), "shape")
+                inputs[name] = available[name] if is_tensor else self._make_input(name, available)
         return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder and what brings its states to the size of the text's."""
+        """Run the encoder and the projection to the decoder's hidden size."""
         import torch
 
         model = model_of(forward)
-        if self._form == _PROJECTED:
-            return {self._output: _projected(model, self.method_of(model), arguments)}
-        states = encoded(model, self.method_of(model), arguments)
-        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+        if self._output_format == _PROJECTOR_OUTPUT:
+            return {self._output: _projector_output(model, self.method_of(model), arguments)}
+        features = encoded(model, self.method_of(model), arguments)
+        return {self._output: torch.cat(list(features)) if isinstance(features, list | tuple) else features}
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """Return what encodes images or audio in a model, a hook.
+        """Return the method that encodes images or audio, such as `get_image_features`; a hook.
 
         Args:
-            model: the whole model.
+            model: the multimodal model.
         """
         return cast("Callable[..., Any]", method_of(model, self._method))
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
-        """Change example inputs in place to what the encoder takes, a hook.
+        """Change dummy inputs in place to what the encoder takes; a hook.
 
         Args:
-            inputs: by name.
+            inputs: dummy inputs by name.
         """
 
-    def _made(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
-        """Make inputs with the preprocessor; audio is cut where a model takes only certain lengths."""
-        made = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
+    def _preprocessed(self, preprocessor: Any, batch_size: int = -1, **sizes: Any) -> dict[str, Any]:
+        """Make inputs with the preprocessor; truncate audio to a multiple of `_frame_multiple` frames."""
+        inputs = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
         frames = dummy_input(self._input)
         if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
-            made[self._input] = frames.make(InputContext(self._config, len(made[self._input]), {}))
-        self.fit_inputs(made)
-        if self._input in made and self._multiple > 1:
-            whole = max(made[self._input].shape[1:])
-            kept = whole // self._multiple * self._multiple
-            for name, value in made.items():
-                if hasattr(value, "shape") and whole in value.shape[1:]:
-                    made[name] = value.narrow(list(value.shape).index(whole, 1), 0, kept).contiguous()
-        return made
+            inputs[self._input] = frames.make(InputContext(self._config, len(inputs[self._input]), {}))
+        self.fit_inputs(inputs)
+        if self._input in inputs and self._frame_multiple > 1:
+            length = max(inputs[self._input].shape[1:])
+            truncated = length // self._frame_multiple * self._frame_multiple
+            for name, value in inputs.items():
+                if hasattr(value, "shape") and length in value.shape[1:]:
+                    inputs[name] = value.narrow(list(value.shape).index(length, 1), 0, truncated).contiguous()
+        return inputs
 
-    def _make(self, name: str, inputs: Mapping[str, Any]) -> Any:
-        made_by = _dummy_input(name)
-        assert made_by is not None
-        if name.endswith("features_mask") and "attention_mask" in inputs:  # most extractors call it so
-            made = inputs["attention_mask"].bool()
+    def _make_input(self, name: str, inputs: Mapping[str, Any]) -> Any:
+        dummy = _dummy_input(name)
+        assert dummy is not None
+        if name.endswith("features_mask") and "attention_mask" in inputs:  # the name that most feature extractors use
+            tensor = inputs["attention_mask"].bool()
         else:
-            made = made_by.make(InputContext(self._config, len(inputs[self._input]), inputs))
-        if name.endswith("mask") and made.dim() == 2:  # each audio clip is shorter than the one before
-            for row in range(1, len(made)):
-                made[row, -(made.shape[1] // 8 * row) :] = 0
-        return made
+            tensor = dummy.make(InputContext(self._config, len(inputs[self._input]), inputs))
+        if name.endswith("mask") and tensor.dim() == 2:  # each audio clip is shorter than the one before
+            for index in range(1, len(tensor)):
+                tensor[index, tensor.shape[1] - tensor.shape[1] // 8 * index :] = 0
+        return tensor
 
-    def _look_at(self, model: PreTrainedModel, preprocessor: Any) -> None:
-        """Run the encoder on what it requires, and where that is too little, on all that can be made for it."""
+    def _inspect_forward(self, model: PreTrainedModel, preprocessor: Any) -> None:
+        """Run the encoder on its required inputs and, if that fails, on all inputs that have dummies."""
         from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-        made = self._made(preprocessor)
-        can = [name for name in self._parameters if hasattr(made.get(name), "shape") or _dummy_input(name) is not None]
-        can = [name for name in can if name not in _MASKS or self._input in _OTHER_INPUTS]
-        needs = [name for name in can if self._parameters[name].default is inspect.Parameter.empty]
-        every = [name for name in can if name not in _IN_ITS_PLACE]
-        multiples = (1, _MULTIPLE) if self._method == MODALITY_ENCODERS["audio_encoder"].method else (1,)
-        for names, self._multiple in product((needs, every), multiples):
-            more = {name: _axes_of(name) for name in names if name != self._input}
-            self._axes = {self._input: self._image_axes, **more}
+        available = self._preprocessed(preprocessor)
+        known = [n for n in self._parameters if hasattr(available.get(n), "shape") or _dummy_input(n) is not None]
+        known = [name for name in known if name not in _SAMPLE_MASKS or self._input in _ALTERNATIVE_INPUTS]
+        required = [name for name in known if self._parameters[name].default is inspect.Parameter.empty]
+        every = [name for name in known if name not in _EXCLUDED_PARAMETERS]
+        multiples = (1, _FRAME_MULTIPLE) if self._method == MODALITY_ENCODERS["audio_encoder"].method else (1,)
+        for names, self._frame_multiple in product((required, every), multiples):
+            others = {name: _axes_of(name) for name in names if name != self._input}
+            self._axes = {self._input: self._image_axes, **others}
             arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
             try:
-                self._form = self._form_of(model, arguments)
+                self._output_format = self._output_format_of(model, arguments)
                 return
-            except (DynamicOutputShapeException, DataDependentOutputException):  # how many there are is in the values
-                self._form = _JOINED
+            except (DynamicOutputShapeException, DataDependentOutputException):  # a data-dependent number of features
+                self._output_format = _CONCATENATED
                 return
             except (TypeError, AttributeError, ValueError, KeyError, RuntimeError) as error:
                 failure = error
         raise missing_inputs(model, f"{', '.join(self._axes)} to encode them", failure) from failure
 
-    def _form_of(self, model: PreTrainedModel, arguments: Mapping[str, Any]) -> str:
-        """Tell how states are given: in one tensor, or in a list, which a projector made in one tensor or didn't."""
+    def _output_format_of(self, model: PreTrainedModel, arguments: Mapping[str, Any]) -> str:
+        """Return the format of the features: a tensor, the projector's output split by sample, or a list of tensors."""
         import torch
 
         with torch.no_grad():
-            states = encoded(model, self.method_of(model), arguments)
-        if isinstance(states, torch.Tensor):
-            return _WHOLE
-        if not isinstance(states, list | tuple) or not all(isinstance(one, torch.Tensor) for one in states):
-            raise UnsupportedError(f"{type(model).__name__} gives its {self._input} no states, but {type(states)}")
+            features = encoded(model, self.method_of(model), arguments)
+        if isinstance(features, torch.Tensor):
+            return _ONE_TENSOR
+        if not isinstance(features, list | tuple) or not all(isinstance(item, torch.Tensor) for item in features):
+            raise UnsupportedError(
+                f"{type(model).__name__} returns a {type(features).__name__} for {self._input}, not a tensor or tensors"
+            )
         try:
             with torch.no_grad():
-                same = _projected(model, self.method_of(model), arguments)
+                joint = _projector_output(model, self.method_of(model), arguments)
         except UnsupportedError:
-            return _JOINED
-        isomorphic = len(states) == len(same) and all(a.shape == b.shape for a, b in zip(same, states, strict=True))
-        return _PROJECTED if isomorphic else _JOINED
+            return _CONCATENATED
+        is_split = len(features) == len(joint) and all(a.shape == b.shape for a, b in zip(joint, features, strict=True))
+        return _PROJECTOR_OUTPUT if is_split else _CONCATENATED
 
 
-def _input_of(parameters: Iterable[str], component: str) -> str:
-    """Return what the method of an encoder calls its pixels or features."""
-    usual = MODALITY_ENCODERS[component].input
-    return next((name for name in (usual, *_OTHER_INPUTS) if name in parameters), usual)
+def _main_input_of(parameters: Iterable[str], component: str) -> str:
+    """Return the name of an encoder's main input, the pixel values or audio features."""
+    default = MODALITY_ENCODERS[component].input
+    return next((name for name in (default, *_ALTERNATIVE_INPUTS) if name in parameters), default)
 
 
 def has_audio(model: PreTrainedModel, preprocessor: Any) -> bool:
-    """Return whether anything makes a model's audio inputs."""
+    """Return whether a model's audio inputs can be made: by the preprocessor, or as dummies."""
     from transformers import FeatureExtractionMixin
 
     method = method_of(model, MODALITY_ENCODERS["audio_encoder"].method)
-    parts = [getattr(preprocessor, part, None) for part in ("feature_extractor", "audio_processor")]
-    if method is None or isinstance(preprocessor, FeatureExtractionMixin) or any(part is not None for part in parts):
+    extractors = [getattr(preprocessor, name, None) for name in ("feature_extractor", "audio_processor")]
+    if method is None or isinstance(preprocessor, FeatureExtractionMixin) or any(e is not None for e in extractors):
         return True
-    return dummy_input(_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
+    return dummy_input(_main_input_of(inspect.signature(method).parameters, "audio_encoder")) is not None
 
 
-_WHOLE, _PROJECTED, _JOINED = "whole", "projected", "joined"
-"""How an encoder's states are given."""
-_MULTIPLE = 64
-"""Frames that audio has a multiple of where a model joins several: a power of two, as many as models join."""
-_OTHER_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
-_IN_ITS_PLACE = ("input_ids", "inputs_embeds", "past_key_values")
-"""Parameters of a method that aren't about images and audio, or stand for others."""
+_ONE_TENSOR, _PROJECTOR_OUTPUT, _CONCATENATED = "tensor", "projected", "concatenated"
+"""Formats in which encoders return features."""
+_FRAME_MULTIPLE = 64
+"""Dummy audio is truncated to a multiple of this many frames for models that merge frames: a power of two, at least as
+many as models merge."""
+_ALTERNATIVE_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
+_EXCLUDED_PARAMETERS = ("input_ids", "inputs_embeds", "past_key_values")
+"""Parameters of a method that aren't image or audio inputs, or that replace other inputs."""
 
 
-def missing_inputs(model: PreTrainedModel, than: str, failure: Exception) -> UnsupportedError:
-    """Return the error of an encoder that fails on all that can be made for it."""
+def missing_inputs(model: PreTrainedModel, inputs: str, failure: Exception) -> UnsupportedError:
+    """Return the error for an encoder that fails on all inputs that have dummies."""
     return UnsupportedError(
-        f"{type(model).__name__} wants more than {than}, which can't be described yet "
+        f"{type(model).__name__} requires inputs other than {inputs}, which can't be described yet "
         f"({type(failure).__name__}: {failure})"
     )
 
 
 def _dummy_input(name: str) -> DummyInput | None:
-    return _MASKS.get(name) or dummy_input(name)
+    return _SAMPLE_MASKS.get(name) or dummy_input(name)
 
 
-def _whole_audios(context: InputContext) -> Any:
-    """Return a mask of samples without padding."""
+def _full_sample_mask(context: InputContext) -> Any:
+    """Return the mask of audio without padding, ones of shape [batch, samples]."""
     import torch
 
     audio = context.inputs.get("input_values", context.inputs.get("input_features"))
     return torch.ones(context.batch, audio.shape[-1], dtype=torch.bool)
 
 
-_MASKS = {"padding_mask": DummyInput({0: "batch"}, _whole_audios)}
-"""Masks of samples, for encoders that take samples: made for them alone: other models do without."""
+_SAMPLE_MASKS = {"padding_mask": DummyInput({0: "batch"}, _full_sample_mask)}
+"""Padding masks for encoders that take raw audio samples; other models don't require them."""
 
 
 def _axes_of(name: str) -> Mapping[int, str]:
-    made_by = _dummy_input(name)
-    return made_by.axes if made_by is not None else {0: "batch"}
+    dummy = _dummy_input(name)
+    return dummy.axes if dummy is not None else {0: "batch"}
 
 
 def method_of(model: PreTrainedModel, name: str) -> Any:
-    """Return a method of a model, of the bare model inside it or of the class of that; None where none has."""
+    """Return a method of a model, of its base model, or of the base model's class bound to it; None if none has it."""
     from transformers import AutoModel
 
-    own, inner = getattr(model, name, None), getattr(getattr(model, "model", None), name, None)
-    if own is None or (inner is not None and _hands_on(own, inner)):
-        own = inner
-    if own is not None:
-        return own
-    bare = AutoModel._model_mapping.get(type(model.config), None)  # its parts have the same names
-    found = getattr(bare, name, None)
-    return None if found is None or isinstance(model, bare) else MethodType(found, model)
+    method, inner = getattr(model, name, None), getattr(getattr(model, "model", None), name, None)
+    if method is None or (inner is not None and _forwards_kwargs(method, inner)):
+        method = inner
+    if method is not None:
+        return method
+    base_class = AutoModel._model_mapping.get(type(model.config), None)  # its submodules have the same names
+    function = getattr(base_class, name, None)
+    return None if function is None or isinstance(model, base_class) else MethodType(function, model)
 
 
-def _hands_on(own: Any, inner: Any) -> bool:
-    """Say whether a method leaves it to another to name its parameters."""
-    names = inspect.signature(own).parameters
-    needs = (name for name, p in inspect.signature(inner).parameters.items() if p.default is inspect.Parameter.empty)
+def _forwards_kwargs(outer: Any, inner: Any) -> bool:
+    """Return whether a method passes required parameters of another through its **kwargs."""
+    names = inspect.signature(outer).parameters
+    required = (name for name, p in inspect.signature(inner).parameters.items() if p.default is inspect.Parameter.empty)
     kinds = {parameter.kind for parameter in names.values()}
-    return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in needs if name != "kwargs")
+    return inspect.Parameter.VAR_KEYWORD in kinds and any(name not in names for name in required if name != "kwargs")
 
 
 def language_model(model: PreTrainedModel) -> Any:
-    """Return what writes the text from states: a model inside, where that is one that generates by itself."""
-    found = (getattr(model, name, None) for name in ("language_model", "text_model"))
-    inner: Any = next((part for part in found if part is not None), None)
-    heads = hasattr(inner, "can_generate") and inner.can_generate()
-    takes = heads and _EMBEDS in inspect.signature(type(inner).forward).parameters
-    return inner if takes and not inner.config.is_encoder_decoder else model
+    """Return the submodel that generates text from `inputs_embeds`; the model itself if none has a head of its own."""
+    submodels = (getattr(model, name, None) for name in ("language_model", "text_model"))
+    inner: Any = next((submodel for submodel in submodels if submodel is not None), None)
+    generates = hasattr(inner, "can_generate") and inner.can_generate()
+    takes_embeds = generates and _EMBEDS in inspect.signature(type(inner).forward).parameters
+    return inner if takes_embeds and not inner.config.is_encoder_decoder else model
 
 
 def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return the features that a method returns, in the hidden size of the decoder.
 
-    It returns them alone, or in an output with fields; where the model projects them later, they are projected here.
+    The method returns a tensor or a ModelOutput. Features that the model's forward projects later are projected here.
     """
-    known = {"sample": False, "padding_mask": None}  # no noise of training; frames have a mask of their own
-    more = {name: value for name, value in known.items() if name in inspect.signature(encode).parameters}
-    returned = encode(**{**more, **arguments}, return_dict=True)
-    states = getattr(returned, "pooler_output", returned)
-    if states is not None or not hasattr(returned, "last_hidden_state"):
-        return states
-    states, size = returned.last_hidden_state, model.get_input_embeddings().weight.shape[1]
+    defaults = {"sample": False, "padding_mask": None}  # no training noise; frames have another mask
+    known = {name: value for name, value in defaults.items() if name in inspect.signature(encode).parameters}
+    outputs = encode(**{**known, **arguments}, return_dict=True)
+    features = getattr(outputs, "pooler_output", outputs)
+    if features is not None or not hasattr(outputs, "last_hidden_state"):
+        return features
+    features, size = outputs.last_hidden_state, model.get_input_embeddings().weight.shape[1]
     projector = _projector(model)
-    return states if projector is None or states.shape[-1] == size else projector(states)
+    return features if projector is None or features.shape[-1] == size else projector(features)
 
 
 def _projector(model: PreTrainedModel) -> Any:
@@ -284,7 +288,7 @@ def _projector(model: PreTrainedModel) -> Any:
 
 
 class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe an encoder that takes the sizes of images, and crops them: it gets one whole image."""
+    """Describe an encoder that takes `image_sizes` and crops each image to its size: the graph takes one image."""
 
     @property
     def default_batch_size(self) -> int:
@@ -298,27 +302,27 @@ class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """Its features, [rows, hidden size]."""
+        """Its features, [features, hidden_size]."""
         return {self._output: {}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Any, batch_size: int = -1, framework: Any = "pt", **sizes: Any
     ) -> Mapping[str, Any]:
         """Make an image; see `OnnxConfig`."""
-        return {self._input: self._made(preprocessor, 1)[self._input][:1]}
+        return {self._input: self._preprocessed(preprocessor, 1)[self._input][:1]}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder on an image that is as large as it is."""
+        """Run the encoder with `image_sizes` from the image's shape."""
         import torch
 
         height, width = arguments[self._input].shape[-2:]
         named = {**arguments, "image_sizes": [(height, width)]}
         model = model_of(forward)
-        states = encoded(model, self.method_of(model), named)
-        return {self._output: torch.cat(list(states)) if isinstance(states, list | tuple) else states}
+        features = encoded(model, self.method_of(model), named)
+        return {self._output: torch.cat(list(features)) if isinstance(features, list | tuple) else features}
 
-    def _look_at(self, model: PreTrainedModel, preprocessor: Any) -> None:
-        """Leave it to the capture: how large an image is isn't in its values."""
+    def _inspect_forward(self, model: PreTrainedModel, preprocessor: Any) -> None:
+        """Do nothing: an image's size is that of its tensor, so no trial run is needed."""
 
     @staticmethod
     def fits(model: PreTrainedModel, component: str) -> bool:
@@ -327,116 +331,116 @@ class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         return "image_sizes" in parameters and parameters["image_sizes"].default is inspect.Parameter.empty
 
 
-def _projected(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Return the output of a model's projector as one tensor: the model splits it by image.
+def _projector_output(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Return the output of a model's projector as one tensor, which the model itself splits by image.
 
     Raises:
-        UnsupportedError: it has no projector, or does more than that with its output.
+        UnsupportedError: the model has no projector, or processes its output further.
     """
 
-    def whole(_: Any, __: Any, output: Any) -> list[Any]:
+    def wrap(_: Any, __: Any, output: Any) -> list[Any]:
         return [output]
 
     projector = _projector(model)
     if projector is None:
         raise UnsupportedError(f"{type(model).__name__} has no {' or '.join(_PROJECTORS)}: it can't be described yet")
-    handle = projector.register_forward_hook(whole)
+    handle = projector.register_forward_hook(wrap)
     try:
-        (states,) = encoded(model, encode, arguments)
+        (features,) = encoded(model, encode, arguments)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UnsupportedError(
-            f"{type(model).__name__} returns features of another shape for each image or audio clip, which can't be "
+            f"{type(model).__name__} returns features whose shape differs by image or audio clip, which can't be "
             "described yet"
         ) from error
     finally:
         handle.remove()
-    return states
+    return features
 
 
 _PROJECTORS = ("multi_modal_projector",)
 
 
 class EmbeddingOnnxConfig(OnnxConfig):
-    """Describe what turns tokens into states."""
+    """Describe a model's input embeddings."""
 
     @property
     def inputs(self) -> Axes:
-        """The tokens."""
+        """The token ids, [batch, sequence]."""
         return {"input_ids": {0: "batch", 1: "sequence"}}
 
     @property
     def outputs(self) -> Axes:
-        """Their states, [batch, tokens, size]."""
+        """Their embeddings, [batch, sequence, hidden_size]."""
         return {_EMBEDS: {0: "batch", 1: "sequence"}}
 
     def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
-        """Make tokens; see `OnnxConfig`."""
-        made = super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"})
-        return {"input_ids": made["input_ids"]}
+        """Make token ids; see `OnnxConfig`."""
+        inputs = super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"})
+        return {"input_ids": inputs["input_ids"]}
 
     def _component(self, preprocessor: Any) -> Any:
         return getattr(preprocessor, "tokenizer", None) or preprocessor
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Look the tokens up."""
+        """Look up the embeddings of the token ids."""
         model = model_of(forward)
         return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
 
 
 class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
-    """Describe a decoder that takes states instead of tokens.
+    """Describe a decoder that takes `inputs_embeds` instead of `input_ids`.
 
     Args:
-        model: the whole model; it is run once.
-        preprocessor: whose tokenizer makes texts.
-        last_logits: whether the graph gives the logits of the last token only.
-        use_past: whether the graph takes and gives the key/value cache.
+        model: the language model; it is run once.
+        preprocessor: its tokenizer, or a processor that contains it.
+        last_logits: whether the graph returns the logits of the last token only.
+        use_past: whether the graph has the KV cache as inputs and outputs.
 
     Raises:
-        UnsupportedError: it keeps no keys and values of every layer.
+        UnsupportedError: the model's inputs or its cache can't be described.
     """
 
     def __init__(
         self, model: PreTrainedModel, preprocessor: Any, last_logits: bool = False, use_past: bool = True
     ) -> None:
-        self._size = model.get_input_embeddings().weight.shape[1]
+        self._hidden_size = model.get_input_embeddings().weight.shape[1]
         super().__init__(model, preprocessor, use_past=use_past, last_logits=last_logits)
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make states of a text, and what else the decoder takes."""
+        """Make dummy `inputs_embeds` and the decoder's other inputs."""
         import torch
 
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        tokens = made.pop("input_ids", None)
+        inputs = dict(super().generate_dummy_inputs(*arguments, **named))
+        tokens = inputs.pop("input_ids", None)
         if tokens is None:
-            return made
-        if "token_type_ids" in self._parameters:  # which tokens are an image's: they attend to each other
-            made["token_type_ids"] = torch.zeros_like(tokens)
-            made["token_type_ids"][:, 1:3] = 1
-        return {_EMBEDS: torch.zeros(*tokens.shape, self._size), **made}
+            return inputs
+        if "token_type_ids" in self._parameters:  # 1 for an image's tokens, whose attention is bidirectional
+            inputs["token_type_ids"] = torch.zeros_like(tokens)
+            inputs["token_type_ids"][:, 1:3] = 1
+        return {_EMBEDS: torch.zeros(*tokens.shape, self._hidden_size), **inputs}
 
     def _component(self, preprocessor: Any) -> Any:
         return getattr(preprocessor, "tokenizer", None) or preprocessor
 
 
 class DeepstackDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder some of whose layers each add features of the images."""
+    """Describe a decoder with DeepStack: some layers add image features to their hidden states."""
 
     @property
-    def _adding(self) -> Sequence[int]:
-        """The numbers of the layers that add."""
+    def _deepstack_layers(self) -> Sequence[int]:
+        """The indices of the layers that add image features."""
         raise NotImplementedError
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """As of any such decoder, and `deepstack_embeds` [such layers, batch, tokens, size], zero for a text."""
+        """The decoder's inputs and `deepstack_embeds`, [DeepStack layers, batch, sequence, hidden_size], 0 for text."""
         return {**super().inputs, "deepstack_embeds": {1: "batch", 2: "sequence"}}
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make what the decoder takes, with something to add."""
+        """Make the decoder's inputs, with random `deepstack_embeds`."""
         import torch
 
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        noise = torch.Generator().manual_seed(0)
-        made["deepstack_embeds"] = torch.randn(len(self._adding), *made["inputs_embeds"].shape, generator=noise)
-        return made
+        inputs = dict(super().generate_dummy_inputs(*arguments, **named))
+        generator, shape = torch.Generator().manual_seed(0), inputs["inputs_embeds"].shape
+        inputs["deepstack_embeds"] = torch.randn(len(self._deepstack_layers), *shape, generator=generator)
+        return inputs

@@ -1,8 +1,7 @@
-"""Describe the graphs of models whose images are of any size: patches, and grids of their rows and columns.
+"""Describe the graphs of models that take images of any size as packed patches and grids (`grid_thw`).
 
-Transformers finds where each patch stands with Python loops over the grids. Here the same is arithmetic on the
-number of each patch, and attention within frames and windows is attention with a mask, so that one graph does for all
-grids.
+Transformers computes the position of each patch with Python loops over the grids. Here it is arithmetic on patch
+indices, and attention within frames and windows is attention with a mask, so that one graph serves all grids.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description._packed_patch_tracing import PackedPatchTracing, one_for_each
+from onnxport.description._packed_patch_tracing import PackedPatchTracing, repeats_as_lookups
 from onnxport.description.derived import move
 from onnxport.description.multimodal import (
     DeepstackDecoderOnnxConfig,
@@ -29,280 +28,285 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-_BLOCKS = ((4, 6), (6, 4))
-"""Heights and widths of example images, in merged patches: they fill more than one window, and as many patches."""
+_SIZES = ((4, 6), (6, 4))
+"""Heights and widths of dummy images, in merged patches: larger than one window, with equal numbers of patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
-"""What a whole model calls the grids; of the second, which has rows and columns only, the patches are one image."""
-_ROW, _IMAGE, _BLOCK = "row", "image", "block"
-_FORMS = (_ROW, _IMAGE, _BLOCK)
-"""What a patch may be: a row of its values, a small image, or an image of a block of patches, channels last."""
+"""Parameter names of a multimodal model for the grids; with the second, which has no frames, patches are one image."""
+_VECTOR, _IMAGE, _BLOCK = "vector", "image", "block"
+_PATCH_FORMATS = (_VECTOR, _IMAGE, _BLOCK)
+"""Formats of a patch: a vector of its values, an image, or an image of a block of patches, channels last."""
 _ENCODER_GRIDS = ("grid_thw", *_GRIDS)
 
 
 def takes_packed_patches(model: PreTrainedModel) -> bool:
-    """Return whether a model takes images beside a prompt as patches and grids."""
-    return _features_grid_of(model) is not None
+    """Return whether a multimodal model takes images as packed patches and grids."""
+    return _model_grid_name(model) is not None
 
 
-def _features_grid_of(model: PreTrainedModel) -> str | None:
-    """Return what the method that encodes images calls the grids; a head hands all it is given to the model in it."""
-    methods = (getattr(part, "get_image_features", None) for part in (model, model.base_model))
-    return next((grid for method in methods if method and (grid := _grid_of(method, _GRIDS))), None)
+def _model_grid_name(model: PreTrainedModel) -> str | None:
+    """Return the grid parameter of `get_image_features`, in the model or, behind a head's **kwargs, its base model."""
+    methods = (getattr(module, "get_image_features", None) for module in (model, model.base_model))
+    return next((grid for method in methods if method and (grid := _grid_name_of(method, _GRIDS))), None)
 
 
 def is_packed_patch_model(model: PreTrainedModel) -> bool:
-    """Return whether a model is an image encoder alone that takes patches and grids."""
+    """Return whether a model is a vision encoder that takes packed patches and grids."""
     forward = type(model).forward
-    return "input_ids" not in inspect.signature(forward).parameters and _grid_of(forward, _ENCODER_GRIDS) is not None
+    return (
+        "input_ids" not in inspect.signature(forward).parameters and _grid_name_of(forward, _ENCODER_GRIDS) is not None
+    )
 
 
-def _grid_of(method: Any, names: tuple[str, ...]) -> str | None:
-    """Return what a method calls the grids."""
+def _grid_name_of(method: Any, names: tuple[str, ...]) -> str | None:
+    """Return the first of the names that is a parameter of a method; None if none is."""
     known = inspect.signature(method).parameters
     return next((name for name in names if name in known), None)
 
 
 def has_deepstack(config: PreTrainedConfig) -> bool:
-    """Say whether states of some of the encoder's layers go into the decoder's first layers."""
+    """Return whether a model has DeepStack: hidden states of encoder layers are added in the decoder's first layers."""
     return bool(getattr(config.vision_config, "deepstack_visual_indexes", None))
 
 
 def uses_mrope(config: PreTrainedConfig) -> bool:
-    """Say whether a decoder's tokens have three positions each: in time, in height, in width."""
+    """Return whether a decoder has multimodal RoPE: three positions per token, in time, height and width."""
     rope = getattr(text_config_of(config), "rope_parameters", None) or {}
-    return any("mrope_section" in part for part in (rope, *rope.values()) if isinstance(part, dict))
+    return any("mrope_section" in entry for entry in (rope, *rope.values()) if isinstance(entry, dict))
 
 
 class PackedPatchEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes images that are given as patches.
+    """Describe a vision encoder that takes packed patches.
 
-    The mask takes memory that grows with the square of the patches.
+    The memory of its attention mask grows with the square of the number of patches.
 
     Args:
-        model: the whole model.
+        model: the multimodal model; its encoder is run once.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
         self._tracing = PackedPatchTracing(model)
-        self._encoder = _encoder_of(model)
-        self._grid, self._patches = self._names(model)
-        self._form = _FORMS[0]
-        self._look_at(model)
+        self._encoder = _vision_encoder_of(model)
+        self._grid_name, self._patches_name = self._input_names(model)
+        self._patch_format = _PATCH_FORMATS[0]
+        self._inspect_forward(model)
 
     @property
     def inputs(self) -> Axes:
-        """Grids, [images, 3] (frames, rows and columns of patches), and patches, [all patches, values of each]."""
-        return {self._grid: {0: "batch"}, self._patches: {3 if self._grid == _GRIDS[1] else 0: "batch"}}
+        """Grids, [images, 3] (frames, rows and columns of patches), and packed patches, [patches, values per patch]."""
+        patch_axis = 3 if self._grid_name == _GRIDS[1] else 0
+        return {self._grid_name: {0: "batch"}, self._patches_name: {patch_axis: "batch"}}
 
-    def _names(self, model: PreTrainedModel) -> tuple[str, str]:
-        """Return what the model calls grids and patches."""
-        return _features_grid_of(model) or "", "pixel_values"
+    def _input_names(self, model: PreTrainedModel) -> tuple[str, str]:
+        """Return the model's parameter names for grids and patches."""
+        return _model_grid_name(model) or "", "pixel_values"
 
     @property
     def outputs(self) -> Axes:
-        """The features of all images, concatenated, [rows, hidden size]."""
+        """The features of all images, concatenated, [features, hidden_size]."""
         return {"image_features": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make images, in portrait and in landscape format."""
-        grids, patches = self._make(batch_size)
-        return {self._grid: grids, self._patches: patches}
+        """Make images, in landscape and portrait format."""
+        grids, patches = self._make_images(batch_size)
+        return {self._grid_name: grids, self._patches_name: patches}
 
-    def _make(self, batch_size: int) -> tuple[Any, Any]:
+    def _make_images(self, batch_size: int) -> tuple[Any, Any]:
         """Make grids and patches."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        side = 1 if self._form == _BLOCK else _side_of(self._encoder.config) * _side_of(self._config)
-        grids = [(1, high * side, wide * side) for high, wide in (_BLOCKS[i % len(_BLOCKS)] for i in range(count))]
+        side = 1 if self._patch_format == _BLOCK else _merge_size(self._encoder.config) * _merge_size(self._config)
+        grids = [(1, high * side, wide * side) for high, wide in (_SIZES[i % len(_SIZES)] for i in range(count))]
         patches = sum(high * wide for _, high, wide in grids)
-        shape = _patch_of(self._encoder, self._form)
-        if self._grid == _GRIDS[1]:
+        shape = _patch_shape_of(self._encoder, self._patch_format)
+        if self._grid_name == _GRIDS[1]:
             return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
         return torch.tensor(grids), torch.zeros(patches, *shape)
 
-    def _look_at(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Run the model, to see whether a patch is a row of values, or a small image; return its output.
+    def _inspect_forward(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Run the model with each format of patches until one is accepted; return its outputs.
 
         Raises:
-            UnsupportedError: it takes neither.
+            UnsupportedError: the model accepts no format.
         """
         import torch
 
-        forms = _FORMS if self._grid != _GRIDS[1] else (_IMAGE,)
-        for self._form in forms:
+        formats = _PATCH_FORMATS if self._grid_name != _GRIDS[1] else (_IMAGE,)
+        for self._patch_format in formats:
             try:
                 with torch.no_grad():
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
-        raise missing_inputs(model, f"{self._patches} and {self._grid} to encode images", failure) from failure
+        raise missing_inputs(
+            model, f"{self._patches_name} and {self._grid_name} to encode images", failure
+        ) from failure
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder: while it is traced, with what it would find by loops."""
+        """Run the encoder; during tracing, with replacements of its loops over images."""
         import torch
 
         if not torch.compiler.is_exporting():
-            return self._named(self._encode(forward, arguments))
-        images = self._images(arguments)
-        repeating = one_for_each(*images) if self._form == _BLOCK else nullcontext()
-        with self._tracing.replaced(*images), repeating:
-            return self._named(self._encode(forward, arguments))
+            return self._named_outputs(self._encode(forward, arguments))
+        sizes = self._grids_and_patch_count(arguments)
+        repeats = repeats_as_lookups(*sizes) if self._patch_format == _BLOCK else nullcontext()
+        with self._tracing.replaced(*sizes), repeats:
+            return self._named_outputs(self._encode(forward, arguments))
 
-    def _images(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return grids, and how many patches there are."""
+    def _grids_and_patch_count(self, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the grids, [images, 3], and the number of patches."""
         import torch
 
-        grids, patches = arguments[self._grid], arguments[self._patches]
-        if self._form == _BLOCK:
-            side = _side_of(self._encoder.config)
+        grids, patches = arguments[self._grid_name], arguments[self._patches_name]
+        if self._patch_format == _BLOCK:
+            side = _merge_size(self._encoder.config)
             return grids * grids.new_tensor([1, side, side]), patches.shape[0] * side**2
-        if self._grid != _GRIDS[1]:
+        if self._grid_name != _GRIDS[1]:
             return grids, patches.shape[0]
         return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return the model's output for images."""
-        model, given = model_of(forward), dict(arguments)
-        if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are shrunk
-            given["image_merge_sizes"] = given[self._grid].new_ones(given[self._grid].shape[0])
-        return method_of(model, "get_image_features")(**given, return_dict=True)
+        """Return the output of `get_image_features`."""
+        model, inputs = model_of(forward), dict(arguments)
+        if "merge_sizes" in inspect.signature(type(self._encoder).forward).parameters:  # only videos are downsampled
+            inputs["image_merge_sizes"] = inputs[self._grid_name].new_ones(inputs[self._grid_name].shape[0])
+        return method_of(model, "get_image_features")(**inputs, return_dict=True)
 
-    def _named(self, outputs: Any) -> dict[str, Any]:
+    def _named_outputs(self, outputs: Any) -> dict[str, Any]:
         """Return the outputs by name."""
-        return {"image_features": _joined(outputs.pooler_output)}
+        return {"image_features": _concatenated(outputs.pooler_output)}
 
 
 class PackedPatchModelOnnxConfig(PackedPatchEncoderOnnxConfig):
-    """Describe an encoder of patches that is a model of its own.
+    """Describe a vision encoder that takes packed patches and is exported on its own.
 
     Args:
         model: the encoder; it is run once.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._has_sides = "merge_sizes" in inspect.signature(type(model).forward).parameters
+        self._takes_merge_sizes = "merge_sizes" in inspect.signature(type(model).forward).parameters
         self._outputs: Axes = {}
         super().__init__(model)
-        self._outputs = {name: {} for name in self._look_at(model)}
+        self._outputs = {name: {} for name in self._inspect_forward(model)}
 
-    def _names(self, model: PreTrainedModel) -> tuple[str, str]:
+    def _input_names(self, model: PreTrainedModel) -> tuple[str, str]:
         forward = type(model).forward
         patches = next(name for name in inspect.signature(forward).parameters if name != "self")
-        return _grid_of(forward, _ENCODER_GRIDS) or "", patches
+        return _grid_name_of(forward, _ENCODER_GRIDS) or "", patches
 
     @property
     def inputs(self) -> Axes:
-        """Grids and patches, as the encoder calls them."""
-        sides: Axes = {"merge_sizes": {0: "batch"}} if self._has_sides else {}
-        return {**sides, **super().inputs}
+        """Grids and patches, by the encoder's parameter names."""
+        merge_sizes: Axes = {"merge_sizes": {0: "batch"}} if self._takes_merge_sizes else {}
+        return {**merge_sizes, **super().inputs}
 
     @property
     def outputs(self) -> Axes:
-        """All outputs of the encoder, of all images, concatenated."""
+        """All outputs of the encoder; those of all images are concatenated."""
         return self._outputs
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make images, in portrait and in landscape format."""
-        made = dict(super().generate_dummy_inputs(preprocessor, batch_size))
-        grids = made[self._grid]
-        return {**({"merge_sizes": grids.new_ones(len(grids))} if self._has_sides else {}), **made}
+        """Make images, in landscape and portrait format."""
+        inputs = dict(super().generate_dummy_inputs(preprocessor, batch_size))
+        grids = inputs[self._grid_name]
+        return {**({"merge_sizes": grids.new_ones(len(grids))} if self._takes_merge_sizes else {}), **inputs}
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         return forward(**arguments, return_dict=True)
 
-    def _named(self, outputs: Any) -> dict[str, Any]:
+    def _named_outputs(self, outputs: Any) -> dict[str, Any]:
         import torch
 
-        rows = {name: list(value) for name, value in outputs.items() if name == "deepstack_features"}
-        found = {f"{name}.{index}": states for name, row in rows.items() for index, states in enumerate(row)}
-        return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)} | found
+        lists = {name: list(value) for name, value in outputs.items() if name == "deepstack_features"}
+        items = {f"{name}.{index}": tensor for name, tensors in lists.items() for index, tensor in enumerate(tensors)}
+        return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)} | items
 
 
 class DeepstackPatchEncoderOnnxConfig(PackedPatchEncoderOnnxConfig):
-    """Describe the encoder of Qwen3-VL: hidden states of some of its layers go into the decoder's first layers."""
+    """Describe the encoder of Qwen3-VL, which also returns features of some layers (DeepStack)."""
 
     @property
     def outputs(self) -> Axes:
-        """The states, and those of the layers whose numbers the configuration lists, [such layers, places, size]."""
+        """The features, and those of `deepstack_visual_indexes`, [DeepStack layers, features, hidden_size]."""
         return {**super().outputs, "deepstack_features": {}}
 
-    def _named(self, outputs: Any) -> dict[str, Any]:
+    def _named_outputs(self, outputs: Any) -> dict[str, Any]:
         import torch
 
-        deep = torch.stack([_joined(states) for states in outputs.deepstack_features])
-        return {**super()._named(outputs), "deepstack_features": deep}
+        stacked = torch.stack([_concatenated(features) for features in outputs.deepstack_features])
+        return {**super()._named_outputs(outputs), "deepstack_features": stacked}
 
 
 class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder whose tokens have three positions each: in time, in height, in width."""
+    """Describe a decoder with multimodal RoPE: three positions per token, in time, height and width."""
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """As of any decoder that takes states, but for `position_ids` [3, batch, tokens]."""
+        """The decoder's inputs, with `position_ids` of shape [3, batch, sequence]."""
         return {**super().inputs, "position_ids": {1: "batch", 2: "sequence"}}
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make states of a text, and positions that differ."""
+        """Make the decoder's inputs; positions in time, height and width differ."""
         import torch
 
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        made["position_ids"] = torch.stack([made["position_ids"] + more for more in range(3)])
-        return made
+        inputs = dict(super().generate_dummy_inputs(*arguments, **named))
+        inputs["position_ids"] = torch.stack([inputs["position_ids"] + offset for offset in range(3)])
+        return inputs
 
 
 class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOnnxConfig):
-    """Describe the decoder of Qwen3-VL, whose first layers each add features of the images."""
+    """Describe the decoder of Qwen3-VL, whose first layers add image features (DeepStack)."""
 
     @property
-    def _adding(self) -> Sequence[int]:
+    def _deepstack_layers(self) -> Sequence[int]:
         return range(len(self._config.vision_config.deepstack_visual_indexes))
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder, which adds states at places that a mask chooses: here, at all places."""
-        text = model_of(forward).model.language_model
-        given = dict(arguments)
-        deep = given.pop("deepstack_embeds")
+        """Run the decoder, which adds image features at positions selected by a mask; here it adds them at all."""
+        language_model = model_of(forward).model.language_model
+        inputs = dict(arguments)
+        deepstack_embeds = inputs.pop("deepstack_embeds")
 
-        def hand_on(_: Any, taken: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            return taken, {**named, "deepstack_visual_embeds": list(deep)}
+        def add_argument(_: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return positional, {**named, "deepstack_visual_embeds": list(deepstack_embeds)}
 
-        handle = text.register_forward_pre_hook(hand_on, with_kwargs=True)
-        text._deepstack_process = lambda states, _, more: states + more
+        handle = language_model.register_forward_pre_hook(add_argument, with_kwargs=True)
+        language_model._deepstack_process = lambda hidden_states, _, features: hidden_states + features
         try:
-            return super().run(forward, given)
+            return super().run(forward, inputs)
         finally:
             handle.remove()
-            del text._deepstack_process
+            del language_model._deepstack_process
 
 
-def _joined(states: Any) -> Any:
-    """Return the features of all images, [rows, hidden size]: the whole model splits them by image."""
+def _concatenated(features: Any) -> Any:
+    """Return the features of all images, [features, hidden_size]; a multimodal model returns them split by image."""
     import torch
 
-    return states if isinstance(states, torch.Tensor) else torch.cat(tuple(states))
+    return features if isinstance(features, torch.Tensor) else torch.cat(tuple(features))
 
 
-def _encoder_of(model: PreTrainedModel) -> Any:
-    """Return the part of a model that is given patches and grids."""
+def _vision_encoder_of(model: PreTrainedModel) -> Any:
+    """Return the submodule that takes packed patches and grids."""
     return next(module for module in model.modules() if is_packed_patch_model(module) and hasattr(module, "config"))
 
 
-def _side_of(config: PreTrainedConfig) -> int:
-    """Return how many patches, in both directions, become one state in a part of a model."""
+def _merge_size(config: PreTrainedConfig) -> int:
+    """Return the number of patches, per side, that are merged into one feature by an encoder or a projector."""
     kernels = [getattr(config, name, None) for name in ("merge_kernel_size", "window_kernel_size")]
     sides = [kernel[0] for kernel in kernels if kernel]
     sides += [getattr(config, name, None) or 1 for name in ("spatial_merge_size", "merge_size")]
     return int(max(sides) ** (getattr(config, "merger_times", None) or 1))
 
 
-def _patch_of(encoder: Any, form: str) -> tuple[int, ...]:
+def _patch_shape_of(encoder: Any, patch_format: str) -> tuple[int, ...]:
     """Return the shape of a patch."""
-    if form == _BLOCK:
+    if patch_format == _BLOCK:
         side, channels = (getattr(encoder.config, name, 1) for name in ("patch_size", "num_channels"))
-        return side * _side_of(encoder.config), side * _side_of(encoder.config), channels
+        return side * _merge_size(encoder.config), side * _merge_size(encoder.config), channels
     embeds = (module for name, module in encoder.named_modules() if "patch" in name or "embed" in name)
-    projects = (part for part in embeds if hasattr(part, "in_features") or hasattr(part, "in_channels"))
-    shape = next(tuple(part.weight.shape[1:]) for part in projects if hasattr(part, "weight"))
-    return (math.prod(shape),) if form == _ROW else shape
+    projections = (module for module in embeds if hasattr(module, "in_features") or hasattr(module, "in_channels"))
+    shape = next(tuple(module.weight.shape[1:]) for module in projections if hasattr(module, "weight"))
+    return (math.prod(shape),) if patch_format == _VECTOR else shape

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Preprocessor(Protocol):
     """A tokenizer, image processor, feature extractor or processor of Transformers.
 
-    Its parts, where it has any, are its attributes: `tokenizer`, `image_processor`, `feature_extractor`.
+    The sub-processors of a processor are its attributes: `tokenizer`, `image_processor`, `feature_extractor`.
     """
 
     def save_pretrained(self, save_directory: str | PathLike[str], /) -> Any:

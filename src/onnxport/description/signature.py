@@ -1,6 +1,6 @@
-"""What a graph takes and returns: flat names in order, each with its labelled axes, and the sizes that fit them.
+"""A graph's signature: flat names of inputs and outputs, in order, with labelled axes; sizes of the labels' symbols.
 
-`signature_of` reads it off an OnnxConfig once; tracing, validation and the manifest use the result.
+`signature_of` builds it from an OnnxConfig once; tracing, validation and the manifest use the result.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from onnxport.description.axes import PAST_INPUTS, symbols_of, today_label, true
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
-_OF_IMAGES = ("logits_per_image", "image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
-"""Inputs and outputs of models that compare texts with images that have a row for each image."""
+_PER_IMAGE_TENSORS = ("logits_per_image", "image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
+"""Inputs and outputs of dual encoders of text and images whose batch axis is that of the images."""
 
 Labels = dict[str, dict[int, str]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -34,11 +34,11 @@ class Signature:
     outputs: Labels
 
     def for_inputs(self, names: Mapping[str, Any]) -> Signature:
-        """Keep only the inputs that `names` holds: a description may list inputs that a head doesn't take."""
+        """Return the signature with only the inputs in `names`: a description may list inputs that a head lacks."""
         return Signature({name: axes for name, axes in self.inputs.items() if name in names}, self.outputs)
 
     def relabelled(self, label: Callable[[str], str]) -> Signature:
-        """Apply `label` to every label."""
+        """Return the signature with `label` applied to every label."""
         return Signature(_relabel(self.inputs, label), _relabel(self.outputs, label))
 
     def today(self) -> Signature:
@@ -51,11 +51,11 @@ def _relabel(labels: Labels, label: Callable[[str], str]) -> Labels:
 
 
 def signature_of(config: OnnxConfig) -> Signature:
-    """Read the signature off a configuration, with labels that are true for every tensor.
+    """Return the signature of a configuration, with labels that hold for every tensor.
 
-    4.37.2 gave a past input the label of the present, left the length of `decoder_input_ids` out where a past is given
-    and the size of a mask of pixels, and let texts be compared with as many images only; all of this is put right
-    here, the configuration itself keeps what it always said.
+    4.37.2 labelled a past input as the present, didn't label the length of `decoder_input_ids` with past or the size of
+    `pixel_mask`, and required equal batch sizes of text and images. The signature corrects these labels; the
+    configuration itself is unchanged.
     """
     static = config.static_symbols
     seq2seq = any("past_encoder_sequence" in axes.values() for axes in config.inputs.values())
@@ -67,7 +67,7 @@ def signature_of(config: OnnxConfig) -> Signature:
     if "pixel_mask" in inputs:
         inputs["pixel_mask"].update({1: "height", 2: "width"})
     if "logits_per_image" in outputs:
-        for name in _OF_IMAGES:
+        for name in _PER_IMAGE_TENSORS:
             (inputs if name in inputs else outputs).get(name, {})[0] = "image_batch"
     if not seq2seq:
         past = any(name.startswith(PAST_INPUTS) for name in inputs)
@@ -77,7 +77,7 @@ def signature_of(config: OnnxConfig) -> Signature:
     if "decoder_input_ids" in inputs:
         inputs["decoder_input_ids"].setdefault(1, "decoder_sequence")
     corrections = {"past_decoder_sequence + sequence": "past_decoder_sequence + decoder_sequence"}
-    if "attention_mask" in inputs:  # it masks the encoder's states, and so the keys that were made of them
+    if "attention_mask" in inputs:  # it masks the encoder's hidden states, and so the cross-attention keys
         inputs["attention_mask"][1] = "encoder_sequence"
         corrections["past_encoder_sequence"] = "encoder_sequence"
     return Signature(inputs, outputs).relabelled(lambda label: corrections.get(label, label))
@@ -88,10 +88,10 @@ def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:
 
     Args:
         signature: the labelled inputs.
-        shapes: shape of every input that is given.
+        shapes: input name to shape.
 
     Returns:
-        Symbol to size, the smallest where some axes are multiples of it. A symbol that occurs in sums only is found by
+        Symbol to size: the smallest if some axes are multiples of it. A symbol that occurs only in sums is found by
         subtraction.
     """
     sizes: dict[str, int] = {}
@@ -114,16 +114,16 @@ def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:
 
 
 def axis_size(label: str, size: int, old: Mapping[str, int], new: Mapping[str, int]) -> int:
-    """Return the size that an axis gets when the symbols change from `old` to `new`.
+    """Return the size of an axis after its symbols change from `old` to `new`.
 
-    An axis that is a multiple of its symbol (Bloom folds the heads into the batch) stays that multiple; one whose
-    symbols aren't all known keeps its size.
+    An axis that is a multiple of its symbol (Bloom folds the heads into the batch) stays that multiple; one with an
+    unknown symbol keeps its size.
 
     Args:
         label: label of the axis.
-        size: its size while the symbols had the sizes `old`.
+        size: its size with the symbols' sizes in `old`.
         old: symbol to size, as `solve` returned it.
-        new: symbol to size, those that stay may be left out.
+        new: symbol to size; unchanged symbols may be omitted.
     """
     symbols = symbols_of(label)
     if any(symbol not in old for symbol in symbols):

@@ -1,7 +1,8 @@
-"""Write a description as a Python module: a class whose inputs and outputs are literal, to be edited and exported with.
+"""Print a description as a Python module: a class with literal inputs and outputs, to edit and to export with.
 
-What a description does beside that (a cache, pooling, an encoder alone) isn't in the literals. Where a class of
-`onnxport.architectures` does it, the printed class extends that; where it was derived from the model, it isn't printed.
+The behaviour of a description (a cache, pooling, a separate encoder) can't be printed as literals. If a class in
+`onnxport.architectures` defines it, the printed class inherits from that class; if it was derived from the model, the
+description isn't printed.
 """
 
 from __future__ import annotations
@@ -20,76 +21,76 @@ _HOOKS = (
     *("default_fixed_batch", "default_fixed_sequence", "default_fixed_num_choices", "patch_ops", "restore_ops"),
     "multiples",
 )
-"""What a description may override, beside what is printed."""
+"""Members that a description may override besides the printed ones."""
 
 
 def python_module(description: Description) -> str:
-    """Return the source of a module that describes a graph as a checkpoint was described.
+    """Return the source of a module with the description of a checkpoint's graph.
 
     Args:
-        description: of a checkpoint that becomes one graph.
+        description: description of a checkpoint that is exported as one graph.
 
     Raises:
-        UnsupportedError: it becomes several graphs, or running it takes more than a class with literals.
+        UnsupportedError: the export has several graphs, or its description can't be printed.
     """
     if len(description.graphs) != 1:
         names = [graph.name for graph in description.graphs]
-        multimodal = "embed_tokens" in names  # without past, it becomes several, too
+        multimodal = "embed_tokens" in names  # several graphs also without past
         remedy = "print them with --json" if multimodal else "add --no-past, or name the task without -with-past"
         raise UnsupportedError(
-            f"--python describes one graph, and {description.model} becomes several ({', '.join(names)}): {remedy}"
+            f"--python prints one graph, but {description.model} is exported as several ({', '.join(names)}): {remedy}"
         )
     (graph,) = description.graphs
-    base, feature = _base(graph), graph.code.config.task
+    base, feature = _base_class(graph), graph.code.config.task
     return "\n".join(
         [
-            *_head(description, base),
-            *_mapping("inputs", "Inputs of the graph, in order, with their dynamic axes.", graph.inputs),
-            *_mapping("outputs", "Outputs of the graph, in order, with their dynamic axes.", graph.outputs),
-            *_value("atol_for_validation", "float", "Largest absolute difference that is still right.", graph.atol),
-            *_value("default_onnx_opset", "int", "Opset of the graph.", graph.opset),
-            *(_POSITIONS if base is OnnxConfig and _has_positions(graph) else ()),
+            *_header(description, base),
+            *_axes_property("inputs", "Inputs of the graph, in order, with their dynamic axes.", graph.inputs),
+            *_axes_property("outputs", "Outputs of the graph, in order, with their dynamic axes.", graph.outputs),
+            *_literal_property("atol_for_validation", "float", "Absolute tolerance of validation.", graph.atol),
+            *_literal_property("default_onnx_opset", "int", "Minimum opset of the model.", graph.opset),
+            *(_POSITION_IDS_METHOD if base is OnnxConfig and _has_positions(graph) else ()),
             *_constructor(base, feature, past=bool(getattr(graph.code.config, "use_past", False))),
             "",
         ]
     )
 
 
-def _base(graph: GraphDescription) -> type[OnnxConfig]:
-    """Return the class that the printed one extends.
+def _base_class(graph: GraphDescription) -> type[OnnxConfig]:
+    """Return the base class of the printed class.
 
     Raises:
-        UnsupportedError: none does.
+        UnsupportedError: the description can't be printed.
     """
-    kind = type(graph.code.config)
+    cls = type(graph.code.config)
     past = bool(getattr(graph.code.config, "use_past", False))
     if isinstance(graph.code.config, DerivedOnnxConfig) and graph.code.config.is_plain:
         return OnnxConfig
     if graph.source == "hand-written" and not isinstance(graph.code.config, SentenceEmbeddingOnnxConfig):
-        return kind if _hooks(kind) or past or graph.code.config._patching_specs else OnnxConfig
-    what = "with a cache" if past else f"as {kind.__name__} does"
+        return cls if _overridden_hooks(cls) or past or graph.code.config._patching_specs else OnnxConfig
+    behaviour = "with a cache" if past else f"as {cls.__name__} does"
     raise UnsupportedError(
-        f"--python can't write a description that runs the model {what}"
+        f"--python can't print a description that runs the model {behaviour}"
         + ("; add --no-past, or name the task without -with-past" if past else "; print it with --json")
     )
 
 
-def _hooks(kind: type[OnnxConfig]) -> list[str]:
-    """Name the hooks that a class doesn't have from `OnnxConfig`."""
-    own = [base for base in kind.__mro__ if base not in OnnxConfig.__mro__]
-    return [hook for hook in _HOOKS if any(hook in vars(base) for base in own)]
+def _overridden_hooks(cls: type[OnnxConfig]) -> list[str]:
+    """Return the hooks that a class or its bases override in `OnnxConfig`."""
+    bases = [base for base in cls.__mro__ if base not in OnnxConfig.__mro__]
+    return [hook for hook in _HOOKS if any(hook in vars(base) for base in bases)]
 
 
 def _has_positions(graph: GraphDescription) -> bool:
     return any(tensor.name == "position_ids" for tensor in graph.inputs)
 
 
-def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
+def _header(description: Description, base: type[OnnxConfig]) -> list[str]:
     module = "onnxport.onnx" if base is OnnxConfig else base.__module__
     return [
-        f'"""How {description.architecture} is exported for {description.task}, as onnxport describe printed it.',
+        f'"""The description of {description.architecture} for {description.task}, printed by onnxport describe.',
         "",
-        "Edit it, and name this file: onnxport export MODEL OUTPUT --description FILE. A loaded model is exported by",
+        "Edit it and export with it: onnxport export MODEL OUTPUT --description FILE. A loaded model is exported by",
         "`onnxport.onnx.export` with `make_config(model.config)`.",
         '"""',
         "",
@@ -106,7 +107,7 @@ def _head(description: Description, base: type[OnnxConfig]) -> list[str]:
     ]
 
 
-def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]:
+def _axes_property(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]:
     entries = []
     for tensor in tensors:
         axes = ", ".join(f'{axis}: "{_label(tensor, axis)}"' for axis in tensor.labels)
@@ -116,29 +117,29 @@ def _mapping(name: str, text: str, tensors: tuple[TensorSpec, ...]) -> list[str]
 
 
 def _label(tensor: TensorSpec, axis: int) -> str:
-    """Return an axis's label; a new name for one that isn't a sum of others."""
+    """Return the label of an axis; a new one if it isn't a symbol or a sum of symbols."""
     label = tensor.labels[axis]
-    return label if _SUM.fullmatch(label) else f"{tensor.name}_{axis}"
+    return label if _SYMBOL_SUM.fullmatch(label) else f"{tensor.name}_{axis}"
 
 
-_SUM = re.compile(r"[A-Za-z_]\w*( \+ [A-Za-z_]\w*)*")
+_SYMBOL_SUM = re.compile(r"[A-Za-z_]\w*( \+ [A-Za-z_]\w*)*")
 
 
-def _value(name: str, kind: str, text: str, value: float) -> list[str]:
-    head = ["", "    @property", f"    def {name}(self) -> {kind}:"]
+def _literal_property(name: str, value_type: str, text: str, value: float) -> list[str]:
+    head = ["", "    @property", f"    def {name}(self) -> {value_type}:"]
     return [*head, f'        """{text}"""', f"        return {value!r}"]
 
 
-_POSITIONS = (
+_POSITION_IDS_METHOD = (
     "",
     "    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:",
-    '        """Make inputs with the preprocessor, and the places of the tokens."""',
+    '        """Make inputs with the preprocessor, and `position_ids`."""',
     "        import torch",
     "",
-    '        made = dict(super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"}))',
-    '        batch, length = made["input_ids"].shape',
-    '        made["position_ids"] = torch.arange(length).expand(batch, length).clone()',
-    "        return made",
+    '        inputs = dict(super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"}))',
+    '        batch, length = inputs["input_ids"].shape',
+    '        inputs["position_ids"] = torch.arange(length).expand(batch, length).clone()',
+    "        return inputs",
 )
 
 

@@ -1,7 +1,7 @@
-"""Which tasks exist, under which names, and which Auto classes load a model for each.
+"""The tasks, their names, and the Auto classes that load a model for each.
 
-A task has one name of ours (the name of today's pipeline where there is one), the feature name that 4.37.2 used
-where it had one, and aliases. `-with-past` on any of these names asks for the key/value cache in the graph.
+A task has a canonical name (that of Transformers' pipeline, if there is one), the feature name of 4.37.2, and aliases.
+The suffix `-with-past` on any of these names adds the KV cache to the graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnxport.errors import UnsupportedError
 
 PAST_SUFFIX = "-with-past"
 SENTENCE_SIMILARITY = "sentence-similarity"
-"""The task of sentence-transformers directories: their modules are part of the graph."""
+"""The task of sentence-transformers directories, whose modules are part of the graph."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Task:
     """Describe one task.
 
     Attributes:
-        name: our name, that of today's pipelines where there is one.
-        feature: the name that `transformers.onnx` 4.37.2 used, or the nearest for tasks it didn't know.
-        auto_classes: Auto classes of Transformers 5 that load a model for it, the first that fits is used.
-        aliases: further names that a user may type.
-        with_past: whether the key/value cache is part of the graph.
+        name: canonical name: that of Transformers' pipeline, if there is one.
+        feature: feature name in `transformers.onnx` 4.37.2, or the closest equivalent.
+        auto_classes: Auto classes of Transformers 5 that load a model for it; the first that supports it is used.
+        aliases: other names that users may pass.
+        with_past: whether the graph has the KV cache as inputs and outputs.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Task:
 
     @property
     def full_name(self) -> str:
-        """Name with the cache suffix where the cache is asked for."""
+        """Canonical name, with the suffix of `with_past`."""
         return self.name + PAST_SUFFIX * self.with_past
 
     @property
     def full_feature(self) -> str:
-        """4.37.2 feature name with the cache suffix where the cache is asked for."""
+        """Feature name of 4.37.2, with the suffix of `with_past`."""
         return self.feature + PAST_SUFFIX * self.with_past
 
     def past(self, with_past: bool = True) -> Task:
-        """Return the same task with or without the cache."""
+        """Return the same task with or without the KV cache."""
         return Task(self.name, self.feature, self.auto_classes, self.aliases, with_past)
 
 
@@ -123,9 +123,9 @@ TASKS: tuple[Task, ...] = (
     Task("backbone", "backbone", ("AutoBackbone",)),
     Task(SENTENCE_SIMILARITY, SENTENCE_SIMILARITY, ("AutoModel", "AutoModelForTextEncoding")),
 )
-"""All tasks, heads before the bare model: inference from `architectures` takes the first that fits.
+"""All tasks, heads before the base model: inference from `architectures` takes the first match.
 
-The last one is never inferred from a class: only a directory's modules make a model one for it."""
+The last one is never inferred from a class: it requires the modules of a sentence-transformers directory."""
 
 LABELLED = frozenset(
     (
@@ -134,7 +134,7 @@ LABELLED = frozenset(
         *("semantic-segmentation", "visual-question-answering"),
     )
 )
-"""Tasks whose outputs are scores of the labels that the configuration names."""
+"""Tasks whose outputs are scores of the labels in the configuration's `id2label`."""
 
 _BY_NAME = {name: task for task in TASKS for name in (task.name, task.feature, *task.aliases)}
 
@@ -143,7 +143,7 @@ def canonical_task(name: str) -> Task:
     """Find a task by any of its names.
 
     Args:
-        name: our name, a 4.37.2 feature name or an alias, each optionally with `-with-past`.
+        name: canonical name, feature name of 4.37.2 or alias, each optionally with `-with-past`.
 
     Raises:
         UnsupportedError: no task has this name.

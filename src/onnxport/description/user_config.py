@@ -1,4 +1,4 @@
-"""Load a description that a user wrote, or that `onnxport describe --python` printed and a user edited."""
+"""Load a user's description, such as an edited one that `onnxport describe --python` printed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from onnxport.errors import OptionError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_MAKER = "make_config"
+_FUNCTION = "make_config"
 
 
 def load_user_config(path: str, config: PreTrainedConfig) -> OnnxConfig:
-    """Run a user's module, and describe a model with what it defines.
+    """Run a user's Python file and return the description that its `make_config` returns.
 
     Args:
         path: a Python file with a function `make_config(config)`.
         config: the model's configuration.
 
     Raises:
-        OptionError: there is no such file, it can't be run, or what it makes isn't an `OnnxConfig`.
+        OptionError: the file doesn't exist or fails, or `make_config` doesn't return an `OnnxConfig`.
     """
     if not Path(path).is_file():
         raise OptionError(f"--description {path!r} isn't a file: name the Python file that describes the model")
@@ -33,12 +33,13 @@ def load_user_config(path: str, config: PreTrainedConfig) -> OnnxConfig:
         return OptionError(f"--description {path}: {type(error).__name__}: {error}; correct that file")
 
     with translating(incorrect):
-        maker: Any = runpy.run_path(path).get(_MAKER)
-        made = maker(config) if callable(maker) else None
-    if not isinstance(made, OnnxConfig):
-        found = f"{_MAKER} returns a {type(made).__name__}" if callable(maker) else f"it has no function {_MAKER}"
+        make_config: Any = runpy.run_path(path).get(_FUNCTION)
+        described = make_config(config) if callable(make_config) else None
+    if not isinstance(described, OnnxConfig):
+        returned = f"{_FUNCTION} returns a {type(described).__name__}"
+        found = returned if callable(make_config) else f"it has no function {_FUNCTION}"
         raise OptionError(
-            f"--description {path}: {found}; define {_MAKER}(config) that returns an onnxport.onnx.OnnxConfig, as "
+            f"--description {path}: {found}; define {_FUNCTION}(config) that returns an onnxport.onnx.OnnxConfig, as "
             "onnxport describe --python prints it"
         )
-    return made
+    return described
