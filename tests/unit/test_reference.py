@@ -170,3 +170,11 @@ def test_the_base_of_an_adapter_is_found_in_the_cache(cache: str, adapter: Calla
 def test_an_adapter_does_not_choose_whose_code_runs(tmp_path: Path, adapter: Callable[..., Path]) -> None:
     with pytest.raises(OptionError, match="pass the base model as MODEL"):
         open_checkpoint(adapter(str(tmp_path)), ExportOptions(trust_remote_code=True))
+
+
+def test_a_manifest_without_a_dtype_is_damaged(tmp_path: Path) -> None:
+    directory = write_export(tmp_path / "out")
+    file = directory / "onnxport.json"
+    file.write_text(file.read_text().replace('"dtype": "fp32"', '"opset": 20'))
+    with pytest.raises(CorruptCheckpointError, match=r"onnxport\.json is damaged: no dtype"):
+        onnxport.validate(directory)

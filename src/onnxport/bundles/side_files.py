@@ -46,7 +46,7 @@ _NAMES = (
 """Patterns of the files that clients read in addition to a graph, and of the license and the model card."""
 
 
-class Original(Protocol):
+class CheckpointObjects(Protocol):
     """Configuration and preprocessor of a checkpoint, loaded on first access."""
 
     @property
@@ -82,7 +82,9 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     return [files[name] for name in sorted(files)]
 
 
-def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:
+def write_side_files(
+    stage: Path, originals: list[Path], original: CheckpointObjects, *, labelled: bool = False
+) -> None:
     """Copy the checkpoint's files, and save the missing ones that clients require.
 
     Settings that only Transformers 5 supports are rewritten; see `onnxport.bundles.client_settings`.

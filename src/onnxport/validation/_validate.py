@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.containment import inside
-from onnxport.errors import ValidationError
+from onnxport.errors import CorruptCheckpointError, ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
@@ -54,6 +54,8 @@ def validate(
     directory = Path(directory)
     manifest = open_manifest(directory)
     recorded = manifest.options
+    if "dtype" not in recorded:
+        raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: no dtype among its options; export again")
     last_logits = bool(recorded.get("last_logits"))
     split_encoders = bool(recorded.get("split_encoders", recorded.get("towers")))  # its name in manifests of format 1
     requested = replace(
