@@ -16,7 +16,7 @@ from conformance.matrix.interface import missing_modalities
 from conformance.matrix.pairs import Pair
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 
-_STAMPED = re.compile(r"layers traced and proved alike")
+_STAMPED = re.compile(r"layers traced and proved isomorphic")
 _CATEGORIES = {
     "UnsupportedError": "describe",
     "WeightsMismatchError": "bind",

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from onnxport import _needs
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values, with_few_layers
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values, with_few_layers
 from onnxport.errors import TraceError, UnsupportedError
 
 
@@ -20,11 +20,11 @@ def look_at_a_value() -> None:
 
 
 def test_a_value_that_is_missing_is_named() -> None:
-    with pytest.raises(WeightsNeededError, match="_local_scalar_dense"), noticing_missing_values():
+    with pytest.raises(WeightsNeededError, match="_local_scalar_dense"), translating_missing_values():
         look_at_a_value()
 
 
-@pytest.mark.parametrize("block", [noticing_missing_values, with_few_layers])
+@pytest.mark.parametrize("block", [translating_missing_values, with_few_layers])
 def test_a_description_that_failed_for_it_is_named_too(block: Any) -> None:
     with pytest.raises(WeightsNeededError, match="_local_scalar_dense"), block():
         try:
@@ -35,7 +35,7 @@ def test_a_description_that_failed_for_it_is_named_too(block: Any) -> None:
 
 def test_other_failures_are_passed_on() -> None:
     for error in (KeyError("x"), UnsupportedError("no such task"), TraceError("no operator")):
-        with pytest.raises(type(error)), noticing_missing_values():
+        with pytest.raises(type(error)), translating_missing_values():
             raise error
 
 

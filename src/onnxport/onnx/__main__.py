@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport._garbage import without_last_collections
+from onnxport._garbage import without_exit_collections
 from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError
 
@@ -202,4 +202,4 @@ def _message(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(without_last_collections(main))
+    sys.exit(without_exit_collections(main))

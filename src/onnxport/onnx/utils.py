@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.configs import ParameterFormat, compute_effective_axis_dimension, compute_serialized_parameters_size
+from onnxport.loading.preprocessors import check_audio_tokenizer
 
 __all__ = [
     "ParameterFormat",
@@ -27,6 +28,7 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
 
     Raises:
         ValueError: the checkpoint has a tokenizer and a feature extractor, but no processor that combines them.
+        CorruptCheckpointError: a local directory's processor has an audio tokenizer outside that directory.
     """
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
@@ -54,8 +56,16 @@ def _is_vision_only(model_name: str) -> bool:
 
 
 def _try(auto_class: Any, model_name: str, cache_dir: str | None) -> Any:
-    """Load with an Auto class; return None if the checkpoint has no files for it."""
+    """Load with an Auto class; return None if the checkpoint has no files for it.
+
+    Nothing is downloaded for a local directory, whose processor may refer to an audio tokenizer elsewhere.
+    """
+    is_local = Path(model_name).is_dir()
+    if is_local:
+        check_audio_tokenizer(Path(model_name))
     try:
-        return auto_class.from_pretrained(model_name, cache_dir=cache_dir, trust_remote_code=False)
+        return auto_class.from_pretrained(
+            model_name, cache_dir=cache_dir, trust_remote_code=False, local_files_only=is_local
+        )
     except (ValueError, OSError, KeyError, ImportError):
         return None
