@@ -74,8 +74,8 @@ def test_layers_that_shrink_what_they_are_given_are_no_stack() -> None:
 
 def test_a_traced_layer_stands_for_those_made_from_it() -> None:
     stack = TracedStack("layers", (0, 0, 1, 1), (0, 1, 0, 0, 1, 1))
-    assert [stack.stands_for(position) for position in range(4)] == [(0,), (2, 3), (1,), (1, 4, 5)]
-    assert TracedStack("layers", (0, 1, 1), (0, 1, 1, 1)).stands_for(0) == (0,)
+    assert [stack.represented_layers(position) for position in range(4)] == [(0,), (2, 3), (1,), (1, 4, 5)]
+    assert TracedStack("layers", (0, 1, 1), (0, 1, 1, 1)).represented_layers(0) == (0,)
 
 
 def _first(config: Any, number: int, layer: Any) -> None:
