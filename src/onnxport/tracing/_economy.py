@@ -17,9 +17,6 @@ from onnxport.patching.patch import Replacement
 if TYPE_CHECKING:
     from torch.fx.experimental.sym_node import SymNode
 
-if TYPE_CHECKING:
-    from torch.fx.experimental.sym_node import SymNode
-
 
 @contextmanager
 def without_unneeded_work() -> Iterator[None]:
