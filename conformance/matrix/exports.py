@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from conformance.matrix.interface import missing_modalities
 from conformance.matrix.pairs import Pair
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 
-_STAMPED = re.compile(r"layers traced and proved alike")
+_STAMPED = re.compile(r"layers traced and proved isomorphic")
 _CATEGORIES = {
     "UnsupportedError": "describe",
     "WeightsMismatchError": "bind",
@@ -33,8 +35,7 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
         directory: directory of the checkpoints, and of outputs, which are removed again.
 
     Returns:
-        `status` and `seconds`; if the pair passed, facts from the manifest; if it failed, `category` (make, describe,
-        bind, trace, convert, validate, interface), `message` and the end of the traceback.
+        `status`, `seconds` and `commit`; if the pair passed, facts from the manifest; if it failed, `category` (make, describe, bind, trace, convert, validate, interface), `message` and the end of the traceback.
     """
     start = time.perf_counter()
     output = directory / "outputs" / f"{model_type}-{task}"
@@ -51,7 +52,16 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
     finally:
         shutil.rmtree(output, ignore_errors=True)
     known = {name: facts[name] for name in ("parameters", "repeated") if name in facts}
-    return {**found, **known, "seconds": round(time.perf_counter() - start, 1)}
+    return {**found, **known, "commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
+
+
+@cache
+def commit() -> str:
+    """Return the commit that is checked out, marked where files differ from it."""
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(
+        described, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _export(checkpoint: Path, pair: Pair, output: Path) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def _versions() -> dict[str, str]:
 def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
     """Return the Markdown text of the page."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    run = f"Written {date} with {named}. {len(records)} of {len(pairs())} pairs were run."
+    commits = ", ".join(sorted({record["commit"] for record in records if "commit" in record}))  # a crash has none
+    run = f"Run at commit {commits}, {date}, with {named}: {len(records)} of {len(pairs())} pairs."
     lines = [_HEAD, run, "", "## Figures", "", *_figures(records)]
     lines += ["", "## By predecessor", "", *_predecessors(records)]
     lines += ["", "## By family", "", *_table(records, "family of tasks", lambda r: family(r["task"]), [*FAMILIES])]
@@ -201,7 +202,7 @@ def _outcome(record: Record) -> str:
 
 def _plain(record: Record) -> Record:
     """Return a record without the fields that depend on the machine."""
-    omitted = ("trace", "inputs", "seconds", "notes", "cases")
+    omitted = ("trace", "inputs", "seconds", "notes", "cases", "commit")
     plain = {name: value for name, value in record.items() if name not in omitted}
     return {**plain, "message": reason(record)} if "message" in plain else plain
 

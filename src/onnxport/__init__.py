@@ -1,4 +1,4 @@
-"""From a Hugging Face Transformers checkpoint to a proved ONNX directory."""
+"""Export Hugging Face Transformers checkpoints to validated ONNX directories."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Describe what an export would make of a checkpoint: the same steps, with parameters that have no values.
+"""Describe the graphs that an export would create: the same steps as `export`, on a model with fake parameters.
 
-Headers of safetensors files are read, tensors aren't. Only a model that needs values is loaded, and a note tells so.
+Headers of safetensors files are read, tensors aren't. The weights are loaded only if building or running the model
+requires their values; `Description.notes` then has the reason.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport._needs import WeightsNeededError, noticing_missing_values
+from onnxport._needs import WeightsNeededError, translating_missing_values
 from onnxport.binding.bind import bind
 from onnxport.blueprints.describing import describe_model
 from onnxport.blueprints.subject import Subject, subject_of
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 
 @exclusive()
 def describe_checkpoint(model: str | Path, options: ExportOptions | None = None) -> Description:
-    """Describe what an export would make, without making it.
+    """Describe the graphs of an export without exporting.
 
     Args:
         model: local directory, GGUF file, or repository on the hub.
-        options: those that would be given to `export`.
+        options: the options of the export.
 
     Raises:
         CheckpointError: the checkpoint can't be read.
@@ -47,27 +48,27 @@ def describe_checkpoint(model: str | Path, options: ExportOptions | None = None)
     subject = subject_of(checkpoint, options)
     notes: tuple[str, ...] = ()
     try:
-        with quiet_engine(), noticing_missing_values():
-            whole, notes = _fake(checkpoint, subject, options.checkpoint)
-        with without_values(whole), noticing_missing_values():
-            description = _probed(whole, subject, options)
+        with quiet_engine(), translating_missing_values():
+            full_model, notes = _build_fake_model(checkpoint, subject, options.checkpoint)
+        with without_values(full_model), translating_missing_values():
+            description = _describe_with_axes(full_model, subject, options)
     except WeightsNeededError as error:
-        notes = (f"described with its weights in memory: it can't be without ({error})",)
+        notes = (f"the weights were loaded, because the description requires their values ({error})",)
         with quiet_engine():
-            whole = load_model(checkpoint, subject.model_class, options.checkpoint)
-            description = _probed(whole, subject, options)
-    model_type = checkpoint.model_type or whole.config.model_type
+            full_model = load_model(checkpoint, subject.model_class, options.checkpoint)
+            description = _describe_with_axes(full_model, subject, options)
+    model_type = checkpoint.model_type or full_model.config.model_type
     return replace(description, model=checkpoint.name, model_type=model_type, notes=notes)
 
 
-def _fake(
+def _build_fake_model(
     checkpoint: Checkpoint, subject: Subject, options: CheckpointOptions
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """Build the model at full depth with fake parameters, agreeing with the checkpoint where that costs no reading."""
+    """Build the model at full depth with fake parameters, adapted to the checkpoint as far as its headers allow."""
     if not checkpoint.in_parts:
         note = (
-            f"{checkpoint.format} files aren't read in parts, so nothing of the weights was looked at; a pooler that "
-            "they don't have is left out of an export"
+            f"{checkpoint.format} files aren't read in parts, so the weights weren't inspected; an export omits a "
+            "pooler that they don't have"
         )
         return build_fake(subject.model_class, subject.config, dtype_of(options)), (note,)
     bound = bind(checkpoint, subject.model_class, subject.config, options)
@@ -75,51 +76,51 @@ def _fake(
     return like_full(fake, bound.model), ()
 
 
-def _probed(whole: PreTrainedModel, subject: Subject, options: ExportOptions) -> Description:
-    """Describe a model, with the axes that are found by running it at several sizes."""
-    description = describe_model(whole, subject, options.graph)
-    return replace(description, graphs=tuple(_probed_graph(graph, whole, options) for graph in description.graphs))
+def _describe_with_axes(full_model: PreTrainedModel, subject: Subject, options: ExportOptions) -> Description:
+    """Describe a model, with the dynamic and fixed axes found by running it at several sizes."""
+    description = describe_model(full_model, subject, options.graph)
+    return replace(description, graphs=tuple(_probe_graph(graph, full_model, options) for graph in description.graphs))
 
 
-def _probed_graph(graph: GraphDescription, whole: PreTrainedModel, options: ExportOptions) -> GraphDescription:
-    module, code = graph.module_of(whole), graph.code
+def _probe_graph(graph: GraphDescription, full_model: PreTrainedModel, options: ExportOptions) -> GraphDescription:
+    module, code = graph.module_of(full_model), graph.code
     examples = Examples(code.config, signature_of(code.config), code.preprocessor)
-    found = probe(module, examples, code.layout(graph.sizes))
+    probed = probe(module, examples, code.layout(graph.sizes))
     dtype = str(module.dtype).removeprefix("torch.")
     tolerance = tolerance_of(graph, options.validation)
     return replace(
         graph,
         atol=tolerance.atol,
         rtol=tolerance.rtol,
-        inputs=input_specs(code, found.layout, dtype, found.fixed),
-        outputs=_outputs(found, examples),
-        fixed_axes=_fixed_axes(found, examples),
+        inputs=input_specs(code, probed.layout, dtype, probed.fixed),
+        outputs=_output_specs(probed, examples),
+        fixed_axes=_fixed_axes(probed, examples),
     )
 
 
-def _fixed_axes(found: Probe, examples: Examples) -> tuple[str, ...]:
-    """List the axes of inputs that the model doesn't let vary."""
+def _fixed_axes(probed: Probe, examples: Examples) -> tuple[str, ...]:
+    """List the input axes whose size the model fixes."""
     return tuple(
-        f"{name}: {today_label(label)} = {found.layout.flat[name].shape[axis]}"
-        for name, axes in examples.signature.for_inputs(found.layout.flat).inputs.items()
+        f"{name}: {today_label(label)} = {probed.layout.flat[name].shape[axis]}"
+        for name, axes in examples.signature.for_inputs(probed.layout.flat).inputs.items()
         for axis, label in axes.items()
-        if set(symbols_of(label)) & set(found.fixed)
+        if set(symbols_of(label)) & set(probed.fixed)
     )
 
 
-def _outputs(found: Probe, examples: Examples) -> tuple[TensorSpec, ...]:
+def _output_specs(probed: Probe, examples: Examples) -> tuple[TensorSpec, ...]:
     declared = examples.signature.outputs
     return tuple(
-        TensorSpec.of(name, dtype, shape, _preferred(found.labels[name], declared.get(name, {})))
-        for name, (dtype, shape) in found.outputs.items()
+        TensorSpec.of(name, dtype, shape, _preferred_labels(probed.labels[name], declared.get(name, {})))
+        for name, (dtype, shape) in probed.outputs.items()
     )
 
 
-def _preferred(found: dict[int, str], declared: dict[int, str]) -> dict[int, str]:
-    """Write a sum in the description's own order of terms."""
+def _preferred_labels(labels: dict[int, str], declared: dict[int, str]) -> dict[int, str]:
+    """Return axis labels, with the terms of a sum in the order of the declared label."""
     return {
         axis: declared[axis]
         if axis in declared and sorted(symbols_of(declared[axis])) == sorted(symbols_of(label))
         else label
-        for axis, label in found.items()
+        for axis, label in labels.items()
     }

@@ -1,7 +1,7 @@
 """The pipeline, from a checkpoint to a validated directory. Read this first.
 
-checkpoint → description → trace → blueprint (these three from the cache, or made) → bound graphs → plan → written →
-validated → renamed into place
+checkpoint → description → trace → blueprint (these three cached, or created) → bound graphs → plan → written →
+validated → renamed to the output directory
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from onnxport.validation.report import ValidationReport
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Tell what an export did.
+    """Hold the result of an export.
 
     Attributes:
-        directory: the output; None for a dry run.
-        manifest: the content of `onnxport.json`; for a dry run, what it would be, without validation.
-        plan: the files that were, or would be, written.
+        directory: the output directory; None for a dry run.
+        manifest: the content of `onnxport.json`; for a dry run, without validation results.
+        plan: the files that were written; for a dry run, the files that would be.
     """
 
     directory: Path | None
@@ -61,9 +61,9 @@ def export(
 
     Args:
         model: local directory, GGUF file, or repository on the hub.
-        output: directory to create; it appears whole, or not at all.
+        output: directory to create; it is created atomically.
         options: see `ExportOptions`.
-        progress: called with the stage and the share of it that is done (None where that isn't known).
+        progress: called with the stage and its completed fraction (None if unknown).
 
     Returns:
         The directory, its manifest and its files.
@@ -72,7 +72,7 @@ def export(
         CheckpointError: the checkpoint can't be read.
         UnsupportedError: its model type or the task isn't supported.
         TraceError: the model can't be captured.
-        ValidationError: the graph differs from the original.
+        ValidationError: the graph's outputs differ from the original model's.
         OutputError: the output can't be written.
     """
     options, report, output = options or ExportOptions(), progress or _no_progress, Path(output)
@@ -126,5 +126,5 @@ def _check(validation: ValidationReport, options: OutputOptions) -> None:
         more = f" (and {len(validation.failures) - 3} more)" if len(validation.failures) > 3 else ""
         raise ValidationError(
             f"the graph differs from the original: {failures}{more}. Nothing was written; --keep-invalid keeps the "
-            "output, --atol and --rtol set what is accepted"
+            "output, --atol and --rtol set the tolerances"
         )

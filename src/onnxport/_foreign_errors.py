@@ -1,4 +1,4 @@
-"""What code that isn't ours raises: models, files of users and code of checkpoints raise exceptions of any type."""
+"""Translate exceptions of third-party code: models, users' files and checkpoints' code raise exceptions of any type."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def translating(translate: Callable[[Exception], Exception | None]) -> Iterator[None]:
-    """Run foreign code in a block, and raise an error of this package instead of its exception, which is the cause.
+    """Run third-party code in a block, and raise an error of this package from its exception.
 
     Args:
-        translate: returns the error to raise instead, None where the exception is raised as it is.
+        translate: returns the error to raise, or None to re-raise the exception unchanged.
     """
     try:
         yield
-    except Exception as error:  # foreign code raises whatever it likes
+    except Exception as error:  # third-party code raises exceptions of any type
         translated = translate(error)
         if translated is None:
             raise

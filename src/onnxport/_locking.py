@@ -1,6 +1,6 @@
-"""Lock temporary files and directories while a process writes them, so that those of killed processes are recognized.
+"""Lock temporary files and directories while a process writes them, to recognize those of killed processes.
 
-The operating system releases a lock when its process ends, in whatever way: a temporary file without a lock is
+The operating system releases a lock when its process ends, even if it is killed: a temporary file without a lock is
 abandoned.
 """
 
@@ -33,7 +33,7 @@ def lock(descriptor: int, *, wait: bool) -> bool | None:
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Return whether a path still is that of an open file or directory, which another process may have removed."""
+    """Return whether a path still refers to an open file or directory, which another process may have removed."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:

@@ -1,6 +1,6 @@
-"""Failures that aren't the end: what can't be traced as it is can be with more layers, or with the weights in memory.
+"""Recoverable failures: the model can be traced with more layers, or with its weights in memory.
 
-Both are raised where that is found out. Any other exception is an error of the model, of the user, or a bug.
+They are raised where the cause is detected. Any other exception is an error of the model, of the user, or a bug.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _PACKAGE = str(Path(__file__).parent)
 
 
 class MoreLayersNeededError(Exception):
-    """Say why the traced layers don't stand for the others.
+    """The traced layers don't represent the other layers.
 
     Args:
-        reason: what was found.
-        stacks: names of the stacks whose other layers have to be traced, too; empty where it may be any.
+        reason: the difference or failure that was found.
+        stacks: names of the layer stacks whose remaining layers have to be traced, too; empty if unknown.
     """
 
     def __init__(self, reason: str, stacks: frozenset[str] = frozenset()) -> None:
@@ -28,40 +28,40 @@ class MoreLayersNeededError(Exception):
 
 
 class WeightsNeededError(Exception):
-    """Say where a model looks at the values of its parameters while it is built, run or traced."""
+    """Building, running or tracing a model requires the values of its parameters."""
 
 
 def with_few_layers() -> AbstractContextManager[None]:
-    """Run a model in a block that has fewer layers than it was made for.
+    """Run a model in a block with fewer layers than its code expects.
 
     Raises:
-        MoreLayersNeededError: the model's own code fails, as where it takes the output of a layer that isn't there.
-        WeightsNeededError: see `noticing_missing_values`.
+        MoreLayersNeededError: the model's code fails, for example because it reads the output of a removed layer.
+        WeightsNeededError: see `translating_missing_values`.
     """
 
     def translate(error: Exception) -> Exception | None:
         if (needed := _weights_needed(error)) is not None:
             return needed
         if isinstance(error, OnnxportError):
-            of_model = isinstance(error, UnsupportedError) and error.__cause__ is not None
+            raised_by_model = isinstance(error, UnsupportedError) and error.__cause__ is not None
         else:
-            of_model = not _is_ours(error)
-        return MoreLayersNeededError(_one_line(error)) if of_model else None
+            raised_by_model = not _raised_by_this_package(error)
+        return MoreLayersNeededError(_one_line(error)) if raised_by_model else None
 
     return translating(translate)
 
 
-def noticing_missing_values() -> AbstractContextManager[None]:
+def translating_missing_values() -> AbstractContextManager[None]:
     """Run a block in which parameters have no values.
 
     Raises:
-        WeightsNeededError: the block needs the values of a tensor that has none.
+        WeightsNeededError: the block requires the values of a tensor that has none.
     """
     return translating(_weights_needed)
 
 
 def _weights_needed(error: Exception) -> WeightsNeededError | None:
-    cause = _missing_values(error)
+    cause = _missing_values_cause(error)
     return None if cause is None else WeightsNeededError(_one_line(cause))
 
 
@@ -70,23 +70,23 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, OnnxportError) else f"{type(error).__name__}: {text}"
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Say whether code of this package raised an error."""
+def _raised_by_this_package(error: BaseException) -> bool:
+    """Return whether code of this package raised an error."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback is None or traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE)
 
 
-def _missing_values(error: BaseException) -> BaseException | None:
-    """Return the exception by which torch said that a tensor has no values, None where it said no such thing.
+def _missing_values_cause(error: BaseException) -> BaseException | None:
+    """Return the exception that torch raises for a tensor without values, or None.
 
-    An error that was raised while it was handled has it as its cause or context.
+    It may be the error itself, or in the chain of its causes and contexts.
     """
     from torch._subclasses import fake_tensor
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    kinds = (
+    types = (
         fake_tensor.DataDependentOutputException,
         fake_tensor.DynamicOutputShapeException,
         fake_tensor.UnsupportedFakeTensorException,
@@ -94,6 +94,6 @@ def _missing_values(error: BaseException) -> BaseException | None:
         GuardOnDataDependentSymNode,
     )
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, kinds):
+    while cause is not None and not isinstance(cause, types):
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return cause

@@ -9,10 +9,10 @@ from functools import cache
 def runtime_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions of ONNX Runtime.
 
-    Its own have no base class but `Exception` (up to 1.32), and aren't public; for a wrong feed it raises `ValueError`,
-    and for some failures of a kernel `RuntimeError`.
+    Its exception classes have no common base class but `Exception` (up to 1.32), and aren't public. It raises
+    `ValueError` for a wrong feed, and `RuntimeError` for some kernel failures.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, RuntimeError, ValueError)
+    classes = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*classes, RuntimeError, ValueError)

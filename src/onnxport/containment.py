@@ -1,7 +1,7 @@
-"""Keep the files that a directory names, and those that are in it, inside of it.
+"""Reject file names and links that lead out of a directory.
 
-Whoever wrote a directory chose the names in its JSON files and graphs, and may have put links into it. Every such name
-goes through `inside`, so that neither reading nor exporting a directory opens a file of the reader's own.
+The author of a directory chose the names in its JSON files and graphs, and may have put links into it. Every such name
+goes through `inside`, so that neither reading nor exporting a directory opens another file of the user's.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from onnxport.errors import CorruptCheckpointError
 
-_READ_WHOLE = ("additional_chat_templates",)
-"""Subdirectories whose files Transformers reads without being told their names."""
+_LISTED_SUBDIRECTORIES = ("additional_chat_templates",)
+"""Subdirectories that Transformers lists, to read all their files."""
 
 
 def inside(directory: Path, name: str | Path, named_by: Path | None = None) -> Path:
-    """Return the path of a file or directory, which must lie inside a directory, symbolic links followed.
+    """Return the path of a file or directory, which must be inside a directory after resolving symbolic links.
 
-    What a snapshot of the hub links to, the blobs of its own repository and of its cache, counts as inside.
+    A snapshot of the hub may link to the blobs of its repository and of its cache.
 
     Args:
-        directory: where the file must be.
-        name: relative path of the file; or a path below `directory`, as listing it gives.
-        named_by: file that names it; None where it was found by listing the directory.
+        directory: directory that must contain the file.
+        name: relative path of the file; or a path below `directory`, as returned by listing it.
+        named_by: file that names it; None if it was found by listing the directory.
 
     Raises:
         CorruptCheckpointError: it is absolute, leads upwards, or is a link to somewhere else.
     """
     origin = named_by or directory
     verb = "names" if named_by else "holds"
-    path = name if isinstance(name, Path) and name.is_relative_to(directory) else directory / _checked(name, origin)
+    path = (
+        name if isinstance(name, Path) and name.is_relative_to(directory) else directory / _checked_name(name, origin)
+    )
     try:
         real = path.resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
@@ -45,10 +47,10 @@ def inside(directory: Path, name: str | Path, named_by: Path | None = None) -> P
 
 
 def files_inside(directory: Path, *patterns: str) -> list[Path]:
-    """List the files of a directory whose names match a pattern, sorted; each lies inside of it.
+    """List the files of a directory whose names match a pattern, sorted, and check that each is inside of it.
 
     Args:
-        directory: where to look.
+        directory: the directory.
         *patterns: patterns of `Path.glob`.
 
     Raises:
@@ -59,27 +61,27 @@ def files_inside(directory: Path, *patterns: str) -> list[Path]:
 
 
 def check_links(directory: Path) -> None:
-    """Check that no file that Transformers may look for in a directory is a link to somewhere else.
+    """Check that no file that Transformers may open in a directory is a link to somewhere else.
 
-    Its tokenizers and processors open files by names that they choose, so all of them are checked.
+    Its tokenizers and processors choose the names of the files that they open, so all files are checked.
 
     Raises:
         CorruptCheckpointError: one is.
     """
-    for path in _readable(directory):
+    for path in _readable_files(directory):
         inside(directory, path)
 
 
-def _readable(directory: Path) -> Iterator[Path]:
+def _readable_files(directory: Path) -> Iterator[Path]:
     yield from (path for path in directory.glob("*") if path.is_file())
-    for name in _READ_WHOLE:
+    for name in _LISTED_SUBDIRECTORIES:
         if (directory / name).exists():
             yield directory / name
             yield from (directory / name).glob("*")
 
 
-def _checked(name: str | Path, origin: Path) -> str:
-    """Return a relative name that leads nowhere else by its spelling, on any platform."""
+def _checked_name(name: str | Path, origin: Path) -> str:
+    """Return a relative name, after checking that it can't leave the directory on any platform."""
     text = str(name)
     posix, windows = PurePosixPath(text), PureWindowsPath(text)
     if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts:
@@ -93,7 +95,7 @@ def _checked(name: str | Path, origin: Path) -> str:
 
 
 def _blob_directories(root: Path) -> Iterator[Path]:
-    """Yield where the hub's cache keeps the contents of a snapshot: the repository's blobs, and the shared ones.
+    """Yield the directories with the contents of a snapshot in the hub's cache: the repository's blobs, shared blobs.
 
     Args:
         root: the snapshot (`models--owner--name/snapshots/commit`), or a directory in it; links are resolved.
@@ -101,5 +103,5 @@ def _blob_directories(root: Path) -> Iterator[Path]:
     for snapshots in root.parents:
         repository = snapshots.parent
         if snapshots.name == "snapshots" and "--" in repository.name:
-            # A link in the place of one of them would lead anywhere.
+            # A symbolic link named `blobs` could lead anywhere.
             yield from (blobs for at in (repository, repository.parent) if not (blobs := at / "blobs").is_symlink())

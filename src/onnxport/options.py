@@ -1,4 +1,4 @@
-"""What a user can choose. One frozen dataclass serves the API, the CLI and the manifest."""
+"""Options of an export. One frozen dataclass serves the API, the CLI and the manifest."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Weights = Literal["copy", "link"]
 Framework = Literal["pt", "tf"]
 
 Progress = Callable[[str, float | None], None]
-"""Called with a stage of the work and the share of it that is done, None where that isn't known."""
+"""Callback that receives a stage of the export and its completed fraction, None if unknown."""
 
 MIN_OPSET = 18
-"""Lowest ONNX opset that the engine below (`torch.onnx`, exported-program path) produces."""
+"""Lowest ONNX opset that the engine (`torch.onnx`, exported-program path) produces."""
 MAX_OPSET = 23
-"""Highest ONNX opset that the same engine's operator library produces."""
+"""Highest ONNX opset that the engine's operator library produces."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """Choose what the graphs are; the fields are those of `ExportOptions`."""
+    """Choose which graphs are exported; the fields are those of `ExportOptions`."""
 
     task: str | None = None
     past: bool = True
@@ -87,8 +87,8 @@ Group = TypeVar("Group", GraphOptions, CheckpointOptions, ValidationOptions, Out
 class ExportOptions:
     """Choose how a checkpoint is exported.
 
-    Each field carries its description as `metadata["help"]`, which is also what the command line prints: docstrings
-    are gone under `python -OO`.
+    Each field has its description in `metadata["help"]`, which the command line prints, too: `python -OO` removes
+    docstrings.
 
     Raises:
         OptionError: a value is out of range.
@@ -102,22 +102,22 @@ class ExportOptions:
     )
     past: bool = field(
         default=True,
-        metadata={"help": "give the graphs of a task that generates their key/value cache, where the task is inferred"},
+        metadata={"help": "export a generation task with its key/value cache, if the task is inferred"},
     )
     last_logits: bool = field(
-        default=False, metadata={"help": "where a text is generated, give the logits of the last token only"}
+        default=False, metadata={"help": "for text generation, return the logits of the last token only"}
     )
     split_encoders: bool = field(
         default=False,
         metadata={
-            "help": "write a graph each for the text and the image (or audio) encoder of a model that compares them"
+            "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs"
         },
     )
     description: str | None = field(
         default=None,
         metadata={
             "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
-            "make_config(config) returns the OnnxConfig of the one graph (default: the model's own)"
+            "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
         },
     )
     opset: int | None = field(
@@ -125,11 +125,11 @@ class ExportOptions:
     )
     atol: float | None = field(
         default=None,
-        metadata={"help": "largest absolute difference that validation accepts (default: the configuration's own)"},
+        metadata={"help": "largest absolute difference that validation accepts (default: that of the description)"},
     )
     rtol: float | None = field(
         default=None,
-        metadata={"help": "largest relative difference that validation accepts (default: the configuration's own)"},
+        metadata={"help": "largest relative difference that validation accepts (default: that of the description)"},
     )
     dtype: Dtype = field(
         default="fp32", metadata={"help": "floating-point type of weights and activations in the graph"}
@@ -138,7 +138,7 @@ class ExportOptions:
         default="cpu", metadata={"help": "torch device on which the model is traced and the reference is run"}
     )
     framework: Framework | None = field(
-        default=None, metadata={"help": "tf to read tf_model.h5 (default: whatever weights the checkpoint has)"}
+        default=None, metadata={"help": "tf to read tf_model.h5 (default: the weights that the checkpoint has)"}
     )
     adapter: str | None = field(
         default=None,
@@ -146,36 +146,39 @@ class ExportOptions:
     )
     revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the hub"})
     cache_dir: str | None = field(
-        default=None, metadata={"help": "where downloads are kept (default: the hub client's)"}
+        default=None, metadata={"help": "cache directory of downloads (default: the hub client's)"}
     )
     token: str | None = field(default=None, repr=False, metadata={"help": "access token of the hub"})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "allow code in the checkpoint's repository to run"}
     )
     validate: ValidationLevel = field(
-        default="full", metadata={"help": "full runs several shapes, quick the traced one, none nothing"}
+        default="full",
+        metadata={"help": "full: at several input shapes; quick: at the traced one; none: skip validation"},
     )
     memory: int | None = field(
         default=None,
-        metadata={"help": "bytes that validation may take (default: 60 % of what the machine has available)"},
+        metadata={"help": "memory limit of validation, in bytes (default: 60 % of the available memory)"},
     )
     external_data: ExternalData = field(
         default="auto",
-        metadata={"help": "always writes weights beside the graph, auto only when over the 2 GiB protobuf limit"},
+        metadata={"help": "always: weights in a separate file; auto: only above the 2 GiB limit of protobuf"},
     )
     weights: Weights = field(
         default="copy",
         metadata={
-            "help": "copy the weights, or link the safetensors files into the output, which takes no time and no space"
+            "help": "copy the weights, or link the safetensors files into the output, without using time and disk space"
         },
     )
     cache: bool = field(
         default=True,
-        metadata={"help": "use the graphs that earlier exports kept in the cache, and keep new ones there"},
+        metadata={"help": "reuse the cached graphs of earlier exports, and cache new ones"},
     )
     stamping: bool = field(
         default=True,
-        metadata={"help": "trace few layers and repeat them, where they are proved alike; otherwise trace all of them"},
+        metadata={
+            "help": "trace a few layers and repeat them if they are proved isomorphic; otherwise trace all of them"
+        },
     )
     dry_run: bool = field(default=False, metadata={"help": "plan and report, write nothing"})
     force: bool = field(default=False, metadata={"help": "replace an output directory that isn't empty"})
@@ -205,22 +208,22 @@ class ExportOptions:
 
     @property
     def graph(self) -> GraphOptions:
-        """Those that shape the graphs."""
+        """The options of the graphs."""
         return self._group(GraphOptions)
 
     @property
     def checkpoint(self) -> CheckpointOptions:
-        """Those by which a checkpoint is found and read."""
+        """The options of finding and reading the checkpoint."""
         return self._group(CheckpointOptions)
 
     @property
     def validation(self) -> ValidationOptions:
-        """Those of the validation."""
+        """The options of the validation."""
         return self._group(ValidationOptions)
 
     @property
     def output(self) -> OutputOptions:
-        """Those by which files are written."""
+        """The options of writing files."""
         return self._group(OutputOptions)
 
     def _group(self, group: type[Group]) -> Group:

@@ -107,7 +107,7 @@ def test_the_reason_for_a_missing_checkpoint_is_recorded(monkeypatch: pytest.Mon
 
 
 def _record(task: str, **more: Any) -> dict[str, Any]:
-    return {"model_type": "bert", "task": task, "status": "passed", "seconds": 60.0, **more}
+    return {"model_type": "bert", "task": task, "status": "passed", "commit": "abc", "seconds": 60.0, **more}
 
 
 def test_the_page_has_counts_and_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +117,7 @@ def test_the_page_has_counts_and_reasons(monkeypatch: pytest.MonkeyPatch) -> Non
     failed = _record("text-classification", category="trace", message="no | \x1b[96mway\x1b[0m /a/b/model.onnx")
     failed["status"] = "failed"
     text = text_of([passed, failed], "2020-01-01", {"torch": "1"})
+    assert "Run at commit abc, 2020-01-01, with torch 1: 2 of 2 pairs." in text
     assert "| (model type, task) pairs that export and validate | 1 | 2 | 50.0 % |" in text
     assert "| trace | no \\| way model.onnx | bert: text-classification |" in text
     assert "| optimum-onnx 0.1.0 | 553 | 1 | 0.2 % | albert:feature-extraction (not run), " in text

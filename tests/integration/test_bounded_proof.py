@@ -33,7 +33,7 @@ from onnxport.validation.digests import TensorDigests, compare_tensors, merged_d
 from onnxport.validation.memory import Strategy
 from onnxport.validation.original import original_model
 from onnxport.validation.prove import ProofRequest
-from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
+from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
 from onnxport.validation.report import ValidationReport, merged
 from onnxport.weights.expressions import InMemory
 from onnxport.weights.parameters import ParameterTensor
@@ -76,7 +76,7 @@ def test_the_result_is_that_of_an_unbounded_validation(
     whole, on_disk = onnxport.validate(output), onnxport.validate(output, options=LITTLE_MEMORY)
     assert (whole.status, on_disk.status) == ("passed", "passed")
     assert whole.note == ""
-    assert "read from disk as they were used" in on_disk.note
+    assert "read from disk on demand" in on_disk.note
     assert [(case.name, case.sizes) for case in whole.cases] == [(case.name, case.sizes) for case in on_disk.cases]
     for one, other in zip(whole.cases, on_disk.cases, strict=True):
         assert [output.shape for output in one.outputs] == [output.shape for output in other.outputs]
@@ -176,7 +176,7 @@ def test_a_partial_validation_exits_with_0_and_a_note(
     text = " ".join(capsys.readouterr().out.split())
     assert "validation: partial" in text
     assert "validation: passed" not in text
-    assert "Not validated: what the whole model returns" in text
+    assert "Not validated: the outputs of the full model" in text
 
 
 @pytest.mark.usefixtures("stream_tiny_tensors")
@@ -279,7 +279,7 @@ def test_a_wrong_tensor_in_the_output_fails_the_validation(tmp_path: Path) -> No
         assert digests.differing == (name,)
         report = prove_reduced(proof, digests, "quick", Tolerance(1e-5, 5e-4))
     assert report.status == "failed"
-    assert report.failures == [f"model, tensors (), {name}: what was written differs from the checkpoint"]
+    assert report.failures == [f"model, tensors (), {name}: the written tensor differs from the checkpoint's"]
 
 
 def test_parameter_names_of_a_reduced_model() -> None:
@@ -297,9 +297,9 @@ def test_parameter_names_of_a_reduced_model() -> None:
 
 
 def test_layer_indices_of_a_reduced_model() -> None:
-    assert kept_layers((0, 0), (0, 0, 0, 0)) == (0, 1)
-    assert kept_layers((0, 1, 0, 1), (0, 1, 0, 1, 0, 1)) == (0, 1, 2, 3)
-    assert kept_layers((1, 0, 1, 0), (0, 1, 1, 0, 0)) == (1, 0, 2, 3)
+    assert select_layers((0, 0), (0, 0, 0, 0)) == (0, 1)
+    assert select_layers((0, 1, 0, 1), (0, 1, 0, 1, 0, 1)) == (0, 1, 2, 3)
+    assert select_layers((1, 0, 1, 0), (0, 1, 1, 0, 0)) == (1, 0, 2, 3)
 
 
 def test_digests_of_several_graphs() -> None:

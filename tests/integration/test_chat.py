@@ -115,7 +115,7 @@ def test_errors_of_directories_that_cannot_chat(
     checkpoint = make_checkpoint("gpt2", "sequence-classification", tmp_path)
     onnxport.export(checkpoint, tmp_path / "classifier", ExportOptions(validate="none"))
     assert main(["chat", str(tmp_path / "classifier")]) == 1
-    assert "exported for text-classification: onnxport chat needs a decoder of text" in capsys.readouterr().err
+    assert "exported for text-classification: onnxport chat needs a text decoder" in capsys.readouterr().err
 
 
 class Terminal:

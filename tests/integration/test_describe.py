@@ -122,7 +122,7 @@ def test_a_model_that_requires_values_is_loaded(directory: Path, monkeypatch: py
     monkeypatch.setattr(describing, "build_fake", refuse)
     found = describe_checkpoint(make_checkpoint("bert", "masked-lm", directory))
     reason = "DataDependentOutputException: aten.item.default"
-    assert found.notes == (f"described with its weights in memory: it can't be without ({reason})",)
+    assert found.notes == (f"the weights were loaded, because the description requires their values ({reason})",)
     assert found.graphs[0].outputs[0].axes == ("batch_size", "sequence_length", 57)
 
 

@@ -284,7 +284,7 @@ def test_run_generates_from_an_image_and_a_prompt(
     assert main([*arguments, "--greedy", "--stream"]) == 0
     assert capsys.readouterr().out == f"{found['text']}\n"
     assert main(["run", str(directory), "--image", str(tmp_path / "a.png")]) == 2
-    assert "give one --prompt, with --image or --audio" in capsys.readouterr().err
+    assert "pass one --prompt, with --image or --audio" in capsys.readouterr().err
     assert main(["bench", str(directory)]) == 1
     assert "multimodal" in capsys.readouterr().err
 

@@ -91,7 +91,7 @@ def test_text_requires_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest
     bare = tmp_path / "bare"
     shutil.copytree(decoder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     assert main(["run", str(bare), "--prompt", "ab"]) == 1
-    assert "has no tokenizer.json: give token ids" in capsys.readouterr().err
+    assert "has no tokenizer.json: pass token ids" in capsys.readouterr().err
     (found,) = answer(capsys, bare, "--input-ids", "5,6", "--max-new-tokens", "2")
     assert found["text"] == ""
     assert len(found["tokens"]) == 2

@@ -6,7 +6,7 @@ import ast
 from importlib.util import find_spec
 
 from onnxport.architectures._patches import PATCHED, patches_in
-from onnxport.binding.bind import _FEW_MISSING_VALUES
+from onnxport.binding.bind import _LIMITED_INITIALIZATION
 from onnxport.loading.quantized import RECORDED_MXFP4
 from onnxport.passes.cleanup import _PATCHES
 from onnxport.patching.patch import Patch
@@ -19,7 +19,7 @@ FAMILIES = {
     if "\nARCHITECTURES" in path.read_text(encoding="utf-8")
 }
 OF_MODELS = [patch for patches in FAMILIES.values() for patch in patches]
-ALL: list[Patch] = [*OF_MODELS, *ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, _FEW_MISSING_VALUES, RECORDED_MXFP4]
+ALL: list[Patch] = [*OF_MODELS, *ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, _LIMITED_INITIALIZATION, RECORDED_MXFP4]
 
 
 def test_every_target_resolves() -> None:

@@ -13,8 +13,8 @@ OWN_DIRECTORIES = {
     "list_files": "the directory that an export wrote",
     "_flush": "the same",
     "_export_parts": "the same",
-    "_foreign": "names in an output that is to be replaced",
-    "_own": "names beside the output",
+    "_foreign_files": "names in an output that is to be replaced",
+    "_stages_of": "names beside the output",
     "_files": "the cache of blueprints",
     "remove_abandoned": "the same",
 }

@@ -56,7 +56,7 @@ def test_frequencies_above_the_new_limit_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no audio at all, but long enough for a header of some format"])
 def test_files_that_are_not_audio(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(OptionError, match=r"--audio .*a\.wav: .+give a WAV, FLAC, Ogg or MP3 file"):
+    with pytest.raises(OptionError, match=r"--audio .*a\.wav: .+pass a WAV, FLAC, Ogg or MP3 file"):
         read_audio(tmp_path / "a.wav", 16_000)
 
 

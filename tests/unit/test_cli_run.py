@@ -275,7 +275,7 @@ def test_generation_needs_no_torch(
 def test_missing_inputs(make: Make, fail: Callable[..., str]) -> None:
     directory = make("token-classification", per_token(EYE), {**tokens("input_ids"), "bbox": ["batch_size", 4]})
     assert "requires the inputs bbox" in fail(2, directory, "--input-ids", "1,2")
-    assert "give --text, --input-ids, --image or --audio: the graph's inputs are bbox" in fail(2, directory)
+    assert "pass --text, --input-ids, --image or --audio: the graph's inputs are bbox" in fail(2, directory)
     assert "--text-pair doesn't apply to token-class" in fail(2, directory, "--text", "a", "--text-pair", "b")
 
 
@@ -286,7 +286,7 @@ def test_text_for_a_graph_without_token_ids(make: Make, fail: Callable[..., str]
         "tables": {},
     }
     directory = make("image-classification", parts, {"pixel_values": [1, 3, 4, 4]})
-    assert "takes no text, its inputs are pixel_values: give --image" in fail(2, directory, "--text", "hi")
+    assert "has no text input, its inputs are pixel_values: pass --image" in fail(2, directory, "--text", "hi")
 
 
 def test_without_torch(

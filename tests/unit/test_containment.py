@@ -17,6 +17,7 @@ from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.containment import check_links, files_inside, inside
 from onnxport.errors import CorruptCheckpointError, OnnxportError
 from onnxport.loading.preprocessors import check_audio_tokenizer
+from onnxport.onnx.utils import get_preprocessor
 from onnxport.options import ExportOptions
 from onnxport.runtime.bench import Workload, bench
 from onnxport.runtime.directory import Directory
@@ -221,3 +222,5 @@ def test_an_audio_tokenizer_outside(directory: Path, name: str) -> None:
     write(str(directory.parent))
     with pytest.raises(CorruptCheckpointError, match=r"_config\.json names .* outside"):
         check_audio_tokenizer(directory)
+    with pytest.raises(CorruptCheckpointError, match=r"_config\.json names .* outside"):
+        get_preprocessor(str(directory))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from onnxport.architectures._mask_value import _HalfMinimum
+from onnxport.architectures._mask_value import _TorchWithHalfMinimum
 from onnxport.description.derived import _run_failure_message
 from onnxport.description.dummy_inputs import (
     InputContext,
@@ -20,7 +20,7 @@ from onnxport.description.dummy_inputs import (
 from onnxport.errors import UnsupportedError
 from onnxport.loading.load import config_for
 from onnxport.patching.scope import patching
-from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averages, _pool_any_size
+from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averaging_matrix, _symbolic_adaptive_pool
 
 
 def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Tensor:
@@ -75,12 +75,12 @@ def test_a_video_has_frames() -> None:
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (6, 6)])
 def test_adaptive_pooling_to_a_dynamic_size_equals_torchs(size: tuple[int, int]) -> None:
     images = torch.randn(2, 3, *size)
-    rows, columns = _averages(images, -2, 3), _averages(images, -1, 2)
+    rows, columns = _averaging_matrix(images, -2, 3), _averaging_matrix(images, -1, 2)
     assert torch.allclose(rows @ images @ columns.T, torch.nn.functional.adaptive_avg_pool2d(images, (3, 2)), atol=1e-6)
 
 
 def test_adaptive_pooling_to_a_static_size_is_unchanged() -> None:
-    assert _pool_any_size(lambda images, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
+    assert _symbolic_adaptive_pool(lambda images, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
 
 
 def test_a_submodel_gets_its_subconfiguration() -> None:
@@ -112,7 +112,7 @@ def test_a_transducer_takes_one_token() -> None:
 
 
 def test_masked_positions_have_half_of_the_lowest_value() -> None:
-    halved = _HalfMinimum(torch)
+    halved = _TorchWithHalfMinimum(torch)
     assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
     assert halved.arange is torch.arange
 

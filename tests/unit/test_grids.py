@@ -12,7 +12,7 @@ from transformers.models.kimi_k25 import modeling_kimi_k25
 from transformers.models.lfm2_vl.modeling_lfm2_vl import Lfm2VlMultiModalProjector
 from transformers.models.muse_spark import modeling_muse_spark
 
-from onnxport.architectures.lfm2_vl import _blocks
+from onnxport.architectures.lfm2_vl import _join_blocks
 from onnxport.description._packed_patch_methods import _pixel_unshuffle
 from onnxport.description._packed_patch_tracing import _FUNCTIONS
 from onnxport.description._patch_positions import PatchPositions
@@ -101,7 +101,7 @@ def _begins(segment_ids: torch.Tensor) -> list[int]:
 def test_blocks_of_images_are_those_of_the_original() -> None:
     projector: Any = SimpleNamespace(factor=2)
     states, shapes = torch.randn(2, 24, 3), torch.tensor([[4, 6], [6, 2]])
-    found, full = _blocks(states, shapes, 2)
+    found, full = _join_blocks(states, shapes, 2)
     for image, (rows, columns) in enumerate(shapes.tolist()):
         own = states[image, : rows * columns].reshape(1, rows, columns, 3)
         expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, own).flatten(1, 2)[0]

@@ -73,15 +73,15 @@ def test_the_lowest_limit_applies(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_first_strategy_that_fits_is_chosen(budget: int, kind: str) -> None:
     strategy = choose(Weights(10 * GIB, GIB, on_disk=True), budget, ExportOptions())
-    assert strategy.kind == kind
+    assert strategy.name == kind
     assert bool(strategy.note) == (kind != "whole")
-    assert strategy.keep == (budget - MARGIN - 3 * GIB if kind == "on disk" else 0)
+    assert strategy.cache_bytes == (budget - MARGIN - 3 * GIB if kind == "on disk" else 0)
 
 
 def test_half_precision_needs_more_memory_besides_the_original() -> None:
     weights, budget = Weights(10 * GIB, GIB, on_disk=True), MARGIN + 26 * GIB
-    assert choose(weights, budget, ExportOptions()).kind == "whole"
-    assert choose(weights, budget, ExportOptions(dtype="fp16")).kind == "on disk"
+    assert choose(weights, budget, ExportOptions()).name == "whole"
+    assert choose(weights, budget, ExportOptions(dtype="fp16")).name == "on disk"
 
 
 def test_small_models_are_validated_whole_with_any_limit() -> None:
@@ -92,7 +92,7 @@ def test_small_models_are_validated_whole_with_any_limit() -> None:
 def test_without_a_reducible_model() -> None:
     weights = Weights(10 * GIB, GIB, on_disk=True)
     strategy = choose(weights, GIB, ExportOptions(), reducible=False)
-    assert (strategy.kind, strategy.keep) == ("on disk", 0)
+    assert (strategy.name, strategy.cache_bytes) == ("on disk", 0)
     assert "1.0 GiB may be used" in strategy.note
     assert choose(Weights(10 * GIB, GIB, on_disk=False), GIB, ExportOptions()) == Strategy("whole")
 
@@ -140,8 +140,8 @@ def test_the_factors_of_an_adapter_count(tmp_path: Path) -> None:
 def test_a_large_checkpoint_is_validated_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = {str(number): ("BF16", [1 << 14, 1 << 12]) for number in range(80)}  # 10 GiB
     found = checkpoint(tmp_path, layers)
-    assert choose_strategy(found, ExportOptions(memory=64 * GIB)).kind == "whole"
-    assert choose_strategy(found, ExportOptions(memory=8 * GIB)).kind == "on disk"
+    assert choose_strategy(found, ExportOptions(memory=64 * GIB)).name == "whole"
+    assert choose_strategy(found, ExportOptions(memory=8 * GIB)).name == "on disk"
     monkeypatch.setattr(memory, "available_memory", lambda: 10 * GIB)
     assert choose_strategy(found, ExportOptions()) == choose_strategy(found, ExportOptions(memory=6 * GIB))
 

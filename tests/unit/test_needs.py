@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from onnxport import _needs
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values, with_few_layers
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values, with_few_layers
 from onnxport.errors import TraceError, UnsupportedError
 
 
@@ -20,11 +20,11 @@ def read_a_value() -> None:
 
 
 def test_a_missing_value_has_a_named_error() -> None:
-    with pytest.raises(WeightsNeededError, match="_local_scalar_dense"), noticing_missing_values():
+    with pytest.raises(WeightsNeededError, match="_local_scalar_dense"), translating_missing_values():
         read_a_value()
 
 
-@pytest.mark.parametrize("block", [noticing_missing_values, with_few_layers])
+@pytest.mark.parametrize("block", [translating_missing_values, with_few_layers])
 def test_a_description_that_fails_for_a_missing_value_has_the_same_error(block: Any) -> None:
     with pytest.raises(WeightsNeededError, match="_local_scalar_dense"), block():
         try:
@@ -35,7 +35,7 @@ def test_a_description_that_fails_for_a_missing_value_has_the_same_error(block: 
 
 def test_other_errors_propagate() -> None:
     for error in (KeyError("x"), UnsupportedError("no such task"), TraceError("no operator")):
-        with pytest.raises(type(error)), noticing_missing_values():
+        with pytest.raises(type(error)), translating_missing_values():
             raise error
 
 

@@ -196,7 +196,7 @@ with torch.device("meta"):
 for module in model:
     module.register_forward_hook(look)
 with torch.no_grad(), Reader(directory, inventory.files) as reader:
-    read_on_demand(model, Binding(dict(inventory.tensors)), reader, keep=int(sys.argv[2]))
+    read_on_demand(model, Binding(dict(inventory.tensors)), reader, cache_bytes=int(sys.argv[2]))
     before = anonymous()
     model(torch.zeros(1, side, dtype=torch.bfloat16))
 print(peak - before)

@@ -74,8 +74,8 @@ def test_layers_that_change_the_sequence_length_are_no_stack() -> None:
 
 def test_a_traced_layer_represents_its_copies() -> None:
     stack = TracedStack("layers", (0, 0, 1, 1), (0, 1, 0, 0, 1, 1))
-    assert [stack.stands_for(position) for position in range(4)] == [(0,), (2, 3), (1,), (1, 4, 5)]
-    assert TracedStack("layers", (0, 1, 1), (0, 1, 1, 1)).stands_for(0) == (0,)
+    assert [stack.represented_layers(position) for position in range(4)] == [(0,), (2, 3), (1,), (1, 4, 5)]
+    assert TracedStack("layers", (0, 1, 1), (0, 1, 1, 1)).represented_layers(0) == (0,)
 
 
 def _first(config: Any, number: int, layer: Any) -> None:

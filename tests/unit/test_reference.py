@@ -87,16 +87,18 @@ def test_a_snapshot_in_the_cache_is_read(cache: str) -> None:
 @pytest.mark.parametrize("revision", [COMMIT, "main", "../../../models--owner--cached/snapshots/" + COMMIT, ["x"]])
 @pytest.mark.parametrize("model", ["owner/other", "../owner/cached", "owner/cached/../other"])
 def test_nothing_is_downloaded_for_a_manifest(cache: str, model: str, revision: object) -> None:
-    with pytest.raises(CheckpointNotFoundError, match=r"isn't in its cache; it is fetched if you name it: --reference"):
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"isn't in its cache; it is downloaded if you name it: --reference"
+    ):
         chosen(manifest(model, revision), cache_dir=cache)
-    with pytest.raises(CheckpointNotFoundError, match=r"the adapter .* fetched if you name it: --adapter"):
+    with pytest.raises(CheckpointNotFoundError, match=r"the adapter .* downloaded if you name it: --adapter"):
         chosen(manifest(cache, None, {"revision": revision}, adapter=model), cache_dir=cache)
 
 
 def test_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointNotFoundError, match=r"there is no such path here; name it with --reference"):
+    with pytest.raises(CheckpointNotFoundError, match=r"no such path exists; name it with --reference"):
         chosen(manifest(str(tmp_path / "gone")))
-    with pytest.raises(CheckpointNotFoundError, match=r"there is no such path here; name it with --adapter"):
+    with pytest.raises(CheckpointNotFoundError, match=r"no such path exists; name it with --adapter"):
         chosen(manifest(str(tmp_path), adapter="gone"))
 
 
@@ -168,3 +170,11 @@ def test_the_base_of_an_adapter_is_found_in_the_cache(cache: str, adapter: Calla
 def test_an_adapter_does_not_choose_whose_code_runs(tmp_path: Path, adapter: Callable[..., Path]) -> None:
     with pytest.raises(OptionError, match="pass the base model as MODEL"):
         open_checkpoint(adapter(str(tmp_path)), ExportOptions(trust_remote_code=True))
+
+
+def test_a_manifest_without_a_dtype_is_damaged(tmp_path: Path) -> None:
+    directory = write_export(tmp_path / "out")
+    file = directory / "onnxport.json"
+    file.write_text(file.read_text().replace('"dtype": "fp32"', '"opset": 20'))
+    with pytest.raises(CorruptCheckpointError, match=r"onnxport\.json is damaged: no dtype"):
+        onnxport.validate(directory)

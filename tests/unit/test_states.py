@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache, LinearAttentionAndFullAttenti
 from transformers.models.kimi_linear.modeling_kimi_linear import recurrent_kimi_delta_attention
 from transformers.models.xlstm.modeling_xlstm import mlstm_recurrent_sequence_native
 
-from onnxport.architectures.xlstm import memoize
+from onnxport.architectures.xlstm import scan_tokens
 from onnxport.description._linear_attention import gated_delta_rule
 from onnxport.description.cache_layout import CacheLayout
 
@@ -62,6 +62,6 @@ def test_xlstms_recurrence_equals_the_originals() -> None:
         expected, states = mlstm_recurrent_sequence_native(
             query, key, value, *gates, **initial, return_last_states=True
         )
-        found, after = memoize(backend, query, key, value, *gates, **initial)
+        found, after = scan_tokens(backend, query, key, value, *gates, **initial)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(after, tuple(states))

@@ -59,4 +59,4 @@ def test_padded_windows_return_what_packed_windows_return(make: Any) -> None:
     mask[1, frames - 33 :] = 0
     with torch.no_grad():
         expected = config.run(model, {"input_features": features, mask_name: mask})[name]
-        torch.testing.assert_close(config._traced(model, features, mask), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(config._encode_full_windows(model, features, mask), expected, atol=1e-5, rtol=1e-4)

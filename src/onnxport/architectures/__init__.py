@@ -1,1 +1,1 @@
-"""One file for each family of architectures: what can't be derived from a model of that type."""
+"""One module per architecture family, with whatever can't be derived from the models themselves."""

@@ -1,4 +1,4 @@
-"""The record of a model type: what can't be derived from the model, in the file of its family."""
+"""Define the record of a model type, with whatever can't be derived from the model itself."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from onnxport.patching.patch import Patch
 
 DescribeComponents = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "tuple[Component, ...] | None"]
-"""Describes all graphs of a model; the flag keeps the last token's logits only. None: derive them from the model."""
+"""Describe all graphs of a model; the flag keeps only the last token's logits. None: derive them from the model."""
 DescribeModel = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "OnnxConfig | None"]
-"""Describes the graph of a model that is exported to a single one."""
+"""Describe the graph of a model that is exported as a single graph. None: derive it from the model."""
 DescribeModality = Callable[["Modality", "PreTrainedConfig"], "Modality"]
-"""Changes the description of one modality of a model with this configuration."""
+"""Modify the description of one modality of a model with this configuration."""
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Settings of a tiny checkpoint for conformance tests, where the general rules for shrinking don't suffice.
+    """Settings of a tiny checkpoint for conformance tests, if the general rules for shrinking don't suffice.
 
     Attributes:
-        fields: values of the configuration's fields; those of a sub-configuration are a dictionary with the key `...`.
+        fields: values of configuration fields; a sub-configuration is a dictionary with the key `...`.
         base: fields that the default configuration requires.
-        tasks: task to fields that its class requires; those of a sub-configuration are a dictionary.
-        image_size: height and width of images, where the configuration doesn't have them.
-        num_mel_bins: mel bins of each frame of audio, where the configuration doesn't have them.
-        feature_extractor: class that isn't in Transformers' mapping.
+        tasks: fields that the class of each task requires; a sub-configuration is a dictionary.
+        image_size: height and width of images, if the configuration doesn't have them.
+        num_mel_bins: mel bins of each audio frame, if the configuration doesn't have them.
+        feature_extractor: feature extractor class that isn't in Transformers' mapping.
         feature_extractor_arguments: arguments of the feature extractor that differ from its class's defaults.
-        scales: parameter name to the factor by which its random values are multiplied.
-        separate_tasks: tasks whose class finds no weights in a checkpoint of the whole model.
+        scales: factors by which the random values of parameters are multiplied, by parameter name.
+        separate_tasks: tasks whose class finds no weights in a checkpoint of the full model.
         original_names: classes whose weights Transformers loads only under the names that it doesn't convert.
     """
 
@@ -57,22 +57,23 @@ class Tiny:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Describe what can't be derived from a model of one of these types.
+    """Everything that can't be derived from a model of one of these types.
 
-    A graph's axes, dummy inputs and cache layout are those of its description, an `OnnxConfig` in the family's file.
+    A graph's axes, dummy inputs and cache layout come from its description, an `OnnxConfig` in the family's module.
 
     Attributes:
-        model_types: as in `config.json`.
-        components: describes all graphs, where none of `description.component_types` does.
-        model: describes the graph of a model that is exported to a single one.
-        encoders: component name to the function that describes an encoder of images or audio for a text decoder.
+        model_types: `model_type` values in `config.json`.
+        components: describes all graphs, if no function of `description.component_types` does.
+        model: describes the graph of a model that is exported as a single graph.
+        encoders: functions that describe an image or audio encoder of a text decoder, by component name.
         decoder: describes the decoder for such encoders.
-        generation_classes: model class to the class of its submodel that generates text, where only that has a forward.
-        patches: replacements while a model with modules of this family is traced.
-        modalities: changes how encoder outputs are merged into the decoder's embeddings.
-        packages: distributions with the model's code, where that isn't Transformers itself.
-        preprocessors: Auto classes that load the preprocessor, where the checkpoint's files don't name one.
-        tiny: settings of a tiny checkpoint, for conformance tests.
+        generation_classes: class of the submodel that generates text, by model class, if only the submodel has a
+            forward.
+        patches: patches to apply while a model with modules of this family is traced.
+        modalities: modifies how encoder outputs are merged into the decoder's embeddings.
+        packages: distributions with the model's code, if it isn't part of Transformers.
+        preprocessors: Auto classes that load the preprocessor, if the checkpoint's files don't name one.
+        tiny: settings of a tiny checkpoint for conformance tests.
     """
 
     model_types: tuple[str, ...]
@@ -89,7 +90,7 @@ class Architecture:
 
 
 def always(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
-    """Describe a single graph with a class, whatever the task."""
+    """Return a function that describes a single graph with a class, for any task."""
 
     def describe(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
         return config_class(model, preprocessor, task.with_past, last_logits, task.name == "multiple-choice")
@@ -98,7 +99,7 @@ def always(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
 
 
 def when_generating(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
-    """Describe a single graph with a class where the model is a text decoder or an encoder-decoder."""
+    """Return a function that describes a single graph with a class if the model is a decoder or an encoder-decoder."""
     describe = always(config_class)
 
     def describe_generating(

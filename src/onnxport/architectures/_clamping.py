@@ -1,4 +1,4 @@
-"""Clamping of float16 hidden states, which many encoder-decoders do only where a value isn't finite."""
+"""Clamp float16 hidden states, which many encoder-decoders do only if a value isn't finite."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Unknown:
-    """A boolean tensor with values that are unknown while tracing: not all are true, any may be."""
+class _UnknownBool:
+    """A boolean tensor whose values are unknown while tracing: `all` is false and `any` is true."""
 
     def all(self) -> bool:
         return False
@@ -19,16 +19,16 @@ class _Unknown:
         return True
 
 
-def clamps_always(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor | _Unknown]:
-    """Report float16 values as infinite, so that the clamp that follows is part of the graph.
+def clamps_always(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor | _UnknownBool]:
+    """Report float16 values as non-finite, so that the clamp that follows is part of the graph.
 
     Args:
         original: `torch.isfinite` or `torch.isinf`.
     """
 
-    def check(tensor: torch.Tensor, *arguments: Any) -> torch.Tensor | _Unknown:
+    def check(tensor: torch.Tensor, *arguments: Any) -> torch.Tensor | _UnknownBool:
         import torch
 
-        return _Unknown() if tensor.dtype == torch.float16 else original(tensor, *arguments)
+        return _UnknownBool() if tensor.dtype == torch.float16 else original(tensor, *arguments)
 
     return check

@@ -1,7 +1,7 @@
-"""Padding of the convolutions of audio codecs, for the patches of EnCodec, Mimi and Pocket TTS's tokenizer.
+"""Compute the padding of audio codecs' convolutions, for the patches of EnCodec, Mimi and Pocket TTS's tokenizer.
 
-Transformers 5.23 computes it with tensors (`extra_padding = ideal_length - length`), so that the length of the padded
-audio depends on values. It follows from the length alone.
+Transformers 5.23 computes it with tensors (`extra_padding = ideal_length - length`), which makes the length of the
+padded audio data-dependent. The input length alone determines it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 def padding_patch(target: str) -> Patch:
-    """Return the patch of a convolution.
+    """Return the patch of a convolution class.
 
     Args:
         target: `module:Class` of the convolution.
     """
     return Patch(
         f"{target}.forward",
-        _padded_by_sizes,
-        "the padding is computed with tensors, so that the padded length depends on values",
+        _pad_by_sizes,
+        "the padding is computed with tensors, so that the padded length is data-dependent",
         EAGER,
         "Transformers computes the padding from sizes",
     )
 
 
-def _padded_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Compute the padding from sizes: on the left the kernel's extent, on the right up to a multiple of the stride."""
+def _pad_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Compute the padding from sizes: the kernel's extent on the left, and up to a stride multiple on the right."""
 
     def forward(
         self: EncodecConv1d | MimiConv1d, hidden_states: torch.Tensor, padding_cache: Cache | None = None

@@ -1,7 +1,7 @@
-"""Mixtures of experts without a loop over the experts that were hit, for the patches of models that have such a loop.
+"""Compute mixtures of experts without the loop over the experts that were hit, for the patches of such models.
 
-Where experts are rows of one parameter, tokens are sorted by their expert and multiplied in groups, as the experts
-implementation `grouped_mm` of Transformers does; where they are modules, each runs on every token.
+If the experts are stacked in one parameter, tokens are sorted by expert and multiplied in groups, like Transformers'
+experts implementation `grouped_mm` does. If the experts are modules, each of them runs on every token.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 
 def experts_patch(target: str, make: Callable[[object], Callable[..., torch.Tensor]]) -> Patch:
-    """Return the patch of a module of experts.
+    """Return the patch of an experts module.
 
     Args:
         target: `module:Class` of the experts.
-        make: returns the forward without a loop.
+        make: returns a forward without the loop.
     """
     return Patch(
         f"{target}.forward",
         make,
-        "the loop over the experts that were hit depends on values",
+        "the loop over the experts that were hit is data-dependent",
         EAGER,
-        "Transformers gives this model an experts implementation, as its other mixtures of experts have",
+        "Transformers supports experts implementations for this model, as for its other mixtures of experts",
         without_values=True,
     )
 
 
 def router_patch(target: str, make: Callable[[object], Callable[..., tuple[torch.Tensor, ...]]]) -> Patch:
-    """Return the patch of a router that casts its own weights while it runs.
+    """Return the patch of a router that casts its parameters in place while it runs.
 
     Args:
         target: `module:Class` of the router.
-        make: returns the forward that casts copies.
+        make: returns a forward that casts copies.
     """
     return Patch(
         f"{target}.forward",
         make,
-        "_cast_classifier changes the dtype of the router's parameters, which those without values can't",
+        "_cast_classifier changes the dtype of the router's parameters in place, which fails for fake parameters",
         EAGER,
-        "Transformers casts the weights where it uses them",
+        "Transformers casts a copy of the weights",
         without_values=True,
     )
 
@@ -61,14 +61,14 @@ def by_expert(
     """Return the weighted sum of the outputs of each token's experts.
 
     Args:
-        tokens: [tokens, size].
-        top_k_index: indices of experts, [tokens, top k].
-        top_k_weights: weight of each, like `top_k_index`.
+        tokens: hidden states, [tokens, hidden_size].
+        top_k_index: expert indices, [tokens, top_k].
+        top_k_weights: routing weights, [tokens, top_k].
         experts: number of experts.
-        compute: returns [rows, size] for rows sorted by expert, and the end of each expert's rows, [experts].
+        compute: computes [rows, hidden_size] from rows sorted by expert and the end of each expert's rows, [experts].
 
     Returns:
-        Like `tokens`.
+        Hidden states, [tokens, hidden_size].
     """
     import torch
 
@@ -81,15 +81,15 @@ def by_expert(
 
 
 def product(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Multiply each expert's rows by its matrix.
+    """Multiply each expert's rows by its weight matrix.
 
     Args:
-        rows: sorted by expert, [rows, in].
-        weight: [experts, in, out].
+        rows: rows sorted by expert, [rows, in_features].
+        weight: [experts, in_features, out_features].
         ends: the end of each expert's rows, [experts].
 
     Returns:
-        [rows, out].
+        [rows, out_features].
     """
     from transformers.integrations import moe
 
@@ -100,11 +100,11 @@ def product(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> tor
 def router_logits(
     router: NllbMoeTop2Router | SwitchTransformersTop1Router, hidden_states: torch.Tensor
 ) -> torch.Tensor:
-    """Compute a router's logits in its dtype, without changing its weights.
+    """Compute a router's logits in its dtype, without casting its parameters in place.
 
     Args:
-        router: with `classifier` and `dtype`; its `input_dtype` is set, as its own forward does.
-        hidden_states: [..., size].
+        router: a module with `classifier` and `dtype`; its `input_dtype` is set, as in its original forward.
+        hidden_states: [..., hidden_size].
 
     Returns:
         [..., experts].

@@ -1,7 +1,7 @@
-"""Windowed attention on images of any size, for the patches of Swin and its relatives, SAM 2, SAM 3 and ViTDet.
+"""Windowed attention on images of any size, for the patches of Swin variants, SAM 2, SAM 3 and ViTDet.
 
-Transformers pads an image to whole windows where its size isn't a multiple, and crops it again. Python decides that
-from the sizes of the example. In SAM and ViTDet, torch.export compares nested remainders of sizes, which takes minutes.
+Transformers pads an image whose size isn't a multiple of the window size, and crops it again. Python branches on that
+with the example's size. In SAM and ViTDet, torch.export compares nested remainders of sizes, which takes minutes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     Size = int | torch.SymInt
 
-_ANY = "whether the image is padded to whole windows, and cropped again, is decided by the example's size"
+_PADDED_BY_SIZE = "padding to a multiple of the window size, and cropping, is specialized to the example's size"
 
 
 class _Shift(int):
-    """Shift of the windows of images of several windows; those of one window aren't shifted."""
+    """A window shift that applies only to images with several windows."""
 
     def __neg__(self) -> _Shift:
         return _Shift(-int(self))
@@ -31,39 +31,47 @@ class _Shift(int):
     def __rmul__(self, direction: int) -> _Shift:
         return _Shift(direction * int(self))
 
-    def __rsub__(self, size: Size) -> Size:  # type: ignore[misc, override]  # of symbolic sizes, too
+    def __rsub__(self, size: Size) -> Size:  # type: ignore[misc, override]  # sizes may be symbolic
         return size - int(self)
 
 
 def swin_patches(module: str, prefix: str, *, shift_by_size: bool = False) -> tuple[Patch, ...]:
-    """Return the patches of a Swin.
+    """Return the patches of a Swin variant.
 
     Args:
-        module: its modeling file.
-        prefix: what its class names begin with.
-        shift_by_size: whether it leaves the shift out for images of one window.
+        module: name of its modeling module.
+        prefix: prefix of its class names.
+        shift_by_size: whether the model doesn't shift the windows of images with a single window.
     """
     padding = (
-        Patch(f"{module}:{prefix}Layer.maybe_pad", _whole_windows, _ANY, EAGER, "Transformers always pads and crops"),
-        Patch(f"{module}:{prefix}PatchMerging.maybe_pad", _even_sizes, _ANY, EAGER, "Transformers always pads"),
+        Patch(
+            f"{module}:{prefix}Layer.maybe_pad",
+            _pad_to_windows,
+            _PADDED_BY_SIZE,
+            EAGER,
+            "Transformers always pads and crops",
+        ),
+        Patch(
+            f"{module}:{prefix}PatchMerging.maybe_pad", _pad_to_even, _PADDED_BY_SIZE, EAGER, "Transformers always pads"
+        ),
     )
     if not shift_by_size:
         return padding
-    reason = "whether windows are shifted is decided by the example's size, and kept in the module"
+    reason = "whether windows are shifted is specialized to the example's size, and stored in the module"
     until = "Transformers computes the shift with tensors"
     return (
         *padding,
-        Patch(f"{module}:{prefix}Layer.set_shift_and_window_size", _keep_shift, reason, EAGER, until),
+        Patch(f"{module}:{prefix}Layer.set_shift_and_window_size", _mark_shift, reason, EAGER, until),
         Patch(f"{module}:{prefix}Layer.get_attn_mask", _mask_by_size, reason, EAGER, until),
-        Patch(f"{module}:torch", _Rolling, reason, EAGER, until),
+        Patch(f"{module}:torch", _TorchWithRoll, reason, EAGER, until),
     )
 
 
 def partition_patches(module: str) -> tuple[Patch, ...]:
-    """Return the patches of a model with functions that cut an image into windows and join them again.
+    """Return the patches of a model with functions that partition an image into windows and join them again.
 
     Args:
-        module: its modeling file.
+        module: name of its modeling module.
     """
     return tuple(
         Patch(
@@ -71,26 +79,26 @@ def partition_patches(module: str) -> tuple[Patch, ...]:
             make,
             "the number of windows is a nested remainder, which torch.export takes minutes to compare with itself",
             SLOW,
-            "Transformers divides and rounds up",
+            "Transformers computes the number of windows with a ceiling division",
         )
         for function, make in (("window_partition", _partition), ("window_unpartition", _unpartition))
     )
 
 
-def _whole_windows(_: object) -> Callable[..., Any]:
-    """Pad to whole windows, by nothing where they are whole."""
+def _pad_to_windows(_: object) -> Callable[..., Any]:
+    """Pad to a multiple of the window size, possibly by zero."""
 
     def maybe_pad(
         self: SwinLayer, hidden_states: torch.Tensor, height: Size, width: Size
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
         padded = _padded(hidden_states, (height, width), self.window_size)
-        return padded, (0, 0, 0, 1, 0, 1)  # the caller only tests whether any is above zero, and crops
+        return padded, (0, 0, 0, 1, 0, 1)  # the caller only checks whether any padding is positive, and crops
 
     return maybe_pad
 
 
-def _even_sizes(_: object) -> Callable[..., torch.Tensor]:
-    """Pad to an even number of rows and columns, by nothing where they are even."""
+def _pad_to_even(_: object) -> Callable[..., torch.Tensor]:
+    """Pad to an even number of rows and columns, possibly by zero."""
 
     def maybe_pad(self: SwinPatchMerging, hidden_states: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
         return _padded(hidden_states, (height, width), 2)
@@ -98,20 +106,21 @@ def _even_sizes(_: object) -> Callable[..., torch.Tensor]:
     return maybe_pad
 
 
-def _padded(hidden_states: torch.Tensor, sizes: tuple[Size, Size], whole: int) -> torch.Tensor:
-    """Pad [batch, height, width, channels] to multiples of `whole`."""
+def _padded(hidden_states: torch.Tensor, sizes: tuple[Size, Size], multiple: int) -> torch.Tensor:
+    """Pad [batch, height, width, channels] to multiples of a size."""
     from torch.nn import functional
 
-    below, right = (count * whole - size for count, size in zip(_counts(*sizes, whole), sizes, strict=True))
-    return functional.pad(hidden_states, (0, 0, 0, right, 0, below))  # type: ignore[arg-type]  # symbolic sizes are integers
+    counts = _window_counts(*sizes, multiple)
+    bottom, right = (count * multiple - size for count, size in zip(counts, sizes, strict=True))
+    return functional.pad(hidden_states, (0, 0, 0, right, 0, bottom))  # type: ignore[arg-type]  # symbolic sizes are integers
 
 
 def _partition(_: object) -> Callable[..., Any]:
-    """Cut [batch, height, width, channels] into windows, however many."""
+    """Partition [batch, height, width, channels] into any number of windows."""
 
     def window_partition(hidden_states: torch.Tensor, window_size: int) -> tuple[torch.Tensor, tuple[Size, Size]]:
         height, width, channels = hidden_states.shape[1:]
-        rows, columns = _counts(height, width, window_size)
+        rows, columns = _window_counts(height, width, window_size)
         padded = _padded(hidden_states, (height, width), window_size)
         windows = padded.view(-1, rows, window_size, columns, window_size, channels).transpose(2, 3)
         return windows.reshape(-1, window_size, window_size, channels), (rows * window_size, columns * window_size)
@@ -120,26 +129,26 @@ def _partition(_: object) -> Callable[..., Any]:
 
 
 def _unpartition(_: object) -> Callable[..., torch.Tensor]:
-    """Join windows, and crop the padding; the image's size gives the number of windows."""
+    """Join windows, and crop the padding; the number of windows follows from the image size."""
 
     def window_unpartition(
         windows: torch.Tensor, window_size: int, _padded: tuple[Size, Size], height_width: tuple[Size, Size]
     ) -> torch.Tensor:
         height, width = height_width
-        rows, columns = _counts(height, width, window_size)
+        rows, columns = _window_counts(height, width, window_size)
         joined = windows.view(-1, rows, columns, window_size, window_size, windows.shape[-1]).transpose(2, 3)
-        whole = joined.reshape(-1, rows * window_size, columns * window_size, windows.shape[-1])
-        return whole[:, :height, :width].contiguous()
+        padded = joined.reshape(-1, rows * window_size, columns * window_size, windows.shape[-1])
+        return padded[:, :height, :width].contiguous()
 
     return window_unpartition
 
 
-def _counts(height: Size, width: Size, window: int) -> tuple[Size, Size]:
+def _window_counts(height: Size, width: Size, window: int) -> tuple[Size, Size]:
     return (height + window - 1) // window, (width + window - 1) // window
 
 
-def _keep_shift(_: object) -> Callable[..., None]:
-    """Leave to the graph whether an image has one window only."""
+def _mark_shift(_: object) -> Callable[..., None]:
+    """Let the graph determine whether an image has a single window."""
 
     def set_shift_and_window_size(self: SwinLayer, input_resolution: tuple[Size, Size]) -> None:
         self.shift_size = _Shift(self.shift_size)
@@ -148,7 +157,7 @@ def _keep_shift(_: object) -> Callable[..., None]:
 
 
 def _mask_by_size(original: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
-    """Mask positions that a shift moved next to each other, in images of several windows."""
+    """Mask attention between positions that a shift made adjacent, in images with several windows."""
 
     def get_attn_mask(
         self: SwinLayer, height: Size, width: Size, dtype: torch.dtype, device: torch.device
@@ -162,17 +171,17 @@ def _mask_by_size(original: Callable[..., torch.Tensor | None]) -> Callable[...,
 
 
 def _is_shifted(like: torch.Tensor, height: Size, width: Size, shift: int) -> torch.Tensor:
-    """Return whether there are several windows in both directions; a shift is half a window."""
+    """Return whether there are several windows along both axes; a shift is half a window size."""
     import torch
 
-    most = 2 * abs(shift) + 1
-    make = partial(torch.scalar_tensor, dtype=torch.int64, device=like.device)
-    rows, columns = make(height), make(width)  # type: ignore[arg-type]  # symbolic sizes are scalars
-    return (rows > most) & (columns > most)
+    max_window_size = 2 * abs(shift) + 1
+    scalar = partial(torch.scalar_tensor, dtype=torch.int64, device=like.device)
+    rows, columns = scalar(height), scalar(width)  # type: ignore[arg-type]  # symbolic sizes are scalars
+    return (rows > max_window_size) & (columns > max_window_size)
 
 
-class _Rolling:
-    """The module torch, with a `roll` by a shift that depends on the image's size."""
+class _TorchWithRoll:
+    """The module torch, with a `roll` whose shift depends on the image size."""
 
     def __init__(self, original: ModuleType) -> None:
         self._original = original
@@ -181,7 +190,7 @@ class _Rolling:
         return getattr(self._original, name)
 
     def roll(self, image: torch.Tensor, shifts: tuple[int, int], dims: tuple[int, int]) -> torch.Tensor:
-        """Roll images of several windows."""
+        """Roll images with several windows."""
         if not isinstance(shifts[0], _Shift):
             return self._original.roll(image, shifts=shifts, dims=dims)
         torch = self._original

@@ -1,6 +1,6 @@
-"""The value of masked scores, for the patches of speech encoders whose padded frames mask every key.
+"""Change the mask value of attention scores, for the patches of speech encoders whose padding frames mask every key.
 
-Transformers' attention for exports returns zeros where all scores are the dtype's minimum, and the model's eager
+If all scores are the dtype's minimum, Transformers' attention for exports returns zeros, whereas the model's eager
 attention returns the mean of all values (Transformers 5.23).
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class _HalfMinimum:
+class _TorchWithHalfMinimum:
     """The module torch, with a `finfo` whose minimum is half of the dtype's."""
 
     def __init__(self, original: ModuleType) -> None:
@@ -25,20 +25,20 @@ class _HalfMinimum:
         return getattr(self._original, name)
 
     def finfo(self, dtype: torch.dtype) -> SimpleNamespace:
-        """Return the limits of a dtype that masks are made with."""
+        """Return the limits of a dtype that attention masks are created with."""
         return SimpleNamespace(min=self._original.finfo(dtype).min / 2)
 
 
 def mask_value_patch(module: str) -> Patch:
-    """Return the patch of a modeling file.
+    """Return the patch of a modeling module.
 
     Args:
-        module: name of the file's module.
+        module: name of the module.
     """
     return Patch(
         f"{module}:torch",
-        _HalfMinimum,
-        "padded frames mask every key: attention for exports returns zeros for them, and the model the mean of all",
-        "none known: only frames of padding differ",
+        _TorchWithHalfMinimum,
+        "padding frames mask every key: attention for exports returns zeros for them, eager attention the mean of all",
+        "none known: only padding frames differ",
         "both return the same",
     )

@@ -1,4 +1,4 @@
-"""Find the patches of a model: those of the families whose modeling files its modules are defined in."""
+"""Find the patches of a model: those of the families whose modeling files define its modules."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ PATCHED: dict[str, str] = {
     "vitdet": "vitdet",
     "xlstm": "xlstm",
 }
-"""Folder of `transformers.models` to the module of `onnxport.architectures` with patches of its code.
+"""Package in `transformers.models` to the module of `onnxport.architectures` that patches its code.
 
-By folder, not by model type: models of other types have a Swin backbone.
+By package, not by model type, because models of other types may have a Swin backbone.
 """
 
 
 def patches_of(model: torch.nn.Module) -> tuple[Patch, ...]:
-    """Return the patches of the modeling files that a model's modules are defined in.
+    """Return the patches of the modeling files that define a model's modules.
 
     Args:
         model: the model, or a submodule.
     """
     modules = modeling_modules(model)
-    folders = dict.fromkeys(name.split(".")[2] for name in modules)
-    files = dict.fromkeys(PATCHED[folder] for folder in folders if folder in PATCHED)
+    packages = dict.fromkeys(name.split(".")[2] for name in modules)
+    files = dict.fromkeys(PATCHED[package] for package in packages if package in PATCHED)
     return tuple(patch for file in files for patch in patches_in(file) if patch.module in modules)
 
 
@@ -86,10 +86,10 @@ def patches_in(file: str) -> tuple[Patch, ...]:
 
 
 def modeling_modules(model: torch.nn.Module) -> tuple[str, ...]:
-    """Name the modeling files of Transformers that a model's code is in.
+    """Return the names of the Transformers modeling modules with a model's code.
 
-    These are the modules of its submodules' classes and their base classes, and those that these import functions from.
-    Only what the model uses counts, whatever else is imported.
+    These are the modules that define the classes of its submodules and their base classes, and the modules that those
+    import functions from. Other imported modeling modules don't count.
     """
     classes = dict.fromkeys(base for module in model.modules() for base in type(module).__mro__)
     names = dict.fromkeys(base.__module__ for base in classes if _is_modeling_file(base.__module__))

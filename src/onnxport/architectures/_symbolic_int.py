@@ -1,4 +1,4 @@
-"""`int` that keeps symbolic sizes, for the patches of models that call it on sizes."""
+"""An `int` that keeps symbolic sizes, for the patches of models that call it on sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def symbolic_int(original: Callable[..., int]) -> Callable[..., int | torch.SymInt]:
-    """Return an `int` that leaves symbolic sizes as they are.
+    """Return an `int` that keeps symbolic sizes symbolic.
 
     Args:
         original: `int`, or Transformers' `torch_int`.

@@ -1,7 +1,7 @@
-"""Model types to the files that describe them: a literal table, so that a family is imported only when needed.
+"""Map model types to the modules that describe them: a literal table, so that a family is imported only when needed.
 
-Another package adds records with an entry point of the group `onnxport.architectures`, whose value is an `Architecture`
-or a tuple of them; for a model type that is in both, the package's record takes precedence.
+Other packages add records with an entry point in the group `onnxport.architectures` whose value is an `Architecture` or
+a tuple of them. If a model type is in both, the other package's record takes precedence.
 """
 
 from __future__ import annotations
@@ -240,15 +240,15 @@ MODULES: dict[str, str] = {
     "zamba2": "zamba",
     "zaya": "zaya",
 }
-"""Model type to the module of `onnxport.architectures` whose `ARCHITECTURES` has its record."""
+"""Model type to the module of `onnxport.architectures` whose `ARCHITECTURES` contains its record."""
 
 
 @cache
 def architecture_of(model_type: str) -> Architecture | None:
-    """Return the record of a model type, None where everything is derived from the model.
+    """Return the record of a model type; None if everything is derived from the model.
 
     Args:
-        model_type: as in `config.json`.
+        model_type: `model_type` in `config.json`.
 
     Raises:
         UnsupportedError: an entry point isn't an `Architecture` or a tuple of them.
@@ -258,12 +258,12 @@ def architecture_of(model_type: str) -> Architecture | None:
         return added[model_type][0]
     if model_type not in MODULES:
         return None
-    found: tuple[Architecture, ...] = import_module(f"{__package__}.{MODULES[model_type]}").ARCHITECTURES
-    return next(record for record in found if model_type in record.model_types)
+    records: tuple[Architecture, ...] = import_module(f"{__package__}.{MODULES[model_type]}").ARCHITECTURES
+    return next(record for record in records if model_type in record.model_types)
 
 
 def added_versions() -> dict[str, str]:
-    """Return the installed packages that add records: distribution to version."""
+    """Return the versions of the installed distributions that add records."""
     points = (point for _, point in _added().values())
     return {point.dist.name: point.dist.version for point in points if point.dist is not None}
 

@@ -1,4 +1,4 @@
-"""Configurations that tiny models of several families share: a small ResNet as their backbone."""
+"""Configurations shared by tiny models of several families: a small ResNet as the backbone."""
 
 from __future__ import annotations
 

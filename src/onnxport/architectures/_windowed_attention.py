@@ -1,8 +1,8 @@
-"""Attention of Longformer and LED as dense attention with masks, for sequences of any length.
+"""Compute the attention of Longformer and LED densely, with masks, for sequences of any length.
 
-Transformers pads sequences to a multiple of the window and cuts them, and gathers the tokens with global attention by
-their positions, so that shapes depend on values. Memory grows with the square of the length here, and linearly there.
-Validation runs Transformers' unpatched code, so that both implementations are compared with each other.
+Transformers pads sequences to a multiple of the window size and splits them into chunks, and gathers the tokens with
+global attention by position, which makes shapes data-dependent. Memory is quadratic in the sequence length here, and
+linear there. Validation runs Transformers' unpatched code, so the two implementations are compared with each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 
-def attend_near_and_global(
+def attend_local_and_global(
     self: LongformerSelfAttention | LEDEncoderSelfAttention,
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
@@ -33,10 +33,10 @@ def attend_near_and_global(
 
     Args:
         self: the attention module.
-        hidden_states: [batch, sequence, hidden].
+        hidden_states: [batch, sequence, hidden_size].
         attention_mask: not used: the two masks below are equivalent.
-        is_index_masked: [batch, sequence], true for padding.
-        is_index_global_attn: [batch, sequence], true for tokens with global attention.
+        is_index_masked: [batch, sequence]; true for padding.
+        is_index_global_attn: [batch, sequence]; true for tokens with global attention.
         is_global_attn: not used.
         output_attentions: not used: graphs don't return attentions.
     """
@@ -55,11 +55,11 @@ def attend_near_and_global(
         return torch.softmax(scores, dim=-1, dtype=torch.float32).type_as(scores) @ value
 
     positions = torch.arange(length, device=hidden_states.device)
-    near = (positions[:, None] - positions[None, :]).abs() <= self.one_sided_attn_window_size
+    is_local = (positions[:, None] - positions[None, :]).abs() <= self.one_sided_attn_window_size
     unmasked = ~is_index_masked[:, None, None, :]
-    allowed = (near[None, None] & unmasked) | is_index_global_attn[:, None, None, :]
+    allowed = (is_local[None, None] & unmasked) | is_index_global_attn[:, None, None, :]
     local = attend(heads(self.query), heads(self.key), heads(self.value), allowed)
     local = local.masked_fill(is_index_masked[:, None, :, None], 0.0)
-    everywhere = attend(heads(self.query_global), heads(self.key_global), heads(self.value_global), unmasked)
-    mixed = torch.where(is_index_global_attn[:, None, :, None], everywhere, local)
+    global_ = attend(heads(self.query_global), heads(self.key_global), heads(self.value_global), unmasked)
+    mixed = torch.where(is_index_global_attn[:, None, :, None], global_, local)
     return (mixed.transpose(1, 2).reshape(batch, length, hidden),)

@@ -1,7 +1,7 @@
 """Describe AIMv2, which is exported with its eager attention.
 
-With PyTorch's attention, Transformers' text encoder attends to later tokens where the text has no padding, and only to
-earlier ones where it has. It was trained with the latter, which its eager attention computes for both.
+With SDPA attention, Transformers' text encoder attends bidirectionally if the text has no padding, and causally if it
+has. It was trained with causal attention, which its eager attention computes in both cases.
 """
 
 from __future__ import annotations

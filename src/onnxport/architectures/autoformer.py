@@ -1,4 +1,4 @@
-"""Autoformer: no mask where the caller passes none."""
+"""Autoformer: no attention mask if the caller passes none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _no_mask(original: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
-    """Return no mask where nothing is masked."""
+    """Return None instead of a mask that masks nothing."""
 
     def create(*arguments: Any, attention_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor | None:
         return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
@@ -31,10 +31,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 "transformers.models.autoformer.modeling_autoformer:create_bidirectional_mask",
                 _no_mask,
-                "while exporting, Transformers makes a mask that masks nothing, of another shape than the "
+                "for an export, Transformers creates a mask that masks nothing, whose shape differs from that of the "
                 "autocorrelations that it is added to",
                 EAGER,
-                "Transformers makes no mask for an export where it makes none in eager mode",
+                "Transformers creates no mask for an export if it creates none in eager mode",
             ),
         ),
     ),

@@ -1,7 +1,8 @@
-"""Bark: a graph for each of the models that it runs one after another, from a prompt to the codes of audio.
+"""Describe Bark as one graph per submodel that it runs in sequence, from a prompt to audio codes.
 
-What turns codes into samples, EnCodec, isn't among them: in a graph, its LSTM takes one number of codes only. The first
-reads states instead of tokens: those of a text and of a voice's earlier tokens are added to each other.
+The codec that decodes codes to audio, EnCodec, isn't exported: in a graph, its LSTM accepts only one sequence length.
+The semantic model takes `inputs_embeds`, the sum of the embeddings of the text and of the voice preset's semantic
+tokens.
 """
 
 from __future__ import annotations
@@ -27,49 +28,51 @@ _LENGTH = 6
 
 
 class FineOnnxConfig(OnnxConfig):
-    """Describe what adds the codes of a codebook to those of the codebooks before it."""
+    """Describe the fine acoustics model, which predicts the codes of a codebook from the preceding codebooks."""
 
     @property
     def inputs(self) -> Axes:
-        """Which codebook is wanted, [1], and the codes of all, [batch, codes, codebooks]; later ones don't matter."""
+        """Codebook index to predict, [1], and all codes, [batch, sequence, codebooks]; later codebooks are ignored."""
         return {"codebook_idx": {}, "input_ids": {0: "batch", 1: "sequence"}}
 
     @property
     def outputs(self) -> Axes:
-        """Logits of the codebook's codes."""
+        """Logits of the codebook's codes, [batch, sequence, codebook_size]."""
         return {"logits": {0: "batch", 1: "sequence"}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make codes."""
+        """Create dummy codes."""
         import torch
 
-        batch, books = compute_effective_axis_dimension(batch_size, self.default_batch_size), self._config.n_codes_total
-        return {"codebook_idx": torch.tensor([books - 2]), "input_ids": torch.ones(batch, _LENGTH, books).long()}
+        batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        codebooks = self._config.n_codes_total
+        codes = torch.ones(batch, _LENGTH, codebooks).long()
+        return {"codebook_idx": torch.tensor([codebooks - 2]), "input_ids": codes}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model: while it is traced, with states that a mask chooses, and with all heads."""
+        """Run the model: when exporting, with embeddings selected by a mask, and with all LM heads."""
         import torch
 
-        wanted, codes = arguments["codebook_idx"], arguments["input_ids"]
+        codebook, codes = arguments["codebook_idx"], arguments["input_ids"]
         if torch.compiler.is_exporting():
-            return {"logits": self._traced(forward, wanted, codes)}
-        return forward(codebook_idx=int(wanted), input_ids=codes, return_dict=True)
+            return {"logits": self._forward_any_codebook(forward, codebook, codes)}
+        return forward(codebook_idx=int(codebook), input_ids=codes, return_dict=True)
 
-    def _traced(self, forward: Any, wanted: Any, codes: Any) -> Any:
+    def _forward_any_codebook(self, forward: Any, codebook: Any, codes: Any) -> Any:
         import torch
 
         model = model_of(forward)
-        embedded = torch.stack([embed(codes[:, :, i]) for i, embed in enumerate(model.input_embeds_layers)])
-        counts = torch.arange(len(embedded), device=wanted.device) <= wanted
-        states = (embedded * counts[:, None, None, None].to(embedded.dtype)).sum(0)
+        embeddings = torch.stack([embed(codes[:, :, i]) for i, embed in enumerate(model.input_embeds_layers)])
+        mask = torch.arange(len(embeddings), device=codebook.device) <= codebook
+        inputs_embeds = (embeddings * mask[:, None, None, None].to(embeddings.dtype)).sum(0)
         heads, hidden_states = model.lm_heads, []
         handle = heads[0].register_forward_pre_hook(lambda _, inputs: hidden_states.append(inputs[0]))
         try:
-            forward(codebook_idx=self._config.n_codes_given, inputs_embeds=states, return_dict=True)
+            forward(codebook_idx=self._config.n_codes_given, inputs_embeds=inputs_embeds, return_dict=True)
         finally:
             handle.remove()
-        every = torch.stack([head(hidden_states[0]) for head in heads])
-        return every.index_select(0, wanted - self._config.n_codes_given)[0]
+        logits = torch.stack([head(hidden_states[0]) for head in heads])
+        return logits.index_select(0, codebook - self._config.n_codes_given)[0]
 
 
 def _components(model: PreTrainedModel, _: Task, __: Preprocessor, last_logits: bool) -> tuple[Component, ...]:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transformers.models.canine.modeling_canine import CanineAttention
 
 
-def _within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Attend within chunks; the last one is padded with masked positions."""
+def _attend_within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Attend within chunks; the last chunk is padded with masked positions."""
 
     def forward(
         self: CanineAttention,
@@ -31,11 +31,11 @@ def _within_chunks(original: Callable[..., tuple[torch.Tensor, ...]]) -> Callabl
         if not self.local or also_first or output_attentions or set(sizes) != {width}:
             return original(self, hidden_states, attention_mask, output_attentions)
         batch, length, size = hidden_states.shape
-        chunks = (length + width - 1) // width + 1  # never one, which the trace would specialize the batch to
+        chunks = (length + width - 1) // width + 1  # never 1, for which the trace would specialize the batch size
         padding = chunks * width - length
         chunked = functional.pad(hidden_states, (0, 0, 0, padding)).reshape(batch * chunks, width, size)
         assert attention_mask is not None, "the encoder always passes it"
-        # The mask is the same for every query; minus infinity masks the padding also where all positions are masked.
+        # The mask is the same for every query; -inf masks the padding even if all other positions are masked.
         mask = functional.pad(attention_mask[:, 0].float(), (0, padding), value=-torch.inf).reshape(-1, 1, width)
         outputs = self.self(chunked, chunked, mask, False)[0].reshape(batch, chunks * width, size)[:, :length]
         return (self.output(outputs, hidden_states),)
@@ -49,10 +49,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.canine.modeling_canine:CanineAttention.forward",
-                _within_chunks,
+                _attend_within_chunks,
                 "a loop over the chunks of a sequence specializes its length",
                 EAGER,
-                "Transformers attends within all chunks at once",
+                "Transformers computes the attention of all chunks as one batch",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""CLVP: rotary embeddings that aren't cached for one length."""
+"""CLVP: rotary embeddings that aren't cached for a single sequence length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _uncached(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Compute the angles anew, and leave none in the module."""
+    """Recompute the rotary embeddings in every call, and cache none in the module."""
 
     def forward(self: ClvpRotaryPositionalEmbedding, hidden_states: torch.Tensor) -> torch.Tensor:
         try:
@@ -40,9 +40,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 "transformers.models.clvp.modeling_clvp:ClvpRotaryPositionalEmbedding.forward",
                 _uncached,
-                "it caches the angles of the last length, and comparing the two specializes the sequence length",
+                "it caches the embeddings of the last length, and comparing it specializes the sequence length",
                 EAGER,
-                "Transformers computes the angles in every call",
+                "Transformers computes the embeddings in every call",
             ),
         ),
     ),

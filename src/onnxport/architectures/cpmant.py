@@ -1,6 +1,6 @@
-"""CPM-Ant: an attention mask from tensors of positions.
+"""CPM-Ant: an attention mask computed from a tensor of positions.
 
-Transformers makes it from a list of positions, which specializes the sequence length.
+Transformers computes it from a list of positions, which specializes the sequence length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _mask_from_positions(_: object) -> Callable[..., torch.Tensor]:
-    """Return the mask [batch, sequence, sequence] of `CpmAntModel`, with positions counted in a tensor."""
+    """Return a replacement for `_prepare_attention_mask`, [batch, sequence, sequence], with positions as a tensor."""
 
     def mask(
         self: CpmAntModel, input_ids: torch.Tensor, span: torch.Tensor, context: torch.Tensor, length: torch.Tensor
@@ -45,7 +45,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 _mask_from_positions,
                 "a list of positions specializes the sequence length",
                 EAGER,
-                "Transformers counts positions with arange",
+                "Transformers creates the positions with arange",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""DAC: factor of a weight of its tiny model."""
+"""DAC: scale of a weight of its tiny model."""
 
 from __future__ import annotations
 

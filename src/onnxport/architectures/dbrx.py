@@ -1,4 +1,4 @@
-"""DBRX: experts without a loop over those that were hit."""
+"""DBRX: experts without the loop over those that were hit."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 symbolic_int,
                 "int() of a size specializes the depth map to the example's size",
                 EAGER,
-                "Transformers leaves integers as they are there",
+                "Transformers doesn't call int() on sizes there",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Which task a checkpoint is for, which class loads it, and the description of each graph that it becomes."""
+"""Determine a checkpoint's task and model class, and describe each graph that the model is exported to."""
 
 from __future__ import annotations
 
@@ -44,43 +44,44 @@ if TYPE_CHECKING:
 
 
 _INFERRED = tuple(task for task in TASKS if task.name != SENTENCE_SIMILARITY)
-"""Tasks that a class is for; only the modules of a directory make a model one for the other."""
+"""Tasks that can be inferred from a model class; sentence similarity is inferred from a directory's `modules.json`."""
 
 
 def supported_tasks(model_type: str) -> list[Task]:
-    """List the tasks for which Transformers has a class of this model type, heads first."""
+    """List the tasks for which Transformers has a class of this model type; tasks with a head come first."""
     return [task for task in _INFERRED if any(model_type in _class_names(name) for name in task.auto_classes)]
 
 
 def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
-    """Find the task that a checkpoint was trained for.
+    """Infer the task that a checkpoint was trained for.
 
     Args:
         config: the model's configuration, whose `architectures` names the class.
-        code: directory of the checkpoint where its own code may run, None where it may not.
+        code: directory of the checkpoint if its remote code is trusted; None if it isn't.
 
     Returns:
-        The task; with the cache for decoders that generate.
+        The task, with past for decoders that generate.
 
     Raises:
-        UnsupportedError: `architectures` is missing or names a class that no task has.
-        UntrustedCodeError: it names a class that is code of the checkpoint, which may not run.
+        UnsupportedError: `architectures` is missing, or names a class that isn't in any task.
+        UntrustedCodeError: `architectures` names a class in the checkpoint's remote code, which isn't trusted.
     """
     architectures = list(config.architectures or ())
     for architecture in architectures:
-        fitting = [
+        candidates = [
             task
             for task in _INFERRED
-            if any(architecture in _classes_for(config, name, code) for name in task.auto_classes)
+            if any(architecture in _loadable_classes(config, name, code) for name in task.auto_classes)
         ]
-        if fitting:
-            task = _preferred(config, fitting, architecture)
+        if candidates:
+            task = _preferred(config, candidates, architecture)
             return task.past(_generates(config, task, architecture))
     if any(architecture.endswith("ForPreTraining") for architecture in architectures):
         return supported_tasks(config.model_type)[0]
-    own = [name for name in architectures if name in {_class_name(place) for place in _code(config).values()}]
-    if own and code is None:
-        raise UntrustedCodeError(_untrusted(own[0]))
+    remote_classes = {_class_name(reference) for reference in _auto_map(config).values()}
+    remote = [name for name in architectures if name in remote_classes]
+    if remote and code is None:
+        raise UntrustedCodeError(_untrusted(remote[0]))
     known = ", ".join(task.name for task in supported_tasks(config.model_type)) or "none"
     named = ", ".join(architectures) or "nothing"
     raise UnsupportedError(
@@ -89,49 +90,49 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     )
 
 
-def _preferred(config: PreTrainedConfig, fitting: list[Task], architecture: str) -> Task:
-    """Choose one of the tasks that Transformers registers a class for.
+def _preferred(config: PreTrainedConfig, candidates: list[Task], architecture: str) -> Task:
+    """Choose among the tasks that Transformers registers a class for.
 
-    An encoder-decoder generates from what its encoder takes before it is anything else: BART, mBART and MVP are
-    registered as AutoModelForMaskedLM, too. A decoder that takes images or audio isn't one of text alone.
+    Prefer sequence-to-sequence tasks for an encoder-decoder: BART, mBART and MVP are also registered as
+    AutoModelForMaskedLM. Prefer a multimodal task for a decoder that takes images or audio.
     """
     names = _FROM_ENCODERS if config.is_encoder_decoder else _MULTIMODAL_TASKS
-    known = _named(architecture)
-    if names is _MULTIMODAL_TASKS and known is not None and not accepts_modality(known):
-        return fitting[0]
-    return next((task for task in fitting if task.name in names), fitting[0])
+    known_class = _known_class(architecture)
+    if names is _MULTIMODAL_TASKS and known_class is not None and not accepts_modality(known_class):
+        return candidates[0]
+    return next((task for task in candidates if task.name in names), candidates[0])
 
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
-    """Return whether a class generates token by token, with a cache of the tokens before."""
+    """Return whether a class generates autoregressively, with a cache."""
     if config.is_encoder_decoder:
         return task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
-    if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is registered for the latter alone
+    if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is only registered for the latter
         return _can_generate(architecture)
     return task.name == "text-generation" and _takes_cache(architecture)
 
 
 def _can_generate(architecture: str) -> bool:
-    """Return whether a class has `generate`; PI0's hasn't. One that isn't Transformers' own is taken to have it."""
-    known = _named(architecture)
-    return known is None or bool(known.can_generate())
+    """Return whether a class supports `generate`; PI0 doesn't. A class that isn't in Transformers is assumed to."""
+    known_class = _known_class(architecture)
+    return known_class is None or bool(known_class.can_generate())
 
 
-def _named(architecture: str) -> type[PreTrainedModel] | None:
-    """Return the class of Transformers with a name, or the part of it that takes and generates text; None for none."""
+def _known_class(architecture: str) -> type[PreTrainedModel] | None:
+    """Return the Transformers class with a name, or the class of its submodel that generates text; None if unknown."""
     import transformers
 
-    known = getattr(transformers, architecture, None)
-    return None if known is None else cast("type[PreTrainedModel]", generation_class(known))
+    found = getattr(transformers, architecture, None)
+    return None if found is None else cast("type[PreTrainedModel]", generation_class(found))
 
 
 def _takes_cache(architecture: str) -> bool:
-    """Say whether a class takes a cache or a state; GPT's doesn't. One that isn't Transformers' own is taken to."""
+    """Return whether forward has a cache or state parameter; GPT's doesn't. Remote code is assumed to have one."""
     import transformers
 
-    known = getattr(transformers, architecture, None)
+    known_class = getattr(transformers, architecture, None)
     names = {*CACHE_NAMES, "state"}
-    return known is None or not names.isdisjoint(inspect.signature(known.forward).parameters)
+    return known_class is None or not names.isdisjoint(inspect.signature(known_class.forward).parameters)
 
 
 _MULTIMODAL_TASKS = ("image-to-text", "audio-text-to-text")
@@ -139,29 +140,29 @@ _FROM_ENCODERS = ("text2text-generation", "automatic-speech-recognition", "image
 
 
 def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = None) -> type:
-    """Return the class that loads a model for a task: the checkpoint's own where it fits, else Transformers' choice.
+    """Return the class that loads a model for a task: the checkpoint's architecture if possible, else the Auto class's.
 
     Args:
         config: the model's configuration.
-        task: what the model is for.
-        code: directory of the checkpoint where its own code may run, None where it may not; code comes first.
+        task: the task.
+        code: directory of the checkpoint if its remote code is trusted, which then takes precedence; None if it isn't.
 
     Raises:
-        UnsupportedError: Transformers has no such class for the model type, or none that can be run as a whole.
-        UntrustedCodeError: the only class is code of the checkpoint, which may not run.
+        UnsupportedError: Transformers has no class of this model type for the task, or the class has no forward.
+        UntrustedCodeError: the only class is in the checkpoint's remote code, which isn't trusted.
         CorruptCheckpointError: the checkpoint's code can't be loaded.
     """
-    own_code = _code(config)
+    auto_map = _auto_map(config)
     for name in _auto_classes(config, task):
-        if code is not None and name in own_code:
-            return _load_code(own_code[name], code)
-        if fitting := _fitting(config, name):
-            own = [architecture for architecture in config.architectures or () if architecture in fitting]
-            found = class_named([*own, *fitting][0], config.model_type)
+        if code is not None and name in auto_map:
+            return _load_code(auto_map[name], code)
+        if candidates := _auto_class_candidates(config, name):
+            preferred = [architecture for architecture in config.architectures or () if architecture in candidates]
+            found = class_named([*preferred, *candidates][0], config.model_type)
             return _with_forward(generation_class(found) if task.name in _MULTIMODAL_TASKS else found)
     for name in task.auto_classes:
-        if name in own_code:
-            raise UntrustedCodeError(_untrusted(_class_name(own_code[name])))
+        if name in auto_map:
+            raise UntrustedCodeError(_untrusted(_class_name(auto_map[name])))
     known = [other.name for other in supported_tasks(config.model_type)]
     near = difflib.get_close_matches(task.name, known, n=1)
     hint = f"the nearest is {near[0]!r}; " if near else ""
@@ -171,7 +172,7 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
 
 
 def class_named(name: str, model_type: str) -> type:
-    """Return a class of Transformers; the package doesn't name all that its Auto classes load."""
+    """Return a Transformers class by name; the top-level package doesn't export every class that Auto classes load."""
     import transformers
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
@@ -183,20 +184,20 @@ def class_named(name: str, model_type: str) -> type:
 
 
 def _with_forward(model_class: type) -> type:
-    """Return a class of which a graph can be made.
+    """Return the class if it has a forward, or a record that describes its graphs.
 
     Raises:
-        UnsupportedError: what it computes is in no one method.
+        UnsupportedError: the class has no forward.
     """
     has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
     record = _record_of_class(model_class)
     if not has_forward and (record is None or record.components is None):
-        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its parts one after another")
+        raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its submodels in sequence")
     return model_class
 
 
 def generation_class(model_class: type) -> type:
-    """Return the class that generates text, of one that has no forward as a whole (Qwen's Omni models)."""
+    """Return the class of the submodel that generates text, for classes without a forward (Qwen's Omni models)."""
     import transformers
 
     record = _record_of_class(model_class)
@@ -205,17 +206,17 @@ def generation_class(model_class: type) -> type:
 
 
 def _record_of_class(model_class: type) -> Architecture | None:
-    """Return the record of the model type that a class is for; None where it names none, as a checkpoint's own may."""
+    """Return the record of a class's model type; None without a `config_class`, which remote code may leave out."""
     config_class = getattr(model_class, "config_class", None)
     return None if config_class is None else architecture_of(config_class.model_type)
 
 
 def text_only(task: Task, chosen: type) -> Task:
-    """Return the task of texts for a class that Transformers lists among those of images, but takes none (Mistral 4).
+    """Return text generation for a class in a multimodal mapping that takes neither images nor audio (Mistral 4).
 
     Args:
-        task: what the class was chosen for.
-        chosen: a class of models.
+        task: the task that the class was chosen for.
+        chosen: a model class.
     """
     names = inspect.signature(chosen.forward).parameters  # type: ignore[attr-defined]
     if task.name not in _MULTIMODAL_TASKS or accepts_modality(chosen) or "input_ids" not in names:
@@ -224,7 +225,7 @@ def text_only(task: Task, chosen: type) -> Task:
 
 
 def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
-    """Return whether a model is a decoder that takes an encoder's embeddings in place of placeholder tokens."""
+    """Return whether a model is a decoder whose placeholder tokens are replaced by the embeddings of an encoder."""
     if task.name in _MULTIMODAL_TASKS:
         return not model.config.is_encoder_decoder
     has_encoder = any(method_of(model, part.method) is not None for part in MODALITY_ENCODERS.values())
@@ -233,59 +234,59 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
-    """Name a task's Auto classes; embeddings are made by the encoder alone where that is a class of its own (T5)."""
-    halves = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
-    is_half = task.name == SENTENCE_SIMILARITY and any(name.endswith(_ENCODER) for name in halves)
-    return task.auto_classes[::-1] if is_half else task.auto_classes
+    """Return a task's Auto classes; sentence embeddings use the encoder alone if it has a separate class (T5)."""
+    encoders = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
+    has_encoder_class = task.name == SENTENCE_SIMILARITY and any(name.endswith(_ENCODER) for name in encoders)
+    return task.auto_classes[::-1] if has_encoder_class else task.auto_classes
 
 
 _ENCODER = "EncoderModel"
 
 
-def _code(config: PreTrainedConfig) -> dict[str, str]:
-    """Map Auto classes to the checkpoint's own classes, each as `module.Class`."""
-    declared = getattr(config, "auto_map", None)
-    return {key: value for key, value in (declared or {}).items() if isinstance(value, str)}
+def _auto_map(config: PreTrainedConfig) -> dict[str, str]:
+    """Map Auto classes to the classes of the checkpoint's remote code, each as `module.Class`."""
+    auto_map = getattr(config, "auto_map", None)
+    return {key: value for key, value in (auto_map or {}).items() if isinstance(value, str)}
 
 
-def _class_name(place: str) -> str:
-    return place.rsplit(".", 1)[-1]
+def _class_name(reference: str) -> str:
+    return reference.rsplit(".", 1)[-1]
 
 
-def _classes_for(config: PreTrainedConfig, auto_class: str, code: Path | None) -> tuple[str, ...]:
-    """Name the classes that an Auto class may load for a configuration, those of trusted code among them."""
-    places = _code(config)
-    own = (_class_name(places[auto_class]),) if code is not None and auto_class in places else ()
-    return (*own, *_fitting(config, auto_class))
+def _loadable_classes(config: PreTrainedConfig, auto_class: str, code: Path | None) -> tuple[str, ...]:
+    """Return the names of the classes that an Auto class may load for a configuration, including trusted code."""
+    auto_map = _auto_map(config)
+    remote = (_class_name(auto_map[auto_class]),) if code is not None and auto_class in auto_map else ()
+    return (*remote, *_auto_class_candidates(config, auto_class))
 
 
-def _fitting(config: PreTrainedConfig, auto_class: str) -> tuple[str, ...]:
-    """Name the classes that an Auto class loads for a configuration.
+def _auto_class_candidates(config: PreTrainedConfig, auto_class: str) -> tuple[str, ...]:
+    """Return the names of the classes that an Auto class loads for a configuration.
 
-    It knows some classes by the type of a whole model alone whose text they write (`Emu3ForCausalLM`): a checkpoint of
-    such a class says so.
+    Some classes are registered only under the model type of the multimodal model (`Emu3ForCausalLM`); a checkpoint of
+    such a class is recognized by its `architectures`.
     """
     import transformers
 
     names = _class_names(auto_class)
     if config.model_type in names:
         return names[config.model_type]
-    known = {name for found in names.values() for name in found}.intersection(config.architectures or ())
-    return tuple(name for name in sorted(known) if getattr(transformers, name).config_class is type(config))
+    registered = {name for classes in names.values() for name in classes}.intersection(config.architectures or ())
+    return tuple(name for name in sorted(registered) if getattr(transformers, name).config_class is type(config))
 
 
-def _load_code(place: str, directory: Path) -> type:
+def _load_code(reference: str, directory: Path) -> type:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     def incorrect(error: Exception) -> CorruptCheckpointError:
         reason = " ".join(str(error).split())[:300]
         return CorruptCheckpointError(
-            f"{directory}: {place}, which config.json names under auto_map, can't be loaded "
+            f"{directory}: {reference}, which config.json names under auto_map, can't be loaded "
             f"({type(error).__name__}: {reason}); correct that code, or install what it imports"
         )
 
     with translating(incorrect):
-        found: type = get_class_from_dynamic_module(place, str(directory), local_files_only=True)
+        found: type = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
     return found
 
 
@@ -296,7 +297,7 @@ def _untrusted(name: str) -> str:
     )
 
 
-_MORE_CLASSES = {
+_UNREGISTERED = {
     ("AutoModelForCausalLM", "flaubert"): "FlaubertWithLMHeadModel",
     ("AutoModelForTimeSeriesPrediction", "patchtst"): "PatchTSTForPrediction",
     ("AutoModelForTimeSeriesPrediction", "patchtsmixer"): "PatchTSMixerForPrediction",
@@ -304,9 +305,9 @@ _MORE_CLASSES = {
     ("AutoModel", "siglip_text_model"): "SiglipTextModel",
     ("AutoModel", "siglip2_text_model"): "Siglip2TextModel",
 }
-"""Classes that Transformers' Auto class doesn't know: (Auto class, model type) to class.
+"""Classes that aren't in the mapping of Transformers' Auto class: (Auto class, model type) to class.
 
-Features of 4.37.2 and tasks of optimum-onnx 0.1.0 need them; neighbours of theirs are of the same kind.
+Features of 4.37.2 and tasks of optimum-onnx 0.1.0 need them, and similar classes.
 """
 
 
@@ -316,23 +317,24 @@ def _class_names(auto_class: str) -> dict[str, tuple[str, ...]]:
 
     mapping = getattr(transformers, auto_class)._model_mapping._model_mapping
     names = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in mapping.items()}
-    return names | {kind: (name,) for (auto, kind), name in _MORE_CLASSES.items() if auto == auto_class}
+    return names | {model_type: (name,) for (auto, model_type), name in _UNREGISTERED.items() if auto == auto_class}
 
 
 def describe(
     model: PreTrainedModel, task: Task, preprocessor: Preprocessor | None, options: GraphOptions | None = None
 ) -> tuple[Component, ...]:
-    """Describe every graph that a model becomes: by its architecture's record, else by its traits.
+    """Describe every graph that a model is exported to, by its architecture's record or by inspecting the model.
 
     Args:
         model: a loaded Transformers model.
         task: the task, with or without past.
-        preprocessor: what the checkpoint ships, None for nothing.
-        options: of which `description`, `last_logits` and `split_encoders` matter; the defaults without.
+        preprocessor: the checkpoint's preprocessor; None if it has none.
+        options: graph options, of which `description`, `last_logits` and `split_encoders` are used; None for the
+            defaults.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
-        OptionError: `description` names what isn't one.
+        OptionError: `description` doesn't name a description.
     """
     preprocessor = cast("Preprocessor", plain_tokenizer(model.config)) if preprocessor is None else preprocessor
     options = options or GraphOptions()
@@ -350,7 +352,7 @@ def describe(
     if needed is not None and not any(takes_modality(component.config) for component in components):
         raise UnsupportedError(
             f"{task.full_name} needs an input for {needed}, and the graphs of {type(model).__name__} would take text "
-            f"only; {_other_ways(model)}"
+            f"only; {_alternatives(model)}"
         )
     return components
 
@@ -359,61 +361,61 @@ def _components(
     model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
 ) -> tuple[Component, ...]:
     record = _record_of(model)
-    found = None if record.components is None else record.components(model, task, preprocessor, last_logits)
-    if found is not None:
-        return found
+    described = None if record.components is None else record.components(model, task, preprocessor, last_logits)
+    if described is not None:
+        return described
     if generates_from_encoder(model, task):
         return encoder_decoder(model, preprocessor)
     if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
         return cross_attention(model, preprocessor)
     if not task.with_past or not _decodes_modalities(model, task):
-        one = _describe_one(model, task, preprocessor, last_logits)
-        if takes_modality(one) or not _decodes_modalities(model, task):
-            return (Component("model", model, one, preprocessor),)
+        config = _describe_single(model, task, preprocessor, last_logits)
+        if takes_modality(config) or not _decodes_modalities(model, task):
+            return (Component("model", model, config, preprocessor),)
     if not can_be_split(model, record.encoders):
         raise UnsupportedError(_without_encoder(model, task, preprocessor))
     return multimodal(model, task, preprocessor, last_logits, encoders=record.encoders, decoder=record.decoder)
 
 
 def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> str:
-    """Explain that a model can't be split into an encoder and a decoder; advise --no-past only where that works."""
+    """Explain that a model can't be split into an encoder and a decoder; suggest --no-past only if that works."""
     reason = f"{type(model).__name__} has no method that encodes images or audio alone"
     if not task.with_past:
-        return f"{reason}, and its whole graph would take text only; {_other_ways(model)}"
-    whole = _describe_one(model, task.past(False), preprocessor, False)
-    remedy = "add --no-past" if takes_modality(whole) else _other_ways(model)
+        return f"{reason}, and a single graph would take text only; {_alternatives(model)}"
+    single = _describe_single(model, task.past(False), preprocessor, False)
+    remedy = "add --no-past" if takes_modality(single) else _alternatives(model)
     return f"{reason}, so it can't be exported with past; {remedy}"
 
 
-def _other_ways(model: PreTrainedModel) -> str:
-    known = [task.name for task in supported_tasks(model.config.model_type)]
-    text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in known), "")
-    return f"{text}otherwise describe the inputs in an OnnxConfig of your own and add --description (docs/api.md)"
+def _alternatives(model: PreTrainedModel) -> str:
+    supported = [task.name for task in supported_tasks(model.config.model_type)]
+    text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in supported), "")
+    return f"{text}otherwise describe the inputs in a custom OnnxConfig and add --description (docs/api.md)"
 
 
 _TEXT_TASKS = ("text-generation", "text2text-generation")
 
 
 def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:
-    """Describe how what the encoders of an export return gets into its decoder.
+    """Describe how the outputs of an export's encoders are merged into the inputs of its decoder.
 
     Args:
         config: the model's configuration.
-        graphs: component name to its inputs and outputs.
+        graphs: inputs and outputs of each component.
     """
     record = architecture_of(config.model_type)
-    found = modalities_of(config, graphs)
+    modalities = modalities_of(config, graphs)
     if record is None or record.modalities is None:
-        return found
-    return tuple(record.modalities(modality, config) for modality in found)
+        return modalities
+    return tuple(record.modalities(modality, config) for modality in modalities)
 
 
 def _record_of(model: PreTrainedModel) -> Architecture:
     return architecture_of(model.config.model_type) or Architecture((model.config.model_type,))
 
 
-def _describe_one(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
-    """Describe a single graph: by the record, else as 4.37.2 did, else by looking at the model."""
+def _describe_single(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
+    """Describe a single graph: by the record, else as 4.37.2 did, else by inspecting the model."""
     record = _record_of(model)
     if record.model is not None:
         described = record.model(model, task, preprocessor, last_logits)
@@ -423,18 +425,18 @@ def _describe_one(model: PreTrainedModel, task: Task, preprocessor: Preprocessor
         return PackedPatchModelOnnxConfig(model)
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decodes = task.name == "text-generation" and not model.config.is_encoder_decoder
-    task = _described_as(model, task, known.features if known is not None else ())
+    task = _task_of_4_37(model, task, known.features if known is not None else ())
     if known is None or decodes or task.full_feature not in known.features:
-        chooses = task.name == "multiple-choice"
-        return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, chooses)
+        is_multiple_choice = task.name == "multiple-choice"
+        return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, is_multiple_choice)
     config_class = load_config_class(known.config)
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)
     return config
 
 
-def _described_as(model: PreTrainedModel, task: Task, features: tuple[str, ...]) -> Task:
-    """Return the task of 4.37.2 that loads the same class, where a task has a name that 4.37.2 didn't know."""
+def _task_of_4_37(model: PreTrainedModel, task: Task, features: tuple[str, ...]) -> Task:
+    """Return the task of 4.37.2 that loads the same class if 4.37.2 doesn't know the name of the task."""
     if task.full_feature in features:
         return task
     same = (
@@ -444,8 +446,8 @@ def _described_as(model: PreTrainedModel, task: Task, features: tuple[str, ...])
 
 
 def _loads(model: PreTrainedModel, task: Task) -> bool:
-    kind, name = model.config.model_type, type(model).__name__
-    return any(name in _class_names(auto_class).get(kind, ()) for auto_class in task.auto_classes)
+    model_type, name = model.config.model_type, type(model).__name__
+    return any(name in _class_names(auto_class).get(model_type, ()) for auto_class in task.auto_classes)
 
 
 def _describe_sentences(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> OnnxConfig:
@@ -453,4 +455,5 @@ def _describe_sentences(model: PreTrainedModel, task: Task, preprocessor: Prepro
         raise UnsupportedError(f"{task.name} has no past: leave {PAST_SUFFIX} out")
     if type(model).__name__.endswith(_ENCODER):
         return SentenceEmbeddingOnnxConfig(DerivedOnnxConfig(model, preprocessor))
-    return SentenceEmbeddingOnnxConfig(_describe_one(model, canonical_task("feature-extraction"), preprocessor, False))
+    config = _describe_single(model, canonical_task("feature-extraction"), preprocessor, False)
+    return SentenceEmbeddingOnnxConfig(config)

@@ -1,4 +1,4 @@
-"""EnCodec: padding from sizes, and audio encoded as one chunk."""
+"""EnCodec: padding computed from sizes, and audio encoded as a single chunk."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from onnxport.architectures._codec_padding import padding_patch
 from onnxport.patching.patch import EAGER, Patch
 
 _MODULE = "transformers.models.encodec.modeling_encodec"
-_BOUNDS = 3
+_NUM_BOUNDS = 3
 
 
 def _one_step(original: type[range]) -> Callable[..., Iterable[int]]:
-    """Return the start of a range whose end is its step, without comparing the two."""
+    """Return only the start of a range whose end is its step, without comparing the symbolic sizes."""
 
     def steps(*bounds: int) -> Iterable[int]:
-        is_one_chunk = len(bounds) == _BOUNDS and bounds[1] is bounds[2]
+        is_one_chunk = len(bounds) == _NUM_BOUNDS and bounds[1] is bounds[2]
         return (bounds[0],) if is_one_chunk else original(*bounds)
 
     return steps
@@ -30,9 +30,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 f"{_MODULE}:range",
                 _one_step,
-                "the loop over the chunks of audio that is one chunk specializes its length",
+                "the loop over the chunks of audio that has a single chunk specializes its length",
                 EAGER,
-                "torch.export takes a range of one step of symbolic size",
+                "torch.export supports a range with a single step of symbolic size",
             ),
         ),
     ),

@@ -1,6 +1,6 @@
-"""EoMT and EoMT on DINOv3: attention masks that training anneals away.
+"""EoMT and EoMT on DINOv3: masked attention, which mask annealing phases out during training.
 
-Whether a block is masked is the value of a buffer, `attn_mask_probs`, which is a tensor in a graph.
+Whether a block masks its attention depends on the value of a buffer, `attn_mask_probs`, which is a tensor in a graph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Probability:
-    """A probability that is reported to be above zero, the only comparison that Transformers makes."""
+    """A probability that compares as greater than zero, the only comparison that Transformers makes."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value
@@ -27,7 +27,7 @@ class _Probability:
 
 
 class _Probabilities:
-    """The probabilities of all blocks."""
+    """The mask probabilities of all blocks."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._values = values
@@ -36,8 +36,8 @@ class _Probabilities:
         return _Probability(self._values[block])
 
 
-def _every_mask(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Compute the mask of every block, also of those that don't use it any more."""
+def _always_mask(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute the mask of every block, even if its probability is zero."""
 
     def attribute(self: EomtForUniversalSegmentation, name: str) -> Any:
         value = original(self, name)
@@ -46,8 +46,8 @@ def _every_mask(original: Callable[..., Any]) -> Callable[..., Any]:
     return attribute
 
 
-def _masked_at_random(_: object) -> staticmethod[..., torch.Tensor]:
-    """Unmask a query unless a random number is below the probability: never with 1, always with 0."""
+def _mask_by_probability(_: object) -> staticmethod[..., torch.Tensor]:
+    """Unmask a query unless a random number is below the probability: never if it is 1, always if it is 0."""
 
     def disable(
         attn_mask: torch.Tensor,
@@ -58,8 +58,8 @@ def _masked_at_random(_: object) -> staticmethod[..., torch.Tensor]:
     ) -> torch.Tensor:
         import torch
 
-        free = torch.rand(attn_mask.shape[0], num_query_tokens, device=device) >= prob.value
-        attn_mask[:, :num_query_tokens, encoder_start_tokens:] |= free[..., None]
+        unmasked = torch.rand(attn_mask.shape[0], num_query_tokens, device=device) >= prob.value
+        attn_mask[:, :num_query_tokens, encoder_start_tokens:] |= unmasked[..., None]
         return attn_mask
 
     return staticmethod(disable)
@@ -74,7 +74,7 @@ def _patches(target: str) -> tuple[Patch, ...]:
             EAGER,
             "Transformers computes the mask from the buffer with tensors",
         )
-        for method, replacement in (("__getattr__", _every_mask), ("_disable_attention_mask", _masked_at_random))
+        for method, replacement in (("__getattr__", _always_mask), ("_disable_attention_mask", _mask_by_probability))
     )
 
 

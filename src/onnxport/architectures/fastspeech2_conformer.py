@@ -1,4 +1,4 @@
-"""FastSpeech2 Conformer: the length regulator repeats the encoder's hidden states of all sequences at once."""
+"""FastSpeech2 Conformer: a length regulator that repeats the encoder's hidden states of the entire batch at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MAX_FRAMES = 5000
 """Maximum length of the model's position embeddings."""
 
 
-def _repeat_batched(_: object) -> Callable[..., torch.Tensor]:
-    """Repeat each hidden state [batch, tokens, size] for the frames of its duration [batch, tokens]."""
+def _regulate_length(_: object) -> Callable[..., torch.Tensor]:
+    """Repeat each hidden state [batch, tokens, hidden_size] for the number of frames in `durations` [batch, tokens]."""
 
     def length_regulator(
         hidden_states: torch.Tensor, durations: torch.Tensor, speaking_speed: float = 1.0
@@ -28,7 +28,7 @@ def _repeat_batched(_: object) -> Callable[..., torch.Tensor]:
         durations = torch.where(durations.sum() == 0, 1, durations)
         ends = durations.cumsum(1)
         frames = ends[:, -1].max().item()
-        torch._check(frames > 1)  # type: ignore[no-untyped-call]  # lets the trace go on; the graph takes one frame, too
+        torch._check(frames > 1)  # type: ignore[no-untyped-call]  # needed to trace; the graph also works with 1 frame
         torch._check(frames <= _MAX_FRAMES)  # type: ignore[no-untyped-call]
         frame = torch.arange(frames, device=hidden_states.device)
         token = (frame[None, :, None] >= ends[:, None]).sum(-1).clamp(max=hidden_states.shape[1] - 1)
@@ -44,10 +44,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.fastspeech2_conformer.modeling_fastspeech2_conformer:length_regulator",
-                _repeat_batched,
-                "a loop over the batch specializes its size, and the number of frames depends on values",
+                _regulate_length,
+                "a loop over the batch specializes its size, and the number of frames is data-dependent",
                 EAGER,
-                "Transformers repeats the hidden states of all sequences at once",
+                "Transformers repeats the hidden states of the entire batch at once",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""FSMT: a table of positions that doesn't grow, and a padding mask in any case."""
+"""FSMT: a position embedding table that doesn't grow, and an unconditional padding mask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODULE = "transformers.models.fsmt.modeling_fsmt"
 
 
 def _fixed_table(_: object) -> Callable[..., torch.Tensor]:
-    """Look positions up in the table as the constructor made it."""
+    """Look up positions in the table as the constructor created it."""
 
     def forward(
         self: SinusoidalPositionalEmbedding, tokens: torch.Tensor, *, past_key_values_length: int = 0
@@ -36,8 +36,8 @@ def _fixed_table(_: object) -> Callable[..., torch.Tensor]:
     return forward
 
 
-def _always_masked(_: object) -> Callable[..., torch.Tensor]:
-    """Return the padding mask, also where no token is padding."""
+def _always_make_mask(_: object) -> Callable[..., torch.Tensor]:
+    """Return the padding mask even if no token is padding."""
 
     def make_padding_mask(tokens: torch.Tensor, padding_idx: int = 1) -> torch.Tensor:
         return tokens.eq(padding_idx)
@@ -46,7 +46,7 @@ def _always_masked(_: object) -> Callable[..., torch.Tensor]:
 
 
 class FsmtDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
-    """Describe FSMT's decoder, whose layers take the encoder's hidden states with the sequence first."""
+    """Describe FSMT's decoder, whose layers take encoder hidden states as [sequence, batch, hidden_size]."""
 
     is_time_first = True
 
@@ -67,14 +67,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 f"{_MODULE}:SinusoidalPositionalEmbedding.forward",
                 _fixed_table,
-                "a table of positions that may grow while the model runs bounds the lengths of sequences and caches",
+                "a position embedding table that may grow in forward bounds the sequence and cache lengths",
                 EAGER,
-                "Transformers makes the table of FSMT once",
+                "Transformers creates FSMT's table once",
             ),
             Patch(
                 f"{_MODULE}:make_padding_mask",
-                _always_masked,
-                "whether the decoder's tokens have a mask depends on their values",
+                _always_make_mask,
+                "whether the decoder's tokens have a mask is data-dependent",
                 EAGER,
                 "Transformers always returns a mask",
             ),

@@ -1,7 +1,7 @@
-"""Describe GIT for generation from images: what its decoder reads first are the image's embeddings, not tokens.
+"""Describe GIT for image-to-text generation: image embeddings precede the prompt in its decoder's sequence.
 
 Transformers concatenates them with the prompt's embeddings inside the model. Here the decoder takes the concatenation:
-`token_type_ids` is 1 for the image's embeddings, which attend to each other and have no position embeddings.
+`token_type_ids` is 1 for image embeddings, which attend to each other bidirectionally and have no position embeddings.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class GitImageEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe what encodes images and projects them to the decoder's hidden size."""
+    """Describe the image encoder with the projection to the decoder's hidden size."""
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """Return what encodes images in a model."""
+        """Return the function that encodes images."""
         return MethodType(_encode, model)
 
 
@@ -36,12 +36,12 @@ def _encode(model: PreTrainedModel, pixel_values: torch.Tensor, **_: Any) -> tor
     """Encode images as `GitModel.forward` does.
 
     Args:
-        model: the whole model.
+        model: the full model.
         pixel_values: [batch, channels, height, width].
         **_: not used.
 
     Returns:
-        [batch, patches + 1, hidden size].
+        Image embeddings, [batch, patches + 1, hidden_size].
     """
     features: torch.Tensor = model.git.visual_projection(model.git.image_encoder(pixel_values).last_hidden_state)
     return features
@@ -51,11 +51,11 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe the decoder."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name what the decoder takes; forward makes `token_type_ids` by itself."""
+        """Return the decoder's parameters, including `token_type_ids`, which forward creates itself."""
         return ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep", "token_type_ids")
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder and its head, as `GitModel.forward` does behind its image encoder."""
+        """Run the decoder and its head, as `GitModel.forward` does after its image encoder."""
         import torch
         from transformers import DynamicCache
         from transformers.masking_utils import create_causal_mask
@@ -75,9 +75,9 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         ) -> dict[str, Any]:
             cache = DynamicCache(config=model.config) if use_cache and past_key_values is None else past_key_values
             is_image = token_type_ids == 1
-            # the module adds the position embeddings in place
-            text = model.git.embeddings(inputs_embeds=inputs_embeds.clone(), position_ids=position_ids)
-            hidden_states = torch.where(is_image[..., None], inputs_embeds, text)
+            # the embeddings module adds position embeddings in place
+            with_positions = model.git.embeddings(inputs_embeds=inputs_embeds.clone(), position_ids=position_ids)
+            hidden_states = torch.where(is_image[..., None], inputs_embeds, with_positions)
             mask = create_causal_mask(
                 config=model.config,
                 inputs_embeds=hidden_states,

@@ -1,4 +1,4 @@
-"""Describe Granite 4 Vision: several layers of its decoder each add features of the images of their own."""
+"""Describe Granite 4 Vision, where several decoder layers each add different deepstack image features."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
-    """Describe the encoder of Granite 4 Vision: several layers of the decoder each get states of their own to add."""
+    """Describe the vision encoder of Granite 4 Vision, with separate features for several decoder layers."""
 
     @property
     def outputs(self) -> Axes:
-        """Zeros, which stand in the text, and what such layers add, in their order, [such layers, places, size]."""
+        """Zeros for the placeholder tokens, and each deepstack layer's features, [layers, features, hidden_size]."""
         return {**super().outputs, "deepstack_features": {}}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
@@ -33,31 +33,31 @@ class DeepstackAnyresEncoderOnnxConfig(AnyresEncoderOnnxConfig):
         if torch.compiler.is_exporting():
             return super().run(forward, arguments)
         outputs = model_of(forward).get_image_features(**arguments, return_dict=True).deepstack_features
-        found = {layer: torch.cat(list(states)) for layer, states in outputs}
-        return self._named([found[layer] for layer in sorted(found)])
+        by_layer = {layer: torch.cat(list(features)) for layer, features in outputs}
+        return self._to_outputs([by_layer[layer] for layer in sorted(by_layer)])
 
-    def _named(self, states: list[Any]) -> dict[str, Any]:
+    def _to_outputs(self, features: list[Any]) -> dict[str, Any]:
         import torch
 
-        return {"image_features": torch.zeros_like(states[0]), "deepstack_features": torch.stack(states)}
+        return {"image_features": torch.zeros_like(features[0]), "deepstack_features": torch.stack(features)}
 
-    def _encoded(self, model: PreTrainedModel, tiles: Any) -> list[Any]:
-        config, found = self._config, {}
-        outputs = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
-        first = 1 if config.vision_feature_select_strategy == "default" else 0
-        for projector, (seen, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
-            found[layer] = projector(outputs[seen][:, first:])
+    def _encode_tiles(self, model: PreTrainedModel, tiles: Any) -> list[Any]:
+        config, by_layer = self._config, {}
+        hidden_states = model.vision_tower(tiles, output_hidden_states=True, return_dict=True).hidden_states
+        start = 1 if config.vision_feature_select_strategy == "default" else 0
+        for projector, (index, layer) in zip(model.layerwise_projectors, config.deepstack_layer_map, strict=True):
+            by_layer[layer] = projector(hidden_states[index][:, start:])
         for projector, layer in zip(model.spatial_projectors, config.spatial_target_layers, strict=False):
-            found[layer] = projector(outputs[config.spatial_vision_layer][:, first:])
-        return [found[layer] for layer in sorted(found)]
+            by_layer[layer] = projector(hidden_states[config.spatial_vision_layer][:, start:])
+        return [by_layer[layer] for layer in sorted(by_layer)]
 
     @property
-    def _side(self) -> int:
-        return int(super()._side * Fraction(self._config.downsample_rate))
+    def _features_per_side(self) -> int:
+        return int(super()._features_per_side * Fraction(self._config.downsample_rate))
 
 
 class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
-    """Describe the decoder of Granite 4 Vision, some of whose layers each add features of the images."""
+    """Describe the decoder of Granite 4 Vision, some of whose layers each add image features."""
 
     @property
     def _deepstack_layers(self) -> Sequence[int]:
@@ -65,19 +65,22 @@ class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
         return sorted({*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers})
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder, whose layers add states at places that a mask chooses: here, at all places."""
-        layers, given = model_of(forward).model.language_model.layers, dict(arguments)
-        adding = zip(self._deepstack_layers, given.pop("deepstack_embeds"), strict=True)
-        handles = [layers[number].register_forward_pre_hook(partial(_add, more)) for number, more in adding]
+        """Run the decoder with the features added at every position, not only at those of Transformers' mask."""
+        layers, decoder_arguments = model_of(forward).model.language_model.layers, dict(arguments)
+        features_by_layer = zip(self._deepstack_layers, decoder_arguments.pop("deepstack_embeds"), strict=True)
+        handles = [
+            layers[index].register_forward_pre_hook(partial(_add_features, features))
+            for index, features in features_by_layer
+        ]
         try:
-            return super().run(forward, given)
+            return super().run(forward, decoder_arguments)
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _add(more: Any, _: Any, taken: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (taken[0] + more, *taken[1:])
+def _add_features(features: Any, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0] + features, *inputs[1:])
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

@@ -1,4 +1,4 @@
-"""Granite Speech 5: attention of padded frames, for which every key is masked."""
+"""Granite Speech 5: attention of padding frames, for which every key is masked."""
 
 from __future__ import annotations
 

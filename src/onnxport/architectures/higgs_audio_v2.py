@@ -27,11 +27,11 @@ def _both_branches(original: Callable[..., torch.Tensor]) -> Callable[..., torch
         if audio_token_mask is None:
             return original(self, hidden_states, **named)
         is_audio = audio_token_mask[..., None]
-        states = torch.where(is_audio, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
-        states = hidden_states + self.self_attn(hidden_states=states, **named)[0]
-        text_outputs = self.mlp(self.post_attention_layernorm(states))
-        audio_outputs = self.audio_mlp(self.audio_post_attention_layernorm(states))
-        return states + torch.where(is_audio, audio_outputs, text_outputs)
+        normed = torch.where(is_audio, self.audio_input_layernorm(hidden_states), self.input_layernorm(hidden_states))
+        hidden_states = hidden_states + self.self_attn(hidden_states=normed, **named)[0]
+        text_outputs = self.mlp(self.post_attention_layernorm(hidden_states))
+        audio_outputs = self.audio_mlp(self.audio_post_attention_layernorm(hidden_states))
+        return hidden_states + torch.where(is_audio, audio_outputs, text_outputs)
 
     return forward
 
@@ -43,9 +43,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 "transformers.models.higgs_audio_v2.modeling_higgs_audio_v2:HiggsAudioV2DecoderLayer.forward",
                 _both_branches,
-                "ONNX Runtime can't select the audio tokens of a sequence that has none",
-                "none known: ONNX Runtime 1.27 fails where a mask selects no row",
-                "ONNX Runtime selects no row from a tensor",
+                "ONNX Runtime can't select the audio tokens of a sequence without any",
+                "none known: ONNX Runtime 1.27 fails if a mask selects no rows",
+                "ONNX Runtime supports a mask that selects no rows",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Describe the vision encoder of Idefics3 and SmolVLM: images are cut into tiles, some of them padding."""
+"""Describe the vision encoder of Idefics3 and SmolVLM, whose images are split into tiles and padded with empty ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class TiledImageEncoderOnnxConfig(OnnxConfig):
-    """Describe the encoder of tiles, some of which are padding."""
+    """Describe an encoder of image tiles, some of which are padding."""
 
     @property
     def inputs(self) -> Axes:
-        """Tiles, [batch, tiles, channels, height, width], and the mask of pixels that aren't padding."""
+        """Tiles, [batch, tiles, channels, height, width], and their pixel mask, [batch, tiles, height, width]."""
         return {
             "pixel_values": {0: "batch", 1: "num_images", 3: "height", 4: "width"},
             "pixel_attention_mask": {0: "batch", 1: "num_images", 2: "height", 3: "width"},
@@ -27,11 +27,11 @@ class TiledImageEncoderOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """Features of the tiles that aren't empty, [tiles, placeholder tokens, hidden size]."""
+        """Features of the tiles that aren't padding, [tiles, placeholder tokens, hidden_size]."""
         return {"image_features": {}}
 
     def generate_dummy_inputs(self, preprocessor: Preprocessor, *sizes: Any, **named: Any) -> Mapping[str, Any]:
-        """Make two tiles for each image, of the configuration's size."""
+        """Create dummy images of two tiles each, with the configuration's image size."""
         import torch
 
         side = self._config.vision_config.image_size
@@ -40,7 +40,7 @@ class TiledImageEncoderOnnxConfig(OnnxConfig):
         return {"pixel_values": torch.ones(shape), "pixel_attention_mask": mask}
 
     def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder on all tiles, and drop the features of empty ones."""
+        """Run the encoder on all tiles, and drop the features of padding tiles."""
         model = model_of(forward).model
         tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
         side = self._config.vision_config.patch_size

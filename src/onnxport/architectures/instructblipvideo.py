@@ -1,4 +1,4 @@
-"""Describe the vision encoder of InstructBLIP for videos, whose classes have `get_video_features` only."""
+"""Describe the vision encoder of InstructBLIP-Video, whose classes only have `get_video_features`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class InstructBlipVideoEncoderOnnxConfig(ModalityEncoderOnnxConfig):
-    """Describe the encoder of a video's frames."""
+    """Describe the encoder of video frames."""
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """Return the function that encodes frames."""
+        """Return the function that encodes video frames."""
         return MethodType(_encode, model)
 
 
 def _encode(model: PreTrainedModel, pixel_values: torch.Tensor, qformer_input_ids: torch.Tensor, **_: Any) -> Any:
-    """Encode frames as InstructBLIP encodes images.
+    """Encode video frames as InstructBLIP encodes images.
 
     Args:
-        model: the whole model.
+        model: the full model.
         pixel_values: [batch, frames, channels, height, width].
         qformer_input_ids: [batch, sequence].
         **_: not used.

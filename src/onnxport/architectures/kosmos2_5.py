@@ -1,4 +1,4 @@
-"""Describe Kosmos-2.5's vision encoder, which no method of Transformers' classes runs alone."""
+"""Describe Kosmos-2.5's vision encoder, for which Transformers has no separate method."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _encode(model: PreTrainedModel, flattened_patches: torch.Tensor, **_: Any) -
     """Encode images as the model's forward does.
 
     Args:
-        model: the whole model.
-        flattened_patches: [batch, patches, 2 + values], each patch after its row and column.
+        model: the full model.
+        flattened_patches: [batch, patches, 2 + values]; row, column and pixel values of each patch.
         **_: not used.
 
     Returns:
-        [batch, latent queries, hidden size of the decoder].
+        Image features, [batch, latent queries, hidden_size of the decoder].
     """
     from torch.nn.functional import normalize
 

@@ -1,4 +1,4 @@
-"""Describe Kyutai's speech-to-text model: each position has a token id and the codes of the audio."""
+"""Describe Kyutai's speech-to-text model, whose input has a token id and audio codes at each position."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class KyutaiSpeechToTextOnnxConfig(DerivedOnnxConfig):
-    """Describe a decoder of token ids with codes."""
+    """Describe a decoder of token ids and audio codes."""
 
     def to_codes(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return token ids and codes, [batch, sequence, 1 + codebooks]."""
+        """Return token ids and audio codes, [batch, sequence, 1 + codebooks]."""
         return input_ids[..., None].repeat(1, 1, int(self._config.num_codebooks or 1) + 1)
 
 

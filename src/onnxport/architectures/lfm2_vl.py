@@ -1,6 +1,6 @@
-"""Describe the vision encoder of LFM2-VL, which takes the rows and columns of patches of each image.
+"""Describe the vision encoder of LFM2-VL, which takes the patch grid of each image.
 
-Transformers loops over the images to join patches to blocks; here a block's patches are looked up by their numbers.
+Transformers loops over the images to join patches into blocks; here the patches of a block are gathered by index.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from onnxport.description.preprocessor import Preprocessor
 
 _SHAPES = ((4, 6), (6, 2))
-"""Rows and columns of example images, in blocks' half sides; the second leaves patches unused."""
+"""Rows and columns of dummy images, in halves of a block's side; the second image has padding patches."""
 
 
 class Lfm2VlVisionOnnxConfig(OnnxConfig):
-    """Describe an encoder of patches with their rows and columns.
+    """Describe an encoder of padded patches with their spatial shapes.
 
     Args:
-        model: the whole model.
+        model: the full model.
     """
 
     _output: ClassVar[str] = "image_features"
@@ -37,17 +37,17 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
 
     @property
     def inputs(self) -> Axes:
-        """Patches, [images, patches, values], which of them are an image's, and rows and columns, [images, 2]."""
+        """Patches, [images, patches, values], their mask, [images, patches], and rows and columns, [images, 2]."""
         patches = {0: "batch", 1: "patches"}
         return {"pixel_values": patches, "pixel_attention_mask": patches, "spatial_shapes": {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
-        """The features of all images, concatenated, [rows, hidden size]."""
+        """Concatenated features of all images, [features, hidden_size]."""
         return {self._output: {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make images, one of which is smaller than the others."""
+        """Create dummy images of different sizes."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
@@ -60,7 +60,7 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
         return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; while it is traced, without its loop."""
+        """Run the encoder, without its loop over the images if it is being exported."""
         import torch
 
         model = model_of(forward)
@@ -68,42 +68,42 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
             features = model.get_image_features(**arguments, return_dict=True).pooler_output
             return {self._output: torch.cat(list(features))}
         model = model.model
-        states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
-        blocks, full = _blocks(states, arguments["spatial_shapes"], self._config.downsample_factor)
+        hidden_states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
+        blocks, mask = _join_blocks(hidden_states, arguments["spatial_shapes"], self._config.downsample_factor)
         projector = model.multi_modal_projector
-        with patching(Replacement(projector, "pixel_unshuffle", _as_they_are)):
-            return {self._output: projector(blocks)[full]}
+        with patching(Replacement(projector, "pixel_unshuffle", _identity)):
+            return {self._output: projector(blocks)[mask]}
 
 
-def _as_they_are(states: Any) -> Any:
-    return states
+def _identity(blocks: Any) -> Any:
+    return blocks
 
 
-def _blocks(states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
-    """Join square blocks of patches.
+def _join_blocks(hidden_states: Any, shapes: Any, side: int) -> tuple[Any, Any]:
+    """Join the patches of square blocks.
 
     Args:
-        states: [images, patches, size].
+        hidden_states: [images, patches, hidden_size].
         shapes: rows and columns of each image, [images, 2].
         side: rows and columns of a block.
 
     Returns:
-        Blocks of each image, as many as patches would do for, [images, blocks, size of a block]; and which of them
-        an image has.
+        Blocks, [images, patches // side**2, side**2 * hidden_size], and a mask of the blocks that aren't padding,
+        [images, patches // side**2].
     """
     import torch
 
-    images, patches, size = states.shape
+    images, patches, size = hidden_states.shape
     rows, columns = shapes[:, :1], shapes[:, 1:]
-    number = torch.arange(patches // side**2, device=states.device)[None]
-    full = number < rows * columns // side**2
-    across = columns // side
-    first = (number // across * columns + number % across) * side
-    within = torch.arange(side, device=states.device)
-    places = first[..., None, None] + within[:, None] * columns[..., None, None] + within
-    places = places.where(full[..., None, None], 0).flatten(1)
-    chosen = states.gather(1, places[..., None].expand(-1, -1, size))
-    return chosen.reshape(images, -1, side**2 * size), full
+    block = torch.arange(patches // side**2, device=hidden_states.device)[None]
+    mask = block < rows * columns // side**2
+    blocks_per_row = columns // side
+    first = (block // blocks_per_row * columns + block % blocks_per_row) * side
+    offset = torch.arange(side, device=hidden_states.device)
+    index = first[..., None, None] + offset[:, None] * columns[..., None, None] + offset
+    index = index.where(mask[..., None, None], 0).flatten(1)
+    gathered = hidden_states.gather(1, index[..., None].expand(-1, -1, size))
+    return gathered.reshape(images, -1, side**2 * size), mask
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def _rotate_real(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """Rotate pairs of real numbers as the product of complex numbers does."""
+def _apply_real_rotary(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Apply rotary embeddings to pairs of real numbers instead of multiplying complex numbers."""
 
     def apply_rotary_emb(
         xq: torch.Tensor, xk: torch.Tensor, freqs_cis: torch.Tensor
@@ -23,12 +23,12 @@ def _rotate_real(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
         cosine, sine = torch.view_as_real(freqs_cis).unbind(-1)
         cosine, sine = cosine[:, :, None], sine[:, :, None]
 
-        def rotated(states: torch.Tensor) -> torch.Tensor:
-            first, second = states.float().reshape(*states.shape[:-1], -1, 2).unbind(-1)
-            pairs = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-            return pairs.flatten(3).type_as(states)
+        def rotate(x: torch.Tensor) -> torch.Tensor:
+            real, imaginary = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
+            pairs = torch.stack([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
+            return pairs.flatten(3).type_as(x)
 
-        return rotated(xq), rotated(xk)
+        return rotate(xq), rotate(xk)
 
     return apply_rotary_emb
 
@@ -40,7 +40,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.llama4.modeling_llama4:apply_rotary_emb",
-                _rotate_real,
+                _apply_real_rotary,
                 "torch.onnx has no translation of unsqueeze for complex tensors",
                 EAGER,
                 "torch.onnx translates it",

@@ -1,4 +1,4 @@
-"""LongCat-Flash: experts without a loop over those that were hit, and identity experts."""
+"""LongCat-Flash: experts without the loop over those that were hit, and identity experts."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
         self: LongcatFlashExperts, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         routed = self.num_routed_experts
-        computed = top_k_index < routed
+        has_weights = top_k_index < routed
 
         def compute(rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
             inner = product(rows, self.gate_up_proj.transpose(1, 2), ends)
             gate, up = inner.chunk(2, dim=-1)
             return product(self.act_fn(gate) * up, self.down_proj.transpose(1, 2), ends[:routed])
 
-        kept = hidden_states * (top_k_weights * ~computed).sum(-1, keepdim=True)
+        identity = hidden_states * (top_k_weights * ~has_weights).sum(-1, keepdim=True)
         if self.gate_up_proj is None:
-            return kept.to(hidden_states.dtype)
-        index, weights = top_k_index.clamp(max=routed - 1), top_k_weights * computed
-        return (by_expert(hidden_states, index, weights, self.total_experts, compute) + kept).to(hidden_states.dtype)
+            return identity.to(hidden_states.dtype)
+        index, weights = top_k_index.clamp(max=routed - 1), top_k_weights * has_weights
+        outputs = by_expert(hidden_states, index, weights, self.total_experts, compute)
+        return (outputs + identity).to(hidden_states.dtype)
 
     return forward
 

@@ -1,6 +1,6 @@
-"""Longformer: its description, and its attention for sequences of any length.
+"""Describe Longformer, and trace its attention for sequences of any length.
 
-While it is traced, the attention is computed densely; see `_windowed_attention.py`.
+Traces compute the windowed attention densely; see `_windowed_attention.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxport.architectures._architecture import Architecture
-from onnxport.architectures._windowed_attention import attend_near_and_global
+from onnxport.architectures._windowed_attention import attend_local_and_global
 from onnxport.configs.text_encoders import Axes, TextOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
 
 
 class LongformerOnnxConfig(TextOnnxConfig):
-    """Describe Longformer; in dummy inputs, every second token has global attention."""
+    """Describe Longformer; every second token of its dummy inputs has global attention."""
 
     input_names = ("input_ids", "attention_mask", "global_attention_mask")
     atol = 1e-4
@@ -23,14 +23,14 @@ class LongformerOnnxConfig(TextOnnxConfig):
 
     @property
     def outputs(self) -> Axes:
-        """Outputs of the graph; the bare model also pools."""
+        """Outputs of the graph; the base model also returns `pooler_output`."""
         outputs = dict(super().outputs)
         if self.task == "default":
             outputs["pooler_output"] = {0: "batch"}
         return outputs
 
     def generate_dummy_inputs(self, preprocessor: Any, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make sequences and a mask of the tokens with global attention."""
+        """Create dummy sequences and a global attention mask."""
         import torch
 
         inputs = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
@@ -40,7 +40,7 @@ class LongformerOnnxConfig(TextOnnxConfig):
         return inputs
 
 
-def _leave_length(
+def _skip_padding(
     self: Any,
     input_ids: Any,
     attention_mask: Any,
@@ -49,7 +49,7 @@ def _leave_length(
     inputs_embeds: Any,
     pad_token_id: int,
 ) -> tuple[Any, ...]:
-    """Don't pad: dense attention takes any length."""
+    """Don't pad: dense attention supports any sequence length."""
     return 0, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
 
 
@@ -61,17 +61,17 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 f"{_MODULE}:LongformerSelfAttention.forward",
-                lambda _: attend_near_and_global,
-                "tokens with global attention are gathered by their positions, so that shapes depend on values",
+                lambda _: attend_local_and_global,
+                "tokens with global attention are gathered by position, which makes shapes data-dependent",
                 EAGER,
-                "Transformers has a dense attention for exports",
+                "Transformers has a dense attention implementation for exports",
             ),
             Patch(
                 f"{_MODULE}:LongformerModel._pad_to_window_size",
-                lambda _: _leave_length,
-                "the padding to whole windows is that of the example's length",
+                lambda _: _skip_padding,
+                "the padding to a multiple of the window size is specialized to the example's length",
                 EAGER,
-                "Transformers has a dense attention for exports",
+                "Transformers has a dense attention implementation for exports",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Mimi: padding from sizes."""
+"""Mimi: padding computed from sizes."""
 
 from __future__ import annotations
 

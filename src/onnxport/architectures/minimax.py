@@ -1,7 +1,8 @@
-"""MiniMax: its cache, and its lightning attention in a form whose trace is right for any number of tokens.
+"""Describe MiniMax's cache, and compute its lightning attention so that a trace is valid for any sequence length.
 
-Transformers computes lightning attention block by block, in a loop that a trace would fix at the traced length; from a
-state on, token by token. In the graph it is one attention over all tokens whose scores decay by their distance.
+Transformers computes lightning attention in a loop over blocks, which a trace would specialize to the traced length, or
+token by token if there is a recurrent state. The graph computes it as one attention over all tokens, whose scores decay
+with the distance.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
 
 
 class MiniMaxOnnxConfig(DerivedOnnxConfig):
-    """Describe MiniMax for generation: keys and values of some layers, states of the others."""
+    """Describe MiniMax for generation, which caches keys and values of some layers, and recurrent states of others."""
 
     def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
-        """Describe what every layer caches."""
+        """Describe the cache entries of every layer."""
         layers: list[tuple[CacheTensor, ...]] = []
-        for number, kind in enumerate(model.config.layer_types):
-            if kind == "linear_attention":
-                state = tuple(cache.linear_cache[number].shape[1:])
-                layers.append((CacheTensor(number, "recurrent_states", "recurrent", state),))
+        for index, layer_type in enumerate(model.config.layer_types):
+            if layer_type == "linear_attention":
+                shape = tuple(cache.linear_cache[index].shape[1:])
+                layers.append((CacheTensor(index, "recurrent_states", "recurrent", shape),))
             else:
-                pair = (cache.layers[number].keys, cache.layers[number].values)
+                keys, values = cache.layers[index].keys, cache.layers[index].values
                 layers.append(
                     (
-                        CacheTensor(number, "keys", "key", tuple(pair[0].shape[1:])),
-                        CacheTensor(number, "values", "value", tuple(pair[1].shape[1:])),
+                        CacheTensor(index, "keys", "key", tuple(keys.shape[1:])),
+                        CacheTensor(index, "values", "value", tuple(values.shape[1:])),
                     )
                 )
         return CacheLayout(tuple(layers), len(layers))
@@ -42,22 +43,22 @@ class MiniMaxOnnxConfig(DerivedOnnxConfig):
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Build the cache.
 
-        Layers without keys hold the place of nothing in it: Transformers' own looks like one that is empty where its
-        first layer has none, and padding is no longer masked after the first step.
+        Layers without keys are `DummyLayer`s. Without them, as in Transformers' cache, the cache seems empty if its
+        first layer has no keys, and padding is no longer masked after the first step.
         """
         from transformers.cache_utils import DummyLayer, DynamicLayer
         from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
         cache = MiniMaxCache()
-        for number, tensors in enumerate(past):
-            cache.set_linear_cache(number, [] if len(tensors) == 2 else tensors[0])
+        for index, tensors in enumerate(past):
+            cache.set_linear_cache(index, [] if len(tensors) == 2 else tensors[0])
             cache.layers.append(DynamicLayer() if len(tensors) == 2 else DummyLayer())
             if len(tensors) == 2:
-                cache.layers[number].update(*tensors)
+                cache.layers[index].update(*tensors)
         return cache
 
     def cache_to_past(self, cache: Any) -> Any:
-        """Take the cache apart, the inverse of `past_to_cache`."""
+        """Return the tensors of a cache, the inverse of `past_to_cache`."""
         return [
             (cache.linear_cache[parts[0].layer],)
             if len(parts) == 1
@@ -66,7 +67,7 @@ class MiniMaxOnnxConfig(DerivedOnnxConfig):
         ]
 
 
-def _attend(
+def _lightning_attention(
     self: Any,
     hidden_states: torch.Tensor,
     position_embeddings: Any = None,
@@ -74,18 +75,18 @@ def _attend(
     past_key_values: Any = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend as `MiniMaxLightningAttention.forward` does.
+    """Compute `MiniMaxLightningAttention.forward` without a loop.
 
     Args:
         self: the attention module.
-        hidden_states: [batch, tokens, hidden].
-        position_embeddings: not used: the decay says how far tokens are from each other.
-        attention_mask: [batch, tokens], 0 for padding.
-        past_key_values: the cache, which is brought up to date.
+        hidden_states: [batch, sequence, hidden_size].
+        position_embeddings: not used: the decay encodes the distance between tokens.
+        attention_mask: [batch, sequence]; 0 for padding.
+        past_key_values: the cache, which is updated.
         **_: not used.
 
     Returns:
-        Like `hidden_states`, and the state [batch, heads, head size, head size].
+        Hidden states, [batch, sequence, hidden_size], and the recurrent state, [batch, heads, head_dim, head_dim].
     """
     import torch
 
@@ -95,17 +96,17 @@ def _attend(
         projected = projected * attention_mask[:, :, None].to(projected.dtype)
     heads = projected.view(batch, tokens, self.num_attention_heads, 3, self.head_dim)
     query, key, value = heads.permute(3, 0, 2, 1, 4).unbind(0)
-    slope, numbers = self.slope_rate.float(), torch.arange(tokens, device=hidden_states.device)
-    between = (numbers[:, None] - numbers[None, :]).float()
-    scores = torch.exp((-slope * between).masked_fill(between < 0, float("-inf"))).to(query.dtype)
-    output = ((query @ key.transpose(-1, -2)) * scores) @ value
-    rest = torch.exp(-slope * (tokens - 1 - numbers)[:, None]).to(key.dtype)
-    state = (key * rest).transpose(-1, -2) @ value
-    first = None if past_key_values is None else past_key_values.get_linear_cache(self.layer_idx)
-    if first is not None:
-        since = torch.exp(-slope * (numbers + 1)[:, None]).to(query.dtype)
-        output = output + (query * since) @ first
-        state = state + first * since[:, -1:]
+    slope, position = self.slope_rate.float(), torch.arange(tokens, device=hidden_states.device)
+    distance = (position[:, None] - position[None, :]).float()
+    decay = torch.exp((-slope * distance).masked_fill(distance < 0, float("-inf"))).to(query.dtype)
+    output = ((query @ key.transpose(-1, -2)) * decay) @ value
+    key_decay = torch.exp(-slope * (tokens - 1 - position)[:, None]).to(key.dtype)
+    state = (key * key_decay).transpose(-1, -2) @ value
+    past_state = None if past_key_values is None else past_key_values.get_linear_cache(self.layer_idx)
+    if past_state is not None:
+        query_decay = torch.exp(-slope * (position + 1)[:, None]).to(query.dtype)
+        output = output + (query * query_decay) @ past_state
+        state = state + past_state * query_decay[:, -1:]
     if past_key_values is not None:
         past_key_values.set_linear_cache(self.layer_idx, state)
     output = self.norm(output.transpose(1, 2).reshape(batch, tokens, -1))
@@ -119,10 +120,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.minimax.modeling_minimax:MiniMaxLightningAttention.forward",
-                lambda _: _attend,
-                "a loop over blocks of tokens specializes the sequence length, and a past is continued token by token",
+                lambda _: _lightning_attention,
+                "a loop over blocks of tokens, or over tokens if there is a past, specializes the sequence length",
                 EAGER,
-                "Transformers computes lightning attention of any length, from any state, without a loop",
+                "Transformers computes lightning attention for any length, with or without a past, without a loop",
             ),
         ),
     ),

@@ -1,8 +1,8 @@
-"""Describe Mllama for generation from images: some layers of its decoder cross-attend to image features.
+"""Describe Mllama for image-to-text generation, where some decoder layers cross-attend to image features.
 
-Their keys and values are cached like an encoder-decoder's: computed from all features in the first step. The decoder's
-graph takes features in every step and computes keys and values of those that aren't in the cache yet: all of them in
-the first step, none later. `cross_attention_mask` has a column for each feature, in the cache or not.
+Their keys and values are cached like an encoder-decoder's: they are computed from all features in the first step. The
+decoder's graph has features as inputs in every step, and computes keys and values of the features that aren't cached
+yet: all in the first step, none later. `cross_attention_mask` has a column for each feature, cached or not.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from onnxport.description.preprocessor import Preprocessor
 
 _DUMMY_FEATURES = 5
-"""Number of image features of dummy inputs."""
+"""Number of image features in dummy inputs."""
 
 
 class MllamaImageEncoderOnnxConfig(OnnxConfig):
-    """Describe the encoder of the tiles of images."""
+    """Describe the encoder of image tiles."""
 
     @property
     def inputs(self) -> Axes:
-        """Tiles, the arrangement of each image's tiles, and the mask of those that aren't padding.
+        """Tiles, the aspect ratio of each image, and the mask of tiles that aren't padding.
 
-        `pixel_values` is [batch, images, tiles, channels, height, width], `aspect_ratio_ids` [batch, images] and
-        `aspect_ratio_mask` [batch, images, tiles].
+        `pixel_values` is [batch, images, tiles, channels, height, width], `aspect_ratio_ids` is [batch, images], and
+        `aspect_ratio_mask` is [batch, images, tiles].
         """
         images = {0: "batch", 1: "num_images"}
         return {"pixel_values": images, "aspect_ratio_ids": images, "aspect_ratio_mask": images}
 
     @property
     def outputs(self) -> Axes:
-        """Features in the decoder's hidden size, [batch, images * tiles * (patches + 1), hidden size]."""
+        """Features in the decoder's hidden size, [batch, images * tiles * (patches + 1), hidden_size]."""
         return {"image_features": {0: "batch"}}
 
     def generate_dummy_inputs(  # type: ignore[override]
         self, preprocessor: Preprocessor, batch_size: int = -1, **named: Any
     ) -> Mapping[str, Any]:
-        """Make images of different numbers of tiles."""
+        """Create dummy images with different numbers of tiles."""
         import torch
 
         vision = self._config.vision_config
@@ -77,17 +77,17 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
     """Describe the decoder with its language modeling head."""
 
-    # A prompt without an image has no features: scaled_dot_product_attention, as PyTorch 2.13 translates it, reshapes
-    # the keys without allowzero, and ONNX Runtime refuses to reshape none.
+    # A prompt without images has no features: PyTorch 2.13's translation of scaled_dot_product_attention reshapes the
+    # keys without allowzero, and ONNX Runtime can't reshape an empty tensor that way.
     attn_implementation = "eager"
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name the decoder's parameters; the whole model's forward computes masks and image features."""
+        """Return the decoder's parameters; the full model's forward computes masks and image features."""
         return ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 
     @property
     def inputs(self) -> Mapping[str, Mapping[int, str]]:
-        """Inputs of `EmbedsDecoderOnnxConfig`, and image features, [batch, features, hidden size], with their mask."""
+        """Inputs of `EmbedsDecoderOnnxConfig`, and image features, [batch, features, hidden_size], with their mask."""
         features = {
             "cross_attention_states": {0: "batch", 1: "image_sequence"},
             "cross_attention_mask": {0: "batch", 1: "sequence", 2: "past_image_sequence + image_sequence"},
@@ -95,20 +95,20 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         return {**super().inputs, **features}
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make inputs; each token attends to every second feature, and the first one to none."""
+        """Create dummy inputs; each token attends to every second feature, except the first, which attends to none."""
         import torch
 
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        batch, length, size = made["inputs_embeds"].shape
+        inputs = dict(super().generate_dummy_inputs(*arguments, **named))
+        batch, length, size = inputs["inputs_embeds"].shape
         count = _DUMMY_FEATURES + (CACHED_ROWS if self.use_past else 0)
         mask = (torch.arange(length)[:, None] + torch.arange(count)) % 2
         mask[0] = 0
-        made["cross_attention_states"] = torch.zeros(batch, _DUMMY_FEATURES, size)
-        made["cross_attention_mask"] = mask.expand(batch, -1, -1).clone()
-        return made
+        inputs["cross_attention_states"] = torch.zeros(batch, _DUMMY_FEATURES, size)
+        inputs["cross_attention_mask"] = mask.expand(batch, -1, -1).clone()
+        return inputs
 
     def describe_cache(self, model: PreTrainedModel, cache: Cache) -> CacheLayout:
-        """Describe keys and values of tokens, and of image features in layers with cross-attention."""
+        """Describe the keys and values of tokens, and of image features in cross-attention layers."""
         layout = CacheLayout.of(model, cache)
         cross_attention = set(model.config.text_config.cross_attention_layers)
         layers = (
@@ -123,7 +123,7 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         return replace(layout, layers=tuple(layers))
 
     def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder and its head, as `MllamaModel.forward` does behind its image encoder."""
+        """Run the decoder and its head, as `MllamaModel.forward` does after its image encoder."""
         model = model_of(forward)
 
         def decode(
@@ -140,23 +140,23 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         return super().run(decode, arguments)
 
 
-def _masks(visible: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the bias of the scores of features, and the tokens that attend to any of them.
+def _masks(attended: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the additive cross-attention mask, and a mask of the tokens that attend to any feature.
 
-    As in Transformers, a token that attends to none has no mask; the second tensor switches off its MLP.
+    As in Transformers, a token that attends to no features isn't masked; the second mask disables its MLP.
 
     Args:
-        visible: 1 for features that a token attends to, [batch, sequence, features].
-        dtype: of both results.
+        attended: 1 for features that a token attends to, [batch, sequence, features].
+        dtype: dtype of both masks.
 
     Returns:
         [batch, 1, sequence, features] and [batch, 1, sequence, 1].
     """
     import torch
 
-    masked = visible[:, None] == 0
-    attends = ((~masked).sum(-1, keepdim=True) > 0).to(dtype)  # `any` fails where there are no features
-    mask = torch.zeros(masked.shape, dtype=dtype, device=visible.device)
+    masked = attended[:, None] == 0
+    attends = ((~masked).sum(-1, keepdim=True) > 0).to(dtype)  # `any` fails if there are no features
+    mask = torch.zeros(masked.shape, dtype=dtype, device=attended.device)
     return mask.masked_fill(masked, torch.finfo(dtype).min) * attends, attends
 
 

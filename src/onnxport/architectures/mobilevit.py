@@ -1,4 +1,4 @@
-"""MobileViT: feature maps of any size are cut into patches."""
+"""MobileViT: feature maps of any size are split into patches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transformers.models.mobilevit.modeling_mobilevit import MobileViTLayer
 
 
-def _unfold_any_size(_: object) -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
-    """Cut a feature map into patches, resized to whole patches; resizing to its own size changes nothing."""
+def _unfold_symbolic(_: object) -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
+    """Resize a feature map to a multiple of the patch size, a no-op if it is one, and split it into patches."""
 
     def unfolding(self: MobileViTLayer, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         from torch.nn import functional
@@ -22,8 +22,8 @@ def _unfold_any_size(_: object) -> Callable[..., tuple[torch.Tensor, dict[str, A
         batch, channels, height, width = features.shape
         patch_height, patch_width = self.patch_height, self.patch_width
         rows, columns = (height + patch_height - 1) // patch_height, (width + patch_width - 1) // patch_width
-        whole = functional.interpolate(features, size=(rows * patch_height, columns * patch_width), mode="bilinear")
-        patches = whole.reshape(batch, channels, rows, patch_height, columns, patch_width).permute(0, 3, 5, 2, 4, 1)
+        resized = functional.interpolate(features, size=(rows * patch_height, columns * patch_width), mode="bilinear")
+        patches = resized.reshape(batch, channels, rows, patch_height, columns, patch_width).permute(0, 3, 5, 2, 4, 1)
         info = {
             **{"orig_size": (height, width), "batch_size": batch, "channels": channels, "interpolate": True},
             **{"num_patches": rows * columns, "num_patches_width": columns, "num_patches_height": rows},
@@ -39,10 +39,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.mobilevit.modeling_mobilevit:MobileViTLayer.unfolding",
-                _unfold_any_size,
-                "int() of a size specializes the image size, and whether a map is resized is decided by the example's",
+                _unfold_symbolic,
+                "int() of a size specializes the image size, as does the condition on which a feature map is resized",
                 EAGER,
-                "Transformers counts patches in integers and always resizes",
+                "Transformers counts patches with integer arithmetic and always resizes",
             ),
         ),
     ),

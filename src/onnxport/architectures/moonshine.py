@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _integer_lengths(_: object) -> Callable[[MoonshinePreTrainedModel, Length], Length]:
-    """Count the frames after the model's three convolutions with integer divisions."""
+    """Compute the number of frames after the model's three convolutions with integer divisions."""
 
     def lengths(self: MoonshinePreTrainedModel, samples: Length) -> Length:
         first = (samples - 127) // 64 + 1
@@ -36,7 +36,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 _integer_lengths,
                 "int() of a quotient specializes the length of the audio to the example's",
                 EAGER,
-                "Transformers divides integers there",
+                "Transformers uses integer division there",
             ),
         ),
     ),

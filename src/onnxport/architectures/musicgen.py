@@ -1,4 +1,4 @@
-"""Describe the decoders of MusicGen: the codes of each codebook are a sequence of the batch."""
+"""Describe the decoders of MusicGen, where the codes of each codebook are a separate sequence of the batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class MusicgenDecoderOnnxConfig(DerivedOnnxConfig):
-    """Describe a decoder of codes."""
+    """Describe a decoder of audio codes."""
 
     def to_codes(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return codes, [batch * codebooks, sequence]."""
+        """Return audio codes, [batch * codebooks, sequence]."""
         return input_ids.repeat(int(self._config.num_codebooks or 1), 1)
 
 

@@ -1,7 +1,7 @@
 """Describe Nemotron 3.5 Transcribe, whose encoder normalizes audio features over time.
 
-The features of the constant dummy audio don't vary, so that normalization would divide by rounding errors. Dummy
-features are therefore zeros, which the validation replaces by random ones.
+The features of the constant dummy audio don't vary, so normalization would divide by rounding errors. Dummy features
+are therefore zeros, which validation replaces with random values.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
     from onnxport.description.preprocessor import Preprocessor
 
-_FRAMED = ("input_features", "input_features_mask", "attention_mask")
+_FRAME_INPUTS = ("input_features", "input_features_mask", "attention_mask")
 
 
-def _clear(inputs: dict[str, Any]) -> None:
+def _zero_features(inputs: dict[str, Any]) -> None:
     if "input_features" in inputs:
         inputs["input_features"] = inputs["input_features"].new_zeros(inputs["input_features"].shape)
 
 
 class NemoSpeechLmOnnxConfig(DerivedOnnxConfig):
-    """Describe the whole model in one graph."""
+    """Describe the full model as a single graph."""
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
         """Set the features to zero."""
-        _clear(inputs)
+        _zero_features(inputs)
 
 
 class NemoSpeechLmAudioEncoderOnnxConfig(ModalityEncoderOnnxConfig):
@@ -39,22 +39,22 @@ class NemoSpeechLmAudioEncoderOnnxConfig(ModalityEncoderOnnxConfig):
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
         """Set the features to zero."""
-        _clear(inputs)
+        _zero_features(inputs)
 
 
 class NemotronAudioOnnxConfig(DerivedOnnxConfig):
-    """Describe the audio encoder alone, which joins several frames and takes full groups of them only."""
+    """Describe the audio encoder alone, which stacks frames in groups and only takes full groups."""
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
-        """Cut the features to full groups of frames, and set them to zero."""
+        """Truncate the features to full groups of frames, and set them to zero."""
         if "input_features" not in self._parameters:
             return
         factor = self._config.subsampling_factor
         frames = inputs["input_features"].shape[1] // factor * factor
-        for name in _FRAMED:
+        for name in _FRAME_INPUTS:
             if name in inputs:
                 inputs[name] = inputs[name][:, :frames].contiguous()
-        _clear(inputs)
+        _zero_features(inputs)
 
 
 def _audio_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxConfig:

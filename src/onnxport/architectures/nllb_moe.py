@@ -1,4 +1,4 @@
-"""NLLB-MoE: experts without a loop over those that were hit, and a router that keeps its weights' dtype."""
+"""NLLB-MoE: experts without the loop over those that were hit, and a router that keeps its parameters' dtype."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _MODULE = "transformers.models.nllb_moe.modeling_nllb_moe"
 
 
-class _Clamping:
-    """The module torch, with an `isinf` that reports float16 values as infinite."""
+class _TorchWithIsinf:
+    """The module torch, with an `isinf` that reports float16 values as non-finite."""
 
     def __init__(self, original: ModuleType) -> None:
         self._original = original
@@ -30,7 +30,7 @@ class _Clamping:
 
 
 def _experts(_: object) -> Callable[..., torch.Tensor]:
-    """Run every expert on every token, and weight its output by the token's router probability."""
+    """Run every expert on every token, and weight its output with the token's router probability."""
 
     def forward(
         self: NllbMoeExperts, hidden_states: torch.Tensor, router_mask: torch.Tensor, router_probs: torch.Tensor
@@ -46,7 +46,7 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
 
 
 def _router(_: object) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Compute a router's logits in its dtype, without changing its weights."""
+    """Compute a router's logits in its dtype, without casting its parameters in place."""
 
     def forward(
         self: NllbMoeTop2Router, hidden_states: torch.Tensor, padding_mask: torch.Tensor | None = None
@@ -65,10 +65,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             router_patch(f"{_MODULE}:NllbMoeTop2Router", _router),
             Patch(
                 f"{_MODULE}:torch",
-                _Clamping,
-                "the decoder's layers clamp float16 hidden states only if any is infinite, which depends on values",
+                _TorchWithIsinf,
+                "the decoder's layers clamp float16 hidden states only if any is infinite, which is data-dependent",
                 EAGER,
-                "Transformers clamps them whatever their values",
+                "Transformers clamps them unconditionally",
                 without_values=True,
             ),
         ),

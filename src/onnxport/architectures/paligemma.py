@@ -1,4 +1,4 @@
-"""Describe PaliGemma's decoder: tokens of the image and the prompt attend to each other, also with a past."""
+"""Describe PaliGemma's decoder, where image and prompt tokens attend bidirectionally, also with a past."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from onnxport.patching.scope import patching
 
 
 class PaliGemmaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder that reads `token_type_ids` where its cache is empty."""
+    """Describe a decoder that uses `token_type_ids` if its cache is empty."""
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder as in its first step: Transformers reads `token_type_ids` only where the cache is empty."""
+        """Run the decoder as in its first step: Transformers uses `token_type_ids` only if the cache is empty."""
         cache = arguments.get(PAST)
         if cache is None:
             return super().run(forward, arguments)

@@ -1,4 +1,4 @@
-"""Parakeet: attention of padded frames, for which every key is masked."""
+"""Parakeet: attention of padding frames, for which every key is masked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""PEGASUS-X: the encoder's attention within blocks, dense, for sequences of any length.
+"""PEGASUS-X: dense computation of the encoder's block-local attention, for sequences of any length.
 
-Transformers pads sequences to a multiple of the block and cuts them. Memory grows with the square of the length here,
-and linearly there. Validation runs Transformers' unpatched code, so both are compared.
+Transformers pads sequences to a multiple of the block size and splits them into blocks. Memory is quadratic in the
+sequence length here, and linear there. Validation runs Transformers' unpatched code, so the two are compared.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MODULE = "transformers.models.pegasus_x.modeling_pegasus_x"
 
 @dataclass(frozen=True)
 class _ShiftedMask:
-    """The mask of a layer whose blocks are shifted.
+    """The attention mask of a layer whose blocks are shifted.
 
     Attributes:
-        mask: [batch, sequence], added to the scores of a key.
+        mask: additive mask of the keys, [batch, sequence].
         offset: number of tokens by which the blocks are shifted.
     """
 
@@ -47,17 +47,17 @@ def _attend_within_blocks(
 ) -> tuple[torch.Tensor, torch.Tensor, None]:
     """Compute `PegasusXGlobalLocalAttention.forward` densely.
 
-    A token attends to the tokens of its block and to the global ones, which attend to everything.
+    A token attends to the tokens of its block and to the global tokens, which attend to all tokens.
 
     Args:
         self: the attention module.
-        token_hidden_states: [batch, sequence, hidden].
-        global_hidden_states: [batch, global tokens, hidden].
-        attention_mask: [batch, sequence], added to the scores of a key, or with shifted blocks.
+        token_hidden_states: [batch, sequence, hidden_size].
+        global_hidden_states: [batch, global tokens, hidden_size].
+        attention_mask: additive mask of the keys, [batch, sequence]; with an offset if the blocks are shifted.
         **_: not used.
 
     Returns:
-        Like `token_hidden_states` and `global_hidden_states`, and no attention weights.
+        Hidden states of the shapes of `token_hidden_states` and `global_hidden_states`, and None as attention weights.
     """
     import torch
 
@@ -86,16 +86,16 @@ def _attend_within_blocks(
 def _shift_blocks(
     self: PegasusXEncoderLayer, hidden_states: torch.Tensor, attention_mask: torch.Tensor, block_size: int
 ) -> tuple[torch.Tensor, _ShiftedMask]:
-    """Shift the blocks by half a block: return the offset with the mask instead of padding."""
+    """Shift the blocks by half a block size: return the offset with the mask instead of padding."""
     return hidden_states, _ShiftedMask(attention_mask, block_size // 2)
 
 
-def _keep_length(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
+def _skip_unpadding(self: PegasusXEncoderLayer, padded_hidden_states: torch.Tensor, block_size: int) -> torch.Tensor:
     return padded_hidden_states
 
 
-def _unpadded(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Run the encoder with blocks of one token, of which any length is a multiple; its layers keep their block size."""
+def _without_padding(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the encoder with a block size of 1, so that it doesn't pad; its layers keep their block size."""
 
     def forward(self: PegasusXEncoder, *arguments: Any, **named: Any) -> Any:
         with patching(Replacement(self.config, "block_size", 1)):
@@ -108,9 +108,9 @@ def _patch(target: str, make: Callable[[Any], Callable[..., Any]]) -> Patch:
     return Patch(
         f"{_MODULE}:{target}",
         make,
-        "sequences are padded to whole blocks, as many as the example has",
+        "the padding to a multiple of the block size is specialized to the example's length",
         EAGER,
-        "Transformers has a dense attention for exports",
+        "Transformers has a dense attention implementation for exports",
     )
 
 
@@ -118,10 +118,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("pegasus_x",),
         patches=(
-            _patch("PegasusXEncoder.forward", _unpadded),
+            _patch("PegasusXEncoder.forward", _without_padding),
             _patch("PegasusXGlobalLocalAttention.forward", lambda _: _attend_within_blocks),
             _patch("PegasusXEncoderLayer.pad_local_tokens", lambda _: _shift_blocks),
-            _patch("PegasusXEncoderLayer.unpad_local_tokens", lambda _: _keep_length),
+            _patch("PegasusXEncoderLayer.unpad_local_tokens", lambda _: _skip_unpadding),
         ),
     ),
 )

@@ -1,6 +1,6 @@
-"""Describe the encoders of Phi-4-multimodal, which take what its processor gives, under the names that it gives.
+"""Describe the encoders of Phi-4-multimodal, whose inputs are the outputs of its processor, with the same names.
 
-Transformers packs the features image by image; here each row is found by arithmetic on its index.
+Transformers packs the features image by image; here the index of each feature is computed arithmetically.
 """
 
 from __future__ import annotations
@@ -20,109 +20,108 @@ if TYPE_CHECKING:
     from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
 
-_MAX_ROWS = 500
-"""Longest audio, in rows: Transformers cuts longer audio into pieces, in a way that depends on the batch's padding."""
+_MAX_EMBEDDINGS = 500
+"""Longest audio, in embeddings: Transformers splits longer audio into chunks, depending on the batch's padding."""
 
 
 class Phi4ImageEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes images that are given whole and in crops."""
+    """Describe an encoder of images as a global image and crops."""
 
     @property
     def inputs(self) -> Axes:
-        """Images whole and in crops, their sizes as resized, and which patches aren't padding.
+        """Global images with their crops, the sizes of the resized images, and a mask of the patches.
 
-        `image_pixel_values` is [images, crops, channels, height, width], `image_sizes` [images, 2] (height and
-        width), `image_attention_mask` [images, crops, rows of patches, columns of patches].
+        `image_pixel_values` is [images, crops, channels, height, width], `image_sizes` is [images, 2] (height and
+        width), and `image_attention_mask` is [images, crops, patch rows, patch columns].
         """
         crops = {0: "batch", 1: "num_crops"}
         return {"image_sizes": {0: "batch"}, "image_pixel_values": crops, "image_attention_mask": crops}
 
     @property
     def outputs(self) -> Axes:
-        """The features of all images, concatenated, [rows, hidden size]."""
+        """Concatenated features of all images, [features, hidden_size]."""
         return {"image_features": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make images of two crops each, in portrait and in landscape format, some of them padded."""
+        """Create dummy images with two crops each, in portrait and landscape format, some of them padded."""
         import torch
 
-        seen = self._config.vision_config
+        vision = self._config.vision_config
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
-        patches = seen.image_size // seen.patch_size
-        sizes = torch.tensor([[2, 1], [1, 2]])[torch.arange(count) % 2] * seen.crop_size
+        patches = vision.image_size // vision.patch_size
+        sizes = torch.tensor([[2, 1], [1, 2]])[torch.arange(count) % 2] * vision.crop_size
         mask = torch.ones(count, 3, patches, patches, dtype=torch.bool)
         mask[::2, 2, patches // 2 :] = False
-        pixels = torch.ones(count, 3, seen.num_channels, seen.image_size, seen.image_size)
+        pixels = torch.ones(count, 3, vision.num_channels, vision.image_size, vision.image_size)
         return {"image_sizes": sizes, "image_pixel_values": pixels, "image_attention_mask": mask}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder: while it is traced, on all crops, with the rows found by arithmetic."""
+        """Run the encoder; when exporting, on all crops at once, with feature indices computed arithmetically."""
         import torch
 
-        whole = model_of(forward).model.embed_tokens_extend
+        embed = model_of(forward).model.embed_tokens_extend.image_embed
         if not torch.compiler.is_exporting():
-            return {"image_features": _in_text(whole.image_embed, arguments, self._taken(arguments))}
-        hidden_states = self._states(whole.image_embed, arguments)
-        up = torch.nn.functional.gelu(whole.image_embed.img_projection_up(hidden_states))
-        return {"image_features": whole.image_embed.img_projection_down(up)}
+            return {"image_features": _embed_placeholders(embed, arguments, self._feature_count(arguments))}
+        up = torch.nn.functional.gelu(embed.img_projection_up(self._unprojected_features(embed, arguments)))
+        return {"image_features": embed.img_projection_down(up)}
 
-    def _states(self, embed: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return the features of all images before they are projected to the decoder's hidden size."""
+    def _unprojected_features(self, embed: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return the features of all images before the projection to the decoder's hidden size."""
         import torch
 
         pixels, mask = arguments["image_pixel_values"], arguments["image_attention_mask"].bool()
-        states = embed.get_img_features(pixels.flatten(0, 1), attention_mask=mask.flatten(0, 1))
-        ends = (embed.sub_img_feature_extensor.flatten(0, 2), embed.global_img_feature_extensor.flatten(0, 1))
-        table = torch.cat([states.flatten(0, 1), *ends])
-        (images, crops), side = pixels.shape[:2], self._side
+        features = embed.get_img_features(pixels.flatten(0, 1), attention_mask=mask.flatten(0, 1))
+        separators = (embed.sub_img_feature_extensor.flatten(0, 2), embed.global_img_feature_extensor.flatten(0, 1))
+        table = torch.cat([features.flatten(0, 1), *separators])
+        (images, crops), side = pixels.shape[:2], self._features_per_side
         grid = arguments["image_sizes"] // self._config.vision_config.crop_size
-        rows, columns = (part[:, None] for part in _own(mask[:, 1:, ::2, ::2], grid))
-        number = torch.arange(crops * side * (side + 1) + 1, device=mask.device)[None]
+        rows, columns = (size[:, None] for size in _unpadded_shape(mask[:, 1:, ::2, ::2], grid))
+        index = torch.arange(crops * side * (side + 1) + 1, device=mask.device)[None]
         first = torch.arange(images, device=mask.device)[:, None] * crops * side**2
         row_end = images * crops * side**2
-        row, column = number // (columns + 1), number % (columns + 1)
+        row, column = index // (columns + 1), index % (columns + 1)
         crop = 1 + row // side * grid[:, 1:] + column // side
-        place = first + crop * side**2 + row % side * side + column % side
-        place = torch.where(column == columns, row_end, place)
-        later = number - rows * (columns + 1)
-        row, column = (later - 1) // (side + 1), (later - 1) % (side + 1)
-        of_whole = torch.where(column == side, row_end, first + row * side + column)
-        place = torch.where(later < 0, place, torch.where(later == 0, row_end + 1, of_whole))
-        return table[place[later <= side * (side + 1)]]
+        source = first + crop * side**2 + row % side * side + column % side
+        source = torch.where(column == columns, row_end, source)
+        global_index = index - rows * (columns + 1)  # 0 is the separator before the global image
+        row, column = (global_index - 1) // (side + 1), (global_index - 1) % (side + 1)
+        global_source = torch.where(column == side, row_end, first + row * side + column)
+        source = torch.where(global_index < 0, source, torch.where(global_index == 0, row_end + 1, global_source))
+        return table[source[global_index <= side * (side + 1)]]
 
-    def _taken(self, arguments: Mapping[str, Any]) -> int:
-        """Count the rows of all images."""
-        grid = arguments["image_sizes"] // self._config.vision_config.crop_size
-        rows, columns = _own(arguments["image_attention_mask"].bool()[:, 1:, ::2, ::2], grid)
-        return int((rows * (columns + 1) + 1 + self._side * (self._side + 1)).sum())
+    def _feature_count(self, arguments: Mapping[str, Any]) -> int:
+        """Return the number of features of all images."""
+        grid, side = arguments["image_sizes"] // self._config.vision_config.crop_size, self._features_per_side
+        rows, columns = _unpadded_shape(arguments["image_attention_mask"].bool()[:, 1:, ::2, ::2], grid)
+        return int((rows * (columns + 1) + 1 + side * (side + 1)).sum())
 
     @property
-    def _side(self) -> int:
-        """Return how many states a crop has in a row: one for two patches."""
-        seen = self._config.vision_config
-        return int(seen.image_size // seen.patch_size + 1) // 2
+    def _features_per_side(self) -> int:
+        """Return the number of features in a row of a crop: one for every two patches."""
+        vision = self._config.vision_config
+        return int(vision.image_size // vision.patch_size + 1) // 2
 
 
 class Phi4AudioEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes audio of different lengths."""
+    """Describe an encoder of audio clips of different lengths."""
 
     @property
     def inputs(self) -> Axes:
-        """Features, which frames aren't padding, and how many rows each audio clip has.
+        """Audio features, a mask of the frames, and the number of embeddings of each audio clip.
 
-        `audio_input_features` is [batch, frames, values of each], `audio_attention_mask` [batch, frames],
-        `audio_embed_sizes` [batch].
+        `audio_input_features` is [batch, frames, input_size], `audio_attention_mask` is [batch, frames], and
+        `audio_embed_sizes` is [batch].
         """
         frames = {0: "batch", 1: "audio_sequence"}
         return {"audio_embed_sizes": {0: "batch"}, "audio_input_features": frames, "audio_attention_mask": frames}
 
     @property
     def outputs(self) -> Axes:
-        """The features of all audio clips, concatenated, [rows, hidden size]: without images, and with."""
+        """Concatenated features of all audio clips, [features, hidden_size]: for prompts without images, and with."""
         return {"audio_features": {}, "audio_features_vision_mode": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make audio clips, each shorter than the one before."""
+        """Create dummy audio clips of decreasing length."""
         import torch
 
         audio = self._config.audio_config
@@ -135,61 +134,64 @@ class Phi4AudioEncoderOnnxConfig(OnnxConfig):
         return {"audio_embed_sizes": sizes, "audio_input_features": features, "audio_attention_mask": mask}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder; while it is traced, without the test of its length."""
+        """Run the encoder; when exporting, without the branch on the audio's length."""
         import torch
 
-        whole = model_of(forward).model.embed_tokens_extend.audio_embed
+        embed = model_of(forward).model.embed_tokens_extend.audio_embed
         if not torch.compiler.is_exporting():
-            most = -(-arguments["audio_input_features"].shape[1] // self._config.audio_config.time_reduction)
-            taken = int(arguments["audio_embed_sizes"].clamp(max=most).sum())
-            outputs = [_in_text(whole, arguments, taken, audio_projection_mode=mode) for mode in ("speech", "vision")]
+            max_size = -(-arguments["audio_input_features"].shape[1] // self._config.audio_config.time_reduction)
+            count = int(arguments["audio_embed_sizes"].clamp(max=max_size).sum())
+            outputs = [
+                _embed_placeholders(embed, arguments, count, audio_projection_mode=mode)
+                for mode in ("speech", "vision")
+            ]
             return dict(zip(self.outputs, outputs, strict=True))
-        states = _encode_audio(whole.encoder, arguments["audio_input_features"], arguments["audio_attention_mask"])
-        own = torch.arange(states.shape[1], device=states.device)[None] < arguments["audio_embed_sizes"][:, None]
-        states = states[own]
-        alone, beside = whole.up_proj_for_speech(states), whole.up_proj_for_vision_speech(states)
+        encoded = _encode_audio(embed.encoder, arguments["audio_input_features"], arguments["audio_attention_mask"])
+        valid = torch.arange(encoded.shape[1], device=encoded.device)[None] < arguments["audio_embed_sizes"][:, None]
+        encoded = encoded[valid]
+        speech, vision = embed.up_proj_for_speech(encoded), embed.up_proj_for_vision_speech(encoded)
         outputs = [
-            whole.down_proj_for_speech(torch.nn.functional.gelu(alone)),
-            whole.down_proj_for_vision_speech(torch.nn.functional.gelu(beside)),
+            embed.down_proj_for_speech(torch.nn.functional.gelu(speech)),
+            embed.down_proj_for_vision_speech(torch.nn.functional.gelu(vision)),
         ]
         return dict(zip(self.outputs, outputs, strict=True))
 
 
 def _encode_audio(encoder: Any, features: Any, mask: Any) -> Any:
-    """Return the hidden states of audio, [batch, sequence, size]: the mask adds to the scores, as in Transformers."""
-    states, own = encoder.embed(encoder.encoder_embedding(features), mask)
-    bias = own[:, None].to(states.dtype) + encoder.relative_attention_bias_layer(states)
+    """Return the hidden states of audio, [batch, sequence, hidden_size]; the mask is additive, as in Transformers."""
+    hidden_states, frame_mask = encoder.embed(encoder.encoder_embedding(features), mask)
+    bias = frame_mask[:, None].to(hidden_states.dtype) + encoder.relative_attention_bias_layer(hidden_states)
     for layer in encoder.encoders:
-        states = layer(states, bias)
-    return states
+        hidden_states = layer(hidden_states, bias)
+    return hidden_states
 
 
-def _in_text(embed: Any, arguments: Mapping[str, Any], taken: int, **named: Any) -> Any:
-    """Let Transformers merge its features into a prompt of placeholder tokens, and return them, [rows, hidden size]."""
+def _embed_placeholders(embed: Any, arguments: Mapping[str, Any], count: int, **named: Any) -> Any:
+    """Return the features that Transformers merges into a prompt of placeholder tokens, [count, hidden_size]."""
     import torch
 
     config = embed.config
     has_images = "image_sizes" in arguments
     token = config.vision_config.image_token_id if has_images else config.audio_config.audio_token_id
     weight = next(embed.parameters())
-    text = torch.zeros(1, taken, config.hidden_size, dtype=weight.dtype, device=weight.device)
-    tokens = torch.full((1, taken), token, device=weight.device)
-    return embed(tokens, text, **arguments, **named)[0]
+    inputs_embeds = torch.zeros(1, count, config.hidden_size, dtype=weight.dtype, device=weight.device)
+    input_ids = torch.full((1, count), token, device=weight.device)
+    return embed(input_ids, inputs_embeds, **arguments, **named)[0]
 
 
-def _own(mask: Any, grid: Any) -> tuple[Any, Any]:
-    """Return the rows and columns of features of an image without padding, [images] each.
+def _unpadded_shape(mask: Any, grid: Any) -> tuple[Any, Any]:
+    """Return the rows and columns of an image's features without padding, [images] each.
 
     Args:
-        mask: which features of each crop aren't padding, [images, crops, rows, columns].
-        grid: how many crops an image has above and beside each other, [images, 2].
+        mask: true for the features of each crop that aren't padding, [images, crops, rows, columns].
+        grid: rows and columns of an image's crops, [images, 2].
     """
     import torch
 
-    number = torch.arange(mask.shape[1], device=mask.device)[None]
-    leftmost = (number % grid[:, 1:] == 0) & (number < grid.prod(-1, keepdim=True))
+    crop = torch.arange(mask.shape[1], device=mask.device)[None]
+    leftmost = (crop % grid[:, 1:] == 0) & (crop < grid.prod(-1, keepdim=True))
     rows = (mask[..., 0].sum(-1) * leftmost).sum(-1)
-    columns = (mask[:, :, 0].sum(-1) * (number < grid[:, 1:])).sum(-1)
+    columns = (mask[:, :, 0].sum(-1) * (crop < grid[:, 1:])).sum(-1)
     return rows, columns
 
 
@@ -201,7 +203,7 @@ def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
     """Describe the audio encoder.
 
     Raises:
-        UnsupportedError: it attends within chunks.
+        UnsupportedError: the encoder attends within chunks.
     """
     if model.config.audio_config.chunk_size > 0:
         raise UnsupportedError(
@@ -212,10 +214,10 @@ def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
 
 
 def _modality(modality: Modality, config: PreTrainedConfig) -> Modality:
-    """Limit the length of audio to what the encoder was exported for."""
+    """Set the maximum audio length that the encoder is exported for."""
     if modality.name != "audio":
         return modality
-    return replace(modality, max_length=_MAX_ROWS * config.audio_config.time_reduction)
+    return replace(modality, max_length=_MAX_EMBEDDINGS * config.audio_config.time_reduction)
 
 
 ARCHITECTURES = (

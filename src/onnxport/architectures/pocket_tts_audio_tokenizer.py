@@ -1,4 +1,4 @@
-"""The codec of Pocket TTS: padding from sizes."""
+"""The audio codec of Pocket TTS: padding computed from sizes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""ProphetNet: its decoder in one form for prompts and single tokens, with its cache and without.
+"""ProphetNet: one implementation of its decoder for prompts and single tokens, with and without a cache.
 
-Transformers computes the streams that predict later tokens in two ways, of which the one behind a past takes a single
-token. The other mixes up whose distances are whose where there are several tokens, and a graph without a cache does the
-same; one with a cache returns for every token of a prompt what Transformers returns for one at a time.
+Transformers has two implementations of the streams that predict later tokens. The one with a past supports a single
+token. The one without a past mixes up the relative positions of several tokens, and a graph without a cache does the
+same. A graph with a cache returns for each token of a prompt what Transformers returns for one token at a time.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ if TYPE_CHECKING:
 
 
 class ProphetNetOnnxConfig(DerivedOnnxConfig):
-    """Describe ProphetNet in one graph, without a cache."""
+    """Describe ProphetNet as a single graph without a cache."""
 
     def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
-        """Return the decoder's form for any number of tokens."""
-        return _forms() if model.config.is_encoder_decoder else super().patches_of(model)
+        """Return the patches of the decoder for any number of tokens."""
+        return _decoder_patches() if model.config.is_encoder_decoder else super().patches_of(model)
 
 
 class ProphetNetDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
     """Describe ProphetNet's decoder."""
 
     def patches_of(self, model: PreTrainedModel) -> list[PatchingSpec]:
-        """Return the decoder's form for any number of tokens."""
-        return _forms()
+        """Return the patches of the decoder for any number of tokens."""
+        return _decoder_patches()
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model; see `OnnxConfig`. Tokens come one by one, unless it is traced."""
+        """Run the model token by token, unless it is being exported; see `OnnxConfig`."""
         import torch
 
         if torch.compiler.is_exporting():
             return super().run(forward, arguments)
-        now, logits = dict(arguments), []
+        step_arguments, logits = dict(arguments), []
         for token in arguments["input_ids"].split(1, dim=1):
-            result = super().run(forward, {**now, "input_ids": token})
-            now[PAST] = result[PAST]
+            result = super().run(forward, {**step_arguments, "input_ids": token})
+            step_arguments[PAST] = result[PAST]
             logits.append(result["logits"])
-        return {"logits": torch.cat(logits, dim=1), PAST: now[PAST]}
+        return {"logits": torch.cat(logits, dim=1), PAST: step_arguments[PAST]}
 
 
-def _forms() -> list[PatchingSpec]:
+def _decoder_patches() -> list[PatchingSpec]:
     from transformers.models.prophetnet import modeling_prophetnet as modeling
 
     return [
         PatchingSpec(modeling.ProphetNetDecoder, "forward", _decode),
-        PatchingSpec(modeling.ProphetNetNgramSelfAttention, "forward", _attend),
+        PatchingSpec(modeling.ProphetNetNgramSelfAttention, "forward", _ngram_attention),
     ]
 
 
@@ -76,60 +76,60 @@ def _decode(
 
     Args:
         self: the decoder.
-        input_ids: [batch, tokens].
-        encoder_hidden_states: [batch, states, size].
-        encoder_attention_mask: [batch, states], 0 for padding.
-        past_key_values: the cache, which is brought up to date.
+        input_ids: [batch, sequence].
+        encoder_hidden_states: [batch, encoder_sequence, hidden_size].
+        encoder_attention_mask: [batch, encoder_sequence]; 0 for padding.
+        past_key_values: the cache, which is updated.
         **_: not used.
     """
     import torch
     from torch.nn import functional
     from transformers.models.prophetnet import modeling_prophetnet as modeling
 
-    states = self.word_embeddings(input_ids)
+    inputs_embeds = self.word_embeddings(input_ids)
     past = 0 if past_key_values is None else past_key_values.get_seq_length()
-    numbers = torch.arange(states.shape[1], device=states.device) + past
+    positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
     table, first = self.position_embeddings.weight, self.position_embeddings.padding_idx + 1
-    predicted = functional.embedding(numbers + first + 1, table)
-    streams = [states + functional.embedding(numbers + first, table)]
-    for number in range(self.ngram):
-        streams.append((self.ngram_embeddings.weight[number - 1] + predicted).expand_as(states))
-    hidden = self.embeddings_layer_norm(torch.cat(streams, dim=1))
-    keys = torch.arange(states.shape[1] + past, device=states.device)
-    between = keys[None, :] - numbers[:, None]
-    foresight = [(between <= -number) | (keys == 0) for number in range(self.ngram)]
+    predicted = functional.embedding(positions + first + 1, table)
+    streams = [inputs_embeds + functional.embedding(positions + first, table)]
+    for index in range(self.ngram):
+        streams.append((self.ngram_embeddings.weight[index - 1] + predicted).expand_as(inputs_embeds))
+    hidden_states = self.embeddings_layer_norm(torch.cat(streams, dim=1))
+    keys = torch.arange(inputs_embeds.shape[1] + past, device=inputs_embeds.device)
+    relative = keys[None, :] - positions[:, None]
+    ngram_masks = [(relative <= -index) | (keys == 0) for index in range(self.ngram)]
     buckets = [
         modeling.compute_relative_buckets(self.num_buckets, self.relative_max_distance, distance)
-        for distance in (between, *[between - 1] * self.ngram)
+        for distance in (relative, *[relative - 1] * self.ngram)
     ]
     for layer in self.layers:
-        hidden = layer(
-            hidden,
-            torch.stack([between <= 0, *foresight]),
+        hidden_states = layer(
+            hidden_states,
+            torch.stack([relative <= 0, *ngram_masks]),
             encoder_hidden_states,
-            encoder_attn_mask=_added(self, encoder_attention_mask, states),
+            encoder_attn_mask=_additive_mask(self, encoder_attention_mask, inputs_embeds),
             main_relative_position_buckets=torch.stack(buckets).long(),
             past_key_values=past_key_values,
         )[0]
-    count = states.shape[1]
+    length = inputs_embeds.shape[1]
     return modeling.ProphetNetDecoderModelOutput(
-        last_hidden_state=hidden[:, :count],
-        last_hidden_state_ngram=hidden[:, count:],
+        last_hidden_state=hidden_states[:, :length],
+        last_hidden_state_ngram=hidden_states[:, length:],
         past_key_values=past_key_values,
     )
 
 
-def _added(decoder: Any, mask: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor | None:
-    """Return what is added to the scores of an encoder's states, [batch, heads, 1, states]."""
+def _additive_mask(decoder: Any, mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Return the additive mask of the cross-attention scores, [batch, heads, 1, encoder_sequence]."""
     import torch
 
     if mask is None:
         return None
-    hidden = (1 - mask[:, None, None, :]).to(states.dtype) * torch.finfo(states.dtype).min
-    return hidden.expand(-1, decoder.config.num_decoder_attention_heads, -1, -1)
+    additive = (1 - mask[:, None, None, :]).to(like.dtype) * torch.finfo(like.dtype).min
+    return additive.expand(-1, decoder.config.num_decoder_attention_heads, -1, -1)
 
 
-def _attend(
+def _ngram_attention(
     self: Any,
     hidden_states: torch.Tensor,
     past_key_values: Any = None,
@@ -141,10 +141,10 @@ def _attend(
 
     Args:
         self: the attention module.
-        hidden_states: [batch, streams * tokens, size], the main stream first.
-        past_key_values: the cache of the main stream's keys and values, which is brought up to date.
+        hidden_states: [batch, streams * tokens, hidden_size], with the main stream first.
+        past_key_values: the cache of the main stream's keys and values, which is updated.
         attention_mask: true for the keys that a token of a stream attends to, [streams, tokens, keys].
-        main_relative_position_buckets: how far they are, as a number of the table of such distances, likewise.
+        main_relative_position_buckets: relative position bucket of each key, [streams, tokens, keys].
         **_: not used.
     """
     import torch
@@ -162,20 +162,20 @@ def _attend(
         cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         main_key, main_value = cache.update(main_key, main_value, self.layer_idx)
     table = self.relative_pos_embeddings(hidden_states).view(batch, streams, tokens, self.num_buckets, heads)
-    distances = table.permute(0, 1, 4, 2, 3)
-    if past_key_values is None:
-        mixed = table[:, 1:].permute(0, 2, 1, 4, 3).reshape(distances[:, 1:].shape)
-        distances = torch.cat([distances[:, :1], mixed], dim=1)
-    places = main_relative_position_buckets[None, :, None].expand(batch, streams, heads, tokens, keys)
-    scores = query @ main_key[:, None].transpose(-1, -2) + torch.gather(distances, -1, places)
-    lowest = torch.finfo(scores.dtype).min
-    scores = scores.masked_fill(~attention_mask[None, :, None], lowest)
-    own = (query * key).sum(dim=-1, keepdim=True) + distances[..., :1]
-    is_main = torch.arange(streams, device=own.device)[None, :, None, None, None] == 0
-    weights = torch.softmax(torch.cat([scores, own.masked_fill(is_main, lowest)], dim=-1).float(), dim=-1)
-    weights = weights.to(value.dtype)
-    found = weights[..., :-1] @ main_value[:, None] + weights[..., -1:] * value
-    return self.out_proj(found.transpose(2, 3).reshape(batch, streams * tokens, -1)), None, None
+    biases = table.permute(0, 1, 4, 2, 3)
+    if past_key_values is None:  # mixed up like Transformers' implementation without a past
+        mixed = table[:, 1:].permute(0, 2, 1, 4, 3).reshape(biases[:, 1:].shape)
+        biases = torch.cat([biases[:, :1], mixed], dim=1)
+    buckets = main_relative_position_buckets[None, :, None].expand(batch, streams, heads, tokens, keys)
+    scores = query @ main_key[:, None].transpose(-1, -2) + torch.gather(biases, -1, buckets)
+    minimum = torch.finfo(scores.dtype).min
+    scores = scores.masked_fill(~attention_mask[None, :, None], minimum)
+    stream_scores = (query * key).sum(dim=-1, keepdim=True) + biases[..., :1]
+    is_main = torch.arange(streams, device=scores.device)[None, :, None, None, None] == 0
+    scores = torch.cat([scores, stream_scores.masked_fill(is_main, minimum)], dim=-1)
+    weights = torch.softmax(scores.float(), dim=-1).to(value.dtype)
+    outputs = weights[..., :-1] @ main_value[:, None] + weights[..., -1:] * value
+    return self.out_proj(outputs.transpose(2, 3).reshape(batch, streams * tokens, -1)), None, None
 
 
 def _components(

@@ -1,6 +1,6 @@
-"""Qwen4 (experimental): the indexer of its sparse attention chooses blocks for all queries at once.
+"""Qwen4 (experimental): select the blocks of its sparse attention for all queries at once.
 
-Transformers loops over the sequences and the queries of a batch.
+Transformers' indexer loops over the sequences and queries of a batch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from transformers.models.qwen4_exp.modeling_qwen4_exp import Qwen4ExpTextQSAIndexer
 
 
-def _all_queries(_: object) -> Callable[..., torch.Tensor]:
-    """Mask the keys that a query doesn't attend to: it attends to its best blocks, and after its last whole block.
+def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
+    """Return the mask of the keys that each query attends to: its top-k blocks, and the keys after its last full block.
 
-    Attention is causal, so that the blocks of the last query are those of every query, as far as they are complete.
+    Attention is causal, so the full blocks of every query are a prefix of the blocks of the last query.
     """
 
     def forward(
@@ -46,22 +46,22 @@ def _all_queries(_: object) -> Callable[..., torch.Tensor]:
         query = rotate(query, cos=cosine[:, -queries:], sin=sine[:, -queries:], unsqueeze_dim=2)
 
         allowed = attention_mask[:, 0] if attention_mask.dtype == torch.bool else attention_mask[:, 0] == 0
-        whole = allowed.sum(-1, keepdim=True) // block  # [batch, queries, 1]
+        full_blocks = allowed.sum(-1, keepdim=True) // block  # [batch, queries, 1]
         valid = allowed[:, -1]
         position = (valid.long().cumsum(-1) - 1).clamp(min=0)  # [batch, keys]
         blocks = torch.arange((keys.shape[1] + block - 1) // block, device=keys.device)
-        parts = valid[:, None] & (position[:, None] // block == blocks[:, None])  # [batch, blocks, keys]
-        starts = (parts & (position[:, None] % block == 0)).long().argmax(-1)
-        pooled = self.k_layernorm((parts.float() @ keys.float() / block).to(keys.dtype))
+        members = valid[:, None] & (position[:, None] // block == blocks[:, None])  # [batch, blocks, keys]
+        starts = (members & (position[:, None] % block == 0)).long().argmax(-1)
+        pooled = self.k_layernorm((members.float() @ keys.float() / block).to(keys.dtype))
         first = starts[..., None].expand(-1, -1, cosine.shape[-1])
         pooled = rotate(pooled[:, :, None], cos=cosine.gather(1, first), sin=sine.gather(1, first), unsqueeze_dim=2)
 
         scores = query.float() @ pooled.float().permute(0, 2, 3, 1)  # [batch, queries, heads, blocks]
         scores = scores.relu().sum(2) / math.sqrt(size)
-        scores = scores.masked_fill(blocks >= whole, -torch.inf)  # [batch, queries, blocks]
-        best = scores.argsort(dim=-1, descending=True).argsort(dim=-1) < self.block_topk
+        scores = scores.masked_fill(blocks >= full_blocks, -torch.inf)  # [batch, queries, blocks]
+        selected = scores.argsort(dim=-1, descending=True).argsort(dim=-1) < self.block_topk
         block_of_key = (position // block)[:, None].expand(-1, queries, -1)
-        return (allowed & (best.gather(-1, block_of_key) | (block_of_key >= whole)))[:, None]
+        return (allowed & (selected.gather(-1, block_of_key) | (block_of_key >= full_blocks)))[:, None]
 
     return forward
 
@@ -81,10 +81,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.qwen4_exp.modeling_qwen4_exp:Qwen4ExpTextQSAIndexer.forward",
-                _all_queries,
-                "a loop over sequences and queries, each with as many blocks as it attends to, depends on values",
+                _index_all_queries,
+                "a loop over sequences and queries, whose numbers of blocks are data-dependent, can't be exported",
                 EAGER,
-                "Transformers chooses blocks for all queries at once",
+                "Transformers selects blocks for all queries at once",
             ),
         ),
     ),

@@ -1,7 +1,7 @@
 """Describe audio encoders that attend within windows: those of Qwen's Omni models and of Qwen3-ASR.
 
-Transformers cuts audio into windows with loops and packs what isn't padding. Here every window is full, attention takes
-the index of each position's window, and padding is left out at last.
+Transformers splits audio into windows with loops, and packs the frames that aren't padding. Here all windows are padded
+to full length, attention takes the window index of each position, and padding is dropped at the end.
 """
 
 from __future__ import annotations
@@ -27,46 +27,47 @@ if TYPE_CHECKING:
     from onnxport.description.tasks import Task
 
 _FRAMES = 3000
-"""Frames of an example, or somewhat fewer: thirty seconds, to which such audio is padded."""
+"""Upper bound of the number of frames of dummy audio: thirty seconds, to which such audio is padded."""
 _PART = MODALITY_ENCODERS["audio_encoder"]
 _MASKS = ("feature_attention_mask", "input_features_mask")
 
 
 def audio_encoder_of(model: PreTrainedModel) -> Any:
-    """Return the encoder with windows of a model, itself or inside; None where there is none."""
+    """Return the windowed audio encoder of a model, which may be the model itself; None if there is none."""
     encoders = (module for module in model.modules() if hasattr(module, "n_window") and hasattr(module, "layers"))
     return next(encoders, None)
 
 
 class WindowedAudioEncoderOnnxConfig(OnnxConfig):
-    """Describe what encodes audio in windows.
+    """Describe an encoder of audio in windows.
 
-    Where all audio clips are shorter than one window, some models return other values: here, windows are full.
+    If all audio clips are shorter than one window, some models return other values, because here windows are padded to
+    full length.
 
     Args:
-        model: the encoder, or the whole model.
+        model: the encoder, or the full model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config, task="default")
         encoder = audio_encoder_of(model)
-        self._tracing, self._is_whole = PackedPatchTracing(encoder), encoder is not model
-        encode_audio = method_of(model, _PART.method) if self._is_whole else model.forward
+        self._tracing, self._is_full_model = PackedPatchTracing(encoder), encoder is not model
+        encode_audio = method_of(model, _PART.method) if self._is_full_model else model.forward
         self._mask = next(name for name in _MASKS if name in inspect.signature(encode_audio).parameters)
         self._window, self._bins = 2 * encoder.n_window, encoder.config.num_mel_bins
 
     @property
     def inputs(self) -> Axes:
-        """Features, [batch, mel bins, frames], and which frames aren't padding, [batch, frames]."""
+        """Features, [batch, mel bins, frames], and a mask of the frames, [batch, frames]."""
         return {"input_features": {0: "batch"}, self._mask: {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
-        """The features of all audio clips, concatenated, [rows, hidden size]."""
-        return {_PART.output if self._is_whole else "last_hidden_state": {}}
+        """Concatenated features of all audio clips, [features, hidden_size]."""
+        return {_PART.output if self._is_full_model else "last_hidden_state": {}}
 
     def generate_dummy_inputs(self, preprocessor: Any, batch_size: int = -1, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make audio clips, each shorter than the one before."""
+        """Create dummy audio clips of decreasing length."""
         import torch
 
         count = compute_effective_axis_dimension(batch_size, self.default_batch_size)
@@ -76,70 +77,71 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
         return {"input_features": torch.ones(count, self._bins, frames), self._mask: mask}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the encoder: while it is traced, on windows that all have the same length."""
+        """Run the encoder; when exporting, on windows that all have the same length."""
         import torch
 
         model, (name,) = model_of(forward), self.outputs
         if torch.compiler.is_exporting():
-            return {name: self._traced(forward, arguments["input_features"], arguments[self._mask])}
-        if self._is_whole:
+            return {name: self._encode_full_windows(forward, arguments["input_features"], arguments[self._mask])}
+        if self._is_full_model:
             return {name: encoded(model, method_of(model, _PART.method), arguments)}
         return {name: model(**arguments, return_dict=True).last_hidden_state}
 
-    def _traced(self, forward: Any, features: Any, mask: Any) -> Any:
+    def _encode_full_windows(self, forward: Any, features: Any, mask: Any) -> Any:
         import torch
 
         model, batch = model_of(forward), features.shape[0]
         encoder = audio_encoder_of(model)
-        encode_audio = encoder if self._is_whole else forward
-        count, each = features.shape[2] // self._window, _places(encoder, self._window)
+        encode_audio = encoder if self._is_full_model else forward
+        count, size = features.shape[2] // self._window, _conv_length(encoder, self._window)
         lengths = mask.sum(-1)
         rest = lengths % self._window
-        kept = lengths // self._window * each + torch.where(rest > 0, _places(encoder, rest), 0)
-        place = torch.arange(count * each, device=mask.device)
-        window = each * max(getattr(encoder, "n_window_infer", self._window) // self._window, 1)
-        numbers = place[None] // window + (torch.arange(batch, device=mask.device) * count * each)[:, None]
-        numbers = torch.where(place[None] < kept[:, None], numbers, -1).flatten()
-        every = torch.arange(batch * count * each, device=mask.device)
-        known = {"cu_seqlens": numbers}
-        with self._tracing.replaced(None, None), _all_places(encoder, each):
+        valid = lengths // self._window * size + torch.where(rest > 0, _conv_length(encoder, rest), 0)
+        position = torch.arange(count * size, device=mask.device)
+        window = size * max(getattr(encoder, "n_window_infer", self._window) // self._window, 1)
+        window_index = position[None] // window + (torch.arange(batch, device=mask.device) * count * size)[:, None]
+        window_index = torch.where(position[None] < valid[:, None], window_index, -1).flatten()
+        indices = torch.arange(batch * count * size, device=mask.device)
+        precomputed = {"cu_seqlens": window_index}
+        with self._tracing.replaced(None, None), _all_positions(encoder, size):
             if hasattr(encoder, "_post_cnn_length"):
-                states = encode_audio(input_features=features, input_features_mask=mask, **known).last_hidden_state
+                outputs = encode_audio(input_features=features, input_features_mask=mask, **precomputed)
             else:
-                own = features * mask[:, None].to(features.dtype)
-                cut = own.reshape(batch, self._bins, count, self._window).transpose(1, 2).flatten(0, 1)
-                known |= {"padded_feature": cut, "chunk_lengths": mask.reshape(-1, self._window).sum(-1)}
-                known |= {"valid_indices": every, "pool_indices": every[::2]}
-                states = encode_audio(input_features=features, feature_lens=lengths, **known).last_hidden_state
+                masked = features * mask[:, None].to(features.dtype)
+                chunks = masked.reshape(batch, self._bins, count, self._window).transpose(1, 2).flatten(0, 1)
+                precomputed |= {"padded_feature": chunks, "chunk_lengths": mask.reshape(-1, self._window).sum(-1)}
+                precomputed |= {"valid_indices": indices, "pool_indices": indices[::2]}
+                outputs = encode_audio(input_features=features, feature_lens=lengths, **precomputed)
         if hasattr(encoder, "avg_pooler"):
-            place, kept = place[: count * each // 2], kept // 2
+            position, valid = position[: count * size // 2], valid // 2
+        hidden_states = outputs.last_hidden_state
         project = getattr(getattr(model, "model", model), "multi_modal_projector", None)
-        states = states if project is None or not self._is_whole else project(states)
-        return states.reshape(batch, -1, states.shape[-1])[place[None] < kept[:, None]]
+        hidden_states = hidden_states if project is None or not self._is_full_model else project(hidden_states)
+        return hidden_states.reshape(batch, -1, hidden_states.shape[-1])[position[None] < valid[:, None]]
 
 
-def _places(encoder: Any, frames: Any) -> Any:
-    """Return how many places frames have after the convolutions, each of which joins two."""
+def _conv_length(encoder: Any, frames: Any) -> Any:
+    """Return the number of positions after the convolutions, each of which has stride 2."""
     for _ in range(3 if hasattr(encoder, "conv2d3") else 1):
         frames = (frames - 1) // 2 + 1
     return frames
 
 
 @contextmanager
-def _all_places(encoder: Any, each: int) -> Iterator[None]:
-    """Let an encoder keep every place of every window, and convolve all windows at once, in a block."""
+def _all_positions(encoder: Any, size: int) -> Iterator[None]:
+    """Make an encoder keep every position of every window, and convolve all windows at once, within the block."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class Every(TorchFunctionMode):
+    class AllNonzero(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is torch.Tensor.nonzero:
                 return torch.arange(args[0].numel(), device=args[0].device)[:, None]
             return function(*args, **(kwargs or {}))
 
-    changes = {"_post_cnn_length": lambda lengths: torch.full_like(lengths, each), "conv_chunksize": 1 << 31}
+    changes = {"_post_cnn_length": lambda lengths: torch.full_like(lengths, size), "conv_chunksize": 1 << 31}
     changes = {name: value for name, value in changes.items() if hasattr(encoder, name)}
-    with patching(*(Replacement(encoder, name, value) for name, value in changes.items())), Every():
+    with patching(*(Replacement(encoder, name, value) for name, value in changes.items())), AllNonzero():
         yield
 
 

@@ -1,7 +1,7 @@
-"""RecurrentGemma: what its modules cache becomes inputs and outputs, and its recurrence is right for any length.
+"""RecurrentGemma: the states of its modules become inputs and outputs, and its recurrence is valid for any length.
 
-Transformers keeps the states of recurrent layers as attributes of the layers, and none of the cache is returned. Its
-code forgets what a convolution saw where it gets several tokens at once, so that those behind a past come one by one.
+Transformers stores the states of recurrent layers as attributes of the layers, and doesn't return the cache. Its code
+discards the convolution state if it gets several tokens at once, so tokens after a past are run one by one.
 """
 
 from __future__ import annotations
@@ -24,147 +24,147 @@ if TYPE_CHECKING:
     from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
 
 _MODULE = "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
-_GIVEN = "cached"
-"""Attribute by which a recurrent layer gets its states while it is traced, and leaves them."""
+_STATES = "cached"
+"""Attribute that passes states to and from a recurrent layer while it is traced."""
 
 
 class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
-    """Describe RecurrentGemma for generation: keys and values of some layers, states of the others."""
+    """Describe RecurrentGemma for generation, which caches keys and values of some layers, and states of others."""
 
     def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
-        """Describe what every layer caches."""
+        """Describe the cache entries of every layer."""
         config, layers = model.config, []
-        for number, layer in enumerate(model.model.layers):
-            if _recurs(layer):
-                conv = CacheTensor(number, "conv_states", "conv", (config.lru_width, config.conv1d_width - 1))
-                layers.append((conv, CacheTensor(number, "recurrent_states", "recurrent", (config.lru_width,))))
+        for index, layer in enumerate(model.model.layers):
+            if _is_recurrent(layer):
+                conv = CacheTensor(index, "conv_states", "conv", (config.lru_width, config.conv1d_width - 1))
+                layers.append((conv, CacheTensor(index, "recurrent_states", "recurrent", (config.lru_width,))))
             else:
                 shape = (config.num_key_value_heads, 0, config.head_dim)
-                layers.append(
-                    (CacheTensor(number, "keys", "key", shape), CacheTensor(number, "values", "value", shape))
-                )
+                layers.append((CacheTensor(index, "keys", "key", shape), CacheTensor(index, "values", "value", shape)))
         return CacheLayout(tuple(layers), len(layers))
 
     def _fill_cache(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
-        """Look for no cache: what is described stands in the configuration."""
+        """Do nothing: `describe_cache` needs no cache, only the configuration."""
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return what the layers cache as it is; `run` gives it to them."""
+        """Return the cache entries unchanged; `run` passes them to the layers."""
         return past
 
     def cache_to_past(self, cache: Any) -> Any:
-        """Return what the layers cache as it is; `run` took it from them."""
+        """Return the cache entries unchanged; `run` reads them from the layers."""
         return cache
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the model; see `OnnxConfig`. Tokens behind a past come one by one, unless it is traced."""
+        """Run the model, token by token after a past unless it is being exported; see `OnnxConfig`."""
         import torch
 
         layers = model_of(forward).model.layers
         if PAST not in arguments:
             return super().run(forward, {**arguments, "use_cache": False})
         if torch.compiler.is_exporting():
-            return self._run_with(layers, forward, arguments)
-        count, now, logits = arguments["input_ids"].shape[1], dict(arguments), []
-        for last in range(1, count + 1):
+            return self._run_with_states(layers, forward, arguments)
+        count, step_arguments, logits = arguments["input_ids"].shape[1], dict(arguments), []
+        for end in range(1, count + 1):
             for name in ("input_ids", "position_ids"):
-                now[name] = arguments[name][:, last - 1 : last]
-            now["attention_mask"] = arguments["attention_mask"][
-                :, : arguments["attention_mask"].shape[1] - count + last
+                step_arguments[name] = arguments[name][:, end - 1 : end]
+            step_arguments["attention_mask"] = arguments["attention_mask"][
+                :, : arguments["attention_mask"].shape[1] - count + end
             ]
-            result = self._run_with(layers, forward, now)
-            now[PAST] = result[PAST]
+            result = self._run_with_states(layers, forward, step_arguments)
+            step_arguments[PAST] = result[PAST]
             logits.append(result["logits"])
-        return {"logits": torch.cat(logits[-1:] if self._kwargs else logits, dim=1), PAST: now[PAST]}
+        return {"logits": torch.cat(logits[-1:] if self._kwargs else logits, dim=1), PAST: step_arguments[PAST]}
 
-    def _run_with(self, layers: Any, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        cache = _cache(layers, arguments[PAST])
-        with _remembering(layers, arguments[PAST]) as after:
+    def _run_with_states(self, layers: Any, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        cache = _key_value_cache(layers, arguments[PAST])
+        with _with_states(layers, arguments[PAST]) as read_states:
             result = super().run(forward, {**arguments, PAST: cache, "use_cache": True})
-            states = after()
-        kept = [
-            states[number] if number in states else (cache.layers[number].keys, cache.layers[number].values)
-            for number in range(len(layers))
+            states = read_states()
+        past = [
+            states[index] if index in states else (cache.layers[index].keys, cache.layers[index].values)
+            for index in range(len(layers))
         ]
-        return {"logits": result["logits"], PAST: kept}
+        return {"logits": result["logits"], PAST: past}
 
 
-def _recurs(layer: Any) -> bool:
+def _is_recurrent(layer: Any) -> bool:
     return hasattr(layer.temporal_block, "rg_lru")
 
 
-def _cache(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-    """Build the cache of keys and values, whole although attention has a window: what lies outside is masked."""
+def _key_value_cache(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    """Build the cache of keys and values, which isn't truncated to the attention window: the mask excludes the rest."""
     from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
-    class WholeCache(DynamicCache):  # type: ignore[misc]
-        """Name the layers that masks are to be counted by."""
+    class UntruncatedCache(DynamicCache):  # type: ignore[misc]
+        """Report the attention layers as sliding, so that masks are created for their length."""
 
         @property
         def is_sliding(self) -> list[bool]:
-            return [not _recurs(layer) for layer in layers]
+            return [not _is_recurrent(layer) for layer in layers]
 
-    cache = WholeCache()
-    cache.layers = [DummyLayer() if _recurs(layer) else DynamicLayer() for layer in layers]
-    for layer, held, tensors in zip(layers, cache.layers, past, strict=True):
-        if not _recurs(layer):
-            held.update(*tensors)
+    cache = UntruncatedCache()
+    cache.layers = [DummyLayer() if _is_recurrent(layer) else DynamicLayer() for layer in layers]
+    for layer, cache_layer, tensors in zip(layers, cache.layers, past, strict=True):
+        if not _is_recurrent(layer):
+            cache_layer.update(*tensors)
     return cache
 
 
 @contextmanager
-def _remembering(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
-    """Give recurrent layers their states in a block, and yield what tells their states of now, by number."""
+def _with_states(layers: Any, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
+    """Set the states of recurrent layers within the block, and yield a function that returns them by layer index."""
     import torch
 
-    blocks = {number: layer.temporal_block for number, layer in enumerate(layers) if _recurs(layer)}
-    states: list[Replacement] = []
-    for number, block in blocks.items():
+    blocks = {index: layer.temporal_block for index, layer in enumerate(layers) if _is_recurrent(layer)}
+    changes: list[Replacement] = []
+    for index, block in blocks.items():
         if torch.compiler.is_exporting():
-            states.append(Replacement(block, _GIVEN, past[number]))
+            changes.append(Replacement(block, _STATES, past[index]))
             continue
-        conv, recurrent = past[number]
-        states += [
+        conv, recurrent = past[index]
+        changes += [
             Replacement(block, "conv1d_state", conv),
             Replacement(block.rg_lru, "recurrent_states", recurrent.float()),
         ]
 
-    def after() -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    def read_states() -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         if torch.compiler.is_exporting():
-            return {number: getattr(block, _GIVEN) for number, block in blocks.items()}
+            return {index: getattr(block, _STATES) for index, block in blocks.items()}
         return {
-            number: (block.conv1d_state, block.rg_lru.recurrent_states.to(past[number][1].dtype))
-            for number, block in blocks.items()
+            index: (block.conv1d_state, block.rg_lru.recurrent_states.to(past[index][1].dtype))
+            for index, block in blocks.items()
         }
 
-    with patching(*states):
-        yield after
+    with patching(*changes):
+        yield read_states
 
 
-def _block(self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
-    """Compute `RecurrentGemmaRecurrentBlock.forward` for any number of tokens, from the states that it was given."""
+def _recurrent_block(
+    self: Any, input_states: torch.Tensor, position_ids: torch.Tensor, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """Compute `RecurrentGemmaRecurrentBlock.forward` for any number of tokens, from its current states."""
     import torch
 
-    given = getattr(self, _GIVEN, None)
-    tokens = self.linear_x(input_states).transpose(1, 2)
+    states = getattr(self, _STATES, None)
+    inputs = self.linear_x(input_states).transpose(1, 2)
     width = self.conv1d_width - 1
-    before = tokens.new_zeros(*tokens.shape[:2], width) if given is None else given[0]
-    seen = torch.cat([before, tokens], dim=-1)
-    mixed = torch.nn.functional.conv1d(seen, self.conv_1d.weight, self.conv_1d.bias, groups=self.conv_1d.groups)
-    self.rg_lru.recurrent_states = None if given is None else given[1]
-    recurred = self.rg_lru(mixed.transpose(1, 2), position_ids)
-    if given is not None:
-        setattr(self, _GIVEN, (seen[..., -width:], self.rg_lru.recurrent_states.to(given[1].dtype)))
+    conv_state = inputs.new_zeros(*inputs.shape[:2], width) if states is None else states[0]
+    padded = torch.cat([conv_state, inputs], dim=-1)
+    convolved = torch.nn.functional.conv1d(padded, self.conv_1d.weight, self.conv_1d.bias, groups=self.conv_1d.groups)
+    self.rg_lru.recurrent_states = None if states is None else states[1]
+    outputs = self.rg_lru(convolved.transpose(1, 2), position_ids)
+    if states is not None:
+        setattr(self, _STATES, (padded[..., -width:], self.rg_lru.recurrent_states.to(states[1].dtype)))
     self.rg_lru.recurrent_states = None
-    return self.linear_out(recurred * self.act_fn(self.linear_y(input_states))), None
+    return self.linear_out(outputs * self.act_fn(self.linear_y(input_states))), None
 
 
-def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """Compute a recurrence as a scan.
+def _scan(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Return a replacement for `_rnn_scan` that computes the recurrence with `torch.scan`.
 
-    The replacement takes the addend of each token, [batch, tokens, width], the factor of the state, of the same shape,
-    where the factor is zero, [batch, tokens, 1], and the state so far, [batch, width], zeros by default; it returns the
-    states after each token, [batch, tokens, width], and the last one.
+    Its parameters are the inputs of each token, [batch, tokens, width], the recurrent gates, [batch, tokens, width], a
+    mask of tokens that reset the state, [batch, tokens, 1], and the initial state, [batch, width], zeros by default. It
+    returns the states after each token, [batch, tokens, width], and the final state.
     """
 
     def rnn_scan(
@@ -177,18 +177,18 @@ def _token_by_token(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor
         import torch
         from torch._higher_order_ops.scan import scan
 
-        factor = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
-        added = hidden_states.float().transpose(0, 1).contiguous()
-        first = torch.zeros_like(added[0]) if recurrent_states is None else recurrent_states.float().contiguous()
-        last, states = scan(_step, first, (factor, added))
-        return states.transpose(0, 1).to(hidden_states.dtype), last
+        gate = (recurrent_gate * ~reset).float().transpose(0, 1).contiguous()
+        inputs = hidden_states.float().transpose(0, 1).contiguous()
+        initial = torch.zeros_like(inputs[0]) if recurrent_states is None else recurrent_states.float().contiguous()
+        final, states = scan(_step, initial, (gate, inputs))
+        return states.transpose(0, 1).to(hidden_states.dtype), final
 
     return rnn_scan
 
 
 def _step(state: torch.Tensor, token: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    factor, added = token
-    state = state * factor + added
+    gate, inputs = token
+    state = state * gate + inputs
     return state, state.clone()
 
 
@@ -199,17 +199,17 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 f"{_MODULE}:RecurrentGemmaRecurrentBlock.forward",
-                lambda _: _block,
-                "the layer keeps its states as attributes, and drops what its convolution needs behind several tokens",
+                lambda _: _recurrent_block,
+                "the layer stores its states as attributes, and discards its convolution state after several tokens",
                 EAGER,
-                "Transformers keeps the states in the cache that the caller passes",
+                "Transformers stores the states in the cache that the caller passes",
             ),
             Patch(
                 f"{_MODULE}:RecurrentGemmaRglru._rnn_scan",
-                _token_by_token,
+                _scan,
                 "a loop over the tokens specializes the sequence length",
                 EAGER,
-                "torch.export makes a scan of such a loop",
+                "torch.export converts such a loop to a scan",
             ),
         ),
     ),

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
 
 
-def _look_up(_: object) -> Callable[..., torch.Tensor]:
-    """Look positions up in the table that the weights of rows and columns make."""
+def _look_up_positions(_: object) -> Callable[..., torch.Tensor]:
+    """Look up positions in the table that combines the weights of rows and columns."""
 
     def forward(self: AxialPositionEmbeddings, position_ids: torch.Tensor) -> torch.Tensor:
         import torch
@@ -33,10 +33,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             Patch(
                 "transformers.models.reformer.modeling_reformer:AxialPositionEmbeddings.forward",
-                _look_up,
+                _look_up_positions,
                 "a loop over the sequences specializes the batch size",
                 EAGER,
-                "Transformers looks all positions up at once",
+                "Transformers looks up the positions of the entire batch at once",
             ),
         ),
     ),

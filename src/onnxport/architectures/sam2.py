@@ -1,4 +1,4 @@
-"""SAM 2: windows of images of any size."""
+"""SAM 2: windowed attention on images of any size."""
 
 from __future__ import annotations
 

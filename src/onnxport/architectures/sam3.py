@@ -1,4 +1,4 @@
-"""SAM 3: windows of images of any size."""
+"""SAM 3: windowed attention on images of any size."""
 
 from __future__ import annotations
 

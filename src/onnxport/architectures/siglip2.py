@@ -1,4 +1,4 @@
-"""SigLIP 2: position embeddings of all images are resized with one matrix product."""
+"""SigLIP 2: resize the position embeddings of all images with one matrix multiplication."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _resize_batched(_: object) -> staticmethod[..., torch.Tensor]:
-    """Resize the table of position embeddings to the sizes of all images with one product."""
+    """Resize the position embeddings to the sizes of all images with one matrix multiplication."""
 
     def resize_positional_embeddings(
         positional_embeddings: torch.Tensor, spatial_shapes: torch.Tensor, max_length: int
@@ -23,8 +23,8 @@ def _resize_batched(_: object) -> staticmethod[..., torch.Tensor]:
         heights, widths = spatial_shapes[:, :1], spatial_shapes[:, 1:]
         patch = torch.arange(max_length, device=spatial_shapes.device)[None]
         patch = torch.where(patch < heights * widths, patch, 0)  # padding has the embedding of the first patch
-        vertical = _weights(patch // widths, heights, rows)
-        horizontal = _weights(patch % widths, widths, columns)
+        vertical = _interpolation_weights(patch // widths, heights, rows)
+        horizontal = _interpolation_weights(patch % widths, widths, columns)
         weights = (vertical[..., :, None] * horizontal[..., None, :]).flatten(-2)
         table = positional_embeddings.reshape(rows * columns, size)
         return (weights @ table.to(weights.dtype)).to(table.dtype)
@@ -32,16 +32,16 @@ def _resize_batched(_: object) -> staticmethod[..., torch.Tensor]:
     return staticmethod(resize_positional_embeddings)
 
 
-def _weights(position: torch.Tensor, out: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the weights of `size` points at positions among `out` points, in linear interpolation with antialias.
+def _interpolation_weights(position: torch.Tensor, out: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the weights of input points in antialiased linear interpolation.
 
     Args:
-        position: [batch, patches].
-        out: [batch, 1].
-        size: number of points that are interpolated.
+        position: index of each output point, [batch, patches].
+        out: number of output points, [batch, 1].
+        size: number of input points.
 
     Returns:
-        [batch, patches, size].
+        Weights, [batch, patches, size].
     """
     import torch
 
@@ -60,9 +60,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Patch(
                 "transformers.models.siglip2.modeling_siglip2:Siglip2VisionEmbeddings.resize_positional_embeddings",
                 _resize_batched,
-                "a loop over images, of sizes that depend on values, specializes the batch size",
+                "a loop over images, whose sizes are data-dependent, specializes the batch size",
                 EAGER,
-                "Transformers resizes the table for all images at once",
+                "Transformers resizes the position embeddings of all images at once",
             ),
         ),
     ),

@@ -1,7 +1,7 @@
-"""SpeechT5: speech generation, and its bare model, which takes states of what its own nets before it would make.
+"""Describe SpeechT5 for speech generation, and its base model, whose inputs are the hidden states of its prenets.
 
-What comes before the decoder drops values at random whenever it runs, also where nothing is trained; a graph doesn't,
-and neither does the original that it is compared with: every value is kept, which is what it drops on average.
+The decoder prenet applies dropout even in evaluation mode. A graph doesn't, and neither does the original model that it
+is compared with: all values are kept, which is the expected value of the dropout.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STATES = {"input_values": 7, "decoder_input_values": 3}
-"""Inputs of the bare model, and how long examples are."""
+"""Inputs of the base model, and the sequence lengths of dummy inputs."""
 
 
 class SpeechT5OnnxConfig(DerivedOnnxConfig):
-    """Describe SpeechT5 in one graph."""
+    """Describe SpeechT5 as a single graph."""
 
     def __init__(self, model: PreTrainedModel, *arguments: Any) -> None:
-        self._is_bare = type(model).__name__ == "SpeechT5Model"
+        self._is_base_model = type(model).__name__ == "SpeechT5Model"
         super().__init__(model, *arguments)
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Make inputs; see `DerivedOnnxConfig`."""
+        """Create dummy inputs; see `DerivedOnnxConfig`."""
         import torch
 
-        made = dict(super().generate_dummy_inputs(*arguments, **named))
-        if not self._is_bare:
-            return made
-        batch = next(len(value) for value in made.values())
-        states = {name: torch.zeros(batch, length, self._config.hidden_size) for name, length in _STATES.items()}
-        return {**states, "attention_mask": torch.ones(batch, _STATES["input_values"], dtype=torch.int64)}
+        inputs = dict(super().generate_dummy_inputs(*arguments, **named))
+        if not self._is_base_model:
+            return inputs
+        batch = next(len(value) for value in inputs.values())
+        hidden_states = {name: torch.zeros(batch, length, self._config.hidden_size) for name, length in _STATES.items()}
+        return {**hidden_states, "attention_mask": torch.ones(batch, _STATES["input_values"], dtype=torch.int64)}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`."""
-        with _kept(model_of(forward)):
+        with _without_prenet_dropout(model_of(forward)):
             return super().run(forward, arguments)
 
 
 @contextmanager
-def _kept(model: PreTrainedModel) -> Iterator[None]:
-    """Keep every value of what comes before the decoder, in a block."""
-    changed = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
-    with patching(*(Replacement(module, "_consistent_dropout", lambda states, _: states) for module in changed)):
+def _without_prenet_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """Disable the dropout of the decoder prenet within the block."""
+    prenets = [module for module in model.modules() if hasattr(module, "_consistent_dropout")]
+    with patching(*(Replacement(module, "_consistent_dropout", lambda states, _: states) for module in prenets)):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Step 3.7: experts without a loop over those that were hit."""
+"""Step 3.7: experts without the loop over those that were hit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Swin, Swin v2, Swin2SR, and the Swins of Donut and MaskFormer: windows of images of any size."""
+"""Swin, Swin v2, Swin2SR, and the Swin backbones of Donut and MaskFormer: windowed attention on images of any size."""
 
 from __future__ import annotations
 

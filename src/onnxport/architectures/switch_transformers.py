@@ -1,4 +1,4 @@
-"""Switch Transformers: experts without a loop over those that were hit, and a router that keeps its weights' dtype."""
+"""Switch Transformers: experts without the loop over those that were hit, and a router that keeps its dtype."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _experts(_: object) -> Callable[..., torch.Tensor]:
 
 
 def _router(_: object) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Route each token to its best expert up to the expert's capacity."""
+    """Route each token to its top-1 expert, up to the expert's capacity."""
 
     def forward(
         self: SwitchTransformersTop1Router, hidden_states: torch.Tensor
@@ -46,9 +46,9 @@ def _router(_: object) -> Callable[..., tuple[torch.Tensor, ...]]:
 
         logits = router_logits(self, hidden_states)
         probabilities = logits.softmax(-1).to(self.input_dtype)
-        best, index = probabilities.max(dim=-1, keepdim=True)
-        chosen = (index == torch.arange(self.num_experts, device=index.device)).to(torch.int64)
-        return chosen * (chosen.cumsum(-2) <= self.expert_capacity), best, logits
+        probability, index = probabilities.max(dim=-1, keepdim=True)
+        one_hot = (index == torch.arange(self.num_experts, device=index.device)).to(torch.int64)
+        return one_hot * (one_hot.cumsum(-2) <= self.expert_capacity), probability, logits
 
     return forward
 

@@ -1,4 +1,4 @@
-"""Models implemented in timm, whose repositories on the Hub have no model type in `config.json`."""
+"""Models implemented in timm, whose Hub repositories have no model type in `config.json`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ARCHITECTURES = (
         tiny=Tiny({"backbone": "test_resnet"}, base={"backbone": "test_resnet"}, image_size=(160, 160)),
     ),
 )
-"""The settings of a wrapper's image processor are in `config.json`."""
+"""A wrapper's image processor settings are in `config.json`."""
 
 
 def with_model_type(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the model type and class of Transformers' wrapper to a configuration of timm.
+    """Add the model type and class of Transformers' wrapper to a timm configuration.
 
     Args:
-        config: content of `config.json`.
+        config: contents of `config.json`.
     """
     if "model_type" in config or not {"architecture", "pretrained_cfg"} <= config.keys():
         return dict(config)

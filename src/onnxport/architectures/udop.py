@@ -1,4 +1,4 @@
-"""Describe UDOP, which requires bounding boxes without naming them in its error."""
+"""Describe UDOP, which requires bounding boxes, although its error doesn't mention them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _boxes(context: InputContext) -> torch.Tensor:
-    """Return boxes in shares of the page, [batch, sequence, 4]."""
+    """Return bounding boxes, normalized to the page size, [batch, sequence, 4]."""
     import torch
 
     return torch.full((context.batch, context.length, 4), 0.5)
@@ -30,7 +30,7 @@ _DUMMY_INPUTS = {"bbox": DummyInput({0: "batch", 1: "sequence"}, _boxes)}
 
 
 class UdopOnnxConfig(DerivedOnnxConfig):
-    """Describe UDOP in one graph."""
+    """Describe UDOP as a single graph."""
 
     dummy_inputs = _DUMMY_INPUTS
 

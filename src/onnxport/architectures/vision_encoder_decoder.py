@@ -1,4 +1,4 @@
-"""Describe a vision encoder and a text decoder as 4.37.2 did: two graphs without a cache."""
+"""Describe a vision encoder-decoder as 4.37.2 did: two graphs without a cache."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _components(
     if generates_from_encoder(model, task):
         return None
     config = model.config
-    known = VisionEncoderDecoderOnnxConfig(config)
-    encoder = known.get_encoder_config(config.encoder)
-    decoder = known.get_decoder_config(config.encoder, config.decoder, feature="causal-lm")
+    onnx_config = VisionEncoderDecoderOnnxConfig(config)
+    encoder = onnx_config.get_encoder_config(config.encoder)
+    decoder = onnx_config.get_decoder_config(config.encoder, config.decoder, feature="causal-lm")
     image_processor = getattr(preprocessor, "image_processor", preprocessor)
     tokenizer = getattr(preprocessor, "tokenizer", None) or plain_tokenizer(config.decoder)
     return (

@@ -1,4 +1,4 @@
-"""ViTDet: windows of images of any size."""
+"""ViTDet: windowed attention on images of any size."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Describe Voxtral Realtime's text decoder: one audio embedding is added to each token embedding.
+"""Describe Voxtral Realtime's text decoder. One audio embedding is added to each token embedding.
 
-There are as many of both; whoever runs the graphs adds the output of `audio_encoder` to that of `embed_tokens`.
+The caller adds the outputs of `audio_encoder` and `embed_tokens`, which have the same shape.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ if TYPE_CHECKING:
 
 
 class RealtimeEmbedsDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
-    """Describe a decoder of embeddings that hold the audio; it generates with the configuration's delay."""
+    """Describe a decoder whose `inputs_embeds` include the audio; it generates with the configuration's delay."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name what the decoder takes; the audio is in its embeddings."""
+        """Return the decoder's parameters, without audio inputs."""
         return (*inspect.signature(type(model.model.language_model).forward).parameters, "logits_to_keep")
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder and its head, as the whole model does behind its audio encoder."""
+        """Run the decoder and its head, as the full model does after its audio encoder."""
         model = model_of(forward)
 
         def decode(*, logits_to_keep: int = 0, **named: Any) -> dict[str, Any]:
-            outputs = dict(model.model.language_model(**named, t_cond=self._delay(model)))
-            states = outputs.pop("last_hidden_state")
-            return {"logits": model.lm_head(states[:, -logits_to_keep:]), **outputs}
+            outputs = dict(model.model.language_model(**named, t_cond=self._delay_embedding(model)))
+            hidden_states = outputs.pop("last_hidden_state")
+            return {"logits": model.lm_head(hidden_states[:, -logits_to_keep:]), **outputs}
 
         return super().run(decode, arguments)
 
-    def _delay(self, model: PreTrainedModel) -> Any:
-        """Return the embedding of the delay, in tokens."""
+    def _delay_embedding(self, model: PreTrainedModel) -> Any:
+        """Return the embedding of the default delay, which is a number of tokens."""
         import torch
 
         weight = model.get_input_embeddings().weight
-        late = torch.full((1,), model.config.default_num_delay_tokens, device=weight.device, dtype=weight.dtype)
-        return model.model.time_embedding(late)[None]
+        delay = torch.full((1,), model.config.default_num_delay_tokens, device=weight.device, dtype=weight.dtype)
+        return model.model.time_embedding(delay)[None]
 
 
 class RealtimeTextOnnxConfig(DerivedOnnxConfig):
     """Describe the decoder alone, which takes the embedding of its delay."""
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
-        """Name what the decoder takes, `t_cond` among them: its layers do, its forward hands it on."""
+        """Return the decoder's parameters and `t_cond`, which forward passes to the layers through **kwargs."""
         return (*super().parameters_of(model), "t_cond")
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
-        """Make inputs; see `DerivedOnnxConfig`."""
+        """Create dummy inputs; see `DerivedOnnxConfig`."""
         import torch
 
-        made = super().generate_dummy_inputs(*arguments, **named)
-        return {**made, "t_cond": torch.zeros(1, self._config.hidden_size)}
+        inputs = super().generate_dummy_inputs(*arguments, **named)
+        return {**inputs, "t_cond": torch.zeros(1, self._config.hidden_size)}
 
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
         return {**super()._axes_of(inputs), "t_cond": {}}

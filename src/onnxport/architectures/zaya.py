@@ -1,4 +1,4 @@
-"""Describe Zaya, whose recurrent states are those of the last token only."""
+"""Describe Zaya, whose recurrent states only hold the last token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ZayaOnnxConfig(DerivedOnnxConfig):
     """Describe Zaya for generation."""
 
     def can_export_recurrence(self, model: PreTrainedModel) -> bool:
-        """Return whether the states before the first token are zero; with a bias in the projections they aren't."""
+        """Return whether the initial states are zeros, which they aren't if the projections have a bias."""
         return not getattr(model.config, "attention_bias", False)
 
 

@@ -1,1 +1,1 @@
-"""Bind the parameters of a model, and of its graphs, to expressions over checkpoint tensors."""
+"""Bind the parameters of a model and its graphs to expressions over checkpoint tensors."""

@@ -1,7 +1,7 @@
 """Bind every parameter of a model to an expression over its checkpoint's tensors, without reading them.
 
-Transformers' loader runs on recordings instead of tensors, so that the expressions include its renamings, prefixes,
-conversions, merged experts and tied weights. A model that can't be loaded that way is loaded eagerly, with a note.
+Transformers' loader runs on recordings instead of tensors, so the expressions include its renamings, prefixes,
+conversions, merged experts and tied weights. A model that can't be loaded this way is loaded eagerly, with a note.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_MISSING_BYTES = 1 << 26
-"""Maximum size in bytes of all parameters initialized without a tensor; sinusoidal embeddings need less."""
+"""Maximum total size in bytes of parameters initialized without a tensor; sinusoidal embeddings are smaller."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of comparing two tensors, which determined whether parameters are tied.
+    """A comparison of two tensors, which determined whether parameters are tied.
 
     Attributes:
         one: the first tensor.
@@ -49,15 +49,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Binding:
-    """Map every parameter and persistent buffer of a model to an expression.
+    """Expressions of every parameter and persistent buffer of a model.
 
     Attributes:
-        expressions: full name → expression, without names that are tied to another.
-        tied: full name → name whose tensor it shares.
+        expressions: expressions by fully qualified name, without names that are tied to another.
+        tied: fully qualified name to the name whose tensor it shares.
         leftover: accepted tensors of the checkpoint that aren't used.
-        files: state of each file that the expressions refer to; empty where everything is in memory.
+        files: state of each file that the expressions refer to; empty if everything is in memory.
         comparisons: comparisons that determined which parameters are tied.
-        note: why the checkpoint was read eagerly; empty otherwise.
+        note: reason why the checkpoint was read eagerly; empty otherwise.
     """
 
     expressions: Mapping[str, Expression]
@@ -83,7 +83,7 @@ class Binding:
         comparisons = [[building.to_json(c.one), building.to_json(c.other), c.equal] for c in self.comparisons]
         return json.dumps(
             {
-                "expressions": {name: building.to_json(made) for name, made in self.expressions.items()},
+                "expressions": {name: building.to_json(expression) for name, expression in self.expressions.items()},
                 "tied": dict(self.tied),
                 "leftover": list(self.leftover),
                 "files": {name: state_to_json(state) for name, state in self.files.items()},
@@ -97,12 +97,12 @@ class Binding:
         """Return a binding from the result of `to_json`.
 
         Raises:
-            ValueError: the text isn't a binding.
+            ValueError: the JSON isn't a binding.
         """
         try:
             value = json.loads(text)
             return cls(
-                {str(name): building.from_json(made) for name, made in value["expressions"].items()},
+                {str(name): building.from_json(expression) for name, expression in value["expressions"].items()},
                 {str(name): str(other) for name, other in value["tied"].items()},
                 tuple(str(name) for name in value["leftover"]),
                 {str(name): FileState(*state) for name, state in value["files"].items()},
@@ -121,8 +121,8 @@ class Bound:
     """A model and its binding.
 
     Attributes:
-        model: the model with all layers, in evaluation mode. Parameters and persistent buffers are recordings without
-            data, other buffers have data; after an eager load all have data.
+        model: the full model, in evaluation mode. Parameters and persistent buffers are recordings without data, other
+            buffers have data; after an eager load, all of them have data.
         binding: the binding.
     """
 
@@ -133,11 +133,11 @@ class Bound:
 def bind(
     checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, options: CheckpointOptions
 ) -> Bound:
-    """Bind a model class to a checkpoint, without reading tensors where the format allows that.
+    """Bind a model class to a checkpoint, without reading tensors if the format allows it.
 
     Args:
-        checkpoint: source of the tensors.
-        model_class: a model class of Transformers, such as `BertForMaskedLM`.
+        checkpoint: the checkpoint.
+        model_class: a Transformers model class, such as `BertForMaskedLM`.
         config: configuration of the checkpoint.
         options: dtype, and the device for an eager load.
 
@@ -181,14 +181,14 @@ def _bind_lazily(
     tensors = inventory.tensors
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
-        with quiet(), patching(_FEW_MISSING_VALUES, RECORDED_MXFP4):
+        with quiet(), patching(_LIMITED_INITIALIZATION, RECORDED_MXFP4):
             model, report = load_state(checkpoint, model_class, config, state, options)
             merge, leftover = check_with_adapter(checkpoint, report, model)
             attach_generation_config(model, checkpoint)
     except UnrecordableError as error:
         tape.unsupported.append(str(error))
     except OnnxportError as error:
-        if not tape.unsupported and not _is_foreign(error):
+        if not tape.unsupported and not _is_raised_by_model(error):
             raise
         tape.unsupported.append(str(error))
     if tape.unsupported:
@@ -196,19 +196,19 @@ def _bind_lazily(
     expressions, tied = _collect(model)
     if merge is not None:
         merge_expressions(merge, expressions, tied, tensors, partial(building.equal_values, reader=reader))
-    without_values = [name for name, made in expressions.items() if made is None]
-    if without_values:
-        return f"{without_values[0]} has no tensor, and its initial values are large"
-    made = {name: expression for name, expression in expressions.items() if expression is not None}
-    operation = next((found for expression in made.values() if (found := unsupported_operation(expression))), "")
+    uninitialized = [name for name, expression in expressions.items() if expression is None]
+    if uninitialized:
+        return f"{uninitialized[0]} has no tensor, and its initial values are large"
+    bound = {name: expression for name, expression in expressions.items() if expression is not None}
+    operation = next((name for expression in bound.values() if (name := unsupported_operation(expression))), "")
     if operation:
         return f"a parameter of {model_class.__name__} is computed with {operation}, which expressions don't support"
     comparisons = tuple(Comparison(*item) for item in tape.comparisons)
-    return Bound(model.eval(), Binding(made, tied, tuple(sorted(leftover)), inventory.files, comparisons))
+    return Bound(model.eval(), Binding(bound, tied, tuple(sorted(leftover)), inventory.files, comparisons))
 
 
-def _is_foreign(error: OnnxportError) -> bool:
-    """Return whether an error was raised by a model's code, perhaps only because recordings have no values."""
+def _is_raised_by_model(error: OnnxportError) -> bool:
+    """Return whether an error was raised by a model's code, possibly only because recordings have no values."""
     return isinstance(error, CorruptCheckpointError) and not isinstance(error.__cause__, OSError | None)
 
 
@@ -220,14 +220,12 @@ def _bind_eagerly(
     logger.info("%s is read into memory: %s", checkpoint.name, note)
     model = load_model(checkpoint, model_class, options)
     expressions, tied = _collect(model)
-    return Bound(
-        model,
-        Binding({name: made for name, made in expressions.items() if made is not None}, tied, note=note),
-    )
+    bound = {name: expression for name, expression in expressions.items() if expression is not None}
+    return Bound(model, Binding(bound, tied, note=note))
 
 
 def _collect(model: PreTrainedModel) -> tuple[dict[str, Expression | None], dict[str, str]]:
-    """Return the expression of each entry of a model's state dict, and which names are tied to another."""
+    """Return the expression of each entry in a model's state dict, and the names that are tied to another."""
     import torch
 
     from onnxport.weights.recording import expression_of
@@ -253,28 +251,28 @@ def _array(tensor: torch.Tensor) -> Array:
     return TorchTensor(tensor.detach().cpu().contiguous()).numpy()
 
 
-def _initialize_few(original: Callable[..., None]) -> Callable[..., None]:
-    """Initialize at most `MAX_MISSING_BYTES` of the parameters without a tensor, the smallest first."""
+def _limit_initialization(original: Callable[..., None]) -> Callable[..., None]:
+    """Initialize at most `MAX_MISSING_BYTES` of the parameters without a tensor, smallest first."""
 
     def move(self: PreTrainedModel, missing_keys: Iterable[str], *arguments: object) -> None:
-        left, few = MAX_MISSING_BYTES, set()
+        available, initialized = MAX_MISSING_BYTES, set()
         tensors = {key: self.get_parameter_or_buffer(key) for key in missing_keys}
         for key, tensor in sorted(tensors.items(), key=lambda item: item[1].nbytes):
-            left -= tensor.nbytes
-            if left >= 0 or key in self.all_tied_weights_keys:
-                few.add(key)
+            available -= tensor.nbytes
+            if available >= 0 or key in self.all_tied_weights_keys:
+                initialized.add(key)
             else:
                 tensor._is_hf_initialized = True
-        original(self, few, *arguments)
+        original(self, initialized, *arguments)
 
     return move
 
 
-_FEW_MISSING_VALUES = Patch(
+_LIMITED_INITIALIZATION = Patch(
     "transformers:PreTrainedModel._move_missing_keys_from_meta_to_device",
-    _initialize_few,
-    "parameters without tensor are allocated and initialized at random before they are reported as an error",
-    "none: a model for training needs them",
+    _limit_initialization,
+    "parameters without a tensor are allocated and randomly initialized before they are reported as an error",
+    "none: fine-tuning requires them",
     "from_pretrained has an argument that leaves them on the meta device",
 )
 
@@ -284,15 +282,15 @@ def rebind(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | N
 
     Args:
         binding: binding of the first checkpoint.
-        inventory: inventory of the other.
-        reader: reader of the other, to repeat the comparisons.
+        inventory: inventory of the other checkpoint.
+        reader: reader of the other checkpoint, to repeat the comparisons.
 
     Returns:
-        The same expressions over the other's files; None if its tensors differ in name, dtype or shape, or if other
-        parameters are tied.
+        The same expressions over the other checkpoint's files; None if its tensors differ in name, dtype or shape, or
+        if other parameters are tied.
     """
     try:
-        rebound = {name: _rebound(made, inventory) for name, made in binding.expressions.items()}
+        rebound = {name: _rebound(expression, inventory) for name, expression in binding.expressions.items()}
         comparisons = tuple(
             replace(c, one=_rebound(c.one, inventory), other=_rebound(c.other, inventory)) for c in binding.comparisons
         )
@@ -305,8 +303,8 @@ def rebind(binding: Binding, inventory: Inventory, reader: Reads) -> Binding | N
 
 def _rebound(expression: Expression, inventory: Inventory) -> Expression:
     if isinstance(expression, Stored):
-        found = inventory.tensors[expression.key]
-        if (found.dtype, found.shape) != (expression.dtype, expression.shape):
+        stored = inventory.tensors[expression.key]
+        if (stored.dtype, stored.shape) != (expression.dtype, expression.shape):
             raise KeyError(expression.key)
-        return found
+        return stored
     return building.rebuilt(expression, [_rebound(child, inventory) for child in expression.children])

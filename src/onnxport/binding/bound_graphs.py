@@ -1,4 +1,4 @@
-"""Replace the parameters of a graph with lazy tensors of a checkpoint."""
+"""Replace the parameters of a graph with lazy tensors that read from a checkpoint."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def bind_graph(model: ir.Model, binding: Binding, reader: Reads, *, prefix: str 
         model: graph with `ParameterTensor`s, changed in place.
         binding: expressions of the parameters.
         reader: reader of the checkpoint.
-        prefix: prefix of the graph's parameter names in the model, where the graph is that of a submodule.
+        prefix: prefix of the graph's parameter names in the model, if the graph is a submodule's.
 
     Raises:
-        WeightsMismatchError: a parameter isn't bound, or has another dtype or shape than its expression.
+        WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's.
     """
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -75,7 +75,7 @@ def bind_to_state(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
 
     Args:
         model: graph with `ParameterTensor`s, changed in place.
-        state: full name → tensor.
+        state: tensors by fully qualified name.
     """
     from onnx_ir.tensor_adapters import TorchTensor
 

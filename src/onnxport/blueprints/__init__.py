@@ -1,1 +1,1 @@
-"""Blueprints: graphs at full depth whose parameters have names and no values, and what binds them to a checkpoint."""
+"""Blueprints: graphs at full depth whose parameters have names and no values, and their binding to a checkpoint."""

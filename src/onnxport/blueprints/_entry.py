@@ -62,9 +62,9 @@ def read_entry(descriptor: int) -> tuple[Header, bytes]:
         content = _read(descriptor, length)
     except MemoryError as error:
         raise DamagedEntryError("it doesn't fit into memory") from error
-    found = hashlib.sha256(text)
-    found.update(content)
-    if found.digest() != digest:
+    actual = hashlib.sha256(text)
+    actual.update(content)
+    if actual.digest() != digest:
         raise DamagedEntryError("its digest doesn't match its content")
     return header, content
 

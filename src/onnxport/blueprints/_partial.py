@@ -1,4 +1,4 @@
-"""Write files atomically, under a temporary name that is locked meanwhile, and remove those of killed writers."""
+"""Write files atomically, through locked temporary files, and remove the temporary files of killed writers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxport._locking import is_at, lock
 _PREFIX, _SUFFIX = ".entry.", ".partial"
 _NAME = re.compile(rf"{re.escape(_PREFIX)}\w+{re.escape(_SUFFIX)}")
 _ABANDONED_AGE = 24 * 3600.0
-"""Seconds after which a temporary file is assumed to be abandoned where locks aren't supported."""
+"""Seconds after which a temporary file is assumed to be abandoned if locks aren't supported."""
 
 
 def write_atomically(path: Path, *parts: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What an export is before it has weights: graphs, and an expression for every parameter."""
+"""An export without weights: graphs at full depth, and an expression for every parameter."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TracedGraph:
-    """Hold a graph as it was traced, clean, possibly with few layers.
+    """Hold a traced and cleaned-up graph, possibly with few layers.
 
     Attributes:
-        description: what it takes and returns, of the layers that were traced.
-        graph: parameters are `ParameterTensor`s; nodes still have the names of the modules they were traced in.
+        description: the description of the traced layers' inputs and outputs.
+        graph: its parameters are `ParameterTensor`s; its nodes have the names of their modules as metadata.
     """
 
     description: GraphDescription
@@ -39,18 +39,18 @@ class TracedGraph:
 
     @property
     def prefix(self) -> str:
-        """What the component's parameter names lack to be the whole model's, such as `encoder.`."""
+        """Prefix of the component's parameter names in the full model, such as `encoder.`."""
         return self.description.prefix
 
 
 @dataclass(frozen=True)
 class Depth:
-    """Describe how a component's graph gets all its layers.
+    """Describe how a component's graph is extended to full depth.
 
     Attributes:
-        layers: the runs of layers to stamp; empty where the graph was traced whole.
-        note: why it was traced whole although layers repeat; empty otherwise.
-        as_drafted: whether the layers were traced that were chosen first; False where some more were needed.
+        layers: the layer stacks to stamp; empty if the graph was traced at full depth.
+        note: why it was traced at full depth although layers repeat; empty otherwise.
+        as_drafted: whether the draft's layers were traced; False if more were needed.
     """
 
     layers: tuple[Layers, ...] = ()
@@ -60,12 +60,12 @@ class Depth:
 
 @dataclass(frozen=True)
 class Trace:
-    """Hold the graphs of a model as they were traced, in the order of its description.
+    """Hold the traced graphs of a model, in the order of its description.
 
     Attributes:
         graphs: see `TracedGraph`.
-        depths: how each gets all its layers.
-        cached: whether tracing was spared.
+        depths: how each graph is extended to full depth.
+        cached: whether the graphs are from the cache.
     """
 
     graphs: tuple[TracedGraph, ...]
@@ -75,13 +75,13 @@ class Trace:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Hold everything that a checkpoint's configuration decides.
+    """Hold everything of an export that is determined by a checkpoint's configuration.
 
     Attributes:
-        description: what is exported, with all its layers.
-        trace: the graphs as they were traced, and how each gets all its layers.
-        binding: what the parameters are made of.
-        graphs: the graphs with all their layers, in order; whoever binds them may change them.
+        description: the description at full depth.
+        trace: the traced graphs, and how each is extended to full depth.
+        binding: the expressions of the parameters.
+        graphs: the graphs at full depth, in order; binding may modify them in place.
     """
 
     description: Description
@@ -91,41 +91,41 @@ class Blueprint:
 
 
 def describe_graph(traced: TracedGraph, depth: Depth, graph: ir.Model) -> GraphDescription:
-    """Return the description of a graph that has all its layers.
+    """Return the description of a graph at full depth.
 
     Args:
-        traced: the graph as it was traced; its description has the layers that were traced.
-        depth: how it gets all its layers.
-        graph: the graph that has them.
+        traced: the traced graph, with its description.
+        depth: how it is extended to full depth.
+        graph: the graph at full depth.
     """
-    described, known = traced.description, {spec.name: spec for spec in traced.description.inputs}
-    inputs = tuple(spec_of(value, known.get(str(value.name))) for value in graph.graph.inputs)
+    described, specs = traced.description, {spec.name: spec for spec in traced.description.inputs}
+    inputs = tuple(spec_of(value, specs.get(str(value.name))) for value in graph.graph.inputs)
     outputs = tuple(map(spec_of, graph.graph.outputs))
     return replace(described, inputs=inputs, outputs=outputs, cache=_cache_at(described.cache, depth))
 
 
-def spec_of(value: ir.Value, known: TensorSpec | None = None) -> TensorSpec:
+def spec_of(value: ir.Value, described: TensorSpec | None = None) -> TensorSpec:
     """Describe an input or an output of a graph.
 
     Args:
         value: the input or output.
-        known: what is known of it beside what the graph has: its example, and its labels in the words of 4.37.2.
+        described: its description, with what the graph lacks: an example, and the axis labels of 4.37.2.
     """
     dims = [getattr(dim, "value", dim) for dim in value.shape or ()]
     axes = tuple(dim if isinstance(dim, int) else str(dim or "?") for dim in dims)
     dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
     name, dtype = str(value.name), _DTYPES.get(dtype, dtype)
-    return TensorSpec(name, dtype, axes, ()) if known is None else replace(known, dtype=dtype, axes=axes)
+    return TensorSpec(name, dtype, axes, ()) if described is None else replace(described, dtype=dtype, axes=axes)
 
 
 _DTYPES = {"float": "float32", "double": "float64"}
-"""ONNX's names of types that numpy and PyTorch call otherwise."""
+"""ONNX's dtype names that differ from NumPy's and PyTorch's, to those."""
 
 
 def _cache_at(
     cache: CacheLayout | CrossAttentionLayout | None, depth: Depth
 ) -> CacheLayout | CrossAttentionLayout | None:
-    """Return the layout of a cache with all layers; None where the layers that were traced don't tell it."""
+    """Return the layout of a cache at full depth; None if the traced layers don't determine it."""
     if cache is None or not depth.layers:
         return cache
     fitting = {(layers.traced, layers.full) for layers in depth.layers if len(layers.traced) == cache.depth}
@@ -136,7 +136,7 @@ def _cache_at(
 
 
 def at_full_depth(traced: TracedGraph, depth: Depth) -> ir.Model:
-    """Return a graph with all its layers; the traced one isn't changed.
+    """Return a graph at full depth; the traced graph isn't modified.
 
     Raises:
         MoreLayersNeededError: layers couldn't be proved isomorphic.

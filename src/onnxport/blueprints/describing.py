@@ -1,4 +1,4 @@
-"""Describe the model of a draft: once, whatever is traced and validated afterwards."""
+"""Describe the model of a draft. Tracing and validation reuse the description."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values, with_few_layers
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values, with_few_layers
 from onnxport.architectures.describe import describe
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Described:
-    """Hold a description and the model that it was made of.
+    """Hold a description and the draft that it describes.
 
     Attributes:
-        draft: its model has the layers that are described.
-        description: see `Description`; with its code.
+        draft: its model has the described layers.
+        description: see `Description`; it has the code to run the model.
     """
 
     draft: Draft
@@ -41,12 +41,12 @@ class Described:
     def extended(self, draft: Draft, options: GraphOptions) -> Described:
         """Return the description of a draft with more layers, or with weights.
 
-        Where the cache of few layers doesn't tell that of all (layers that share one, for instance), the deeper model
-        is described anew.
+        If the cache layout of few layers doesn't determine that of all (for instance, if layers share a cache), the
+        deeper model is described again.
 
         Args:
-            draft: of the same model.
-            options: those of the export.
+            draft: another draft of the same model.
+            options: the options of the export.
         """
         shallow, deep = self.draft.reduction.model, draft.reduction.model
         try:
@@ -58,17 +58,17 @@ class Described:
 
 
 def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions, report: Progress) -> Described:
-    """Describe the model of a draft; the draft changes where few layers, or a model without weights, can't be run.
+    """Describe the model of a draft; if it can't be run with few layers or without weights, the draft gets them.
 
     Args:
         draft: its model is run.
-        checkpoint: where the weights are, should they be needed.
-        options: those of the export.
+        checkpoint: the checkpoint, whose weights are loaded if they are needed.
+        options: the options of the export.
         report: called with the stage.
 
     Raises:
         UnsupportedError: the model can't be described for the task.
-        OptionError: `description` names what isn't one.
+        OptionError: `description` isn't a file with a description.
     """
     try:
         if draft.reduction.stacks:
@@ -80,7 +80,7 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
         if draft.build is None:
             with without_values(draft.reduction.model):
                 return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
-        with without_values(draft.reduction.model), noticing_missing_values():
+        with without_values(draft.reduction.model), translating_missing_values():
             return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
     except WeightsNeededError as error:
         reason = str(error)
@@ -91,7 +91,7 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
 
 
 def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
-    """Describe every graph that a model becomes, by running it.
+    """Describe every graph of a model's export, by running it.
 
     Args:
         model: its parameters may be fake.
@@ -100,7 +100,7 @@ def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptio
 
     Raises:
         UnsupportedError: the model can't be described for the task.
-        OptionError: `description` names what isn't one.
+        OptionError: `description` isn't a file with a description.
     """
     components = describe(model, subject.task, subject.preprocessor, options)
     graphs = tuple(_describe_graph(component, model, options) for component in components)
@@ -109,15 +109,15 @@ def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptio
 
 
 def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: GraphOptions) -> Description:
-    """Return the description of a draft whose graphs are described already."""
+    """Return the description of a draft, from the descriptions of its graphs."""
     subject, architecture = draft.subject, type(draft.bound.model).__name__
     return Description(subject.config.model_type, architecture, subject.task.full_name, options.dtype, graphs)
 
 
-def _describe_graph(component: Component, whole: PreTrainedModel, options: GraphOptions) -> GraphDescription:
+def _describe_graph(component: Component, model: PreTrainedModel, options: GraphOptions) -> GraphDescription:
     runnable = Runnable(component.config, component.preprocessor)
     layout, sizes = trace_examples(component.model, runnable.examples)
-    prefix = next(name for name, module in whole.named_modules() if module is component.model)
+    prefix = next(name for name, module in model.named_modules() if module is component.model)
     tolerance = default_tolerance(component.config.atol_for_validation, options.dtype)
     return GraphDescription(
         name=component.name,
@@ -134,13 +134,13 @@ def _describe_graph(component: Component, whole: PreTrainedModel, options: Graph
 
 
 def with_code(description: Description, model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
-    """Return a description that was read from a cache entry with the code for a model, which is described for that.
+    """Return the description of a cache entry with the code to run a model, which is described again to get it.
 
     Args:
-        description: of the model; its sizes stay.
-        model: the model, with all its layers.
+        description: the cached description; its sizes are unchanged.
+        model: the model at full depth.
         subject: task and preprocessor.
-        options: those of the export.
+        options: the options of the export.
     """
     components = describe(model, subject.task, subject.preprocessor, options)
     graphs = zip(description.graphs, components, strict=True)

@@ -1,4 +1,4 @@
-"""Write blueprints as cache entries, and read them back; a text that isn't one is refused."""
+"""Serialize blueprints as cache entries, and parse and validate them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _PARAMETERS = "onnxport.parameters"
-"""Metadata of a graph in an entry: the names of its parameters, which are graph inputs there."""
+"""Metadata key of a graph in an entry: the names of its parameters, which are serialized as graph inputs."""
 
 
 def graphs_to_bytes(graphs: tuple[TracedGraph, ...]) -> bytes:
-    """Return traced graphs, with their descriptions, as an entry."""
+    """Serialize traced graphs with their descriptions."""
     values = [
         {
             "description": traced.description.to_json(),
@@ -35,10 +35,10 @@ def graphs_to_bytes(graphs: tuple[TracedGraph, ...]) -> bytes:
 
 
 def graphs_from_bytes(content: bytes) -> tuple[TracedGraph, ...]:
-    """Return what `graphs_to_bytes` was given; the descriptions are without their code.
+    """Parse the result of `graphs_to_bytes`; the descriptions have no code.
 
     Raises:
-        ValueError: the content doesn't come from there.
+        ValueError: the content isn't such a result.
     """
     from google.protobuf.message import DecodeError
 
@@ -55,16 +55,16 @@ def graphs_from_bytes(content: bytes) -> tuple[TracedGraph, ...]:
 
 
 def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
-    """Return everything of a blueprint but its graphs as an entry.
+    """Serialize everything of a blueprint except its graphs.
 
     Args:
-        blueprint: what to keep.
+        blueprint: the blueprint.
         traces: key of the entry with the graphs.
 
     Raises:
-        ValueError: weights are in memory, so that there is nothing to keep.
+        ValueError: the binding has weights in memory, which aren't cached.
     """
-    description = {name: getattr(blueprint.description, name) for name in _DESCRIPTION}
+    description = {name: getattr(blueprint.description, name) for name in _DESCRIPTION_FIELDS}
     return json.dumps(
         {
             "traces": traces,
@@ -76,8 +76,8 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
     ).encode()
 
 
-_DESCRIPTION = ("model_type", "architecture", "task", "dtype")
-"""What an export's entry keeps of a description; what it has of the graphs is with them."""
+_DESCRIPTION_FIELDS = ("model_type", "architecture", "task", "dtype")
+"""Fields of a description in the entry of an export; the descriptions of its graphs are in the entry of the graphs."""
 
 
 def traces_of(content: bytes) -> str:
@@ -90,15 +90,15 @@ def traces_of(content: bytes) -> str:
 
 
 def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: Binding) -> Blueprint:
-    """Return what `export_to_bytes` was given.
+    """Parse the result of `export_to_bytes`.
 
     Args:
         content: the entry.
-        graphs: read from the entry that it refers to.
-        binding: the entry's own, for the checkpoint at hand.
+        graphs: the graphs of the entry that it refers to.
+        binding: the entry's binding, rebound to the checkpoint.
 
     Raises:
-        ValueError: the content doesn't come from there.
+        ValueError: the content isn't such a result.
     """
     value = _load(content)
     try:
@@ -110,13 +110,13 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
             )
             for depth in value["depths"]
         )
-        texts = {name: str(value["description"][name]) for name in _DESCRIPTION}
+        fields = {name: str(value["description"][name]) for name in _DESCRIPTION_FIELDS}
         modalities = tuple(Modality(**modality) for modality in value["modalities"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
     described = tuple(traced.description for traced in graphs)
     description = Description(
-        texts["model_type"], texts["architecture"], texts["task"], texts["dtype"], described, modalities
+        fields["model_type"], fields["architecture"], fields["task"], fields["dtype"], described, modalities
     )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 

@@ -1,4 +1,4 @@
-"""Describe, trace and bind a checkpoint: each from the cache, as far as it is there, or by doing it."""
+"""Describe, trace and bind a checkpoint; each step uses the cache if it has an entry."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 class BlueprintSource:
-    """Give the description, the trace and the blueprint of a checkpoint, in that order.
+    """Create the description, the trace and the blueprint of a checkpoint, in that order.
 
-    Where the cache has all of it, neither torch nor transformers is imported. Where it has the graphs alone, made of a
-    model of another depth for instance, the checkpoint is bound, and nothing is described or traced.
+    If the cache has the blueprint, neither torch nor transformers is imported. If it has only the graphs, for instance
+    from a model of another depth, the checkpoint is bound, and nothing is described or traced.
 
     Attributes:
-        draft: the model that was described; None where the cache had the whole blueprint.
-        described: its description, with the code; None where the cache had the graphs.
+        draft: the draft of the described model; None if the blueprint is from the cache.
+        described: its description, with the code; None if the graphs are from the cache.
 
     Args:
-        checkpoint: what is exported.
-        options: those that shape a graph, and whether the cache may be used.
+        checkpoint: the checkpoint.
+        options: the options that determine the graphs, and whether the cache is used.
         report: called with the stage.
     """
 
@@ -49,21 +49,21 @@ class BlueprintSource:
         self.described: Described | None = None
         self._checkpoint, self._options, self._report = checkpoint, options, report
         self._store = Store() if options.cache and options.description is None else None
-        self._key, self._found = self._find_export()
-        self._traces_key: str | None = None
-        self._known: tuple[TracedGraph, ...] | None = None
+        self._export_key, self._cached = self._find_export()
+        self._trace_key: str | None = None
+        self._cached_graphs: tuple[TracedGraph, ...] | None = None
         self._graphs: tuple[ir.Model, ...] = ()
 
     def describe(self) -> Description:
-        """Describe the graphs that the checkpoint becomes.
+        """Describe the graphs of the export.
 
         Raises:
-            CheckpointError: the checkpoint can't be read, or its tensors don't fit.
-            UnsupportedError: there is no class or no description for it and the task.
+            CheckpointError: the checkpoint can't be read, or its tensors don't match the model.
+            UnsupportedError: Transformers has no class for it and the task, or the model can't be described.
         """
-        if self._found is not None:
-            return self._found.description
-        with exclusive():  # also while torch and Transformers are imported, whose modules import each other
+        if self._cached is not None:
+            return self._cached.description
+        with exclusive():  # also for the import of torch and Transformers, whose modules import each other
             return self._describe()
 
     def _describe(self) -> Description:
@@ -72,25 +72,26 @@ class BlueprintSource:
 
         self.draft = make_draft(self._checkpoint, self._options, self._report)
         if self._store is not None:
-            self._traces_key = trace_key(self._checkpoint, self.draft, self._options)
-            self._known = _find_graphs(self._store, self._traces_key)
-        if self._known is not None:
-            return description_of(self.draft, tuple(traced.description for traced in self._known), self._options.graph)
+            self._trace_key = trace_key(self._checkpoint, self.draft, self._options)
+            self._cached_graphs = _find_graphs(self._store, self._trace_key)
+        if self._cached_graphs is not None:
+            graphs = tuple(traced.description for traced in self._cached_graphs)
+            return description_of(self.draft, graphs, self._options.graph)
         self.described = describe_draft(self.draft, self._checkpoint, self._options, self._report)
         self.draft = self.described.draft
         return self.described.description
 
     def trace(self, description: Description) -> Trace:
-        """Trace the described graphs, with as few layers as stand for all.
+        """Trace the described graphs, with as few layers as represent all of them.
 
         Args:
-            description: what `describe` returned.
+            description: the result of `describe`.
 
         Raises:
             TraceError: a graph can't be captured.
         """
-        if self._found is not None:
-            trace = self._found.trace
+        if self._cached is not None:
+            trace = self._cached.trace
             self._graphs = tuple(map(at_full_depth, trace.graphs, trace.depths))
             return trace
         with exclusive():
@@ -98,43 +99,43 @@ class BlueprintSource:
 
     def _trace(self) -> Trace:
         from onnxport.blueprints.describing import describe_draft
-        from onnxport.blueprints.tracing import stamped, trace_graphs
+        from onnxport.blueprints.tracing import stamp_cached, trace_graphs
 
         assert self.draft is not None, "a model is described before it is traced"
-        found = stamped(self._known, self.draft) if self._known is not None else None
-        if found is None:
-            self._known = None
+        full_graphs = stamp_cached(self._cached_graphs, self.draft) if self._cached_graphs is not None else None
+        if full_graphs is None:
+            self._cached_graphs = None
             described = self.described or describe_draft(self.draft, self._checkpoint, self._options, self._report)
-            self.described, found = trace_graphs(described, self._checkpoint, self._options, self._report)
+            self.described, full_graphs = trace_graphs(described, self._checkpoint, self._options, self._report)
             self.draft = self.described.draft
-        self._graphs = tuple(full.graph for full in found)
-        graphs = tuple(full.traced for full in found)
-        return Trace(graphs, tuple(full.depth for full in found), cached=self._known is not None)
+        self._graphs = tuple(full.graph for full in full_graphs)
+        graphs = tuple(full.traced for full in full_graphs)
+        return Trace(graphs, tuple(full.depth for full in full_graphs), cached=self._cached_graphs is not None)
 
     def make(self, description: Description, trace: Trace) -> Blueprint:
-        """Put together what the configuration decides, and keep it in the cache.
+        """Create the blueprint, and cache it.
 
         Args:
-            description: what `describe` returned.
-            trace: what `trace` returned.
+            description: the result of `describe`.
+            trace: the result of `trace`.
         """
         graphs = map(describe_graph, trace.graphs, trace.depths, self._graphs)
         described = replace(description, graphs=tuple(graphs))
-        if self._found is not None:
-            return replace(self._found, description=described, graphs=self._graphs)
+        if self._cached is not None:
+            return replace(self._cached, description=described, graphs=self._graphs)
         assert self.draft is not None, "a model is described before it is traced"
         described = replace(described, modalities=_modalities(self.draft.bound.model.config, described))
         blueprint = Blueprint(described, trace, self.draft.bound.binding, self._graphs)
-        self._keep(blueprint)
+        self._cache(blueprint)
         return blueprint
 
     def blueprint(self) -> Blueprint:
-        """Describe, trace and make: all at once, for who needs nothing in between."""
+        """Call `describe`, `trace` and `make`."""
         description = self.describe()
         return self.make(description, self.trace(description))
 
     def _find_export(self) -> tuple[str | None, Blueprint | None]:
-        """Return the key of the whole export, and its blueprint where the cache has it."""
+        """Return the key of the export, and its blueprint if the cache has it."""
         inventory = _inventory(self._checkpoint) if self._store is not None else None
         key = export_key(self._checkpoint, inventory, self._options) if inventory is not None else None
         if self._store is None or inventory is None or key is None:
@@ -142,13 +143,13 @@ class BlueprintSource:
         self._report("look for a blueprint", None)
         return key, _find_export(self._store, key, self._checkpoint, inventory)
 
-    def _keep(self, blueprint: Blueprint) -> None:
-        """Keep a blueprint: graphs under the key of what was traced, the rest under that of the export."""
-        store, key, traces = self._store, self._key, self._traces_key
+    def _cache(self, blueprint: Blueprint) -> None:
+        """Cache a blueprint: its traced graphs under the trace key, the rest under the export key."""
+        store, key, traces = self._store, self._export_key, self._trace_key
         if store is None or traces is None:
             return
         label = f"{blueprint.description.architecture}, {blueprint.description.task}"
-        if any(depth.note for depth in blueprint.trace.depths):  # something else was traced than the key tells
+        if any(depth.note for depth in blueprint.trace.depths):  # the trace key doesn't describe the traced model
             traces = f"{key}-graphs" if key is not None else ""
         if not traces:
             return
@@ -174,7 +175,7 @@ def _modalities(config: PreTrainedConfig, description: Description) -> tuple[Mod
 
 
 def _inventory(checkpoint: Checkpoint) -> Inventory | None:
-    """List the tensors of a checkpoint that can be bound lazily, None for any other."""
+    """List the tensors of a checkpoint that can be bound lazily; return None for others."""
     if not checkpoint.in_parts:
         return None
     try:
@@ -193,7 +194,7 @@ def _find_export(store: Store, key: str, checkpoint: Checkpoint, inventory: Inve
             binding = rebind(entries.binding_of(content), inventory, reader)
         return None if graphs is None or binding is None else entries.export_from_bytes(content, graphs, binding)
     except ValueError as error:
-        logger.warning("a cached blueprint is made anew: %s", error)
+        logger.warning("a cached blueprint can't be used, and is created again: %s", error)
         return None
 
 
@@ -204,5 +205,5 @@ def _find_graphs(store: Store, key: str | None) -> tuple[TracedGraph, ...] | Non
     try:
         return entries.graphs_from_bytes(content)
     except ValueError as error:
-        logger.warning("cached graphs are traced anew: %s", error)
+        logger.warning("cached graphs can't be used, and are traced again: %s", error)
         return None

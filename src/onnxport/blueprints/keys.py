@@ -1,4 +1,4 @@
-"""Name a blueprint by everything that shapes it, so that what is found under the name is right."""
+"""Compute the cache keys of blueprints, from everything that a blueprint depends on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from onnxport.blueprints.draft import Draft
 
 PACKAGES = ("onnxport", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
-"""Packages that a graph can differ with."""
+"""Packages whose version affects a graph."""
 
-_NOISE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-"""Settings of a configuration that say where it comes from."""
-_ADAPTER_NOISE = (
+_IGNORED = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Settings of a configuration that don't affect a graph: its origin, and the dtype of the weights."""
+_IGNORED_OF_ADAPTERS = (
     "base_model_name_or_path",
     "revision",
     "peft_version",
@@ -30,38 +30,38 @@ _ADAPTER_NOISE = (
     "target_modules",
     "auto_mapping",
 )
-"""Settings of an adapter that say where it comes from, or that its tensors' names say too."""
-_SHAPING_OPTIONS = ("task", "past", "last_logits", "split_encoders", "opset", "dtype", "framework", "stamping")
+"""Settings of an adapter that describe its origin, or follow from the names of its tensors."""
+_GRAPH_OPTIONS = ("task", "past", "last_logits", "split_encoders", "opset", "dtype", "framework", "stamping")
 _PREPROCESSOR_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "preprocessor_config.json",
     "processor_config.json",
 )
-"""Files that decide which inputs an example has; the vocabulary decides only which numbers are in it."""
+"""Files that determine which inputs the preprocessor returns; the vocabulary only affects the token ids."""
 
 
 def export_key(checkpoint: Checkpoint, inventory: Inventory, options: ExportOptions) -> str | None:
-    """Name a whole export: the configuration, the tensors' names and shapes, the options, the versions.
+    """Return the key of an export: a digest of the configuration, the tensors' names and shapes, options and versions.
 
     Returns:
-        A key that costs no import of torch or transformers; None where code of the checkpoint takes part, which no key
-        describes.
+        The key, computed without importing torch or transformers; None if the checkpoint's code is run, which no key
+        covers.
     """
     if "auto_map" in checkpoint.config and options.trust_remote_code:
         return None
-    merged = checkpoint.adapter.config if checkpoint.adapter else {}
-    adapter = {name: value for name, value in merged.items() if name not in _ADAPTER_NOISE}
+    adapter_config = checkpoint.adapter.config if checkpoint.adapter else {}
+    adapter = {name: value for name, value in adapter_config.items() if name not in _IGNORED_OF_ADAPTERS}
     tensors = {key: [stored.dtype.name, list(stored.shape)] for key, stored in inventory.tensors.items()}
-    return _digest("export", _without_noise(checkpoint.config), tensors, adapter, _circumstances(checkpoint, options))
+    return _digest("export", _without_ignored(checkpoint.config), tensors, adapter, _environment(checkpoint, options))
 
 
 def trace_key(checkpoint: Checkpoint, drafted: Draft, options: ExportOptions) -> str | None:
-    """Name what is traced: the configuration of the model with few layers, whatever the depth of the full one."""
+    """Return the key of the traced graphs, which depends on the model with few layers, not on the full depth."""
     if "auto_map" in checkpoint.config and options.trust_remote_code:
         return None
     model = drafted.reduction.model
-    left_out = [name for name, module in model.named_modules() for child in module._modules.values() if child is None]
+    removed = [name for name, module in model.named_modules() for child in module._modules.values() if child is None]
     state = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in model.state_dict(keep_vars=True).items()}
     shared: dict[int, list[str]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
@@ -70,33 +70,33 @@ def trace_key(checkpoint: Checkpoint, drafted: Draft, options: ExportOptions) ->
     subject = {"class": type(model).__qualname__, "task": drafted.subject.task.full_name}
     return _digest(
         "trace",
-        _without_noise(model.config.to_dict()),
-        left_out,
+        _without_ignored(model.config.to_dict()),
+        removed,
         state,
         tied,
         subject,
-        _circumstances(checkpoint, options),
+        _environment(checkpoint, options),
     )
 
 
-def _circumstances(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
+def _environment(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
     directory = checkpoint.preprocessor_directory
     return {
-        "options": {name: getattr(options, name) for name in _SHAPING_OPTIONS},
+        "options": {name: getattr(options, name) for name in _GRAPH_OPTIONS},
         "versions": {name: metadata.version(name) for name in PACKAGES} | added_versions(),
-        "preprocessor": {name: _content(directory / name) for name in _PREPROCESSOR_FILES},
+        "preprocessor": {name: _file_digest(directory / name) for name in _PREPROCESSOR_FILES},
         "sentence": repr(checkpoint.sentence.modules) if checkpoint.sentence else None,
         "tokenizer": sorted(path.name for path in directory.glob("*token*")),
     }
 
 
-def _content(path: Path) -> str | None:
+def _file_digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _without_noise(config: Any) -> Any:
+def _without_ignored(config: Any) -> Any:
     if isinstance(config, Mapping):
-        return {key: _without_noise(value) for key, value in config.items() if key not in _NOISE}
+        return {key: _without_ignored(value) for key, value in config.items() if key not in _IGNORED}
     return config
 
 

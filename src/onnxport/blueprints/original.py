@@ -1,4 +1,4 @@
-"""The original of an export, for what needs it: what it is, and its description with the code that runs it."""
+"""The original model of an export: its configuration, class, preprocessor, and description with code to run it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 class Original:
-    """Find out what a checkpoint is when that is first asked for, and keep it.
+    """Load the configuration, class and preprocessor of a checkpoint on first access.
 
     Args:
         checkpoint: the checkpoint.
-        options: those of the export.
-        draft: the model that was traced; None where the blueprint came from the cache.
-        described: its description; None where the graphs came from the cache.
+        options: the options of the export.
+        draft: the draft that was traced; None if the blueprint is from the cache.
+        described: its description; None if the graphs are from the cache.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Original:
 
     @property
     def preprocessor(self) -> Any:
-        """Tokenizer, processor, image processor or feature extractor; None where the checkpoint has none."""
+        """Tokenizer, processor, image processor or feature extractor; None if the checkpoint has none."""
         return self.subject.preprocessor
 
     @property
     def generation_config(self) -> GenerationConfig | None:
-        """Generation settings that follow from the configuration; None for a model that doesn't generate."""
+        """The generation config derived from the model's config; None for a model that doesn't generate."""
         from onnxport.loading.load import generation_config_for
 
         return generation_config_for(self.subject.model_class, self.config, self.preprocessor)
 
     @property
     def draft(self) -> Draft | None:
-        """The model that was traced; None where the blueprint came from the cache."""
+        """The draft that was traced; None if the blueprint is from the cache."""
         return self._draft
 
     def make_draft(self, report: Progress) -> Draft:
-        """Return the model that was traced; it is built where the blueprint came from the cache."""
+        """Return the draft that was traced; it is created if the blueprint is from the cache."""
         from onnxport.blueprints.draft import make_draft
 
         if self._draft is None:
@@ -83,11 +83,11 @@ class Original:
         return self._draft
 
     def describe(self, description: Description, model: PreTrainedModel) -> Description:
-        """Return a description with the code that runs a model; the model is run only where nothing was described.
+        """Return a description with the code to run a model; the model is run only if it wasn't described yet.
 
         Args:
-            description: from the blueprint.
-            model: the original, with all its layers or with those that were traced.
+            description: the blueprint's description.
+            model: the original, at full depth or with the traced layers.
         """
         from onnxport.blueprints.describing import with_code
 

@@ -74,8 +74,8 @@ def cache_directory() -> Path:
     """Return the directory in `ONNXPORT_CACHE`, or else `onnxport` in the user's cache directory."""
     from platformdirs import user_cache_path
 
-    if chosen := os.environ.get(VARIABLE):
-        return Path(chosen)
+    if directory := os.environ.get(VARIABLE):
+        return Path(directory)
     try:
         return user_cache_path("onnxport", appauthor=False)
     except RuntimeError:  # a user without a home directory; writing to this path fails with a warning
@@ -98,7 +98,7 @@ class Store:
         self.max_bytes = max_bytes
 
     def get(self, key: str) -> bytes | None:
-        """Return the content of an entry, None if it doesn't exist or is damaged."""
+        """Return the content of an entry; None if it doesn't exist or is damaged."""
         path = self._path(key)
         try:
             with _opened(path) as descriptor:
@@ -134,7 +134,7 @@ class Store:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_abandoned(self.directory)
-            self._make_room(len(start) + len(content), path)
+            self._evict(len(start) + len(content), path)
             write_atomically(path, start, content)
         except OSError as error:
             logger.warning(
@@ -151,18 +151,18 @@ class Store:
         Raises:
             OSError: the directory can't be read.
         """
-        found = []
+        entries = []
         for file in sorted(self._files(), key=lambda file: -file.used):
             try:
                 with _opened(file.path) as descriptor:
                     header = read_header(descriptor)
-                found.append(Entry(header.key, header.type, header.label, file.size, header.created, file.used))
+                entries.append(Entry(header.key, header.type, header.label, file.size, header.created, file.used))
             except FileNotFoundError:
                 continue
             except (DamagedEntryError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                found.append(Entry("", "damaged", f"{reason} ({file.path.name})", file.size, file.used, file.used))
-        return tuple(found)
+                entries.append(Entry("", "damaged", f"{reason} ({file.path.name})", file.size, file.used, file.used))
+        return tuple(entries)
 
     def clear(self, *, older_than: float | None = None, keys: Collection[str] | None = None) -> Cleared:
         """Remove entries, and temporary files of killed processes.
@@ -178,8 +178,8 @@ class Store:
         latest = time.time() if older_than is None else time.time() - older_than
         count = size = 0
         for file in self._files():
-            is_chosen = paths is None or file.path in paths
-            if is_chosen and (older_than is None or file.used <= latest):
+            is_selected = paths is None or file.path in paths
+            if is_selected and (older_than is None or file.used <= latest):
                 with contextlib.suppress(FileNotFoundError):
                     _remove(file.path)
                     count, size = count + 1, size + file.size
@@ -200,7 +200,7 @@ class Store:
                     status = entry.stat(follow_symlinks=False)
                     yield _File(Path(entry.path), status.st_size, status.st_mtime)
 
-    def _make_room(self, size: int, path: Path) -> None:
+    def _evict(self, size: int, path: Path) -> None:
         """Remove the least recently used entries until one of `size` bytes at `path` fits."""
         files = sorted((file for file in self._files() if file.path != path), key=lambda file: file.used)
         total = size + sum(file.size for file in files)

@@ -1,4 +1,4 @@
-"""Find out what a checkpoint is, what it is for, and which class loads it."""
+"""Determine the task, the model class, the configuration and the preprocessor of a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """Name what is exported.
+    """Hold the task, the model class, the configuration and the preprocessor of an export.
 
     Attributes:
-        task: what for.
-        model_class: the class that loads it.
-        config: its configuration.
-        preprocessor: tokenizer, processor, image processor or feature extractor; None where the checkpoint has none.
+        task: the task.
+        model_class: the model class, of Transformers or of the checkpoint's code.
+        config: the model's configuration.
+        preprocessor: tokenizer, processor, image processor or feature extractor; None if the checkpoint has none.
     """
 
     task: Task
@@ -35,27 +35,27 @@ class Subject:
 
 
 def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
-    """Find out what a checkpoint is and what it is for.
+    """Determine the task, the model class, the configuration and the preprocessor of a checkpoint.
 
     Raises:
         CheckpointError: its configuration or preprocessor can't be read.
-        UnsupportedError: there is no class for it and the task.
+        UnsupportedError: Transformers has no class for it and the task.
     """
-    named = checkpoint.adapter.task if checkpoint.adapter and options.task is None else options.task
-    wanted = canonical_task(named) if named is not None else None
+    name = checkpoint.adapter.task if checkpoint.adapter and options.task is None else options.task
+    requested = canonical_task(name) if name is not None else None
     config = load_config(checkpoint, options.checkpoint)
     if not config.architectures and checkpoint.format == "gguf":
-        wanted = wanted or canonical_task("text-generation-with-past")
+        requested = requested or canonical_task("text-generation-with-past")
     code = checkpoint.directory if options.trust_remote_code else None
     if checkpoint.sentence:
-        wanted = wanted or canonical_task(SENTENCE_SIMILARITY)
-    task = wanted or infer_task(config, code=code)
+        requested = requested or canonical_task(SENTENCE_SIMILARITY)
+    task = requested or infer_task(config, code=code)
     if not options.past:
         task = task.past(False)
     if options.last_logits and task.name != "text-generation":
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
-    chosen = model_class(config, task, code=code)
-    task = text_only(task, chosen)
+    loaded_class = model_class(config, task, code=code)
+    task = text_only(task, loaded_class)
     if checkpoint.sentence:
-        chosen = with_head(chosen, checkpoint.sentence.modules)
-    return Subject(task, chosen, config, load_preprocessor(checkpoint, options.checkpoint))
+        loaded_class = with_head(loaded_class, checkpoint.sentence.modules)
+    return Subject(task, loaded_class, config, load_preprocessor(checkpoint, options.checkpoint))

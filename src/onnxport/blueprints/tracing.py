@@ -1,7 +1,7 @@
-"""Trace the graphs of a described model, and see that each can be given all its layers.
+"""Trace the graphs of a described model, and stamp them to full depth.
 
-No layer is traced that is isomorphic to others, as long as that can be proved. What can't be done that way is traced
-with more layers, or with the weights in memory, and the blueprint has a note of it.
+Of isomorphic layers, only a few are traced, if it can be proved that they are isomorphic. Otherwise the graph is traced
+with more layers, or with the weights in memory, and the blueprint has a note with the reason.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, noticing_missing_values
+from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values
 from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth, spec_of
 from onnxport.blueprints.describing import Described
 from onnxport.blueprints.draft import Draft
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FullGraph:
-    """Hold a graph as it was traced, how it gets all its layers, and the graph that has them."""
+    """Hold a traced graph, how it is extended to full depth, and the graph at full depth."""
 
     traced: TracedGraph
     depth: Depth
     graph: ir.Model
 
 
-def stamped(known: tuple[TracedGraph, ...], draft: Draft) -> tuple[FullGraph, ...] | None:
-    """Give graphs that were traced before all the layers of a model; None where they can't be.
+def stamp_cached(graphs: tuple[TracedGraph, ...], draft: Draft) -> tuple[FullGraph, ...] | None:
+    """Stamp cached graphs to the full depth of a model; return None if it fails.
 
     Args:
-        known: traced of a model that is like the draft's.
-        draft: the model.
+        graphs: traced graphs of a model with the same trace key as the draft's.
+        draft: the draft of the model.
     """
     try:
-        return tuple(at_depth_of(traced, draft) for traced in known)
+        return tuple(stamp_to_full_depth(traced, draft) for traced in graphs)
     except MoreLayersNeededError:
         return None
 
@@ -55,16 +55,16 @@ def stamped(known: tuple[TracedGraph, ...], draft: Draft) -> tuple[FullGraph, ..
 def trace_graphs(
     described: Described, checkpoint: Checkpoint, options: ExportOptions, report: Progress
 ) -> tuple[Described, tuple[FullGraph, ...]]:
-    """Trace every graph of a model, and prove that it can be given all its layers.
+    """Trace every graph of a model, and stamp it to full depth.
 
     Args:
-        described: the model.
-        checkpoint: where the weights are, should they be needed.
+        described: the described model.
+        checkpoint: the checkpoint, whose weights are loaded if they are needed.
         options: opset; dtype and device of the weights.
         report: called with the stage.
 
     Returns:
-        What was described: another draft where the weights were needed. And the graphs.
+        The described model, with another draft if the weights were needed; and the graphs.
 
     Raises:
         TraceError: a graph can't be captured.
@@ -82,23 +82,23 @@ def trace_graphs(
 
 def _trace_all(described: Described, options: GraphOptions, report: Progress) -> tuple[FullGraph, ...]:
     graphs = described.description.graphs
-    found = []
+    full_graphs = []
     for index, graph in enumerate(graphs):
         report(f"trace {graph.name}", index / len(graphs))
         try:
-            traced = trace_few(graph, described.draft, options)
-            found.append(at_depth_of(traced, described.draft))
+            traced = trace_with_few_layers(graph, described.draft, options)
+            full_graphs.append(stamp_to_full_depth(traced, described.draft))
         except MoreLayersNeededError as error:
             report(f"trace {graph.name} with more layers", index / len(graphs))
-            found.append(trace_more(index, described, error, options))
-    return tuple(found)
+            full_graphs.append(trace_with_more_layers(index, described, error, options))
+    return tuple(full_graphs)
 
 
-def at_depth_of(traced: TracedGraph, draft: Draft) -> FullGraph:
-    """Give a graph all the layers that a draft's model stands for.
+def stamp_to_full_depth(traced: TracedGraph, draft: Draft) -> FullGraph:
+    """Stamp a graph to the depth of a draft's full model.
 
     Raises:
-        MoreLayersNeededError: the layers couldn't be proved isomorphic, or a parameter would have another shape.
+        MoreLayersNeededError: the layers couldn't be proved isomorphic, or the shape of a parameter differs.
     """
     depth = Depth(layers_of(draft.reduction.stacks, traced), "; ".join(draft.reduction.notes))
     graph = at_full_depth(traced, depth)
@@ -106,81 +106,81 @@ def at_depth_of(traced: TracedGraph, draft: Draft) -> FullGraph:
     return FullGraph(traced, depth, graph)
 
 
-def trace_more(index: int, described: Described, error: MoreLayersNeededError, options: GraphOptions) -> FullGraph:
+def trace_with_more_layers(
+    index: int, described: Described, error: MoreLayersNeededError, options: GraphOptions
+) -> FullGraph:
     """Trace a graph again: with all layers of the stacks that couldn't be stamped, or else of all stacks.
 
     Args:
-        index: which graph of the description.
+        index: index of the graph in the description.
         described: the model with few layers.
-        error: why they don't do.
+        error: why few layers aren't sufficient.
         options: opset.
 
     Raises:
         TraceError: the graph can't be captured.
-        WeightsNeededError: it needs the values of parameters.
+        WeightsNeededError: tracing requires the values of parameters.
     """
-    whole: frozenset[str] = frozenset()
-    while error.stacks - whole:
-        whole |= error.stacks
-        draft = described.draft.with_all_layers_of(whole)
+    full_stacks: frozenset[str] = frozenset()
+    while error.stacks - full_stacks:
+        full_stacks |= error.stacks
+        draft = described.draft.with_all_layers_of(full_stacks)
         if not draft.reduction.stacks:
             break
         try:
             graph = described.extended(draft, options).description.graphs[index]
-            found = at_depth_of(trace_few(graph, draft, options), draft)
+            full = stamp_to_full_depth(trace_with_few_layers(graph, draft, options), draft)
         except MoreLayersNeededError as other:
             error = other
         else:
-            return replace(found, depth=replace(found.depth, note=f"traced at full depth: {error}", as_drafted=False))
+            return replace(full, depth=replace(full.depth, note=f"traced at full depth: {error}", as_drafted=False))
     deep = described.extended(described.draft.at_full_depth(str(error)), options)
-    with noticing_missing_values():
+    with translating_missing_values():
         traced = trace_graph(deep.description.graphs[index], deep.draft.reduction, options)
     depth = Depth(note="; ".join(deep.draft.reduction.notes))
     return FullGraph(traced, depth, at_full_depth(traced, depth))
 
 
 def _check_shapes(graph: ir.Model, prefix: str, model: torch.nn.Module) -> None:
-    """Compare the parameters of a graph with those of the model.
+    """Compare the shapes of a graph's parameters with the model's.
 
     Raises:
-        MoreLayersNeededError: one has another shape: a layer isn't like the one that it was copied from.
+        MoreLayersNeededError: a shape differs: a stamped layer isn't isomorphic to its template.
     """
     shapes = {name: tuple(value.shape) for name, value in model.state_dict(keep_vars=True).items()}
     for name, value in graph.graph.initializers.items():
         tensor = value.const_value
         if not isinstance(tensor, ParameterTensor):
             continue
-        found, wanted = tuple(tensor.shape.numpy()), shapes.get(f"{prefix}{name}")
-        if wanted is not None and found != wanted:
-            raise MoreLayersNeededError(
-                f"{prefix}{name} is {list(wanted)}, and {list(found)} in the layer that was traced"
-            )
+        shape, expected = tuple(tensor.shape.numpy()), shapes.get(f"{prefix}{name}")
+        if expected is not None and shape != expected:
+            raise MoreLayersNeededError(f"{prefix}{name} is {list(expected)}, and {list(shape)} in the traced layer")
 
 
-def trace_few(graph: GraphDescription, draft: Draft, options: GraphOptions) -> TracedGraph:
+def trace_with_few_layers(graph: GraphDescription, draft: Draft, options: GraphOptions) -> TracedGraph:
     """Trace a graph with the layers of a draft.
 
     Raises:
-        MoreLayersNeededError: code decides by a layer's index, or needs all layers.
-        TraceError: the model isn't shortened, and can't be captured.
-        WeightsNeededError: the same, because it needs the values of parameters.
+        MoreLayersNeededError: the model's code branches on a layer index, or requires all layers.
+        TraceError: the model has all its layers, and can't be captured.
+        WeightsNeededError: the same, because tracing requires the values of parameters.
     """
     reduction = draft.reduction
     if not reduction.stacks:
         if draft.build is None:
             return trace_graph(graph, reduction, options)
-        with noticing_missing_values():
+        with translating_missing_values():
             return trace_graph(graph, reduction, options)
-    with watched_layer_indices(reduction.model, reduction.stacks) as seen:
+    with watched_layer_indices(reduction.model, reduction.stacks) as branches:
         try:
             traced = trace_graph(graph, reduction, options)
         except TraceError as error:
-            if not seen.locations:
+            if not branches.locations:
                 reason = f"it can't be traced with few layers ({' '.join(str(error).split())})"
                 raise MoreLayersNeededError(reason) from error
-    if seen.locations:
-        reason = f"code branches on a layer's index ({seen.locations[0]})"
-        raise MoreLayersNeededError(f"{', '.join(sorted(seen.stacks))}: {reason}", frozenset(seen.stacks))
+    if branches.locations:
+        reason = f"code branches on a layer index ({branches.locations[0]})"
+        raise MoreLayersNeededError(f"{', '.join(sorted(branches.stacks))}: {reason}", frozenset(branches.stacks))
     return traced
 
 
@@ -189,7 +189,7 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
 
     Args:
         graph: its description.
-        reduction: the model that it was made of.
+        reduction: the described model.
         options: opset.
 
     Raises:
@@ -212,18 +212,18 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
 
 
 def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Layers, ...]:
-    """Return the runs of layers in a graph, from the stacks of the whole model; a decoder's has none of the encoder's.
+    """Return the layers of a graph, from the model's stacks of which it has parameters.
 
-    Lists beside each other that are shortened alike and interleaved in the graph hold parts of the same layers.
+    Sibling `ModuleList`s of the same layer types that are interleaved in the graph are parts of the same layers.
     """
-    runs: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    siblings: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[str]] = {}
     parameters = list(traced.graph.graph.initializers)
     for stack in stacks:
         path = stack.path.removeprefix(traced.prefix)
         if stack.path.startswith(traced.prefix) and any(name.startswith(f"{path}.") for name in parameters):
-            runs.setdefault((path.rpartition(".")[0], stack.traced, stack.full), []).append(path)
+            siblings.setdefault((path.rpartition(".")[0], stack.traced, stack.full), []).append(path)
     return tuple(
-        Layers(tuple(paths), kinds, full)
-        for (_, kinds, full), beside in runs.items()
-        for paths in interleaved(traced.graph.graph, beside)
+        Layers(tuple(group), layer_types, full)
+        for (_, layer_types, full), paths in siblings.items()
+        for group in interleaved(traced.graph.graph, paths)
     )

@@ -1,1 +1,1 @@
-"""The directory that an export becomes: its manifest, its files, how it is written and read."""
+"""Exported directories: the manifest, the files, and how they are written and read."""

@@ -1,7 +1,7 @@
-"""Create, recognize and exchange the hidden directories (stages) that exports are written into.
+"""Create, recognize and exchange the hidden staging directories (stages) that exports are written into.
 
-A stage is `.NAME.xxxxxxxx.partial` beside the output NAME. Its process locks it; a stage without a lock was abandoned
-by a killed process.
+A stage is the sibling directory `.NAME.xxxxxxxx.partial` of the output NAME. Its process locks it; a stage without a
+lock was abandoned by a killed process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from onnxport._locking import is_at, lock
 
 _PARTIAL, _OLD = ".partial", ".old"
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
-"""Flags of Linux's renameat2: fail where the new name exists; let the two names change places at once."""
+"""Flags of Linux's renameat2: fail if the new path exists; exchange the two paths atomically."""
 _AT_FDCWD = -100
 
 
 class Stage:
-    """A directory to write into, and its lock.
+    """A staging directory and its lock.
 
     Args:
         path: the directory.
-        lock: locked descriptor; None where locks aren't supported.
+        lock: locked descriptor; None if locks aren't supported.
     """
 
     def __init__(self, path: Path, lock: int | None) -> None:
@@ -44,7 +44,7 @@ class Stage:
 
 
 def create_stage(output: Path) -> Stage:
-    """Create and lock an empty directory beside an output."""
+    """Create and lock an empty sibling directory of an output."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_PARTIAL, dir=output.parent))
         descriptor = _locked_descriptor(path, wait=True)
@@ -56,19 +56,19 @@ def create_stage(output: Path) -> Stage:
 
 
 def remove_abandoned(output: Path) -> None:
-    """Remove the stages of an output that were abandoned by killed processes, and nothing else."""
-    for path in _own(output, _PARTIAL):
+    """Remove the stages of an output that were abandoned by killed processes, and no other directories."""
+    for path in _stages_of(output, _PARTIAL):
         with _locked(path) as is_abandoned:
             if is_abandoned:
                 shutil.rmtree(path, ignore_errors=True)
-    for path in _own(output, _OLD):
+    for path in _stages_of(output, _OLD):
         if output.exists() and not path.with_suffix(_PARTIAL).exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
 def restore_old(output: Path) -> None:
-    """Bring back an output that was moved aside by a process that ended before the new one was in its place."""
-    for path in _own(output, _OLD):
+    """Restore an output that a killed process moved aside and didn't replace."""
+    for path in _stages_of(output, _OLD):
         with _locked(path.with_suffix(_PARTIAL)) as is_abandoned:
             if not output.exists() and (is_abandoned or not path.with_suffix(_PARTIAL).exists()):
                 with contextlib.suppress(FileExistsError):
@@ -76,20 +76,20 @@ def restore_old(output: Path) -> None:
 
 
 def rename_new(source: Path, target: Path, *, over_empty: bool = False) -> None:
-    """Rename a directory to a name that nothing else has.
+    """Rename a directory to a path that doesn't exist.
 
     Args:
         source: the directory.
-        target: its new name.
-        over_empty: replace an empty directory, which was there before. Without `RENAME_NOREPLACE` (other systems, and
-            file systems such as NFS) one is replaced in any case: `os.rename` refuses what isn't empty.
+        target: its new path.
+        over_empty: replace an existing empty directory. Without `RENAME_NOREPLACE` (other systems, and file systems
+            such as NFS) one is always replaced: `os.rename` fails only if the directory isn't empty.
 
     Raises:
-        FileExistsError: something has that name.
+        FileExistsError: the new path exists.
     """
     if not over_empty and _renameat2(source, target, _RENAME_NOREPLACE):
         return
-    if os.name == "nt" and over_empty:  # there, os.rename replaces no directory at all
+    if os.name == "nt" and over_empty:  # os.rename on Windows never replaces a directory
         with contextlib.suppress(FileNotFoundError):
             target.rmdir()
     try:
@@ -101,16 +101,16 @@ def rename_new(source: Path, target: Path, *, over_empty: bool = False) -> None:
 
 
 def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
-    """Put a stage in the place of an output, and remove what was there.
+    """Replace an output by a stage, and remove the old output.
 
-    Where the system can, both change places at once; elsewhere the old output is moved aside first, and comes back
-    if the new one can't be moved.
+    If the system supports it, both paths are exchanged atomically; otherwise the old output is moved aside first, and
+    restored if the stage can't be moved.
 
     Args:
         stage: the new directory.
-        output: the name of both.
-        check: raises where a directory holds what must not be removed. It is called before, and again when the old
-            output is out of the way, where nothing is added to it any more; then both go back.
+        output: the path of the output.
+        check: raises if a directory has files that must not be removed. It is called for the output first, and again
+            after the old output was moved, when no other process adds files to it; if that raises, both are restored.
     """
     check(output)
     with contextlib.ExitStack() as undo:
@@ -129,15 +129,15 @@ def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Let two names change places at once; False where the system or the file system can't do that."""
+    """Exchange two paths atomically; return False if the system or the file system doesn't support it."""
     return _renameat2(first, second, _RENAME_EXCHANGE)
 
 
 def _renameat2(first: Path, second: Path, flag: int) -> bool:
-    """Call Linux's renameat2; False where the system or the file system doesn't know the flag.
+    """Call Linux's renameat2; return False if the system or the file system doesn't support the flag.
 
     Raises:
-        OSError: it can't be renamed.
+        OSError: renaming failed.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -146,31 +146,31 @@ def _renameat2(first: Path, second: Path, flag: int) -> bool:
     done = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flag)
     if done == 0:
         return True
-    number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
-    raise OSError(number, os.strerror(number), str(second))
+    raise OSError(code, os.strerror(code), str(second))
 
 
-def _own(output: Path, suffix: str) -> list[Path]:
-    """Return the directories beside an output that are named as stages are, and belong to this user."""
+def _stages_of(output: Path, suffix: str) -> list[Path]:
+    """Return the sibling directories of an output that have the name of a stage and belong to this user."""
     pattern = re.compile(rf"\.{re.escape(output.name)}\.\w{{8}}{re.escape(suffix)}")
-    found = []
+    stages = []
     with contextlib.suppress(OSError):
         for entry in os.scandir(output.parent):
-            own = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == _user()
-            if own and pattern.fullmatch(entry.name):
-                found.append(Path(entry.path))
-    return found
+            is_owned = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == _user_id()
+            if is_owned and pattern.fullmatch(entry.name):
+                stages.append(Path(entry.path))
+    return stages
 
 
-def _user() -> int:
+def _user_id() -> int:
     return os.getuid() if hasattr(os, "getuid") else 0
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Lock a stage in a block; yields False if another process has the lock."""
+    """Lock a stage in a block; yield False if another process has the lock."""
     descriptor = _locked_descriptor(path, wait=False)
     try:
         yield descriptor is not None
@@ -180,7 +180,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _locked_descriptor(path: Path, *, wait: bool) -> int | None:
-    """Lock a directory and return its descriptor, None if it can't be locked (as on Windows)."""
+    """Lock a directory and return its descriptor; None if it can't be locked (as on Windows)."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     except OSError:

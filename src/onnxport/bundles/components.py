@@ -24,7 +24,7 @@ _PRIVATE_OPTIONS = ("token", "cache_dir")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold what came of an export.
+    """Hold the results of an export.
 
     Attributes:
         files: every file of the output.
@@ -43,11 +43,11 @@ def make_manifest(
     """Describe an export.
 
     Args:
-        checkpoint: what was exported.
-        blueprint: the description of its graphs, and how each got its layers.
+        checkpoint: the exported checkpoint.
+        blueprint: the description of its graphs, and their traced and stamped layers.
         graphs: the graphs.
-        outcome: its files and its validation; for a dry run, what they would be.
-        options: those of the export.
+        outcome: its files and its validation report; for a dry run, the planned files.
+        options: the options of the export.
     """
     sizes = {file.name: file.bytes or 0 for file in outcome.files}
     components = tuple(
@@ -89,10 +89,10 @@ def describe_component(
     """Describe one graph.
 
     Args:
-        described: what it takes and returns.
-        depth: how it got its layers.
+        described: its inputs and outputs.
+        depth: its traced and stamped layers.
         model: the graph at full depth.
-        loading_note: why the weights were read eagerly; empty where they weren't.
+        loading_note: why the weights were read eagerly; empty if they weren't.
         sizes: file name to bytes.
     """
     graph = model.graph
@@ -105,21 +105,21 @@ def describe_component(
         opset=model.opset_imports[""],
         parameters=sum(tensor.size for tensor in tensors),
         bytes=sum(sizes.get(name, 0) for name in (described.file, *data)),
-        inputs=tuple(map(_described, described.inputs)),
-        outputs=tuple(map(_described, described.outputs)),
+        inputs=tuple(map(_tensor_description, described.inputs)),
+        outputs=tuple(map(_tensor_description, described.outputs)),
         fixed_axes=described.fixed_axes,
         notes=tuple(_notes(depth, loading_note)),
     )
 
 
-def _described(spec: TensorSpec) -> TensorDescription:
+def _tensor_description(spec: TensorSpec) -> TensorDescription:
     return TensorDescription(spec.name, spec.dtype, spec.axes)
 
 
 def _notes(depth: Depth, loading_note: str) -> Iterator[str]:
     for layers in depth.layers:
         traced, stamped = len(layers.traced), len(layers.full)
-        yield f"{', '.join(layers.paths)}: {traced} layers traced and proved alike, {stamped} stamped"
+        yield f"{', '.join(layers.paths)}: {traced} layers traced and proved isomorphic, {stamped} stamped"
     if depth.note:
         yield depth.note
     if loading_note:

@@ -24,7 +24,7 @@ class GraphInspection:
         file: path relative to the directory.
         opset: opset version of the default domain.
         nodes: number of nodes, including those of subgraphs.
-        operators: operator → number of nodes, the most frequent first.
+        operators: operator to number of nodes, the most frequent first.
         parameters: number of elements of all initializers.
         bytes: size of the file and its external data files, in bytes.
         external_data: names of its external data files.
@@ -74,10 +74,10 @@ def inspect(path: str | Path) -> Inspection:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointNotFoundError(f"{path} doesn't exist; give an exported directory or a graph")
+        raise CheckpointNotFoundError(f"{path} doesn't exist; pass an exported directory or a graph")
     files = [path] if path.is_file() else files_inside(path, "*.onnx", "onnx/*.onnx")
     if not files:
-        raise CheckpointNotFoundError(f"{path} has no .onnx file; give an exported directory or a graph")
+        raise CheckpointNotFoundError(f"{path} has no .onnx file; pass an exported directory or a graph")
     root = path if path.is_dir() else path.parent
     manifest = read_manifest(path) if path.is_dir() else None
     components = {item.file: item.name for item in manifest.components} if manifest else {}
@@ -129,7 +129,7 @@ def _load(file: Path) -> ir.Model:
     except (DecodeError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise CorruptCheckpointError(f"{file} isn't a readable ONNX file: {error}") from error
     if not model.opset_imports:
-        # Protobuf decodes an empty file, and many others, as a model without any field.
+        # Protobuf decodes an empty file, and many others, as a ModelProto without any field.
         raise CorruptCheckpointError(f"{file} isn't an ONNX file: it imports no opset")
     return model
 
@@ -137,13 +137,13 @@ def _load(file: Path) -> ir.Model:
 def _external_files(file: Path, tensors: Iterable[ir.TensorProtocol]) -> tuple[str, ...]:
     import onnx_ir as ir
 
-    outside = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
-    names = tuple(sorted({str(tensor.location) for tensor in outside}))
+    external = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    names = tuple(sorted({str(tensor.location) for tensor in external}))
     paths = {name: inside(file.parent, name, file) for name in names}
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise CheckpointNotFoundError(f"{file} has its weights in {', '.join(missing)}, which doesn't exist")
-    for tensor in outside:
+    for tensor in external:
         end, size = (tensor.offset or 0) + tensor.nbytes, paths[str(tensor.location)].stat().st_size
         if end > size:
             raise CorruptCheckpointError(

@@ -1,4 +1,4 @@
-"""`onnxport.json`: what was exported, from what, with which options and versions, and how it was proved."""
+"""`onnxport.json`: the exported graphs, their checkpoint, the options and versions, and the validation report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TensorDescription:
     Attributes:
         name: flat name in the graph.
         dtype: ONNX element type in lower case, `int64` or `float32`.
-        axes: per axis its size, or its label where it may vary.
+        axes: for each axis its size, or its symbolic name if it is dynamic.
     """
 
     name: str
@@ -39,14 +39,14 @@ class ComponentDescription:
     Attributes:
         name: the component's name, `model` for a single graph.
         file: file of the graph.
-        external_data: files that hold its weights, empty where they are inside the graph.
+        external_data: external data files with its weights; empty if they are in the graph's file.
         opset: opset of the default ONNX domain.
         parameters: number of elements of all initializers.
-        bytes: bytes of graph and external data together.
+        bytes: size of the graph's file and its external data, in bytes.
         inputs: in the graph's order.
         outputs: in the graph's order.
-        fixed_axes: axes that the description wants to vary and the model can't, as `input: label = size`.
-        notes: how the graph got its layers, and why anything was done the slow way.
+        fixed_axes: axes that the description declares as dynamic and the model fixes, as `input: label = size`.
+        notes: the traced and stamped layers, and the reasons of slow fallbacks.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ComponentDescription:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Hold everything that `onnxport.json` says.
+    """Hold the content of `onnxport.json`.
 
     Attributes:
         task: the task that was exported.
@@ -73,7 +73,7 @@ class Manifest:
         components: the graphs.
         validation: the validation report as plain values.
         files: every other file of the directory.
-        modalities: how what the encoders return gets into the decoder, where the export has encoders beside one.
+        modalities: how the encoders' outputs are merged into the decoder's inputs; empty without separate encoders.
         format_version: version of the format.
     """
 
@@ -93,10 +93,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read the text of `onnxport.json`.
+        """Parse the text of `onnxport.json`.
 
         Raises:
-            CorruptCheckpointError: it isn't such a text, or of a later format.
+            CorruptCheckpointError: the text isn't a manifest, or has a later format version.
         """
         try:
             values = json.loads(text)
@@ -113,7 +113,7 @@ class Manifest:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Read a directory's manifest; None where it has none.
+    """Read a directory's manifest; return None if it has none.
 
     Raises:
         CorruptCheckpointError: the manifest is damaged, or a link to a file elsewhere.
@@ -128,15 +128,15 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def open_manifest(directory: Path) -> Manifest:
-    """Read the manifest of a directory that an export wrote, and check that its graphs are there.
+    """Read the manifest of an exported directory, and check that the files of its graphs exist.
 
     Raises:
-        CheckpointNotFoundError: it isn't such a directory, or lacks a file of a graph.
+        CheckpointNotFoundError: it isn't an exported directory, or lacks a file of a graph.
         CorruptCheckpointError: the manifest is damaged, it names a file outside of the directory, or a file of the
             directory is a link to one.
     """
     if not directory.is_dir():
-        raise CheckpointNotFoundError(f"{directory}: no such directory; give one that onnxport export wrote")
+        raise CheckpointNotFoundError(f"{directory}: no such directory; pass one that onnxport export wrote")
     manifest = read_manifest(directory)
     if manifest is None:
         raise CheckpointNotFoundError(

@@ -1,6 +1,6 @@
 """Create the output directory atomically.
 
-Files are written into a hidden directory beside the output and flushed to disk, and the directory is renamed, or
+Files are written into a hidden sibling directory of the output and flushed to disk, and the directory is renamed, or
 exchanged with an existing output. The next export removes the directory of a killed process.
 """
 
@@ -20,7 +20,7 @@ from onnxport.errors import CheckpointError, OutputError
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Check, before any work is done, that an output can be written without losing files.
+    """Check, before the export, that an output can be written without losing files.
 
     Args:
         output: directory to create.
@@ -40,58 +40,58 @@ def check_output(output: Path, *, force: bool) -> None:
         raise OutputError(f"output {output} can't be created: {parent} is not a writable directory")
 
 
-def _check_replaceable(output: Path, found: Path) -> None:
+def _check_replaceable(output: Path, directory: Path) -> None:
     """Check that `force` would only replace files of an earlier export.
 
     Args:
         output: path of the output, for messages.
-        found: path to check: the output, or where it was moved.
+        directory: path to check: the output, or the path to which it was moved.
 
     Raises:
         OutputError: it has other files.
     """
-    if found.is_symlink() or (found.exists() and not found.is_dir()):
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise OutputError(f"output {output} is not a directory; choose another or remove it")
-    if not found.exists() or not any(found.iterdir()):
+    if not directory.exists() or not any(directory.iterdir()):
         return
     try:
-        manifest = read_manifest(found)
+        manifest = read_manifest(directory)
     except CheckpointError as error:
         raise OutputError(f"output {output} isn't replaced, its manifest can't be read: {error}") from error
     if manifest is None:
         raise OutputError(f"output {output} holds no {FILE_NAME}, so onnxport didn't write it; remove it yourself")
-    if foreign := _foreign(found, manifest):
+    if foreign := _foreign_files(directory, manifest):
         raise OutputError(
             f"output {output} isn't replaced: it holds files that onnxport didn't write ({', '.join(foreign[:5])}); "
             "move them away or choose another path"
         )
 
 
-def _foreign(output: Path, manifest: Manifest) -> list[str]:
+def _foreign_files(output: Path, manifest: Manifest) -> list[str]:
     """List the files, links and empty directories of an output that aren't in its manifest."""
     exported = {FILE_NAME, *manifest.files}
     for component in manifest.components:
         exported |= {component.file, *component.external_data}
-    found = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
-    return sorted({path.relative_to(output).as_posix() for path in found} - exported)
+    paths = (path for path in output.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+    return sorted({path.relative_to(output).as_posix() for path in paths} - exported)
 
 
 @contextlib.contextmanager
 def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a directory to write into, and rename it to `output` when the block ends well.
+    """Yield a staging directory, and rename it to `output` if the block succeeds.
 
     Args:
         output: directory to create or replace; `check_output` has accepted it.
         force: replace an earlier export, also one that appears while the block runs.
 
     Yields:
-        An empty directory on the same file system. On an error it is removed and `output` stays as it was.
+        An empty directory on the same file system. On an error it is removed and `output` is unchanged.
 
     Raises:
-        OutputError: the disk is full, the output can't be written, or something else has its name by now.
+        OutputError: the disk is full, the output can't be written, or it was created during the export.
     """
     output = output.absolute()
-    was_there = output.is_dir()
+    existed = output.is_dir()
     created = _make_parents(output.parent)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(_remove_empty, created)  # directories that hold the output by then aren't empty
@@ -106,28 +106,28 @@ def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
             yield stage.path
             _flush(stage.path)
             stage.path.chmod(0o777 & ~_umask())
-            _publish(stage.path, output, was_there=was_there, force=force)
+            _publish(stage.path, output, existed=existed, force=force)
             _sync(output.parent)
         except OSError as error:
             hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise OutputError(f"output {output} can't be written: {error.strerror or error}{hint}") from error
 
 
-def _publish(stage: Path, output: Path, *, was_there: bool, force: bool) -> None:
-    """Rename a stage to an output, without losing files that were created there meanwhile.
+def _publish(stage: Path, output: Path, *, existed: bool, force: bool) -> None:
+    """Rename a stage to an output, without losing files that were created in it since the export started.
 
     Raises:
-        OutputError: the output has other files by now.
+        OutputError: the output has other files now.
     """
     try:
-        rename_new(stage, output, over_empty=was_there)
+        rename_new(stage, output, over_empty=existed)
     except FileExistsError as error:
         if not force:
             raise OutputError(
-                f"output {output} was created by something else during the export, and is left as it is; use --force "
+                f"output {output} was created during the export, and isn't replaced; use --force "
                 "to replace an export, or another path"
             ) from error
-        swap(stage, output, lambda found: _check_replaceable(output, found))
+        swap(stage, output, lambda directory: _check_replaceable(output, directory))
 
 
 def _make_parents(parent: Path) -> list[Path]:
@@ -148,7 +148,7 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def _flush(directory: Path) -> None:
-    """Force every file and directory of a tree to disk, but for links to files that were there before."""
+    """Flush every file and directory of a tree to disk, except hard links to existing files."""
     for path in [*directory.rglob("*"), directory]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:

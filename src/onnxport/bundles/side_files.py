@@ -1,7 +1,7 @@
-"""Copy a checkpoint's files beside the weights: configuration, generation configuration, tokenizer, processors.
+"""Copy a checkpoint's other files: configuration, generation configuration, tokenizer, processors.
 
 The modules of a sentence-transformers directory are copied with their weights, which the ONNX backend of
-sentence-transformers reads beside the graph.
+sentence-transformers reads in addition to the graph.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _NAMES = (
     "README.md",
     "LICENSE*",
 )
-"""Patterns of the files that clients read beside a graph, and of the license and the model card."""
+"""Patterns of the files that clients read in addition to a graph, and of the license and the model card."""
 
 
-class Original(Protocol):
+class CheckpointObjects(Protocol):
     """Configuration and preprocessor of a checkpoint, loaded on first access."""
 
     @property
@@ -66,7 +66,7 @@ _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
 
 def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
-    """List the files beside the weights to copy, by name.
+    """List the files to copy other than weights, sorted by name.
 
     Args:
         directory: the checkpoint.
@@ -75,23 +75,25 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
     Raises:
         CorruptCheckpointError: a file is a link out of the directory.
     """
-    found = {path.name: path for path in files_inside(directory, *_NAMES)}
+    files = {path.name: path for path in files_inside(directory, *_NAMES)}
     if preprocessor not in (None, directory):
-        of_model = ("config.json", "generation_config.json", "README", "LICENSE")
-        found |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(of_model)}
-    return [found[name] for name in sorted(found)]
+        model_files = ("config.json", "generation_config.json", "README", "LICENSE")
+        files |= {path.name: path for path in side_files(preprocessor) if not path.name.startswith(model_files)}
+    return [files[name] for name in sorted(files)]
 
 
-def write_side_files(stage: Path, originals: list[Path], original: Original, *, labelled: bool = False) -> None:
-    """Copy the checkpoint's files, and save the missing ones that clients need.
+def write_side_files(
+    stage: Path, originals: list[Path], original: CheckpointObjects, *, labelled: bool = False
+) -> None:
+    """Copy the checkpoint's files, and save the missing ones that clients require.
 
-    Settings that only Transformers 5 understands are rewritten; see `onnxport.bundles.client_settings`.
+    Settings that only Transformers 5 supports are rewritten; see `onnxport.bundles.client_settings`.
 
     Args:
-        stage: directory to write into.
+        stage: the staging directory.
         originals: result of `side_files`.
-        original: saves the configuration where the checkpoint has none (GGUF), and the preprocessor where the
-            checkpoint has older formats without `tokenizer.json`; files of the checkpoint take precedence.
+        original: saves the configuration if the checkpoint has none (GGUF), and the preprocessor if the checkpoint has
+            older formats without `tokenizer.json`; files of the checkpoint take precedence.
         labelled: whether the outputs of the exported task are scores of labels.
     """
     names = {path.name for path in originals}
@@ -118,27 +120,28 @@ def write_side_files(stage: Path, originals: list[Path], original: Original, *, 
 def _write_unquantized(path: Path, target: Path) -> None:
     """Write a configuration without `quantization_config`: the exported weights are in floating point."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict):
-            part.pop("quantization_config", None)
+    for values in (config, config.get("text_config")):
+        if isinstance(values, dict):
+            values.pop("quantization_config", None)
     target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def module_files(checkpoint: Checkpoint) -> dict[str, Path]:
     """Map paths relative to the output to files of the model's sentence-transformers directory."""
-    root, trunk = checkpoint.root, checkpoint.directory
+    root, directory = checkpoint.root, checkpoint.directory
     if root is None:
         return {}
     return {
-        (path.relative_to(trunk if path.parent == trunk else root)).as_posix(): path for path in checkpoint.more_files
+        (path.relative_to(directory if path.parent == directory else root)).as_posix(): path
+        for path in checkpoint.more_files
     }
 
 
 def write_module_files(stage: Path, checkpoint: Checkpoint) -> None:
-    """Copy the modules of a sentence-transformers directory, with the Transformer's path in `modules.json` empty.
+    """Copy the modules of a sentence-transformers directory, with an empty path of the Transformer in `modules.json`.
 
     Args:
-        stage: directory to write into.
+        stage: the staging directory.
         checkpoint: the Transformer, in the sentence-transformers directory or, in older releases, a subdirectory.
     """
     for name, path in module_files(checkpoint).items():

@@ -1,4 +1,4 @@
-"""An export on its way to the disk: graphs with their tensors, the files that they become, and what was written."""
+"""Bind, plan and write an export: graphs with their tensors, the planned files, and the written files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """Name one file that an export writes.
+    """Describe a file of an export.
 
     Attributes:
-        name: path inside the output directory.
-        bytes: its size; None where only writing tells.
+        name: path relative to the output directory.
+        bytes: its size; None if unknown before it is written.
     """
 
     name: str
@@ -43,7 +43,7 @@ class BoundGraphs:
     """Hold graphs whose parameters are tensors of a checkpoint.
 
     Attributes:
-        models: file name to graph, with all its layers.
+        models: file name to graph at full depth.
         reader: reads the tensors.
     """
 
@@ -53,11 +53,11 @@ class BoundGraphs:
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold what an export will write.
+    """Hold the files that an export will write.
 
     Attributes:
-        graphs: where the tensors of each graph will be.
-        files: every file, with its size; those of graphs are known after writing.
+        graphs: files and offsets of the tensors of each graph.
+        files: every file, with its size; the sizes of graphs are unknown before they are written.
         labelled: whether the outputs of the exported task are scores of labels.
     """
 
@@ -68,13 +68,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Written:
-    """Hold an export that was written.
+    """Hold a written export.
 
     Attributes:
-        directory: where its files are.
-        graphs: as they were written, with their tensors.
-        plan: where the tensors are.
-        digests: SHA-256 of the checkpoint's files, by name; empty where they are linked.
+        directory: the directory of its files.
+        graphs: the written graphs, with their tensors.
+        plan: files and offsets of the tensors.
+        digests: SHA-256 of the checkpoint's files, by name; empty if they are linked.
     """
 
     directory: Path
@@ -84,7 +84,7 @@ class Written:
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:
-        """The files that are in the directory now."""
+        """The directory's files."""
         return list_files(self.directory)
 
 
@@ -92,12 +92,12 @@ def bind_graphs(blueprint: Blueprint, reader: Reader, options: OutputOptions) ->
     """Bind every graph's parameters to the checkpoint.
 
     Args:
-        blueprint: its graphs are changed.
+        blueprint: its graphs are modified in place.
         reader: reads the checkpoint when a tensor is written.
-        options: `weights`; linked tensors keep the checkpoint's layout.
+        options: `weights`; linked tensors have the checkpoint's layout.
 
     Raises:
-        WeightsMismatchError: a parameter isn't bound, or has another dtype or shape than its expression.
+        WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's.
     """
     models = {}
     for traced, graph in zip(blueprint.trace.graphs, blueprint.graphs, strict=True):
@@ -111,14 +111,14 @@ def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options
     """Plan the files that will be written; sizes of weights are exact.
 
     Args:
-        checkpoint: what is exported.
-        task: what for.
+        checkpoint: the checkpoint.
+        task: the exported task.
         graphs: its graphs, with their tensors.
         options: `external_data` and `weights`.
 
     Raises:
         OptionError: weights can't be linked.
-        OutputError: two files would have one name.
+        OutputError: two files would have the same name.
     """
     plans = tuple(plan_graph(graph, name, options) for name, graph in graphs.models.items())
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
@@ -130,15 +130,15 @@ def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options
 def write_export(
     stage: Path, plan: Plan, graphs: BoundGraphs, original: Original, options: OutputOptions, report: Progress
 ) -> Written:
-    """Write the graphs, their weights, and what the checkpoint has beside its weights.
+    """Write the graphs, their weights, and the checkpoint's other files.
 
     Args:
-        stage: directory to write into.
-        plan: where everything goes.
-        graphs: what is written.
-        original: the checkpoint, and what side files are made of where it lacks them.
+        stage: the staging directory.
+        plan: the files to write.
+        graphs: the graphs.
+        original: the checkpoint, and the sources of side files that it lacks.
         options: `weights`.
-        report: called with the file and the share of all weights that is written.
+        report: called with the file and the fraction of all weights that has been written.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed.

@@ -1,1 +1,1 @@
-"""Open checkpoints and check them before anything is read. Imports neither torch nor Transformers."""
+"""Open checkpoints, and check them before tensor data is read. Imports neither torch nor Transformers."""

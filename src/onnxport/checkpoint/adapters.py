@@ -1,6 +1,6 @@
-"""Read the configuration and the tensor headers of a PEFT adapter; tensor data isn't read.
+"""Read the configuration and tensor headers of a PEFT adapter, but not its tensor data.
 
-Settings known to have no effect on merged weights are ignored; every other setting is applied, or rejected.
+Settings known to have no effect on merged weights are ignored. Every other setting is either applied or rejected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TASKS: Mapping[str, str] = {
     "QUESTION_ANS": "question-answering",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
-"""PEFT `task_type` → task, for the types that the base model's class doesn't determine."""
+"""PEFT `task_type` to task, for the types that the base model's class doesn't determine."""
 
 _USED = frozenset(
     {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save", "task_type",
@@ -40,7 +40,7 @@ _WITHOUT_EFFECT = frozenset(
      "fan_in_fan_out", "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
      "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying"}
 )  # fmt: skip
-"""Training settings, and those that tensor names or module classes determine more reliably."""
+"""Training settings, and settings that tensor names or module classes determine more reliably."""
 _INITIAL_VALUES = (True, False, None, "gaussian", "orthogonal", "eva")
 """Initializations that leave the base model's weights unchanged."""
 _BIAS = ("none", "all", "lora_only")
@@ -54,12 +54,12 @@ _INNER = re.compile(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)")
 
 @dataclass(frozen=True)
 class Factors:
-    """Name the LoRA tensors of one module.
+    """Keys of the LoRA tensors of a module.
 
     Attributes:
-        up: key of `lora_B`, shape `[out, rank]`.
-        down: key of `lora_A`, shape `[rank, in]`.
-        magnitude: key of DoRA's magnitude vector, shape `[out]`; None for LoRA without DoRA.
+        up: key of `lora_B`, shape `[out_features, rank]`.
+        down: key of `lora_A`, shape `[rank, in_features]`.
+        magnitude: key of DoRA's magnitude vector, shape `[out_features]`; None for LoRA without DoRA.
     """
 
     up: str
@@ -69,16 +69,16 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Describe an adapter that passed the checks that need neither tensor data nor the base model.
+    """An adapter that passed all checks that require neither tensor data nor the base model.
 
     Attributes:
         name: path or repository id, as passed by the caller.
         directory: directory of its files.
         revision: commit of the snapshot; None for a local directory.
-        config: content of `adapter_config.json`.
-        shapes: tensor key → shape.
-        factors: module path → its LoRA tensors.
-        replacements: parameter name → key of the tensor that replaces it (`modules_to_save`, biases).
+        config: contents of `adapter_config.json`.
+        shapes: tensor shapes by key.
+        factors: LoRA tensors by module path.
+        replacements: keys of the tensors that replace parameters (`modules_to_save`, biases), by parameter name.
         base: path or repository id of the base model, for the manifest.
     """
 
@@ -98,7 +98,7 @@ class Adapter:
 
     @property
     def task(self) -> str | None:
-        """The task of `task_type`, where the base model's class doesn't determine it; None otherwise."""
+        """The task for `task_type` if the base model's class doesn't determine it; None otherwise."""
         return TASKS.get(str(self.config.get("task_type")))
 
     def rank_of(self, module: str) -> int:
@@ -115,7 +115,7 @@ class Adapter:
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def replaces(self, parameter: str) -> bool:
-        """Return whether a parameter belongs to a module of `modules_to_save`, of which PEFT trains a full copy."""
+        """Return whether a parameter belongs to a module in `modules_to_save`, of which PEFT trains a full copy."""
         names = self.config.get("modules_to_save") or ()
         return any(f".{name}." in f".{parameter}" for name in names)
 
@@ -126,7 +126,7 @@ def is_adapter(directory: Path) -> bool:
 
 
 def open_adapter(name: str, directory: Path, revision: str | None = None) -> Adapter:
-    """Open an adapter from its configuration and tensor headers; tensor data isn't read.
+    """Open an adapter from its configuration and tensor headers, without reading tensor data.
 
     Args:
         name: path or repository id, for messages.
@@ -160,7 +160,7 @@ def open_adapter(name: str, directory: Path, revision: str | None = None) -> Ada
 
 
 def base_of(adapter: Adapter) -> str | Path:
-    """Return the base model of an adapter: a local path or a hub repository id.
+    """Return the base model of an adapter, a local path or a Hub repository id.
 
     As in PEFT, a relative path is resolved against the adapter's directory first, then the working directory.
 
@@ -173,12 +173,12 @@ def base_of(adapter: Adapter) -> str | Path:
             f"{adapter.directory / CONFIG_NAME} doesn't name its base model (base_model_name_or_path is {named!r}); "
             f"pass the base model as MODEL, and --adapter {adapter.name}"
         )
-    beside = adapter.directory / Path(named).expanduser()
-    return beside if beside.is_dir() else named
+    relative = adapter.directory / Path(named).expanduser()
+    return relative if relative.is_dir() else named
 
 
 def inventory_with(adapter: Adapter | None, base: Inventory) -> Inventory:
-    """Add the tensors of an adapter, their keys prefixed with `KEY_PREFIX`, to those of its base model.
+    """Add the tensors of an adapter, with the prefix `KEY_PREFIX`, to those of its base model.
 
     Args:
         adapter: the adapter; None returns `base` unchanged.
@@ -253,7 +253,7 @@ def _by_pattern(patterns: Mapping[str, float] | None, module: str, default: floa
 
 
 def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Factors], dict[str, str]]:
-    """Return the LoRA factors by module path, and the keys of the tensors that replace parameters, by name.
+    """Return the LoRA factors by module path, and the keys of the tensors that replace parameters by parameter name.
 
     Raises:
         CorruptCheckpointError: the file has no tensors, or only one of a module's two factors.
@@ -262,9 +262,9 @@ def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Fact
     replacements: dict[str, str] = {}
     for key in keys:
         name = _INNER.sub("", key.removeprefix(_OUTER))
-        if found := _PARTS.fullmatch(name):
-            parts.setdefault(found["module"], {})[found["part"].replace("embedding_", "")] = key
-        elif ".original_module." not in name:  # PEFT saves the base's unused module too with bias="all"
+        if match := _PARTS.fullmatch(name):
+            parts.setdefault(match["module"], {})[match["part"].replace("embedding_", "")] = key
+        elif ".original_module." not in name:  # with bias="all", PEFT also saves the base model's unused module
             replacements[name] = key
     if not keys:
         raise CorruptCheckpointError(f"{file} has no tensors; save the adapter again")

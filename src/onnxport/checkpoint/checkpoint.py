@@ -1,6 +1,6 @@
-"""Open a checkpoint: find it on disk or on the hub, read its configuration, check its weights by their headers.
+"""Open a checkpoint: find it on disk or on the Hub, read its configuration, and check its weights by their headers.
 
-Nothing here loads tensors, executes code of the checkpoint, or imports torch.
+Nothing here loads tensors, executes the checkpoint's code, or imports torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnxport.checkpoint.sentence_transformers import (
     list_modules,
     module_files,
     read_sentence_modules,
-    trunk_directory,
+    transformer_directory,
 )
 from onnxport.containment import check_links
 from onnxport.errors import (
@@ -43,7 +43,7 @@ SIDE_JSON_FILES: dict[str, str] = {
     "preprocessor_config.json": "the preprocessor's settings",
     "processor_config.json": "the processor's settings",
 }
-"""Optional JSON files, each an object → description of their content for messages."""
+"""Optional files that contain a JSON object, and descriptions of their contents for messages."""
 
 _PREPROCESSORS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _DTYPES = frozenset(
@@ -55,20 +55,20 @@ _DTYPES = frozenset(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Describe a checkpoint that passed the checks that need no tensor data.
+    """A checkpoint that passed all checks that don't require tensor data.
 
     Attributes:
         name: path or repository id, as passed by the caller.
-        directory: directory of its files; the snapshot for a hub repository.
-        revision: commit of the snapshot; `None` for a local directory.
-        config: content of `config.json`; empty for a GGUF file without one.
+        directory: directory of its files; the snapshot for a Hub repository.
+        revision: commit of the snapshot; None for a local directory.
+        config: contents of `config.json`; empty for a GGUF file without one.
         format: storage format of the weights.
         weight_files: the weight files, sorted by name.
         gguf_architecture: `general.architecture` of a GGUF file.
-        sentence: the sentence-transformers modules after the model, where they are exported too.
+        sentence: the sentence-transformers modules after the model, if they are exported too.
         root: the sentence-transformers directory that contains the model; None for other checkpoints.
-        more_files: files of `root` beside those of the model.
-        adapter: adapter to merge into the weights; None for none.
+        more_files: files in `root` that don't belong to the model.
+        adapter: adapter to merge into the weights, if any.
     """
 
     name: str
@@ -91,31 +91,31 @@ class Checkpoint:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The configuration's `architectures` (class names); usually one, sometimes none."""
+        """The configuration's `architectures` (class names): usually one, sometimes none."""
         declared = self.config.get("architectures")
         return tuple(item for item in declared if isinstance(item, str)) if isinstance(declared, list) else ()
 
     @property
     def module_weights(self) -> Mapping[str, Path]:
-        """Weight files of the sentence-transformers modules, by the prefix of their parameters' names."""
+        """Weight files of the sentence-transformers modules, by the prefix of their parameter names."""
         return self.sentence.weights if self.sentence else {}
 
     @property
     def in_parts(self) -> bool:
-        """Whether every tensor can be read separately, which safetensors files allow."""
+        """Whether tensors can be read individually, as from safetensors files."""
         suffixes = {path.suffix for path in self.module_weights.values()}
         return self.format == "safetensors" and suffixes <= {".safetensors"}
 
     @property
     def quantization(self) -> str | None:
-        """The weights' `quant_method`; None where they are stored in floating point."""
-        parts = (self.config, self.config.get("text_config"))
-        found = [part.get("quantization_config") for part in parts if isinstance(part, dict)]
-        return next((str(settings.get("quant_method")) for settings in found if isinstance(settings, dict)), None)
+        """The weights' `quant_method`; None if they are stored in floating point."""
+        configs = (self.config, self.config.get("text_config"))
+        candidates = [config.get("quantization_config") for config in configs if isinstance(config, dict)]
+        return next((str(settings.get("quant_method")) for settings in candidates if isinstance(settings, dict)), None)
 
     @property
     def preprocessor_directory(self) -> Path:
-        """Directory of the tokenizer and processor: the adapter's, where training saved all of the base's there."""
+        """Directory of the tokenizer and processor: the adapter's if it has all of its base model's files for them."""
         if self.adapter is None:
             return self.directory
         base, trained = self.directory, self.adapter.directory
@@ -123,7 +123,7 @@ class Checkpoint:
         return trained if all((trained / name).is_file() for name in names) else base
 
     def inventory(self) -> Inventory:
-        """List the tensors of its safetensors files and of its adapter; tensor data isn't read.
+        """List the tensors of its safetensors files and its adapter, without reading tensor data.
 
         Raises:
             CorruptCheckpointError: a file is damaged.
@@ -134,19 +134,19 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | Path, options: CheckpointOptions) -> Checkpoint:
-    """Open a local directory, a GGUF file, or a hub repository; an adapter is opened with its base model.
+    """Open a local directory, a GGUF file or a Hub repository; an adapter is opened with its base model.
 
     Args:
-        model: path or `owner/name`; a path that exists takes precedence.
+        model: path or `owner/name`; an existing path takes precedence.
         options: revision, cache directory, token, framework, `trust_remote_code`, adapter.
 
     Raises:
         CheckpointNotFoundError: no such directory, repository, configuration or weights.
         CorruptCheckpointError: a file is truncated, malformed, or contradicts another.
-        UntrustedCodeError: the model needs code of its repository, or a pickled file has more than tensors.
+        UntrustedCodeError: the model requires code from its repository, or a pickled file has more than tensors.
         UnsupportedError: the adapter can't be merged.
         OptionError: `trust_remote_code` is set, and the adapter would choose the repository of that code.
-        MissingDependencyError: it is a GGUF file and the `gguf` package isn't installed.
+        MissingDependencyError: the checkpoint is a GGUF file and the `gguf` package isn't installed.
     """
     if options.adapter is not None:
         return _open_with_adapter(model, options.adapter, options)
@@ -161,7 +161,7 @@ def open_checkpoint(model: str | Path, options: CheckpointOptions) -> Checkpoint
 
 
 def _open_base(adapter: Adapter, base: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
-    """Open the base model of an adapter: a local path, or a snapshot in the hub cache; nothing is downloaded."""
+    """Open the base model of an adapter, a local path or a snapshot in the Hub cache, without downloading anything."""
     name = str(base)
     if options.trust_remote_code:
         raise OptionError(
@@ -188,16 +188,16 @@ def _open_with_adapter(model: str | Path, adapter: str, options: CheckpointOptio
         )
     path = Path(adapter).expanduser()
     if path.is_dir():
-        found = open_adapter(adapter, path)
+        opened = open_adapter(adapter, path)
     elif not path.exists() and looks_like_repository(adapter):
         snapshot = fetch_snapshot(adapter, replace(options, revision=None, framework=None))
-        found = open_adapter(adapter, snapshot, snapshot.name)
+        opened = open_adapter(adapter, snapshot, snapshot.name)
     else:
         raise CheckpointNotFoundError(
             f"--adapter {adapter}: there is no such directory, and it isn't a valid hub repository id either; pass the "
             "directory that `PeftModel.save_pretrained(...)` wrote, or owner/name"
         )
-    return replace(base, adapter=replace(found, base=base.name))
+    return replace(base, adapter=replace(opened, base=base.name))
 
 
 def _open(model: str | Path, options: CheckpointOptions) -> Checkpoint | Adapter:
@@ -234,23 +234,23 @@ def _open_directory(
 ) -> Checkpoint | Adapter:
     check_links(directory)
     root, listed = directory, list_modules(directory)
-    directory = trunk_directory(root, listed)
+    directory = transformer_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)
-    found = _open_model(name, directory, revision, options)
-    if isinstance(found, Adapter):
+    opened = _open_model(name, directory, revision, options)
+    if isinstance(opened, Adapter):
         if listed:
             raise UnsupportedError(
                 f"{name}: the adapter of a sentence-transformers directory can't be merged; merge it into its base "
                 "model first (PeftModel.merge_and_unload())"
             )
-        return found
-    if sentence and sentence.weights and found.format not in ("safetensors", "pytorch"):
+        return opened
+    if sentence and sentence.weights and opened.format not in ("safetensors", "pytorch"):
         raise UnsupportedError(
             f"{name}: the Dense modules of {root} need a model with safetensors or PyTorch weights, and its weights "
-            f"are {found.format}; --task feature-extraction exports the model alone"
+            f"are {opened.format}; --task feature-extraction exports the model alone"
         )
     return replace(
-        found, sentence=sentence, root=root if listed else None, more_files=tuple(module_files(root, listed))
+        opened, sentence=sentence, root=root if listed else None, more_files=tuple(module_files(root, listed))
     )
 
 
@@ -320,7 +320,7 @@ def _is_string_list(value: object) -> bool:
 
 
 def _check_code(name: str, config: dict[str, Any], options: CheckpointOptions) -> None:
-    """Raise if the configuration class is code of the repository, unless `trust_remote_code` is set."""
+    """Raise if the configuration class is remote code, unless `trust_remote_code` is set."""
     auto_map = config.get("auto_map")
     if not isinstance(auto_map, dict) or "AutoConfig" not in auto_map or options.trust_remote_code:
         return

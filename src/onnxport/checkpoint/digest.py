@@ -1,4 +1,4 @@
-"""Compute SHA-256 digests of weight files for the manifest, optionally in a thread beside another reader."""
+"""Compute SHA-256 digests of weight files for the manifest, optionally in a thread while they are read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CHUNK_BYTES = 1 << 22
 
 
 def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
-    """Return the hexadecimal SHA-256 of a file, which is read in chunks.
+    """Return the hexadecimal SHA-256 digest of a file, which is read in chunks.
 
     Args:
         path: the file.
-        progress: called with the size of each chunk read, in bytes.
+        progress: called with the size of each chunk, in bytes.
 
     Raises:
         CheckpointNotFoundError: the file can't be read.
@@ -39,21 +39,21 @@ def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None)
 
 
 def sha256_of_files(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
-    """Return the digest of each file, by its path relative to `root` with forward slashes."""
+    """Return the digest of each file by its POSIX path relative to `root`."""
     return {path.relative_to(root).as_posix(): sha256_of_file(path) for path in paths}
 
 
 class _StoppedError(Exception):
-    """Stop the thread: the block ended before the digests were read."""
+    """Stop the thread, because the block ended before the digests were computed."""
 
 
 @contextmanager
 def digesting(paths: Iterable[Path], *, root: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """Digest files in a thread while a block reads them, so that the page cache serves the second read of a chunk.
+    """Digest files in a thread while the block reads them, so that the page cache serves the second read of a chunk.
 
     Args:
         paths: the files, in the order in which the block reads them.
-        root: directory that the returned names are relative to.
+        root: directory that the returned paths are relative to.
 
     Yields:
         A function that waits for the digests and returns them like `sha256_of_files`.
@@ -64,8 +64,8 @@ def digesting(paths: Iterable[Path], *, root: Path) -> Iterator[Callable[[], dic
         if stop.is_set():
             raise _StoppedError
 
-    def work(chosen: tuple[Path, ...]) -> dict[str, str]:
-        return {path.relative_to(root).as_posix(): sha256_of_file(path, progress=check) for path in chosen}
+    def work(files: tuple[Path, ...]) -> dict[str, str]:
+        return {path.relative_to(root).as_posix(): sha256_of_file(path, progress=check) for path in files}
 
     with ThreadPoolExecutor(1, thread_name_prefix="onnxport-digest") as pool:
         digests = pool.submit(work, tuple(paths))

@@ -1,4 +1,4 @@
-"""Find the weight files of a checkpoint directory, of any format, and check their headers."""
+"""Find the weight files of a checkpoint directory in any format, and check their headers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNREADABLE = ("flax_model.msgpack", "tf_model.h5.index.json", "rust_model.ot", 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """List the weight files of a checkpoint.
+    """The weight files of a checkpoint.
 
     Attributes:
         format: storage format.
@@ -46,12 +46,12 @@ class FoundWeights:
 
 
 def find_weights(directory: Path, framework: Framework | None, config: dict[str, Any]) -> FoundWeights:
-    """Find and check the weights to export; only headers are read.
+    """Find and check the weights to export, reading only their headers.
 
     Args:
-        directory: the checkpoint.
-        framework: `tf` for `tf_model.h5`, `pt` for all other formats, `None` for the first that exists.
-        config: the checkpoint's configuration; its `transformers_weights`, when set, names the weight file.
+        directory: the checkpoint's directory.
+        framework: `tf` for `tf_model.h5`, `pt` for all other formats, None for the first format that exists.
+        config: the checkpoint's configuration; `transformers_weights`, if set, is the name of the weight file.
 
     Raises:
         CheckpointNotFoundError: there are no weights, or a shard is missing.
@@ -87,7 +87,7 @@ def check_gguf(path: Path) -> FoundWeights:
     """Check the header of a GGUF file.
 
     Raises:
-        CorruptCheckpointError: it isn't GGUF or is truncated.
+        CorruptCheckpointError: the file isn't GGUF, or is truncated.
         MissingDependencyError: the `gguf` package isn't installed.
     """
     read_gguf_header(path)
@@ -117,7 +117,7 @@ def _candidates(directory: Path, config: dict[str, Any]) -> tuple[tuple[str, Wei
 
 
 def _check(directory: Path, path: Path, format: WeightFormat) -> FoundWeights:
-    """Check a weight file, or the shards that an index lists."""
+    """Check a weight file, or the shards listed in an index."""
     indexed = path.name.endswith(_INDEX_SUFFIX)
     if format == "tensorflow":
         _check_hdf5(path)
@@ -129,7 +129,7 @@ def _check(directory: Path, path: Path, format: WeightFormat) -> FoundWeights:
         reader(path)
         return FoundWeights(format, (path,))
     index = read_index(path)
-    names = {shard: frozenset(found) for shard in index.shards if (found := reader(shard)) is not None}
+    names = {shard: frozenset(keys) for shard in index.shards if (keys := reader(shard)) is not None}
     check_tensors(index, names, exact=format == "safetensors")
     return FoundWeights(format, index.shards, path)
 
@@ -146,7 +146,7 @@ def _check_hdf5(path: Path) -> None:
     position = {0: 40, 1: 44, 2: 28, 3: 28}.get(block[8] if len(block) > 8 else -1)
     size_of_offsets = {0: 13, 1: 13, 2: 9, 3: 9}.get(block[8] if len(block) > 8 else -1)
     if position is None or size_of_offsets is None or len(block) < 48 or block[size_of_offsets] != 8:
-        return  # An unusual layout, which h5py checks when it reads the tensors.
+        return  # An unusual layout; h5py checks it when it reads the tensors.
     end, size = int.from_bytes(block[position : position + 8], "little"), path.stat().st_size
     if end > size:
         raise CorruptCheckpointError(
@@ -156,12 +156,12 @@ def _check_hdf5(path: Path) -> None:
 
 
 def _nothing_found(directory: Path, names: list[str], framework: Framework | None) -> Exception:
-    looked = ", ".join([*names, *(("one *.gguf file",) if framework != "tf" else ())])
+    candidates = ", ".join([*names, *(("one *.gguf file",) if framework != "tf" else ())])
     others = [name for name in _UNREADABLE if (directory / name).exists()]
     others += [name for name, format in _CANDIDATES if framework and (framework == "tf") != _is_tf(format)
                and (directory / name).is_file()]  # fmt: skip
     has = f" It has {', '.join(others)}, which can't be used here." if others else ""
     remedy = "leave --framework out to use whatever weights there are" if framework else "save the model there first"
     return CheckpointNotFoundError(
-        f"{directory} has no weights: looked for {looked}.{has} Pass the directory that has them, or {remedy}"
+        f"{directory} has no weights: looked for {candidates}.{has} Pass the directory that has them, or {remedy}"
     )

@@ -1,4 +1,4 @@
-"""Check the header of a GGUF file: magic, version, metadata, and the end of each tensor against the file size."""
+"""Check the header of a GGUF file: magic number, version, metadata, and the end of each tensor within the file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VERSIONS = (2, 3)
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Describe the contents of a GGUF file.
+    """The header of a GGUF file.
 
     Attributes:
         metadata: scalar and string values by key; arrays (vocabularies) are skipped.
@@ -32,13 +32,13 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str | None:
-        """The value of `general.architecture`, such as `llama`; None where there is none."""
+        """The value of `general.architecture`, such as `llama`; None if missing."""
         value = self.metadata.get("general.architecture")
         return value if isinstance(value, str) else None
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Read and check the header of a GGUF file; tensor data isn't read.
+    """Read and check the header of a GGUF file, without reading tensor data.
 
     Raises:
         CorruptCheckpointError: the file isn't GGUF, has an unknown version, or is truncated.
@@ -71,11 +71,11 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
 @dataclass(frozen=True)
 class _TensorInfo:
-    """Describe a tensor of the header.
+    """A tensor in the header.
 
     Attributes:
         name: tensor name.
-        shape: sizes, innermost first.
+        shape: sizes, innermost axis first.
         type: GGML type, a key of `_block_sizes`.
         offset: offset of its data in the data section, in bytes.
     """
@@ -102,7 +102,7 @@ def _check_ends(path: Path, tensors: list[_TensorInfo], available: int) -> None:
 
 
 def _block_sizes() -> dict[int, tuple[int, int]]:
-    """Return GGML type → elements and bytes of one block."""
+    """Return the number of elements and bytes in a block, by GGML type."""
     try:
         from gguf.constants import GGML_QUANT_SIZES
     except ImportError as error:

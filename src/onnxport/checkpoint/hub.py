@@ -1,4 +1,4 @@
-"""Download the files of a hub repository that an export needs, and no others."""
+"""Download only the files of a Hub repository that an export requires."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SIDE_FILES = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
 )
-"""Patterns of the files beside the weights: configuration, tokenizer and processor."""
+"""Patterns of files other than weights: configuration, tokenizer and processor."""
 
 WEIGHT_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("model.safetensors", ("model.safetensors",)),
@@ -53,29 +53,29 @@ WEIGHT_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tf_model.h5", ("tf_model.h5",)),
     ("adapter_model.safetensors", ("adapter_model.safetensors",)),
 )
-"""File that identifies a weight format, most preferred first → patterns of the files to download for it."""
+"""Files that identify a weight format, in order of preference, and patterns of the files to download for it."""
 
 
 def looks_like_repository(name: str) -> bool:
-    """Return whether a name is a valid hub repository id (`owner/name` or `name`)."""
+    """Return whether a name is a valid Hub repository id (`owner/name` or `name`)."""
     return len(name) <= _MAX_ID_LENGTH and _REPOSITORY_ID.fullmatch(name) is not None and not name.endswith(".git")
 
 
 def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str | None = None) -> Path:
-    """Download the needed files of a repository, or find them in the cache.
+    """Download the required files of a repository, or find them in the cache.
 
     Args:
         repository: `owner/name` or `name`.
         options: revision, cache directory, token, framework and `trust_remote_code`.
-        endpoint: URL of the hub; `None` for the client's default (`HF_ENDPOINT`).
+        endpoint: URL of the Hub; None for the client's default (`HF_ENDPOINT`).
 
     Returns:
-        The snapshot's directory in the cache; its name is the commit.
+        The snapshot's directory in the cache, whose name is the commit.
 
     Raises:
-        CheckpointNotFoundError: no such repository or revision, or no access to it; or the hub can't be reached and
-            the cache doesn't have the files.
-        CorruptCheckpointError: a download was cut off.
+        CheckpointNotFoundError: the repository or revision doesn't exist or can't be accessed, or the Hub can't be
+            reached and the cache doesn't have the files.
+        CorruptCheckpointError: a download is incomplete.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import errors as hub_errors
@@ -87,22 +87,22 @@ def fetch_snapshot(repository: str, options: CheckpointOptions, *, endpoint: str
         try:
             names = _list_files(HfApi(endpoint=endpoint, token=options.token), repository, options.revision)
             patterns = ["config.json"] if names is None else choose_files(names, options)
-            found = snapshot_download(
+            path = snapshot_download(
                 repository, allow_patterns=patterns, local_files_only=names is None, endpoint=endpoint, **common
             )
         except IncompleteSnapshotError as error:
-            found = error.snapshot_path
+            path = error.snapshot_path
         except (*offline, OSError, ValueError, RuntimeError) as error:
             raise _explain(error, repository, options) from error
-    return Path(found)
+    return Path(path)
 
 
 def find_snapshot(repository: str, revision: str, options: CheckpointOptions) -> Path | None:
-    """Find the snapshot of a repository in the hub cache, without network access.
+    """Find the snapshot of a repository in the Hub cache, without network access.
 
     Args:
         repository: `owner/name` or `name`.
-        revision: commit, branch or tag; perhaps chosen by whoever wrote a file.
+        revision: commit, branch or tag; may come from an untrusted file.
         options: the cache directory.
 
     Returns:
@@ -114,7 +114,7 @@ def find_snapshot(repository: str, revision: str, options: CheckpointOptions) ->
     if not looks_like_repository(repository) or not _REVISION.fullmatch(revision):
         return None
     try:
-        found = snapshot_download(
+        path = snapshot_download(
             repository,
             revision=revision,
             cache_dir=options.cache_dir,
@@ -122,22 +122,22 @@ def find_snapshot(repository: str, revision: str, options: CheckpointOptions) ->
             local_files_only=True,
         )
     except IncompleteSnapshotError as error:
-        found = error.snapshot_path
+        path = error.snapshot_path
     except LocalEntryNotFoundError:
         return None
-    return Path(found)
+    return Path(path)
 
 
 def choose_files(names: Iterable[str], options: CheckpointOptions) -> list[str]:
-    """Choose the files of a repository that an export needs.
+    """Choose the files of a repository that an export requires.
 
     Args:
         names: all files of the repository.
         options: `framework="tf"` chooses `tf_model.h5`; `trust_remote_code` adds the `*.py` files.
 
     Returns:
-        File names: side files, and the most preferred weight format that the repository has; the same for each
-        sentence-transformers module. A GGUF file is chosen where it is the only one and there are no other weights.
+        File names: side files, and the files of the most preferred weight format in the repository; the same for each
+        sentence-transformers module. A GGUF file is chosen if it is the only one and there are no other weights.
     """
     names = sorted(names)
     patterns = [*SIDE_FILES, *(("*.py",) if options.trust_remote_code else ())]
@@ -161,13 +161,13 @@ def _choose_weights(names: list[str], framework: str | None) -> list[str]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    # The side files' patterns also match weights of other runtimes, such as "tokenizer.onnx".
+    # SIDE_FILES also match weights for other runtimes, such as "tokenizer.onnx".
     return fnmatch(name, pattern) and "/" not in name and not name.endswith((".onnx", ".msgpack", ".ot", ".tflite"))
 
 
 def _list_files(api: HfApi, repository: str, revision: str | None) -> list[str] | None:
-    """Return the names of a repository's files; `None` when the hub can't be reached or offline mode is set."""
-    # `HTTPError` is that of the HTTP client in use, which changed from requests to httpx in huggingface_hub 1.0.
+    """Return the names of a repository's files; None if the Hub can't be reached or offline mode is set."""
+    # This is the `HTTPError` of the HTTP client in use, which changed from requests to httpx in huggingface_hub 1.0.
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
@@ -181,7 +181,7 @@ def _list_files(api: HfApi, repository: str, revision: str | None) -> list[str] 
 
 
 def _explain(error: Exception, repository: str, options: CheckpointOptions) -> CheckpointError:
-    """Translate an error of the hub client."""
+    """Translate an error of the Hub client."""
     from huggingface_hub import errors
 
     at = f" at revision {options.revision!r}" if options.revision else ""

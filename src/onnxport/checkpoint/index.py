@@ -1,4 +1,4 @@
-"""Read the index of a sharded checkpoint, and check that its shards are files of the checkpoint's directory."""
+"""Read the index of a sharded checkpoint, and check that its shards are files in the checkpoint's directory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Map tensors to shards.
+    """The index of a sharded checkpoint.
 
     Attributes:
         path: the index file.
-        tensors: tensor name → path of its shard, in the directory of the index.
+        tensors: path of each tensor's shard, in the directory of the index.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class ShardIndex:
 
 
 def read_index(path: Path) -> ShardIndex:
-    """Read an index and check that each shard is a file of the checkpoint's directory.
+    """Read an index, and check that each shard is a file in the checkpoint's directory.
 
     Raises:
         CheckpointNotFoundError: a shard is missing.
@@ -43,7 +43,7 @@ def read_index(path: Path) -> ShardIndex:
             f"{path}: the index of the weights must have a weight_map of tensor names to file names, found "
             f"{_brief(weight_map)}; download or save the file again"
         )
-    places: dict[str, Path] = {}
+    tensors: dict[str, Path] = {}
     resolved: dict[str, Path] = {}
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not shard:
@@ -52,14 +52,14 @@ def read_index(path: Path) -> ShardIndex:
             )
         if shard not in resolved:
             resolved[shard] = inside(path.parent, shard, path)
-        places[tensor] = resolved[shard]
+        tensors[tensor] = resolved[shard]
     missing = [shard for shard, file in resolved.items() if not file.is_file()]
     if missing:
         raise CheckpointNotFoundError(
             f"{path} names {len(resolved)} files, and {len(missing)} of them aren't in {path.parent}: "
             f"{', '.join(sorted(missing)[:5])}{', …' if len(missing) > 5 else ''}; download them too"
         )
-    return ShardIndex(path, places)
+    return ShardIndex(path, tensors)
 
 
 def check_tensors(index: ShardIndex, names: Mapping[Path, Collection[str]], *, exact: bool) -> None:
@@ -67,15 +67,15 @@ def check_tensors(index: ShardIndex, names: Mapping[Path, Collection[str]], *, e
 
     Args:
         index: the index.
-        names: shard → names in it.
-        exact: whether `names` are tensor names only; otherwise duplicates aren't detected.
+        names: names in each shard.
+        exact: whether `names` consist of tensor names only; otherwise duplicates aren't detected.
 
     Raises:
-        CorruptCheckpointError: a tensor isn't in its shard, or is in several.
+        CorruptCheckpointError: a tensor isn't in its shard, or is in several shards.
     """
     owners: dict[str, Path] = {}
-    for shard, found in names.items() if exact else ():
-        for name in found:
+    for shard, tensors in names.items() if exact else ():
+        for name in tensors:
             if name in owners:
                 raise CorruptCheckpointError(
                     f"{index.path}: tensor {name!r} is in both {owners[name].name} and {shard.name}; "

@@ -1,4 +1,4 @@
-"""Read the JSON objects of a checkpoint; errors name the file and the position."""
+"""Read JSON objects from a checkpoint's files; errors name the file and the position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_json_object(path: Path, *, purpose: str) -> dict[str, Any]:
         purpose: noun phrase for the file in messages, such as "the model's configuration".
 
     Raises:
-        CheckpointNotFoundError: there is no such file, or it can't be opened.
+        CheckpointNotFoundError: the file doesn't exist or can't be opened.
         CorruptCheckpointError: the file is empty, isn't UTF-8, isn't JSON, or its top level isn't an object.
     """
     try:
@@ -36,7 +36,7 @@ def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0
 
     Args:
         raw: UTF-8 text.
-        path: file of the bytes, for messages.
+        path: file that the bytes are from, for messages.
         purpose: noun phrase for the bytes in messages.
         position: offset of the bytes in the file, for messages.
 
@@ -63,18 +63,18 @@ def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0
 
 
 class _RepeatedNameError(ValueError):
-    """An object of the JSON text has a duplicate name."""
+    """A JSON object has a duplicate name."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         names: set[str] = set()
         for name, _ in pairs:
             if name in names:
                 raise _RepeatedNameError(f"the name {name!r} occurs twice in one object")
             names.add(name)
-    return found
+    return unique
 
 
 def _reason(error: Exception, raw: bytes) -> str:

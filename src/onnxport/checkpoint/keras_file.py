@@ -1,7 +1,7 @@
-"""Read the variables of a Keras HDF5 file, each once and under its Keras name; external links are rejected.
+"""Read the variables of a Keras HDF5 file by their Keras names; external links are rejected.
 
-Transformers 4 wrote two layouts: groups listed in `layer_names` whose `weight_names` list the variables (one file), and
-top-level variables listed in `layer_names` themselves (shards of a tf_model.h5.index.json).
+Transformers 4 wrote two layouts: groups listed in `layer_names` whose `weight_names` list the variables (single file),
+and top-level variables that are listed in `layer_names` directly (shards of a tf_model.h5.index.json).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def read_variables(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         path: `tf_model.h5`, or the `tf_model.h5.index.json` of a sharded checkpoint.
 
     Returns:
-        Keras variable name (`tf_bert_model/bert/…/kernel:0`) → array in Keras layout.
+        Arrays in Keras layout by Keras variable name (`tf_bert_model/bert/…/kernel:0`).
 
     Raises:
         MissingDependencyError: h5py isn't installed.
         CheckpointNotFoundError: the file or a shard is missing.
-        CorruptCheckpointError: a file is truncated, malformed, or has two different variables of one name.
+        CorruptCheckpointError: a file is truncated, malformed, or has two different variables with the same name.
     """
     variables: dict[str, np.ndarray[Any, Any]] = {}
     for file in _files(path):
@@ -96,7 +96,7 @@ def _read_layer(root: h5py.Group, layer: str, path: Path) -> Iterator[tuple[str,
 
 
 def _names(node: h5py.Group, attribute: str) -> list[str]:
-    """Return an attribute that lists names. Keras splits a long one into `attribute0`, `attribute1` and so on."""
+    """Return an attribute that lists names. Keras splits a long list into `attribute0`, `attribute1` and so on."""
     if attribute in node.attrs:
         values = list(node.attrs[attribute])
     else:
@@ -110,7 +110,7 @@ def _names(node: h5py.Group, attribute: str) -> list[str]:
 
 
 def _read_dataset(dataset: h5py.Dataset, root: h5py.Group, path: Path) -> np.ndarray[Any, Any]:
-    # An HDF5 dataset can refer to any file of the machine; only the checkpoint's own data is read.
+    # An HDF5 dataset can refer to any file on the machine; only data in the checkpoint's files is read.
     if dataset.external or dataset.is_virtual or dataset.file.filename != root.file.filename:
         raise CorruptCheckpointError(f"{path}: {dataset.name!r} points outside of the file, which isn't allowed.")
     if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:

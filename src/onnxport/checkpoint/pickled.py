@@ -1,6 +1,6 @@
-"""Check pickled checkpoints without unpickling them, by the globals that their opcodes refer to.
+"""Check pickled checkpoints by the globals that their opcodes refer to, without unpickling them.
 
-The check needs no torch. The tensors are read afterwards, by `torch.load(weights_only=True)` only.
+The check doesn't use torch. The tensors are read later, only by `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TENSOR_GLOBALS: frozenset[str] = frozenset(
         *(f"torch.{name}" for name in _DTYPES),
     }
 )
-"""Globals that a state dict of tensors refers to; `torch.load(weights_only=True)` allows all of them."""
+"""Globals that a state dict of tensors may refer to; `torch.load(weights_only=True)` allows all of them."""
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STRING_OPCODES = frozenset(
@@ -54,11 +54,11 @@ _MAX_PICKLE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class PickleFacts:
-    """List the globals and strings of a pickle.
+    """The globals and strings of a pickle.
 
     Attributes:
         globals: dotted names of the functions and classes that unpickling would look up.
-        strings: every string in it, which includes the tensor names.
+        strings: all strings, including the tensor names.
     """
 
     globals: frozenset[str]
@@ -66,14 +66,14 @@ class PickleFacts:
 
 
 def check_pickled(path: Path) -> frozenset[str] | None:
-    """Check a `.bin` file and return the strings in it, which include the tensor names.
+    """Check a `.bin` file, and return its strings, which include the tensor names.
 
     Returns:
-        The strings; `None` for the oldest format (a tar file), whose contents only `torch.load` checks.
+        The strings; None for the oldest format (a tar file), whose contents only `torch.load` checks.
 
     Raises:
         CorruptCheckpointError: the file is truncated or isn't a PyTorch checkpoint.
-        UntrustedCodeError: unpickling it would call more than constructors of tensors.
+        UntrustedCodeError: unpickling it would call anything other than tensor constructors.
     """
     check_file_type(path)
     with path.open("rb") as file:
@@ -87,36 +87,36 @@ def check_pickled(path: Path) -> frozenset[str] | None:
             return None
         else:
             raise _corrupt(path, f"it begins with {start[:8]!r}, which is neither a zip file nor a pickle")
-    refused = sorted(facts.globals - TENSOR_GLOBALS)
-    if refused:
+    rejected = sorted(facts.globals - TENSOR_GLOBALS)
+    if rejected:
         raise UntrustedCodeError(
-            f"{path} has more than tensors: unpickling it would call {', '.join(refused[:5])}"
-            f"{f' and {len(refused) - 5} more' if len(refused) > 5 else ''}, so it wasn't opened. If you trust where "
+            f"{path} has more than tensors: unpickling it would call {', '.join(rejected[:5])}"
+            f"{f' and {len(rejected) - 5} more' if len(rejected) > 5 else ''}, so it wasn't opened. If you trust where "
             f"it comes from, load it yourself and save its state dict as safetensors; otherwise don't use the file"
         )
     return facts.strings
 
 
 def scan_pickle(stream: IO[bytes]) -> PickleFacts:
-    """Collect the globals and strings of one pickle from its opcodes; nothing is executed.
+    """Collect the globals and strings of a pickle from its opcodes, without executing it.
 
-    The stream is left after the pickle's STOP opcode.
+    Afterwards, the stream is positioned after the pickle's STOP opcode.
 
     Raises:
         ValueError: the opcodes are malformed or the pickle is truncated.
     """
-    found: set[str] = set()
+    globals_: set[str] = set()
     strings: set[str] = set()
     memo: dict[int, str | None] = {}
     recent: list[str | None] = []
     for opcode, operand, _ in pickletools.genops(stream):
         name, argument = opcode.name, cast("Any", operand)
         if name in ("GLOBAL", "INST"):
-            found.add(str(argument).replace(" ", ".", 1))
+            globals_.add(str(argument).replace(" ", ".", 1))
         elif name == "STACK_GLOBAL":
-            found.add(_stacked_name(recent))
+            globals_.add(_stacked_name(recent))
         elif name in ("EXT1", "EXT2", "EXT4"):
-            found.add(f"copyreg extension {argument}")
+            globals_.add(f"copyreg extension {argument}")
         elif name == "MEMOIZE":
             memo[len(memo)] = recent[-1] if recent else None
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -128,11 +128,11 @@ def scan_pickle(stream: IO[bytes]) -> PickleFacts:
             recent.append(argument)
         elif opcode.stack_after:
             recent.append(None)
-    return PickleFacts(frozenset(found), frozenset(strings))
+    return PickleFacts(frozenset(globals_), frozenset(strings))
 
 
 def _stacked_name(recent: list[str | None]) -> str:
-    # A name that isn't a plain string on the stack is only known by executing the pickle: it is reported as refused.
+    # Only executing the pickle would reveal a name that isn't a plain string on the stack, so it is rejected.
     module, attribute = recent[-2:] if len(recent) >= 2 else (None, None)
     if isinstance(module, str) and isinstance(attribute, str):
         return f"{module}.{attribute}"
@@ -155,7 +155,7 @@ def _scan_zip(path: Path, file: IO[bytes]) -> PickleFacts:
 
 
 def _scan_legacy(path: Path, file: IO[bytes]) -> PickleFacts:
-    """Scan the pickles of the format of torch < 1.6: magic number, version, system info, object, storage keys."""
+    """Scan the pickles of torch < 1.6's format: magic number, version, system info, object, storage keys."""
     try:
         if next(_integers(file), None) != _LEGACY_MAGIC:
             file.seek(0)
@@ -169,7 +169,7 @@ def _scan_legacy(path: Path, file: IO[bytes]) -> PickleFacts:
 
 
 def _integers(file: IO[bytes]) -> Iterator[int]:
-    """Yield the integers of the next pickle, reading it to its end."""
+    """Yield the integers of the next pickle, which is read to its end."""
     values = [argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, int)]
     yield from (value for value in values if value > 255)
 

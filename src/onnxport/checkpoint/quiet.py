@@ -1,4 +1,4 @@
-"""Silence progress bars, logs and warnings of Transformers and the hub client."""
+"""Silence progress bars, logs and warnings of Transformers and the Hub client."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOGGERS = ("transformers", "huggingface_hub", "torch", "accelerate", "httpx", "
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide progress bars, load reports and warnings in a block, and restore the settings after it.
+    """Hide progress bars, load reports and warnings within the block, and restore the settings afterwards.
 
-    Loggers emit `ERROR` and above. Progress bars of the hub client are always disabled, those of Transformers only
-    where it is imported already. The settings are global, so the block holds the lock of `patching`.
+    Loggers emit `ERROR` and above. Progress bars of the Hub client are always disabled, those of Transformers only if
+    it is already imported. The settings are global, so the block holds the lock of `patching`.
     """
     with exclusive(), ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -37,9 +37,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def hidden_bars(module: ModuleType) -> Iterator[None]:
-    """Disable the progress bars of a module that uses `tqdm` directly, as Transformers 5.23's GGUF loader does.
+    """Disable the progress bars of a module that uses `tqdm` directly, like Transformers 5.23's GGUF loader.
 
-    Transformers' setting for progress bars has no effect on those.
+    Transformers' progress bar setting has no effect on them.
 
     Raises:
         AttributeError: the module has no `tqdm`, so the workaround can be removed.

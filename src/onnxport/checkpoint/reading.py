@@ -1,7 +1,7 @@
 """Read byte ranges of a checkpoint's files, and detect files that change during an export.
 
-Size, modification time and inode must equal those at the time when the header was read. They are compared when a file
-is opened and after the last read; a short read in between raises at once.
+Size, modification time and inode must be the same as when the header was read. They are compared when a file is opened
+and after the last read; a short read in between raises immediately.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ONNX_DTYPES: dict[str, ir.DataType] = {
     "F8_E4M3FNUZ": ir.DataType.FLOAT8E4M3FNUZ, "F8_E5M2FNUZ": ir.DataType.FLOAT8E5M2FNUZ,
     "F8_E8M0": ir.DataType.FLOAT8E8M0,
 }  # fmt: skip
-"""Safetensors dtype → ONNX data type, for the dtypes of whole bytes that ONNX defines."""
+"""Safetensors dtype to ONNX data type, for the dtypes of at least one byte that ONNX defines."""
 
 
 @dataclass(frozen=True)
 class FileState:
-    """Identify the contents of a file without reading it.
+    """Metadata that identifies the contents of a file without reading it.
 
     Attributes:
         size: size in bytes.
@@ -54,11 +54,11 @@ class FileState:
 
 @dataclass(frozen=True)
 class Inventory:
-    """List the tensors of a checkpoint's safetensors files.
+    """The tensors of a checkpoint's safetensors files.
 
     Attributes:
-        tensors: key → file, dtype, shape and byte range.
-        files: path relative to the checkpoint's directory → state of the file when its header was read.
+        tensors: file, dtype, shape and byte range of each tensor, by key.
+        files: state of each file when its header was read, by path relative to the checkpoint's directory.
     """
 
     tensors: Mapping[str, Stored]
@@ -66,12 +66,12 @@ class Inventory:
 
 
 def list_tensors(directory: Path, paths: Iterable[Path], more: Mapping[str, Path] | None = None) -> Inventory:
-    """Read the headers of safetensors files; tensor data isn't read.
+    """Read the headers of safetensors files, without reading tensor data.
 
     Args:
         directory: the checkpoint's directory.
         paths: files in that directory.
-        more: further files, in any directory, by the prefix to add to their tensor names.
+        more: additional files in any directory, by the prefix to add to their tensor names.
 
     Raises:
         CorruptCheckpointError: a file is damaged, or a tensor is in two files.
@@ -114,11 +114,11 @@ def data_start(path: Path) -> int:
 
 
 class Reader:
-    """Read byte ranges of a checkpoint's files. Thread-safe; each file is opened once.
+    """A thread-safe reader of byte ranges of a checkpoint's files; each file is opened once.
 
     Args:
         directory: the checkpoint's directory.
-        files: path → expected state, from the inventory; files without an expected state aren't checked.
+        files: expected state of each file, from the inventory; files without an expected state aren't checked.
 
     Raises:
         CorruptCheckpointError: while reading, if a file changed since its header was read, or was truncated.
@@ -146,7 +146,7 @@ class Reader:
         return out
 
     def read_into(self, where: ByteRange, out: Array) -> None:
-        """Read a byte range into a contiguous array of the same number of bytes."""
+        """Read a byte range into a contiguous array of the same size in bytes."""
         descriptor = self.descriptor(where.file)
         view, position = out.data.cast("B"), where.offset
         while len(view):
@@ -159,7 +159,7 @@ class Reader:
             view, position = view[count:], position + count
 
     def descriptor(self, file: str) -> int:
-        """Return an open file descriptor, which this reader owns and closes."""
+        """Return an open file descriptor that this reader owns and closes."""
         with self._opening:
             if file not in self._open:
                 path = self.directory / file
@@ -168,15 +168,15 @@ class Reader:
                 except OSError as error:
                     raise _unreadable(path, error) from error
                 self._open[file] = descriptor
-                if hasattr(os, "posix_fadvise"):  # a larger read-ahead, as files are read sequentially
+                if hasattr(os, "posix_fadvise"):  # files are read sequentially, so request a larger read-ahead
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                 self._check(file, FileState.of(os.fstat(descriptor)))
             return self._open[file]
 
     def verify(self) -> None:
-        """Check, after the last read, that no file that was read has changed.
+        """Check that no open file has changed; to be called after the last read.
 
-        Both the open file and the one that has its path now are compared, so that a replaced file is detected.
+        Both the open file and the file that is now at its path are compared, so that a replaced file is detected.
         """
         for file, descriptor in self._open.items():
             self._check(file, FileState.of(os.fstat(descriptor)))
@@ -194,20 +194,20 @@ class Reader:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def _check(self, file: str, found: FileState) -> None:
+    def _check(self, file: str, actual: FileState) -> None:
         expected = self.files.get(file)
-        if expected is not None and found != expected:
+        if expected is not None and actual != expected:
             raise CorruptCheckpointError(
-                f"{self.directory / file} changed while it was read ({_difference(expected, found)}); nothing was "
+                f"{self.directory / file} changed while it was read ({_difference(expected, actual)}); nothing was "
                 "written. Export again when nothing writes to the checkpoint"
             )
 
 
-def _difference(expected: FileState, found: FileState) -> str:
-    if found.inode != expected.inode:
+def _difference(expected: FileState, actual: FileState) -> str:
+    if actual.inode != expected.inode:
         return "it was replaced by another file"
-    if found.size != expected.size:
-        return f"it had {expected.size} bytes, now it has {found.size}"
+    if actual.size != expected.size:
+        return f"it had {expected.size} bytes, now it has {actual.size}"
     return "it was modified"
 
 

@@ -1,6 +1,6 @@
-"""Read and check the headers of safetensors files: names, dtypes, shapes, and offsets against the file size.
+"""Read and check the headers of safetensors files: names, dtypes, shapes, and offsets within the file.
 
-Format: the header's length as a little-endian 64-bit integer, the header as JSON, then the tensors without gaps.
+Format: the length of the header as a little-endian 64-bit integer, the header as JSON, then the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DTYPE_BITS: dict[str, int] = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Dtype of the format → bits per element."""
+"""Safetensors dtype to bits per element."""
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the safetensors library accepts."""
@@ -28,11 +28,11 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Describe one tensor of a safetensors file.
+    """A tensor in the header of a safetensors file.
 
     Attributes:
         dtype: a key of `DTYPE_BITS`.
-        shape: sizes, outermost first; empty for a scalar.
+        shape: sizes, outermost axis first; empty for a scalar.
         begin: offset of the first byte in the data section.
         end: offset after the last byte in the data section.
     """
@@ -44,10 +44,10 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Read and check the header of a safetensors file; tensor data isn't read.
+    """Read and check the header of a safetensors file, without reading tensor data.
 
     Returns:
-        Tensor name → dtype, shape and byte range.
+        Dtype, shape and byte range of each tensor, by name.
 
     Raises:
         CorruptCheckpointError: the header or the file is truncated or malformed, or the offsets contradict the
@@ -82,11 +82,11 @@ def _entry(path: Path, name: str, value: object) -> TensorEntry:
         raise _corrupt(path, f"tensor {name!r} has the shape {shape!r}, not a list of sizes")
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _corrupt(path, f"tensor {name!r} has the data_offsets {offsets!r}, not a begin and an end after it")
-    needed = (prod(shape) * DTYPE_BITS[dtype] + 7) // 8
-    if offsets[1] - offsets[0] != needed:
+    nbytes = (prod(shape) * DTYPE_BITS[dtype] + 7) // 8
+    if offsets[1] - offsets[0] != nbytes:
         raise _corrupt(
             path,
-            f"tensor {name!r} of {dtype} {shape} needs {needed} bytes, but its data_offsets {offsets} "
+            f"tensor {name!r} of {dtype} {shape} needs {nbytes} bytes, but its data_offsets {offsets} "
             f"span {offsets[1] - offsets[0]}",
         )
     return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])

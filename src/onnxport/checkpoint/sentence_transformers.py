@@ -1,4 +1,4 @@
-"""Read `modules.json` of a sentence-transformers directory, and the configuration of each module listed there."""
+"""Read `modules.json` of a sentence-transformers directory, and the configurations of the modules that it lists."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from onnxport.options import CheckpointOptions
 LIST_FILE = "modules.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
 MODULE_FOLDER = re.compile(r"\d+_\w+")
-"""Pattern of the module directories, such as `1_Pooling`."""
-TRUNK_SETTINGS = "sentence_*_config.json"
+"""Pattern of module directories, such as `1_Pooling`."""
+TRANSFORMER_SETTINGS = "sentence_*_config.json"
 """Pattern of the Transformer module's settings files (maximum sequence length, lower case)."""
 
-_OLD_MODES = {
+_LEGACY_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -33,19 +33,19 @@ _OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Setting of older releases → pooling mode, in the order in which their results are concatenated."""
-_WITHOUT_ARGUMENTS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Mish", "Softsign")
-"""Supported activations of `torch.nn`, which take no arguments."""
+"""Setting of older releases to pooling mode, in the order in which the pooled embeddings are concatenated."""
+_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Mish", "Softsign")
+"""Supported activation functions in `torch.nn`, which take no arguments."""
 _EMBEDDING = "sentence_embedding"
 
 
 @dataclass(frozen=True)
 class ListedModule:
-    """Describe an entry of `modules.json`.
+    """An entry in `modules.json`.
 
     Attributes:
-        type: class name, `Transformer` for `sentence_transformers.models.Transformer`; the full path for classes of
-            other packages.
+        type: class name, such as `Transformer` for `sentence_transformers.models.Transformer`; the full path for
+            classes from other packages.
         path: directory relative to the checkpoint's; empty for the checkpoint's directory.
     """
 
@@ -55,11 +55,11 @@ class ListedModule:
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """List the modules after the Transformer.
+    """The modules after the Transformer module.
 
     Attributes:
         modules: the modules, in order of computation.
-        weights: prefix of a module's parameter names in the exported model → its weight file.
+        weights: weight files by the prefix of the module's parameter names in the exported model.
     """
 
     modules: tuple[SentenceModule, ...]
@@ -70,58 +70,58 @@ def list_modules(directory: Path) -> tuple[ListedModule, ...]:
     """Read `modules.json`.
 
     Returns:
-        The entries; empty where the directory has no `modules.json`.
+        The entries; empty if the directory has no `modules.json`.
 
     Raises:
-        CorruptCheckpointError: the file isn't a list of modules, or lists a path outside of the directory.
+        CorruptCheckpointError: the file isn't a list of modules, or lists a path outside the directory.
     """
     file = directory / LIST_FILE
     if not file.is_file():
         return ()
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
-        found = [(module["type"], module["path"]) for module in listed]
+        entries = [(module["type"], module["path"]) for module in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptCheckpointError(
             f"{file} isn't a list of modules, each with type and path ({type(error).__name__}: {error}); download or "
             "save the file again"
         ) from error
-    if not found or not all(isinstance(text, str) for pair in found for text in pair):
+    if not entries or not all(isinstance(text, str) for entry in entries for text in entry):
         raise CorruptCheckpointError(
             f"{file} must list at least one module, with strings as type and path; download or save the file again"
         )
-    for _, path in found:
+    for _, path in entries:
         if path:  # empty for the directory itself
             check_links(inside(directory, path, file))
-    return tuple(ListedModule(_short_name(module_type), path) for module_type, path in found)
+    return tuple(ListedModule(_short_name(module_type), path) for module_type, path in entries)
 
 
 def _short_name(name: str) -> str:
     return name.rpartition(".")[2] if name.startswith("sentence_transformers.") else name
 
 
-def trunk_directory(directory: Path, listed: tuple[ListedModule, ...]) -> Path:
-    """Return the Transformer's directory: the checkpoint's, or the subdirectory that older releases wrote."""
+def transformer_directory(directory: Path, listed: tuple[ListedModule, ...]) -> Path:
+    """Return the Transformer module's directory: the checkpoint's, or the subdirectory that older releases created."""
     if listed and not (directory / "config.json").is_file():
         return directory / listed[0].path
     return directory
 
 
 def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path]:
-    """List the files of a sentence-transformers directory that aren't the Transformer's."""
-    trunk = trunk_directory(directory, listed)
-    found = [*files_inside(directory, LIST_FILE), *files_inside(directory, SETTINGS_FILE)] if listed else []
-    found += files_inside(trunk, TRUNK_SETTINGS) if listed else []
+    """List the files of a sentence-transformers directory that don't belong to the Transformer module."""
+    transformer = transformer_directory(directory, listed)
+    files = [*files_inside(directory, LIST_FILE), *files_inside(directory, SETTINGS_FILE)] if listed else []
+    files += files_inside(transformer, TRANSFORMER_SETTINGS) if listed else []
     for module in listed[1:]:
         if module.path:
-            found += files_inside(directory / module.path, "*")
-    return found
+            files += files_inside(directory / module.path, "*")
+    return files
 
 
 def read_sentence_modules(
     directory: Path, listed: tuple[ListedModule, ...], options: CheckpointOptions
 ) -> SentenceModules | None:
-    """Read the modules after the Transformer, where they are exported with it.
+    """Read the modules after the Transformer module, if they are exported with it.
 
     Args:
         directory: directory of `modules.json`.
@@ -129,10 +129,10 @@ def read_sentence_modules(
         options: the task, if any.
 
     Returns:
-        The modules; None for another task, or where the directory is a cross-encoder's.
+        The modules; None for another task, or for a cross-encoder.
 
     Raises:
-        UnsupportedError: the task is sentence-similarity and there is no `modules.json`; or a module isn't supported.
+        UnsupportedError: the task is sentence-similarity and there is no `modules.json`, or a module isn't supported.
         CorruptCheckpointError: the configuration of a module is malformed.
         CheckpointNotFoundError: the configuration or the weights of a module are missing.
     """
@@ -156,7 +156,7 @@ def read_sentence_modules(
             "and Normalize is supported; --task feature-extraction exports the Transformer alone"
         )
     _check_order(directory, listed)
-    _check_trunk(directory, listed)
+    _check_transformer(directory, listed)
     modules: list[SentenceModule] = []
     weights: dict[str, Path] = {}
     for index, module in enumerate(listed[1:]):
@@ -168,7 +168,7 @@ def read_sentence_modules(
 
 
 def _is_cross_encoder(directory: Path) -> bool:
-    """Return whether the model is a cross-encoder, which scores pairs of sequences and returns no embedding."""
+    """Return whether the model is a cross-encoder, which scores pairs of sequences instead of returning embeddings."""
     file = directory / SETTINGS_FILE
     settings = read_json_object(file, purpose="the settings of sentence-transformers") if file.is_file() else {}
     return settings.get("model_type") == "CrossEncoder"
@@ -183,8 +183,8 @@ def _check_order(directory: Path, listed: tuple[ListedModule, ...]) -> None:
         )
 
 
-def _check_trunk(directory: Path, listed: tuple[ListedModule, ...]) -> None:
-    for file in files_inside(trunk_directory(directory, listed), TRUNK_SETTINGS):
+def _check_transformer(directory: Path, listed: tuple[ListedModule, ...]) -> None:
+    for file in files_inside(transformer_directory(directory, listed), TRANSFORMER_SETTINGS):
         task = read_json_object(file, purpose="the Transformer's settings").get(
             "transformer_task", "feature-extraction"
         )
@@ -195,7 +195,7 @@ def _check_trunk(directory: Path, listed: tuple[ListedModule, ...]) -> None:
             )
 
 
-def _settings(folder: Path, *, required: bool = True) -> dict[str, Any]:
+def _module_settings(folder: Path, *, required: bool = True) -> dict[str, Any]:
     file = folder / "config.json"
     if not required and not file.is_file():
         return {}
@@ -203,10 +203,10 @@ def _settings(folder: Path, *, required: bool = True) -> dict[str, Any]:
 
 
 def _read_pooling(folder: Path) -> Pooling:
-    settings = _settings(folder)
+    settings = _module_settings(folder)
     named = settings.get("pooling_mode")
     if named is None:
-        modes = tuple(mode for key, mode in _OLD_MODES.items() if settings.get(key)) or ("mean",)
+        modes = tuple(mode for key, mode in _LEGACY_MODES.items() if settings.get(key)) or ("mean",)
     else:
         modes = tuple(named) if isinstance(named, list) else (named,)
     unknown = [mode for mode in modes if mode not in POOLING_MODES]
@@ -224,7 +224,7 @@ def _read_pooling(folder: Path) -> Pooling:
 
 
 def _read_dense(folder: Path) -> Dense:
-    settings, file = _settings(folder), folder / "config.json"
+    settings, file = _module_settings(folder), folder / "config.json"
     _check_names(settings, file)
     sizes = [settings.get("in_features"), settings.get("out_features")]
     if not all(type(size) is int and size > 0 for size in sizes):
@@ -233,16 +233,16 @@ def _read_dense(folder: Path) -> Dense:
         )
     named = str(settings.get("activation_function") or "torch.nn.modules.activation.Tanh")
     activation = named.rpartition(".")[2]
-    if not named.startswith("torch.nn.modules.") or activation not in _WITHOUT_ARGUMENTS:
+    if not named.startswith("torch.nn.modules.") or activation not in _ACTIVATIONS:
         raise UnsupportedError(
-            f"{file}: unknown activation {named!r}; supported of torch.nn.modules: {', '.join(_WITHOUT_ARGUMENTS)}"
+            f"{file}: unknown activation {named!r}; supported of torch.nn.modules: {', '.join(_ACTIVATIONS)}"
         )
     bias, residual = settings.get("bias", True), settings.get("use_residual", False)
     return Dense(int(sizes[0]), int(sizes[1]), bool(bias), activation, bool(residual))  # type: ignore[arg-type]
 
 
 def _read_normalize(folder: Path) -> Normalize:
-    _check_names(_settings(folder, required=False), folder / "config.json")
+    _check_names(_module_settings(folder, required=False), folder / "config.json")
     return Normalize()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from onnxport import __version__
-from onnxport._garbage import fewer_collections, without_last_collections
+from onnxport._garbage import fewer_collections, without_exit_collections
 from onnxport.cli._outcome import exit_code, interrupted
 
 __all__ = ["main", "process"]
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def process() -> int:
-    """Run the command as a process, which ends after it; return the exit code."""
-    return without_last_collections(main)
+    """Run the command as the process's main function; return the exit code."""
+    return without_exit_collections(main)
 
 
 def _run(arguments: argparse.Namespace) -> int:

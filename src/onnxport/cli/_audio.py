@@ -39,9 +39,9 @@ def read_audio(path: str | Path, sampling_rate: int) -> NDArray[np.float32]:
         raise OptionError(f"--audio {path}: {error.strerror or error}") from error
     except soundfile.LibsndfileError as error:
         raise OptionError(
-            f"--audio {path}: {error.error_string} give a WAV, FLAC, Ogg or MP3 file, or convert it to one"
+            f"--audio {path}: {error.error_string} pass a WAV, FLAC, Ogg or MP3 file, or convert it to one"
         ) from error
     if not len(samples):
-        raise OptionError(f"--audio {path}: the file has no samples; give another one")
+        raise OptionError(f"--audio {path}: the file has no samples; pass another file")
     mono = samples.mean(axis=1)
     return np.asarray(soxr.resample(mono, file_rate, sampling_rate, quality="VHQ"), dtype=np.float32)

@@ -42,25 +42,25 @@ def generate(directory: Directory, request: RunRequest, settings: dict[str, Any]
         inputs = _model_inputs(directory, request, prompt, tokenizer)
         _, steps = LightModel(directory).stream(inputs, **settings)
         token_ids = _collect(steps, tokenizer if stream else None)
-        kept = [index for index in token_ids if index not in directory.eos_token_ids]
-        values.append({"text": tokenizer.decode(kept) if tokenizer is not None else "", "tokens": kept})
+        new_ids = [index for index in token_ids if index not in directory.eos_token_ids]
+        values.append({"text": tokenizer.decode(new_ids) if tokenizer is not None else "", "tokens": new_ids})
     lines = [value["text"] or f"(no text, token ids {value['tokens']})" for value in values]
     return RunResult([] if stream and tokenizer is not None else lines, values)
 
 
 def _collect(steps: Iterator[NDArray[Any]], tokenizer: DirectoryTokenizer | None) -> list[int]:
-    """Return the first sequence's token ids; print their text as they arrive if there is a tokenizer."""
+    """Return the first sequence's token ids; print their text step by step if there is a tokenizer."""
     token_ids: list[int] = []
 
-    def received() -> Iterator[int]:
+    def generated() -> Iterator[int]:
         for step in steps:
             token_ids.append(int(step[0]))
             yield token_ids[-1]
 
     if tokenizer is None:
-        return list(received())
-    for piece in tokenizer.decode_stream(received()):
-        write(piece)
+        return list(generated())
+    for text in tokenizer.decode_stream(generated()):
+        write(text)
     write("\n")
     return token_ids
 
@@ -72,7 +72,7 @@ def write(text: str) -> None:
 
 
 def _tokenizer(directory: Directory, request: RunRequest) -> DirectoryTokenizer | None:
-    """Return the tokenizer; None if the directory has none and no text is to be tokenized."""
+    """Return the tokenizer; None if the directory has none and the request has no text."""
     try:
         return DirectoryTokenizer(directory)
     except CheckpointNotFoundError:
@@ -90,7 +90,7 @@ def _model_inputs(
     graph = directory.graph("encoder_model" if directory.has("encoder_model") else "model")
     if "input_ids" in graph.inputs:
         if not request.texts or tokenizer is None:
-            raise OptionError("give at least one --text (or token ids with --input-ids)")
+            raise OptionError("pass at least one --text (or token ids with --input-ids)")
         return dict(tokenizer.encode([prompt]))
     if "pixel_values" in graph.inputs:
         return _preprocess.image_inputs(directory, request)
@@ -118,14 +118,14 @@ def _generate_multimodal(
     sequences = model.generate(**inputs, **settings, streamer=streamer)
     token_ids = sequences[0, inputs["input_ids"].shape[1] :].tolist()
     text = processor.tokenizer.decode(token_ids, skip_special_tokens=True)
-    kept = [index for index in token_ids if index not in directory.eos_token_ids]
-    return RunResult([] if stream else [text], [{"text": text, "tokens": kept}])
+    new_ids = [index for index in token_ids if index not in directory.eos_token_ids]
+    return RunResult([] if stream else [text], [{"text": text, "tokens": new_ids}])
 
 
 def _multimodal_inputs(processor: ProcessorMixin, request: RunRequest) -> dict[str, Any]:
-    """Make the inputs of a multimodal model: a chat of one message, or the prompt where there is no chat template."""
+    """Make the inputs of a multimodal model: one chat message, or the prompt if the processor has no chat template."""
     if len(request.texts) != 1 or request.input_ids:
-        raise OptionError("give one --prompt, with --image or --audio")
+        raise OptionError("pass one --prompt, with --image or --audio")
     (prompt,) = request.texts
     content: list[dict[str, Any]] = []
     arguments: dict[str, Any] = {}

@@ -27,7 +27,7 @@ def question_answering(directory: Directory, request: RunRequest) -> RunResult:
         OptionError: there is no question, or no context.
     """
     if not request.question or not request.texts:
-        raise OptionError("give a --question, and a --context that has the answer")
+        raise OptionError("pass a --question, and a --context that has the answer")
     tokenizer = _preprocess.load(directory, "AutoTokenizer")
     feed = _preprocess.token_inputs(tokenizer, request)
     outputs = LightModel(directory)(**feed)
@@ -54,14 +54,14 @@ def multiple_choice(directory: Directory, request: RunRequest) -> RunResult:
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     """Return probabilities over the last axis, in float32."""
     scores = logits.astype(np.float32)
-    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 def _context_mask(
     tokenizer: PreTrainedTokenizerBase, question: str, context: str, ids: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """Return which tokens belong to the context: not to the question, special tokens or padding."""
+    """Return a mask of the context's tokens, without the question, special tokens and padding."""
     encoded = tokenizer(question, context, truncation=True)
     sequence_ids = encoded.sequence_ids(0) if tokenizer.is_fast else None
     if sequence_ids is None:

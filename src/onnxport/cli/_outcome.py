@@ -1,4 +1,4 @@
-"""From a verb's result or error to an exit code: one line per error on stderr, tracebacks only with --debug."""
+"""Map a verb's result or error to an exit code: one line per error on stderr, tracebacks only with --debug."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
     """Run a verb and return its exit code; every error becomes one line on standard error.
 
     Args:
-        verb: function that does the work and returns `DONE` or `FAILED`.
+        verb: function that runs the verb and returns `DONE` or `FAILED`.
         debug: print the traceback of an error, and the warnings of other packages.
     """
     try:
@@ -33,7 +33,7 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
     except BrokenPipeError:
         _drop_output()
         return FAILED
-    except Exception as error:  # noqa: BLE001  # the process's last line of defence: any error becomes one line
+    except Exception as error:  # noqa: BLE001  # the process's top-level handler: any error becomes one line
         if debug:
             traceback.print_exc()
         print_error(message_of(error))
@@ -47,7 +47,7 @@ def interrupted() -> int:
 
 
 def message_of(error: Exception) -> str:
-    """Return an error's message in one line; unexpected errors are named as bugs."""
+    """Return an error's message in one line; unexpected errors are reported as bugs."""
     if isinstance(error, OnnxportError):
         return _one_line(error)
     if isinstance(error, OSError) and error.strerror:
@@ -68,7 +68,7 @@ def print_error(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet_packages() -> Iterator[None]:
-    """Hide the warnings of other packages in a block, and print onnxport's own, one line each.
+    """Hide the warnings of other packages in a block, and print onnxport's warnings, one line each.
 
     Filters, handlers and the environment are restored afterwards.
     """
@@ -76,8 +76,8 @@ def quiet_packages() -> Iterator[None]:
     logger, make_record = logging.getLogger("onnxport"), logging.getLogRecordFactory()
     handler = _WarningLine(logging.WARNING)
 
-    def make_quiet_record(*arguments: Any, **more: Any) -> logging.LogRecord:
-        record = make_record(*arguments, **more)
+    def make_quiet_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
+        record = make_record(*arguments, **keywords)
         if not f"{record.name}.".startswith("onnxport.") and record.levelno <= logging.WARNING:
             record.levelno = -1  # below the level of every handler, whichever package installed it
         return record
@@ -119,7 +119,7 @@ def _printable_output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Redirect standard output to the null device: its reader is gone, and Python flushes it once more at exit."""
+    """Redirect standard output to the null device: its pipe is closed, and Python flushes it once more at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -40,14 +40,14 @@ def load(directory: Directory, auto_class: str) -> Any:
     if not has_transformers():
         raise MissingDependencyError(
             f"{auto_class} needs torch and transformers: pip install 'onnxport[export]'; without them, onnxport run "
-            "takes --text and --input-ids"
+            "supports --text and --input-ids"
         )
     from onnxport.runtime.pipelines import load_preprocessor
 
     loaded, reason = load_preprocessor(auto_class, directory.path)
     if loaded is None:
         raise CheckpointNotFoundError(
-            f"{directory.path} has nothing that {auto_class} loads ({reason}); text models also take token ids, with "
+            f"{directory.path} has no files that {auto_class} loads ({reason}); text models also accept token ids with "
             "--input-ids"
         )
     return loaded
@@ -60,7 +60,7 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
         OptionError: there is no text.
     """
     if not request.texts:
-        raise OptionError("give at least one --text (or token ids with --input-ids)")
+        raise OptionError("pass at least one --text (or token ids with --input-ids)")
     padding = len(request.texts) > 1
     unpadded = padding and tokenizer.pad_token is None
     texts = list(request.texts)

@@ -11,13 +11,13 @@ from onnxport.options import Progress
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """Yield a callback that shows a stage and the share of it that is done.
+    """Yield a callback that shows a stage and its completed fraction.
 
     Args:
         quiet: show nothing.
 
     Yields:
-        `callback(stage, share)`; the share is None where it isn't known.
+        `callback(stage, done)`; `done` is the completed fraction, None if unknown.
     """
     if quiet:
         yield lambda stage, done: None

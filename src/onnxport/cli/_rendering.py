@@ -65,7 +65,7 @@ def axes_text(axes: Iterable[int | str]) -> str:
 
 
 @dataclass
-class _Worst:
+class _LargestDifferences:
     """Hold the largest differences of one output over all cases."""
 
     component: str
@@ -85,8 +85,8 @@ class _Worst:
 
 
 def _larger(a: float | None, b: float | None) -> float | None:
-    known = [value for value in (a, b) if value is not None]
-    return max(known) if known else None
+    values = [value for value in (a, b) if value is not None]
+    return max(values) if values else None
 
 
 def _difference(value: float | None) -> str:
@@ -98,15 +98,17 @@ def print_validation(report: ValidationReport) -> None:
     if not report.cases:
         print_line(f"validation: {report.status}{f' ({report.note})' if report.note else ''}")
         return
-    worst: dict[tuple[str, str], _Worst] = {}
+    largest: dict[tuple[str, str], _LargestDifferences] = {}
     for case in report.cases:
         for output in case.outputs:
-            worst.setdefault((case.component, output.name), _Worst(case.component, output.name)).add(output)
+            largest.setdefault((case.component, output.name), _LargestDifferences(case.component, output.name)).add(
+                output
+            )
     names = ", ".join(dict.fromkeys(case.name for case in report.cases))
     count = "1 case" if len(report.cases) == 1 else f"{len(report.cases)} cases"
     print_line(f"validation: {report.status}, {count} ({names}), atol {report.atol:g}, rtol {report.rtol:g}")
     columns = ("component", "output", "largest absolute difference", "largest relative difference", "status")
-    print_table("", columns, [item.row() for item in _shortened(list(worst.values()))])
+    print_table("", columns, [item.row() for item in _shortened(list(largest.values()))])
     if report.note:
         print_line(f"note: {report.note}")
     for case in report.cases:
@@ -116,17 +118,17 @@ def print_validation(report: ValidationReport) -> None:
         print_line(f"failed: {failure}")
 
 
-def _shortened(outputs: list[_Worst]) -> list[_Worst]:
+def _shortened(outputs: list[_LargestDifferences]) -> list[_LargestDifferences]:
     """Merge passed outputs in the middle of a long list into one row with their largest differences."""
     if len(outputs) <= _ROWS:
         return outputs
     head, middle, tail = outputs[:7], outputs[7:-3], outputs[-3:]
     failed = [item for item in middle if not item.passed]
     joined = [item for item in middle if item.passed]
-    rest = _Worst("…", f"{len(joined)} more")
+    row = _LargestDifferences("…", f"{len(joined)} more")
     for item in joined:
-        rest.max_abs, rest.max_rel = _larger(rest.max_abs, item.max_abs), _larger(rest.max_rel, item.max_rel)
-    return [*head, *failed, *([rest] if joined else []), *tail]
+        row.max_abs, row.max_rel = _larger(row.max_abs, item.max_abs), _larger(row.max_rel, item.max_rel)
+    return [*head, *failed, *([row] if joined else []), *tail]
 
 
 def print_export(result: ExportResult) -> None:
@@ -143,11 +145,12 @@ def print_export(result: ExportResult) -> None:
     print_validation(ValidationReport.from_dict(manifest.validation))
 
 
-def print_inspection(found: Inspection) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Print the graphs of a directory and, if it has a manifest, their model and task."""
-    if found.task:
-        print_line(f"{found.model or 'model'} for {found.task}, validation {found.validation or 'unknown'}")
-    for graph in found.graphs:
+    if inspection.task:
+        model, validation = inspection.model or "model", inspection.validation or "unknown"
+        print_line(f"{model} for {inspection.task}, validation {validation}")
+    for graph in inspection.graphs:
         _print_graph(graph)
 
 
@@ -164,10 +167,11 @@ def _print_graph(graph: GraphInspection) -> None:
     print_line(f"operators: {operators}")
 
 
-def print_description(found: Description) -> None:
-    """Print the graphs of a description; tensors that differ in the layer index only are one row."""
-    print_line(f"{found.architecture} ({found.model_type}) for {found.task}, {found.dtype}")
-    for graph in found.graphs:
+def print_description(description: Description) -> None:
+    """Print the graphs of a description; tensors that differ only in the layer index are one row."""
+    architecture, model_type = description.architecture, description.model_type
+    print_line(f"{architecture} ({model_type}) for {description.task}, {description.dtype}")
+    for graph in description.graphs:
         print_line(
             f"{graph.name}: {graph.source} description ({graph.described_by}), opset {graph.opset}, "
             f"atol {graph.atol:g}, rtol {graph.rtol:g}"
@@ -177,7 +181,7 @@ def print_description(found: Description) -> None:
         print_table("", ("", "name", "dtype", "axes", "example"), rows)
         for fixed in graph.fixed_axes:
             print_line(f"fixed by the model: {graph.name}, {fixed}")
-    for note in found.notes:
+    for note in description.notes:
         print_line(f"note: {note}")
 
 

@@ -1,4 +1,4 @@
-"""The inputs of `onnxport run` as the command line has them, and its result."""
+"""The inputs of `onnxport run`, as parsed from the command line, and its result."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.texts and self.input_ids:
-            raise OptionError("give --text or --input-ids, not both")
+            raise OptionError("pass --text or --input-ids, not both")
         if self.text_pairs and self.question:
-            raise OptionError("give --text-pair or --question, not both")
+            raise OptionError("pass --text-pair or --question, not both")
         if self.text_pairs and len(self.text_pairs) != len(self.texts):
-            raise OptionError(f"{len(self.text_pairs)} --text-pair for {len(self.texts)} --text: give one for each")
+            raise OptionError(f"{len(self.text_pairs)} --text-pair for {len(self.texts)} --text: pass one for each")
 
     def load_image(self) -> Image:
         """Return the image, in RGB.
 
         Raises:
-            OptionError: no image was given, or its file can't be read.
+            OptionError: no image was passed, or its file can't be read.
         """
         from PIL import Image
 
         if not self.image:
-            raise OptionError("give an image with --image")
+            raise OptionError("pass an image with --image")
         try:
             with Image.open(self.image) as opened:
                 return opened.convert("RGB")
@@ -64,12 +64,12 @@ class RunRequest:
         """Return the audio as mono samples, [time].
 
         Raises:
-            OptionError: no audio was given, or its file can't be read.
+            OptionError: no audio was passed, or its file can't be read.
         """
         from onnxport.cli._audio import read_audio
 
         if not self.audio:
-            raise OptionError("give an audio file with --audio")
+            raise OptionError("pass an audio file with --audio")
         return read_audio(self.audio, sampling_rate)
 
 

@@ -21,17 +21,17 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_from(arguments: argparse.Namespace, *, max_new_tokens: int) -> dict[str, Any]:
-    """Return the settings that were parsed.
+    """Return the parsed settings.
 
     Args:
         arguments: parsed arguments.
         max_new_tokens: default of `--max-new-tokens`.
     """
-    found = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name) is not None}
-    samples = any(name in found for name in ("temperature", "top_k", "top_p", "seed"))
+    settings = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name) is not None}
+    samples = any(name in settings for name in ("temperature", "top_k", "top_p", "seed"))
     if arguments.greedy or samples:
-        found["do_sample"] = not arguments.greedy
-    return {"max_new_tokens": max_new_tokens, **found}
+        settings["do_sample"] = not arguments.greedy
+    return {"max_new_tokens": max_new_tokens, **settings}
 
 
 def positive_int(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Run a task that doesn't generate: a Transformers pipeline where there is one, otherwise the graph's outputs."""
+"""Run a task that doesn't generate: with a Transformers pipeline if there is one, otherwise the graph's outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOP_K = 5
 _PAIR_TASKS = ("text-classification", "multiple-choice")
 _FILE_INPUTS = {"pixel_values": "--image", "input_features": "--audio", "input_values": "--audio"}
-"""Inputs that are made from a file to the option that names it."""
+"""Graph inputs that are made from a file, to the option that names the file."""
 
 
 def run_task(directory: Directory, request: RunRequest) -> RunResult:
@@ -55,9 +55,9 @@ def _check_request(directory: Directory, request: RunRequest) -> None:
     if request.text_pairs and directory.task not in _PAIR_TASKS:
         raise OptionError(f"--text-pair doesn't apply to {directory.task}, only to {' and '.join(_PAIR_TASKS)}")
     if request.texts and options and "input_ids" not in names and not (request.image or request.audio):
-        raise OptionError(f"the graph takes no text, its inputs are {shown}: give {options.pop()}")
+        raise OptionError(f"the graph has no text input, its inputs are {shown}: pass {options.pop()}")
     if not (request.texts or request.input_ids or request.image or request.audio):
-        raise OptionError(f"give --text, --input-ids, --image or --audio: the graph's inputs are {shown}")
+        raise OptionError(f"pass --text, --input-ids, --image or --audio: the graph's inputs are {shown}")
 
 
 def _fill_mask(directory: Directory, request: RunRequest) -> RunResult:
@@ -65,9 +65,9 @@ def _fill_mask(directory: Directory, request: RunRequest) -> RunResult:
     pipe = pipeline("fill-mask", directory.path)
     for text in request.texts:
         if pipe.tokenizer.mask_token not in text:
-            raise OptionError(f"{text!r} has no mask: put {pipe.tokenizer.mask_token} where a token is to be predicted")
-    found = [pipe(text, top_k=TOP_K, tokenizer_kwargs={"truncation": True}) for text in request.texts]
-    values = [masks if isinstance(masks[0], list) else [masks] for masks in found]
+            raise OptionError(f"{text!r} has no mask: put {pipe.tokenizer.mask_token} in place of a token to predict")
+    predictions = [pipe(text, top_k=TOP_K, tokenizer_kwargs={"truncation": True}) for text in request.texts]
+    values = [masks if isinstance(masks[0], list) else [masks] for masks in predictions]
     lines = [
         f"text {row + 1}, mask {column + 1}: {_scores(best, 'token_str')}"
         for row, masks in enumerate(values)
@@ -134,7 +134,7 @@ def _sentence_similarity(directory: Directory, request: RunRequest) -> RunResult
 
 
 def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunResult:
-    """Run the graph on everything in the request, and show its outputs."""
+    """Run the graph on the request's preprocessed text, image and audio, and show its outputs."""
     feed: Arrays = {}
     if request.texts:
         feed |= _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
@@ -223,4 +223,4 @@ _TASKS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "question-answering": question_answering,
     "multiple-choice": multiple_choice,
 }
-"""Tasks with a result of their own; all others show the graph's outputs."""
+"""Tasks with a custom result; all others show the graph's outputs."""

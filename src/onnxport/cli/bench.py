@@ -35,19 +35,20 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.runtime.settings import RunSettings
 
     workload = Workload(arguments.prompt_tokens, arguments.new_tokens, arguments.batch)
-    found = bench(arguments.directory, workload, RunSettings(arguments.device, threads=arguments.threads))
+    results = bench(arguments.directory, workload, RunSettings(arguments.device, threads=arguments.threads))
     if arguments.json:
-        print_json(asdict(found))
+        print_json(asdict(results))
         return DONE
-    rows = [("load", f"{found.load_seconds:.2f} s")]
-    if found.prefill_tokens_per_second is not None:
-        rows.append((f"prefill, {found.prompt_tokens} tokens", f"{found.prefill_tokens_per_second:.0f} tokens/s"))
-    if found.decode_tokens_per_second is not None:
-        rows.append(("decode", f"{found.decode_tokens_per_second:.1f} tokens/s"))
-    step = "one token" if found.decode_tokens_per_second is not None else "one run"
-    rows.append((f"latency of {step}", ", ".join(f"{name} {value:.2f} ms" for name, value in found.latency_ms.items())))
-    if found.session_share is not None:
-        rows.append(("of which ONNX Runtime", f"{100 * found.session_share:.1f} %"))
-    rows.append(("peak memory", bytes_text(found.peak_memory_bytes)))
+    rows = [("load", f"{results.load_seconds:.2f} s")]
+    if results.prefill_tokens_per_second is not None:
+        rows.append((f"prefill, {results.prompt_tokens} tokens", f"{results.prefill_tokens_per_second:.0f} tokens/s"))
+    if results.decode_tokens_per_second is not None:
+        rows.append(("decode", f"{results.decode_tokens_per_second:.1f} tokens/s"))
+    step = "one token" if results.decode_tokens_per_second is not None else "one run"
+    latency = ", ".join(f"{name} {value:.2f} ms" for name, value in results.latency_ms.items())
+    rows.append((f"latency of {step}", latency))
+    if results.session_share is not None:
+        rows.append(("of which ONNX Runtime", f"{100 * results.session_share:.1f} %"))
+    rows.append(("peak memory", bytes_text(results.peak_memory_bytes)))
     print_table("", ("measurement", "value"), rows)
     return DONE

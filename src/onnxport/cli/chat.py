@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, tokenizer = LightModel(directory), DirectoryTokenizer(directory)
     if not model.can_generate or not directory.has("model"):
         raise UnsupportedError(
-            f"{directory.path} was exported for {directory.manifest.task}: onnxport chat needs a decoder of text"
+            f"{directory.path} was exported for {directory.manifest.task}: onnxport chat needs a text decoder"
         )
     tokenizer.apply_chat_template([{"role": "user", "content": ""}])  # fails before the first question
     directory.graph("model")
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(is_terminal: bool) -> str | None:
-    """Return the user's next message, None at the end of the input or on Ctrl-C."""
+    """Return the user's next message; None at the end of the input or on Ctrl-C."""
     try:
         return input("> " if is_terminal else "").strip()
     except (EOFError, KeyboardInterrupt):

@@ -29,11 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.cli._rendering import print_description, print_json, print_line
     from onnxport.description.source_code import python_module
 
-    found = describe_checkpoint(arguments.model, options)
+    description = describe_checkpoint(arguments.model, options)
     if arguments.json:
-        print_json(found.to_dict())
+        print_json(description.to_dict())
     elif arguments.python:
-        print_line(python_module(found).rstrip())
+        print_line(python_module(description).rstrip())
     else:
-        print_description(found)
+        print_description(description)
     return DONE

@@ -15,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the inputs, outputs and operators of the graphs."""
+    """Inspect the graphs, and print their inputs, outputs and operators."""
     from onnxport.bundles.inspection import inspect
     from onnxport.cli._rendering import print_inspection, print_json
 
-    found = inspect(arguments.path)
+    inspection = inspect(arguments.path)
     if arguments.json:
-        print_json(asdict(found))
+        print_json(asdict(inspection))
     else:
-        print_inspection(found)
+        print_inspection(inspection)
     return DONE

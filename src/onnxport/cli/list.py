@@ -26,19 +26,19 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.cli._rendering import print_json, print_line, print_table
     from onnxport.description.coverage import validated_tasks
 
-    found = validated_tasks()
-    shown = _select(found.types, arguments.model_type, arguments.task)
+    coverage = validated_tasks()
+    selected = _select(coverage.types, arguments.model_type, arguments.task)
     if arguments.json:
-        print_json({name: asdict(known) for name, known in shown.items()})
+        print_json({name: asdict(entry) for name, entry in selected.items()})
     elif arguments.model_type:
-        [(name, known)] = shown.items()
-        print_table(name, ("task", "name in transformers.onnx 4.37.2", "validated"), _rows(name, known))
+        [(name, entry)] = selected.items()
+        print_table(name, ("task", "name in transformers.onnx 4.37.2", "validated"), _rows(name, entry))
     else:
-        rows = ((name, ", ".join(known.tasks)) for name, known in shown.items() if known.tasks)
+        rows = ((name, ", ".join(entry.tasks)) for name, entry in selected.items() if entry.tasks)
         print_table("", ("model type", "tasks that export and validate"), rows)
     if not arguments.json:
-        versions = f"transformers {found.versions['transformers']}, on tiny checkpoints with random weights"
-        print_line(f"Validated {found.date} with {versions}; docs/coverage.md has every pair and every failure.")
+        versions = f"transformers {coverage.versions['transformers']}, on tiny checkpoints with random weights"
+        print_line(f"Validated {coverage.date} with {versions}; docs/coverage.md has every pair and every failure.")
     return DONE
 
 
@@ -50,17 +50,17 @@ def _select(types: dict[str, ValidatedType], model_type: str | None, task: str |
     """
     from onnxport.description.tasks import canonical_task
 
-    name = task and canonical_task(task).full_name
-    normalized = {_normalize(known): known for known in types}
+    task_name = task and canonical_task(task).full_name
+    normalized = {_normalize(name): name for name in types}
     selected = None if model_type is None else normalized.get(_normalize(model_type))
     if model_type is not None and selected is None:
-        near = difflib.get_close_matches(_normalize(model_type), normalized, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(normalized[known] for known in near)}? " if near else ""
+        similar = difflib.get_close_matches(_normalize(model_type), normalized, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(normalized[name] for name in similar)}? " if similar else ""
         raise UnsupportedError(f"model type {model_type!r} isn't listed: {hint}see all with onnxport list")
     return {
-        known: entry
-        for known, entry in types.items()
-        if selected in (None, known) and (name is None or name in entry.tasks or known == selected)
+        name: entry
+        for name, entry in types.items()
+        if selected in (None, name) and (task_name is None or task_name in entry.tasks or name == selected)
     }
 
 
@@ -69,12 +69,12 @@ def _normalize(model_type: str) -> str:
     return model_type.replace("_", "-").lower()
 
 
-def _rows(model_type: str, known: ValidatedType) -> list[tuple[str, str, str]]:
+def _rows(model_type: str, entry: ValidatedType) -> list[tuple[str, str, str]]:
     from onnxport.configs.model_types import MODEL_TYPES
     from onnxport.description.tasks import canonical_task
 
     old = MODEL_TYPES.get(model_type.replace("_", "-"))
     features = {canonical_task(feature).full_name: feature for feature in (old.features if old else ())}
-    fixed = {task: f"yes, with {', '.join(axes)}" for task, axes in known.fixed_axes.items()}
-    rows = [(task, features.get(task, ""), fixed.get(task, "yes")) for task in known.tasks]
-    return rows + [(task, features.get(task, ""), f"no: {reason}") for task, reason in known.failed.items()]
+    fixed = {task: f"yes, with {', '.join(axes)}" for task, axes in entry.fixed_axes.items()}
+    rows = [(task, features.get(task, ""), fixed.get(task, "yes")) for task in entry.tasks]
+    return rows + [(task, features.get(task, ""), f"no: {reason}") for task, reason in entry.failed.items()]

@@ -1,6 +1,6 @@
 """The descriptions of `transformers.onnx` 4.37.2: inputs, outputs, dynamic axes, tolerances and dummy inputs.
 
-Importing them imports neither torch nor transformers.
+Importing this package imports neither torch nor transformers.
 """
 
 from onnxport.configs._base import DEFAULT_ONNX_OPSET, EXTERNAL_DATA_FORMAT_SIZE_LIMIT, OnnxConfig

@@ -1,4 +1,4 @@
-"""The base class of all descriptions: inputs, outputs, axes, opset, tolerance, dummy inputs."""
+"""The base class of all descriptions: inputs, outputs, axes, opset, tolerance and dummy inputs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_ONNX_OPSET = 11
 """Default minimum opset of a description."""
 EXTERNAL_DATA_FORMAT_SIZE_LIMIT = 2 * 1024**3
-"""Size of the parameters, in bytes, from which they don't fit into one protobuf file."""
+"""Size of the parameters, in bytes, from which they don't fit into a single protobuf file."""
 
 Axes = Mapping[str, Mapping[int, str]]
-"""Tensor name to its dynamic axes: index to symbolic name."""
+"""Dynamic axes by tensor name: axis index to symbolic name."""
 
 _AUDIO_INPUTS = ("input_features", "input_values")
 _AUDIO_COMPONENTS = ("feature_extractor", "audio_processor")
@@ -50,7 +50,7 @@ def _outputs(**names: Mapping[int, str]) -> OrderedDict[str, Mapping[int, str]]:
 
 
 class OnnxConfig(ABC):
-    """Describe a model for its export; a subclass defines at least `inputs`.
+    """Describe a model for export; a subclass defines at least `inputs`.
 
     Args:
         config: the model's configuration.
@@ -171,7 +171,7 @@ class OnnxConfig(ABC):
         frequency: int = 220,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Mapping[str, Any]:
-        """Make dummy inputs with the model's preprocessor.
+        """Create dummy inputs with the model's preprocessor.
 
         The signature is that of `transformers.onnx`; subclasses and callers pass the arguments by name.
 
@@ -180,8 +180,8 @@ class OnnxConfig(ABC):
             batch_size: batch size; -1 for the default.
             seq_length: sequence length, including special tokens; -1 for the default.
             num_choices: choices per question (multiple-choice only); -1 for the default.
-            is_pair: make pairs of sequences, together `seq_length` tokens long.
-            framework: `pt`, `np`, a `TensorType`, or `None` for lists.
+            is_pair: whether to create pairs of sequences with a total length of `seq_length`.
+            framework: `pt`, `np`, a `TensorType`, or None for lists.
             num_channels: channels of the images.
             image_width: width of the images, in pixels.
             image_height: height of the images, in pixels.
@@ -194,24 +194,24 @@ class OnnxConfig(ABC):
             The inputs by name, in the preprocessor's order.
 
         Raises:
-            ValueError: a tokenizer and a preprocessor are both passed, or the preprocessor is of an unknown type.
+            ValueError: both a tokenizer and a preprocessor are passed, or the preprocessor has an unknown type.
             NotImplementedError: `framework` is TensorFlow.
         """
         from transformers import PreTrainedTokenizerBase
 
-        returned = _dummies.framework_name(framework)
-        preprocessor = self._component(_only_one(preprocessor, tokenizer))
+        return_tensors = _dummies.framework_name(framework)
+        preprocessor = self._component(_preprocessor_or_tokenizer(preprocessor, tokenizer))
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
         if isinstance(preprocessor, PreTrainedTokenizerBase):
-            return self._text_inputs(preprocessor, batch, seq_length, num_choices, is_pair, returned)
+            return self._text_inputs(preprocessor, batch, seq_length, num_choices, is_pair, return_tensors)
         input_name = _main_input_name(preprocessor)
         if input_name == "pixel_values":
             images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
-            return dict(preprocessor(images=images, return_tensors=returned))
+            return dict(preprocessor(images=images, return_tensors=return_tensors))
         if input_name in _AUDIO_INPUTS:
             rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate
             audio = self._generate_dummy_audio(batch, rate, time_duration, frequency)
-            return dict(preprocessor(audio, sampling_rate=rate, return_tensors=returned))
+            return dict(preprocessor(audio, sampling_rate=rate, return_tensors=return_tensors))
         raise ValueError("Unable to generate dummy inputs for the model. Please provide a tokenizer or a preprocessor.")
 
     def generate_dummy_inputs_onnxruntime(self, reference_model_inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,7 +232,7 @@ class OnnxConfig(ABC):
 
     @classmethod
     def flatten_output_collection_property(cls, name: str, field: Iterable[Any]) -> dict[str, Any]:
-        """Flatten an output that is a nested collection of tensors, by one level.
+        """Flatten an output that is a nested collection of tensors by one level.
 
         Args:
             name: name of the output.
@@ -250,14 +250,14 @@ class OnnxConfig(ABC):
 
     @property
     def static_symbols(self) -> frozenset[str]:
-        """Symbols whose axes the graph fixes at the traced size, although `inputs` has them; a hook."""
+        """Symbols in `inputs` whose axes are fixed to the traced size in the graph; a hook."""
         return frozenset()
 
     @property
     def multiples(self) -> frozenset[str]:
-        """Inputs whose axes are the same multiple of their symbol as in the dummy inputs; a hook.
+        """Inputs whose axes are a fixed multiple of their symbol, the one in the dummy inputs; a hook.
 
-        Audio models, for instance, may take a fixed number of frames per token.
+        For example, audio models may take a fixed number of frames per token.
         """
         return frozenset()
 
@@ -269,12 +269,12 @@ class OnnxConfig(ABC):
             arguments: the inputs by name, with nested collections and the cache rebuilt.
 
         Returns:
-            Output name to tensor, tuple or cache.
+            Tensors, tuples or caches by output name.
         """
         return forward(**arguments, return_dict=True)
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
-        """Convert the graph's cache inputs, a list of tuples, to the `Cache` of Transformers 5; a hook.
+        """Convert the graph's cache inputs, a list of tuples, to a Transformers 5 `Cache`; a hook.
 
         Args:
             past: one tuple of tensors per layer.
@@ -283,7 +283,7 @@ class OnnxConfig(ABC):
         return caches.past_to_cache(past)
 
     def cache_to_past(self, cache: Any) -> Any:
-        """Convert the `Cache` of Transformers 5 to one tuple of tensors per layer; a hook."""
+        """Convert a Transformers 5 `Cache` to one tuple of tensors per layer; a hook."""
         return caches.cache_to_past(cache)
 
     def _text_inputs(
@@ -313,7 +313,7 @@ class OnnxConfig(ABC):
         return _dummies.audios(batch_size, sampling_rate, time_duration, frequency)
 
     def _component(self, preprocessor: Preprocessor) -> Any:
-        """Return the component of a processor that makes this model's inputs; other preprocessors unchanged."""
+        """Return the component of a processor that creates this model's inputs; other preprocessors unchanged."""
         from transformers import ProcessorMixin
 
         if not isinstance(preprocessor, ProcessorMixin) and not hasattr(preprocessor, "image_processor"):
@@ -324,8 +324,8 @@ class OnnxConfig(ABC):
             components.insert(0, "image_processor")
         elif "input_features" in names or "input_values" in names:
             components = [*_AUDIO_COMPONENTS, *components]
-        found = (getattr(preprocessor, name, None) for name in components)
-        return next((component for component in found if component is not None), preprocessor)
+        candidates = (getattr(preprocessor, name, None) for name in components)
+        return next((component for component in candidates if component is not None), preprocessor)
 
 
 def model_of(forward: Any) -> Any:
@@ -334,10 +334,10 @@ def model_of(forward: Any) -> Any:
 
 
 def _main_input_name(preprocessor: Preprocessor) -> str | None:
-    """Return the main input that an image processor or feature extractor makes, `None` for other preprocessors.
+    """Return the main model input that an image processor or feature extractor creates; None for other preprocessors.
 
     Raises:
-        ValueError: an image processor that doesn't make `pixel_values`.
+        ValueError: an image processor doesn't return `pixel_values`.
     """
     from transformers import FeatureExtractionMixin, ImageProcessingMixin
 
@@ -352,7 +352,7 @@ def _main_input_name(preprocessor: Preprocessor) -> str | None:
     return input_name
 
 
-def _only_one(preprocessor: Preprocessor, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _preprocessor_or_tokenizer(preprocessor: Preprocessor, tokenizer: PreTrainedTokenizerBase | None) -> Any:
     """Return the preprocessor, or the tokenizer that was passed by its deprecated name."""
     from transformers import PreTrainedTokenizerBase
 

@@ -1,4 +1,4 @@
-"""Dummy inputs: text, images and audio of a given size, for the checkpoint's preprocessor."""
+"""Create dummy text, images and audio of a specific size for the checkpoint's preprocessor."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _AUDIO_AMPLITUDE = 0.5
 
 
 def framework_name(framework: Framework) -> str | None:
-    """Return `framework` (a string, a `TensorType` or `None`) as the string for preprocessors.
+    """Return `framework` (a string, a `TensorType` or None) as a string for preprocessors.
 
     Raises:
-        NotImplementedError: `framework` is TensorFlow, which Transformers 5 doesn't have.
+        NotImplementedError: `framework` is TensorFlow, which Transformers 5 doesn't support.
     """
     name = framework.value if isinstance(framework, Enum) else framework
     if name in ("tf", "tensorflow"):
@@ -47,28 +47,28 @@ def tokenize_texts(
     """Tokenize `batch` sequences, or pairs, of `length` tokens each, plus special tokens.
 
     A sequence is one token repeated without separators: the unknown token or, if the tokenizer has none or merges
-    repeated ones, a short word. The two sequences of a pair share the length.
+    repeated unknown tokens, a short word. The length is split between the two sequences of a pair.
     """
     first_length, second_length = (length - length // 2, length // 2) if is_pair else (length, 0)
     special = tokenizer.num_special_tokens_to_add(is_pair)
-    chosen: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
     for unit in _units(tokenizer):
         texts = [[unit * first_length] * batch]
         if is_pair:
             texts.append([unit * second_length] * batch)
         encoded = dict(tokenizer(*texts))
-        chosen = encoded if chosen is None else chosen
+        result = encoded if result is None else result
         if all(len(ids) == max(length, 0) + special for ids in encoded.get("input_ids", ())):
-            chosen = encoded
+            result = encoded
             break
-    assert chosen is not None
-    return {name: to_tensor(value, framework) for name, value in chosen.items()}
+    assert result is not None
+    return {name: to_tensor(value, framework) for name, value in result.items()}
 
 
 def tokenize_choices(
     tokenizer: PreTrainedTokenizerBase, batch: int, length: int, choices: int, framework: str | None
 ) -> dict[str, Any]:
-    """Tokenize `batch` questions with `choices` answers each, every sequence `length` tokens long.
+    """Tokenize `batch` questions with `choices` answers each; every sequence has `length` tokens.
 
     Returns:
         Tensors of shape [batch, choices, sequence].
@@ -77,8 +77,8 @@ def tokenize_choices(
     texts = [text] * batch * choices
     encoded = dict(tokenizer(texts, texts))
     return {
-        name: to_tensor([rows[start : start + choices] for start in range(0, len(rows), choices)], framework)
-        for name, rows in encoded.items()
+        name: to_tensor([values[start : start + choices] for start in range(0, len(values), choices)], framework)
+        for name, values in encoded.items()
     }
 
 
@@ -88,7 +88,7 @@ def _units(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 
 def images(batch: int, channels: int, height: int, width: int) -> list[Image.Image]:
-    """Return `batch` random images, from a fixed random seed.
+    """Return `batch` random images with a fixed random seed.
 
     Raises:
         ValueError: `channels` isn't 1, 3 or 4.
@@ -114,7 +114,7 @@ def audios(batch: int, rate: int, seconds: float, frequency: float) -> list[Any]
 
 
 def to_tensor(value: Any, framework: str | None) -> Any:
-    """Return nested lists as a tensor of `framework`; unchanged if `framework` is `None`."""
+    """Return nested lists as a tensor of `framework`; unchanged if `framework` is None."""
     if framework is None:
         return value
     if framework == "pt":
@@ -138,7 +138,7 @@ def zeros(shape: Sequence[int], framework: str | None = "pt") -> Any:
 
 
 def extend_mask(mask: torch.Tensor | NDArray[Any], length: int) -> torch.Tensor | NDArray[Any]:
-    """Return the [batch, sequence] mask with `length` ones of the same dtype appended to each row."""
+    """Return a [batch, sequence] mask with `length` ones of the same dtype appended to each sequence."""
     import numpy
 
     if isinstance(mask, numpy.ndarray):

@@ -1,4 +1,4 @@
-"""The size of parameters in bytes, and the size of an axis of a dummy input."""
+"""Compute the size of parameters in bytes, and the size of an axis of a dummy input."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def compute_effective_axis_dimension(dimension: int, fixed_dimension: int, num_t
 
     Args:
         dimension: requested size; zero or less for a dynamic axis.
-        fixed_dimension: size for a dynamic axis.
+        fixed_dimension: size of a dynamic axis.
         num_token_to_add: number of tokens that are added later, which is subtracted.
 
     Returns:
-        The size, which can be zero or less if `num_token_to_add` is larger than the requested size.
+        The size, which may be zero or negative if `num_token_to_add` is larger than the requested size.
     """
     size = dimension if dimension > 0 else fixed_dimension
     return size - num_token_to_add

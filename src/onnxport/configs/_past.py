@@ -25,7 +25,7 @@ class OnnxConfigWithPast(OnnxConfig):
         config: the model's configuration.
         task: task of the model.
         patching_specs: attributes that are replaced while the model is traced.
-        use_past: whether the graph takes and returns the cache.
+        use_past: whether the graph has the cache as inputs and outputs.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class OnnxConfigWithPast(OnnxConfig):
 
     @classmethod
     def with_past(cls, config: PreTrainedConfig, task: str = "default") -> Self:
-        """Build the description of a graph that takes and returns the cache."""
+        """Build the description of a graph with the cache as inputs and outputs."""
         return cls(config, task=task, use_past=True)
 
     @property
@@ -92,18 +92,18 @@ class OnnxConfigWithPast(OnnxConfig):
         is_pair: bool = False,
         framework: Framework = None,
     ) -> Mapping[str, Any]:
-        """Make token inputs and, with past, a cache that is two tokens longer.
+        """Create dummy token inputs and, with past, a cache that is two tokens longer.
 
         Args:
-            tokenizer: the model's tokenizer (or any preprocessor that the base takes).
+            tokenizer: the model's tokenizer (or any preprocessor that the base class accepts).
             batch_size: batch size; -1 for the default.
             seq_length: sequence length; -1 for the default.
-            is_pair: make pairs of sequences.
-            framework: `pt`, `np`, a `TensorType`, or `None` for lists (with past: for PyTorch tensors).
+            is_pair: whether to create pairs of sequences.
+            framework: `pt`, `np`, a `TensorType`, or None for lists (with past: for PyTorch tensors).
 
         Returns:
             The inputs by name; `past_key_values` is a list of (key, value), float32 zeros of shape
-            [batch, heads, past, head size].
+            [batch, heads, past, head_dim].
 
         Raises:
             ValueError: `use_past` is set and PyTorch isn't installed.
@@ -151,7 +151,7 @@ class OnnxConfigWithPast(OnnxConfig):
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
         self, name: str, field: Iterable[Any]
     ) -> dict[str, Any]:
-        """Flatten a cache by layer, key and value; other outputs like the base class."""
+        """Flatten a cache by layer, key and value, and other outputs like the base class."""
         if name not in _CACHE_NAMES.values():
             return super().flatten_output_collection_property(name, field)
         flattened: dict[str, Any] = {}
@@ -168,7 +168,7 @@ class OnnxConfigWithPast(OnnxConfig):
         return head_size(self._config, self.num_attention_heads)
 
     def _cache_framework(self, framework: Framework) -> str | None:
-        """Return the framework of the tensors; PyTorch by default with past."""
+        """Return the framework of the tensors; with past, PyTorch is the default."""
         name = _dummies.framework_name(framework)
         if not self.use_past:
             return name
@@ -178,7 +178,7 @@ class OnnxConfigWithPast(OnnxConfig):
 
 
 def cache_name(direction: str) -> str:
-    """Return the name of the cache among the inputs or outputs.
+    """Return the prefix of the cache's input or output names.
 
     Raises:
         ValueError: `direction` is neither.
@@ -189,11 +189,11 @@ def cache_name(direction: str) -> str:
 
 
 def head_size(config: PreTrainedConfig, heads: int) -> int:
-    """Return the size of one attention head: from the configuration, or the hidden size divided by `heads`."""
-    stated = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    return int(stated or config.hidden_size // heads)
+    """Return the size of an attention head: from the configuration, or the hidden size divided by `heads`."""
+    head_dim = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return int(head_dim or config.hidden_size // heads)
 
 
 def cache_heads(config: PreTrainedConfig, heads: int) -> int:
-    """Return the number of key/value heads: less than `heads` with grouped-query attention."""
+    """Return the number of key/value heads, which is less than `heads` with grouped-query attention."""
     return int(getattr(config, "num_key_value_heads", None) or heads)

@@ -1,4 +1,4 @@
-"""Patches of `transformers.onnx`: an attribute that is replaced while a model is traced."""
+"""Patches of `transformers.onnx`: attributes that are replaced while a model is traced."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from onnxport.patching.patch import Replacement
 
 @dataclass
 class PatchingSpec:
-    """Describe an attribute that is replaced during the export.
+    """An attribute that is replaced during the export.
 
     Attributes:
         o: object (module, class, …) that has the attribute.
         name: the attribute's name.
         custom_op: the replacement.
-        orig_op: the original value; `None` to read it from `o`.
-        op_wrapper: applied to `custom_op` before it is set, for instance `staticmethod`.
+        orig_op: the original value; None to read it from `o`.
+        op_wrapper: applied to `custom_op` before it is set, for example `staticmethod`.
     """
 
     o: Any
@@ -34,7 +34,7 @@ class PatchingSpec:
 
 
 def resolve(specs: Iterable[PatchingSpec] | None) -> list[PatchingSpec]:
-    """Return copies of the specs with `orig_op` filled in.
+    """Return copies of the specs with `orig_op` set.
 
     Raises:
         AttributeError: an object lacks the attribute of its spec.

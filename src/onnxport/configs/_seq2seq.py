@@ -1,4 +1,4 @@
-"""The base class for encoder-decoders in one graph, with a cache of self-attention and cross-attention."""
+"""The base class for encoder-decoders as a single graph, with a self-attention and cross-attention cache."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
         is_pair: bool = False,
         framework: Framework = None,
     ) -> Mapping[str, Any]:
-        """Make the encoder's token inputs, the decoder's (prefixed `decoder_`) and, with past, the cache.
+        """Create dummy token inputs of the encoder and of the decoder (`decoder_*`) and, with past, the cache.
 
         With past, the decoder's sequence length is 1, or more if the tokenizer adds special tokens.
 
@@ -85,12 +85,12 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
             tokenizer: the model's tokenizer.
             batch_size: batch size; -1 for the default.
             seq_length: sequence length; -1 for the default.
-            is_pair: make pairs of sequences.
-            framework: `pt`, `np`, a `TensorType`, or `None` for lists (with past: for PyTorch tensors).
+            is_pair: whether to create pairs of sequences.
+            framework: `pt`, `np`, a `TensorType`, or None for lists (with past: for PyTorch tensors).
 
         Returns:
             The inputs by name; `past_key_values` is a list of (decoder key, decoder value, encoder key,
-            encoder value), one entry per layer of the decoder.
+            encoder value), with one entry per decoder layer.
 
         Raises:
             ValueError: `use_past` is set and PyTorch isn't installed.
@@ -108,7 +108,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
     def fill_with_past_key_values_(  # type: ignore[override]  # no inverted values in the original, either
         self, inputs_or_outputs: MutableMapping[str, Mapping[int, str]], direction: str
     ) -> None:
-        """Add the cache's tensors, four for each layer of the decoder, to the inputs or outputs.
+        """Add the cache's tensors, four per decoder layer, to the inputs or outputs.
 
         Args:
             inputs_or_outputs: the inputs or outputs; modified in place.
@@ -131,7 +131,7 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
         flattened_output[f"{name}.{idx}.encoder.value"] = t[3]
 
     def _dummy_cache(self, inputs: Mapping[str, Any], framework: str | None) -> list[tuple[Any, ...]]:
-        """Return zeros for every layer of the decoder; cross-attention also has the decoder's number of heads."""
+        """Return zeros for every decoder layer; cross-attention has the decoder's number of heads, too."""
         batch, encoder_length = inputs["input_ids"].shape
         past = inputs["decoder_input_ids"].shape[1] + self.past_beyond_decoder
         heads = self.num_attention_heads[1]
@@ -144,6 +144,6 @@ class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
 
 
 def _first(config: PreTrainedConfig, *names: str) -> int | None:
-    """Return the first of these attributes that isn't missing or None."""
+    """Return the first of the attributes that is neither missing nor None."""
     values = (getattr(config, name, None) for name in names)
     return next((int(value) for value in values if value is not None), None)

@@ -1,4 +1,4 @@
-"""Convert between the list of tuples that 4.37.2 used as KV cache and the `Cache` classes of Transformers 5."""
+"""Convert between the list of tuples that 4.37.2 used as KV cache and Transformers 5's `Cache` classes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def past_to_cache(past: Sequence[Sequence[torch.Tensor]]) -> Cache:
     """Build a `Cache` from one tuple of tensors per layer.
 
     Args:
-        past: per layer (key, value), or (decoder key, decoder value, encoder key, encoder value).
+        past: (key, value) or (decoder key, decoder value, encoder key, encoder value) of each layer.
 
     Returns:
-        A `DynamicCache`, or an `EncoderDecoderCache` whose cross attention is marked as computed.
+        A `DynamicCache`, or an `EncoderDecoderCache` whose cross-attention is marked as computed.
     """
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
@@ -35,7 +35,7 @@ def cache_to_past(cache: Any) -> list[tuple[torch.Tensor, ...]]:
         cross_attention = cache_to_past(cache.cross_attention_cache)
         if not cross_attention:
             return self_attention
-        return [own + cross for own, cross in zip(self_attention, cross_attention, strict=True)]
+        return [layer + cross for layer, cross in zip(self_attention, cross_attention, strict=True)]
     if hasattr(cache, "layers"):
         return [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
     return [tuple(layer) for layer in cache]

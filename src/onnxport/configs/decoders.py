@@ -1,4 +1,4 @@
-"""Decoders with a KV cache: the GPT family and Bloom, and the two parts of vision-encoder-decoders."""
+"""Describe decoders with a KV cache (the GPT family and Bloom), and the two components of vision encoder-decoders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 class DecoderOnnxConfig(OnnxConfigWithPast):
-    """Describe a decoder by class attributes.
+    """Describe a decoder with class attributes.
 
     Attributes:
         layers: configuration attribute with the number of layers.
@@ -32,7 +32,7 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
 
     @property
     def inputs(self) -> Axes:
-        """Inputs of the graph; the cache is between the token ids and the mask."""
+        """Inputs of the graph, with the cache between the token ids and the attention mask."""
         inputs: dict[str, Mapping[int, str]] = {"input_ids": {0: "batch", 1: "sequence"}}
         length = "sequence"
         if self.use_past:
@@ -58,17 +58,17 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
 
     @property
     def model_values(self) -> Mapping[str, Any]:
-        """Configuration attributes for the trace: sequence classification requires `pad_token_id` for batches."""
+        """Configuration attributes while tracing: sequence classification requires `pad_token_id` for batches."""
         values = dict(super().model_values)
         if getattr(self._config, "pad_token_id", None) is None:
             values["pad_token_id"] = 0
         return values
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make token inputs and a cache, in the order of `inputs`; see `OnnxConfigWithPast`."""
-        made = dict(super().generate_dummy_inputs(*args, **kwargs))
+        """Create dummy token inputs and a cache, in the order of `inputs`; see `OnnxConfigWithPast`."""
+        generated = dict(super().generate_dummy_inputs(*args, **kwargs))
         order = ("input_ids", "past_key_values", "attention_mask")
-        return {name: made[name] for name in order if name in made}
+        return {name: generated[name] for name in order if name in generated}
 
     def _fill_inputs(self, inputs: dict[str, Mapping[int, str]]) -> None:
         self.fill_with_past_key_values_(inputs, direction="inputs")
@@ -96,8 +96,8 @@ class GPTNeoOnnxConfig(DecoderOnnxConfig):
 class BloomOnnxConfig(DecoderOnnxConfig):
     """Describe Bloom, whose cache in 4.37.2 merged the heads into the batch axis and transposed the keys.
 
-    The graph keeps that layout; the cache of Transformers 5 is [batch, heads, past, head size] for both, so that it is
-    converted at the graph's inputs and outputs.
+    The graph keeps that layout. Transformers 5's cache is [batch, heads, past, head_dim] for both keys and values, so
+    it is converted at the graph's inputs and outputs.
     """
 
     torch_onnx_minimum_version = Version("1.12")
@@ -108,11 +108,11 @@ class BloomOnnxConfig(DecoderOnnxConfig):
         return 1e-3
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make token inputs, keys [batch * heads, size, past] and values [batch * heads, past, size]."""
-        made = dict(super().generate_dummy_inputs(*args, **kwargs))
+        """Create token inputs, keys [batch * heads, head_dim, past] and values [batch * heads, past, head_dim]."""
+        inputs = dict(super().generate_dummy_inputs(*args, **kwargs))
         if self.use_past:
-            made["past_key_values"] = [_merge_heads(layer) for layer in made["past_key_values"]]
-        return made
+            inputs["past_key_values"] = [_merge_heads(layer) for layer in inputs["past_key_values"]]
+        return inputs
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Split the heads from the batch axis and transpose the keys."""
@@ -136,14 +136,14 @@ class BloomOnnxConfig(DecoderOnnxConfig):
 
 
 def _merge_heads(layer: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reshape key and value, [batch, heads, past, size], to [batch * heads, size, past] and [.., past, size]."""
+    """Reshape key and value, [batch, heads, past, head_dim], to [batch * heads, head_dim, past] and [.., head_dim]."""
     key, value = layer
     batch, heads, past, size = key.shape
     return key.transpose(-1, -2).reshape(batch * heads, size, past), value.reshape(batch * heads, past, size)
 
 
 class VisionEncoderDecoderEncoderOnnxConfig(OnnxConfig):
-    """Describe the encoder of a vision-encoder-decoder."""
+    """Describe the encoder of a vision encoder-decoder."""
 
     torch_onnx_minimum_version = Version("1.11")
 
@@ -164,7 +164,7 @@ class VisionEncoderDecoderEncoderOnnxConfig(OnnxConfig):
 
 
 class VisionEncoderDecoderDecoderOnnxConfig(OnnxConfigWithPast):
-    """Describe the decoder of a vision-encoder-decoder."""
+    """Describe the decoder of a vision encoder-decoder."""
 
     @property
     def inputs(self) -> Axes:
@@ -183,21 +183,21 @@ class VisionEncoderDecoderDecoderOnnxConfig(OnnxConfigWithPast):
         is_pair: bool = False,
         framework: Framework = None,
     ) -> Mapping[str, Any]:
-        """Make token inputs, and zeros for the encoder's hidden states, [batch, sequence, encoder hidden size]."""
+        """Create token inputs, and zeros as encoder hidden states, [batch, sequence, encoder_hidden_size]."""
         import torch
 
-        made = super().generate_dummy_inputs(tokenizer, batch_size, seq_length, is_pair, framework)
-        batch, length = made["input_ids"].shape
+        inputs = super().generate_dummy_inputs(tokenizer, batch_size, seq_length, is_pair, framework)
+        batch, length = inputs["input_ids"].shape
         hidden_states = torch.zeros(batch, length, self._config.encoder_hidden_size)
         return {
-            "input_ids": made["input_ids"],
-            "attention_mask": made["attention_mask"],
+            "input_ids": inputs["input_ids"],
+            "attention_mask": inputs["attention_mask"],
             "encoder_hidden_states": hidden_states,
         }
 
 
 class VisionEncoderDecoderOnnxConfig(OnnxConfig):
-    """Describe a vision-encoder-decoder, which is exported as two graphs."""
+    """Describe a vision encoder-decoder, which is exported as two graphs."""
 
     @property
     def inputs(self) -> Axes:  # type: ignore[override]
@@ -211,7 +211,7 @@ class VisionEncoderDecoderOnnxConfig(OnnxConfig):
     def get_decoder_config(
         self, encoder_config: PreTrainedConfig, decoder_config: PreTrainedConfig, feature: str = "default"
     ) -> OnnxConfig:
-        """Return the description of the decoder; a copy of its configuration gets the encoder's hidden size."""
-        described = copy.copy(decoder_config)  # the caller's isn't modified
-        described.encoder_hidden_size = encoder_config.hidden_size
-        return VisionEncoderDecoderDecoderOnnxConfig(described, feature)
+        """Return the description of the decoder; the encoder's hidden size is set in a copy of its configuration."""
+        config = copy.copy(decoder_config)
+        config.encoder_hidden_size = encoder_config.hidden_size
+        return VisionEncoderDecoderDecoderOnnxConfig(config, feature)

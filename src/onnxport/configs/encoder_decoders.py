@@ -1,4 +1,4 @@
-"""Encoder-decoders: the BART family, the T5 family and Whisper."""
+"""Describe encoder-decoders: the BART family, the T5 family and Whisper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TextSeq2SeqOnnxConfig(OnnxSeq2SeqConfigWithPast):
     Attributes:
         atol: absolute tolerance of validation.
         opset: minimum opset, as in 4.37.2.
-        masked_past: whether the encoder's mask is labelled `past_encoder_sequence + sequence` (the T5 family).
+        masked_past: whether the label of the encoder's mask is `past_encoder_sequence + sequence` (the T5 family).
     """
 
     atol: ClassVar[float] = 1e-5
@@ -83,7 +83,7 @@ class M2M100OnnxConfig(TextSeq2SeqOnnxConfig):
     """Describe M2M100 and NLLB."""
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make token inputs and a cache, which the decoder's mask covers."""
+        """Create dummy token inputs and a cache, which the decoder's mask includes."""
         inputs = dict(super().generate_dummy_inputs(*args, **kwargs))
         if self.use_past:
             past = inputs["past_key_values"][0][0].shape[2]
@@ -95,8 +95,8 @@ class BartOnnxConfig(M2M100OnnxConfig):
     """Describe BART: an encoder-decoder, or its decoder alone (`causal-lm`).
 
     Attributes:
-        causal_past_beyond: number of tokens by which the cache is longer than the input, in the dummy inputs of the
-            decoder alone.
+        causal_past_beyond: number of tokens by which the cache is longer than the input, in dummy inputs of the decoder
+            alone.
     """
 
     causal_past_beyond: ClassVar[int] = 2
@@ -105,7 +105,8 @@ class BartOnnxConfig(M2M100OnnxConfig):
     def inputs(self) -> Axes:
         """Inputs of the graph.
 
-        Classification and question answering list the decoder's inputs, as in 4.37.2, without dummy inputs for them.
+        Classification and question answering list the decoder's inputs, as in 4.37.2, but have no dummy inputs for
+        them.
         """
         if self.task != "causal-lm":
             return super().inputs
@@ -135,7 +136,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
         is_pair: bool = False,
         framework: Framework = None,
     ) -> Mapping[str, Any]:
-        """Make token inputs and a cache; see `OnnxSeq2SeqConfigWithPast`."""
+        """Create dummy token inputs and a cache; see `OnnxSeq2SeqConfigWithPast`."""
         if self.task in ("default", "seq2seq-lm"):
             return super().generate_dummy_inputs(tokenizer, batch_size, seq_length, is_pair, framework)
         framework = self._cache_framework(framework)
@@ -160,7 +161,7 @@ class BartOnnxConfig(M2M100OnnxConfig):
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method by contract
         self, name: str, field: Any
     ) -> dict[str, Any]:
-        """Flatten a cache of four tensors per layer, or of two for the decoder alone."""
+        """Flatten a cache with four tensors per layer, or two for the decoder alone."""
         if self.task == "causal-lm":
             flattened: dict[str, Any] = {}
             for layer, tensors in enumerate(field):
@@ -204,7 +205,7 @@ class PLBartOnnxConfig(BartOnnxConfig):
 
 
 class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
-    """Describe Whisper: log-mel spectrogram in, token ids out."""
+    """Describe Whisper, which generates token ids from log-mel spectrograms."""
 
     @property
     def inputs(self) -> Axes:
@@ -233,13 +234,13 @@ class WhisperOnnxConfig(OnnxSeq2SeqConfigWithPast):
         time_duration: float = 5.0,
         frequency: int = 220,
     ) -> Mapping[str, Any]:
-        """Make audio features, the decoder's token ids and, with past, a cache.
+        """Create dummy audio features, decoder token ids and, with past, a cache.
 
         Args:
             preprocessor: a Whisper processor, or its feature extractor.
             batch_size: batch size; -1 for the default.
             seq_length: length of the decoder's sequences; -1 for the default.
-            is_pair: make pairs of sequences.
+            is_pair: whether to create pairs of sequences.
             framework: `pt` or `np`.
             sampling_rate: sampling rate of the audio in Hz, if the feature extractor doesn't define one.
             time_duration: duration of the audio, in seconds.

@@ -1,6 +1,6 @@
-"""The model types of 4.37.2: the description and the features of each.
+"""List the model types of 4.37.2, with the description and the features of each.
 
-The tables are literal; a description's module is imported by `load_config_class`.
+The tables are literal; `load_config_class` imports a description's module.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelType:
-    """Point to a model type's description.
+    """Description and features of a model type.
 
     Attributes:
         config: `module:class` of the description.
-        features: names of its features, in the order of 4.37.2.
+        features: names of the features, in the order of 4.37.2.
     """
 
     config: str
@@ -27,7 +27,7 @@ class ModelType:
 
 
 ENCODER_DECODER_MODELS = ["vision-encoder-decoder"]
-"""Model types that are exported as two graphs; in 4.37.2, the list was in `__main__`."""
+"""Model types that are exported as two graphs; 4.37.2 has this list in `__main__`."""
 _IMAGES = (
     "default",
     "image-classification",
@@ -55,8 +55,8 @@ _SEQ2SEQ = (
     "seq2seq-lm",
     "seq2seq-lm-with-past",
 )
-_ALONE = ("default", "default-with-past", "causal-lm", "causal-lm-with-past")
-_BOTH = (*_ALONE, "seq2seq-lm", "seq2seq-lm-with-past")
+_DECODER = ("default", "default-with-past", "causal-lm", "causal-lm-with-past")
+_DECODER_AND_SEQ2SEQ = (*_DECODER, "seq2seq-lm", "seq2seq-lm-with-past")
 
 CONFIG_CLASSES: dict[str, str] = {
     "AlbertOnnxConfig": "onnxport.configs.text_encoders:AlbertOnnxConfig",
@@ -136,7 +136,7 @@ CONFIG_CLASSES: dict[str, str] = {
     "XmodOnnxConfig": "onnxport.configs.text_encoders:XmodOnnxConfig",
     "YolosOnnxConfig": "onnxport.configs.vision:YolosOnnxConfig",
 }
-"""Every configuration class of 4.37.2 by its name: `module:class`."""
+"""Every configuration class of 4.37.2 by name, as `module:class`."""
 
 
 def _type(name: str, *features: str) -> ModelType:
@@ -145,14 +145,16 @@ def _type(name: str, *features: str) -> ModelType:
 
 MODEL_TYPES: dict[str, ModelType] = {
     "albert": _type("AlbertOnnxConfig", *_ENCODER),
-    "bart": _type("BartOnnxConfig", *_BOTH, "sequence-classification", "question-answering"),
+    "bart": _type("BartOnnxConfig", *_DECODER_AND_SEQ2SEQ, "sequence-classification", "question-answering"),
     "beit": _type("BeitOnnxConfig", *_IMAGES),
     "bert": _type("BertOnnxConfig", *_ENCODER_CAUSAL),
     "big-bird": _type("BigBirdOnnxConfig", *_ENCODER_CAUSAL),
-    "bigbird-pegasus": _type("BigBirdPegasusOnnxConfig", *_BOTH, "sequence-classification", "question-answering"),
-    "blenderbot": _type("BlenderbotOnnxConfig", *_BOTH),
-    "blenderbot-small": _type("BlenderbotSmallOnnxConfig", *_BOTH),
-    "bloom": _type("BloomOnnxConfig", *_ALONE, "sequence-classification", "token-classification"),
+    "bigbird-pegasus": _type(
+        "BigBirdPegasusOnnxConfig", *_DECODER_AND_SEQ2SEQ, "sequence-classification", "question-answering"
+    ),
+    "blenderbot": _type("BlenderbotOnnxConfig", *_DECODER_AND_SEQ2SEQ),
+    "blenderbot-small": _type("BlenderbotSmallOnnxConfig", *_DECODER_AND_SEQ2SEQ),
+    "bloom": _type("BloomOnnxConfig", *_DECODER, "sequence-classification", "token-classification"),
     "camembert": _type("CamembertOnnxConfig", *_ENCODER_CAUSAL),
     "clip": _type("CLIPOnnxConfig", "default"),
     "codegen": _type("CodeGenOnnxConfig", "default", "causal-lm"),
@@ -174,9 +176,9 @@ MODEL_TYPES: dict[str, ModelType] = {
     "distilbert": _type("DistilBertOnnxConfig", *_ENCODER),
     "electra": _type("ElectraOnnxConfig", *_ENCODER_CAUSAL),
     "flaubert": _type("FlaubertOnnxConfig", *_ENCODER_CAUSAL),
-    "gpt2": _type("GPT2OnnxConfig", *_ALONE, "sequence-classification", "token-classification"),
-    "gptj": _type("GPTJOnnxConfig", *_ALONE, "question-answering", "sequence-classification"),
-    "gpt-neo": _type("GPTNeoOnnxConfig", *_ALONE, "sequence-classification"),
+    "gpt2": _type("GPT2OnnxConfig", *_DECODER, "sequence-classification", "token-classification"),
+    "gptj": _type("GPTJOnnxConfig", *_DECODER, "question-answering", "sequence-classification"),
+    "gpt-neo": _type("GPTNeoOnnxConfig", *_DECODER, "sequence-classification"),
     "groupvit": _type("GroupViTOnnxConfig", "default"),
     "ibert": _type("IBertOnnxConfig", *_ENCODER),
     "imagegpt": _type("ImageGPTOnnxConfig", *_IMAGES),
@@ -196,7 +198,7 @@ MODEL_TYPES: dict[str, ModelType] = {
         "token-classification",
     ),
     "marian": _type("MarianOnnxConfig", *_SEQ2SEQ, "causal-lm", "causal-lm-with-past"),
-    "mbart": _type("MBartOnnxConfig", *_BOTH, "sequence-classification", "question-answering"),
+    "mbart": _type("MBartOnnxConfig", *_DECODER_AND_SEQ2SEQ, "sequence-classification", "question-answering"),
     "mobilebert": _type("MobileBertOnnxConfig", *_ENCODER),
     "mobilenet-v1": _type("MobileNetV1OnnxConfig", *_IMAGES),
     "mobilenet-v2": _type("MobileNetV2OnnxConfig", *_IMAGES),
@@ -311,14 +313,14 @@ MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "xmod": ("XmodOnnxConfig",),
     "yolos": ("YolosOnnxConfig",),
 }
-"""Folder of `transformers.models` to its configuration classes in 4.37.2."""
+"""Package in `transformers.models` to its configuration classes in 4.37.2."""
 
 
 def load_config_class(name: str) -> Any:
     """Import a configuration class.
 
     Args:
-        name: its name in 4.37.2, or `module:class`.
+        name: name of the class in 4.37.2, or `module:class`.
 
     Returns:
         The class, a subclass of `OnnxConfig`.

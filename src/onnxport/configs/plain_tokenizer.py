@@ -1,4 +1,4 @@
-"""A tokenizer for checkpoints without one, for dummy inputs only: each word is a token id."""
+"""Build a tokenizer for dummy inputs of checkpoints without a tokenizer. Each word is a token id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def plain_tokenizer(config: PreTrainedConfig) -> PreTrainedTokenizerFast:
     """Build a tokenizer whose words are token ids.
 
     Args:
-        config: the model's configuration; its `bos_token_id`, `eos_token_id` and `pad_token_id` become special tokens.
+        config: the model's configuration, whose `bos_token_id`, `eos_token_id` and `pad_token_id` are special tokens.
 
     Returns:
         A fast tokenizer that adds no special tokens.

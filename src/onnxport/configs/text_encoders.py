@@ -1,4 +1,4 @@
-"""Text encoders: token ids and a mask, some with token type ids, bounding boxes or images."""
+"""Describe text encoders: token ids and a mask, some with token type ids, bounding boxes or images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 class TextOnnxConfig(OnnxConfig):
-    """Describe a text encoder by class attributes.
+    """Describe a text encoder with class attributes.
 
     Attributes:
-        input_names: inputs, in order; all have the axes batch, (choice,) sequence.
+        input_names: inputs, in order; the axes of each are batch, (choice,) sequence.
         atol: absolute tolerance of validation.
         opset: minimum opset, as in 4.37.2.
     """
@@ -34,7 +34,7 @@ class TextOnnxConfig(OnnxConfig):
 
     @property
     def inputs(self) -> Axes:
-        """Inputs of the graph; with an axis of choices for multiple choice."""
+        """Inputs of the graph, with a choice axis for multiple choice."""
         axes = {0: "batch", 1: "sequence"}
         if self.task == "multiple-choice":
             axes = {0: "batch", 1: "choice", 2: "sequence"}
@@ -78,7 +78,7 @@ class ConvBertOnnxConfig(SegmentedTextOnnxConfig):
 
 
 class Data2VecTextOnnxConfig(TextOnnxConfig):
-    """Describe Data2Vec for text."""
+    """Describe Data2VecText."""
 
 
 class DistilBertOnnxConfig(TextOnnxConfig):
@@ -90,7 +90,7 @@ class ElectraOnnxConfig(SegmentedTextOnnxConfig):
 
 
 class ErnieOnnxConfig(SegmentedTextOnnxConfig):
-    """Describe ERNIE, which has task type ids in addition."""
+    """Describe ERNIE, which also takes task type ids."""
 
     input_names = ("input_ids", "attention_mask", "token_type_ids", "task_type_ids")
 
@@ -104,7 +104,7 @@ class IBertOnnxConfig(TextOnnxConfig):
 
 
 class MegaOnnxConfig(TextOnnxConfig):
-    """Describe Mega; Transformers 5 no longer has the model."""
+    """Describe MEGA, which Transformers 5 no longer includes."""
 
 
 class MobileBertOnnxConfig(SegmentedTextOnnxConfig):
@@ -163,9 +163,9 @@ class DebertaOnnxConfig(TextOnnxConfig):
         return inputs
 
     def generate_dummy_inputs(self, preprocessor: Preprocessor, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make token inputs, without token type ids if the model has none."""
-        made = super().generate_dummy_inputs(preprocessor, *args, **kwargs)
-        return {name: value for name, value in made.items() if name in self.inputs}
+        """Create dummy token inputs, without token type ids if the model has none."""
+        generated = super().generate_dummy_inputs(preprocessor, *args, **kwargs)
+        return {name: value for name, value in generated.items() if name in self.inputs}
 
 
 class DebertaV2OnnxConfig(DebertaOnnxConfig):
@@ -173,14 +173,14 @@ class DebertaV2OnnxConfig(DebertaOnnxConfig):
 
 
 class LayoutLMOnnxConfig(TextOnnxConfig):
-    """Describe LayoutLM: every token has a bounding box on its page."""
+    """Describe LayoutLM, where every token has a bounding box."""
 
     input_names = ("input_ids", "bbox", "attention_mask", "token_type_ids")
     box: ClassVar[tuple[int, ...]] = (48, 84, 73, 128)
-    """Left, top, right and bottom of the dummy tokens, on a page of 1000 by 1000."""
+    """Left, top, right and bottom of the dummy tokens, normalized to a page of 1000 by 1000."""
 
     def generate_dummy_inputs(self, preprocessor: Preprocessor, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make token inputs that share one bounding box.
+        """Create dummy token inputs with the same bounding box for all tokens.
 
         Raises:
             NotImplementedError: `framework` isn't PyTorch.
@@ -212,16 +212,16 @@ class PerceiverOnnxConfig(OnnxConfig):
         return 1e-4
 
     def generate_dummy_inputs(self, preprocessor: Preprocessor, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make token ids or pixel values under the name `inputs`."""
-        made = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
+        """Create dummy token ids or pixel values with the name `inputs`."""
+        generated = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
         for name in ("input_ids", "pixel_values"):
-            if name in made:
-                made = {"inputs": made.pop(name), **made}
-        return made
+            if name in generated:
+                generated = {"inputs": generated.pop(name), **generated}
+        return generated
 
 
 class LayoutLMv3OnnxConfig(OnnxConfig):
-    """Describe LayoutLMv3: tokens, their bounding boxes, and an image of the page."""
+    """Describe LayoutLMv3, which takes tokens, their bounding boxes, and the page image."""
 
     torch_onnx_minimum_version = Version("1.12")
 
@@ -232,8 +232,8 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
         pixels = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
         if self.task in ("question-answering", "sequence-classification"):
             return {"input_ids": text, "attention_mask": dict(text), "bbox": dict(text), "pixel_values": pixels}
-        few = {0: "batch", 1: "num_channels"}
-        return {"input_ids": text, "bbox": dict(text), "attention_mask": dict(text), "pixel_values": few}
+        fixed_size = {0: "batch", 1: "num_channels"}
+        return {"input_ids": text, "bbox": dict(text), "attention_mask": dict(text), "pixel_values": fixed_size}
 
     @property
     def default_onnx_opset(self) -> int:
@@ -251,7 +251,7 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
         image_width: int = 40,
         image_height: int = 40,
     ) -> Mapping[str, Any]:
-        """Make pages: an image, and one word per token, all in the same bounding box.
+        """Create dummy pages: an image, and one word per token, all with the same bounding box.
 
         Args:
             processor: a LayoutLMv3 processor.

@@ -1,4 +1,4 @@
-"""Vision models, and dual-encoder models of images and text."""
+"""Describe vision models, and dual encoders of images and text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PIXELS = {0: "batch", 1: "num_channels", 2: "height", 3: "width"}
 
 
 class VisionOnnxConfig(OnnxConfig):
-    """Describe a vision model by class attributes.
+    """Describe a vision model with class attributes.
 
     Attributes:
         atol: absolute tolerance of validation.
         opset: minimum opset, as in 4.37.2.
-        pooled: whether outputs have no sequence axis, and the base model returns `pooler_output`, too.
+        pooled: whether outputs have no sequence axis, and the base model also returns `pooler_output`.
         pixel_axes: dynamic axes of `pixel_values`.
     """
 
@@ -58,9 +58,9 @@ class VisionOnnxConfig(OnnxConfig):
         return self.opset
 
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Make images; other outputs of image processors in Transformers 5 (a mask for YOLOS) are left out."""
-        made = super().generate_dummy_inputs(*args, **kwargs)
-        return {name: value for name, value in made.items() if name in self.inputs}
+        """Create dummy images, without other outputs of Transformers 5's image processors (a mask for YOLOS)."""
+        generated = super().generate_dummy_inputs(*args, **kwargs)
+        return {name: value for name, value in generated.items() if name in self.inputs}
 
 
 class BeitOnnxConfig(VisionOnnxConfig):
@@ -74,7 +74,7 @@ class ConvNextOnnxConfig(VisionOnnxConfig):
 
 
 class Data2VecVisionOnnxConfig(VisionOnnxConfig):
-    """Describe Data2Vec for images."""
+    """Describe Data2VecVision."""
 
 
 class DeiTOnnxConfig(VisionOnnxConfig):
@@ -109,8 +109,8 @@ class MobileNetV2OnnxConfig(MobileNetV1OnnxConfig):
 class MobileViTOnnxConfig(VisionOnnxConfig):
     """Describe MobileViT.
 
-    The image size is fixed: the model decides in Python, from the size, whether to resize a feature map before it is
-    split into patches.
+    The image size is fixed: the model branches in Python on whether to resize a feature map before splitting it into
+    patches.
     """
 
     pooled = True
@@ -168,7 +168,7 @@ class YolosOnnxConfig(VisionOnnxConfig):
 
 
 class DetrOnnxConfig(VisionOnnxConfig):
-    """Describe DETR, which takes a mask for the padding of images of different sizes."""
+    """Describe DETR, which takes a mask for the padding of images with different sizes."""
 
     atol = 1e-5
     opset = 12
@@ -188,7 +188,7 @@ class TableTransformerOnnxConfig(DetrOnnxConfig):
 
 
 class ImageGPTOnnxConfig(OnnxConfig):
-    """Describe ImageGPT, which takes images as sequences of colour cluster ids."""
+    """Describe ImageGPT, which takes images as sequences of color cluster ids."""
 
     @property
     def inputs(self) -> Axes:
@@ -206,7 +206,7 @@ class ImageGPTOnnxConfig(OnnxConfig):
         image_width: int = 32,
         image_height: int = 32,
     ) -> Mapping[str, Any]:
-        """Make images as cluster ids.
+        """Create dummy images as color cluster ids.
 
         Args:
             preprocessor: an ImageGPT image processor.
@@ -224,7 +224,7 @@ class ImageGPTOnnxConfig(OnnxConfig):
 
 
 class CLIPOnnxConfig(OnnxConfig):
-    """Describe CLIP: text and images in, embeddings and similarity scores out."""
+    """Describe CLIP, which returns embeddings and similarity scores of text and images."""
 
     @property
     def inputs(self) -> Axes:
@@ -251,7 +251,7 @@ class CLIPOnnxConfig(OnnxConfig):
     def generate_dummy_inputs(  # type: ignore[override]  # the original's signature
         self, processor: ProcessorMixin, batch_size: int = -1, seq_length: int = -1, framework: Framework = None
     ) -> Mapping[str, Any]:
-        """Make as many sequences as images.
+        """Create dummy sequences and images with the same batch size.
 
         Args:
             processor: a processor with a tokenizer and an image processor.

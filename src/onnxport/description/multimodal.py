@@ -132,7 +132,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
             tensor = dummy.make(InputContext(self._config, len(inputs[self._input]), inputs))
         if name.endswith("mask") and tensor.dim() == 2:  # each audio clip is shorter than the one before
             for index in range(1, len(tensor)):
-                tensor[index, -(tensor.shape[1] // 8 * index) :] = 0
+                tensor[index, tensor.shape[1] - tensor.shape[1] // 8 * index :] = 0
         return tensor
 
     def _inspect_forward(self, model: PreTrainedModel, preprocessor: Any) -> None:

@@ -1,1 +1,1 @@
-"""Load configurations, models and preprocessors with Transformers; every parameter is accounted for."""
+"""Load configurations, models and preprocessors with Transformers, and account for every parameter."""

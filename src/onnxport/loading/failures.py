@@ -1,4 +1,4 @@
-"""List the exceptions that Transformers and torch raise for a configuration or a file that doesn't suit a class."""
+"""List the exceptions that Transformers and torch raise for a configuration or file that a class doesn't accept."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _RAISED = (
 )  # fmt: skip
 
 UNPICKLING_FAILURES: tuple[type[Exception], ...] = (*_RAISED, EOFError, MemoryError, struct.error)
-"""What `torch.load` raises for truncated or damaged files, beside `pickle.UnpicklingError`."""
+"""Exceptions that `torch.load` raises for truncated or damaged files, besides `pickle.UnpicklingError`."""
 
 
 def construction_failures() -> tuple[type[Exception], ...]:
-    """Return what constructing a configuration, a model or a preprocessor of Transformers may raise.
+    """Return the exceptions that constructing a Transformers configuration, model or preprocessor may raise.
 
-    Since Transformers 5.0 configurations are validated by huggingface_hub's strict dataclasses, whose errors derive
-    from `Exception` only.
+    Since Transformers 5.0, huggingface_hub's strict dataclasses validate configurations; their errors derive directly
+    from `Exception`.
     """
     from huggingface_hub.errors import StrictDataclassError
 

@@ -1,6 +1,6 @@
-"""Load a checkpoint's configuration and model; a missing or mismatched parameter is an error, never random.
+"""Load a checkpoint's configuration and model. A missing or mismatched parameter is an error, never random.
 
-Transformers' loader gets the tensors of the checked files instead of the directory, so that it reads no other files.
+Transformers' loader gets the tensors of the checked files, not the directory, so it reads no other files.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTraine
     """Load the configuration of a checkpoint.
 
     Raises:
-        CorruptCheckpointError: `config.json` has a value that its class rejects.
+        CorruptCheckpointError: `config.json` has a value that the configuration class rejects.
         UnsupportedError: Transformers doesn't have the model type, or can't dequantize the weights.
         UntrustedCodeError: the configuration class is remote code, and `trust_remote_code` is false.
     """
@@ -86,9 +86,9 @@ def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTraine
 
 
 def config_for(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the configuration, or the sub-configuration of it, that a model class takes.
+    """Return the configuration, or its sub-configuration, that a model class takes.
 
-    The language model of a vision-language model, loaded alone, takes the `text_config`.
+    For example, the language model of a vision-language model takes the `text_config` if it is loaded alone.
     """
     config_class = getattr(model_class, "config_class", None)
     if config_class is None or isinstance(config, config_class):
@@ -98,13 +98,13 @@ def config_for(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
 
 
 def load_model(checkpoint: Checkpoint, model_class: type, options: CheckpointOptions) -> PreTrainedModel:
-    """Load a model in evaluation mode, with every parameter from the checkpoint; an adapter is merged.
+    """Load a model in evaluation mode, with every parameter from the checkpoint, and merge its adapter.
 
-    A model with an optional pooler is loaded without it when the checkpoint has none. Tensors of another task's head
-    are ignored, with a log record.
+    A model with an optional pooler is loaded without it if the checkpoint has none. Tensors of another task's head are
+    logged and ignored.
 
     Args:
-        checkpoint: source of the tensors.
+        checkpoint: the checkpoint to load.
         model_class: a model class of Transformers, such as `BertForMaskedLM`.
         options: dtype, device, `trust_remote_code`.
 
@@ -212,7 +212,7 @@ def load_state(
 def _submodel_state(
     checkpoint: Checkpoint, config: PreTrainedConfig, state: Mapping[str, torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of a submodel under its own names; all tensors where the whole model is loaded.
+    """Return the tensors of a submodel without their prefix; all tensors if the full model is loaded.
 
     A checkpoint such as MusicGen's prefixes the tensors of each submodel with the key of its sub-configuration, with
     or without the suffix `_config`.
@@ -228,7 +228,7 @@ def _submodel_state(
 
 
 def _loader_of(model_class: type[PreTrainedModel]) -> Callable[..., tuple[PreTrainedModel, dict[str, Any]]]:
-    """Return the `from_pretrained` that loads a model from a state dict, without running remote code.
+    """Return a `from_pretrained` that loads a model from a state dict, without running remote code.
 
     `TimmBackbone.from_pretrained` (Transformers 5.23) ignores the state dict and downloads timm's weights, so it is
     bypassed.
@@ -259,7 +259,7 @@ def _arguments(options: CheckpointOptions) -> dict[str, Any]:
 
 @contextmanager
 def _named_errors(checkpoint: Checkpoint, model_class: type[PreTrainedModel]) -> Iterator[None]:
-    """Translate exceptions of Transformers' loader into errors that name the checkpoint."""
+    """Translate exceptions from Transformers' loader to errors that name the checkpoint."""
     try:
         yield
     except OnnxportError:
@@ -326,12 +326,12 @@ def attach_generation_config(model: PreTrainedModel, checkpoint: Checkpoint) -> 
 def generation_config_for(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, preprocessor: object
 ) -> GenerationConfig | None:
-    """Create the generation configuration of a checkpoint without a file for it (GGUF), as Transformers does.
+    """Create the generation configuration of a checkpoint without a `generation_config.json` (GGUF), like Transformers.
 
     Args:
         model_class: the class that loads the checkpoint.
         config: its configuration, whose special token ids take precedence.
-        preprocessor: tokenizer or processor, for the other special token ids; may be None.
+        preprocessor: tokenizer or processor with the other special token ids; may be None.
 
     Returns:
         The generation configuration; None for a class that doesn't generate.
@@ -340,16 +340,17 @@ def generation_config_for(
 
     if not model_class.can_generate():
         return None
-    made = GenerationConfig.from_model_config(config)
-    made._from_model_config = False  # it is written to a file
+    generation_config = GenerationConfig.from_model_config(config)
+    generation_config._from_model_config = False  # it is saved to a file
     tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
-    missing = [name for name in ("bos_token_id", "eos_token_id", "pad_token_id") if getattr(made, name) is None]
-    made.update(**{name: getattr(tokenizer, name, None) for name in missing})
-    return made
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    missing = [name for name in names if getattr(generation_config, name) is None]
+    generation_config.update(**{name: getattr(tokenizer, name, None) for name in missing})
+    return generation_config
 
 
 def dtype_of(options: CheckpointOptions) -> torch.dtype:
-    """Return the torch dtype of the `dtype` option."""
+    """Return the torch dtype for the `dtype` option."""
     import torch
 
     return cast("torch.dtype", getattr(torch, _DTYPE_NAMES[options.dtype]))

@@ -1,6 +1,6 @@
-"""Merge a LoRA adapter into a model: into the expressions of its parameters, or into parameters in memory.
+"""Merge a LoRA adapter into the expressions of a model's parameters, or into its parameters in memory.
 
-One plan, derived from the model's modules, serves both.
+Both follow the same plan, which is derived from the model's modules.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Change:
-    """Describe the update of one weight: `W + scale * up @ down`, with rows rescaled to DoRA's magnitudes, if any.
+    """Update of a weight: `W + scale * up @ down`, with rows rescaled to DoRA's magnitudes, if any.
 
     Attributes:
         parameter: name of the weight.
         factors: keys of the LoRA tensors.
         scale: factor of the product.
-        transposed: whether the weight is stored as `[in, out]`.
+        transposed: whether the weight is stored as `[in_features, out_features]`.
     """
 
     parameter: str
@@ -44,12 +44,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Merge:
-    """Describe the effect of an adapter on a model.
+    """Plan for merging an adapter into a model.
 
     Attributes:
         adapter: the adapter.
-        replacements: parameter name → key of the tensor that replaces it, before the updates are added.
-        changes: updates of weights, one for each weight.
+        replacements: key of the tensor that replaces each parameter, before the updates are added.
+        changes: updates of weights, one per weight.
     """
 
     adapter: Adapter
@@ -62,10 +62,10 @@ def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
 
     Args:
         adapter: the adapter.
-        model: its base model, of the exported class; parameters may be without data.
+        model: its base model, of the exported class; parameters may be on the meta device.
 
     Raises:
-        WeightsMismatchError: a tensor matches no parameter, or has another shape.
+        WeightsMismatchError: a tensor matches no parameter, or its shape differs.
         UnsupportedError: the class of a module isn't supported, or a changed weight is tied to another.
     """
     state = dict(model.state_dict(keep_vars=True))
@@ -80,7 +80,9 @@ def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
             f"{type(model).__name__} doesn't have; check the base model, and export the task that the adapter was "
             "trained for"
         )
-    changes = tuple(_change(adapter, name, path, modules[path]) for name, path in paths.items() if path is not None)
+    changes = tuple(
+        _describe_change(adapter, name, path, modules[path]) for name, path in paths.items() if path is not None
+    )
     replacements = {found: adapter.replacements[name] for name, found in parameters.items() if found}
     merge = Merge(adapter, replacements, changes)
     _check_shapes(merge, model, state)
@@ -90,10 +92,10 @@ def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
 def check_with_adapter(
     checkpoint: Checkpoint, report: LoadReport, model: PreTrainedModel
 ) -> tuple[Merge | None, frozenset[str]]:
-    """Settle a load; parameters that an adapter replaces may be missing from its base model or have other shapes.
+    """Check that a load is complete; parameters that an adapter replaces may be missing, or have other shapes.
 
     Returns:
-        The plan of the merge, None for a checkpoint without adapter; and the unexpected tensors that were accepted.
+        The plan of the merge, or None for a checkpoint without an adapter, and the accepted unexpected tensors.
 
     Raises:
         WeightsMismatchError: see `check_complete` and `plan_merge`.
@@ -122,31 +124,31 @@ def merge_expressions(
 
     Args:
         merge: plan of the merge.
-        expressions: parameter → expression, changed in place.
-        tied: parameter → parameter whose tensor it shares.
-        tensors: tensors of the adapter, by prefixed key.
-        same: returns whether two tensors have equal values; it reads them.
+        expressions: expressions by parameter name, changed in place.
+        tied: parameter to the parameter whose tensor it shares.
+        tensors: tensors of the adapter by prefixed key.
+        same: reads two tensors and returns whether their values are equal.
 
     Raises:
         UnsupportedError: tied parameters would differ, or arithmetic isn't supported for the dtype of a tensor.
     """
-    made: dict[str, Expression] = {}
+    replaced: dict[str, Expression] = {}
     for name, key in merge.replacements.items():
         owner = tied.get(name, name)
         replacement: Expression = tensors[KEY_PREFIX + key]
-        if owner in made and not same(made[owner], replacement):
+        if owner in replaced and not same(replaced[owner], replacement):
             raise _tied_error(merge.adapter, name, owner)
-        made[owner] = replacement
+        replaced[owner] = replacement
     try:
-        for owner, replacement in made.items():
+        for owner, replacement in replaced.items():
             before = expressions[owner]
             expressions[owner] = replacement if before is None else building.cast(replacement, before.dtype)
         for change in merge.changes:
             before = expressions[change.parameter]
             assert before is not None, "a parameter without data isn't updated"
             base = building.uncast(before)
-            if change.parameter in made:
-                base = made[change.parameter]
+            if change.parameter in replaced:
+                base = replaced[change.parameter]
             expressions[change.parameter] = building.cast(_merged(change, base, tensors), before.dtype)
     except TypeError as error:
         raise UnsupportedError(f"{merge.adapter.name}: the adapter can't be merged: {error}") from error
@@ -180,7 +182,7 @@ def merge_in_memory(merge: Merge, model: PreTrainedModel) -> None:
 
     Args:
         merge: plan of the merge.
-        model: its parameters are changed in place.
+        model: the model, whose parameters are changed in place.
 
     Raises:
         UnsupportedError: tied parameters would differ.
@@ -214,9 +216,9 @@ def _merged_values(change: Change, weight: torch.Tensor, read: Callable[[str], t
 
 
 def _model_name(name: str, names: Container[str], model: PreTrainedModel) -> str | None:
-    """Return a model's name for a module or parameter of its adapter; None if it has none.
+    """Return the model's name of a module or parameter in its adapter; None if the model doesn't have it.
 
-    The adapter may have been trained with another class of the family, or with an earlier release of Transformers.
+    The adapter may have been trained with another class of the family, or with an earlier version of Transformers.
     """
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
     for candidate in (name, _renamed(name, model)):
@@ -227,7 +229,7 @@ def _model_name(name: str, names: Container[str], model: PreTrainedModel) -> str
 
 
 def _renamed(name: str, model: PreTrainedModel) -> str:
-    """Rename like Transformers' loader renames tensors of an old checkpoint; a module like its weight."""
+    """Rename a tensor like Transformers' loader renames those of an old checkpoint, and a module like its weight."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
@@ -239,8 +241,8 @@ def _renamed(name: str, model: PreTrainedModel) -> str:
     return name.removesuffix(ending)
 
 
-def _change(adapter: Adapter, name: str, path: str, module: nn.Module) -> Change:
-    """Describe the update of the weight of a module, called `name` in the adapter and `path` in the model."""
+def _describe_change(adapter: Adapter, name: str, path: str, module: nn.Module) -> Change:
+    """Describe the update of a module's weight; the module is `name` in the adapter and `path` in the model."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

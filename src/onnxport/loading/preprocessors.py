@@ -41,12 +41,12 @@ def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Pre
         options: `trust_remote_code`.
 
     Returns:
-        A processor, tokenizer, image processor or feature extractor; `None` when the checkpoint has no files for
-        one, or only a vocabulary that the model type's tokenizer can't read (a warning is logged).
+        A processor, tokenizer, image processor or feature extractor; None if the checkpoint has no files for one, or
+        only a vocabulary that the model type's tokenizer can't read (a warning is logged).
 
     Raises:
         CorruptCheckpointError: a file is malformed.
-        CheckpointNotFoundError: there is a `tokenizer_config.json`, but no vocabulary.
+        CheckpointNotFoundError: there is a `tokenizer_config.json` but no vocabulary.
         UntrustedCodeError: the preprocessor is remote code, and `trust_remote_code` is false.
     """
     checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
@@ -75,12 +75,12 @@ def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Pre
 
 @dataclass(frozen=True)
 class Preprocessors:
-    """Combine a tokenizer with an image processor or feature extractor, where the model type has no processor class.
+    """A tokenizer with an image processor or feature extractor, for model types without a processor class.
 
     Attributes:
         tokenizer: the tokenizer.
-        image_processor: the image processor, None for a checkpoint that takes audio.
-        feature_extractor: the feature extractor, None for a checkpoint that takes images.
+        image_processor: the image processor; None for audio models.
+        feature_extractor: the feature extractor; None for vision models.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -88,14 +88,14 @@ class Preprocessors:
     feature_extractor: FeatureExtractionMixin | None = None
 
     def save_pretrained(self, save_directory: str | PathLike[str], /) -> None:
-        """Write the files of both into a directory."""
+        """Save the files of both to a directory."""
         for part in (self.tokenizer, self.image_processor, self.feature_extractor):
             if part is not None:
                 part.save_pretrained(save_directory)
 
 
 def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:
-    """Combine a tokenizer with an image processor or feature extractor, where no processor class does."""
+    """Combine a tokenizer with an image processor or feature extractor, if there is no processor class."""
     from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase
 
     if isinstance(loaded, ImageProcessingMixin | FeatureExtractionMixin):
@@ -113,7 +113,7 @@ def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: CheckpointO
 
 
 def _auto_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the auto classes to try, the best match for the files first."""
+    """Return the Auto classes to try, with the best match for the files first."""
     directory = checkpoint.directory
     if checkpoint.format == "gguf":
         return ("AutoTokenizer",)
@@ -134,7 +134,7 @@ def _auto_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _settings_class(checkpoint: Checkpoint) -> str:
-    """Return the auto class that reads `preprocessor_config.json`."""
+    """Return the Auto class that reads `preprocessor_config.json`."""
     settings = read_json_object(
         checkpoint.directory / "preprocessor_config.json", purpose=SIDE_JSON_FILES["preprocessor_config.json"]
     )
@@ -149,10 +149,10 @@ class UnreadablePreprocessorError(CorruptCheckpointError):
     Args:
         directory: the directory.
         auto_class: name of the Auto class.
-        error: what Transformers raised; each class raises other types where files are missing or damaged.
+        error: Transformers' exception, whose type for missing or damaged files varies by class.
 
     Attributes:
-        reason: its type and the start of its message.
+        reason: type and start of the message of `error`.
     """
 
     def __init__(self, directory: Path, auto_class: str, error: Exception) -> None:
@@ -166,7 +166,7 @@ def read_preprocessor(
     """Load a preprocessor with an Auto class, from local files only.
 
     Raises:
-        UnreadablePreprocessorError: Transformers can't.
+        UnreadablePreprocessorError: Transformers can't load it.
     """
     import transformers
 
@@ -186,13 +186,13 @@ def _load(auto_class: str, checkpoint: Checkpoint, options: CheckpointOptions) -
 
 
 def check_audio_tokenizer(directory: Path) -> None:
-    """Check that a processor's audio tokenizer isn't a local directory outside of the checkpoint's.
+    """Check that a processor's audio tokenizer isn't a local directory outside the checkpoint's directory.
 
-    `ProcessorMixin.get_processor_dict` (Transformers 5.23) loads the model that `audio_tokenizer_name_or_path` names,
-    for Dia, from any path.
+    `ProcessorMixin.get_processor_dict` (Transformers 5.23) loads the model in `audio_tokenizer_name_or_path`, which Dia
+    has, from any path.
 
     Raises:
-        CorruptCheckpointError: the audio tokenizer is elsewhere.
+        CorruptCheckpointError: the audio tokenizer is outside the checkpoint's directory.
     """
     for name in ("processor_config.json", "audio_tokenizer_config.json"):
         file = directory / name
@@ -205,7 +205,7 @@ def check_audio_tokenizer(directory: Path) -> None:
 
 
 def _unread_vocabulary(loaded: Preprocessor, checkpoint: Checkpoint) -> str:
-    """Return a tokenizer's vocabulary files if all of them are missing: its vocabulary would be special tokens only."""
+    """Return a tokenizer's vocabulary files if all are missing: its vocabulary would consist of special tokens only."""
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
     if checkpoint.format == "gguf" or any((checkpoint.directory / name).is_file() for name in names):
         return ""
@@ -213,7 +213,7 @@ def _unread_vocabulary(loaded: Preprocessor, checkpoint: Checkpoint) -> str:
 
 
 def _raise_if_vocabulary_missing(checkpoint: Checkpoint, reason: str) -> None:
-    """Raise if there is a `tokenizer_config.json` without any vocabulary."""
+    """Raise if there is a `tokenizer_config.json` without a vocabulary."""
     found = [name for name in _TOKENIZER_FILES if (checkpoint.directory / name).is_file()]
     if found == ["tokenizer_config.json"]:
         raise CheckpointNotFoundError(
@@ -223,7 +223,7 @@ def _raise_if_vocabulary_missing(checkpoint: Checkpoint, reason: str) -> None:
 
 
 def _raise_if_damaged(checkpoint: Checkpoint) -> None:
-    """Raise if `tokenizer.json` is the file that can't be read."""
+    """Raise if `tokenizer.json` can't be read."""
     path = checkpoint.directory / "tokenizer.json"
     if not path.is_file():
         return

@@ -1,7 +1,7 @@
-"""Dequantize weights with Transformers' loader, or raise with the reason why it can't.
+"""Dequantize weights with Transformers' loader, or raise an error that explains why it can't.
 
-The loader dequantizes some methods tensor by tensor, without further packages or a GPU; its operations are recorded
-like those of other weights.
+For some methods, the loader dequantizes tensor by tensor without additional packages or a GPU. Its operations are
+recorded like those for other weights.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _PACKAGES = {
     "torchao": "torchao",
     "vptq": "vptq",
 }
-"""Quantization method → package that Transformers needs for it."""
+"""Quantization method to the package that Transformers requires for it."""
 
 
-_OTHER_PATHS = ("gguf", "metal")
-"""Methods with a `dequantize` setting that the loader handles elsewhere, or on particular hardware only."""
+_UNSUPPORTED_METHODS = ("gguf", "metal")
+"""Methods with a `dequantize` setting that the loader handles differently, or only on specific hardware."""
 
 
 def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
@@ -49,12 +49,12 @@ def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> N
 
     Args:
         checkpoint: the checkpoint, for messages.
-        config: its configuration; `quantization_config` is replaced.
+        config: its configuration, whose `quantization_config` is replaced.
 
     Raises:
         UnsupportedError: Transformers can't dequantize the method while loading.
     """
-    owner, settings = _settings(config)
+    owner, settings = _quantization_settings(config)
     if settings is None:
         return
     method = checkpoint.quantization or type(settings).__name__
@@ -68,8 +68,8 @@ def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> N
     owner.quantization_config = {**settings, "dequantize": True}
 
 
-def _settings(config: PreTrainedConfig) -> tuple[PreTrainedConfig, Any]:
-    """Return the (sub-)configuration that has a `quantization_config`, and that; None for the second without."""
+def _quantization_settings(config: PreTrainedConfig) -> tuple[PreTrainedConfig, Any]:
+    """Return the (sub-)configuration with a `quantization_config`, and the `quantization_config`, None if missing."""
     for part in (config, text_config_of(config)):
         if (settings := getattr(part, "quantization_config", None)) is not None:
             return part, settings
@@ -79,11 +79,11 @@ def _settings(config: PreTrainedConfig) -> tuple[PreTrainedConfig, Any]:
 def _has_dequantize_setting(method: str) -> bool:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    found = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
+    config_class = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
     return (
-        found is not None
-        and method not in _OTHER_PATHS
-        and "dequantize" in inspect.signature(found.__init__).parameters
+        config_class is not None
+        and method not in _UNSUPPORTED_METHODS
+        and "dequantize" in inspect.signature(config_class.__init__).parameters
     )
 
 
@@ -91,33 +91,33 @@ def cast_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the parameters that weren't quantized, some of which the loader leaves in their stored dtype.
 
     Args:
-        model: loaded from a quantized checkpoint; parameters of another dtype are replaced.
-        dtype: the target dtype; parameters that the model's class keeps in float32 become float32.
+        model: model loaded from a quantized checkpoint; parameters with other dtypes are replaced.
+        dtype: the target dtype, except for parameters that the model class keeps in float32.
     """
     import torch
 
-    kept = [re.escape(name).replace(r"\*", r"\w+") for name in model._get_dtype_plan(dtype)]
-    in_float32 = re.compile("|".join(rf"(?:^|\.){name}(?:\.|$)" for name in kept) or r"(?!)")
-    made: dict[int, torch.nn.Parameter] = {}
+    patterns = [re.escape(name).replace(r"\*", r"\w+") for name in model._get_dtype_plan(dtype)]
+    keep_in_float32 = re.compile("|".join(rf"(?:^|\.){pattern}(?:\.|$)" for pattern in patterns) or r"(?!)")
+    cast: dict[int, torch.nn.Parameter] = {}  # tied parameters stay tied
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is None or parameter.is_meta or not parameter.is_floating_point():
                 continue
-            target = torch.float32 if in_float32.search(f"{path}.{name}") else dtype
-            if id(parameter) not in made:
-                made[id(parameter)] = (
+            target = torch.float32 if keep_in_float32.search(f"{path}.{name}") else dtype
+            if id(parameter) not in cast:
+                cast[id(parameter)] = (
                     parameter
                     if parameter.dtype == target
                     else torch.nn.Parameter(parameter.detach().to(target), requires_grad=False)
                 )
-            module._parameters[name] = made[id(parameter)]
+            module._parameters[name] = cast[id(parameter)]
 
 
 def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Dequantize recordings of MXFP4 blocks as one expression; tensors go to the original function.
+    """Dequantize recorded MXFP4 blocks as one expression; tensors are passed to the original function.
 
-    The loader of Transformers 5.23 dequantizes in place, by table look-ups and bit operations that expressions can't
-    represent.
+    The loader of Transformers 5.23 dequantizes in place, with table lookups and bitwise operations that expressions
+    can't represent.
     """
     from onnx_ir.tensor_adapters import from_torch_dtype
 
@@ -126,8 +126,8 @@ def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
     def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if not isinstance(blocks, Recording) or not isinstance(scales, Recording):
             return original(blocks, scales, dtype)
-        made = building.transpose(building.mxfp4(blocks.expression, scales.expression), (0, 2, 1))
-        return Recording(building.cast(made, from_torch_dtype(dtype)), blocks.tape)
+        dequantized = building.transpose(building.mxfp4(blocks.expression, scales.expression), (0, 2, 1))
+        return Recording(building.cast(dequantized, from_torch_dtype(dtype)), blocks.tape)
 
     return dequantize
 
@@ -135,8 +135,8 @@ def _record_mxfp4(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
 RECORDED_MXFP4 = Patch(
     "transformers.integrations.mxfp4:dequantize_convertops",
     _record_mxfp4,
-    "the loader of Transformers 5.23 dequantizes MXFP4 in place, bit by bit, which can't be recorded",
+    "the loader of Transformers 5.23 dequantizes MXFP4 in place, with bitwise operations, which can't be recorded",
     "none: the loader is written for tensors with data",
     "the loader has an argument for a dequantization function",
 )
-"""Applied while binding; tensors with data still go to the original function."""
+"""Applied while binding; tensors with data are still passed to the original function."""

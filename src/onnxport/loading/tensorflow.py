@@ -1,7 +1,7 @@
 """Convert a Transformers 4 TensorFlow checkpoint to the state dict of a PyTorch model, without TensorFlow.
 
-Parameters without a tensor and tensors without a parameter are errors. Parameters that Transformers 5 renamed are
-found by its conversion mapping.
+Parameters without a tensor, and tensors without a parameter, are errors. Parameters that Transformers 5 renamed are
+found with its conversion mapping.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _NAMED_IN_ERRORS = 20
 
-# Modules of the TensorFlow models that their head doesn't use. Their tensors may be ignored by a PyTorch model without
-# the module; `{prefix}` is `base_model_prefix`.
+# Modules of TensorFlow models that their head doesn't use. A PyTorch model without the module may ignore its tensors.
+# `{prefix}` is `base_model_prefix`.
 _UNNEEDED = (r"^{prefix}\.pooler\.", r"^cls\.seq_relationship\.")
 
 
@@ -43,7 +43,7 @@ def read_tensorflow_state(path: Path, model: torch.nn.Module) -> dict[str, torch
 
     Args:
         path: `tf_model.h5`, or the `tf_model.h5.index.json` of a sharded checkpoint.
-        model: the PyTorch model, on any device (`meta` included); it isn't changed.
+        model: the PyTorch model, on any device including `meta`; it isn't changed.
 
     Returns:
         The keys of `model.state_dict()`, with tensors on the CPU in the model's shapes and dtypes. Tied parameters
@@ -73,7 +73,7 @@ def read_tensorflow_state(path: Path, model: torch.nn.Module) -> dict[str, torch
 
 
 def _tied_owners(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Map each key to the representative of its group of tied parameters; an untied key to itself."""
+    """Map each key to the representative of its group of tied parameters, and an untied key to itself."""
     first: dict[int, str] = {}
     owners = {name: name for name in expected}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -87,7 +87,7 @@ def _tied_owners(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> d
 
 
 def _renamer(model: torch.nn.Module) -> Callable[[str], str]:
-    """Return the function that renames a Transformers 4 key to a Transformers 5 one."""
+    """Return a function that renames a Transformers 4 key to its Transformers 5 name."""
     from transformers import PreTrainedModel
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
@@ -105,7 +105,7 @@ def _renamer(model: torch.nn.Module) -> Callable[[str], str]:
 
 
 def _matcher(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> Callable[[str], str | None]:
-    """Return a function that finds the key of a variable, renamed or not, with or without `base_model_prefix`."""
+    """Return a function that finds the key of a variable: renamed or not, with or without `base_model_prefix`."""
     rename = _renamer(model)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
 
@@ -148,21 +148,21 @@ def _bind(
 def _constants(
     model: torch.nn.Module, expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return the integer buffers, which TensorFlow computes from the configuration instead of saving them.
+    """Return the integer buffers, which TensorFlow models compute from the configuration and don't save.
 
-    `num_batches_tracked` of batch normalizations isn't used in inference, and is 0.
+    `num_batches_tracked` of batch normalization layers is unused at inference, and set to 0.
     """
     import torch
 
-    found: dict[str, torch.Tensor] = {}
+    constants: dict[str, torch.Tensor] = {}
     for name, _ in model.named_buffers():
         if name not in expected or name in tensors or expected[name].is_floating_point():
             continue
         if name.endswith("num_batches_tracked"):
-            found[name] = torch.zeros(expected[name].shape, dtype=expected[name].dtype)
+            constants[name] = torch.zeros(expected[name].shape, dtype=expected[name].dtype)
         elif not expected[name].is_meta:
-            found[name] = expected[name].detach().cpu()
-    return found
+            constants[name] = expected[name].detach().cpu()
+    return constants
 
 
 def _may_remain(variable: str, model: torch.nn.Module) -> bool:

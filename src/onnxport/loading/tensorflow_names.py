@@ -1,7 +1,7 @@
-"""Translate Keras variable names and layouts into those of the PyTorch models of Transformers 4.
+"""Translate Keras variable names and layouts to those of Transformers 4's PyTorch models.
 
-The rules are those of Keras layers, and two of Transformers' TensorFlow variable names: `_._` separates a list index,
-and `a___b` means `b`. Model-specific exceptions are in the table `_EXCEPTIONS`.
+Besides the conventions of Keras layers, Transformers' TensorFlow variable names follow two rules: `_._` separates a
+list index, and `a___b` means `b`. Model-specific exceptions are in the table `_EXCEPTIONS`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _LEAVES: dict[str, tuple[str, ...]] = {
     "pointwise_kernel": ("pointwise.weight", "weight"),
 }
 
-# Pattern in a translated name → replacement, for models whose TensorFlow modules had other names. TFDeBERTa v2 used
-# those of DeBERTa v1.
+# Pattern in a translated name → replacement, for models whose TensorFlow modules have other names. TFDeBERTa v2 used
+# the names of DeBERTa v1.
 _EXCEPTIONS = (
     (r"\.attention\.self\.pos_proj\.", ".attention.self.pos_key_proj."),
     (r"\.attention\.self\.pos_q_proj\.", ".attention.self.pos_query_proj."),
@@ -45,7 +45,7 @@ _AXES: dict[tuple[str, int], tuple[int, ...]] = {
 
 
 def leaf(variable: str) -> str:
-    """Return the last level of a Keras variable name, without the `:0`."""
+    """Return the last component of a Keras variable name, without the `:0`."""
     return re.sub(r":\d+$", "", variable).rsplit("/", 1)[-1]
 
 
@@ -61,8 +61,8 @@ def pytorch_names(variable: str) -> tuple[str, ...]:
         variable: for example `tf_bert_for_masked_lm/mlm___cls/predictions/transform/dense/kernel:0`.
 
     Returns:
-        For example `("cls.predictions.transform.dense.weight", …)`. The outermost scope, the model's, is dropped in
-        the first candidates.
+        For example `("cls.predictions.transform.dense.weight", …)`. The first candidates don't have the outermost
+        scope, which is the model.
     """
     levels = re.sub(r":\d+$", "", variable).split("/")
     levels = [part for level in levels for part in level.rsplit("___", 1)[-1].split("_._") if part]
@@ -78,12 +78,12 @@ def pytorch_names(variable: str) -> tuple[str, ...]:
 def pytorch_layout(variable: str, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Permute a variable's array to PyTorch's layout.
 
-    Keras kernels end in (in, out) and PyTorch's begin with (out, in); other variables, GPT-2's Conv1D included, have
-    the same layout in both. Axes of size 1 are added or removed to match `shape`, and the last two axes of a depthwise
-    kernel (in, multiplier) are merged.
+    Keras kernels end with (in, out), and PyTorch weights begin with (out, in). Other variables, including GPT-2's
+    Conv1D, have the same layout in both. Axes of size 1 are added or removed to match `shape`, and the last two axes of
+    a depthwise kernel (in, multiplier) are merged.
 
     Args:
-        variable: the Keras variable name, whose last level determines the layout.
+        variable: the Keras variable name, whose last component determines the layout.
         array: values in Keras layout.
         shape: shape of the PyTorch parameter.
 

@@ -1,4 +1,4 @@
-"""Read the tensors of a checked checkpoint: memory-mapped from safetensors, or unpickled with `weights_only=True`."""
+"""Read the tensors of a checked checkpoint: memory-map safetensors, or unpickle with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
     nested = content.get("state_dict") if isinstance(content, Mapping) else None
     if isinstance(nested, Mapping):
         content = nested
-    return _only_tensors(path, content)
+    return _check_tensors(path, content)
 
 
 def _unpickle(path: Path) -> object:
-    """Unpickle tensors only; zip files are memory-mapped, so that unused tensors stay on disk."""
+    """Unpickle tensors only; zip files are memory-mapped, so unused tensors stay on disk."""
     import torch
 
     with path.open("rb") as file:
@@ -71,14 +71,14 @@ def _unpickle(path: Path) -> object:
             warnings.simplefilter("ignore")
             content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
+        raise _rejected(path, error) from error
     except UNPICKLING_FAILURES as error:
         raise _unreadable(path, error) from error
     return content
 
 
-def _refused(path: Path, error: Exception) -> CheckpointError:
-    """Return the error for an object that torch refused, without torch's advice to set `weights_only=False`."""
+def _rejected(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for an object that torch rejects, without torch's advice to set `weights_only=False`."""
     detail = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
     reason = " ".join(detail.split())[:300]
     if "Unsupported operand" in reason:
@@ -94,7 +94,7 @@ def _refused(path: Path, error: Exception) -> CheckpointError:
     return _unreadable(path, error)
 
 
-def _only_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
+def _check_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
     import torch
 
     if not isinstance(content, Mapping):
@@ -115,7 +115,7 @@ def _only_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptCheckpointError:
-    # The message of torch begins with advice to set weights_only=False; the cause comes after it.
+    # torch's message begins with advice to set weights_only=False; the cause comes after it.
     detail = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
     reason = " ".join(detail.split())[:300] or type(error).__name__
     return CorruptCheckpointError(

@@ -1,4 +1,4 @@
-"""The API of `transformers.onnx` 4.37.2 on Transformers 5: replace the import, keep the code."""
+"""Provide the API of `transformers.onnx` 4.37.2 on Transformers 5: only the import changes."""
 
 from __future__ import annotations
 

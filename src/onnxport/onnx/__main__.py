@@ -1,4 +1,4 @@
-"""`python -m onnxport.onnx`: the command line of `transformers.onnx` 4.37.2."""
+"""Run `python -m onnxport.onnx`, the command line of `transformers.onnx` 4.37.2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport._garbage import without_last_collections
+from onnxport._garbage import without_exit_collections
 from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("onnxport.onnx")
 
 
 def export_with_optimum(args: Namespace) -> None:
-    """Export with onnxport; the original ran optimum in a subprocess and ignored its exit code."""
+    """Export with onnxport; 4.37.2 ran optimum in a subprocess and ignored its exit code."""
     export_with_transformers(args)
 
 
@@ -59,7 +59,7 @@ def export_with_transformers(args: Namespace) -> None:
     else:
         parts = [Part(output, model, onnx_config, _preprocessor(args))]
     required = [part.config.default_onnx_opset for part in parts]
-    lowest = min(required)  # the original rejects an opset only if it is too low for both graphs
+    lowest = min(required)  # 4.37.2 rejects an opset only if it is too low for both graphs
     opset = args.opset if args.opset is not None else max(required)
     if opset < lowest:
         raise ValueError(
@@ -71,13 +71,13 @@ def export_with_transformers(args: Namespace) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """Hold what one graph is exported from.
+    """A graph to export.
 
     Attributes:
         file: the graph's file.
         model: the model, or its encoder or decoder.
         config: description of the graph.
-        preprocessor: makes the dummy inputs.
+        preprocessor: creates the dummy inputs.
     """
 
     file: Path
@@ -87,7 +87,7 @@ class Part:
 
 
 def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
-    """Export and validate in a temporary directory beside the output, then rename the files."""
+    """Export and validate in a temporary directory next to the output, then move the files into place."""
     from onnxport.onnx.convert import export, validate_model_outputs
 
     parent = parts[0].file.parent
@@ -105,7 +105,7 @@ def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(parent)) from error  # the error of a full disk has no file name
+        raise OSError(error.errno, error.strerror, str(parent)) from error  # a full disk's error has no file name
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for directory in created:
@@ -134,7 +134,7 @@ def _preprocessor(args: Namespace) -> Any:
 def _encoder_and_decoder(
     args: Namespace, model: PreTrainedModel, config: VisionEncoderDecoderOnnxConfig, output: Path
 ) -> list[Part]:
-    """Describe the encoder and the decoder of a vision-encoder-decoder."""
+    """Describe the encoder and the decoder of a vision encoder-decoder."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     encoder = config.get_encoder_config(model.config.encoder)
@@ -169,10 +169,10 @@ def _parser() -> ArgumentParser:
 
 
 def main() -> int:
-    """Parse the command line, export, and report on standard error.
+    """Parse the command line, export, and report to standard error.
 
     Returns:
-        The exit code: 0 done, 1 failed, 130 interrupted; argparse exits with 2 on misuse.
+        The exit code: 0 success, 1 failure, 130 interrupted; argparse exits with 2 on misuse.
     """
     args = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
@@ -189,7 +189,7 @@ def main() -> int:
 
 
 def _message(error: Exception) -> str:
-    """Return an error's message in one line; unexpected errors are named by their type."""
+    """Return an error's message on one line; unexpected errors are prefixed with their type."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -202,4 +202,4 @@ def _message(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(without_last_collections(main))
+    sys.exit(without_exit_collections(main))

@@ -1,4 +1,4 @@
-"""`transformers.onnx.config`: the base classes of custom descriptions."""
+"""Provide `transformers.onnx.config`: base classes for custom descriptions."""
 
 from onnxport.configs import (
     DEFAULT_ONNX_OPSET,

@@ -1,4 +1,4 @@
-"""`transformers.onnx.convert`: export a loaded model and validate the file, with the API of 4.37.2."""
+"""Provide `transformers.onnx.convert`: export a loaded model and validate the file, with the API of 4.37.2."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ ORT_QUANTIZE_MINIMUM_VERSION = parse("1.4.0")
 
 
 def check_onnxruntime_requirements(minimum_version: Version) -> None:
-    """Check that ONNX Runtime is installed, in a minimum version.
+    """Check that a minimum version of ONNX Runtime is installed.
 
     Args:
         minimum_version: the minimum version.
 
     Raises:
-        ImportError: it isn't installed, or older.
+        ImportError: ONNX Runtime isn't installed, or is older.
     """
     try:
         installed = parse(metadata.version("onnxruntime"))
@@ -62,7 +62,7 @@ def ensure_model_and_config_inputs_match(model: PreTrainedModel, model_inputs: I
         model_inputs: names of inputs.
 
     Returns:
-        Whether `forward` has all of them, and those that it has, in the order of `forward`.
+        Whether `forward` has all of them, and the matching names in the order of `forward`.
     """
     parameters = python_signature(model.forward).parameters
     names = set(model_inputs)
@@ -82,24 +82,24 @@ def export(
 
     Args:
         preprocessor: tokenizer, image processor, feature extractor or processor of the model.
-        model: a PyTorch model of Transformers.
+        model: a Transformers PyTorch model.
         config: description of the graph.
-        opset: ONNX opset; one below the engine's minimum is raised to it, with a warning.
-        output: file to write; weights beyond the protobuf limit are written to a second file beside it.
+        opset: ONNX opset version; if it is below the engine's minimum, the minimum is used, with a warning.
+        output: file to write; weights over the protobuf limit are written to a second file next to it.
         tokenizer: deprecated name of `preprocessor`.
-        device: `cpu` or `cuda`, where the model is traced.
+        device: device to trace the model on, `cpu` or `cuda`.
 
     Returns:
         The input names in the order of `forward` (`past_key_values` once) and the output names.
 
     Raises:
-        ValueError: a tokenizer and a preprocessor are both passed, `forward` lacks an input, or the opset is too high.
-        TypeError: `model` isn't a PyTorch model of Transformers.
+        ValueError: both a tokenizer and a preprocessor are passed, `forward` lacks an input, or the opset is too high.
+        TypeError: `model` isn't a Transformers PyTorch model.
         TraceError: the model couldn't be captured.
     """
     from transformers import PreTrainedModel
 
-    preprocessor = _only_one(preprocessor, tokenizer)
+    preprocessor = _preprocessor_or_tokenizer(preprocessor, tokenizer)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"model is a {type(model).__name__}, not a PyTorch model of Transformers; TensorFlow classes no longer "
@@ -119,7 +119,7 @@ def export_pytorch(
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "cpu",
 ) -> tuple[list[str], list[str]]:
-    """Export a PyTorch model; arguments, result and errors are those of `export`."""
+    """Export a PyTorch model; arguments, return value and errors are those of `export`."""
     import torch
 
     from onnxport.binding.bound_graphs import bind_to_state
@@ -129,10 +129,10 @@ def export_pytorch(
     from onnxport.writing.write import save_graph
 
     signature = signature_of(config)
-    examples = Examples(config, signature, _only_one(preprocessor, tokenizer))
-    home = next(model.parameters()).device
+    examples = Examples(config, signature, _preprocessor_or_tokenizer(preprocessor, tokenizer))
+    original_device = next(model.parameters()).device
     with exclusive(), evaluating(model), ExitStack() as stack:
-        stack.callback(model.to, home)
+        stack.callback(model.to, original_device)
         model.to(_device(device))
         layout, _ = trace_examples(model, examples)
         matches, matched = ensure_model_and_config_inputs_match(model, {name.split(".")[0] for name in layout.flat})
@@ -151,7 +151,7 @@ def export_tensorflow(*_: Any, **__: Any) -> tuple[list[str], list[str]]:
     """Raise an error: Transformers 5 has no TensorFlow classes.
 
     Raises:
-        RuntimeError: always; the message names the alternative.
+        RuntimeError: always, with the alternative in the message.
     """
     raise RuntimeError(
         "Transformers 5 has no TensorFlow models to export; a tf_model.h5 is read into the PyTorch model: "
@@ -168,12 +168,12 @@ def validate_model_outputs(
     atol: float,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Compare a model and its graph on inputs whose batch and length are one larger than those of the trace.
+    """Compare a model and its graph on inputs with dynamic axes one larger than in the trace.
 
     Args:
         config: description of the graph.
         preprocessor: tokenizer, image processor, feature extractor or processor of the model.
-        reference_model: the original.
+        reference_model: the original model.
         onnx_model: the `.onnx` file.
         onnx_named_outputs: names of the outputs to compare.
         atol: absolute tolerance; NumPy's default relative tolerance, 1e-5, is added to it.
@@ -186,14 +186,14 @@ def validate_model_outputs(
     from onnxport.tracing.originals import run_original
     from onnxport.validation.sessions import open_session, run_graph
 
-    preprocessor = _only_one(preprocessor, tokenizer)
+    preprocessor = _preprocessor_or_tokenizer(preprocessor, tokenizer)
     logger.info("Validating ONNX model...")
     session = open_session(Path(onnx_model))
     examples = Examples(config, signature_of(config), preprocessor)
     layout = larger_inputs(examples, {value.name: value.shape for value in session.get_inputs()})
-    home = next(reference_model.parameters()).device
+    original_device = next(reference_model.parameters()).device
     with evaluating(reference_model), ExitStack() as stack:
-        stack.callback(reference_model.to, home)
+        stack.callback(reference_model.to, original_device)
         reference_model.to("cpu")
         reference = run_original(reference_model, examples, layout)
     _check_names(onnx_named_outputs, reference, session)
@@ -203,27 +203,27 @@ def validate_model_outputs(
 
 
 def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Layout:
-    """Make inputs that are one element larger than the dummy inputs on every dynamic axis of a graph.
+    """Create inputs that are one element larger than the dummy inputs on every dynamic axis of a graph.
 
     Args:
-        examples: makes the inputs.
-        graph_inputs: input name to shape, with labels on the dynamic axes.
+        examples: creates the inputs.
+        graph_inputs: shapes by input name, with labels for the dynamic axes.
 
     Returns:
-        Larger inputs; images keep the size that their preprocessor resizes them to.
+        Larger inputs; images have the size that their preprocessor resizes them to.
     """
     base = examples.at()
     signature = examples.signature.for_inputs(base.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in base.flat.items()})
     dynamic = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
-    larger = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in dynamic - _IMAGE}
+    larger = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in dynamic - _IMAGE_AXES}
     return examples.at(larger)
 
 
-_IMAGE = {"num_channels", "height", "width"}
+_IMAGE_AXES = {"num_channels", "height", "width"}
 
 
-def _only_one(preprocessor: Preprocessor, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _preprocessor_or_tokenizer(preprocessor: Preprocessor, tokenizer: PreTrainedTokenizerBase | None) -> Any:
     """Return the preprocessor, or the tokenizer that was passed by its deprecated name."""
     from transformers import PreTrainedTokenizerBase
 

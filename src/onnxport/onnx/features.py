@@ -1,4 +1,4 @@
-"""`transformers.onnx.features`: the features of each model type, and loading models for them."""
+"""Provide `transformers.onnx.features`: look up the features of each model type, and load models for them."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def supported_features_mapping(*supported_features: str, onnx_config_cls: str | 
 
     Args:
         supported_features: feature names, with or without `-with-past`.
-        onnx_config_cls: name of a configuration class; only the last part of a dotted path is used.
+        onnx_config_cls: name of a configuration class; only the last component of a dotted path is used.
 
     Returns:
-        Feature to a partial of the class's `with_past` or `from_model_config`.
+        A partial of the class's `with_past` or `from_model_config` for each feature.
 
     Raises:
         ValueError: `onnx_config_cls` is None.
@@ -76,7 +76,7 @@ def supported_features_mapping(*supported_features: str, onnx_config_cls: str | 
 
 
 class _LazyTable:
-    """Build a table on first access, so that importing this module imports neither torch nor transformers."""
+    """A table that is built on first access, so that importing this module imports neither torch nor transformers."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self._build = build
@@ -137,7 +137,7 @@ class FeaturesManager:
         """Check that a framework is `pt` or `tf`.
 
         Raises:
-            ValueError: it is neither `pt` nor `tf`.
+            ValueError: the framework is neither `pt` nor `tf`.
         """
         if framework not in ("pt", "tf"):
             raise ValueError(
@@ -148,7 +148,7 @@ class FeaturesManager:
     def get_model_class_for_feature(feature: str, framework: str = "pt") -> type:
         """Return the Auto class that loads a model for a feature.
 
-        For `tf`, this is the PyTorch class, which the TensorFlow weights are loaded into.
+        For `tf`, this is the PyTorch class that the TensorFlow weights are loaded into.
 
         Raises:
             ValueError: the framework is unknown.
@@ -159,15 +159,15 @@ class FeaturesManager:
         table = FeaturesManager._TASKS_TO_AUTOMODELS if framework == "pt" else FeaturesManager._TASKS_TO_TF_AUTOMODELS
         if task not in table:
             raise KeyError(f"Unknown task: {feature}. Possible values are {list(table)}")
-        found: type = table[task]
-        return found
+        auto_class: type = table[task]
+        return auto_class
 
     @staticmethod
     def determine_framework(model: str, framework: str | None = None) -> str:
         """Return the framework of a model's weights.
 
         Args:
-            model: directory, or repository on the hub.
+            model: directory, or Hub repository.
             framework: returned unchanged unless None.
 
         Raises:
@@ -196,7 +196,7 @@ class FeaturesManager:
 
         Args:
             feature: name of the feature.
-            model: directory, or repository on the hub.
+            model: directory, or Hub repository.
             framework: `pt` or `tf`; determined from the files by default.
             cache_dir: directory for downloads.
 
@@ -230,7 +230,7 @@ class FeaturesManager:
 
         Raises:
             KeyError: the model type isn't supported.
-            ValueError: it doesn't support the feature.
+            ValueError: the model type doesn't support the feature.
         """
         model_type = model.config.model_type
         features = FeaturesManager.get_supported_features_for_model_type(
@@ -250,7 +250,7 @@ class FeaturesManager:
         Raises:
             KeyError: the model type or the feature is unknown.
         """
-        found: Callable[[PreTrainedConfig], OnnxConfig] = FeaturesManager._SUPPORTED_MODEL_TYPE[
+        constructor: Callable[[PreTrainedConfig], OnnxConfig] = FeaturesManager._SUPPORTED_MODEL_TYPE[
             model_type.replace("_", "-")
         ][feature]
-        return found
+        return constructor

@@ -1,4 +1,4 @@
-"""`transformers.onnx.utils`: sizes of parameters and axes, and loading a checkpoint's preprocessor."""
+"""Provide `transformers.onnx.utils`: sizes of parameters and axes, and loading a checkpoint's preprocessor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.configs import ParameterFormat, compute_effective_axis_dimension, compute_serialized_parameters_size
+from onnxport.loading.preprocessors import check_audio_tokenizer
 
 __all__ = [
     "ParameterFormat",
@@ -19,14 +20,15 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
     """Load the preprocessor of a checkpoint.
 
     Args:
-        model_name: directory, or repository on the hub.
+        model_name: directory, or Hub repository.
         cache_dir: directory for downloads; an addition to the API of 4.37.2.
 
     Returns:
         A processor, tokenizer, feature extractor or image processor; None if the checkpoint has none.
 
     Raises:
-        ValueError: the checkpoint has a tokenizer and a feature extractor, and no processor that combines them.
+        ValueError: the checkpoint has a tokenizer and a feature extractor, but no processor that combines them.
+        CorruptCheckpointError: a local directory's processor has an audio tokenizer outside that directory.
     """
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
@@ -45,7 +47,7 @@ def get_preprocessor(model_name: str, cache_dir: str | None = None) -> Any:
 def _is_vision_only(model_name: str) -> bool:
     """Return whether a directory has an image processor and no tokenizer.
 
-    AutoProcessor of Transformers 5 may build a tokenizer without a vocabulary there.
+    Transformers 5's AutoProcessor may build a tokenizer without a vocabulary for such a directory.
     """
     directory = Path(model_name)
     return (directory / "preprocessor_config.json").is_file() and not any(
@@ -54,8 +56,16 @@ def _is_vision_only(model_name: str) -> bool:
 
 
 def _try(auto_class: Any, model_name: str, cache_dir: str | None) -> Any:
-    """Load with an Auto class; None if the checkpoint has nothing that it loads."""
+    """Load with an Auto class; return None if the checkpoint has no files for it.
+
+    Nothing is downloaded for a local directory, whose processor may refer to an audio tokenizer elsewhere.
+    """
+    is_local = Path(model_name).is_dir()
+    if is_local:
+        check_audio_tokenizer(Path(model_name))
     try:
-        return auto_class.from_pretrained(model_name, cache_dir=cache_dir, trust_remote_code=False)
+        return auto_class.from_pretrained(
+            model_name, cache_dir=cache_dir, trust_remote_code=False, local_files_only=is_local
+        )
     except (ValueError, OSError, KeyError, ImportError):
         return None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _same_operator_first(original: Callable[..., MatchResult]) -> Callable[..., MatchResult]:
-    """Compare operators first, before a pattern with several outputs is tried with all pairs of nodes."""
+    """Compare operators first, before a pattern with several outputs is matched against all combinations of nodes."""
 
     def match(
         self: SimplePatternMatcher, model: ir.Model, graph: ir.Graph | ir.Function, node: ir.Node, **options: object
@@ -40,7 +40,7 @@ def _same_operator_first(original: Callable[..., MatchResult]) -> Callable[..., 
     return match
 
 
-def _exact(_: ModuleType) -> SimpleNamespace:
+def _exact_zero_and_one(_: ModuleType) -> SimpleNamespace:
     """Match the constants 0 and 1 of patterns exactly, and other constants within tolerances."""
 
     def isclose(value: float, expected: float, **tolerances: float) -> bool:
@@ -52,17 +52,17 @@ def _exact(_: ModuleType) -> SimpleNamespace:
 _PATCHES = (
     Patch(
         "onnxscript.rewriter._matcher:math",
-        _exact,
-        "adding up to 1e-8 is dropped as an identity: the epsilon of a norm, without which small values differ",
+        _exact_zero_and_one,
+        "adding up to 1e-8 is removed as an identity: the epsilon of a norm, without which small values differ",
         "none known: onnxscript 0.7 compares constants of a pattern with math.isclose and abs_tol=1e-8",
-        "the rules that drop identities compare with exactly 0 and 1",
+        "the rules that remove identities compare with exactly 0 and 1",
     ),
     Patch(
         "onnxscript.rewriter._matcher:SimplePatternMatcher.match",
         _same_operator_first,
         "for each node and each pattern with several outputs all nodes of the graph are sorted by operator",
         SLOW,
-        "the matcher looks at the operator first",
+        "the matcher compares the operator first",
     ),
 )
 
@@ -86,12 +86,12 @@ class CleanUpPass(ir.passes.InPlacePass):
 
 def _merge_equal_constants(graph: ir.Graph) -> None:
     """Merge constants with equal bytes, of any size, such as a buffer that each layer registers."""
-    kept_by_content: dict[tuple[object, ...], ir.Value] = {}
+    first_by_content: dict[tuple[object, ...], ir.Value] = {}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or value.is_graph_output():
             continue
-        kept = kept_by_content.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
-        if kept is not value:
-            ir.convenience.replace_all_uses_with(value, kept)
+        first = first_by_content.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
+        if first is not value:
+            ir.convenience.replace_all_uses_with(value, first)
             del graph.initializers[name]

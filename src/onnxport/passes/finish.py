@@ -12,7 +12,7 @@ def finish(model: ir.Model, *, keep_layout: bool = False) -> None:
     """Run the last passes in place.
 
     Args:
-        model: a clean graph with all layers, whose parameters have no data.
+        model: a cleaned-up graph at full depth, whose parameters have no data.
         keep_layout: use every parameter in the checkpoint's layout.
     """
     LinearPass(keep_layout=keep_layout)(model)

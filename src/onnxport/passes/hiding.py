@@ -12,7 +12,7 @@ from onnxport.weights.parameters import ParameterTensor
 
 @contextmanager
 def hidden_parameters(graph: ir.Graph) -> Iterator[None]:
-    """Turn parameters into graph inputs in a block; those still used after it become initializers again."""
+    """Turn parameters into graph inputs in a block; afterwards, the parameters still in use are initializers again."""
     hidden = {value: value.const_value for value in graph.initializers.values() if _is_parameter(value)}
     for value in hidden:
         del graph.initializers[str(value.name)]

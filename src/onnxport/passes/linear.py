@@ -1,10 +1,10 @@
-"""Remove the `Transpose` of linear layers' weights, which would be run, or folded at each loading.
+"""Remove the `Transpose` of linear layers' weights, which would be run, or folded each time the graph is loaded.
 
     MatMul(x, Transpose(W))                →   MatMul(x, W'), W' bound to the transposed parameter: written transposed
     the same, W used elsewhere or linked   →   Gemm(x as a matrix, W, transB=1), reshaped to x's leading axes
 
-Other exporters write the first form, and tools expect it. A parameter that an embedding uses too, or that stays in the
-checkpoint's file, keeps its layout.
+Other exporters write the first form, and tools expect it. A parameter that is also used by an embedding, or that stays
+in the checkpoint's file, keeps its layout.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LinearPass(ir.passes.InPlacePass):
         for transpose in [node for node in model.graph if _transposes_parameter(node)]:
             weight, users = transpose.inputs[0], [node for node, _ in transpose.outputs[0].uses()]
             assert weight is not None
-            if not users or not all(_multiplies(node, transpose.outputs[0]) for node in users):
+            if not users or not all(_is_matmul_with(node, transpose.outputs[0]) for node in users):
                 continue
             if self._keep_layout or len(weight.uses()) > 1:
                 for node in users:
@@ -54,10 +54,10 @@ def _transposes_parameter(node: ir.Node) -> bool:
     return len(source.const_value.shape) == 2 and (perm is None or list(perm) == [1, 0])
 
 
-def _multiplies(node: ir.Node, by: ir.Value) -> bool:
+def _is_matmul_with(node: ir.Node, right: ir.Value) -> bool:
     left = node.inputs[0]
-    known = left is not None and left.shape is not None and len(left.shape) >= 2
-    return node.op_type == "MatMul" and node.domain == "" and node.inputs[1] is by and left is not by and known
+    has_rank = left is not None and left.shape is not None and len(left.shape) >= 2
+    return node.op_type == "MatMul" and node.domain == "" and node.inputs[1] is right and left is not right and has_rank
 
 
 def _bind_transposed(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
@@ -109,20 +109,20 @@ def _to_gemm(graph: ir.Graph, node: ir.Node, weight: ir.Value, shapes: _Shapes) 
     width, depth = weight.const_value.shape.numpy()
     last, bias = _bias(product)
     inputs = [left, weight] if bias is None else [left, weight, bias]
-    made: list[ir.Node] = []
+    nodes: list[ir.Node] = []
     if len(left.shape) > 2:
         leading = shapes.leading(left, node)
-        made.append(_node("Reshape", [left, shapes.constant(-1, depth)], node))
-        inputs[0] = made[-1].outputs[0]
-        made.append(_node("Gemm", inputs, node, {"transB": 1}))
-        made.append(_node("Concat", [leading, shapes.constant(width)], node, {"axis": 0}))
-        made.append(_node("Reshape", [made[1].outputs[0], made[2].outputs[0]], node))
+        nodes.append(_node("Reshape", [left, shapes.constant(-1, depth)], node))
+        inputs[0] = nodes[-1].outputs[0]
+        nodes.append(_node("Gemm", inputs, node, {"transB": 1}))
+        nodes.append(_node("Concat", [leading, shapes.constant(width)], node, {"axis": 0}))
+        nodes.append(_node("Reshape", [nodes[1].outputs[0], nodes[2].outputs[0]], node))
     else:
-        made.append(_node("Gemm", inputs, node, {"transB": 1}))
-    new = made[-1].outputs[0]
+        nodes.append(_node("Gemm", inputs, node, {"transB": 1}))
+    new = nodes[-1].outputs[0]
     old = last.outputs[0]
     new.shape, new.type = old.shape, old.type
-    graph.insert_after(last, made)
+    graph.insert_after(last, nodes)
     if old.is_graph_output():
         new.name = old.name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

@@ -2,8 +2,8 @@
 
     Mul(a, b)   →   Cast(Mul(Cast(a), Cast(b)))     where a and b are bfloat16
 
-The product of two bfloat16 values is exact in float32, so that rounding it once returns the original result (Falcon's
-ALiBi bias). Models with bfloat16 parameters aren't changed.
+The product of two bfloat16 values is exact in float32, so that rounding it once gives the original result (Falcon's
+ALiBi bias). Models with bfloat16 parameters aren't modified.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 
 
 class RoundAfterwardsPass(ir.passes.InPlacePass):
-    """Insert casts around bfloat16 arithmetic where the parameters aren't bfloat16."""
+    """Insert casts around bfloat16 arithmetic if no parameter is bfloat16."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the nodes in place."""
@@ -24,10 +24,10 @@ class RoundAfterwardsPass(ir.passes.InPlacePass):
         tensors = [value.const_value for value in graph.initializers.values()]
         if any(isinstance(t, ParameterTensor) and t.dtype == ir.DataType.BFLOAT16 for t in tensors):
             return ir.passes.PassResult(model, modified=False)
-        found = [n for n in graph if n.op_type in _ARITHMETIC and n.outputs[0].dtype == ir.DataType.BFLOAT16]
-        for node in found:
+        nodes = [n for n in graph if n.op_type in _ARITHMETIC and n.outputs[0].dtype == ir.DataType.BFLOAT16]
+        for node in nodes:
             _round_afterwards(graph, node)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=bool(nodes))
 
 
 def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:
@@ -35,18 +35,18 @@ def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:
         cast = _cast(value, ir.DataType.FLOAT, node)
         graph.insert_before(node, cast)
         node.replace_input_with(index, cast.outputs[0])
-    made = node.outputs[0]
-    rounded = _cast(made, ir.DataType.BFLOAT16, node)
-    made.dtype = ir.DataType.FLOAT
+    result = node.outputs[0]
+    rounded = _cast(result, ir.DataType.BFLOAT16, node)
+    result.dtype = ir.DataType.FLOAT
     graph.insert_after(node, rounded)
-    ir.convenience.replace_all_uses_with(made, rounded.outputs[0])
-    rounded.replace_input_with(0, made)
+    ir.convenience.replace_all_uses_with(result, rounded.outputs[0])
+    rounded.replace_input_with(0, result)
 
 
-def _cast(value: ir.Value | None, dtype: ir.DataType, beside: ir.Node) -> ir.Node:
+def _cast(value: ir.Value | None, dtype: ir.DataType, like: ir.Node) -> ir.Node:
     """Return a `Cast` node with the metadata, and so the module, of another node."""
     assert value is not None, "arithmetic has no optional inputs"
     cast = ir.node("Cast", [value], {"to": dtype})
-    cast.metadata_props.update(beside.metadata_props)
+    cast.metadata_props.update(like.metadata_props)
     cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, dtype
     return cast

@@ -1,1 +1,1 @@
-"""Replace functions of other packages while a model is traced, and put the originals back."""
+"""Replace functions of other packages while a model is traced, and restore the originals afterwards."""

@@ -1,8 +1,8 @@
-"""Caches of symbolic expressions that outlive a trace: what is computed in one depends on what was traced before.
+"""Clear caches of symbolic expressions that outlive a trace, which make a trace depend on earlier ones.
 
-sympy caches every constructor of a function (`@cacheit`), so `FloorDiv(a, b)` is what `FloorDiv.eval` returned when it
-was first called, by a replacement or by the original. torch caches operations on symbolic sizes in the same way: its
-expressions are keyed by value, and symbols of two traces that have the same name are equal (torch 2.13).
+sympy caches every constructor of a function (`@cacheit`), so `FloorDiv(a, b)` is the result of the first call of
+`FloorDiv.eval`, whether that was a replacement or the original. torch caches operations on symbolic sizes in the same
+way: its expressions are keyed by value, and symbols of two traces with the same name are equal (torch 2.13).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MODULES = (
 
 @contextmanager
 def fresh_symbolic_caches() -> Iterator[None]:
-    """Start a block with empty caches of symbolic expressions, and leave none of its own behind."""
+    """Clear the caches of symbolic expressions before and after the block."""
     clear_symbolic_caches()
     try:
         yield
@@ -33,7 +33,7 @@ def fresh_symbolic_caches() -> Iterator[None]:
 
 
 def clear_symbolic_caches() -> None:
-    """Empty the caches of sympy, and those of torch's symbolic shapes."""
+    """Clear the caches of sympy and of torch's symbolic shapes."""
     if "sympy" in sys.modules:
         from sympy.core.cache import clear_cache
 
@@ -45,7 +45,7 @@ def clear_symbolic_caches() -> None:
 
 
 def _cache_clears(namespace: dict[str, object], module: str) -> Iterator[Callable[[], None]]:
-    """Yield the `cache_clear` of a module's `lru_cache`s: of functions, of methods, and inside closures of methods."""
+    """Yield `cache_clear` of a module's `lru_cache`s: on functions, on methods, and in closures of methods."""
     for value in list(namespace.values()):
         yield from _of_function(value)
         if isinstance(value, type) and value.__module__ == module:

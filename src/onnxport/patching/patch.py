@@ -1,4 +1,4 @@
-"""A change to another package's code as a value: what is replaced, by what, why, which issue, and until when."""
+"""Represent a change to another package's code: target, replacement, reason, issue, and when it can be dropped."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-EAGER = "none: the code is right where it runs eagerly, and eager mode is what it is written for"
-"""Value of `Patch.issue` for model code that torch.export can't capture, or captures for one size only."""
-SLOW = "none: the result is right, it only takes long"
-"""Value of `Patch.issue` for what costs time, but doesn't change a graph."""
+EAGER = "none: the code is correct in eager mode, which it is written for"
+"""Value of `Patch.issue` for model code that torch.export can't capture, or specializes to one size."""
+SLOW = "none: the result is correct, only slow"
+"""Value of `Patch.issue` for code that takes time, but doesn't change a graph."""
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """Replace one attribute of an object.
+    """Replacement of one attribute of an object.
 
     Attributes:
-        owner: module, class, `nn.Module`, configuration or any other object that has the attribute.
+        owner: module, class, `nn.Module`, configuration or other object that has the attribute.
         name: the attribute's name.
-        value: its value while the replacement is applied.
+        value: the attribute's value while the replacement is applied.
     """
 
     owner: object
@@ -32,15 +32,15 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Patch:
-    """Replace one attribute that is found by a path.
+    """Replacement of one attribute that is found by its path.
 
     Attributes:
-        target: `module:attribute`, the attribute dotted. A builtin of a module is replaced for that module's code only.
+        target: `module:attribute`, with a dotted attribute. A builtin is replaced only for that module's code.
         make: returns the replacement for the original.
         reason: what goes wrong without the patch.
-        issue: link to the upstream issue; or "none: " and why there is none.
+        issue: link to the upstream issue, or "none: " and why there is none.
         until: when the patch can be dropped.
-        without_values: whether the patch is also needed where a model runs with parameters that have no values.
+        without_values: whether the patch is also required to run a model with fake parameters.
     """
 
     target: str
@@ -56,11 +56,11 @@ class Patch:
         return self.target.partition(":")[0]
 
     def resolve(self) -> Replacement:
-        """Import the module, find the attribute's owner, and make the replacement of what is there now.
+        """Import the module, find the attribute's owner, and create the replacement of its current value.
 
         Raises:
-            ImportError: there is no such module any more.
-            AttributeError: the module has no such attribute any more.
+            ImportError: the module doesn't exist any more.
+            AttributeError: the attribute doesn't exist any more.
         """
         owner, name = self._find()
         is_builtin = isinstance(owner, ModuleType) and not hasattr(owner, name)

@@ -1,4 +1,4 @@
-"""The one scope in which other packages' code is replaced: a process-wide lock, and everything put back at the end."""
+"""Replace other packages' code under a process-wide lock, and restore everything afterwards."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ABSENT = object()
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Hold a lock while code changes, or relies on, what torch and Transformers keep once for the whole process.
+    """Hold a lock while code changes, or relies on, process-wide state of torch and Transformers.
 
-    Besides replaced attributes these are torch's default dtype, logging levels, warning filters, standard output and
-    Transformers' loader. The lock is re-entrant. A thread that runs torch without it may see replacements that another
-    thread applied.
+    Besides replaced attributes, this is torch's default dtype, logging levels, warning filters, standard output and
+    Transformers' loader. The lock is reentrant. A thread that runs torch without it may run with replacements that
+    another thread applied.
     """
     with _LOCK:
         yield
@@ -30,9 +30,9 @@ def exclusive() -> Iterator[None]:
 
 @contextmanager
 def patching(*changes: Patch | Replacement) -> Iterator[None]:
-    """Apply changes in order, and put the originals back at the end of the block, last one first.
+    """Apply changes in order, and restore the originals in reverse order at the end of the block.
 
-    A later change of the same attribute is made of the earlier one's replacement.
+    A later patch of the same attribute wraps the earlier replacement.
 
     Args:
         *changes: patches, which are resolved here, and replacements.
@@ -48,32 +48,34 @@ def patching(*changes: Patch | Replacement) -> Iterator[None]:
 
 
 def evaluating(module: torch.nn.Module) -> AbstractContextManager[None]:
-    """Put a module and all its parts in evaluation mode in a block; each has its own mode again afterwards.
+    """Put a module and its submodules in evaluation mode within the block, and restore each one's mode afterwards.
 
-    `module.train(mode)` would set the mode of the whole in every part, also in frozen parts of a model in training.
+    `module.train(mode)` would set the same mode in all submodules, including frozen ones of a model in training.
     """
-    return patching(*(Replacement(part, "training", False) for part in module.modules() if part.training))
+    return patching(
+        *(Replacement(submodule, "training", False) for submodule in module.modules() if submodule.training)
+    )
 
 
 def _apply(change: Replacement) -> Callable[[], None]:
     """Set an attribute, and return a function that restores it.
 
-    What the owner itself held is restored as it was, a `staticmethod` included; what it inherited is uncovered again;
-    what a property or an `attribute_map` keeps elsewhere is set to the value that it had.
+    A value in the owner's `__dict__` is restored unchanged, including a `staticmethod`. An inherited attribute is
+    restored by deleting the replacement. The value of a property or `attribute_map` is set again.
     """
     owner, name = change.owner, change.name
-    held = _own(owner).get(name, _ABSENT)
-    before = held if held is not _ABSENT else getattr(owner, name, _ABSENT)
+    stored = _namespace(owner).get(name, _ABSENT)
+    original = stored if stored is not _ABSENT else getattr(owner, name, _ABSENT)
     setattr(owner, name, change.value)
 
     def restore() -> None:
-        if before is _ABSENT or (held is _ABSENT and name in _own(owner)):
+        if original is _ABSENT or (stored is _ABSENT and name in _namespace(owner)):
             delattr(owner, name)
         else:
-            setattr(owner, name, before)
+            setattr(owner, name, original)
 
     return restore
 
 
-def _own(owner: object) -> dict[str, object]:
+def _namespace(owner: object) -> dict[str, object]:
     return getattr(owner, "__dict__", {})

@@ -82,7 +82,10 @@ def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measur
     if model.can_generate:
         return _measure_generation(graphs, workload, load_seconds)
     if "model" not in graphs:
-        raise UnsupportedError(f"{path} has the graphs {', '.join(graphs)}, none of which is a whole model")
+        raise UnsupportedError(
+            f"{path} has the graphs {', '.join(graphs)}, which onnxport bench can't run separately: pass a directory "
+            "with a graph named model"
+        )
     return _measure_runs(graphs["model"], workload, load_seconds)
 
 
@@ -103,14 +106,14 @@ def _measure_generation(graphs: dict[str, Graph], workload: Workload, load_secon
         encoder_outputs = encode_for_decoder(encoder, _synthetic_inputs(encoder, workload), merged)
         prompt_tokens = 1
     tokens = np.ones((workload.batch_size, prompt_tokens), dtype=np.int64)
-    one = tokens[:, :1]
+    token = tokens[:, :1]
     for _ in range(2):  # the first pass is the warm-up
         cache = decoder.empty_cache(workload.batch_size)
         prefill = _seconds(lambda: decoder.step({"input_ids": tokens, **encoder_outputs}, cache))  # noqa: B023
         steps, session_seconds = [], []
         for _ in range(workload.new_tokens):
             before = decoder.graph.seconds
-            steps.append(_seconds(lambda: decoder.step({"input_ids": one, **encoder_outputs}, cache)))  # noqa: B023
+            steps.append(_seconds(lambda: decoder.step({"input_ids": token, **encoder_outputs}, cache)))  # noqa: B023
             session_seconds.append(decoder.graph.seconds - before)
     return Measurements(
         load_seconds=load_seconds,
@@ -141,7 +144,7 @@ def _synthetic_inputs(graph: Graph, workload: Workload) -> dict[str, NDArray[Any
         inputs[name] = np.ones(shape, spec.dtype) if integer else np.full(shape, 0.1, spec.dtype)
     if not inputs:
         raise UnsupportedError(
-            f"{graph.file.name} takes {', '.join(graph.inputs)}, for which onnxport bench has no synthetic values"
+            f"onnxport bench has no synthetic values for the inputs of {graph.file.name}: {', '.join(graph.inputs)}"
         )
     return inputs
 
@@ -150,9 +153,9 @@ _AXIS_SIZES = {"height": 224, "width": 224, "num_choices": 2, "audio_sequence": 
 """Sizes of dynamic axes that aren't sequences of tokens."""
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
-    work()
+    function()
     return time.perf_counter() - start
 
 

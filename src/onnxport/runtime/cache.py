@@ -69,7 +69,7 @@ class OnnxCache(Cache):  # type: ignore[misc]
         self.reorder_cache(indices)
 
     def activate_past_recording(self) -> None:
-        """Do nothing: the cache can be cropped without a recording of earlier states."""
+        """Do nothing: cropping the cache doesn't require recorded states."""
 
     def __len__(self) -> int:
         return 1

@@ -22,7 +22,7 @@ def cross_attention_inputs(graph: Graph, feed: Mapping[str, Any], cached: int, p
 
     Args:
         graph: the decoder; the result is empty if it has no cross-attention.
-        feed: `inputs_embeds`, in the first step `cross_attention_states` where there are images, and
+        feed: `inputs_embeds`; in the first step, `cross_attention_states` if there are images; and
             `cross_attention_mask` [batch, tokens of the prompt, images, tiles], 1 for tiles that a token attends to;
             by default, every token attends to all of them.
         cached: number of embeddings in the cache.
@@ -48,6 +48,8 @@ def cross_attention_inputs(graph: Graph, feed: Mapping[str, Any], cached: int, p
                 f"{MASK} has {tiles.shape[2]} tiles, but the encoder returned {count} embeddings; build both with "
                 "the same processor"
             )
-        positions = np.minimum(np.arange(past, past + sequence), tiles.shape[1] - 1)  # generated: as the last token
+        positions = np.minimum(
+            np.arange(past, past + sequence), tiles.shape[1] - 1
+        )  # generated tokens: as the prompt's last
         mask = np.repeat(tiles[:, positions], count // tiles.shape[2], axis=2)
     return {STATES: embeddings, MASK: mask}

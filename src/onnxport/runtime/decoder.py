@@ -29,7 +29,7 @@ class DecoderCache:
         tensors: cache input name to its value in ONNX Runtime (an array before the first step).
         batch_size: number of sequences.
         length: number of positions that the cache covers.
-        prefix: number of those that come before the first token, for image embeddings (GIT).
+        prefix: number of positions before the first token, for image embeddings (GIT).
     """
 
     tensors: dict[str, NDArray[Any] | onnxruntime.OrtValue]
@@ -37,24 +37,24 @@ class DecoderCache:
     length: int = 0
     prefix: int = 0
 
-    def reorder(self, rows: NDArray[np.integer[Any]]) -> None:
+    def reorder(self, indices: NDArray[np.integer[Any]]) -> None:
         """Select sequences by their batch index, in this order; an index may be repeated."""
         for name, value in self.tensors.items():
             array = value if isinstance(value, np.ndarray) else to_array(value)
-            self.tensors[name] = _ort_value(array[rows])
-        self.batch_size = len(rows)
+            self.tensors[name] = _ort_value(array[indices])
+        self.batch_size = len(indices)
 
     def crop(self, count: int, sequence_axes: Mapping[str, int]) -> None:
         """Remove the last tokens.
 
         Args:
             count: number of tokens to remove.
-            sequence_axes: cache input name to its sequence axis; other tensors are kept.
+            sequence_axes: cache input name to its sequence axis; other tensors are unchanged.
         """
         for name, axis in sequence_axes.items():
             array = to_array(self.tensors[name])
-            kept = np.take(array, range(array.shape[axis] - count), axis=axis)
-            self.tensors[name] = _ort_value(kept)
+            cropped = np.take(array, range(array.shape[axis] - count), axis=axis)
+            self.tensors[name] = _ort_value(cropped)
         self.length -= count
 
 
@@ -69,8 +69,8 @@ class Decoder:
     """Run a decoder's graph step by step.
 
     Attributes:
-        graph: takes `input_ids` or `inputs_embeds`, and may take masks, position ids, an encoder's hidden states and a
-            cache.
+        graph: its inputs are `input_ids` or `inputs_embeds`, and optionally masks, position ids, an encoder's hidden
+            states and a cache.
         cache_outputs: cache input name to the output that becomes that input in the next step.
         sequence_axes: cache input name to its sequence axis, for those that grow with each token.
     """
@@ -92,12 +92,12 @@ class Decoder:
 
     @property
     def has_cache(self) -> bool:
-        """Whether the graph takes and returns a cache."""
+        """Whether the graph has a cache as inputs and outputs."""
         return bool(self.cache_outputs)
 
     @property
     def can_crop(self) -> bool:
-        """Whether all self-attention entries grow with each token, so that tokens can be removed again."""
+        """Whether tokens can be removed: all cache entries but cross-attention's have a sequence axis."""
         return all(name in self.sequence_axes or _CROSS_ATTENTION in name for name in self.cache_outputs)
 
     def empty_cache(self, batch_size: int) -> DecoderCache:
@@ -110,11 +110,11 @@ class Decoder:
         """Run one step and update the cache.
 
         Args:
-            feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A mask and position ids that
-                the graph takes and `feed` lacks are filled in as for sequences without padding.
+            feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A missing mask and missing
+                position ids are filled in as for sequences without padding.
             cache: the cache of earlier steps; it is updated in place.
             prefix: number of embeddings in this step that come before its first token; the mask and the position ids
-                are those of tokens.
+                in `feed` don't include them.
 
         Returns:
             The logits, [batch, tokens, vocabulary].
@@ -141,7 +141,7 @@ class Decoder:
 
 
 def _cross_attention_length(cache: DecoderCache) -> int:
-    """Return the number of an encoder's embeddings in the cache."""
+    """Return the number of encoder embeddings in the cache."""
     value = next((value for name, value in cache.tensors.items() if _CROSS_ATTENTION in name), None)
     if value is None:
         return 0
@@ -149,7 +149,7 @@ def _cross_attention_length(cache: DecoderCache) -> int:
 
 
 def _padded(inputs: Mapping[str, Any], name: str, count: int, value: int) -> dict[str, NDArray[Any]]:
-    """Return an input, [batch, sequence], with `count` equal values before it; nothing if the graph lacks it."""
+    """Return an input, [batch, sequence], padded on the left with `count` values; empty if `inputs` lacks it."""
     if name not in inputs:
         return {}
     return {name: np.pad(np.asarray(inputs[name]), ((0, 0), (count, 0)), constant_values=value)}

@@ -17,7 +17,7 @@ from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 
-_AUDIO_ROWS = 500
+_MAX_AUDIO_EMBEDDINGS = 500
 """Maximum number of audio embeddings in exports of format 1 with `audio_input_features` (Phi-4-multimodal)."""
 
 
@@ -69,14 +69,14 @@ class Directory:
 
     @cached_property
     def _modalities_of_format_1(self) -> tuple[Modality, ...]:
-        """The modalities of a manifest of format 1, which doesn't have them: derived from the graphs' names."""
+        """The modalities for a manifest of format 1, which lacks them, derived from the graphs' inputs and outputs."""
         graphs = {
             item.name: Interface([value.name for value in item.inputs], [value.name for value in item.outputs])
             for item in self.manifest.components
         }
         config = json.loads(json.dumps(self.config), object_hook=lambda values: SimpleNamespace(**values))
         return tuple(
-            replace(found, max_length=_AUDIO_ROWS * config.audio_config.time_reduction)
+            replace(found, max_length=_MAX_AUDIO_EMBEDDINGS * config.audio_config.time_reduction)
             if found.input == "audio_input_features"
             else found
             for found in modalities_of(cast("Any", config), graphs)

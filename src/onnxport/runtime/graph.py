@@ -1,4 +1,4 @@
-"""One graph in ONNX Runtime. Outputs may stay on the device, where the next run reads them without a copy."""
+"""A graph in ONNX Runtime. Outputs may stay on the device, where the next run reads them without a copy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Feed = Mapping[str, "ArrayLike | onnxruntime.OrtValue"]
-"""Input name to array, or to a value that ONNX Runtime holds."""
+"""Input name to array or `OrtValue`."""
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -82,7 +82,7 @@ class Graph:
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=providers)
         except runtime_errors() as error:
-            if find_spec("onnx_ir") is not None:  # it comes with onnxport[export], and says more than ONNX Runtime
+            if find_spec("onnx_ir") is not None:  # of onnxport[export]; its errors are more specific
                 check_graph(file)
             raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
@@ -101,7 +101,7 @@ class Graph:
         Args:
             feed: every input of the graph; arrays are cast to the input's element type.
             outputs: names of the outputs to compute; defaults to all.
-            on_device: outputs that stay on the device, where a later run reads them; others are copied to the host.
+            on_device: outputs that stay on the device for a later run; others are copied to the host.
 
         Returns:
             The outputs by name.

@@ -1,4 +1,4 @@
-"""Models without torch: NumPy arrays in and out, greedy decoding and sampling."""
+"""Models without torch: NumPy arrays as inputs and outputs, greedy decoding and sampling."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class LightModel:
 
         def embed(tokens: NDArray[Any]) -> Arrays:
             nonlocal features, token_types
-            if token_types is not None:  # those of generated tokens are zero
+            if token_types is not None:  # generated tokens have the type 0
                 token_types = np.pad(token_types, ((0, 0), (0, tokens.shape[1] - token_types.shape[1])))
             feed = embed_and_merge(self.directory, tokens, features, token_types)
             if decoder.has_cache:
@@ -150,7 +150,7 @@ EmbedTokens = Callable[["NDArray[Any]"], Arrays]
 
 
 def is_mrope(position_ids: TensorSpec | None) -> bool:
-    """Return whether a decoder's `position_ids` are those of multimodal rotary embeddings, [3, batch, tokens]."""
+    """Return whether a decoder's `position_ids` are for multimodal rotary embeddings, [3, batch, tokens]."""
     return position_ids is not None and len(position_ids.axes) == _MROPE_RANK
 
 
@@ -163,7 +163,7 @@ def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], d
         decoder: the decoder's graph.
 
     Returns:
-        The decoder's inputs at every step: `encoder_hidden_states` and, if the decoder takes it,
+        The decoder's inputs at every step: `encoder_hidden_states` and, if it is a decoder input,
         `encoder_attention_mask`, which is an output of the encoder or the mask of its input.
     """
     feed = complete_inputs(encoder, inputs)
@@ -187,15 +187,15 @@ def run_split_encoders(directory: Directory, inputs: Mapping[str, ArrayLike | No
     Raises:
         OptionError: no main input is passed, or an input has the wrong shape.
     """
-    parts = {name: part for name, part in SPLIT_ENCODERS.items() if directory.has(name)}
+    encoders = {name: encoder for name, encoder in SPLIT_ENCODERS.items() if directory.has(name)}
     outputs: Arrays = {}
-    for name, part in parts.items():
-        if inputs.get(part.input) is not None:
+    for name, encoder in encoders.items():
+        if inputs.get(encoder.input) is not None:
             graph = directory.graph(name)
             (embeds,) = graph.run(complete_inputs(graph, inputs)).values()
-            outputs[part.output] = to_array(embeds)
+            outputs[encoder.output] = to_array(embeds)
     if not outputs:
-        raise OptionError(f"pass at least one of {', '.join(part.input for part in parts.values())}")
+        raise OptionError(f"pass at least one of {', '.join(encoder.input for encoder in encoders.values())}")
     return outputs
 
 
@@ -253,8 +253,8 @@ def _steps(
         start: token ids before the first step, [batch, length].
         mask: attention mask of `start`; None for an encoder-decoder, whose decoder has no padding.
         encoder_outputs: inputs of every step that come from an encoder.
-        embed: makes the decoder's inputs from token ids.
-        settings: how tokens are chosen, and when to stop.
+        embed: maps token ids to the decoder's inputs.
+        settings: greedy decoding or sampling, and when to stop.
     """
     sampler, tokens = TokenSampler(settings, start), start
     cache = decoder.empty_cache(len(start))
@@ -264,10 +264,10 @@ def _steps(
             cache = decoder.empty_cache(len(start))
         prefix = feed["inputs_embeds"].shape[1] - tokens.shape[1] if "inputs_embeds" in feed else 0
         logits = decoder.step(feed, cache, prefix)
-        chosen = sampler.next_tokens(logits[:, -1])
-        yield chosen
+        next_tokens = sampler.next_tokens(logits[:, -1])
+        yield next_tokens
         if sampler.finished:
             return
-        tokens = chosen[:, None] if decoder.has_cache else np.concatenate([tokens, chosen[:, None]], axis=1)
+        tokens = next_tokens[:, None] if decoder.has_cache else np.concatenate([tokens, next_tokens[:, None]], axis=1)
         if mask is not None:
             mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)

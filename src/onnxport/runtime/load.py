@@ -1,4 +1,4 @@
-"""Load an exported directory: as a Transformers model where torch is installed, otherwise as a NumPy model."""
+"""Load an exported directory: as a Transformers model if torch is installed, otherwise as a NumPy model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load(
 
     Returns:
         A model that is called with the tensors or arrays of the tokenizer or processor and, if it was exported with a
-        generation task, has `generate`. Without torch, a `LightModel`, which takes NumPy arrays.
+        generation task, has `generate`. Without torch, a `LightModel`, whose inputs are NumPy arrays.
 
     Raises:
         CheckpointNotFoundError: the directory wasn't written by onnxport.

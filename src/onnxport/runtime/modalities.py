@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, "NDArray[Any] | None"]
 """A model's inputs by name; None for missing ones."""
 ENCODED = "encoder_features"
-"""Argument of `forward` with the encoders' outputs, where they were computed before the first step."""
+"""Argument of `forward` with the encoders' outputs, if they were computed before the first step."""
 _TOKEN_TYPES = "token_type_ids"
 
 
@@ -68,7 +68,7 @@ def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs)
 
     Raises:
         OptionError: an audio clip is too long, or an input has the wrong shape.
-        UnsupportedError: an encoder's output is merged in a way that isn't supported here.
+        UnsupportedError: the runtime doesn't support the merge strategy of an encoder's output.
     """
     with_images = any(item.name == "image" and inputs.get(item.input) is not None for item in modalities)
     features = []
@@ -79,8 +79,8 @@ def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs)
         _check_length(modality, feed)
         _check_merge(modality)
         outputs = {name: to_array(value) for name, value in graph.run(feed).items()}
-        chosen = modality.output_with_images if with_images and modality.output_with_images else modality.output
-        embeddings = outputs[chosen]
+        output = modality.output_with_images if with_images and modality.output_with_images else modality.output
+        embeddings = outputs[output]
         embeddings = embeddings.reshape(-1, embeddings.shape[-1])
         features.append(EncoderFeatures(modality, embeddings, outputs.get(modality.deepstack_output)))
     return tuple(features)
@@ -90,7 +90,7 @@ def _check_length(modality: Modality, feed: Mapping[str, NDArray[Any]]) -> None:
     length = feed[modality.input].shape[1]
     if modality.max_length is not None and length > modality.max_length:
         raise OptionError(
-            f"{modality.input} has {length} frames, and the exported graph takes at most {modality.max_length}: cut "
+            f"{modality.input} has {length} frames, and the exported graph accepts at most {modality.max_length}: cut "
             "the audio into shorter clips"
         )
 
@@ -122,7 +122,7 @@ def embed_and_merge(
         token_type_ids: [batch, sequence]; zeros by default.
 
     Returns:
-        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if the decoder takes them, `token_type_ids`
+        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if they are decoder inputs, `token_type_ids`
         [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
         `cross_attention_states` [batch, embeddings, hidden size].
 
@@ -172,7 +172,7 @@ def _per_sequence(features: EncoderFeatures, embeds: NDArray[Any]) -> NDArray[An
 def repeat_features(
     features: Sequence[EncoderFeatures], input_ids: NDArray[Any], repeats: int
 ) -> tuple[EncoderFeatures, ...]:
-    """Repeat the encoders' outputs as `generate` repeats sequences: the embeddings of each sequence together.
+    """Repeat the encoders' outputs as `generate` repeats sequences (`repeat_interleave`).
 
     Args:
         features: the encoders' outputs; see `encode`.
@@ -190,8 +190,8 @@ def repeat_features(
             counts = (input_ids == item.modality.placeholder_token_id).sum(-1)
         _check_count(int(counts.sum()), len(item.embeddings))
         ends = np.cumsum(counts)
-        rows = [np.tile(np.arange(end - count, end), repeats) for count, end in zip(counts, ends, strict=True)]
-        order = np.concatenate(rows)
+        indices = [np.tile(np.arange(end - count, end), repeats) for count, end in zip(counts, ends, strict=True)]
+        order = np.concatenate(indices)
         deepstack = None if item.deepstack is None else item.deepstack[:, order]
         repeated.append(EncoderFeatures(item.modality, item.embeddings[order], deepstack))
     return tuple(repeated)
@@ -233,7 +233,7 @@ def _pixel_mask(tiles: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _one_image_each(images: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of images of each sequence where each has one."""
+    """Return the number of images of each sequence, 1."""
     return np.ones(len(images), dtype=np.int64)
 
 
@@ -253,4 +253,4 @@ _DEFAULTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "feature_attention_mask": _mel_mask,
     "audio_attention_mask": _frame_mask,
 }
-"""Inputs of encoders that are filled in if they are missing, to a function of the main input."""
+"""Optional encoder inputs, to the function that computes their default from the main input."""

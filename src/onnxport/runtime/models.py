@@ -1,6 +1,7 @@
-"""Exported directories as Transformers models, with the same call signatures; `generate` is Transformers' own.
+"""Exported directories as Transformers models, with the same call signatures, and with Transformers' `generate`.
 
-A model here provides what `generate` requires: a `forward`, and a cache (`cache.py`) that can be reordered and cropped.
+The models provide the methods that `generate` requires: a `forward`, and a cache (`cache.py`) that can be reordered and
+cropped.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ _MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_features": "
 class OnnxSplitEncoders(OnnxModel):
     """Run the encoders of a dual-encoder model (CLIP, SigLIP, CLAP): each whose main input is passed.
 
-    The outputs are `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each, whatever the graphs call them.
+    The outputs are `text_embeds`, `image_embeds` and `audio_embeds`, [batch, size] each; the graphs' names may differ.
     """
 
     def _main_graph(self) -> Graph:
@@ -170,7 +171,7 @@ class OnnxSplitEncoders(OnnxModel):
 
 
 class _GenerativeModel(OnnxModel):
-    """Provide what `generate` requires of a model besides its `forward`."""
+    """Provide the methods and attributes that `generate` requires of a model in addition to `forward`."""
 
     decoder_name = "model"
 
@@ -187,7 +188,7 @@ class _GenerativeModel(OnnxModel):
             self.generation_config.use_cache = False
 
     def get_experts_implementation(self) -> dict[str, str]:
-        """Return nothing: experts are part of the graph."""
+        """Return an empty dictionary: experts are part of the graph."""
         return {}
 
     def is_remote_code(self) -> bool:
@@ -213,7 +214,7 @@ class _GenerativeModel(OnnxModel):
         use_cache: bool | None,
         prefix: int = 0,
     ) -> dict[str, Any]:
-        """Run the decoder once; return its logits and the cache, None where no cache is used."""
+        """Run the decoder once; return its logits, and the cache, None if no cache is used."""
         if past_key_values is None and use_cache and self._decoder.has_cache:
             past_key_values = OnnxCache(self._decoder)
         arrays = _arrays(feed)
@@ -228,7 +229,7 @@ class _GenerativeModel(OnnxModel):
 
 
 class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
-    """Run a decoder like a Transformers model; `generate` is Transformers' own."""
+    """Run a decoder like a Transformers model, with Transformers' `generate`."""
 
     def forward(  # type: ignore[override]
         self,
@@ -292,13 +293,13 @@ class OnnxEncoder:
 
 
 class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
-    """Run an encoder-decoder like a Transformers model; `generate` is Transformers' own."""
+    """Run an encoder-decoder like a Transformers model, with Transformers' `generate`."""
 
     decoder_name = "decoder_model_merged"
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
-        config = copy.copy(config)  # the caller's isn't modified
+        config = copy.copy(config)  # the caller's config isn't modified
         config.is_encoder_decoder = True  # BLIP's configuration class leaves it False
         super().__init__(directory, config)
 
@@ -423,8 +424,9 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         return {name: value for name, value in inputs.items() if name not in first_only}
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        known = modalities.encoder_inputs([*self._encoders(), self._decoder.graph])
-        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in known})
+        graph_inputs = modalities.encoder_inputs([*self._encoders(), self._decoder.graph])
+        others = {name: value for name, value in model_kwargs.items() if name not in graph_inputs}
+        super()._validate_model_kwargs(others)
 
     def _expand_inputs_for_generation(
         self,
@@ -435,8 +437,8 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Repeat each sequence and the encoders' outputs for it; the encoders run once."""
         if expand_size > 1 and (features := self._encode(inputs)):
-            known = modalities.encoder_inputs(self._encoders())
-            inputs = {name: value for name, value in inputs.items() if name not in known}
+            encoder_inputs = modalities.encoder_inputs(self._encoders())
+            inputs = {name: value for name, value in inputs.items() if name not in encoder_inputs}
             repeated = modalities.repeat_features(features, _arrays({"ids": input_ids})["ids"], expand_size)
         else:
             repeated = None
@@ -483,7 +485,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 both directions.
             image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
             mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
-            pixel_values_videos: must be None: the graphs don't take videos.
+            pixel_values_videos: must be None: the graphs don't support videos.
             use_cache: return a cache, even if none was passed.
             **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
 
@@ -495,7 +497,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             UnsupportedError: a video is passed.
         """
         if pixel_values_videos is not None:
-            raise UnsupportedError("the exported graphs take images, not videos: pass the frames as images")
+            raise UnsupportedError("the exported graphs support images, not videos: pass the frames as images")
         if input_ids is None:
             raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
         if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):
@@ -515,7 +517,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]
-    """Run Whisper with its own `generate`, for audio of any length and with timestamps."""
+    """Run Whisper with Transformers' Whisper `generate`, for audio of any length and with timestamps."""
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)

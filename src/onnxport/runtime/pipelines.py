@@ -56,7 +56,7 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
             f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
             f"requires; export it with --task {model.directory.task}{PAST_SUFFIX}"
         )
-    parts = {
+    preprocessors = {
         name: _preprocessor(name, task, model, required=bool(getattr(pipeline_class, f"_load_{name}")))
         for name in _PREPROCESSORS
         if name not in arguments and getattr(pipeline_class, f"_load_{name}") is not False
@@ -67,7 +67,7 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         model=_with_class_name(model),
         device=model.device,
         trust_remote_code=trust_remote_code,
-        **parts,
+        **preprocessors,
         **arguments,
     )
 
@@ -107,7 +107,7 @@ def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> 
     if loaded is None and required:
         raise CheckpointNotFoundError(
             f"{path} has no {name.replace('_', ' ')}, which a pipeline for {task} needs ({reason}); "
-            f"save the checkpoint's own there, or pass {name}="
+            f"save the checkpoint's to the directory, or pass {name}="
         )
     return loaded
 
@@ -132,7 +132,7 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
         return None, error.reason
     if auto_class == "AutoProcessor" and not isinstance(loaded, transformers.ProcessorMixin):
         return None, f"there is only a {type(loaded).__name__}"
-    # Transformers 5 builds a tokenizer that has only special tokens where no vocabulary file exists.
+    # Transformers 5 builds a tokenizer that has only special tokens if no vocabulary file exists.
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
     if names and not any((path / name).is_file() for name in names):
         return None, f"no {' or '.join(names)}"
@@ -140,7 +140,7 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
 
 
 def _with_class_name(model: OnnxModel) -> OnnxModel:
-    """Return a copy whose class has the name of the original's, by which pipelines distinguish models.
+    """Return a copy whose class is named like the original model's; pipelines distinguish models by class name.
 
     The copy shares the sessions; the caller's model keeps its class.
     """

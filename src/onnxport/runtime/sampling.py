@@ -24,7 +24,7 @@ class GenerationSettings:
         temperature: divisor of the logits before the softmax.
         top_k: number of most probable tokens to sample from, 0 for all.
         top_p: nucleus sampling: sample from the smallest set of tokens whose probabilities add up to this or more.
-        repetition_penalty: divisor of the logits of tokens that occurred before (a factor where they are negative).
+        repetition_penalty: divisor of the logits of tokens that occurred before (a factor if they are negative).
         seed: random seed.
         eos_token_ids: ids of the tokens that end a sequence.
         pad_token_id: id of the token that follows the end of a sequence.
@@ -157,4 +157,4 @@ def _probabilities(scores: NDArray[Any], top_k: int, top_p: float) -> NDArray[An
 
 
 TokenSteps = Iterator["NDArray[Any]"]
-"""The token ids of one step after another, each [batch]."""
+"""Iterator over the token ids of each step, [batch]."""

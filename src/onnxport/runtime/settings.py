@@ -28,12 +28,12 @@ _LOG_ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choose where and how graphs are run.
+    """Choose the device and the session options to run graphs.
 
     Attributes:
         device: `cpu`, or an accelerator type with an optional index, such as `cuda` or `cuda:1`.
         providers: ONNX Runtime execution providers in order of preference; defaults to those of the device.
-        session_options: ONNX Runtime session options; defaults to ONNX Runtime's own.
+        session_options: ONNX Runtime session options; defaults to ONNX Runtime's.
         threads: number of intra-op threads; defaults to the number of cores.
         spinning: let intra-op threads spin between two operators and two steps; ignored with `session_options`. On two
             cores, a model of SmolLM2's shape generates 8 % faster with it if nothing else runs; in a process that also
@@ -49,8 +49,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads {self.threads} isn't 1 or more")
-        known = self.device_type in _PROVIDERS
-        if not known or not (self.device == self.device_type or self.device.partition(":")[2].isdigit()):
+        is_known_type = self.device_type in _PROVIDERS
+        if not is_known_type or not (self.device == self.device_type or self.device.partition(":")[2].isdigit()):
             types = ", ".join(_PROVIDERS)
             raise OptionError(f"device {self.device!r} isn't one of {types}, with an optional index as in cuda:1")
 

@@ -37,7 +37,7 @@ class DirectoryTokenizer:
 
         file = directory.path / "tokenizer.json"
         if not file.is_file():
-            raise CheckpointNotFoundError(f"{directory.path} has no tokenizer.json: give token ids instead of text")
+            raise CheckpointNotFoundError(f"{directory.path} has no tokenizer.json: pass token ids instead of text")
         # tokenizers (as of 0.23) raises bare Exception for a bad file
         with translating(lambda error: CorruptCheckpointError(f"{file}: {error}; export the model again")):
             self._tokenizer = Tokenizer.from_file(str(file))
@@ -47,7 +47,7 @@ class DirectoryTokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """Id of the tokenizer's end-of-sequence token, None if it has none."""
+        """Id of the tokenizer's end-of-sequence token; None if it has none."""
         return self._special_token_id("eos_token")
 
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> dict[str, NDArray[np.int64]]:
@@ -72,7 +72,7 @@ class DirectoryTokenizer:
         return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
 
     def decode_stream(self, token_ids: Iterable[int]) -> Iterator[str]:
-        """Decode tokens as they arrive: yield the new text after each, which ends at a whole character.
+        """Decode tokens as they arrive: yield the new text after each, which ends at a complete character.
 
         Args:
             token_ids: the ids, one after another.

@@ -26,10 +26,10 @@ class StampError(Exception):
 
 @dataclass(frozen=True)
 class Layers:
-    """A stack of repeated layers: those that were traced, and those of the full model.
+    """A stack of repeated layers: the traced layers, and those of the full model.
 
     Attributes:
-        paths: names of the `ModuleList`s of the layers; several where a model splits a layer over parallel lists.
+        paths: names of the `ModuleList`s of the layers; several if a model splits each layer over parallel lists.
         traced: layer type of each traced layer.
         full: layer type of each layer of the full model.
     """
@@ -83,14 +83,14 @@ def interleaved(graph: ir.Graph, paths: list[str]) -> list[list[str]]:
 
 
 def cache_index(name: str) -> int | None:
-    """Return the index in the name of a per-layer input or output, None for other names."""
-    found = _PER_LAYER.match(name)
-    return int(found["index"]) if found else None
+    """Return the index in the name of a per-layer input or output; None for other names."""
+    match = _PER_LAYER.match(name)
+    return int(match["index"]) if match else None
 
 
 def with_cache_index(name: str, index: int) -> str:
     """Return the name of a per-layer input or output with another index."""
-    return _PER_LAYER.sub(lambda found: f"{found['before']}{index}{found['after'] or ''}", name)
+    return _PER_LAYER.sub(lambda match: f"{match['before']}{index}{match['after'] or ''}", name)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class Region:
 
 
 def split(graph: ir.Graph, layers: Layers) -> tuple[Region, ...]:
-    """Return one region per traced layer; none where no output depends on the layers.
+    """Return one region per traced layer; an empty tuple if no output depends on the layers.
 
-    The last region extends to the end of the graph; the proof determines where the layer ends in it.
+    The last region extends to the end of the graph; the proof determines the end of the layer.
 
     Raises:
         StampError: a layer has no nodes, or the layers aren't computed in sequence.
@@ -131,7 +131,7 @@ def split(graph: ir.Graph, layers: Layers) -> tuple[Region, ...]:
     ends = [*starts[1:], len(nodes)]
     for layer in range(count):
         if last[layer] >= ends[layer]:
-            raise StampError(f"layer {layer} of {layers.paths[0]} overlaps the next one")
+            raise StampError(f"layer {layer} of {layers.paths[0]} overlaps the next layer")
     regions = [
         Region(nodes[begin:end], last[i] - begin + 1) for i, (begin, end) in enumerate(zip(starts, ends, strict=True))
     ]

@@ -23,7 +23,7 @@ class Proof:
 
     Attributes:
         nodes: pairs of a node of the earlier layer and its counterpart in the later one.
-        chained: value that the later layer reads from its predecessor → value that the earlier layer reads instead.
+        chained: value that the later layer reads from its predecessor, to the value that the earlier layer reads.
     """
 
     nodes: list[tuple[ir.Node, ir.Node]] = field(default_factory=list)
@@ -85,26 +85,26 @@ def prove(layers: Layers, regions: Sequence[Region], earlier: int, later: int, d
                     f"{layers.paths[0]}: {_describe(candidate)} of layer {earlier} isn't {_describe(node)} of {later}"
                 )
         else:
-            raise StampError(f"{layers.paths[0]}: layer {later} has {_describe(node)}, which layer {earlier} hasn't")
+            raise StampError(f"{layers.paths[0]}: layer {later} has {_describe(node)}, which layer {earlier} lacks")
     extra = next((node for node in rest if node in dependence), None)
     if extra is not None and later != len(regions) - 1:
-        raise StampError(f"{layers.paths[0]}: layer {earlier} has {_describe(extra)}, which layer {later} hasn't")
+        raise StampError(f"{layers.paths[0]}: layer {earlier} has {_describe(extra)}, which layer {later} lacks")
     return matcher.proof
 
 
 def layer_nodes(regions: Sequence[Region], layer: int, dependence: Dependence) -> list[ir.Node]:
     """Return the nodes of a layer that depend on it.
 
-    The last region also has the end of the graph. After its module's nodes, the last layer is taken to have as many
-    nodes as the layer before it.
+    The last region also contains the end of the graph. After its module's nodes, the last layer is assumed to have the
+    same number of nodes as the previous layer.
     """
     region = regions[layer]
     nodes = [node for node in region.nodes[: region.module_count] if node in dependence]
-    after = [node for node in region.nodes[region.module_count :] if node in dependence]
+    following = [node for node in region.nodes[region.module_count :] if node in dependence]
     if layer == len(regions) - 1:
-        before = regions[layer - 1]
-        after = after[: sum(node in dependence for node in before.nodes[before.module_count :])]
-    return nodes + after
+        previous = regions[layer - 1]
+        following = following[: sum(node in dependence for node in previous.nodes[previous.module_count :])]
+    return nodes + following
 
 
 def _describe(node: ir.Node) -> str:
@@ -122,19 +122,19 @@ class _Matcher:
         self._values: dict[ir.Value, ir.Value] = {}
 
     def match(self, earlier: ir.Node, later: ir.Node) -> bool:
-        """Record two nodes as counterparts and return True, if they are."""
+        """Return whether two nodes are counterparts; if so, record them."""
         if not same_operation(earlier, later):
             return False
         chained: dict[ir.Value, ir.Value] = {}
         for old, new in zip(earlier.inputs, later.inputs, strict=True):
-            if not self._corresponds(old, new, chained):
+            if not self._is_counterpart(old, new, chained):
                 return False
         self.proof.chained.update(chained)
         self.proof.nodes.append((earlier, later))
         self._values.update(zip(later.outputs, earlier.outputs, strict=True))
         return True
 
-    def _corresponds(self, old: ir.Value | None, new: ir.Value | None, chained: dict[ir.Value, ir.Value]) -> bool:
+    def _is_counterpart(self, old: ir.Value | None, new: ir.Value | None, chained: dict[ir.Value, ir.Value]) -> bool:
         if old is None or new is None or new in self._values:
             return self._values.get(new, None) is old if new is not None else old is None
         if old is new:
@@ -143,9 +143,9 @@ class _Matcher:
             return self._same_parameter(old, new)
         if new.is_graph_input():
             return old.is_graph_input() and _same_input(old, new)
-        known = {**self.proof.chained, **chained}
-        if new in known or old in known.values():
-            return known.get(new) is old
+        recorded = {**self.proof.chained, **chained}
+        if new in recorded or old in recorded.values():
+            return recorded.get(new) is old
         producer = new.producer()
         if producer is None or producer not in self._dependence:  # not computed by a layer, such as another mask
             return False
@@ -197,7 +197,7 @@ def same_attribute(one: ir.Attr, other: ir.Attr) -> bool:
 
 
 def _same_graph(one: ir.Graph, other: ir.Graph) -> bool:
-    """Return whether two subgraphs are isomorphic; values that they read from outside must be the same constants."""
+    """Return whether two subgraphs are isomorphic; values of outer scopes that they read must be the same constants."""
     pairs: dict[ir.Value | None, ir.Value] = dict(zip(one.inputs, other.inputs, strict=False))
 
     def same(a: ir.Value | None, b: ir.Value | None) -> bool:

@@ -1,7 +1,8 @@
-"""Repeat the layers of a graph that was traced with few of them, up to full depth.
+"""Repeat the layers of a graph that was traced with few layers, up to full depth.
 
-Nodes that are computed once are moved before the layers. Then every layer of the full model is copied from a traced one
-of the same type: the same nodes, with the parameters and the graph inputs of its index, reading from the layer before.
+Nodes that are computed once are moved before the layers. Then every layer of the full model is copied from a traced
+layer of the same type: the same nodes, with the parameters and the graph inputs of its layer index, and the outputs of
+the previous layer.
 """
 
 from __future__ import annotations
@@ -74,12 +75,12 @@ def stamp(graph: ir.Graph, layers: Layers) -> None:
 def _prove_all(
     layers: Layers, regions: Sequence[Region], dependence: Dependence, nodes_of: list[list[ir.Node]]
 ) -> _Slots:
-    """Prove the traced layers of each type isomorphic, and find the values that are passed from layer to layer."""
+    """Prove that the traced layers of each type are isomorphic, and find the values passed from layer to layer."""
     slots = _Slots(layers, nodes_of)
     for layer_type in dict.fromkeys(layers.traced):
         indices = [layer for layer, other in enumerate(layers.traced) if other == layer_type]
         if len(indices) == 1 and layers.full.count(layer_type) > 1:
-            raise StampError(f"{layers.paths[0]}: a layer type was traced once and occurs more often")
+            raise StampError(f"{layers.paths[0]}: a layer type that occurs several times was traced only once")
         for earlier, later in pairwise(indices):
             proof = prove(layers, regions, earlier, later, dependence)
             nodes_of[earlier][:] = [node for node, _ in proof.nodes]
@@ -91,7 +92,7 @@ def _prove_all(
 
 
 def _join_only_values(nodes_of: list[list[ir.Node]], slots: _Slots) -> None:
-    """Join the slots of the layers' outputs, where every layer passes a single value of one type to the next one."""
+    """Join the slots of the layers' outputs if every layer passes a single value of the same type to the next layer."""
     owner = {node: layer for layer, nodes in enumerate(nodes_of) for node in nodes}
     passed: list[list[ir.Value]] = []
     for layer, nodes in enumerate(nodes_of):
@@ -162,7 +163,7 @@ class _Plan:
     layers: Layers
     nodes_of: list[list[ir.Node]]
     slots: _Slots
-    finished: list[list[ir.Node]] = field(default_factory=list)
+    stamped: list[list[ir.Node]] = field(default_factory=list)
 
     def _passed_through(self) -> dict[ir.Value, ir.Node]:
         """Return the per-layer outputs that no layer computes, with their nodes: caches that are passed through.
@@ -170,53 +171,53 @@ class _Plan:
         Raises:
             StampError: such an output isn't a single operation on graph inputs of the same layer.
         """
-        found = {}
+        producers = {}
         for value in self.graph.outputs:
             cache, node = cache_index(str(value.name)), value.producer()
             if cache is None or node is None or self.slots.locate(value):
                 continue
             if any(v is None or not v.is_graph_input() or cache_index(str(v.name)) != cache for v in node.inputs):
-                raise StampError(f"{self.layers.paths[0]}: the output {value.name} comes from outside the layers")
-            found[value] = node
-        return found
+                raise StampError(f"{self.layers.paths[0]}: the output {value.name} is computed outside the layers")
+            producers[value] = node
+        return producers
 
     def check(self, regions: Sequence[Region], dependence: Dependence) -> None:
         """Check that the layers can be repeated, before the graph is changed.
 
         Raises:
-            StampError: a layer reads from another than its predecessor, the end of the graph from another than the
-                last layer, or the indices of per-layer graph inputs differ from those of the layers.
+            StampError: a layer reads a value of a layer other than its predecessor, the end of the graph one of a layer
+                other than the last, or the indices of per-layer graph inputs differ from those of the layers.
         """
-        inside = {node: layer for layer, nodes in enumerate(self.nodes_of) for node in nodes}
+        layer_of = {node: layer for layer, nodes in enumerate(self.nodes_of) for node in nodes}
         name = self.layers.paths[0]
         for node in self.graph:
             for value in node.inputs:
                 if value is not None:
-                    self._check_use(value, inside.get(node))
+                    self._check_use(value, layer_of.get(node))
         between = (node for region in regions[:-1] for node in region.nodes)
         for node in between:
-            if node not in inside and node in dependence:
+            if node not in layer_of and node in dependence:
                 raise StampError(f"{name}: {node.op_type} ({node.outputs[0].name}) belongs to no layer")
         for value in self.graph.outputs:
-            found = self.slots.locate(value)
-            if found and cache_index(str(value.name)) is None and found.layer != len(self.nodes_of) - 1:
-                raise StampError(f"{name}: the output {value.name} is computed by layer {found.layer}")
+            location = self.slots.locate(value)
+            if location and cache_index(str(value.name)) is None and location.layer != len(self.nodes_of) - 1:
+                raise StampError(f"{name}: the output {value.name} is computed by layer {location.layer}")
         self._passed_through()
-        self._caches()
+        self._cache_indices()
         for layer_type, following in pairwise(self.layers.full):
-            self._check_entries(layer_type, following)
+            self._check_layer_inputs(layer_type, following)
 
     def _check_use(self, value: ir.Value, reader: int | None) -> None:
         """Check that a value of a layer is read by that layer, the next one, or the end of the graph.
 
         Args:
             value: any value.
-            reader: index of the layer that reads it, None outside the layers.
+            reader: index of the layer that reads it; None outside the layers.
         """
-        found = self.slots.locate(value)
-        if found is None or reader == found.layer:
+        location = self.slots.locate(value)
+        if location is None or reader == location.layer:
             return
-        name, owner = self.layers.paths[0], found.layer
+        name, owner = self.layers.paths[0], location.layer
         if reader is None:
             if owner != len(self.nodes_of) - 1 or self.slots.counterpart(value, self.layers.full[-1]) is None:
                 raise StampError(f"{name}: {value.name} of layer {owner} is read outside the layers")
@@ -228,41 +229,41 @@ class _Plan:
         return self.layers.full.count(self.layers.traced[layer]) == 1
 
     def _template(self, layer_type: int) -> int:
-        """Return the traced layer to copy for a type: the second, which follows another layer, if there is one."""
+        """Return the traced layer to copy for a type: the second, which has a predecessor, if there is one."""
         indices = [layer for layer, other in enumerate(self.layers.traced) if other == layer_type]
         return indices[min(1, len(indices) - 1)]
 
-    def _check_entries(self, layer_type: int, following: int) -> None:
-        """Check that a layer of type `following` finds its inputs in a preceding layer of `layer_type`."""
+    def _check_layer_inputs(self, layer_type: int, following: int) -> None:
+        """Check that a layer of type `following` can read its inputs from a preceding layer of type `layer_type`."""
         layer = self._template(following)
         for value in {value for node in self.nodes_of[layer] for value in node.inputs if value is not None}:
-            found = self.slots.locate(value)
-            if found is None or found.layer == layer or self.is_unique(found.layer):
+            location = self.slots.locate(value)
+            if location is None or location.layer == layer or self.is_unique(location.layer):
                 continue
             if self.slots.counterpart(value, layer_type) is None:
-                raise StampError(f"{self.layers.paths[0]}: layer {layer} reads {value.name}, which others lack")
+                raise StampError(f"{self.layers.paths[0]}: layer {layer} reads {value.name}, which other layers lack")
 
-    def _caches(self) -> list[list[int]]:
+    def _cache_indices(self) -> list[list[int]]:
         """Return the indices in the names of the graph inputs and outputs of each traced layer, at most one each.
 
         Raises:
             StampError: the indices don't follow the order of the layers.
         """
-        found: list[list[int]] = []
+        indices: list[list[int]] = []
         for nodes in self.nodes_of:
-            made = {value for node in nodes for value in node.outputs}
+            computed = {value for node in nodes for value in node.outputs}
             read = [value for node in nodes for value in node.inputs if value is not None and value.is_graph_input()]
-            names = [str(value.name) for value in read] + [str(v.name) for v in self.graph.outputs if v in made]
-            found.append(sorted({cache for name in names if (cache := cache_index(name)) is not None}))
-        flat = [cache for caches in found for cache in caches]
-        if any(len(caches) > 1 for caches in found) or flat != list(range(len(flat))):
-            raise StampError(f"{self.layers.paths[0]}: the layers use the caches {found}, not one each in order")
-        return found
+            names = [str(value.name) for value in read] + [str(v.name) for v in self.graph.outputs if v in computed]
+            indices.append(sorted({cache for name in names if (cache := cache_index(name)) is not None}))
+        flat = [cache for caches in indices for cache in caches]
+        if any(len(caches) > 1 for caches in indices) or flat != list(range(len(flat))):
+            raise StampError(f"{self.layers.paths[0]}: the layers use the caches {indices}, not one each in order")
+        return indices
 
     def apply(self) -> None:
         """Replace the traced layers with all layers."""
         graph, layers = self.graph, self.layers
-        caches, passed_through = self._caches(), self._passed_through()
+        caches, passed_through = self._cache_indices(), self._passed_through()
         tail = [value for nodes in self.nodes_of[-1:] for node in nodes for value in node.outputs]
         traced_nodes = [node for nodes in self.nodes_of for node in nodes]
         anchor = self.nodes_of[0][0]
@@ -275,15 +276,15 @@ class _Plan:
         for layer, layer_type in enumerate(layers.full):
             source = self._template(layer_type) if layer else 0
             copier = _Copier(self, layer, source, len(copies), inputs, parameters)
-            made = copier.copy()
-            graph.insert_before(anchor, made)
-            self.finished.append(made)
+            nodes = copier.copy()
+            graph.insert_before(anchor, nodes)
+            self.stamped.append(nodes)
             outputs.update(copier.outputs)
             if caches[source]:
                 firsts.setdefault(layer_type, len(copies))
                 copies.append(_CacheCopy(caches[source][0], len(copies)))
         first_of = {caches[n][0]: firsts[layer_type] for n, layer_type in enumerate(layers.traced) if caches[n]}
-        self._reread(first_of, inputs)
+        self._redirect_common(first_of, inputs)
         for copy in copies:
             for value, node in passed_through.items():
                 if cache_index(str(value.name)) == copy.traced:
@@ -297,16 +298,16 @@ class _Plan:
     def _pass_through(
         self, value: ir.Value, node: ir.Node, cache: int, inputs: dict[str, ir.Value]
     ) -> tuple[str, ir.Value]:
-        """Append a copy of the node of a passed-through output, with another cache index; returns its output."""
+        """Append a copy of a passed-through output's node, with another cache index; return its name and output."""
         name = with_cache_index(str(value.name), cache)
         sources = [inputs[with_cache_index(str(v.name), cache)] for v in node.inputs if v is not None]
-        copy = like(node, sources, dict(node.metadata_props))
+        copy = copy_node(node, sources, dict(node.metadata_props))
         copy.outputs[0].name = name
         self.graph.append(copy)
         return name, copy.outputs[0]
 
     def _move_common(self, anchor: ir.Node) -> None:
-        """Move the nodes between traced layers that are computed once before the first layer."""
+        """Move the nodes between traced layers that are computed once to before the first layer."""
         repeated = {node for nodes in self.nodes_of for node in nodes}
         positions = {node: position for position, node in enumerate(self.graph)}
         end = positions[self.nodes_of[-1][-1]]
@@ -314,34 +315,34 @@ class _Plan:
         self.graph.remove(between)
         self.graph.insert_before(anchor, between)
 
-    def made(self, layer: int, value: ir.Value) -> ir.Value:
-        """Return the counterpart, in a finished layer, of a value of a traced one."""
+    def stamped_value(self, layer: int, value: ir.Value) -> ir.Value:
+        """Return the counterpart of a traced layer's value in a stamped layer."""
         slot = self.slots.counterpart(value, self.layers.full[layer])
         if slot is None:
             raise StampError(f"{self.layers.paths[0]}: layer {layer} has no counterpart of {value.name}")
-        return self.finished[layer][slot.node].outputs[slot.output]
+        return self.stamped[layer][slot.node].outputs[slot.output]
 
     def _reconnect(self, tail: list[ir.Value]) -> None:
-        """Let the end of the graph read from the last layer of the full model."""
+        """Redirect the end of the graph to the outputs of the last layer of the full model."""
         last = len(self.layers.full) - 1
         repeated = {node for nodes in self.nodes_of for node in nodes}
         for value in tail:
             for node, index in [(node, index) for node, index in value.uses() if node not in repeated]:
-                node.replace_input_with(index, self.made(last, value))
+                node.replace_input_with(index, self.stamped_value(last, value))
         for index, value in enumerate(self.graph.outputs):
             if self.slots.locate(value) and cache_index(str(value.name)) is None:
-                new = self.made(last, value)
+                new = self.stamped_value(last, value)
                 new.name = value.name
                 self.graph.outputs[index] = new
 
-    def _reread(self, firsts: dict[int, int], inputs: dict[str, ir.Value]) -> None:
-        """Let nodes that are computed once, such as a mask, read the first cache of the layer type that they read.
+    def _redirect_common(self, firsts: dict[int, int], inputs: dict[str, ir.Value]) -> None:
+        """Redirect nodes that are computed once, such as a mask, to the first cache of the layer type that they read.
 
         Args:
-            firsts: traced cache index → index of the first cache of the same layer type.
+            firsts: traced cache index to the index of the first cache of the same layer type.
             inputs: inputs of the full graph, by name.
         """
-        layers = {node for nodes in (*self.nodes_of, *self.finished) for node in nodes}
+        layers = {node for nodes in (*self.nodes_of, *self.stamped) for node in nodes}
         for value in list(self.graph.inputs):
             cache = cache_index(str(value.name))
             if cache is None or firsts.get(cache, cache) == cache:
@@ -373,12 +374,12 @@ class _CacheCopy:
     full: int
 
 
-def _all_caches(traced: list[ir.Value], known: dict[str, ir.Value], copies: list[_CacheCopy]) -> list[ir.Value]:
-    """Return graph inputs or outputs with those of all layers in the position of those of the traced layers.
+def _all_caches(traced: list[ir.Value], full: dict[str, ir.Value], copies: list[_CacheCopy]) -> list[ir.Value]:
+    """Return graph inputs or outputs with the caches of all layers at the position of the traced caches.
 
     Args:
         traced: inputs or outputs of the traced graph, in order.
-        known: inputs or outputs of the full graph, by name.
+        full: inputs or outputs of the full graph, by name.
         copies: caches of the full graph.
     """
     indices = {value: cache_index(str(value.name)) for value in traced}
@@ -386,14 +387,14 @@ def _all_caches(traced: list[ir.Value], known: dict[str, ir.Value], copies: list
     for value, cache in indices.items():
         if cache is not None:
             blocks.setdefault(cache, []).append(str(value.name))
-    every = [known[with_cache_index(name, copy.full)] for copy in copies for name in blocks.get(copy.traced, ())]
+    caches = [full[with_cache_index(name, copy.full)] for copy in copies for name in blocks.get(copy.traced, ())]
     first = next((index for index, value in enumerate(traced) if indices[value] is not None), len(traced))
-    plain = [value for value in traced if indices[value] is None]
+    others = [value for value in traced if indices[value] is None]
     before = sum(indices[value] is None for value in traced[:first])
-    return [*plain[:before], *every, *plain[before:]]
+    return [*others[:before], *caches, *others[before:]]
 
 
-def like(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, str]) -> ir.Node:
+def copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, str]) -> ir.Node:
     """Return a copy of a node with other inputs and metadata; its outputs have no names."""
     import onnx_ir as ir
 
@@ -413,7 +414,7 @@ def like(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, s
 
 
 def _copy_attribute(attribute: ir.Attr) -> ir.Attr:
-    """Return an attribute for another node; a subgraph is cloned, since it belongs to one node only."""
+    """Return an attribute for another node; a subgraph is cloned, since it belongs to a single node."""
     import onnx_ir as ir
 
     if attribute.type is not ir.AttributeType.GRAPH:
@@ -429,8 +430,8 @@ class _Copier:
         layer: index of the layer in the full model.
         source: index of the traced layer.
         cache: index of the layer's cache, if it has one.
-        inputs: inputs of the full graph, by name; new ones are added.
-        parameters: parameters of the full graph, by name; new ones are added.
+        inputs: inputs of the full graph, by name; the layer's are added.
+        parameters: parameters of the full graph, by name; the layer's are added.
     """
 
     def __init__(
@@ -449,10 +450,10 @@ class _Copier:
 
     def copy(self) -> list[ir.Node]:
         """Return the layer's nodes, and record new inputs, outputs and parameters."""
-        made = []
+        nodes = []
         outputs = {value: str(value.name) for value in self._plan.graph.outputs}
         for node in self._plan.nodes_of[self._source]:
-            new = like(
+            new = copy_node(
                 node, [None if value is None else self._input(value) for value in node.inputs], self._metadata(node)
             )
             for old, value in zip(node.outputs, new.outputs, strict=True):
@@ -462,8 +463,8 @@ class _Copier:
                 if cache_index(name) is not None:
                     value.name = with_cache_index(name, self._cache)
                     self.outputs[value.name] = value
-            made.append(new)
-        return made
+            nodes.append(new)
+        return nodes
 
     def _input(self, value: ir.Value) -> ir.Value:
         if value in self._values:
@@ -476,26 +477,26 @@ class _Copier:
         if value.is_graph_input():
             is_common = cache_index(name) is None
             return value if is_common else self._renamed(value, with_cache_index(name, self._cache), self._inputs)
-        found = self._plan.slots.locate(value)
-        if found is None:
+        location = self._plan.slots.locate(value)
+        if location is None:
             return value
-        if found.layer != self._source - 1 and self._plan.is_unique(found.layer):
-            return self._value_of_unique(found)
-        return self._plan.made(self._layer - 1, value)
+        if location.layer != self._source - 1 and self._plan.is_unique(location.layer):
+            return self._value_of_unique(location)
+        return self._plan.stamped_value(self._layer - 1, value)
 
     def _value_of_unique(self, location: _Location) -> ir.Value:
         """Return a value of a layer that is the only one of its type."""
         layer = self._plan.layers.full.index(self._plan.layers.traced[location.layer])
-        return self._plan.finished[layer][location.slot.node].outputs[location.slot.output]
+        return self._plan.stamped[layer][location.slot.node].outputs[location.slot.output]
 
-    def _renamed(self, value: ir.Value, name: str, known: dict[str, ir.Value]) -> ir.Value:
+    def _renamed(self, value: ir.Value, name: str, values: dict[str, ir.Value]) -> ir.Value:
         import onnx_ir as ir
 
-        if name not in known or (known[name].dtype, known[name].shape) != (value.dtype, value.shape):
-            old = value.const_value  # `known` may have the traced layer of another type that had this index
+        if name not in values or (values[name].dtype, values[name].shape) != (value.dtype, value.shape):
+            old = value.const_value  # `values` may have the traced layer of another type that had this index
             copied = None if old is None else ParameterTensor(name, old.dtype, old.shape.numpy())
-            known[name] = ir.Value(name=name, shape=value.shape, type=value.type, const_value=copied)
-        return known[name]
+            values[name] = ir.Value(name=name, shape=value.shape, type=value.type, const_value=copied)
+        return values[name]
 
     def _metadata(self, node: ir.Node) -> dict[str, str]:
         scopes = [self._plan.layers.with_layer(scope, self._layer) for scope in scopes_of(node)]

@@ -1,4 +1,4 @@
-"""Capture a model as an ONNX graph with the names and the dynamic axes that its description gives."""
+"""Capture a model as an ONNX graph with the names and dynamic axes of its description."""
 
 from onnxport.tracing.trace import trace
 

@@ -1,4 +1,4 @@
-"""The engine: `transformers.exporters` captures and lowers. Only this file runs it."""
+"""Run the engine, `transformers.exporters`, which captures and lowers a model. Only this module calls it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def capture(
     Args:
         model: module whose forward takes `inputs` by name and returns a mapping of names to tensors.
         inputs: example inputs; names are Python identifiers.
-        dynamic: for each input, the axes that may vary.
-        opset: ONNX opset, the engine's default without.
+        dynamic: the dynamic axes of each input.
+        opset: ONNX opset version; None for the engine's default.
 
     Returns:
-        The graph as it was lowered, inputs and outputs in the order given. Where the model's parameters and persistent
-        buffers were, there are `ParameterTensor`s under their full names.
+        The lowered graph, with inputs and outputs in their original order. The model's parameters and persistent
+        buffers are replaced by `ParameterTensor`s with their fully qualified names.
     """
     from torch.export import Dim
     from transformers.exporters.exporter_onnx import OnnxConfig as EngineConfig
@@ -45,14 +45,14 @@ def capture(
 
 
 def default_opset() -> int:
-    """Return the opset that the engine produces where none is asked for."""
+    """Return the opset version that the engine produces by default."""
     from torch.onnx import _constants
 
     return _constants.ONNX_DEFAULT_OPSET
 
 
 def _name_parameters(exported: onnx_ir.Model, model: PreTrainedModel) -> None:
-    """Put a name, a dtype and a shape in the place of every tensor that a checkpoint provides."""
+    """Replace each initializer that a checkpoint provides with its name, dtype and shape."""
     names = set(model.state_dict(keep_vars=True))
     for graph in exported.graphs():
         for name, value in graph.initializers.items():

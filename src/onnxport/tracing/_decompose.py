@@ -1,9 +1,9 @@
-"""Decompose only the nodes of a captured program that need it, instead of running the whole program twice more.
+"""Decompose only the nodes of an exported program that need it, instead of running the entire program twice more.
 
-`ExportedProgram.run_decompositions` (torch 2.13) runs the whole program symbolically, once to find mutations and once
-to trace it, although nearly all operators have an ONNX translation. Here the other nodes keep the value in their
-metadata, and only those to decompose are run. Measured on cold exports without validation: a model of SmolLM2's shape
-12.3 s instead of 16.2, T5-small 14.8 instead of 22.4, BERT-base 11.1 instead of 12.8.
+`ExportedProgram.run_decompositions` (torch 2.13) runs the entire program symbolically, once to find mutations and once
+to trace it, although nearly all operators have an ONNX translation. Here only the nodes to decompose are run; the
+others keep their `meta["val"]`. Measured on cold exports without validation: a model of SmolLM2's shape takes 12.3 s
+instead of 16.2 s, T5-small 14.8 s instead of 22.4 s, BERT-base 11.1 s instead of 12.8 s.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ RunNode = Callable[["_TypePromotionInterpreter", "Node"], object]
 
 
 def decompose(original: Decompose) -> Decompose:
-    """Return a replacement of the engine's decomposition; the original is used for programs it can't handle."""
+    """Return a replacement for the engine's decomposition, which falls back to the original if it can't apply."""
 
     def decompose_with_registry(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
         import torch
 
-        found = _decompose(program, registry)
-        if found is not None:
-            return found
-        whole: ExportedProgram = original(program, registry)
-        for node in whole.graph.find_nodes(op="call_function", target=torch.ops.aten.sym_numel.default):
-            _multiply_sizes(whole.graph, node)
-        return whole
+        decomposed = _decompose(program, registry)
+        if decomposed is not None:
+            return decomposed
+        fallback: ExportedProgram = original(program, registry)
+        for node in fallback.graph.find_nodes(op="call_function", target=torch.ops.aten.sym_numel.default):
+            _multiply_sizes(fallback.graph, node)
+        return fallback
 
     return decompose_with_registry
 
 
 def promote(original: RunNode) -> RunNode:
-    """Return a replacement of the engine's `run_node` that runs a node only if type promotion changed it."""
+    """Return a replacement for the engine's `run_node` that runs a node only if type promotion changed it."""
 
     def run_node(self: _TypePromotionInterpreter, node: Node) -> object:
         from torch.onnx._internal.fx.passes.type_promotion import get_type_promotion_rule
@@ -59,7 +59,7 @@ def promote(original: RunNode) -> RunNode:
 
 
 def _decompose(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram | None:
-    """Return a program whose operators all have a translation, None if it can't be decomposed node by node."""
+    """Return a program whose operators all have an ONNX translation; None if node-by-node decomposition fails."""
     import torch
     from torch.export import ExportedProgram
 
@@ -107,7 +107,7 @@ def _may_share(target: object) -> bool:
 
 
 def _is_view_or_copy(target: object) -> bool:
-    """Return whether an operator returns a view or a copy depending on its input, such as reshape."""
+    """Return whether an operator, such as reshape, returns a view or a copy depending on its input."""
     from torch._export.utils import _is_cia_op, _is_preservable_cia_op
     from torch._ops import OpOverload
 
@@ -115,7 +115,7 @@ def _is_view_or_copy(target: object) -> bool:
 
 
 def _functionalize(graph: Graph) -> bool:
-    """Replace in-place operators with functional ones; returns False if another node may read the modified tensor."""
+    """Replace in-place operators with functional ones; return False if another node may read the mutated tensor."""
     import torch
 
     earlier: set[Node] = set()
@@ -140,9 +140,9 @@ def _functionalize(graph: Graph) -> bool:
 
 
 def _is_unshared(changed: Node, earlier: set[Node]) -> bool:
-    """Return whether a tensor was created by its node and has no views."""
-    made = changed.op == "call_function" and not _may_share(changed.target)
-    return made and not any(_may_share(user.target) for user in changed.users if user in earlier)
+    """Return whether a tensor was allocated by its node and has no views."""
+    is_fresh = changed.op == "call_function" and not _may_share(changed.target)
+    return is_fresh and not any(_may_share(user.target) for user in changed.users if user in earlier)
 
 
 def _same_dtypes(node: Node) -> bool:
@@ -153,7 +153,7 @@ def _same_dtypes(node: Node) -> bool:
 
 
 def _decompose_nodes(graph: Graph, registry: ONNXRegistry) -> bool:
-    """Decompose the nodes whose operators have no translation; returns whether all could be decomposed."""
+    """Decompose the nodes whose operators have no ONNX translation; return whether all could be decomposed."""
     import torch
     from torch._dispatch.python import enable_python_dispatcher
     from torch._guards import detect_fake_mode
@@ -183,40 +183,40 @@ def _decompose_nodes(graph: Graph, registry: ONNXRegistry) -> bool:
 
 
 def _resolve_size(node: Node) -> None:
-    """Replace -1 in the sizes of a view if the size is known: ONNX can't infer it for a tensor without elements."""
+    """Replace -1 in the sizes of a view with a static size: ONNX can't infer it for an empty tensor."""
     tensor, sizes = node.args[0], list(node.args[1])  # type: ignore[arg-type]
     if -1 in sizes:
         axis = sizes.index(-1)
-        known = node.meta["val"].shape[axis]
-        if isinstance(known, int):
-            sizes[axis] = known
+        size = node.meta["val"].shape[axis]
+        if isinstance(size, int):
+            sizes[axis] = size
             node.args = (tensor, sizes)
 
 
 def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
-    """Replace a node with its decomposition; returns False if that has constant tensors."""
+    """Replace a node with its decomposition; return False if the decomposition has constant tensors."""
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sources = node.all_input_nodes
     inner = make_fx(_runner(node), decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
     _remove_assertions(inner)
-    if any(made.op in ("get_attr", "call_function") and "val" not in made.meta for made in inner.nodes):
+    if any(new.op in ("get_attr", "call_function") and "val" not in new.meta for new in inner.nodes):
         return False
-    known = dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
+    copies = dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
     with graph.inserting_before(node):
-        result: Any = graph.graph_copy(inner, known)
-    for made in [made for made in known.values() if made not in sources]:
-        made.meta = {**node.meta, "val": made.meta["val"]}
-        if made.target is torch.ops.aten.sym_numel.default:
-            _multiply_sizes(graph, made)
+        result: Any = graph.graph_copy(inner, copies)
+    for new in [new for new in copies.values() if new not in sources]:
+        new.meta = {**node.meta, "val": new.meta["val"]}
+        if new.target is torch.ops.aten.sym_numel.default:
+            _multiply_sizes(graph, new)
     if isinstance(result, torch.fx.Node):
         node.replace_all_uses_with(result)
     elif not isinstance(result, tuple | list):  # a Python number
         for user in list(node.users):
             user.args, user.kwargs = torch.fx.map_arg((user.args, user.kwargs), lambda n: result if n is node else n)
     else:
-        for user in list(node.users):  # results of an operator with several are only read by `getitem`
+        for user in list(node.users):  # only `getitem` nodes read the results of a multi-output operator
             index: Any = user.args[1]
             user.replace_all_uses_with(result[index])
             graph.erase_node(user)
@@ -225,7 +225,7 @@ def _decompose_node(graph: Graph, node: Node, table: Table) -> bool:
 
 
 def _remove_assertions(graph: Graph) -> None:
-    """Remove nodes that only raise, such as the checks of `one_hot`, and their unused inputs."""
+    """Remove assertion nodes, such as the checks of `one_hot`, and their dead inputs."""
     import torch
 
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_async.msg):
@@ -234,7 +234,7 @@ def _remove_assertions(graph: Graph) -> None:
 
 
 def _multiply_sizes(graph: Graph, node: Node) -> None:
-    """Replace `sym_numel`, which has no translation, with the product of a tensor's sizes."""
+    """Replace `sym_numel`, which has no ONNX translation, with the product of the tensor's sizes."""
     import torch
 
     tensor: Any = node.args[0]
@@ -262,14 +262,14 @@ def _layout_operators() -> tuple[Any, ...]:
 
 
 def _runner(node: Node) -> Callable[..., Any]:
-    """Return a function of a node's input values that runs the node."""
+    """Return a function that runs a node on values of its inputs."""
     import torch
 
     target: Any = node.target
 
     def run(*values: Any) -> Any:
-        known = dict(zip(node.all_input_nodes, values, strict=True))
-        arguments, named = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
-        return target(*arguments, **named)
+        by_node = dict(zip(node.all_input_nodes, values, strict=True))
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), by_node.__getitem__)
+        return target(*args, **kwargs)
 
     return run

@@ -16,11 +16,11 @@ _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 
 def name_graph(graph: ir.Graph, signature: Signature, inputs: list[str]) -> None:
-    """Rename a graph's inputs, outputs and symbolic dimensions in place, and order them as the signature does.
+    """Rename a graph's inputs, outputs and symbolic dimensions in place, in the order of the signature.
 
     Args:
-        graph: a captured graph, its inputs in the order of `inputs`.
-        signature: names and axis labels, in the order for the graph.
+        graph: a captured graph; its inputs are in the order of `inputs`.
+        signature: names and axis labels, in the order of the final graph.
         inputs: flat names of the captured inputs.
     """
     for value, name in zip(graph.inputs, inputs, strict=True):
@@ -37,7 +37,7 @@ def name_graph(graph: ir.Graph, signature: Signature, inputs: list[str]) -> None
 
 
 def _symbol_names(graph: ir.Graph, signature: Signature) -> dict[str, str]:
-    """Map the engine's symbols to labels: a symbol that is an axis of an input gets the label of that axis.
+    """Map the engine's symbols to labels: the symbol of an input axis is renamed to the label of that axis.
 
     A label that is a sum is used only if one of its terms isn't the label of another axis.
     """
@@ -47,18 +47,18 @@ def _symbol_names(graph: ir.Graph, signature: Signature) -> dict[str, str]:
             symbol = _symbol(value, axis)
             if symbol is not None and len(symbols_of(label)) == 1 and label not in names.values():
                 names.setdefault(symbol, label)
-    lone = set(names.values())
+    single = set(names.values())
     for value in graph.inputs:
         for axis, label in signature.inputs[str(value.name)].items():
             symbol = _symbol(value, axis)
             if symbol is not None:
-                is_new = not set(symbols_of(label)) <= lone and label not in names.values()
+                is_new = not set(symbols_of(label)) <= single and label not in names.values()
                 names.setdefault(symbol, label if is_new else f"{value.name}_dim_{axis}")
     return names
 
 
 def _symbol(value: ir.Value, axis: int) -> str | None:
-    """Return the symbol on an axis; None for an integer or an expression."""
+    """Return the symbol of an axis; None for an integer or an expression."""
     assert value.shape is not None, "a captured graph's inputs have shapes"
     text = str(getattr(value.shape[axis], "value", "") or "")
     return text if _SYMBOL.fullmatch(text) else None
@@ -87,7 +87,7 @@ def _rename_dims(value: ir.Value, names: Mapping[str, str]) -> None:
 def _label_output(value: ir.Value, labels: Mapping[int, str], known: set[str]) -> None:
     """Label the symbolic axes of an output that have unknown symbols.
 
-    A sum of known symbols gets the label's order of terms.
+    A sum of known symbols is rewritten with its terms in the label's order.
     """
     import onnx_ir as ir
 

@@ -1,7 +1,7 @@
-"""Patches of torch, onnxscript and Transformers' exporter: what doesn't survive the capture there, or takes too long.
+"""Patches of torch, onnxscript and Transformers' exporter for code that can't be captured, or is too slow to capture.
 
-Those of one model's code are in its family's file in `architectures/`. All are needed with torch 2.13, onnxscript 0.7
-and Transformers 5.23.
+Patches of a model's code are in its family's file in `architectures/`. All of these are needed with torch 2.13,
+onnxscript 0.7 and Transformers 5.23.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onnxport.architectures._clamping import clamps_always
 from onnxport.architectures._symbolic_int import symbolic_int
 from onnxport.patching.patch import EAGER, SLOW, Patch
 from onnxport.tracing._decompose import decompose, promote
-from onnxport.tracing._economy import memoized, unread, without_source_lines
+from onnxport.tracing._economy import lazy_function_ir, memoized, without_source_lines
 from onnxport.tracing.fake import is_fake
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def _squeeze(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Squeeze the axes that are 1 for every size of the dynamic ones."""
+    """Squeeze only the axes whose size is statically 1."""
 
     def squeeze(tensor: torch.Tensor, *dims: Any, **named: Any) -> torch.Tensor:
-        wanted = named.get("dim", dims[0] if len(dims) == 1 else dims or range(tensor.dim()))
-        axes = [wanted] if isinstance(wanted, int) else [*wanted]
+        requested = named.get("dim", dims[0] if len(dims) == 1 else dims or range(tensor.dim()))
+        axes = [requested] if isinstance(requested, int) else [*requested]
         for axis in sorted((axis % max(tensor.dim(), 1) for axis in axes), reverse=True):
             if tensor.dim() and isinstance(tensor.shape[axis], int) and tensor.shape[axis] == 1:
                 tensor = original(tensor, axis)
@@ -40,15 +40,16 @@ def _squeeze(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
     return squeeze
 
 
-def _pool_any_size(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Average feature maps of any size with one matrix for the rows and one for the columns."""
+def _symbolic_adaptive_pool(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Average-pool feature maps of symbolic size with one matrix for the rows and one for the columns."""
 
     def adaptive_avg_pool2d(images: torch.Tensor, output_size: Any) -> torch.Tensor:
-        wanted = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
-        if all(isinstance(size, int) for size in images.shape[-2:]) or all(size == 1 for size in wanted):
+        requested = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
+        if all(isinstance(size, int) for size in images.shape[-2:]) or all(size == 1 for size in requested):
             return original(images, output_size)
         rows, columns = (
-            None if out is None else _averages(images, axis, out) for axis, out in zip((-2, -1), wanted, strict=True)
+            None if out is None else _averaging_matrix(images, axis, out)
+            for axis, out in zip((-2, -1), requested, strict=True)
         )
         images = images if rows is None else rows @ images
         return images if columns is None else images @ columns.transpose(0, 1)
@@ -56,8 +57,8 @@ def _pool_any_size(original: Callable[..., torch.Tensor]) -> Callable[..., torch
     return adaptive_avg_pool2d
 
 
-def _averages(images: torch.Tensor, axis: int, out: int) -> torch.Tensor:
-    """Return the matrix [out, size of the axis] whose rows average the positions in each output's window."""
+def _averaging_matrix(images: torch.Tensor, axis: int, out: int) -> torch.Tensor:
+    """Return the matrix [out, axis size] whose rows average the positions in each output's pooling window."""
     import torch
 
     size = images.shape[axis]
@@ -68,7 +69,7 @@ def _averages(images: torch.Tensor, axis: int, out: int) -> torch.Tensor:
     return inside / inside.sum(-1, keepdim=True)
 
 
-def _spaced(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _symbolic_linspace(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Compute a linspace whose number of steps is a symbolic size."""
 
     def linspace(start: float, end: float, steps: Size, **named: Any) -> torch.Tensor:
@@ -83,8 +84,8 @@ def _spaced(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
     return linspace
 
 
-def _of_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Make a tensor of symbolic sizes."""
+def _tensor_of_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Create a tensor from symbolic sizes."""
 
     def as_tensor(
         data: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -102,8 +103,8 @@ def _of_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
     return as_tensor
 
 
-def _no_positions(original: Callable[[PreTrainedModel, dict[str, Any]], None]) -> Callable[..., None]:
-    """Leave three-axis positions to the model, which computes those of text without images by itself."""
+def _without_position_ids(original: Callable[[PreTrainedModel, dict[str, Any]], None]) -> Callable[..., None]:
+    """Leave 3D position ids to the model, which computes them itself for text without images."""
 
     def precompute_export_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
         missing = inputs.get("position_ids") is None
@@ -116,46 +117,46 @@ def _no_positions(original: Callable[[PreTrainedModel, dict[str, Any]], None]) -
     return precompute_export_inputs
 
 
-def _flat_division(original: Callable[..., sympy.Basic | None]) -> classmethod[Any, Any, Any]:
-    """Divide sums by the smallest divisor, and once.
+def _flattened_division(original: Callable[..., sympy.Basic | None]) -> classmethod[Any, Any, Any]:
+    """Flatten nested floor divisions of sums, and cancel common factors.
 
     (a // b + c) // d is (a + b * c) // (b * d), and (g * a + c) // (g * d) is (a + c // g) // d.
     """
 
     def divide(cls: type[sympy.Function], base: sympy.Basic, divisor: sympy.Basic) -> sympy.Basic | None:
         if base.is_Add and divisor.is_Integer and divisor > 0:
-            number, rest = base.as_coeff_Add()
-            if isinstance(rest, cls) and number.is_Integer and rest.args[1].is_Integer and rest.args[1] > 0:
-                return cls(rest.args[0] + rest.args[1] * number, rest.args[1] * divisor)
-            common = _common(rest, divisor) if number.is_Integer else 1
+            constant, rest = base.as_coeff_Add()
+            if isinstance(rest, cls) and constant.is_Integer and rest.args[1].is_Integer and rest.args[1] > 0:
+                return cls(rest.args[0] + rest.args[1] * constant, rest.args[1] * divisor)
+            common = _common_divisor(rest, divisor) if constant.is_Integer else 1
             if common > 1:
-                return cls((rest / common).expand() + number // common, divisor // common)
+                return cls((rest / common).expand() + constant // common, divisor // common)
         return original(base, divisor)
 
     return classmethod(divide)
 
 
-def _common(rest: sympy.Expr, divisor: sympy.Integer) -> int:
-    """Return the greatest common divisor of an integer and of the coefficients of a sum of integers."""
+def _common_divisor(rest: sympy.Expr, divisor: sympy.Integer) -> int:
+    """Return the greatest common divisor of an integer and the coefficients of an integer-valued sum."""
     coefficients = [term.as_coeff_Mul()[0] for term in rest.as_ordered_terms() if term.is_integer]
-    whole = rest.is_integer and all(number.is_Integer for number in coefficients)
-    return math.gcd(int(divisor), *map(int, coefficients)) if whole else 1
+    is_integral = rest.is_integer and all(coefficient.is_Integer for coefficient in coefficients)
+    return math.gcd(int(divisor), *map(int, coefficients)) if is_integral else 1
 
 
 def _pool_one_row(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Pool a sequence of symbolic length as an image of one row."""
+    """Pool a sequence of symbolic length with `max_pool2d`, as an image with a single row."""
 
     def max_pool1d(rows: torch.Tensor, *sizes: Any, **named: Any) -> torch.Tensor:
         from torch.nn import functional
 
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-        given = {**dict(zip(names, sizes, strict=False)), **named}
-        if given.get("return_indices") or isinstance(rows.shape[-1], int):
+        options = {**dict(zip(names, sizes, strict=False)), **named}
+        if options.get("return_indices") or isinstance(rows.shape[-1], int):
             return original(rows, *sizes, **named)
-        whole = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
-        wide = {name: (whole[name], _first(size)) for name, size in given.items() if name in whole and size is not None}
+        row = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+        wide = {name: (row[name], _first(size)) for name, size in options.items() if name in row and size is not None}
         wide.setdefault("stride", wide["kernel_size"])
-        pooled = functional.max_pool2d(rows.unsqueeze(-2), **wide, ceil_mode=bool(given.get("ceil_mode")))
+        pooled = functional.max_pool2d(rows.unsqueeze(-2), **wide, ceil_mode=bool(options.get("ceil_mode")))
         return pooled.squeeze(-2)
 
     return max_pool1d
@@ -165,18 +166,18 @@ def _first(size: int | Sequence[int]) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def _grouped(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Use grouped matrix products where a model's configuration chooses the loop over experts."""
+def _grouped_experts(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Use grouped matrix multiplication where a model's configuration selects the loop over experts."""
 
     def get_interface(self: Any, experts_implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
-        chosen = "grouped_mm" if experts_implementation == "eager" else experts_implementation
-        return original(self, chosen, default)
+        implementation = "grouped_mm" if experts_implementation == "eager" else experts_implementation
+        return original(self, implementation, default)
 
     return get_interface
 
 
-def _no_fake_grouped_product(original: Callable[..., bool]) -> Callable[..., bool]:
-    """Use the plain product of experts for parameters without values."""
+def _no_fake_grouped_mm(original: Callable[..., bool]) -> Callable[..., bool]:
+    """Use the fallback of `grouped_mm` for fake parameters."""
 
     def can_use(states: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> bool:
         return not is_fake(weight) and bool(original(states, weight, offs))
@@ -184,74 +185,74 @@ def _no_fake_grouped_product(original: Callable[..., bool]) -> Callable[..., boo
     return can_use
 
 
-_FINITE = Patch(
+_CLAMPING = Patch(
     "torch:isfinite",
     clamps_always,
     "BART, Marian, DETR and LED clamp float16 hidden states only if any of them isn't finite, which depends on values",
     EAGER,
-    "Transformers clamps them without looking at the values",
+    "Transformers clamps them unconditionally",
     without_values=True,
 )
-_GROUPED = Patch(
+_GROUPED_EXPERTS = Patch(
     "transformers.integrations.moe:ExpertsInterface.get_interface",
-    _grouped,
-    "a model whose configuration chooses eager experts (OpenAI's privacy filter) loops over the experts that were hit",
+    _grouped_experts,
+    "a model whose configuration selects eager experts (OpenAI's privacy filter) loops over the experts that were hit",
     EAGER,
     "the exporter replaces eager experts of every model",
     without_values=True,
 )
 _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_and")
-"""Operations on symbolic sizes that checks of contiguity and broadcasting are made of."""
+"""Operations on symbolic sizes that contiguity and broadcasting checks consist of."""
 
 ENGINE_PATCHES: tuple[Patch, ...] = (
     Patch(
         "torch:Tensor.squeeze",
         _squeeze,
         "squeeze() becomes a Squeeze without axes, which drops a batch axis of size 1 (mBART, PLBart), and squeeze(0) "
-        "one of an axis that isn't 1 (Mistral 3)",
+        "becomes a Squeeze of an axis that isn't 1 (Mistral 3)",
         "https://github.com/microsoft/onnxscript/issues/360",
-        "torch.onnx lowers squeezes to the axes that are statically 1",
+        "torch.onnx lowers squeeze() with the axes that are statically 1",
     ),
-    _FINITE,
-    _GROUPED,
+    _CLAMPING,
+    _GROUPED_EXPERTS,
     Patch(
         "transformers.exporters.utils:precompute_export_inputs",
-        _no_positions,
-        "the exporter adds an input position_ids to multimodal models that are traced on text alone",
+        _without_position_ids,
+        "the exporter adds a position_ids input to multimodal models that are traced on text alone",
         "none: the exporter is meant to add inputs",
-        "the exporter adds no input that the caller doesn't pass",
+        "the exporter adds no inputs that the caller doesn't pass",
     ),
     Patch(
         "torch.nn.functional:adaptive_avg_pool2d",
-        _pool_any_size,
-        "the pooling windows are those of the example's size (UperNet and other pyramids)",
+        _symbolic_adaptive_pool,
+        "the pooling windows are specialized to the example's size (UperNet and other feature pyramids)",
         EAGER,
-        "torch.export keeps adaptive pools of symbolic sizes whole",
+        "torch.export preserves adaptive pools of symbolic sizes as operators",
     ),
     Patch(
         "torch.nn.functional:max_pool1d",
         _pool_one_row,
         "max_pool1d specializes the pooled axis to the example's size (CANINE)",
         EAGER,
-        "torch.export keeps pools of symbolic sizes whole",
+        "torch.export preserves pools of symbolic sizes as operators",
     ),
     Patch(
         "torch:as_tensor",
-        _of_sizes,
+        _tensor_of_sizes,
         "as_tensor of symbolic sizes specializes them to the example's feature maps (Deformable DETR)",
         EAGER,
-        "torch.export keeps symbolic sizes in tensors that are made of them",
+        "torch.export keeps sizes symbolic in tensors created from them",
     ),
     Patch(
         "torch:linspace",
-        _spaced,
-        "linspace with a symbolic number of steps specializes it to the example's rows (Deformable DETR, LW-DETR)",
+        _symbolic_linspace,
+        "linspace specializes a symbolic number of steps to the example's number of rows (Deformable DETR, LW-DETR)",
         EAGER,
         "torch.onnx translates linspace with a symbolic number of steps",
     ),
     Patch(
         "torch.utils._sympy.functions:FloorDiv.eval",
-        _flat_division,
+        _flattened_division,
         "sizes that are halved repeatedly become nested divisions, which take minutes to compare (Swin, SAM 2)",
         "https://github.com/pytorch/pytorch/issues/134133",
         "torch flattens nested floor divisions of sums",
@@ -259,30 +260,30 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     Patch(
         "torch.utils._traceback:CapturedTraceback.summary",
         without_source_lines,
-        "every node of the captured program gets the source lines that made it, which nothing here reads",
+        "every node of the captured program records the source lines that created it, which nothing here reads",
         SLOW,
-        "torch.export has a setting for it",
+        "torch.export has a setting that disables it",
     ),
     Patch(
         "torch.onnx._internal.exporter._fx_passes:decompose_with_registry",
         decompose,
-        "the whole program is run twice more, although few of its operators have no translation",
+        "the entire program is run twice more, although few of its operators lack an ONNX translation",
         SLOW,
         "torch.onnx decomposes single nodes",
     ),
     Patch(
         "torch.onnx._internal.fx.passes.type_promotion:_TypePromotionInterpreter.run_node",
         promote,
-        "the whole program is run once more, although few of its nodes have arguments of two dtypes",
+        "the entire program is run once more, although few of its nodes have arguments of different dtypes",
         SLOW,
         "torch.onnx runs only the nodes that type promotion changed",
     ),
     Patch(
         "onnxscript._internal.values:TracedOnnxFunction.function_ir",
-        unread,
-        "the source of all 500 translations is parsed to learn the domain that they share",
+        lazy_function_ir,
+        "the source of all 500 translations is parsed to read the domain that they share",
         SLOW,
-        "torch.onnx makes the list of translations without it",
+        "torch.onnx builds its registry without parsing them",
     ),
     *(
         Patch(
@@ -298,22 +299,22 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
 """Applied while any model is captured."""
 
 FAKE_PATCHES: tuple[Patch, ...] = (
-    _FINITE,
-    _GROUPED,
+    _CLAMPING,
+    _GROUPED_EXPERTS,
     Patch(
         "transformers.integrations.moe:_can_use_grouped_mm",
-        _no_fake_grouped_product,
-        "torch's grouped_mm refuses float32 fake tensors, which its CPU kernel takes",
+        _no_fake_grouped_mm,
+        "torch's grouped_mm rejects float32 fake tensors, which its CPU kernel accepts",
         "https://github.com/pytorch/pytorch/issues/159547",
-        "its meta function accepts what its kernel accepts",
+        "its meta function accepts the dtypes that its kernel accepts",
         without_values=True,
     ),
 )
-"""Applied while any model runs with parameters that have no values."""
+"""Applied while any model runs with fake parameters."""
 
 
 def _symbolic_length(original: Callable[..., int]) -> Callable[..., Size]:
-    """Return the first size of a tensor as its length, which may be symbolic."""
+    """Return the size of a tensor's first axis as its length; it may be symbolic."""
 
     def length(value: Any) -> Size:
         import torch
@@ -324,19 +325,19 @@ def _symbolic_length(original: Callable[..., int]) -> Callable[..., Size]:
 
 
 def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
-    """Return patches that keep symbolic sizes in modeling files: of their `torch_int`, and of `len`.
+    """Return patches of `torch_int` and `len` that keep sizes symbolic in modeling files.
 
     Args:
         modules: names of imported modeling files.
     """
-    whole = tuple(
+    integers = tuple(
         Patch(
             f"{name}:torch_int",
             symbolic_int,
             "torch_int specializes the size that position embeddings are interpolated to, since is_tracing() is false "
             "in torch.export",
             "https://github.com/huggingface/transformers/pull/33226",
-            "Transformers' torch_int returns symbolic sizes as they are",
+            "Transformers' torch_int returns symbolic sizes unchanged",
         )
         for name in modules
         if "torch_int" in vars(sys.modules[name])
@@ -345,10 +346,10 @@ def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
         Patch(
             f"{name}:len",
             _symbolic_length,
-            "len() of a tensor specializes its first size (RT-DETR, D-FINE, DEIM)",
+            "len() of a tensor specializes the size of its first axis (RT-DETR, D-FINE, DEIM)",
             "https://github.com/pytorch/pytorch/pull/185804",
             "torch.export lets len() of a tensor return a symbolic size",
         )
         for name in modules
     )
-    return (*whole, *lengths)
+    return (*integers, *lengths)

@@ -1,7 +1,7 @@
 """Construct a model whose parameters are fake tensors, without allocating or initializing them.
 
-Non-persistent buffers (rotary tables, position ids, masks) are computed by the constructors and stay real; persistent
-ones come from the checkpoint, and are fake like the parameters.
+Non-persistent buffers (rotary tables, position ids, masks) are computed by the constructors and stay real. Persistent
+buffers come from the checkpoint and are fake, like the parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def build_fake(model_class: type[PreTrainedModel], config: PreTrainedConfig, dty
     """Construct a model with fake parameters, in evaluation mode.
 
     Args:
-        model_class: a model class of Transformers.
+        model_class: a Transformers model class.
         config: its configuration.
         dtype: floating-point dtype of the parameters.
     """
@@ -44,13 +44,13 @@ def build_fake(model_class: type[PreTrainedModel], config: PreTrainedConfig, dty
 
 
 def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
-    """Adapt a fake model to the model that was bound to a checkpoint, in place.
+    """Match a fake model to the model that was bound to a checkpoint, in place.
 
-    The checkpoint determines which poolers exist, which parameters are tied, and the dtypes of parameters, some of
-    which may stay in fp32.
+    The checkpoint determines which poolers exist, which parameters are tied, and the parameters' dtypes; some
+    parameters may stay in fp32.
 
     Args:
-        model: result of `build_fake`, perhaps with fewer layers.
+        model: result of `build_fake`, possibly with fewer layers.
         full: the bound model.
     """
     for name, module in full.named_modules():
@@ -60,16 +60,16 @@ def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
                     model.get_submodule(name)._modules[child] = None
     bound = dict(full.named_parameters(remove_duplicate=False))
     shared: dict[int, torch.nn.Parameter] = {}
-    taken: set[int] = set()
+    used: set[int] = set()
     for name, module in model.named_modules():
         for key, fake in module._parameters.items():
             target = bound.get(f"{name}.{key}" if name else key)
             if fake is None or target is None:
                 continue
             if id(target) not in shared:
-                is_reusable = fake.dtype == target.dtype and id(fake) not in taken
+                is_reusable = fake.dtype == target.dtype and id(fake) not in used
                 shared[id(target)] = fake if is_reusable else _separate(fake, target.dtype)
-                taken.add(id(shared[id(target)]))
+                used.add(id(shared[id(target)]))
             module._parameters[key] = shared[id(target)]
     return model
 
@@ -82,7 +82,7 @@ def _separate(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Par
 
 
 def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    """Return a fake tensor of the same shape, dtype and strides; a tensor that is fake already is returned itself."""
+    """Return a fake tensor of the same shape, dtype and strides; a fake tensor is returned unchanged."""
     if isinstance(tensor, FakeTensor):
         return tensor
     meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
@@ -95,10 +95,10 @@ def is_fake(tensor: object) -> bool:
 
 
 class _LargeAreFake(TorchFunctionMode):
-    """Create large tensors as fake ones, whose allocation would be slow or fail."""
+    """Create large tensors, whose allocation would be slow or fail, as fake tensors."""
 
     LARGE = 2**24
-    """Elements from which a tensor is fake; tables that constructors compute are smaller."""
+    """Smallest element count of a tensor that is made fake; tables that constructors compute are smaller."""
 
     def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def _elements(sizes: Sequence[object]) -> int:
 def _fake_parameters(mode: FakeTensorMode) -> Replacement:
     """Return a replacement that makes each parameter fake when it is registered: at most one is allocated at a time.
 
-    A model constructed under `FakeTensorMode` or on the meta device as a whole wouldn't have the values of its
+    Constructing the entire model under `FakeTensorMode` or on the meta device would lose the values of its
     non-persistent buffers.
     """
     original = torch.nn.Module.register_parameter

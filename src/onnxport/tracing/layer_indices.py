@@ -1,10 +1,10 @@
-"""Detect code that decides by a layer's index: then layers that aren't traced may compute something else.
+"""Detect code that branches on a layer index: layers that aren't traced may then compute something else.
 
-Layers are compared by their settings, where a decision by index in forward doesn't show. So while a model with few
-layers is traced, the indices that layers keep, and those that a loop over layers counts with, are integers that carry
-the indices of the layers of the full model that they represent. A comparison that is the same for all of these is
-allowed; any other, and any arithmetic, is a decision. So is iterating over a list in the configuration with an item for
-each layer: it has those of the traced layers alone.
+Layers are compared by their settings, which don't reveal a branch on the index in forward. While a reduced model is
+traced, the indices that layers store, and those that a loop over layers enumerates, are therefore integers that carry
+the indices of the full model's layers that they represent. A comparison with the same result for all of these is
+allowed; any other comparison, and any arithmetic, is a decision. Iterating over a configuration list with one entry per
+layer is a decision too, because the list has only the entries of the traced layers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Decisions:
-    """Collect where code decided by the index of a layer.
+    """Code locations that depend on a layer index.
 
     Attributes:
         locations: function and line.
-        stacks: names of the stacks whose layers these are.
+        stacks: names of the stacks that the layers belong to.
     """
 
     locations: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Decisions:
         """Record a decision.
 
         Raises:
-            LayerIndexError: always; the trace doesn't represent the other layers.
+            LayerIndexError: always, because the trace doesn't represent the other layers.
         """
         self.locations.append(f"{caller.f_code.co_qualname}, line {caller.f_lineno}")
         self.stacks.add(stack)
@@ -53,18 +53,18 @@ class Decisions:
 
 
 class LayerIndexError(Exception):
-    """Stop a trace that doesn't represent the layers that are left out."""
+    """Abort a trace that doesn't represent the omitted layers."""
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """Hold what an index belongs to.
+    """What is recorded about the uses of a layer index.
 
     Attributes:
         stack: name of the stack of layers.
         files: source files whose code is watched.
-        represented: indices in the full model that the index represents.
-        decisions: where decisions are recorded.
+        represented: layer indices in the full model that the index represents.
+        decisions: record of the decisions.
     """
 
     stack: str
@@ -73,8 +73,8 @@ class _Watch:
     decisions: Decisions
 
 
-class _Watched(int):
-    """A layer index that records operations on it in the watched files."""
+class _WatchedIndex(int):
+    """A layer index that records operations on it by code in the watched files."""
 
     watch: _Watch
 
@@ -82,16 +82,16 @@ class _Watched(int):
         return int.__hash__(self)
 
 
-def _watched(value: int, watch: _Watch) -> _Watched:
-    index = _Watched(value)
+def _watch_index(value: int, watch: _Watch) -> _WatchedIndex:
+    index = _WatchedIndex(value)
     index.watch = watch
     return index
 
 
-def _noting(name: str, *, compares: bool) -> Callable[..., Any]:
+def _recording(name: str, *, compares: bool) -> Callable[..., Any]:
     original = getattr(int, name)
 
-    def operate(self: _Watched, *others: Any) -> Any:
+    def operate(self: _WatchedIndex, *others: Any) -> Any:
         result = original(self, *others)
         watch, caller = self.watch, sys._getframe(1)
         is_same = compares and all(original(index, *others) is result for index in watch.represented)
@@ -103,21 +103,21 @@ def _noting(name: str, *, compares: bool) -> Callable[..., Any]:
 
 
 def _is_operator(caller: FrameType) -> bool:
-    """Return whether a frame is at an operator: a dictionary look-up compares the index, too."""
+    """Return whether a frame is executing an operator; a dictionary lookup compares the index, too."""
     return dis.opname[caller.f_code.co_code[caller.f_lasti]] not in _PASSING_ON
 
 
 _PASSING_ON = ("CALL", "PRECALL", "CALL_KW", "CALL_FUNCTION_EX", "BINARY_SUBSCR", "STORE_SUBSCR")
-"""Instructions that pass an index on."""
+"""Bytecode instructions that pass an index on without a decision."""
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "bool"):
-    setattr(_Watched, f"__{_name}__", _noting(f"__{_name}__", compares=True))
+    setattr(_WatchedIndex, f"__{_name}__", _recording(f"__{_name}__", compares=True))
 for _name in ("add", "sub", "mul", "mod", "floordiv", "truediv", "pow"):
     for _side in ("", "r"):
-        setattr(_Watched, f"__{_side}{_name}__", _noting(f"__{_side}{_name}__", compares=False))
+        setattr(_WatchedIndex, f"__{_side}{_name}__", _recording(f"__{_side}{_name}__", compares=False))
 
 
-class _Listed:
+class _WatchedIteration:
     """Record that watched code iterates over a list."""
 
     watch: _Watch
@@ -129,62 +129,62 @@ class _Listed:
         return super().__iter__()  # type: ignore[misc, no-any-return]
 
 
-class _WatchedList(_Listed, list[Any]):
+class _WatchedList(_WatchedIteration, list[Any]):
     pass
 
 
-class _WatchedTuple(_Listed, tuple[Any, ...]):
+class _WatchedTuple(_WatchedIteration, tuple[Any, ...]):
     pass
 
 
 @contextmanager
 def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...]) -> Iterator[Decisions]:
-    """Watch the indices of layers in a block.
+    """Watch the layer indices of a model within the block.
 
     Args:
-        model: the model with the layers.
-        stacks: the stacks of layers, and the layers of the full model that each represents.
+        model: the reduced model.
+        stacks: its stacks, with the layers of the full model that each layer represents.
 
     Yields:
-        Where code decided by an index, filled as it runs. Passing an index on, as to a cache, is no decision.
+        The decisions by index, recorded while the code runs. Passing an index on, e.g. to a cache, isn't a decision.
     """
     decisions = Decisions()
     watches: dict[int, tuple[int, _Watch]] = {}
-    changes: list[Replacement] = []  # of one attribute that two stacks have, the first one counts
+    changes: list[Replacement] = []  # for an attribute that two stacks share, the first change counts
     files = frozenset(str(getattr(module, "__file__", "")) for module in _sources(model))
     for stack in stacks:
         layers = list(model.get_submodule(stack.path)._modules.values())
         for position, layer in enumerate(layers[: len(stack.traced)]):
             if layer is None:
                 continue
-            watch = _Watch(stack.path, files, stack.stands_for(position), decisions)
+            watch = _Watch(stack.path, files, stack.represented_layers(position), decisions)
             watches[id(layer)] = (position, watch)
-            changes += _watch_own(layer, position, watch)
+            changes += _watch_attributes(layer, position, watch)
         changes += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
     sources = [module for module in _sources(model) if not hasattr(module, "enumerate")] if watches else []
-    changes += [Replacement(module, "enumerate", _counting(watches)) for module in sources]
+    changes += [Replacement(module, "enumerate", _watched_enumerate(watches)) for module in sources]
     first = {(id(change.owner), change.name): change for change in reversed(changes)}
     with patching(*first.values()):
         yield decisions
 
 
 def _sources(model: torch.nn.Module) -> list[ModuleType]:
-    """List the modules with the model's own code."""
+    """List the Python modules that define the model and its configuration."""
     parts = [*model.modules(), *_configurations(model.config)]
     names = dict.fromkeys(type(part).__module__ for part in parts)
     return [sys.modules[name] for name in names if name.split(".")[0] != "torch" and name in sys.modules]
 
 
 def _configurations(config: PreTrainedConfig) -> list[PreTrainedConfig]:
-    """List a configuration and those inside it."""
+    """List a configuration and its sub-configurations."""
     from transformers import PreTrainedConfig
 
     inner = (value for value in vars(config).values() if isinstance(value, PreTrainedConfig))
-    return [config, *(found for value in inner for found in _configurations(value))]
+    return [config, *(nested for value in inner for nested in _configurations(value))]
 
 
 def _watch_lists(config: PreTrainedConfig, watch: _Watch, length: int) -> list[Replacement]:
-    """Return changes that watch the lists of a configuration with an item for each layer."""
+    """Return replacements that watch a configuration's lists with one entry per layer."""
     changes = []
     for part in _configurations(config):
         for name, value in list(vars(part).items()):
@@ -195,29 +195,29 @@ def _watch_lists(config: PreTrainedConfig, watch: _Watch, length: int) -> list[R
     return changes
 
 
-def _watch_own(layer: torch.nn.Module, position: int, watch: _Watch) -> list[Replacement]:
-    """Return changes that watch the indices that a layer and its parts keep."""
+def _watch_attributes(layer: torch.nn.Module, position: int, watch: _Watch) -> list[Replacement]:
+    """Return replacements that watch the indices stored in a layer and its submodules."""
     changes = []
     for module in layer.modules():
         for name, value in list(vars(module).items()):
             if type(value) is int and is_index(name):
-                changes.append(Replacement(module, name, _watched(value, _moved(watch, value - position))))
+                changes.append(Replacement(module, name, _watch_index(value, _shifted(watch, value - position))))
     return changes
 
 
-def _moved(watch: _Watch, offset: int) -> _Watch:
-    """Return a watch for indices that start at an offset."""
+def _shifted(watch: _Watch, offset: int) -> _Watch:
+    """Return a watch for indices that are shifted by an offset."""
     represented = tuple(index + offset for index in watch.represented)
     return _Watch(watch.stack, watch.files, represented, watch.decisions) if offset else watch
 
 
-def _counting(watches: dict[int, tuple[int, _Watch]]) -> Callable[..., Iterator[tuple[int, Any]]]:
-    """Return an `enumerate` whose indices are watched where it counts layers, alone or zipped with other items."""
+def _watched_enumerate(watches: dict[int, tuple[int, _Watch]]) -> Callable[..., Iterator[tuple[int, Any]]]:
+    """Return an `enumerate` whose indices are watched if it enumerates layers, alone or zipped with other items."""
 
     def counted(iterable: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
         for index, item in builtins.enumerate(iterable, start):
             parts = item if isinstance(item, tuple) else (item,)
             position, watch = next((watches[id(part)] for part in parts if id(part) in watches), (0, None))
-            yield (index if watch is None else _watched(index, _moved(watch, index - position))), item
+            yield (index if watch is None else _watch_index(index, _shifted(watch, index - position))), item
 
     return counted

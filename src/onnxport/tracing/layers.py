@@ -1,8 +1,8 @@
 """Find the stacks of repeated layers in a model, and group their layers by signature.
 
-The signature of a layer has the classes, the scalar attributes except the layer index, and the shapes and dtypes of
-parameters and buffers of all its submodules, and its layer type in the configuration. Layers of equal signature run the
-same code on the same shapes.
+The signature of a layer consists of the classes, the scalar attributes except the layer index, and the shapes and
+dtypes of the parameters and buffers of all its submodules, plus its layer type in the configuration. Layers with equal
+signatures run the same code on the same shapes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 LayerSignature = tuple[Any, ...]
 
 _INDEX = re.compile(r"^(layer|block)?_?(idx|id|index|number|num|i)$|^layer$|^seed$")
-"""Attributes with the layer index, or a seed derived from it, whose effects the proof compares."""
+"""Attributes that hold the layer index, or a seed derived from it; the proof compares their effects."""
 _STAGES = re.compile(r"^_?(stage_names|out_features)$")
-"""Settings that list names other than layer types."""
+"""Settings that list names which aren't layer types."""
 _NO_OPERATION = re.compile(r"Drop|^Identity$")
 """Classes that are the identity in evaluation mode."""
 
@@ -45,23 +45,23 @@ class Stack:
         return len(self.signatures)
 
     def representatives(self) -> tuple[int, ...]:
-        """Return the indices of the layers to trace: the first two of each signature, to be proved isomorphic."""
+        """Return the indices of the layers to trace: the first two with each signature, to be proved isomorphic."""
         counts: Counter[LayerSignature] = Counter()
-        chosen = []
+        indices = []
         for index, signature in enumerate(self.signatures):
             counts[signature] += 1
             if counts[signature] <= 2:
-                chosen.append(index)
-        return tuple(chosen)
+                indices.append(index)
+        return tuple(indices)
 
 
 def find_stacks(model: torch.nn.Module) -> tuple[Stack, ...]:
-    """Return the outermost stacks of a model that have two layers of equal signature.
+    """Return the outermost stacks of a model that have two layers with equal signatures.
 
     Args:
         model: any module; its parameters may be fake or on the meta device.
     """
-    return tuple(_stacks(model, "", None))
+    return tuple(_find_stacks(model, "", None))
 
 
 def signatures_at(model: torch.nn.Module, path: str, lists: tuple[str, ...]) -> tuple[LayerSignature, ...]:
@@ -78,14 +78,14 @@ def signatures_at(model: torch.nn.Module, path: str, lists: tuple[str, ...]) -> 
             return ()
         module = module.get_submodule(name)
         config = getattr(module, "config", config)
-    layers = module._modules.values()  # with repetitions of a module
+    layers = module._modules.values()  # unlike children(), with repetitions of a shared module
     return _signatures([layer for layer in layers if layer is not None], config, lists)
 
 
 def _signatures(
     layers: list[torch.nn.Module], config: PreTrainedConfig | None, lists: tuple[str, ...]
 ) -> tuple[LayerSignature, ...]:
-    """Return the signature of each layer, with its layer type in the configuration."""
+    """Return the signature of each layer, including its layer type in the configuration."""
     settings = [(name, getattr(config, name, ())) for name in lists]
     signatures = tuple(signature_of_layer(layer) for layer in layers)
     types = [
@@ -106,9 +106,9 @@ def _layer_type_lists(config: PreTrainedConfig | None, count: int) -> tuple[str,
 
 
 def _are_layer_types(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
-    """Return whether a list has the type of each layer.
+    """Return whether a list holds the layer types.
 
-    Strings are types, except names of stages. Distinct numbers would make each layer a type of its own; whether code
+    Strings are layer types, except stage names. Distinct numbers would give each layer a different type; whether code
     depends on them is detected while tracing (`layer_indices`).
     """
     if all(isinstance(value, str) for value in values):
@@ -116,7 +116,7 @@ def _are_layer_types(name: str, values: list[Any] | tuple[Any, ...]) -> bool:
     return all(isinstance(value, (bool, int, float)) for value in values) and len(set(values)) < len(values)
 
 
-def _stacks(module: torch.nn.Module, path: str, config: PreTrainedConfig | None) -> Iterator[Stack]:
+def _find_stacks(module: torch.nn.Module, path: str, config: PreTrainedConfig | None) -> Iterator[Stack]:
     import torch
 
     config = getattr(module, "config", config)
@@ -125,15 +125,15 @@ def _stacks(module: torch.nn.Module, path: str, config: PreTrainedConfig | None)
         signatures = _signatures(list(module), config, lists)
         repeated = {signature for signature in signatures if signatures.count(signature) > 1}
         pairs = zip(module, signatures, strict=True)
-        shrinks = any(_shrinks(layer) for layer, signature in pairs if signature in repeated)
+        shrinks = any(_downsamples(layer) for layer, signature in pairs if signature in repeated)
         if repeated and not shrinks:
             yield Stack(path, signatures, lists)
             return
     for name, child in module.named_children():
-        yield from _stacks(child, f"{path}.{name}" if path else name, config)
+        yield from _find_stacks(child, f"{path}.{name}" if path else name, config)
 
 
-def _shrinks(layer: torch.nn.Module) -> bool:
+def _downsamples(layer: torch.nn.Module) -> bool:
     """Return whether a layer downsamples, so that the shapes after it depend on the number of layers."""
     strides = (getattr(part, "stride", 1) for part in (layer, *layer.children()))
     return any(step != 1 for stride in strides for step in (stride if isinstance(stride, tuple) else (stride,)))
@@ -149,9 +149,9 @@ def signature_of_layer(module: torch.nn.Module) -> LayerSignature:
 
 
 def class_of(module: torch.nn.Module) -> tuple[Any, ...]:
-    """Identify a module's class by name and bases: torch creates a class for each parametrized module."""
-    made = type(module)
-    return (made.__module__, made.__qualname__, made.__bases__)
+    """Identify a module's class by name and bases: torch creates a new class for each parametrized module."""
+    module_type = type(module)
+    return (module_type.__module__, module_type.__qualname__, module_type.__bases__)
 
 
 def scalars(module: torch.nn.Module) -> tuple[tuple[str, Any], ...]:
@@ -159,12 +159,12 @@ def scalars(module: torch.nn.Module) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (name, _hashable(value))
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and not is_index(name) and _is_plain(value)
+        if not name.startswith("_") and not is_index(name) and _is_scalar(value)
     )
 
 
 def is_index(name: str) -> bool:
-    """Return whether an attribute of this name has the layer index."""
+    """Return whether an attribute of this name holds the layer index."""
     return _INDEX.search(name) is not None
 
 
@@ -172,9 +172,9 @@ def _hashable(value: object) -> Hashable:
     return tuple(_hashable(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _is_plain(value: object) -> bool:
+def _is_scalar(value: object) -> bool:
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)
+        return all(_is_scalar(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
 

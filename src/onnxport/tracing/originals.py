@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, dict[str, int]]:
-    """Create the inputs to trace with: sizes of dynamic axes are at least 2, and images aren't square.
+    """Create the inputs to trace with: dynamic axes have at least 2 elements, and images aren't square.
 
     Args:
-        model: the original model, which is run to find out whether it takes images of other sizes.
-        examples: source of the inputs.
+        model: the original model, which is run to find out whether it accepts other image sizes.
+        examples: creates the inputs.
 
     Returns:
-        The inputs, and symbol → size.
+        The inputs, and the size of each symbol.
     """
     layout = examples.at()
     signature = examples.signature.for_inputs(layout.flat)
@@ -45,11 +45,11 @@ def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, 
 
 
 class RefusedSizesError(Exception):
-    """A model doesn't run on inputs of some sizes."""
+    """A model rejects inputs of some sizes."""
 
 
 def try_sizes(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
-    """Run a model at sizes that it may refuse, and return its outputs by flat name.
+    """Run a model on input sizes that it may reject, and return its outputs by flat name.
 
     Raises:
         RefusedSizesError: the model raised an exception, of any type.

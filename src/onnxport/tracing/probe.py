@@ -1,4 +1,4 @@
-"""Find the axes of a graph by running its model on fake tensors, each symbol at another size in turn."""
+"""Find the dynamic axes of a graph by running its model on fake tensors, varying the size of one symbol at a time."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-_MULTIPLIED = ("height", "width", "audio", "feature", "num_")
-"""Parts of the symbols whose sizes must stay multiples of something: they are doubled."""
+_DOUBLED = ("height", "width", "audio", "feature", "num_")
+"""Parts of the names of symbols whose sizes must be multiples of a patch size or similar: they are doubled."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Hold what running a model has shown.
+    """Results of probing a model.
 
     Attributes:
         layout: the inputs that are traced.
-        outputs: name → dtype and shape.
-        fixed: symbol → size, those that the model refuses to vary.
-        labels: output → axis → label, those that vary.
+        outputs: dtype and shape of each output.
+        fixed: size of each symbol that the model can't vary.
+        labels: label of each dynamic axis of each output.
     """
 
     layout: Layout
@@ -39,31 +39,31 @@ class Probe:
 
 
 def probe(model: PreTrainedModel, examples: Examples, layout: Layout) -> Probe:
-    """Run a model at the sizes that it is traced at, and with each symbol changed.
+    """Run a model at the sizes that it is traced with, and once per symbol with another size.
 
     Args:
-        model: its parameters may be fake.
-        examples: makes inputs of other sizes.
+        model: the model; its parameters may be fake.
+        examples: creates inputs of other sizes.
         layout: the inputs that are traced.
     """
     signature = examples.signature.for_inputs(layout.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
-    first = run_tensors(model, examples, layout)
-    shapes = {name: tuple(tensor.shape) for name, tensor in first.items()}
+    reference = run_tensors(model, examples, layout)
+    shapes = {name: tuple(tensor.shape) for name, tensor in reference.items()}
     fixed: dict[str, int] = {}
-    moved: dict[str, tuple[int, dict[str, Shape]]] = {}
+    varied: dict[str, tuple[int, dict[str, Shape]]] = {}
     for symbol in dict.fromkeys(_symbols(examples, layout)):
         if symbol not in sizes:
             continue
-        other = _other(symbol, sizes[symbol])
+        size = _other_size(symbol, sizes[symbol])
         try:
-            found = try_sizes(model, examples, examples.at({**sizes, symbol: other}))
+            outputs = try_sizes(model, examples, examples.at({**sizes, symbol: size}))
         except RefusedSizesError:
             fixed[symbol] = sizes[symbol]
             continue
-        moved[symbol] = (other, {name: tuple(tensor.shape) for name, tensor in found.items()})
-    labels = {name: _labels(name, shape, sizes, moved) for name, shape in shapes.items()}
-    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in first.items()}
+        varied[symbol] = (size, {name: tuple(tensor.shape) for name, tensor in outputs.items()})
+    labels = {name: _labels(name, shape, sizes, varied) for name, shape in shapes.items()}
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in reference.items()}
     return Probe(layout, {name: (dtypes[name], shape) for name, shape in shapes.items()}, fixed, labels)
 
 
@@ -72,19 +72,19 @@ def _symbols(examples: Examples, layout: Layout) -> list[str]:
     return [symbol for axes in inputs.values() for label in axes.values() for symbol in symbols_of(label)]
 
 
-def _other(symbol: str, size: int) -> int:
-    return 2 * size if any(part in symbol for part in _MULTIPLIED) else size + 3
+def _other_size(symbol: str, size: int) -> int:
+    return 2 * size if any(part in symbol for part in _DOUBLED) else size + 3
 
 
 def _labels(
-    name: str, shape: Shape, sizes: Mapping[str, int], moved: Mapping[str, tuple[int, dict[str, Shape]]]
+    name: str, shape: Shape, sizes: Mapping[str, int], varied: Mapping[str, tuple[int, dict[str, Shape]]]
 ) -> dict[int, str]:
-    """Label the axes of an output that moved with a symbol."""
+    """Label the axes of an output whose size varied with a symbol."""
     labels = {}
     for axis, size in enumerate(shape):
         steps = {
             symbol: (shapes[name][axis] - size) / (other - sizes[symbol])
-            for symbol, (other, shapes) in moved.items()
+            for symbol, (other, shapes) in varied.items()
             if len(shapes[name]) == len(shape) and shapes[name][axis] != size
         }
         if steps:
@@ -93,7 +93,7 @@ def _labels(
 
 
 def _formula(size: int, steps: Mapping[str, float], sizes: Mapping[str, int]) -> str:
-    """Write how an axis depends on symbols: as a sum where it is one, else by naming them."""
+    """Format an axis size as a sum of symbols, or as `f(symbols)` if it isn't a sum."""
     rest = size - sum(sizes[symbol] for symbol in steps)
     if any(step != 1 for step in steps.values()) or (rest and len(steps) > 1):
         return f"f({', '.join(steps)})"

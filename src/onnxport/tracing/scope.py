@@ -1,4 +1,4 @@
-"""Which patches are applied when: while a model is captured, and while it runs with parameters that have no values."""
+"""Apply the patches that a model needs while it is captured, or while it runs with fake parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxport.architectures._patches import modeling_modules, patches_of
 from onnxport.patching.caches import fresh_symbolic_caches
 from onnxport.patching.patch import Patch, Replacement
 from onnxport.patching.scope import exclusive, patching
-from onnxport.tracing._economy import economical, own_exporter_patches
+from onnxport.tracing._economy import exporter_patches_of, without_unneeded_work
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ _LOGGERS = (
 
 @contextlib.contextmanager
 def capturing(model: torch.nn.Module) -> Iterator[None]:
-    """Apply the patches of a capture: the engine's, and those of the modeling files that the model is defined in.
+    """Apply the patches of a capture: the engine's, and those of the modeling files that define the model.
 
-    Caches of symbolic expressions are empty at both ends, so that a graph doesn't depend on what was traced before.
+    Caches of symbolic expressions are cleared before and after, so that a graph doesn't depend on earlier traces.
 
     Args:
-        model: what is captured.
+        model: the model to capture.
     """
     modules = modeling_modules(model)
     changes: tuple[Patch | Replacement, ...] = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules))
-    changes = (*changes, own_exporter_patches(modules))
-    with quiet_engine(), economical(), patching(*changes), fresh_symbolic_caches():
+    changes = (*changes, exporter_patches_of(modules))
+    with quiet_engine(), without_unneeded_work(), patching(*changes), fresh_symbolic_caches():
         yield
 
 
@@ -53,16 +53,16 @@ def without_values(model: torch.nn.Module) -> Iterator[None]:
     """Apply the patches that a model needs to run with fake parameters.
 
     Args:
-        model: what is run, or the model that it is a part of.
+        model: the model to run, or the model that it is a submodule of.
     """
-    own = (patch for patch in patches_of(model) if patch.without_values)
-    with quiet_engine(), patching(*FAKE_PATCHES, *own):
+    model_patches = (patch for patch in patches_of(model) if patch.without_values)
+    with quiet_engine(), patching(*FAKE_PATCHES, *model_patches):
         yield
 
 
 @contextlib.contextmanager
 def quiet_engine() -> Iterator[None]:
-    """Keep the exporter's progress lines and version notes off the user's terminal."""
+    """Suppress the exporter's progress output, log records and warnings."""
     with exclusive(), contextlib.ExitStack() as stack:
         for logger in map(logging.getLogger, _LOGGERS):
             stack.callback(logger.setLevel, logger.level)
@@ -74,7 +74,7 @@ def quiet_engine() -> Iterator[None]:
 
 
 class _Silenced:
-    """Standard output for all threads but the one that made this: what that one prints is dropped."""
+    """A standard output stream that drops the output of the thread that created it, and of no other thread."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._thread = stream, threading.get_ident()
@@ -83,5 +83,5 @@ class _Silenced:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, and return its length."""
+        """Write a string, and return its length."""
         return len(text) if threading.get_ident() == self._thread else self._stream.write(text)

@@ -1,8 +1,8 @@
-"""From a model and its description to an `onnx_ir.Model`: state the axes, capture, name.
+"""Trace a model to an `onnx_ir.Model` with its description: check the axis relations, capture, and name the graph.
 
-Every dynamic axis is left to the engine (`Dim.AUTO`); what the description knows, that two axes have one size or that
-one is the sum of two others, is stated as `torch._check` at the top of forward. The engine then proves or refutes
-dynamism itself, and its symbols are renamed to the description's labels afterwards.
+Every dynamic axis is left to the engine (`Dim.AUTO`). The description's relations, such as two axes of equal size or an
+axis that is the sum of two others, become `torch._check` calls at the top of forward. The engine itself determines
+which axes are dynamic, and its symbols are renamed to the description's labels afterwards.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def trace(
     """Capture a model as an ONNX graph.
 
     Args:
-        model: a Transformers model; it is traced in evaluation mode, its settings are put back afterwards.
+        model: a Transformers model; it is traced in evaluation mode, and its settings are restored afterwards.
         config: description of the graph.
         layout: example inputs; every dynamic axis must have at least two elements.
-        signature: the labels that the graph's axes get.
-        opset: ONNX opset to produce, the engine's default without.
+        signature: the labels of the graph's axes.
+        opset: ONNX opset version to produce; None for the engine's default.
 
     Returns:
-        A clean graph with the signature's inputs and outputs, in order. An axis that the model can't vary is a number.
-        Parameters are `ParameterTensor`s: names, dtypes and shapes, no values.
+        A clean graph with the signature's inputs and outputs, in order. An axis that the model can't vary is an
+        integer. Parameters are `ParameterTensor`s with names, dtypes and shapes, but no values.
 
     Raises:
         TraceError: the engine couldn't capture the model.
@@ -62,7 +62,7 @@ def trace(
 
     def described_forward(**inputs: Any) -> dict[str, Any]:
         flat = {aliases[alias]: value for alias, value in inputs.items()}
-        _state(relations, flat)
+        _check_relations(relations, flat)
         return call(forward, config, layout, flat)
 
     def untraceable(error: Exception) -> TraceError | None:
@@ -83,29 +83,29 @@ def trace(
     ReadSizesFromFirstInputPass()(graph_model)
     CleanUpPass()(graph_model)
     RoundAfterwardsPass()(graph_model)
-    return graph_model.clone()  # the engine's own values overload ==; the copies are plain
+    return graph_model.clone()  # the engine's values overload ==; their copies are plain `ir.Value`s
 
 
-Place = tuple[str, int]
+InputAxis = tuple[str, int]
 """An axis of an input: flat name and axis index."""
 
 
 def _relations(
     signature: Signature, flat: Mapping[str, torch.Tensor], multiples: Collection[str]
-) -> list[tuple[Place, list[Place], int]]:
-    """List what is known of the axes: each is so many times the sum of those that first carried its label's symbols.
+) -> list[tuple[InputAxis, list[InputAxis], int]]:
+    """List the relations between input axes: an axis, the axes that first have its label's symbols, and a factor.
 
-    That is once, but for the inputs among `multiples`.
+    The size of the axis is the sum of those axes times the factor, which is 1 except for the inputs in `multiples`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in flat.items()}
     sizes = solve(signature, shapes)
-    first: dict[str, Place] = {}
-    places = [((name, axis), label) for name, axes in signature.inputs.items() for axis, label in axes.items()]
-    for (name, axis), label in places:
+    first: dict[str, InputAxis] = {}
+    labeled = [((name, axis), label) for name, axes in signature.inputs.items() for axis, label in axes.items()]
+    for (name, axis), label in labeled:
         if label in sizes and shapes[name][axis] == sizes[label]:
             first.setdefault(label, (name, axis))
     relations = []
-    for (name, axis), label in places:
+    for (name, axis), label in labeled:
         symbols = symbols_of(label)
         known = [first[symbol] for symbol in symbols if symbol in first]
         total = sum(sizes.get(symbol, 0) for symbol in symbols)
@@ -116,7 +116,7 @@ def _relations(
     return relations
 
 
-def _state(relations: list[tuple[Place, list[Place], int]], flat: Mapping[str, torch.Tensor]) -> None:
+def _check_relations(relations: list[tuple[InputAxis, list[InputAxis], int]], flat: Mapping[str, torch.Tensor]) -> None:
     import torch
 
     for (name, axis), parts, times in relations:
@@ -125,7 +125,7 @@ def _state(relations: list[tuple[Place, list[Place], int]], flat: Mapping[str, t
 
 
 def _first_line(error: BaseException) -> str:
-    """Say in one line what was at the bottom of an error."""
+    """Return the first line of an error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

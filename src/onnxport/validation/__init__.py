@@ -1,4 +1,4 @@
-"""Prove a graph against its original, at shapes that it was never traced at."""
+"""Compare a graph's outputs with the original model's, also at sizes that it wasn't traced at."""
 
 from onnxport.validation._validate import validate
 from onnxport.validation.report import ValidationReport

@@ -1,4 +1,4 @@
-"""Repeat the validation of an exported directory against the checkpoint that it came from."""
+"""Repeat the validation of an exported directory against its checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.containment import inside
-from onnxport.errors import ValidationError
+from onnxport.errors import CorruptCheckpointError, ValidationError
 from onnxport.options import ExportOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
@@ -25,18 +25,18 @@ def validate(
     """Compare an exported directory with its original again.
 
     Args:
-        directory: what `onnxport.export` wrote.
-        reference: checkpoint to compare with. Without it, the one that the manifest names, where that is on this
-            machine: a path, or a snapshot in the hub's cache.
-        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's. Neither the
-            manifest's description nor its `trust_remote_code` is followed.
-        progress: called with the stage and the share that is done.
+        directory: an exported directory.
+        reference: checkpoint to compare with; defaults to the manifest's, if that is on this machine: a path, or a
+            snapshot in the hub's cache.
+        options: tolerances, level, and how the checkpoint is read; task and dtype are the manifest's. The manifest's
+            `description` and `trust_remote_code` are ignored.
+        progress: called with the stage and its completed fraction.
 
     Returns:
-        The report; nothing in the directory changes.
+        The report; the directory isn't modified.
 
     Raises:
-        CheckpointNotFoundError: the directory has no manifest, or lacks a graph; or what the manifest names isn't on
+        CheckpointNotFoundError: the directory has no manifest, or lacks a graph; or the manifest's checkpoint isn't on
             this machine.
         CheckpointError: the reference can't be read.
         UntrustedCodeError: the comparison would run code that the caller didn't name.
@@ -53,24 +53,29 @@ def validate(
 
     directory = Path(directory)
     manifest = open_manifest(directory)
-    given = options or ExportOptions()
-    was = manifest.options
-    last_logits = bool(was.get("last_logits"))
-    split_encoders = bool(was.get("split_encoders", was.get("towers")))  # its name until the manifest's format 2
-    chosen = replace(
-        given, task=manifest.task, dtype=was["dtype"], last_logits=last_logits, split_encoders=split_encoders
+    recorded = manifest.options
+    if "dtype" not in recorded:
+        raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: no dtype among its options; export again")
+    last_logits = bool(recorded.get("last_logits"))
+    split_encoders = bool(recorded.get("split_encoders", recorded.get("towers")))  # its name in manifests of format 1
+    requested = replace(
+        options or ExportOptions(),
+        task=manifest.task,
+        dtype=recorded["dtype"],
+        last_logits=last_logits,
+        split_encoders=split_encoders,
     )
-    original = choose_reference(directory, manifest, reference, chosen)
-    chosen = original.options
-    checkpoint = open_checkpoint(original.model, chosen.checkpoint)
-    subject = subject_of(checkpoint, chosen)
-    strategy = choose_strategy(checkpoint, chosen.validation, reducible=False)
+    original = choose_reference(directory, manifest, reference, requested)
+    options = original.options
+    checkpoint = open_checkpoint(original.model, options.checkpoint)
+    subject = subject_of(checkpoint, options)
+    strategy = choose_strategy(checkpoint, options.validation, reducible=False)
     reports = []
-    with original_model(checkpoint, subject.model_class, chosen.checkpoint, strategy) as (model, note):
-        for graph in describe_model(model, subject, chosen.graph).graphs:
+    with original_model(checkpoint, subject.model_class, options.checkpoint, strategy) as (model, note):
+        for graph in describe_model(model, subject, options.graph).graphs:
             file = inside(directory, _file_of(manifest, graph.name, directory))
             request = replace(request_for(graph, model, directory, strategy), file=file)
-            reports.append(prove(request, chosen.validate, tolerance_of(graph, chosen.validation), progress))
+            reports.append(prove(request, options.validate, tolerance_of(graph, options.validation), progress))
     return with_note(merged(reports), note)
 
 
@@ -83,4 +88,7 @@ def _file_of(manifest: Manifest, component: str, directory: Path) -> str:
     for described in manifest.components:
         if described.name == component:
             return described.file
-    raise ValidationError(f"{directory} has no component {component}, the reference model needs it")
+    raise ValidationError(
+        f"{directory} has no component {component}, which the reference model has; export it again, or name the "
+        "exported checkpoint with --reference"
+    )

@@ -1,4 +1,4 @@
-"""Compare what the original and the graph returned, one output at a time."""
+"""Compare an output of the original model with the graph's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: Tolerance) -> OutputDifference:
-    """Compare one output in shape, dtype and values.
+    """Compare an output's shape, dtype and values.
 
     NaN equals NaN and an infinity equals itself: a graph that reproduces them reproduces the original.
 
     Args:
         name: flat output name.
-        original: what PyTorch returned.
-        graph: what ONNX Runtime returned.
+        original: PyTorch's output.
+        graph: ONNX Runtime's output.
         tolerance: bounds, see `onnxport.description.tolerances`.
     """
     if original.shape != graph.shape:
@@ -37,8 +37,8 @@ def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: T
     difference = np.where(finite, np.abs(a - b, where=finite, out=np.zeros_like(a)), 0.0)
     magnitude = np.abs(np.where(finite, a, 0.0))
     max_abs = float(difference.max(initial=0.0))
-    telling = magnitude > tolerance.atol
-    max_rel = float((difference[telling] / magnitude[telling]).max(initial=0.0))
+    above_atol = magnitude > tolerance.atol
+    max_rel = float((difference[above_atol] / magnitude[above_atol]).max(initial=0.0))
     allowed = tolerance.atol + tolerance.rtol * float(magnitude.max(initial=0.0))
     problem = "" if max_abs <= allowed else f"differs by {max_abs:.3g}, allowed is {allowed:.3g}"
     return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem)

@@ -1,4 +1,4 @@
-"""Compare what was written with the checkpoint, tensor by tensor: the part of a validation that runs nothing."""
+"""Compare the written weights with the checkpoint, tensor by tensor: the part of a validation that runs no model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TensorDigests:
     """Count the tensors that were compared with the checkpoint.
 
     Attributes:
-        tensors: how many.
-        bytes: how many bytes they have.
-        sha256: digest over the name and the digest of each, sorted by name.
-        differing: names of those whose bytes differ.
+        tensors: number of tensors.
+        bytes: their total size in bytes.
+        sha256: digest over the name and the digest of each tensor, sorted by name.
+        differing: names of the tensors whose bytes differ.
     """
 
     tensors: int
@@ -38,12 +38,12 @@ class TensorDigests:
 
 
 def compare_tensors(plan: GraphPlan, graph: ir.Model, directory: Path) -> TensorDigests:
-    """Compare every large tensor in the files of a graph with its expression; one piece is in memory at a time.
+    """Compare every large tensor in the files of a graph with its expression, one chunk in memory at a time.
 
     Args:
-        plan: what was written.
+        plan: the plan of the written graph.
         graph: the graph, with its bound tensors.
-        directory: where it was written.
+        directory: the directory of the written graph.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed.
@@ -51,30 +51,30 @@ def compare_tensors(plan: GraphPlan, graph: ir.Model, directory: Path) -> Tensor
     """
     from onnxport.writing.protobuf import initializer_ranges
 
-    inside = initializer_ranges(directory / plan.graph_file)
-    whole, differing, count, size = hashlib.sha256(), [], 0, 0
+    ranges = initializer_ranges(directory / plan.graph_file)
+    total, differing, count, size = hashlib.sha256(), [], 0, 0
     for item in sorted(plan.tensors, key=lambda item: item.name):
         tensor = graph.graph.initializers[item.name].const_value
         if not isinstance(tensor, BoundTensor):
             continue
-        offset, nbytes = (item.offset, item.nbytes) if item.offset is not None else inside.get(item.name, (0, 0))
-        written = _digest(_bytes_of(directory / item.file, offset, nbytes))
-        if written != _digest(_bytes_made(tensor)):
+        offset, nbytes = (item.offset, item.nbytes) if item.offset is not None else ranges.get(item.name, (0, 0))
+        written = _digest(_file_chunks(directory / item.file, offset, nbytes))
+        if written != _digest(_expression_chunks(tensor)):
             differing.append(item.name)
-        whole.update(item.name.encode() + b"\0" + written)
+        total.update(item.name.encode() + b"\0" + written)
         count, size = count + 1, size + item.nbytes
-    return TensorDigests(count, size, whole.hexdigest(), tuple(differing))
+    return TensorDigests(count, size, total.hexdigest(), tuple(differing))
 
 
-def merged_digests(several: list[TensorDigests]) -> TensorDigests:
-    """Join what was compared in several graphs."""
-    if len(several) == 1:
-        return several[0]
+def merged_digests(digests: list[TensorDigests]) -> TensorDigests:
+    """Merge the digests of several graphs."""
+    if len(digests) == 1:
+        return digests[0]
     return TensorDigests(
-        sum(item.tensors for item in several),
-        sum(item.bytes for item in several),
-        hashlib.sha256("".join(item.sha256 for item in several).encode()).hexdigest(),
-        tuple(name for item in several for name in item.differing),
+        sum(item.tensors for item in digests),
+        sum(item.bytes for item in digests),
+        hashlib.sha256("".join(item.sha256 for item in digests).encode()).hexdigest(),
+        tuple(name for item in digests for name in item.differing),
     )
 
 
@@ -85,12 +85,12 @@ def _digest(chunks: Iterator[memoryview]) -> bytes:
     return digest.digest()
 
 
-def _bytes_made(tensor: BoundTensor) -> Iterator[memoryview]:
+def _expression_chunks(tensor: BoundTensor) -> Iterator[memoryview]:
     for chunk in tensor.expression.chunks(tensor.reader):
         yield chunk.view(np.uint8).data
 
 
-def _bytes_of(path: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
+def _file_chunks(path: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
     buffer = bytearray(min(_BUFFER, nbytes))
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Validate what an export has written, by the strategy that the memory allows."""
+"""Validate a written export, with the strategy that fits into memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from onnxport.validation.digests import compare_tensors, merged_digests
 from onnxport.validation.memory import Strategy, choose_strategy
 from onnxport.validation.original import original_model
 from onnxport.validation.prove import ProofRequest, prove
-from onnxport.validation.reduced import ReducedProof, at_reduced_depth, kept_layers, prove_reduced
+from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
 from onnxport.validation.report import ValidationReport, merged, with_note
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
@@ -39,10 +39,10 @@ def validate_export(
 
     Args:
         written: the export.
-        blueprint: the description of its graphs, and the graphs as they were traced.
-        original: the checkpoint, and the model that was described.
+        blueprint: the description of its graphs, and the traced graphs.
+        original: the checkpoint, and the described model.
         options: level, tolerances, memory, dtype.
-        report: called with the stage and the share that is done.
+        report: called with the stage and its completed fraction.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or has changed.
@@ -50,10 +50,10 @@ def validate_export(
     """
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=_is_reducible(blueprint))
     report("load the weights", None)
-    if strategy.kind == "reduced":
-        with _few_layers(written, blueprint, original, options, report) as few:
-            found = _validate_few(few, written, blueprint, original, options, report)
-        return with_note(found, strategy.note)
+    if strategy.name == "reduced":
+        with _reduced_model(written, blueprint, original, options, report) as reduced:
+            validation = _validate_reduced(reduced, written, blueprint, original, options, report)
+        return with_note(validation, strategy.note)
     reports, model_class = [], original.subject.model_class
     with original_model(original.checkpoint, model_class, options.checkpoint, strategy, original.draft) as (
         model,
@@ -64,33 +64,33 @@ def validate_export(
             request = request_for(graph, model, written.directory, strategy)
             tolerance = tolerance_of(graph, options.validation)
             try:
-                found = prove(request, options.validate, tolerance, report)
+                validation = prove(request, options.validate, tolerance, report)
             except NoKernelError as error:
-                found = _no_kernel(error, options.validation, tolerance)
-            reports.append(found)
+                validation = _skipped_without_kernel(error, options.validation, tolerance)
+            reports.append(validation)
     return with_note(merged(reports), note)
 
 
 def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path, strategy: Strategy) -> ProofRequest:
-    """Say what is validated of one graph.
+    """Return the request for the validation of one graph.
 
     Args:
         graph: its description, with the code for the model.
-        model: the original.
-        directory: where the graph is.
-        strategy: whether its weights stay on disk.
+        model: the original model.
+        directory: the directory of the graph.
+        strategy: the validation strategy, which determines whether the graph's weights stay on disk.
     """
     module, examples = graph.module_of(model), graph.code.examples
     return ProofRequest(
-        graph.name, directory / graph.file, module, examples, graph.sizes, mapped=strategy.kind != "whole"
+        graph.name, directory / graph.file, module, examples, graph.sizes, mapped=strategy.name != "whole"
     )
 
 
-def _no_kernel(error: NoKernelError, options: ValidationOptions, tolerance: Tolerance) -> ValidationReport:
-    """Report that nothing was compared.
+def _skipped_without_kernel(error: NoKernelError, options: ValidationOptions, tolerance: Tolerance) -> ValidationReport:
+    """Return the report of a validation that is skipped because ONNX Runtime lacks a kernel.
 
     Raises:
-        NoKernelError: the dtype isn't one that is known to have too few kernels.
+        NoKernelError: the dtype isn't bfloat16, for which ONNX Runtime is known to lack kernels.
     """
     if options.dtype != "bf16":
         raise error
@@ -99,7 +99,7 @@ def _no_kernel(error: NoKernelError, options: ValidationOptions, tolerance: Tole
 
 
 def _is_reducible(blueprint: Blueprint) -> bool:
-    """Say whether the graphs were traced of a model with few layers, all of them, and weights are read in parts."""
+    """Return whether all graphs were traced from the model with few layers, and weights can be read in parts."""
     depths = blueprint.trace.depths
     return (
         bool(blueprint.binding.files)
@@ -109,14 +109,14 @@ def _is_reducible(blueprint: Blueprint) -> bool:
 
 
 @dataclass(frozen=True)
-class _FewLayers:
-    """Hold the model that was traced, with real weights, and its graphs with the same.
+class _ReducedModel:
+    """Hold the traced model, which has few layers, with the checkpoint's weights, and its graphs.
 
     Attributes:
         model: the model.
-        directory: where its graphs are.
-        layers: names in the full model of the layers that it has.
-        depth: how many layers the full model has.
+        directory: the directory of its graphs, which have the same weights.
+        layers: names of its layers in the full model.
+        depth: number of layers of the full model.
     """
 
     model: PreTrainedModel
@@ -126,18 +126,18 @@ class _FewLayers:
 
 
 @contextmanager
-def _few_layers(
+def _reduced_model(
     written: Written, blueprint: Blueprint, original: Original, options: ExportOptions, report: Progress
-) -> Iterator[_FewLayers]:
-    """Give the model that was traced real weights, and write its graphs with the same, in a block."""
+) -> Iterator[_ReducedModel]:
+    """Yield the traced model with the checkpoint's weights, and its graphs with the same weights."""
     from onnxport.validation.on_demand import read_on_demand
 
     draft = original.make_draft(report)
     stacks = draft.reduction.stacks
-    kept = {stack.path: kept_layers(stack.traced, stack.full) for stack in stacks}
-    binding = at_reduced_depth(draft.bound.binding, kept)
-    names = tuple(f"{path}.{index}" for path, layers in kept.items() for index in layers)
-    beside = replace(options.output, external_data="always", weights="copy")
+    selected = {stack.path: select_layers(stack.traced, stack.full) for stack in stacks}
+    binding = at_reduced_depth(draft.bound.binding, selected)
+    names = tuple(f"{path}.{index}" for path, layers in selected.items() for index in layers)
+    external = replace(options.output, external_data="always", weights="copy")
     with (
         Reader(original.checkpoint.directory, binding.files) as reader,
         tempfile.TemporaryDirectory(dir=written.directory, prefix=".proof.") as name,
@@ -146,14 +146,14 @@ def _few_layers(
             graph = traced.graph.clone()
             finish(graph, keep_layout=options.weights == "link")
             bind_graph(graph, binding, reader, prefix=traced.prefix)
-            write_graph(plan_graph(graph, traced.file, beside), graph, Path(name), reader)
+            write_graph(plan_graph(graph, traced.file, external), graph, Path(name), reader)
         model = read_on_demand(draft.reduction.model, binding, reader)
-        yield _FewLayers(model, Path(name), names, sum(len(stack.full) for stack in stacks))
+        yield _ReducedModel(model, Path(name), names, sum(len(stack.full) for stack in stacks))
         reader.verify()
 
 
-def _validate_few(
-    few: _FewLayers,
+def _validate_reduced(
+    reduced: _ReducedModel,
     written: Written,
     blueprint: Blueprint,
     original: Original,
@@ -165,12 +165,13 @@ def _validate_few(
         report(f"compare the weights of {plan.graph_file}", None)
         compared.append(compare_tensors(plan, written.graphs.models[plan.graph_file], written.directory))
     digests, reports = merged_digests(compared), []
-    for graph in original.describe(blueprint.description, few.model).graphs:
+    for graph in original.describe(blueprint.description, reduced.model).graphs:
         tolerance = tolerance_of(graph, options.validation)
-        proof = ReducedProof(request_for(graph, few.model, few.directory, Strategy("reduced")), few.layers, few.depth)
+        request = request_for(graph, reduced.model, reduced.directory, Strategy("reduced"))
+        proof = ReducedProof(request, reduced.layers, reduced.depth)
         try:
-            found = prove_reduced(proof, digests, options.validate, tolerance, report)
+            validation = prove_reduced(proof, digests, options.validate, tolerance, report)
         except NoKernelError as error:
-            found = _no_kernel(error, options.validation, tolerance)
-        reports.append(found)
+            validation = _skipped_without_kernel(error, options.validation, tolerance)
+        reports.append(validation)
     return merged(reports)

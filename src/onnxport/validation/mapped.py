@@ -1,7 +1,7 @@
-"""Run a graph in ONNX Runtime with its weights mapped from disk, never copied into memory.
+"""Run a graph in ONNX Runtime with its weights memory-mapped, never copied into memory.
 
-By default ONNX Runtime copies weights when it pre-packs them, folds constants, casts fp16 weights ahead of their use,
-or parses them out of the graph's file. The options here avoid all four.
+By default ONNX Runtime copies weights when it pre-packs them, folds constants, casts fp16 weights long before their
+use, or parses them out of the graph's file. The options here avoid all four.
 """
 
 from __future__ import annotations

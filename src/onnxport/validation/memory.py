@@ -16,10 +16,10 @@ from onnxport.checkpoint.reading import ONNX_DTYPES
 from onnxport.checkpoint.safetensors import DTYPE_BITS, read_header
 from onnxport.options import ValidationOptions
 
-Kind = Literal["whole", "on disk", "reduced"]
+StrategyName = Literal["whole", "on disk", "reduced"]
 
 SHARE = 0.6
-"""Default share of the available memory that validation may use."""
+"""Default fraction of the available memory that validation may use."""
 MARGIN = 256 * 2**20
 """Bytes for inputs, activations, outputs, and the two runtimes without weights."""
 
@@ -27,7 +27,7 @@ _ITEM_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 _SESSION = {"fp32": 1.5, "fp16": 2.5, "bf16": 2.5}
 """Memory of a session relative to the size of the weights."""
 _UNLIMITED = 1 << 60
-"""Limits from this value on mean that a cgroup has none (version 1)."""
+"""A cgroup of version 1 with a limit of this value or more is unlimited."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Strategy:
     """How an export is validated.
 
     Attributes:
-        kind: `whole` loads the weights twice, in torch and in ONNX Runtime; `on disk` reads tensors on demand and maps
+        name: `whole` loads the weights twice, in torch and in ONNX Runtime; `on disk` reads tensors on demand and maps
             the graph's weights; `reduced` does the same for a model with few layers.
-        keep: bytes of the original's tensors that may stay in memory after their use.
+        cache_bytes: bytes of the original's tensors that may be cached after their use.
         note: note for the report; empty for `whole`.
     """
 
-    kind: Kind
-    keep: int = 0
+    name: StrategyName
+    cache_bytes: int = 0
     note: str = ""
 
 
@@ -67,7 +67,7 @@ def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reduc
     Args:
         checkpoint: the original.
         options: the memory limit in bytes, and the dtype, which determines the memory of a session.
-        reducible: whether the model can be validated with fewer layers; otherwise `on disk` is the last resort.
+        reducible: whether the model can be validated with fewer layers; otherwise `on disk` is the last choice.
     """
     budget = options.memory if options.memory is not None else int(SHARE * available_memory())
     return choose(weights_of(checkpoint, options), budget, options, reducible=reducible)
@@ -75,17 +75,17 @@ def choose_strategy(checkpoint: Checkpoint, options: ValidationOptions, *, reduc
 
 def choose(weights: Weights, budget: int, options: ValidationOptions, *, reducible: bool = True) -> Strategy:
     """Choose the first strategy that fits into `budget` bytes: `whole`, `on disk`, `reduced`."""
-    both = int(weights.total * (1 + _SESSION[options.dtype]))
-    whole = MARGIN + both
-    is_small = both <= MARGIN  # other memory dominates
-    if whole <= budget or is_small or not weights.on_disk:
+    weights_bytes = int(weights.total * (1 + _SESSION[options.dtype]))  # in torch and in ONNX Runtime
+    in_memory = MARGIN + weights_bytes
+    is_small = weights_bytes <= MARGIN  # other memory dominates
+    if in_memory <= budget or is_small or not weights.on_disk:
         return Strategy("whole")
-    one = MARGIN + 3 * weights.largest  # a tensor as stored, converted, and in ONNX Runtime
-    if one > budget and reducible:
-        need = f"{_text(one)} of memory are needed at least, and {_text(budget)} may be used"
-        return Strategy("reduced", 0, f"the whole model wasn't run: {need}")
-    note = f"weights were read from disk as they were used, because {_text(whole)} of memory would be needed otherwise"
-    return Strategy("on disk", max(0, budget - one), f"{note}, and {_text(budget)} may be used")
+    on_disk = MARGIN + 3 * weights.largest  # a tensor as stored, converted, and in ONNX Runtime
+    if on_disk > budget and reducible:
+        need = f"that needs at least {_text(on_disk)} of memory, and {_text(budget)} may be used"
+        return Strategy("reduced", 0, f"the full model wasn't run: {need}")
+    note = f"weights were read from disk on demand: in memory, they need {_text(in_memory)}"
+    return Strategy("on disk", max(0, budget - on_disk), f"{note}, and {_text(budget)} may be used")
 
 
 def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
@@ -102,12 +102,12 @@ def weights_of(checkpoint: Checkpoint, options: ValidationOptions) -> Weights:
     if checkpoint.quantization is not None:  # several elements, of at least 4 bits, are packed into an integer
         packed = {name: bits // 4 for name, bits in DTYPE_BITS.items() if name[0] in "IU"}
         counts = [count * packed.get(entry.dtype, 1) for count, entry in zip(counts, entries, strict=True)]
-    known = all(entry.dtype in ONNX_DTYPES for entry in entries)
+    has_onnx_dtypes = all(entry.dtype in ONNX_DTYPES for entry in entries)
     total, largest = sum(counts) * _ITEM_SIZE[options.dtype], 4 * max(counts, default=0)
-    if checkpoint.adapter is not None:  # the two factors of a weight are in memory too, in float32
+    if checkpoint.adapter is not None:  # the two LoRA matrices of a weight are in memory, too, in float32
         sizes = [math.prod(shape) for shape in checkpoint.adapter.shapes.values()]
         largest = max(largest, 4 * max(sizes)) + 8 * max(sizes)
-    return Weights(total, largest, on_disk=known)
+    return Weights(total, largest, on_disk=has_onnx_dtypes)
 
 
 def available_memory() -> int:
@@ -160,12 +160,12 @@ def _control_groups(root: Path) -> list[int]:
 def _unused(mount: Path, path: str, files: _GroupFiles) -> list[int]:
     """Return the unused bytes of a cgroup and its ancestors; in a container the group may be the mount itself."""
     group = Path(path.strip("/"))
-    found = []
+    unused = []
     for directory in dict.fromkeys((mount, *(mount / parent for parent in (group, *group.parents)))):
         limit, used = _integer(directory / files.limit), _integer(directory / files.used)
         if limit is not None and limit < _UNLIMITED:
-            found.append(limit - (used or 0) + _reclaimable(directory / "memory.stat", files.reclaimable))
-    return found
+            unused.append(limit - (used or 0) + _reclaimable(directory / "memory.stat", files.reclaimable))
+    return unused
 
 
 def _integer(path: Path) -> int | None:

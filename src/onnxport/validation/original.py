@@ -1,4 +1,4 @@
-"""Get the original to compare with: in memory, or with weights that stay on disk."""
+"""Load the original model for a comparison: in memory, or with weights that stay on disk."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def original_model(
     strategy: Strategy,
     draft: Draft | None = None,
 ) -> Iterator[tuple[PreTrainedModel, str]]:
-    """Give the original in a block.
+    """Yield the original model.
 
     Args:
-        checkpoint: where its weights are.
+        checkpoint: the checkpoint.
         model_class: a model class of Transformers.
-        options: dtype, device, whether code may run.
-        strategy: `whole` reads the weights at once; others read them on demand, and run on the CPU.
-        draft: what was made for tracing, if anything was. Where it has no weights, its model is given them.
+        options: dtype, device, `trust_remote_code`.
+        strategy: `whole` loads the weights into memory; others read them on demand, and run on the CPU.
+        draft: the draft that was created for tracing, if any; its model gets the weights if it has none.
 
     Yields:
         The model, and the note of the strategy for the report.
@@ -44,14 +44,14 @@ def original_model(
     from onnxport.loading.load import load_config, load_model
 
     bound = draft.bound if draft else None
-    if strategy.kind == "whole":
-        # A model that was traced may differ from the original: RWKV rescales its weights when it is run.
-        is_whole = bound is not None and not bound.binding.files
-        model = bound.model if bound and is_whole else load_model(checkpoint, model_class, options)
+    if strategy.name == "whole":
+        # A traced model may differ from the original: RWKV rescales its weights in its forward.
+        in_memory = bound is not None and not bound.binding.files
+        model = bound.model if bound and in_memory else load_model(checkpoint, model_class, options)
         yield model, strategy.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
-    if not bound.binding.files:  # all of it is in memory already
+    if not bound.binding.files:  # all weights are in memory already
         yield (
             bound.model,
             f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}",
@@ -60,5 +60,5 @@ def original_model(
     from onnxport.validation.on_demand import read_on_demand
 
     with Reader(checkpoint.directory, bound.binding.files) as reader:
-        yield read_on_demand(bound.model, bound.binding, reader, strategy.keep), strategy.note
+        yield read_on_demand(bound.model, bound.binding, reader, strategy.cache_bytes), strategy.note
         reader.verify()

@@ -1,4 +1,4 @@
-"""Run the original and the graph on the same inputs, at sizes that the graph was never traced at."""
+"""Compare the original's and the graph's outputs on the same inputs, also at sizes that weren't traced."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProofRequest:
-    """Name what is validated: a graph file and the model that it came from.
+    """Hold a graph file and the original model to compare it with.
 
     Attributes:
         name: the component's name.
         file: the graph.
         model: the original, a Transformers model in evaluation mode.
-        examples: where inputs come from; its signature has the graph's labels.
+        examples: generates the inputs; its signature has the graph's axis labels.
         traced: symbol to size at which the graph was traced.
-        mapped: whether ONNX Runtime leaves the graph's weights on disk.
+        mapped: whether ONNX Runtime memory-maps the graph's weights.
     """
 
     name: str
@@ -55,10 +55,10 @@ def prove(
         request: the graph and the original.
         level: `full` for every case, `quick` for the traced sizes alone.
         tolerance: bounds of the comparison.
-        progress: called with a stage and the share that is done.
+        progress: called with a stage and its completed fraction.
 
     Returns:
-        A report; it is failed where one output of one case differs.
+        The report; its status is `failed` if any output of any case differs.
 
     Raises:
         ValidationError: ONNX Runtime can't load or run the graph.
@@ -75,19 +75,19 @@ def prove(
 
 
 def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:
-    """Return the symbols on the axes of a graph's inputs."""
+    """Return the symbols of the dynamic axes of a graph's inputs."""
     labels = [dim for value in session.get_inputs() for dim in value.shape if isinstance(dim, str)]
     return {symbol for label in labels for symbol in symbols_of(label)}
 
 
 @dataclass(frozen=True)
 class _PlannedCase:
-    """Name the sizes of one run.
+    """Hold the sizes of one run.
 
     Attributes:
-        name: what it stands for.
+        name: name of the case.
         sizes: symbol to size.
-        padding: whether rows are padded.
+        padding: whether sequences are padded.
     """
 
     name: str
@@ -97,50 +97,52 @@ class _PlannedCase:
 
 @dataclass(frozen=True)
 class _CaseRule:
-    """Change the traced sizes.
+    """Derive the sizes of a case from the traced sizes.
 
     Attributes:
         name: name of the case.
-        changes: what a size counts, see `_counted`, to how it changes.
-        padding: whether rows are padded; only of a graph that takes a mask.
-        needs: what has to be counted by an axis that may vary; empty where the case makes sense for any graph.
+        changes: type of an axis, see `_axis_type`, to a function from the traced size to the case's.
+        padding: whether sequences are padded; such a case is only for graphs with an attention mask.
+        requires: type of a dynamic axis that the graph must have; empty if the case applies to every graph.
     """
 
     name: str
     changes: Mapping[str, Callable[[int], int]]
     padding: bool = False
-    needs: str = ""
+    requires: str = ""
 
 
 def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Iterator[_PlannedCase]:
-    """Yield the cases: the traced sizes, batch 1, odd lengths, padding, and no past where there is one."""
-    free = dynamic_symbols(session)
+    """Yield the cases: the traced sizes, batch 1, odd lengths, padding, and an empty past if the graph has one."""
+    dynamic = dynamic_symbols(session)
     inputs = [value.name for value in session.get_inputs()]
-    masked = any(name.endswith("attention_mask") for name in inputs)
+    has_mask = any(name.endswith("attention_mask") for name in inputs)
     traced = dict(request.traced)
     yield _PlannedCase("traced", traced)
     for rule in _CASES:
         first_step = rule.name == "no past" and "encoder_hidden_states" in inputs
-        changes = {**rule.changes, "known": rule.changes.get("past" if first_step else "encoder", _same)}
+        changes = {**rule.changes, "cross": rule.changes.get("past" if first_step else "encoder", _unchanged)}
         sizes = {
-            symbol: changes.get(_counted(symbol), _same)(size) for symbol, size in traced.items() if symbol in free
+            symbol: changes.get(_axis_type(symbol), _unchanged)(size)
+            for symbol, size in traced.items()
+            if symbol in dynamic
         }
-        is_possible = not rule.needs or any(_counted(symbol) == rule.needs for symbol in sizes)
-        if (masked or not rule.padding) and is_possible:
+        applies = not rule.requires or any(_axis_type(symbol) == rule.requires for symbol in sizes)
+        if (has_mask or not rule.padding) and applies:
             yield _PlannedCase(rule.name, {**traced, **sizes}, rule.padding)
 
 
-def _same(size: int) -> int:
+def _unchanged(size: int) -> int:
     return size
 
 
-def _counted(symbol: str) -> str:
-    """Return what the size of a symbol counts; `known` for the encoder's hidden states that are in the cache."""
+def _axis_type(symbol: str) -> str:
+    """Return the type of the axis with a symbol; `cross` for the encoder's sequence in cached cross-attention keys."""
     if symbol.startswith("past_encoder"):
-        return "known"
-    for counted in ("audio", "batch", "past", "decoder", "encoder", "sequence", "choice", "height", "width"):
-        if counted in symbol:
-            return counted
+        return "cross"
+    for axis_type in ("audio", "batch", "past", "decoder", "encoder", "sequence", "choice", "height", "width"):
+        if axis_type in symbol:
+            return axis_type
     return symbol
 
 
@@ -155,9 +157,9 @@ _OTHER_IMAGE = {"batch": lambda _: 1, "height": lambda size: size * 2, "width": 
 _CASES = (
     _CaseRule("batch 1", {"batch": lambda _: 1}),
     _CaseRule("odd lengths", _ODD),
-    _CaseRule("other image size", _OTHER_IMAGE, needs="height"),
+    _CaseRule("other image size", _OTHER_IMAGE, requires="height"),
     _CaseRule("padding", {**_LENGTHS_11, "batch": lambda _: 3}, padding=True),
-    _CaseRule("no past", {**_LENGTHS_11, "batch": lambda _: 3, "past": lambda _: 0}, needs="past"),
+    _CaseRule("no past", {**_LENGTHS_11, "batch": lambda _: 3, "past": lambda _: 0}, requires="past"),
 )
 
 
@@ -168,15 +170,17 @@ def _run_case(
     signature = request.examples.signature.for_inputs(layout.flat)
     sizes = solve(signature, {key: tuple(tensor.shape) for key, tensor in layout.flat.items()})
     try:
-        found = try_sizes(request.model, request.examples, layout)
+        tensors = try_sizes(request.model, request.examples, layout)
     except RefusedSizesError as error:
         if planned.name == "traced":
-            raise ValidationError(f"the original doesn't run on its own example inputs: {error}") from error
+            raise ValidationError(f"the original model fails on its example inputs: {error}") from error
         return Case(request.name, planned.name, sizes, (), f"the original refuses these sizes: {error}")
-    original = {name: to_array(tensor) for name, tensor in found.items()}
+    original = {name: to_array(tensor) for name, tensor in tensors.items()}
     try:
         graph = run_graph(session, layout)
     except runtime_errors() as error:
-        raise ValidationError(f"{request.file.name} doesn't run, {planned.name} ({sizes}): {error}") from error
+        raise ValidationError(
+            f"ONNX Runtime can't run {request.file.name}, {planned.name} ({sizes}): {error}"
+        ) from error
     outputs = tuple(compare(key, original[key], graph[key], tolerance) for key in graph)
     return Case(request.name, planned.name, sizes, outputs)

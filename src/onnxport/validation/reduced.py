@@ -1,8 +1,8 @@
-"""Validate what can be validated of a model that can't be run: every type of layer, and every tensor.
+"""Validate a model that is too large to run: every type of layer is run, and every tensor compared.
 
-A model with few layers, one of each type at least, with the checkpoint's own weights, is compared with the graph that
-was traced of it; and every tensor that was written is compared with the checkpoint's. That is less than a
-validation of the whole, so its status is `partial`, and the note has what is missing.
+A model with few layers, at least one of each type, and the checkpoint's weights is compared with the graph that was
+traced from it; and every written tensor is compared with the checkpoint. That is less than a validation of the full
+model, so its status is `partial`, and the note names what wasn't validated.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from onnxport.validation.report import Case, OutputDifference, ValidationReport
 
 @dataclass(frozen=True)
 class ReducedProof:
-    """Name what is validated in the place of a whole model.
+    """Hold the reduced model that is validated instead of the full model.
 
     Attributes:
-        request: the model with few layers and real weights, and its graph with the same tensors.
-        layers_validated: names in the full model of the layers that it has.
-        layers: how many the full model has.
+        request: the model with few layers and the checkpoint's weights, and its graph with the same weights.
+        layers_validated: names of its layers in the full model.
+        layers: number of layers of the full model.
     """
 
     request: ProofRequest
@@ -40,64 +40,64 @@ def prove_reduced(
     tolerance: Tolerance,
     progress: Progress | None = None,
 ) -> ValidationReport:
-    """Compare the reduced model with its graph, and judge it together with the tensors.
+    """Compare the reduced model with its graph, and report it together with the comparison of the tensors.
 
     Args:
         proof: see `ReducedProof`.
-        digests: of the tensors of the whole graph.
+        digests: the comparison of the full graph's tensors.
         level: `full` for every case, `quick` for the traced sizes alone.
         tolerance: bounds of the comparison.
-        progress: called with a stage and the share that is done.
+        progress: called with a stage and its completed fraction.
 
     Returns:
-        A report that is `partial`, or `failed` where an output or a tensor differs; never `passed`.
+        A report with the status `partial`, or `failed` if an output or a tensor differs; never `passed`.
 
     Raises:
         ValidationError: ONNX Runtime can't load or run the graph.
     """
-    found = prove(replace(proof.request, mapped=True), level, tolerance, progress)
-    cases = (*found.cases, *_tensor_case(proof.request.name, digests))
+    validation = prove(replace(proof.request, mapped=True), level, tolerance, progress)
+    cases = (*validation.cases, *_tensor_case(proof.request.name, digests))
     status = "partial" if all(case.passed for case in cases) else "failed"
-    return replace(found, status=status, cases=cases, note=_note(proof, digests))
+    return replace(validation, status=status, cases=cases, note=_note(proof, digests))
 
 
-def at_reduced_depth(binding: Binding, kept: Mapping[str, tuple[int, ...]]) -> Binding:
-    """Return the binding of a model that has only some layers of the full one, renumbered from zero.
+def at_reduced_depth(binding: Binding, selected: Mapping[str, tuple[int, ...]]) -> Binding:
+    """Return the binding of a model with some layers of the full model, which are renumbered from zero.
 
     Args:
-        binding: of the full model.
-        kept: name of a stack, such as `model.layers` → numbers of the layers that stay, in order.
+        binding: the binding of the full model.
+        selected: name of a layer stack, such as `model.layers`, to the indices of its selected layers, in order.
     """
     names: dict[str, str] = {}
     for name in (*binding.expressions, *binding.tied):
-        renamed = _renamed(name, kept)
+        renamed = _renamed(name, selected)
         if renamed is not None:
             names[name] = renamed
     tied: dict[str, str] = {}
-    expressions = {names[name]: made for name, made in binding.expressions.items() if name in names}
+    expressions = {names[name]: item for name, item in binding.expressions.items() if name in names}
     for name, other in binding.tied.items():
         if name not in names:
             continue
         if other in names:
             tied[names[name]] = names[other]
-        else:  # the layer that has the tensor is gone, and this one needs it
+        else:  # the layer with the tensor isn't selected
             expressions[names[name]] = binding.expressions[other]
     return replace(binding, expressions=expressions, tied=tied)
 
 
-def _renamed(name: str, kept: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return a parameter's name in the reduced model, None where its layer isn't there."""
-    for stack, layers in kept.items():
+def _renamed(name: str, selected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return a parameter's name in the reduced model; None if its layer isn't selected."""
+    for stack, layers in selected.items():
         if name.startswith(f"{stack}."):
-            number, _, rest = name[len(stack) + 1 :].partition(".")
-            if not number.isdigit():
+            index, _, rest = name[len(stack) + 1 :].partition(".")
+            if not index.isdigit():
                 return name
-            return f"{stack}.{layers.index(int(number))}.{rest}" if int(number) in layers else None
+            return f"{stack}.{layers.index(int(index))}.{rest}" if int(index) in layers else None
     return name
 
 
-def kept_layers(traced: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
-    """Choose for each traced layer one of the full model that is of the same type: the first, the second, ….
+def select_layers(traced: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
+    """Select for each traced layer a layer of the same type of the full model: the first, the second, ….
 
     Args:
         traced: type of each traced layer, see `tracing.reduction.TracedStack`.
@@ -108,19 +108,19 @@ def kept_layers(traced: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ..
 
 
 def _tensor_case(component: str, digests: TensorDigests) -> tuple[Case, ...]:
-    """Report tensors that differ as a case of their own."""
+    """Return a case with the tensors that differ; empty if there are none."""
     outputs = tuple(
-        OutputDifference(name, "", (), None, None, False, "what was written differs from the checkpoint")
+        OutputDifference(name, "", (), None, None, False, "the written tensor differs from the checkpoint's")
         for name in digests.differing
     )
     return (Case(component, "tensors", {}, outputs),) if outputs else ()
 
 
 def _note(proof: ReducedProof, digests: TensorDigests) -> str:
-    same = digests.tensors - len(digests.differing)
+    identical = digests.tensors - len(digests.differing)
     return (
         f"validated: {len(proof.layers_validated)} of {proof.layers} layers ({', '.join(proof.layers_validated)}), "
-        f"among them each type of layer, run with their own weights; and {same} of {digests.tensors} weights "
-        f"({digests.bytes} bytes, SHA-256 {digests.sha256}), byte for byte those of the checkpoint. Not validated: "
-        "what the whole model returns, which wasn't run"
+        f"including each type of layer, run with the checkpoint's weights; and {identical} of {digests.tensors} "
+        f"weights ({digests.bytes} bytes, SHA-256 {digests.sha256}), byte for byte those of the checkpoint. Not "
+        "validated: the outputs of the full model, which wasn't run"
     )

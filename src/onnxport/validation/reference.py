@@ -1,7 +1,8 @@
-"""Choose what an exported directory is compared with: what the caller names, else what its manifest does.
+"""Choose the checkpoint to compare an exported directory with: the caller's, or by default the manifest's.
 
-Whoever wrote the directory wrote the manifest. What it names is read where it is on this machine; but no file that it
-names is run, and nothing is fetched for it: for both, the caller names the file or the repository.
+The manifest isn't trusted: its author is the author of the directory. The checkpoint that it names is read if it is on
+this machine, but no code that it names is run, and nothing is downloaded: for both, the caller has to name the file or
+the repository.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Reference:
-    """Name a checkpoint and how it is read.
+    """Hold a checkpoint and the options to read it.
 
     Attributes:
-        model: directory or file; or what the caller named, which may be a repository of the hub.
-        options: with the adapter, the framework and the description that belong to it.
+        model: directory or file; or the caller's checkpoint, which may be a repository of the hub.
+        options: with the adapter, the framework and the description of the checkpoint.
     """
 
     model: str | Path
@@ -40,13 +41,13 @@ def choose_reference(directory: Path, manifest: Manifest, named: str | None, opt
     Args:
         directory: the exported directory, for messages.
         manifest: its manifest, which isn't trusted.
-        named: the checkpoint that the caller names; None for the manifest's.
-        options: what the caller chose; `description` and `adapter` are of his own choice, too.
+        named: the caller's checkpoint; None for the manifest's.
+        options: the caller's options, including `description` and `adapter`.
 
     Raises:
-        UntrustedCodeError: the directory was exported with `--description`, and the caller names no such file.
-        OptionError: code may run, and the caller doesn't say whose.
-        CheckpointNotFoundError: what the manifest names isn't on this machine.
+        UntrustedCodeError: the directory was exported with `--description`, and the caller passes no such file.
+        OptionError: `trust_remote_code` is set, and the caller names no checkpoint.
+        CheckpointNotFoundError: the manifest's checkpoint or adapter isn't on this machine.
         CorruptCheckpointError: the manifest names no checkpoint.
     """
     described = manifest.options.get("description")
@@ -65,13 +66,13 @@ def choose_reference(directory: Path, manifest: Manifest, named: str | None, opt
         )
     if options.trust_remote_code:
         raise OptionError(
-            f"--trust-remote-code lets code of the original run, and only the manifest of {directory} names it "
+            f"--trust-remote-code runs code of the original, and only the manifest of {directory} names it "
             f"({recorded!r}); name it yourself, if you trust it: --reference {_argument(recorded)}"
         )
     revision = options.revision or manifest.source.get("revision")
-    model = _on_this_machine(recorded, revision, options)
+    model = _find_locally(recorded, revision, options)
     if model is None:
-        raise _not_here(directory, recorded, revision, "--reference")
+        raise _not_found_error(directory, recorded, revision, "--reference")
     framework = options.framework or manifest.options.get("framework")
     return Reference(model, replace(options, framework=framework, adapter=_adapter(directory, manifest, options)))
 
@@ -82,14 +83,14 @@ def _adapter(directory: Path, manifest: Manifest, options: ExportOptions) -> str
         return options.adapter
     source = manifest.source.get("adapter")
     revision = source.get("revision") if isinstance(source, dict) else None
-    found = _on_this_machine(recorded, revision, options) if isinstance(recorded, str) else None
+    found = _find_locally(recorded, revision, options) if isinstance(recorded, str) else None
     if found is None:
-        raise _not_here(directory, recorded, revision, "--adapter")
+        raise _not_found_error(directory, recorded, revision, "--adapter")
     return str(found)
 
 
-def _on_this_machine(recorded: str, revision: Any, options: ExportOptions) -> Path | None:
-    """Return the path that a manifest names, or the snapshot in the hub's cache; None where it is neither."""
+def _find_locally(recorded: str, revision: Any, options: ExportOptions) -> Path | None:
+    """Return the path of a manifest's checkpoint, or its snapshot in the hub's cache; None if neither exists."""
     path = Path(os.path.expanduser(recorded))
     if path.exists():
         return path
@@ -98,20 +99,20 @@ def _on_this_machine(recorded: str, revision: Any, options: ExportOptions) -> Pa
     return find_snapshot(recorded, revision, options.checkpoint)
 
 
-def _not_here(directory: Path, recorded: Any, revision: Any, flag: str) -> CheckpointNotFoundError:
-    what = "the original" if flag == "--reference" else "the adapter"
+def _not_found_error(directory: Path, recorded: Any, revision: Any, flag: str) -> CheckpointNotFoundError:
+    role = "the original" if flag == "--reference" else "the adapter"
     if revision is None:
         return CheckpointNotFoundError(
-            f"{directory} names {what} {recorded!r}, and there is no such path here; name it with {flag}"
+            f"{directory} names {role} {recorded!r}, and no such path exists; name it with {flag}"
         )
     return CheckpointNotFoundError(
-        f"{directory} names {what} {recorded!r} at revision {revision!r}, a repository of the hub that isn't in its "
-        f"cache; it is fetched if you name it: {flag} {_argument(recorded)}"
+        f"{directory} names {role} {recorded!r} at revision {revision!r}, a repository of the hub that isn't in its "
+        f"cache; it is downloaded if you name it: {flag} {_argument(recorded)}"
         + (f" --revision {_argument(revision)}" if flag == "--reference" else "")
     )
 
 
 def _argument(value: Any) -> str:
-    """Return a value of the manifest as an argument of a command that can be copied to a shell."""
+    """Return a value of the manifest as a quoted argument of a shell command."""
     text = str(value)
     return shlex.quote(text) if text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""What a validation found, as values that the manifest keeps and the CLI prints."""
+"""The report of a validation, which the manifest stores and the CLI prints."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """Compare one output at one case.
+    """Hold the comparison of one output in one case.
 
     Attributes:
         name: flat output name.
-        dtype: dtype that ONNX Runtime returned.
-        shape: shape that ONNX Runtime returned.
-        max_abs: largest absolute difference over all elements; None where the values can't be compared.
+        dtype: dtype of ONNX Runtime's output.
+        shape: shape of ONNX Runtime's output.
+        max_abs: largest absolute difference over all elements; None if the values can't be compared.
         max_rel: largest difference relative to the original's element, over elements whose magnitude is above the
             absolute tolerance.
         passed: whether shape, dtype and values agree.
-        problem: what disagrees, empty where it passed.
+        problem: the difference; empty if it passed.
     """
 
     name: str
@@ -34,14 +34,14 @@ class OutputDifference:
 
 @dataclass(frozen=True)
 class Case:
-    """Report one combination of sizes.
+    """Hold the comparison of all outputs at one combination of sizes.
 
     Attributes:
         component: the graph that was run.
-        name: what the case stands for, such as `batch 1`.
+        name: name of the case, such as `batch 1`.
         sizes: symbol to size.
         outputs: the comparison of every output.
-        note: why the case proves nothing (the original itself refuses these sizes), empty where it ran.
+        note: why nothing was compared (the original model doesn't support these sizes); empty if it ran.
     """
 
     component: str
@@ -58,16 +58,16 @@ class Case:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Report a validation.
+    """Hold the results of a validation.
 
     Attributes:
-        status: `passed`; `failed`; `partial` where only a part could be run, and that passed; or `skipped`.
-        level: the level that was asked for.
+        status: `passed`; `failed`; `partial` if only a reduced model could be run, and it passed; or `skipped`.
+        level: the requested level.
         atol: absolute tolerance.
         rtol: relative tolerance.
         cases: every case that was run.
-        note: what was and wasn't validated where the status is `partial`, why nothing was run where it is `skipped`,
-            and how it was run where the weights weren't in memory.
+        note: what was and wasn't validated if the status is `partial`, why nothing was run if it is `skipped`, and the
+            strategy if the weights weren't in memory.
     """
 
     status: str
@@ -94,7 +94,7 @@ class ValidationReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ValidationReport:
-        """Read a report back from what `to_dict` gave."""
+        """Build a report from the result of `to_dict`."""
         cases = tuple(
             Case(**{**case, "outputs": tuple(_difference(output) for output in case["outputs"])})
             for case in values.get("cases", ())
@@ -103,10 +103,10 @@ class ValidationReport:
 
 
 def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
-    """Join the reports of several graphs; the worst status and the widest tolerance stand for all."""
-    found = {report.status for report in reports}
+    """Merge the reports of several graphs, with the worst status and the largest tolerances."""
+    statuses = {report.status for report in reports}
     return ValidationReport(
-        next(status for status in ("failed", "skipped", "partial", "passed") if status in found),
+        next(status for status in ("failed", "skipped", "partial", "passed") if status in statuses),
         reports[0].level,
         max(report.atol for report in reports),
         max(report.rtol for report in reports),
@@ -116,7 +116,7 @@ def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
 
 
 def with_note(report: ValidationReport, note: str) -> ValidationReport:
-    """Put a note before the report's own."""
+    """Return the report with a note before its note."""
     return replace(report, note="; ".join(text for text in (note, report.note) if text))
 
 

@@ -23,12 +23,12 @@ def open_session(file: Path, *, few_runs: bool = False) -> onnxruntime.Inference
 
     Args:
         file: the graph.
-        few_runs: leave weights as they are stored. For a Llama with 0.55 B parameters, packing them for faster products
-            costs 2.2 s and their size again, and saves 0.1 s in each short run.
+        few_runs: disable pre-packing of weights. For a Llama with 0.55 B parameters, pre-packing takes 2.2 s and the
+            size of the weights again in memory, and saves 0.1 s in each short run.
 
     Raises:
         CheckpointError: a file is truncated, damaged or lacking.
-        ValidationError: ONNX Runtime refuses the graph.
+        ValidationError: ONNX Runtime can't load the graph; `NoKernelError` if it lacks a kernel.
     """
     import onnxruntime
 
@@ -40,19 +40,21 @@ def open_session(file: Path, *, few_runs: bool = False) -> onnxruntime.Inference
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except runtime_errors() as error:
         check_graph(file)
-        kind = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
-        raise kind(f"ONNX Runtime can't load {file.name}: {error}") from error
+        error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
+        raise error_type(f"ONNX Runtime can't load {file.name}: {error}") from error
 
 
 def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str, NDArray[Any]]:
-    """Run a graph on flat inputs and return its outputs by name; inputs that the graph lacks are left out.
+    """Run a graph on flat inputs and return its outputs by name; names that the graph lacks are ignored.
 
     Raises:
-        ValidationError: the graph takes an input that isn't given.
+        ValidationError: an input of the graph is missing.
     """
     missing = [value.name for value in session.get_inputs() if value.name not in layout.flat]
     if missing:
-        raise ValidationError(f"the graph takes {', '.join(missing)}, and its original takes {', '.join(layout.flat)}")
+        raise ValidationError(
+            f"the graph requires the inputs {', '.join(missing)}, and the original's are {', '.join(layout.flat)}"
+        )
     feed = {}
     for value in session.get_inputs():
         array = to_array(layout.flat[value.name])

@@ -1,6 +1,6 @@
 """Expressions with arithmetic, in float32: merged LoRA updates and dequantized weights.
 
-Results are computed some rows at a time where the operands are stored in row-major order.
+Results are computed in blocks of rows if the operands are stored in row-major order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnxport.weights.expressions import CHUNK, Array, Cast, Expression, Reads, 
 
 
 class _Rows(Expression):
-    """A float32 matrix that is computed some rows at a time."""
+    """A float32 matrix that is computed in blocks of rows."""
 
     @property
     def dtype(self) -> ir.DataType:
@@ -24,7 +24,7 @@ class _Rows(Expression):
         return ir.DataType.FLOAT
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield the rows in order, some at a time, as arrays that are valid until the next is requested."""
+        """Yield the rows in order, in blocks that are valid until the next is requested."""
         raise NotImplementedError
 
     def fill(self, out: Array, reader: Reads) -> None:
@@ -40,7 +40,7 @@ class _Rows(Expression):
             yield block.reshape(-1)
 
     def strips(self, reader: Reads) -> Iterator[Array]:
-        """Yield the rows, some at a time."""
+        """Yield the rows in blocks."""
         return self.row_blocks(reader)
 
 
@@ -71,7 +71,7 @@ class LowRank(_Rows):
         return (self.operand, self.up, self.down)
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield the rows in order, some at a time."""
+        """Yield the rows in order, in blocks."""
         up = _as_float32(self.up.evaluate(reader)) * np.float32(self.scale)
         down = _as_float32(self.down.evaluate(reader))
         start = 0
@@ -106,12 +106,12 @@ class Rescaled(_Rows):
         return (self.operand, self.norms)
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield the rows in order, some at a time."""
+        """Yield the rows in order, in blocks."""
         norms = _as_float32(self.norms.evaluate(reader))
         start = 0
         for block in _row_blocks(self.operand, reader):
-            target = norms[start : start + len(block)]
-            yield block * (target / np.linalg.norm(block, axis=1))[:, None]
+            target_norms = norms[start : start + len(block)]
+            yield block * (target_norms / np.linalg.norm(block, axis=1))[:, None]
             start += len(block)
 
 
@@ -169,9 +169,9 @@ class Product(Expression):
         step = max(1, CHUNK * size // self.size)
         for start in range(0, size, step):
             stop = min(size, start + step)
-            part = _cut(self.operand, axis, start, stop).evaluate(reader)
-            whole = factor.shape[axis] != size
-            yield np.multiply(part, factor if whole else factor[(slice(None),) * axis + (slice(start, stop),)])
+            block = _cut(self.operand, axis, start, stop).evaluate(reader)
+            is_broadcast = factor.shape[axis] != size
+            yield np.multiply(block, factor if is_broadcast else factor[(slice(None),) * axis + (slice(start, stop),)])
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Mxfp4(_Rows):
     """A dequantized MXFP4 tensor: 4-bit elements, two in a byte, with one shared exponent per block of 32.
 
     MXFP4 is defined in the OCP Microscaling Formats specification 1.0 (2023), section 5.2: elements E2M1, scales E8M0.
-    The element in the lower half of a byte comes first.
+    The element in the lower four bits of a byte comes first.
 
     Attributes:
         blocks: packed elements, uint8 `[..., blocks, bytes per block]`.
@@ -219,7 +219,7 @@ class Mxfp4(_Rows):
         return np.ldexp(out, exponents[:, :, None], out=out).reshape(stop - start, -1)
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
-        """Yield the rows in order, some at a time."""
+        """Yield the rows in order, in blocks."""
         columns = self.shape[-1]
         rows = self.size // max(1, columns)
         step = max(1, CHUNK // max(1, columns))
@@ -236,23 +236,23 @@ def _flat(operand: Expression, columns: int) -> Expression:
 
 
 def _cut(operand: Expression, axis: int, start: int, stop: int) -> Expression:
-    """Slice an axis, before a cast, so that less is cast and read."""
+    """Slice an axis, below a cast, so that fewer elements are cast and read."""
     if isinstance(operand, Cast):
         return Cast(_cut(operand.operand, axis, start, stop), operand.to)
     return Slice(operand, axis, start, stop)
 
 
 def _row_blocks(operand: Expression, reader: Reads) -> Iterator[Array]:
-    """Yield the rows of a matrix, some at a time, as arrays that must not be modified."""
+    """Yield the rows of a matrix in blocks, which must not be modified."""
     if isinstance(operand, _Rows):
         yield from operand.row_blocks(reader)
         return
     rows, columns = operand.shape
     step = max(1, CHUNK // max(1, columns))
-    whole = None if operand.contiguous is not None else operand.evaluate(reader)
+    matrix = None if operand.contiguous is not None else operand.evaluate(reader)
     for start in range(0, rows, step):
         stop = min(rows, start + step)
-        yield Slice(operand, 0, start, stop).evaluate(reader) if whole is None else whole[start:stop]
+        yield Slice(operand, 0, start, stop).evaluate(reader) if matrix is None else matrix[start:stop]
 
 
 def _as_float32(array: Array) -> Array:

@@ -31,8 +31,8 @@ from onnxport.weights.expressions import (
 MAX_JSON_BYTES = 1 << 24
 """Maximum size in bytes of an in-memory array in JSON."""
 
-_COMPARED = 1 << 22
-"""Elements compared at once."""
+_COMPARED_ELEMENTS = 1 << 22
+"""Elements that are compared at once."""
 
 
 def cast(operand: Expression, to: ir.DataType) -> Expression:
@@ -96,7 +96,7 @@ def cut(operand: Expression, axis: int, start: int, stop: int, step: int = 1) ->
         raise ValueError(f"{start}:{stop}:{step} isn't inside axis {axis} of {list(operand.shape)}")
     if start == 0 and stop == operand.shape[axis] and step == 1:
         return operand
-    if isinstance(operand, Cast):  # so that less is cast and read
+    if isinstance(operand, Cast):  # so that fewer elements are cast and read
         return Cast(cut(operand.operand, axis, start, stop, step), operand.to)
     if isinstance(operand, LowRank) and axis == 0:
         up = cut(operand.up, 0, start, stop, step)
@@ -110,15 +110,15 @@ def concatenate(parts: Sequence[Expression], axis: int) -> Expression:
     """Concatenate tensors along an axis.
 
     Raises:
-        ValueError: there are none, or their dtypes or the sizes of another axis differ.
+        ValueError: `parts` is empty, or their dtypes or the sizes of another axis differ.
     """
     if not parts:
         raise ValueError("nothing to concatenate")
     rest = {(part.dtype, part.shape[:axis], part.shape[axis + 1 :]) for part in parts}
     if len(rest) != 1:
         raise ValueError(f"tensors of {[list(part.shape) for part in parts]} can't be concatenated along axis {axis}")
-    filled = [part for part in parts if part.shape[axis]]
-    return filled[0] if len(filled) == 1 else Concatenate(axis, tuple(filled or parts[:1]))
+    non_empty = [part for part in parts if part.shape[axis]]
+    return non_empty[0] if len(non_empty) == 1 else Concatenate(axis, tuple(non_empty or parts[:1]))
 
 
 def low_rank(operand: Expression, up: Expression, down: Expression, scale: float) -> Expression:
@@ -128,8 +128,8 @@ def low_rank(operand: Expression, up: Expression, down: Expression, scale: float
         TypeError: a matrix can't be cast to float32.
         ValueError: the shapes don't match.
     """
-    for part in (operand, up, down):
-        _check_float(part)
+    for matrix in (operand, up, down):
+        _check_float(matrix)
     shapes = (operand.shape, up.shape, down.shape)
     if [len(shape) for shape in shapes] != [2, 2, 2] or (up.shape[0], down.shape[1]) != operand.shape:
         raise ValueError(
@@ -191,12 +191,12 @@ def _check_float(operand: Expression) -> None:
 
 
 def uncast(operand: Expression) -> Expression:
-    """Return an expression without its casts: its values in the checkpoint's dtype."""
+    """Return an expression without its casts, with its values in the checkpoint's dtype."""
     if isinstance(operand, Cast):
         return uncast(operand.operand)
     try:
         return rebuilt(operand, [uncast(child) for child in operand.children])
-    except (TypeError, ValueError):  # operands whose dtypes only agree after the casts
+    except (TypeError, ValueError):  # the operands' dtypes agree only after the casts
         return operand
 
 
@@ -229,7 +229,7 @@ def equal_values(one: Expression, other: Expression, reader: Reads) -> bool:
     rows = one.shape[0] if one.shape else 0
     if not rows or isinstance(one, Concatenate) or isinstance(other, Concatenate):
         return bool((one.evaluate(reader) == other.evaluate(reader)).all())
-    step = max(1, _COMPARED * rows // max(1, one.size))
+    step = max(1, _COMPARED_ELEMENTS * rows // max(1, one.size))
     for start in range(0, rows, step):
         stop = min(rows, start + step)
         if not (cut(one, 0, start, stop).evaluate(reader) == cut(other, 0, start, stop).evaluate(reader)).all():
@@ -291,10 +291,10 @@ def from_json(value: Mapping[str, Any]) -> Expression:
 
 def _stored(items: list[Any]) -> Expression:
     file, key, dtype, shape, begin, end = items
-    found = Stored(file, key, ir.DataType[dtype], _sizes(shape), int(begin), int(end))
-    if found.end - found.begin != found.nbytes:
-        raise ValueError(f"{key!r} has {found.end - found.begin} bytes, not the {found.nbytes} of its shape")
-    return found
+    tensor = Stored(file, key, ir.DataType[dtype], _sizes(shape), int(begin), int(end))
+    if tensor.end - tensor.begin != tensor.nbytes:
+        raise ValueError(f"{key!r} has {tensor.end - tensor.begin} bytes, not the {tensor.nbytes} of its shape")
+    return tensor
 
 
 def _in_memory(items: list[Any]) -> Expression:

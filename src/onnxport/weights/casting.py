@@ -1,6 +1,6 @@
 """Cast arrays with torch's rounding: to nearest, ties to even, wider types through float32.
 
-ml_dtypes casts element by element; between float32 and bfloat16 the same is computed here with integers, in blocks.
+ml_dtypes casts element by element; casts between float32 and bfloat16 are computed here with integers, in blocks.
 """
 
 from __future__ import annotations

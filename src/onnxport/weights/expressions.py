@@ -2,7 +2,7 @@
 
 Expressions are immutable values that can be compared, serialized as JSON, and evaluated with a reader of the
 checkpoint. The language is deliberately small: `recording.py` translates torch operations into it, and a model that
-needs others is loaded eagerly.
+requires other operations is loaded eagerly.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Reads(Protocol):
 
 
 class Expression:
-    """A tensor computed from others; the subclasses are frozen dataclasses."""
+    """A tensor computed from other tensors; the subclasses are frozen dataclasses."""
 
     @property
     def dtype(self) -> ir.DataType:
@@ -87,7 +87,7 @@ class Expression:
     def evaluate(self, reader: Reads) -> Array:
         """Return the values as a new array.
 
-        At most one tensor of the checkpoint is in memory beside the result, also for transposes and slices.
+        In addition to the result, at most one tensor of the checkpoint is in memory, also for transposes and slices.
         """
         if self.contiguous is not None:
             return reader.read(self.contiguous).view(self.dtype.numpy()).reshape(self.shape)
@@ -102,32 +102,32 @@ class Expression:
     def chunks(self, reader: Reads) -> Iterator[Array]:
         """Yield the values in row-major order as one-dimensional arrays, each valid until the next is requested.
 
-        Values that are read in their stored order are never in memory as a whole.
+        Values that are read in their stored order are never in memory all at once.
         """
-        where, dtype = self.contiguous, self.dtype.numpy()
-        if where is None:
+        stored, dtype = self.contiguous, self.dtype.numpy()
+        if stored is None:
             yield np.ascontiguousarray(self.evaluate(reader)).reshape(-1)
             return
         step = CHUNK * dtype.itemsize
-        for start in range(0, where.nbytes, step):
-            part = ByteRange(where.file, where.offset + start, min(step, where.nbytes - start))
-            yield reader.read(part).view(dtype)
+        for start in range(0, stored.nbytes, step):
+            chunk = ByteRange(stored.file, stored.offset + start, min(step, stored.nbytes - start))
+            yield reader.read(chunk).view(dtype)
 
     def strips(self, reader: Reads) -> Iterator[Array]:
         """Yield the rows of a matrix, up to `STRIP` at a time.
 
-        Transposes are written fastest from these. Rows that are stored contiguously are read one strip at a time.
+        Writing a transpose is fastest in strips. Rows that are stored contiguously are read one strip at a time.
         """
-        where, (rows, columns) = self.contiguous, self.shape
-        if where is None:
-            whole = self.evaluate(reader)
-            yield from (whole[start : start + STRIP] for start in range(0, rows, STRIP))
+        stored, (rows, columns) = self.contiguous, self.shape
+        if stored is None:
+            matrix = self.evaluate(reader)
+            yield from (matrix[start : start + STRIP] for start in range(0, rows, STRIP))
             return
-        width = where.nbytes // max(1, rows)
+        row_bytes = stored.nbytes // max(1, rows)
         for start in range(0, rows, STRIP):
             count = min(STRIP, rows - start)
-            part = ByteRange(where.file, where.offset + start * width, count * width)
-            yield reader.read(part).view(self.dtype.numpy()).reshape(count, columns)
+            strip = ByteRange(stored.file, stored.offset + start * row_bytes, count * row_bytes)
+            yield reader.read(strip).view(self.dtype.numpy()).reshape(count, columns)
 
     def stored(self) -> Iterator[Stored]:
         """Yield the checkpoint tensors that the expression refers to, in order."""
@@ -246,12 +246,12 @@ class Cast(_Unary):
         out = np.empty(min(CHUNK, self.size), self.dtype.numpy())
         for chunk in self.operand.chunks(reader):
             for start in range(0, chunk.size, CHUNK):
-                part = chunk[start : start + CHUNK]
-                cast_into(part, out[: part.size])
-                yield out[: part.size]
+                block = chunk[start : start + CHUNK]
+                cast_into(block, out[: block.size])
+                yield out[: block.size]
 
     def strips(self, reader: Reads) -> Iterator[Array]:
-        """Yield the rows, some at a time."""
+        """Yield the rows in strips."""
         for strip in self.operand.strips(reader):
             out = np.empty(strip.shape, self.dtype.numpy())
             cast_into(strip, out)
@@ -322,7 +322,7 @@ class Reshape(_Unary):
 
 @dataclass(frozen=True)
 class Slice(_Unary):
-    """Every `step`-th element of an axis, from `start` up to `stop`.
+    """Every `step`-th element of an axis, from `start` to `stop`, exclusive.
 
     Attributes:
         operand: the tensor to slice.
@@ -350,11 +350,11 @@ class Slice(_Unary):
         copy_into(self.operand.evaluate(reader)[index], out)
 
     def _contiguous(self) -> ByteRange | None:
-        whole = self.operand.contiguous
-        if whole is None or self.step != 1 or math.prod(self.operand.shape[: self.axis]) != 1:
+        stored = self.operand.contiguous
+        if stored is None or self.step != 1 or math.prod(self.operand.shape[: self.axis]) != 1:
             return None
-        each = whole.nbytes // max(1, self.operand.shape[self.axis])
-        return ByteRange(whole.file, whole.offset + self.start * each, (self.stop - self.start) * each)
+        stride = stored.nbytes // max(1, self.operand.shape[self.axis])
+        return ByteRange(stored.file, stored.offset + self.start * stride, (self.stop - self.start) * stride)
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ class Concatenate(Expression):
         return self.parts
 
     def fill(self, out: Array, reader: Reads) -> None:
-        """Write the values into an array, one part at a time."""
+        """Write the values into an array, one operand at a time."""
         start = 0
         for part in self.parts:
             stop = start + part.shape[self.axis]

@@ -19,13 +19,13 @@ class ParameterTensor(ir.LazyTensor):
         name: the parameter's full name, such as `model.layers.3.mlp.up_proj.weight`.
         dtype: data type of the elements.
         shape: the shape, after `axes` is applied.
-        axes: permutation of the model's parameter, as in `numpy.transpose`; None for none.
+        axes: permutation of the axes of the model's parameter, as in `numpy.transpose`; None for no permutation.
     """
 
     def __init__(
         self, name: str, dtype: ir.DataType, shape: Iterable[int], axes: tuple[int, ...] | None = None
     ) -> None:
-        super().__init__(self._refuse, dtype, frozen_shape(shape), name=name)
+        super().__init__(self._raise_unbound, dtype, frozen_shape(shape), name=name)
         self.axes = axes
 
     def transposed(self) -> ParameterTensor:
@@ -34,7 +34,7 @@ class ParameterTensor(ir.LazyTensor):
         axes = self.axes or tuple(range(rank))
         return ParameterTensor(str(self.name), self.dtype, tuple(self.shape.numpy())[::-1], axes[::-1])
 
-    def _refuse(self) -> NoReturn:
+    def _raise_unbound(self) -> NoReturn:
         raise TypeError(
             f"parameter {self.name!r} ({self._printable_type_shape()}) has no data: the graph isn't bound to a "
             "checkpoint. Passes over unbound graphs must not read parameters; bind_graph assigns their data"

@@ -1,8 +1,8 @@
-"""Tensors without data that record operations as expressions; Transformers' loader gets them instead of tensors.
+"""Tensors without data that record operations as expressions; they are passed to Transformers' loader.
 
 The loader of Transformers 5 uses threads, and a torch dispatch mode is thread-local; a Tensor subclass intercepts
-operations in every thread. An operation without an expression raises, and is also kept on the tape, because the loader
-may catch the exception.
+operations in every thread. An operation without an expression raises, and is also recorded on the tape, because the
+loader may catch the exception.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Unsupported(Expression):
 
     Attributes:
         element_type: data type of the elements.
-        sizes: the shape, which is all that most code needs.
+        sizes: the shape, which is sufficient for most code.
         operation: name of the operation.
         is_view: whether it may share another tensor's memory.
     """
@@ -76,15 +76,15 @@ class Tape:
 
 def tensor_without_data(tensor_class: type[_TensorT], expression: Expression) -> _TensorT:
     """Return an instance of a tensor subclass with an expression, its shape and its dtype, without storage."""
-    made: Any = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    tensor: Any = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
         tensor_class,
         expression.shape,
         dtype=to_torch_dtype(expression.dtype),
         device=torch.device("cpu"),
         requires_grad=False,
     )
-    made.expression = expression
-    return cast("_TensorT", made)
+    tensor.expression = expression
+    return cast("_TensorT", tensor)
 
 
 class Recording(torch.Tensor):
@@ -96,9 +96,9 @@ class Recording(torch.Tensor):
     @staticmethod
     def __new__(cls, expression: Expression, tape: Tape) -> Recording:
         """Create a recording with the shape and dtype of an expression."""
-        made: Recording = tensor_without_data(cls, expression)
-        made.tape = tape
-        return made
+        recording: Recording = tensor_without_data(cls, expression)
+        recording.tape = tape
+        return recording
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         return f"Recording({self.expression!r})"
@@ -111,7 +111,7 @@ class Recording(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        """Record `tensor.data = other`, which dispatches no operation, as taking the other's expression."""
+        """Record `tensor.data = other`, which dispatches no operation, by copying the expression of `other`."""
         result: object = super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
         if function is torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             changed, source = args
@@ -138,30 +138,30 @@ class Recording(torch.Tensor):
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             tape.unsupported.append(f"{function}: {error}")
             raise UnrecordableError(tape.unsupported[-1]) from error
-        return pytree.tree_map_only(Expression, lambda made: Recording(made, tape), result)
+        return pytree.tree_map_only(Expression, lambda expression: Recording(expression, tape), result)
 
 
 def expression_of(tensor: torch.Tensor | None) -> Expression | None:
-    """Return the expression of a tensor, None for a tensor with data."""
+    """Return the expression of a tensor; None for a tensor with data."""
     return tensor.expression if isinstance(tensor, Recording) else None
 
 
 def unsupported_operation(expression: Expression) -> str:
-    """Return the first unsupported operation in an expression; empty for none."""
+    """Return the name of the first unsupported operation in an expression; empty if there is none."""
     if isinstance(expression, Unsupported):
         return expression.operation
-    return next((found for child in expression.children if (found := unsupported_operation(child))), "")
+    return next((name for child in expression.children if (name := unsupported_operation(child))), "")
 
 
 def _infer_shapes(function: OpOverload, *args: object, **kwargs: object) -> object:
     """Return `Unsupported` results with the shapes that an operation has on the meta device.
 
     Raises:
-        TypeError: the operation returns a Python number; or it modifies a tensor that isn't unsupported already, as
-            the initialization of a computed weight is.
+        TypeError: the operation returns a Python number; or it modifies a tensor that isn't `Unsupported`. (The
+            in-place initialization of a computed weight modifies one that is.)
     """
     if function._schema.is_mutable:
-        return _modified(function, args, kwargs)
+        return _modified_tensor(function, args, kwargs)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), (args, kwargs)
     )
@@ -176,19 +176,19 @@ def _infer_shapes(function: OpOverload, *args: object, **kwargs: object) -> obje
     )
 
 
-def _modified(function: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+def _modified_tensor(function: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
     """Return the tensor that an in-place operation modifies, if its values don't matter."""
     modified = []
     for index, argument in enumerate(function._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             modified.append(args[index] if index < len(args) else kwargs.get(argument.name))
-    made = [expression_of(tensor) for tensor in modified]
-    if len(made) != 1 or not isinstance(made[0], Unsupported) or made[0].is_view:
+    expressions = [expression_of(tensor) for tensor in modified]
+    if len(expressions) != 1 or not isinstance(expressions[0], Unsupported) or expressions[0].is_view:
         raise TypeError("it modifies a tensor")
     return modified[0]
 
 
-def _same(operand: Recording, *_: object, **__: object) -> Expression:
+def _identity(operand: Recording, *_: object, **__: object) -> Expression:
     return operand.expression
 
 
@@ -216,9 +216,9 @@ def _permute(operand: Recording, axes: Sequence[int]) -> Expression:
 
 
 def _view(operand: Recording, sizes: Sequence[int]) -> Expression:
-    known = int(np.prod([size for size in sizes if size != -1], dtype=np.int64))
+    elements = int(np.prod([size for size in sizes if size != -1], dtype=np.int64))
     return building.reshape(
-        operand.expression, [operand.numel() // max(1, known) if size == -1 else size for size in sizes]
+        operand.expression, [operand.numel() // max(1, elements) if size == -1 else size for size in sizes]
     )
 
 
@@ -244,8 +244,8 @@ def _split_with_sizes(operand: Recording, sizes: Sequence[int], axis: int = 0) -
 
 
 def _split(operand: Recording, size: int, axis: int = 0) -> list[Expression]:
-    whole = operand.shape[_axis(operand, axis)]
-    return _split_with_sizes(operand, [min(size, whole - start) for start in range(0, whole, size)], axis)
+    total = operand.shape[_axis(operand, axis)]
+    return _split_with_sizes(operand, [min(size, total - start) for start in range(0, total, size)], axis)
 
 
 def _unbind(operand: Recording, axis: int = 0) -> list[Expression]:
@@ -258,34 +258,35 @@ def _unsqueeze(operand: Recording, axis: int) -> Expression:
 
 
 def _squeeze(operand: Recording, axes: int | Sequence[int] | None = None) -> Expression:
-    chosen = range(operand.ndim) if axes is None else (axes,) if isinstance(axes, int) else axes
-    gone = {_axis(operand, axis) for axis in chosen}
+    selected = range(operand.ndim) if axes is None else (axes,) if isinstance(axes, int) else axes
+    squeezed = {_axis(operand, axis) for axis in selected}
     return building.reshape(
-        operand.expression, [size for axis, size in enumerate(operand.shape) if axis not in gone or size != 1]
+        operand.expression, [size for axis, size in enumerate(operand.shape) if axis not in squeezed or size != 1]
     )
 
 
 def _cat(tensors: Sequence[torch.Tensor], axis: int = 0) -> Expression:
-    parts = [_made(tensor) for tensor in tensors if tensor.ndim != 1 or tensor.numel()]
+    parts = [_recorded_expression(tensor) for tensor in tensors if tensor.ndim != 1 or tensor.numel()]
     return building.concatenate(parts, axis % max(1, len(parts[0].shape)))
 
 
 def _stack(tensors: Sequence[torch.Tensor], axis: int = 0) -> Expression:
     axis = axis % (tensors[0].ndim + 1)
     shape = tensors[0].shape
-    parts = [building.reshape(_made(tensor), [*shape[:axis], 1, *shape[axis:]]) for tensor in tensors]
+    sizes = [*shape[:axis], 1, *shape[axis:]]
+    parts = [building.reshape(_recorded_expression(tensor), sizes) for tensor in tensors]
     return building.concatenate(parts, axis)
 
 
 def _pad(operand: Recording, pads: Sequence[int], value: float = 0) -> Expression:
     """Pad or crop the last axes, as Transformers does to match a head's bias to the vocabulary size."""
-    made = operand.expression
+    padded = operand.expression
     for count, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True), 1):
         axis = operand.ndim - count
-        made = building.cut(made, axis, max(0, -before), made.shape[axis] - max(0, -after))
-        parts = [_constant(made, axis, before, value), made, _constant(made, axis, after, value)]
-        made = building.concatenate(parts, axis)
-    return made
+        padded = building.cut(padded, axis, max(0, -before), padded.shape[axis] - max(0, -after))
+        parts = [_constant(padded, axis, before, value), padded, _constant(padded, axis, after, value)]
+        padded = building.concatenate(parts, axis)
+    return padded
 
 
 def _constant(like: Expression, axis: int, size: int, value: float) -> Expression:
@@ -293,19 +294,19 @@ def _constant(like: Expression, axis: int, size: int, value: float) -> Expressio
     return InMemory(np.full(sizes, value, like.dtype.numpy()))
 
 
-def _made(tensor: torch.Tensor) -> Expression:
-    found = expression_of(tensor)
-    if found is None:
+def _recorded_expression(tensor: torch.Tensor) -> Expression:
+    expression = expression_of(tensor)
+    if expression is None:
         raise TypeError("a tensor with data is combined with recordings")
-    return found
+    return expression
 
 
 def _multiply(first: object, second: object) -> object:
     """Multiply two float32 recordings; other products are unsupported."""
-    made = [expression_of(tensor) if isinstance(tensor, torch.Tensor) else None for tensor in (first, second)]
-    if any(item is None or item.dtype != DataType.FLOAT for item in made):
+    operands = [expression_of(tensor) if isinstance(tensor, torch.Tensor) else None for tensor in (first, second)]
+    if any(item is None or item.dtype != DataType.FLOAT for item in operands):
         return _infer_shapes(aten.mul.Tensor, first, second)
-    one, other = sorted((item for item in made if item is not None), key=lambda item: -item.size)
+    one, other = sorted((item for item in operands if item is not None), key=lambda item: -item.size)
     rank = max(len(one.shape), len(other.shape))
     if len(one.shape) < rank or unsupported_operation(one) or unsupported_operation(other):
         return _infer_shapes(aten.mul.Tensor, first, second)
@@ -316,10 +317,10 @@ def _multiply(first: object, second: object) -> object:
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Compare two tensors, which the loader does to find tied ones: the only operation that reads values."""
+    """Compare the values of two tensors, as the loader does to find tied weights; no other operation reads values."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    one, other = _made(first), _made(second)
+    one, other = _recorded_expression(first), _recorded_expression(second)
     tape: Tape = first.tape  # type: ignore[attr-defined]
     if one == other:
         return True
@@ -328,11 +329,11 @@ def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {
-    aten.alias.default: _same,
-    aten.detach.default: _same,
-    aten.clone.default: _same,
-    aten.contiguous.default: _same,
-    aten.lift_fresh.default: _same,
+    aten.alias.default: _identity,
+    aten.detach.default: _identity,
+    aten.clone.default: _identity,
+    aten.contiguous.default: _identity,
+    aten.lift_fresh.default: _identity,
     aten._to_copy.default: _to_copy,
     aten.t.default: lambda operand: _permute(operand, tuple(reversed(range(operand.ndim)))),
     aten.transpose.int: _transpose,
@@ -356,4 +357,4 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     aten.mul.Tensor: _multiply,
     aten.equal.default: _equal,
 }
-"""Operation → handler, which returns one expression, several, or a bool."""
+"""Operation to handler, which returns an expression, several, or a bool."""

@@ -46,7 +46,7 @@ class PlannedTensor:
     Attributes:
         name: name of the initializer.
         file: path relative to the output directory.
-        offset: offset of the first byte in that file; None inside the graph's file, where writing determines it.
+        offset: offset of the first byte in that file; None in the graph's file, whose layout is determined by writing.
         nbytes: size in bytes.
         transfer: `copy` an unchanged byte range of the checkpoint, `convert` tensors of it, `link` its file, or write
             an array in `memory`.
@@ -65,7 +65,7 @@ class GraphPlan:
 
     Attributes:
         graph_file: path of the graph relative to the output directory.
-        data_file: path of the external data file; None for none.
+        data_file: path of the external data file; None if there is none.
         data_bytes: its size in bytes.
         tensors: every tensor above `SMALL_TENSOR`, in the order of writing.
         links: pairs of a path relative to the output directory and the linked file of the checkpoint.
@@ -84,7 +84,7 @@ class GraphPlan:
         return ((self.graph_file, None), *data, *((name, 0) for name, _ in self.links))
 
     def bytes_of(self, transfer: Transfer) -> int:
-        """Return the total size in bytes of the tensors with a type of transfer."""
+        """Return the total size in bytes of the tensors with this type of transfer."""
         return sum(tensor.nbytes for tensor in self.tensors if tensor.transfer == transfer)
 
 
@@ -118,14 +118,14 @@ def weights_bytes(model: ir.Model) -> int:
 
 def transfer_of(tensor: ir.TensorProtocol) -> Transfer:
     """Return the type of transfer that writes a tensor."""
-    made = expression_of(tensor)
-    if made is None or isinstance(made, InMemory):
+    expression = expression_of(tensor)
+    if expression is None or isinstance(expression, InMemory):
         return "memory"
-    return "convert" if made.contiguous is None else "copy"
+    return "convert" if expression.contiguous is None else "copy"
 
 
 def expression_of(tensor: ir.TensorProtocol) -> Expression | None:
-    """Return the expression of a bound tensor, None for other tensors."""
+    """Return the expression of a bound tensor; None for other tensors."""
     return tensor.expression if isinstance(tensor, BoundTensor) else None
 
 
@@ -138,8 +138,8 @@ def _large(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 def _position(tensor: ir.TensorProtocol) -> tuple[bool, str, int]:
     """Return a sort key by position in the checkpoint, so that its files are read sequentially."""
-    made = expression_of(tensor)
-    first = next(made.stored(), None) if made is not None else None
+    expression = expression_of(tensor)
+    first = next(expression.stored(), None) if expression is not None else None
     return (True, "", 0) if first is None else (False, first.file, first.begin)
 
 
@@ -149,8 +149,8 @@ def _lay_out(tensors: Iterable[tuple[str, ir.TensorProtocol]], data_file: str) -
     offsets: dict[object, int] = {}
     end = 0
     for name, tensor in tensors:
-        made = expression_of(tensor)
-        key = id(tensor) if made is None else made
+        expression = expression_of(tensor)
+        key = id(tensor) if expression is None else expression
         if key not in offsets:
             alignment = PAGE if tensor.nbytes >= LARGE_TENSOR else CACHE_LINE
             offsets[key] = -(-end // alignment) * alignment
@@ -164,17 +164,17 @@ def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, opti
     others: list[tuple[str, ir.TensorProtocol]] = []
     links: dict[str, str] = {}
     for name, tensor in large:
-        where = linkable(tensor)
-        if where is None:
+        byte_range = linkable(tensor)
+        if byte_range is None:
             others.append((name, tensor))
             continue
-        target = _name_of_link(where.file)
-        if links.setdefault(target, where.file) != where.file:
+        target = _name_of_link(byte_range.file)
+        if links.setdefault(target, byte_range.file) != byte_range.file:
             raise OutputError(
-                f"{where.file} and {links[target]} of the checkpoint would both be linked as {target}; "
+                f"{byte_range.file} and {links[target]} of the checkpoint would both be linked as {target}; "
                 "leave --weights link out"
             )
-        linked.append(PlannedTensor(name, target, where.offset, where.nbytes, "link"))
+        linked.append(PlannedTensor(name, target, byte_range.offset, byte_range.nbytes, "link"))
     data_file = file_name + EXTERNAL_SUFFIX
     tensors, end = _lay_out(others, data_file)
     _check_linked(linked, others, options)
@@ -188,33 +188,35 @@ def _name_of_link(file: str) -> str:
 
 
 def linkable(tensor: ir.TensorProtocol) -> ByteRange | None:
-    """Return the aligned byte range of the checkpoint with exactly a tensor's data, None if there is none."""
-    made = expression_of(tensor)
-    where = made.contiguous if made is not None else None
-    return None if where is None or where.offset % max(1, int(tensor.dtype.itemsize)) else where
+    """Return the aligned byte range of the checkpoint with exactly a tensor's data; None if there is none."""
+    expression = expression_of(tensor)
+    byte_range = expression.contiguous if expression is not None else None
+    return None if byte_range is None or byte_range.offset % max(1, int(tensor.dtype.itemsize)) else byte_range
 
 
 def _check_linked(
     linked: list[PlannedTensor], others: list[tuple[str, ir.TensorProtocol]], options: OutputOptions
 ) -> None:
     bound = [(name, tensor) for name, tensor in others if expression_of(tensor) is not None]
-    converted, kept = sum(tensor.nbytes for _, tensor in bound), sum(item.nbytes for item in linked)
-    if converted * LINKED_SHARE <= kept:
+    converted, linked_bytes = sum(tensor.nbytes for _, tensor in bound), sum(item.nbytes for item in linked)
+    if converted * LINKED_SHARE <= linked_bytes:
         return
     name, tensor = max(bound, key=lambda item: item[1].nbytes)
-    made = expression_of(tensor)
-    assert made is not None
+    expression = expression_of(tensor)
+    assert expression is not None
     raise OptionError(
         f"--weights link: {converted} bytes of weights aren't in the checkpoint in the form of the graph, and only "
-        f"{kept} are; the largest is {name}, {_reason(made, options)}; leave --weights link out"
+        f"{linked_bytes} are; the largest is {name}, {_reason(expression, options)}; leave --weights link out"
     )
 
 
-def _reason(made: Expression, options: OutputOptions) -> str:
-    if isinstance(made, InMemory):
+def _reason(expression: Expression, options: OutputOptions) -> str:
+    if isinstance(expression, InMemory):
         return "which isn't in a safetensors file"
-    found = sorted({stored.dtype.name for stored in made.stored() if stored.dtype != made.dtype})
-    if found:
-        return f"which is {', '.join(found)} in the checkpoint and {made.dtype.name} with --dtype {options.dtype}"
-    inner = made.operand if isinstance(made, Cast) else made
-    return f"which is computed from {len(list(made.stored()))} tensors ({type(inner).__name__})"
+    dtypes = sorted({stored.dtype.name for stored in expression.stored() if stored.dtype != expression.dtype})
+    if dtypes:
+        return (
+            f"which is {', '.join(dtypes)} in the checkpoint and {expression.dtype.name} with --dtype {options.dtype}"
+        )
+    inner = expression.operand if isinstance(expression, Cast) else expression
+    return f"which is computed from {len(list(expression.stored()))} tensors ({type(inner).__name__})"

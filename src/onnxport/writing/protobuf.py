@@ -71,7 +71,7 @@ def assemble(proto: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[bytes, l
 
     Args:
         proto: the model, which is modified. Initializers to stream are included without data.
-        sizes: initializer to stream → size of its data in bytes, in file order.
+        sizes: initializer to stream, to the size of its data in bytes, in file order.
 
     Returns:
         The beginning of the file, the initializers that follow it, and the size of the file in bytes.
@@ -79,9 +79,9 @@ def assemble(proto: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[bytes, l
     heads = {
         tensor.name: _head_of(tensor, sizes[tensor.name]) for tensor in proto.graph.initializer if tensor.name in sizes
     }
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in sizes]
+    embedded = [tensor for tensor in proto.graph.initializer if tensor.name not in sizes]
     del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
+    proto.graph.initializer.extend(embedded)
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
     streamed = [Streamed(name, heads[name], nbytes) for name, nbytes in sizes.items()]
@@ -91,7 +91,7 @@ def assemble(proto: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[bytes, l
 
 
 def outline(file: Path) -> bytes:
-    """Return a model whose large initializers are external data; those inside the file refer to the file itself."""
+    """Return a serialized model whose large initializers are external data; those inside the file refer to it."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         model, rest = onnx.ModelProto(), bytearray()
         for field in _fields(content, 0, len(content)):
@@ -105,16 +105,16 @@ def outline(file: Path) -> bytes:
 
 def initializer_ranges(file: Path) -> dict[str, ByteSpan]:
     """Return the byte range of each initializer's data inside a model file, by name."""
-    found = {}
+    ranges = {}
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         graphs = [field for field in _fields(content, 0, len(content)) if field.number == _GRAPH]
         initializers = (field for graph in graphs for field in _inner(content, graph) if field.number == _INITIALIZER)
         for initializer in initializers:
-            parts = {field.number: field for field in _inner(content, initializer)}
-            if _NAME in parts and _RAW_DATA in parts:
-                name, data = parts[_NAME], parts[_RAW_DATA]
-                found[content[name.begin : name.end].decode()] = ByteSpan(data.begin, data.end - data.begin)
-    return found
+            fields = {field.number: field for field in _inner(content, initializer)}
+            if _NAME in fields and _RAW_DATA in fields:
+                name, data = fields[_NAME], fields[_RAW_DATA]
+                ranges[content[name.begin : name.end].decode()] = ByteSpan(data.begin, data.end - data.begin)
+    return ranges
 
 
 def _head_of(tensor: onnx.TensorProto, nbytes: int) -> bytes:
@@ -174,7 +174,7 @@ def _fields(content: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
 
 
 def _encode_varint(value: int) -> bytes:
-    """Encode an unsigned integer, 7 bits a byte and the lowest first; the top bit marks that more bytes follow."""
+    """Encode an unsigned integer, 7 bits per byte, least significant first; the top bit is set if more bytes follow."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

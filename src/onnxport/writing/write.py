@@ -1,6 +1,6 @@
 """Write a graph according to its plan, two tensors at a time.
 
-Unchanged byte ranges are copied by the kernel. A converted tensor is in memory once, beside at most one tensor of the
+Unchanged byte ranges are copied by the kernel. A converted tensor is in memory once, with at most one tensor of the
 checkpoint.
 """
 
@@ -37,8 +37,8 @@ _WRITE = 1 << 19
 """Bytes per write: above 1 MiB Linux may allocate huge pages for the page cache, which measured four times slower."""
 _WRITERS = 2
 """Tensors of the external data file written at once: one is converted while another is written to disk."""
-_CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
-"""Errors of a kernel or file system that can't copy between two files."""
+_UNSUPPORTED = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+"""Errors of a kernel or file system that doesn't support copying between two files."""
 
 
 def write_graph(
@@ -165,14 +165,14 @@ def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
 
 def _write_tensor(tensor: ir.TensorProtocol, descriptor: int, offset: int, reader: Reader | None) -> None:
     """Write a tensor's data at an offset of a file."""
-    made = expression_of(tensor)
-    if made is None:
+    expression = expression_of(tensor)
+    if expression is None:
         _write(descriptor, tensor.tobytes(), offset)
         return
-    if made.contiguous is not None and reader is not None:
-        copy_range(reader, made.contiguous, descriptor, offset)
+    if expression.contiguous is not None and reader is not None:
+        copy_range(reader, expression.contiguous, descriptor, offset)
         return
-    for chunk in made.chunks(_reader_of(tensor)):
+    for chunk in expression.chunks(_reader_of(tensor)):
         offset = _write(descriptor, chunk.view(np.uint8).data, offset)
 
 
@@ -181,28 +181,28 @@ def _reader_of(tensor: ir.TensorProtocol) -> Reads:
     return tensor.reader
 
 
-def copy_range(reader: Reader, where: ByteRange, descriptor: int, offset: int) -> None:
+def copy_range(reader: Reader, stored: ByteRange, descriptor: int, offset: int) -> None:
     """Copy a byte range of a checkpoint to an offset of a file, in the kernel where possible.
 
     Raises:
         CorruptCheckpointError: the checkpoint's file ends before the range does.
     """
-    source, done = reader.descriptor(where.file), 0
+    source, done = reader.descriptor(stored.file), 0
     copy = getattr(os, "copy_file_range", None)
-    while done < where.nbytes and copy is not None:
+    while done < stored.nbytes and copy is not None:
         try:
-            count = copy(source, descriptor, min(_IN_KERNEL, where.nbytes - done), where.offset + done, offset + done)
+            count = copy(source, descriptor, min(_IN_KERNEL, stored.nbytes - done), stored.offset + done, offset + done)
         except OSError as error:
-            if error.errno not in _CANNOT:
+            if error.errno not in _UNSUPPORTED:
                 raise
             break
         if not count:
-            raise reader.truncation_error(where)
+            raise reader.truncation_error(stored)
         done += count
-    buffer = np.empty(min(_BUFFER, where.nbytes - done), np.uint8)
-    while done < where.nbytes:
-        part = buffer[: where.nbytes - done]
-        reader.read_into(ByteRange(where.file, where.offset + done, part.nbytes), part)
+    buffer = np.empty(min(_BUFFER, stored.nbytes - done), np.uint8)
+    while done < stored.nbytes:
+        part = buffer[: stored.nbytes - done]
+        reader.read_into(ByteRange(stored.file, stored.offset + done, part.nbytes), part)
         done = _write(descriptor, part.data, offset + done) - offset
 
 
