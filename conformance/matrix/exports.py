@@ -35,7 +35,8 @@ def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, An
         directory: directory of the checkpoints, and of outputs, which are removed again.
 
     Returns:
-        `status`, `seconds` and `commit`; if the pair passed, facts from the manifest; if it failed, `category` (make, describe, bind, trace, convert, validate, interface), `message` and the end of the traceback.
+        `status`, `seconds` and `commit`; if the pair passed, facts from the manifest; if it failed, `category` (make,
+        describe, bind, trace, convert, validate, interface), `message` and the end of the traceback.
     """
     start = time.perf_counter()
     output = directory / "outputs" / f"{model_type}-{task}"
