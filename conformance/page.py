@@ -15,15 +15,16 @@ seeded random weights, in two ways:
 - *façade*: `FeaturesManager`, `onnxport.onnx.export` and `validate_model_outputs`, as a user of 4.37.2 called them;
 - *command*: `onnxport export`, whose validation compares every output at four sizes or more.
 
-4.37.2 itself, run on the same pairs with today's PyTorch, validated 256 of 265. Tiny random weights show that graphs
-compute the same; they say nothing about tolerances at real size. This page is written by `python -m conformance page`.
+4.37.2 itself, run on the same pairs with today's PyTorch, validated 256 of 265. Tiny random weights show that a graph
+returns the same outputs; they don't show which tolerances trained weights need. `python -m conformance page` writes
+this page.
 """
 
 
-_FIXED = """What 4.37.2 called dynamic and today's model computes for one size only; the graph, the manifest and the
-command say so.
+_FIXED = """Axes that are dynamic in 4.37.2's descriptions and that today's models fix; they are static in the graph,
+and listed in the manifest and by the command.
 """
-_REFUSED = """Where the original itself can't run at one of the sizes that validation tries, that size proves nothing.
+_REFUSED = """Sizes of a validation at which the original model raises an error, and which therefore aren't compared.
 """
 
 
@@ -40,7 +41,7 @@ def page(records: list[dict[str, Any]]) -> str:
         facade, public = (sum(_passed(record, export) for record in found) for export in ("facade", "public"))
         lines.append(f"| {model_type} | {len(entry['features'])} | {facade} | {public} |")
     lines += ["", "## Axes that a model fixes", "", _FIXED, *_remarks(records, "fixed_axes")]
-    lines += ["", "## Sizes that a model refuses", "", _REFUSED, *_remarks(records, "refused")]
+    lines += ["", "## Sizes at which the original fails", "", _REFUSED, *_remarks(records, "refused")]
     lines += ["", "## Failures", ""]
     failed = [record for record in records if record["status"] != "passed"]
     for record in failed:

@@ -27,16 +27,16 @@ REPEATED = 4
 
 _HEAD = """# Coverage
 
-`python -m conformance matrix` exports every (model type, task) that the Auto classes of Transformers reach: a tiny
-checkpoint with seeded random weights each, its configuration shrunk by rule, through `onnxport export`, whose
-validation compares every output at sizes that were never traced. Tasks whose models generate are exported a second
-time with their key/value cache. This page is written by the command; `coverage.json` beside it has every record.
+`python -m conformance matrix` runs `onnxport export` for every (model type, task) pair of Transformers' Auto classes,
+with a tiny checkpoint of seeded random weights, whose configuration is shrunk by general rules. Validation compares
+every output at sizes other than the traced ones. Generative models are exported a second time with their KV cache.
+The command writes this page, and `coverage.json` with all records.
 
-Tiny random weights show that graphs compute the same; they say nothing about tolerances at real size.
+Tiny random weights show that a graph returns the same outputs; they don't show which tolerances trained weights need.
 """
-_MEANINGS = """What a failure is called after: *make*, no tiny checkpoint could be made; *describe*, the inputs or the
-cache aren't described yet; *bind*, parameters and tensors don't fit; *trace*, PyTorch can't capture the model;
-*convert*, an operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ;
+_MEANINGS = """Categories of failures: *make*, no tiny checkpoint could be made; *describe*, the inputs or the cache
+aren't supported yet; *bind*, parameters and tensors don't match; *trace*, `torch.export` can't trace the model;
+*convert*, an operator has no translation to ONNX; *validate*, ONNX Runtime rejects the graph, or its outputs differ;
 *interface*, the graphs don't take a modality of the task; *crash*, any other error.
 """
 
@@ -121,25 +121,28 @@ def _figures(records: list[Record]) -> list[str]:
     deep = [record for record in passed if record.get("repeated", 0) >= REPEATED]
     sequences = [record for record in passed if record.get("length") is not None]
     rows = (
-        ("model types that export and validate on at least one task", len(validated_tasks), len(types)),
+        ("model types that export and validate for at least one task", len(validated_tasks), len(types)),
         ("(model type, task) pairs that export and validate", len(passed), len(records)),
-        ("pairs proved dynamic in batch, of those exported", sum(bool(r["batch"]) for r in passed), len(passed)),
-        ("pairs that take tokens and are dynamic in length", sum(bool(r["length"]) for r in sequences), len(sequences)),
+        ("exported pairs with a dynamic batch size", sum(bool(r["batch"]) for r in passed), len(passed)),
         (
-            f"pairs whose layers were stamped, of those with {REPEATED} or more alike",
+            "exported pairs with token ids and a dynamic sequence length",
+            sum(bool(r["length"]) for r in sequences),
+            len(sequences),
+        ),
+        (
+            f"exported pairs with stamped layers, of those with {REPEATED} or more isomorphic layers",
             _count(deep, "stamped"),
             len(deep),
         ),
     )
     seconds = sum(record["seconds"] for record in records)
-    own = own_code()
-    lines = ["| what | number | of | share |", "| --- | --- | --- | --- |"]
-    lines += [f"| {what} | {part} | {whole} | {_share(part, whole)} |" for what, part, whole in rows]
+    custom = own_code()
+    lines = ["| | count | of | share |", "| --- | --- | --- | --- |"]
+    lines += [f"| {title} | {count} | {total} | {_share(count, total)} |" for title, count, total in rows]
     return [
         *lines,
         "",
-        f"{len(own)} model types have code of their own: {', '.join(own)}. "
-        "All others are described, traced and stamped by what they look like.",
+        f"{len(custom)} model types have custom code: {', '.join(custom)}. All others are exported by general code.",
         "",
         f"One worker took {seconds / 60:.0f} minutes, {seconds / max(len(records), 1):.1f} s for a pair.",
     ]
@@ -151,25 +154,25 @@ def _table(records: list[Record], title: str, key: Any, order: list[str]) -> lis
         counts[key(record)][_outcome(record)] += 1
     lines = [f"| {title} | pairs | passed | share | {' | '.join(CATEGORIES)} |", "| --- " * (4 + len(CATEGORIES)) + "|"]
     for name in [name for name in order if name in counts] + sorted(set(counts) - set(order)):
-        own = counts[name]
-        cells = [str(own[category] or "") for category in CATEGORIES]
-        share = _share(own["passed"], own.total())
-        lines.append(f"| {name} | {own.total()} | {own['passed']} | {share} | {' | '.join(cells)} |")
+        outcomes = counts[name]
+        cells = [str(outcomes[category] or "") for category in CATEGORIES]
+        share = _share(outcomes["passed"], outcomes.total())
+        lines.append(f"| {name} | {outcomes.total()} | {outcomes['passed']} | {share} | {' | '.join(cells)} |")
     return lines
 
 
 def _predecessors(records: list[Record]) -> list[str]:
-    """Count the pairs that the predecessors had, and name those that they had alone."""
+    """Return a table of the predecessors' pairs: how many pass, and the others with their outcome."""
     outcomes = {(record["model_type"], record["task"]): _outcome(record) for record in records}
     lines = ["| pairs of | pairs | passed | share | others |", "| --- " * 5 + "|"]
     for name, theirs in predecessors().items():
-        there = [pair for pair in theirs if pair not in GONE]
-        passed = [pair for pair in there if outcomes.get(pair) == PASSED]
-        others = [f"{':'.join(pair)} ({outcomes.get(pair, 'not run')})" for pair in there if pair not in passed]
-        share = _share(len(passed), len(there))
-        lines.append(f"| {name} | {len(there)} | {len(passed)} | {share} | {', '.join(others)} |")
+        existing = [pair for pair in theirs if pair not in GONE]
+        passed = [pair for pair in existing if outcomes.get(pair) == PASSED]
+        others = [f"{':'.join(pair)} ({outcomes.get(pair, 'not run')})" for pair in existing if pair not in passed]
+        share = _share(len(passed), len(existing))
+        lines.append(f"| {name} | {len(existing)} | {len(passed)} | {share} | {', '.join(others)} |")
     gone = "; ".join(f"{':'.join(pair)}: {why}" for pair, why in GONE.items())
-    return [*lines, "", f"Left out are pairs that there are no longer. {gone}."]
+    return [*lines, "", f"Pairs that no longer exist are omitted. {gone}."]
 
 
 def _failures(records: list[Record]) -> list[str]:
@@ -180,7 +183,7 @@ def _failures(records: list[Record]) -> list[str]:
             task = record["task"].replace(PAST_SUFFIX, "+past")
             found[_outcome(record), reason(record)][record["model_type"]].append(task)
     order = sorted(found.items(), key=lambda item: (CATEGORIES.index(item[0][0]), -len(item[1]), item[0]))
-    lines = ["| at | reason | pairs |", "| --- | --- | --- |"]
+    lines = ["| category | reason | pairs |", "| --- | --- | --- |"]
     for (category, text), types in order:
         named = "; ".join(f"{model_type}: {', '.join(tasks)}" for model_type, tasks in types.items())
         lines.append(f"| {category} | {text} | {named} |")
@@ -211,5 +214,5 @@ def _count(records: list[Record], name: str) -> int:
     return sum(bool(record[name]) for record in records)
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
+def _share(count: int, total: int) -> str:
+    return f"{100 * count / total:.1f} %" if total else ""

@@ -29,12 +29,15 @@ _RENAMED = {
 
 GONE = {
     ("clip", "sentence-similarity"): "a sentence-transformers directory, which the tests export: its class has no pair",
-    ("internlm2", "text-generation"): "code of the checkpoint, not of Transformers: --trust-remote-code",
-    ("internlm2", "text-generation-with-past"): "code of the checkpoint, not of Transformers: --trust-remote-code",
+    ("internlm2", "text-generation"): "its code is in the checkpoint, not in Transformers: --trust-remote-code",
+    (
+        "internlm2",
+        "text-generation-with-past",
+    ): "its code is in the checkpoint, not in Transformers: --trust-remote-code",
     ("mctct", "automatic-speech-recognition"): "Transformers 5 has no such model",
     ("mctct", "feature-extraction"): "Transformers 5 has no such model",
-    ("trocr", "feature-extraction"): "Transformers has the decoder with its head only: text-generation",
-    ("trocr", "feature-extraction-with-past"): "Transformers has the decoder with its head only: text-generation",
+    ("trocr", "feature-extraction"): "Transformers only has the decoder with a head: text-generation",
+    ("trocr", "feature-extraction-with-past"): "Transformers only has the decoder with a head: text-generation",
 }
 """Pairs that no longer exist to the reason."""
 

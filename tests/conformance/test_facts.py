@@ -101,9 +101,9 @@ def test_pair_makes_the_recorded_dummy_inputs(record: dict[str, Any]) -> None:
     model_type, feature = record["model_type"], record["feature"]
     model = make_config(model_type, feature)
     config = FeaturesManager.get_config(model_type, feature)(model)
-    made = config.generate_dummy_inputs(make_preprocessor(model_type, feature, model), framework="pt")
+    dummy_inputs = config.generate_dummy_inputs(make_preprocessor(model_type, feature, model), framework="pt")
     found: dict[str, Any] = {}
-    for name, value in made.items():
+    for name, value in dummy_inputs.items():
         parts = (
             {name: value} if isinstance(value, torch.Tensor) else {f"{name}.0.{i}": t for i, t in enumerate(value[0])}
         )

@@ -209,9 +209,9 @@ def test_a_new_head_and_biases_replace_those_of_the_base(tmp_path: Path) -> None
     """The base has no classifier; loading it without the adapter is an error."""
     source = base(tmp_path / "base", "BertModel", BERT)
     name = "bert.encoder.layer.0.attention.self.query"
-    own = {"classifier.weight": random(2, 32), "classifier.bias": random(2)}
+    head = {"classifier.weight": random(2, 32), "classifier.bias": random(2)}
     bias = random(32)
-    tensors = {**factors(name, 32, 32), f"{name}.base_layer.bias": bias, **own}
+    tensors = {**factors(name, 32, 32), f"{name}.base_layer.bias": bias, **head}
     found = adapter(
         tmp_path / "lora", str(source), tensors, task_type="SEQ_CLS", modules_to_save=["classifier"], bias="all"
     )
@@ -220,7 +220,7 @@ def test_a_new_head_and_biases_replace_those_of_the_base(tmp_path: Path) -> None
     weights = load_file(source / "model.safetensors")
     plain = transformers.BertForSequenceClassification.from_pretrained(source).eval()
     state = plain.state_dict()
-    state |= own | {f"{name}.bias": bias}
+    state |= head | {f"{name}.bias": bias}
     key = f"{name}.weight"
     state[key] = weights[key.removeprefix("bert.")] + product(tensors, name, 1.5)
     plain.load_state_dict(state)

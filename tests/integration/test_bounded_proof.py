@@ -213,7 +213,7 @@ def validate_reduced(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedPro
     reader = Reader(checkpoint.directory, bound.binding.files)
     model = on_demand.read_on_demand(GPT2LMHeadModel(short).eval(), few, reader)
 
-    real = {name: on_demand.as_tensor(made, reader) for name, made in few.expressions.items()}
+    real = {name: on_demand.as_tensor(expression, reader) for name, expression in few.expressions.items()}
     shutil.copytree(source, directory / "short")
     again = GPT2LMHeadModel(short)
     again.load_state_dict(real, strict=False)
@@ -232,9 +232,9 @@ def validate_reduced(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedPro
 def compare_all(binding: Binding, reader: Reader, directory: Path, spoil: str = "") -> TensorDigests:
     """Write a graph with all tensors, and compare them."""
     values = []
-    for name, made in binding.expressions.items():
-        tensor = ParameterTensor(name, made.dtype, made.shape)
-        values.append(ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(made.dtype)))
+    for name, expression in binding.expressions.items():
+        tensor = ParameterTensor(name, expression.dtype, expression.shape)
+        values.append(ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(expression.dtype)))
     graph = ir.Graph([], [], nodes=[], initializers=values, opset_imports={"": 20}, name="g")
     model = ir.Model(graph, ir_version=10)
     bind_graph(model, binding, reader)
@@ -286,12 +286,12 @@ def test_parameter_names_of_a_reduced_model() -> None:
     def leaf() -> InMemory:
         return InMemory(np.zeros(1, np.float32))
 
-    made = {f"m.layers.{index}.w": leaf() for index in range(4)} | {"m.layers.scale": leaf(), "head.w": leaf()}
-    binding = Binding(made, {"m.layers.3.tied": "m.layers.0.w", "out.w": "head.w"})
+    expressions = {f"m.layers.{index}.w": leaf() for index in range(4)} | {"m.layers.scale": leaf(), "head.w": leaf()}
+    binding = Binding(expressions, {"m.layers.3.tied": "m.layers.0.w", "out.w": "head.w"})
     few = at_reduced_depth(binding, {"m.layers": (2, 3)})
-    assert few.expressions["m.layers.0.w"] is made["m.layers.2.w"]
-    assert few.expressions["m.layers.1.w"] is made["m.layers.3.w"]
-    assert few.expressions["m.layers.1.tied"] is made["m.layers.0.w"]
+    assert few.expressions["m.layers.0.w"] is expressions["m.layers.2.w"]
+    assert few.expressions["m.layers.1.w"] is expressions["m.layers.3.w"]
+    assert few.expressions["m.layers.1.tied"] is expressions["m.layers.0.w"]
     assert dict(few.tied) == {"out.w": "head.w"}
     assert set(few.expressions) == {"m.layers.0.w", "m.layers.1.w", "m.layers.1.tied", "m.layers.scale", "head.w"}
 

@@ -55,12 +55,12 @@ def test_the_description_is_that_of_the_export(
     directory: Path, tmp_path: Path, model_type: str, feature: str, options: dict[str, Any]
 ) -> None:
     checkpoint = sentences(directory) if feature == "sentences" else make_checkpoint(model_type, feature, directory)
-    said = describe_checkpoint(checkpoint, ExportOptions(**options))
-    made = onnxport.export(checkpoint, tmp_path / "none", ExportOptions(dry_run=True, **options)).manifest
-    assert (said.task, said.architecture) == (made.task, made.source["architecture"])
-    assert not said.notes
-    assert len(said.graphs) == len(made.components)
-    for graph, component in zip(said.graphs, made.components, strict=True):
+    description = describe_checkpoint(checkpoint, ExportOptions(**options))
+    manifest = onnxport.export(checkpoint, tmp_path / "none", ExportOptions(dry_run=True, **options)).manifest
+    assert (description.task, description.architecture) == (manifest.task, manifest.source["architecture"])
+    assert not description.notes
+    assert len(description.graphs) == len(manifest.components)
+    for graph, component in zip(description.graphs, manifest.components, strict=True):
         assert (graph.name, graph.file, graph.opset) == (component.name, component.file, component.opset)
         assert set(graph.fixed_axes) == set(component.fixed_axes)
         for ours, its in ((graph.inputs, component.inputs), (graph.outputs, component.outputs)):
@@ -155,13 +155,13 @@ def test_the_printed_module_exports_and_validates(
     directory: Path, tmp_path: Path, model_type: str, feature: str, auto_class: str, options: dict[str, Any]
 ) -> None:
     checkpoint = make_checkpoint(model_type, feature, directory)
-    said = describe_checkpoint(checkpoint, ExportOptions(**options))
+    description = describe_checkpoint(checkpoint, ExportOptions(**options))
     model = getattr(transformers, auto_class).from_pretrained(checkpoint).eval()
     loader = transformers.AutoImageProcessor if model_type == "vit" else transformers.AutoTokenizer
     preprocessor = loader.from_pretrained(checkpoint)
-    config = executed(python_module(said)).make_config(model.config)
+    config = executed(python_module(description)).make_config(model.config)
     assert isinstance(config, OnnxConfig)
-    assert list(config.inputs) == [tensor.name for tensor in said.graphs[0].inputs]
+    assert list(config.inputs) == [tensor.name for tensor in description.graphs[0].inputs]
     file = tmp_path / "model.onnx"
     _, names = export(preprocessor, model, config, config.default_onnx_opset, file)
     validate_model_outputs(config, preprocessor, model, file, names, config.atol_for_validation)
@@ -182,8 +182,8 @@ def test_an_edited_module_is_exported(directory: Path, tmp_path: Path) -> None:
 def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Path) -> None:
     checkpoint = make_checkpoint("bert", "masked-lm", directory)
     mine, output = tmp_path / "mine.py", tmp_path / "out"
-    said = python_module(describe_checkpoint(checkpoint))
-    mine.write_text(said.replace('"token_type_ids": {0: "batch", 1: "sequence"},', ""))
+    module = python_module(describe_checkpoint(checkpoint))
+    mine.write_text(module.replace('"token_type_ids": {0: "batch", 1: "sequence"},', ""))
     assert main(["export", str(checkpoint), str(output), "--description", str(mine), "--quiet"]) == 0
     manifest = json.loads((output / "onnxport.json").read_text())
     assert [tensor["name"] for tensor in manifest["components"][0]["inputs"]] == ["input_ids", "attention_mask"]

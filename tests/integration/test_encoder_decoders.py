@@ -138,9 +138,9 @@ WINDOWS, STREAMS, EXPERTS = (
 def test_other_architectures_generate_pytorchs_tokens(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     torch.manual_seed(0)
-    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
-    randomize(made)
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    randomize(initial)
+    initial.save_pretrained(tmp_path / "checkpoint")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoint").eval()
     onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(task=TEXT))
     ours = onnxport.load(tmp_path / "out", threads=1)
@@ -158,11 +158,11 @@ def test_other_architectures_generate_pytorchs_tokens(case: str, tmp_path: Path)
 @pytest.mark.parametrize("case", sampled(OTHERS, (EXPERTS,)))
 def test_other_models_are_exported_as_one_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
-    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    initial.save_pretrained(tmp_path / "checkpoint")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=False))
     assert result.manifest.validation["status"] == "passed"
-    assert result.manifest.components[0].parameters >= sum(p.numel() for p in made.parameters() if p.requires_grad)
+    assert result.manifest.components[0].parameters >= sum(p.numel() for p in initial.parameters() if p.requires_grad)
     assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]
 
 
@@ -170,8 +170,8 @@ def test_other_models_are_exported_as_one_graph(case: str, tmp_path: Path) -> No
 def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS.get(case, ("MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}))
     torch.manual_seed(0)
-    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    initial.save_pretrained(tmp_path / "checkpoint")
     options = ExportOptions(task=TEXT, dtype="fp16")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"

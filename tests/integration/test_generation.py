@@ -343,8 +343,8 @@ def test_the_delta_rule_is_validated_in_half_precision(tmp_path: Path) -> None:
     # in PyTorch differ by a seventh of the largest logit.
     name, arguments = CASES["delta rule and full attention layers"]
     torch.manual_seed(0)
-    made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
+    initial.save_pretrained(tmp_path / "checkpoint")
     options = onnxport.ExportOptions(task="text-generation-with-past", dtype="fp16")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"

@@ -37,10 +37,10 @@ def test_an_export_killed_at_any_time(kind: str, weights: str, tmp_path: Path) -
     command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), kind, weights, "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["deaths"] >= 25
-    assert told["kept"] >= 10 and told["changed"] >= 1
-    assert told["left"] == ["out", "v0", "v1"]
+    result = json.loads(done.stdout)
+    assert result["deaths"] >= 25
+    assert result["kept"] >= 10 and result["changed"] >= 1
+    assert result["left"] == ["out", "v0", "v1"]
 
 
 def names(directory: Path) -> set[str]:
@@ -101,8 +101,8 @@ def test_one_of_eight_exports_to_one_output_succeeds(
         return text
 
     with ThreadPoolExecutor(8) as threads:
-        told = [text for text in threads.map(export, "abcdefgh") if text is not None]
-    assert told == [(tmp_path / "out" / "file").read_text()]
+        succeeded = [text for text in threads.map(export, "abcdefgh") if text is not None]
+    assert succeeded == [(tmp_path / "out" / "file").read_text()]
     assert names(tmp_path) == {"out"}
     assert names(tmp_path / "out") == {"file", FILE_NAME}
 
@@ -156,9 +156,9 @@ def test_files_that_appear_during_an_export_are_kept(
         write(stage, "new")
         appear(output)
         before = output.lstat()
-        held = names(output) if output.is_dir() else set()
+        files = names(output) if output.is_dir() else set()
     assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
-    assert not output.is_dir() or names(output) == held
+    assert not output.is_dir() or names(output) == files
     assert names(tmp_path) == {"elsewhere", "out"}
     assert names(tmp_path / "elsewhere") == set()
 

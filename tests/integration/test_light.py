@@ -34,7 +34,7 @@ assert not {"onnx", "onnx_ir", "safetensors", "huggingface_hub"} & sys.modules.k
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("light")
-    made = {}
+    directories = {}
     for kind, feature, task in (
         ("gpt2", "causal-lm", "text-generation-with-past"),
         ("bart", "seq2seq-lm", "text2text-generation-with-past"),
@@ -42,8 +42,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ):
         checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
         onnxport.export(checkpoint, root / kind, ExportOptions(task=task, validate="none"))
-        made[kind] = root / kind
-    return made
+        directories[kind] = root / kind
+    return directories
 
 
 def inputs() -> dict[str, Any]:

@@ -58,11 +58,11 @@ def alone(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list
 
 def test_an_export_restores_everything(sources: list[Path], alone: list[str], tmp_path: Path) -> None:
     changes = [patch.resolve() for patch in (*ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, *patches_in("canine"))]
-    held = [vars(change.owner).get(change.name) for change in changes]  # type: ignore[call-overload]
+    before = [vars(change.owner).get(change.name) for change in changes]  # type: ignore[call-overload]
     settings = _settings()
     digests = [digest(source, tmp_path / source.name) for source in sources]
     assert _settings() == settings
-    for change, value in zip(changes, held, strict=True):
+    for change, value in zip(changes, before, strict=True):
         assert vars(change.owner).get(change.name) is value, change  # type: ignore[call-overload]
     assert digests == alone  # exported in the other order
 

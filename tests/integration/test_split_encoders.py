@@ -78,13 +78,13 @@ def test_each_encoder_returns_the_embeddings_of_the_whole_model(name: str, tmp_p
         texts = model.get_text_features(ids, mask, return_dict=True).pooler_output
         method = model.get_audio_features if name == "Clap" else model.get_image_features
         others = method(**media, return_dict=True).pooler_output
-    said = ours(input_ids=ids, attention_mask=mask, **media)
-    torch.testing.assert_close(said.text_embeds, texts, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(said[1], others, atol=1e-5, rtol=1e-4)
+    outputs = ours(input_ids=ids, attention_mask=mask, **media)
+    torch.testing.assert_close(outputs.text_embeds, texts, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs[1], others, atol=1e-5, rtol=1e-4)
     light = LightModel(Directory(tmp_path / "out"))
     alone = light(input_ids=ids.numpy(), attention_mask=mask.numpy())
     assert list(alone) == ["text_embeds"]
-    np.testing.assert_array_equal(alone["text_embeds"], said.text_embeds.numpy())
+    np.testing.assert_array_equal(alone["text_embeds"], outputs.text_embeds.numpy())
     with pytest.raises(OptionError, match="at least one of input_ids"):
         ours(attention_mask=mask)
     assert onnxport.validate(tmp_path / "out").status == "passed"

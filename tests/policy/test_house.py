@@ -31,11 +31,11 @@ def test_only_the_command_prints() -> None:
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_names(what: str) -> None:
-    own = str(Path(__file__).resolve().relative_to(REPOSITORY))
+    this_file = str(Path(__file__).resolve().relative_to(REPOSITORY))
     found = [
         f"{name}: {match[0]}"
         for name, text in committed_texts()
-        if name != own and not name.endswith(SUFFIXES_OF_DATA)
+        if name != this_file and not name.endswith(SUFFIXES_OF_DATA)
         for match in re.finditer(FORBIDDEN[what], text)
     ]
     assert not found

@@ -19,12 +19,12 @@ from onnxport.cli import main
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A cache with a new entry and one that was last used ten days ago."""
     monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
-    made = Store()
-    made.put("new", "blueprint", "BertForMaskedLM, fill-mask", b"x" * 2000)
-    made.put("old", "blueprint", "GPT2LMHeadModel, [text]", b"x" * 1000)
+    created = Store()
+    created.put("new", "blueprint", "BertForMaskedLM, fill-mask", b"x" * 2000)
+    created.put("old", "blueprint", "GPT2LMHeadModel, [text]", b"x" * 1000)
     before = time.time() - 10 * 86400
-    os.utime(made._path("old"), (before, before))
-    return made
+    os.utime(created._path("old"), (before, before))
+    return created
 
 
 def test_list(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,9 @@ def test_adaptive_pooling_to_a_static_size_is_unchanged() -> None:
 def test_a_submodel_gets_its_subconfiguration() -> None:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralForCausalLM
 
-    whole = LlavaConfig(text_config={"model_type": "mistral"})
-    assert config_for(LlavaForConditionalGeneration, whole) is whole
-    assert config_for(MistralForCausalLM, whole) is whole.text_config
+    config = LlavaConfig(text_config={"model_type": "mistral"})
+    assert config_for(LlavaForConditionalGeneration, config) is config
+    assert config_for(MistralForCausalLM, config) is config.text_config
 
 
 def test_a_trajectory_has_as_many_steps_as_its_mask() -> None:
@@ -153,11 +153,11 @@ def test_a_prompt_starts_with_image_placeholder_tokens() -> None:
 @pytest.mark.parametrize(("half", "shape"), [("encoder", (2, 1, 18)), ("decoder", (2, 16, 3))])
 def test_encoder_and_decoder_of_an_audio_tokenizer_take_samples_or_latents(half: str, shape: tuple[int, ...]) -> None:
     config = SimpleNamespace(model_type=f"any_{half}", downsampling_ratios=(2, 3), channels=1, hidden_size=16)
-    made = dummy_input("hidden_states")
-    assert made is not None
-    assert made.make(InputContext(config, 2, {})).shape == shape
+    dummy = dummy_input("hidden_states")
+    assert dummy is not None
+    assert dummy.make(InputContext(config, 2, {})).shape == shape
     with pytest.raises(UnsupportedError, match="hidden_states"):
-        made.make(InputContext(SimpleNamespace(model_type="any"), 2, {}))
+        dummy.make(InputContext(SimpleNamespace(model_type="any"), 2, {}))
 
 
 def test_each_token_attends_to_one_more_image_than_the_previous_one() -> None:

@@ -65,30 +65,32 @@ def random_expression(generator: random.Random, of: Expression, array: Array) ->
 def test_any_sequence_of_operations_equals_numpys(seed: int) -> None:
     generator = random.Random(seed)
     reader, (array,) = values(4, 6, 2)
-    made: Expression = stored(4, 6, 2)
+    expression: Expression = stored(4, 6, 2)
     for _ in range(generator.randrange(1, 6)):
-        made, array = random_expression(generator, made, array)
-    assert made.shape == array.shape
-    assert made.nbytes == array.nbytes
-    np.testing.assert_array_equal(made.evaluate(reader), array)
-    np.testing.assert_array_equal(np.concatenate([chunk.copy() for chunk in made.chunks(reader)]), array.reshape(-1))
-    again = building.from_json(json.loads(json.dumps(building.to_json(made))))
-    assert again == made and hash(again) == hash(made)
-    if made.contiguous is not None:
-        np.testing.assert_array_equal(reader.read(made.contiguous).view(np.float32), array.reshape(-1))
+        expression, array = random_expression(generator, expression, array)
+    assert expression.shape == array.shape
+    assert expression.nbytes == array.nbytes
+    np.testing.assert_array_equal(expression.evaluate(reader), array)
+    np.testing.assert_array_equal(
+        np.concatenate([chunk.copy() for chunk in expression.chunks(reader)]), array.reshape(-1)
+    )
+    again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
+    assert again == expression and hash(again) == hash(expression)
+    if expression.contiguous is not None:
+        np.testing.assert_array_equal(reader.read(expression.contiguous).view(np.float32), array.reshape(-1))
 
 
 def test_unchanged_tensors_are_recognized() -> None:
-    whole = stored(4, 6, begin=100)
-    assert whole.contiguous == ByteRange("f", 100, 96)
-    assert building.reshape(whole, [24]).contiguous == whole.contiguous
-    assert building.cut(whole, 0, 1, 3).contiguous == ByteRange("f", 124, 48)
-    assert building.cut(building.cut(whole, 0, 1, 3), 0, 1, 2).contiguous == ByteRange("f", 148, 24)
-    assert building.cut(whole, 1, 0, 3).contiguous is None
-    assert building.cut(building.reshape(whole, [1, 24]), 1, 2, 5).contiguous == ByteRange("f", 108, 12)
-    assert building.transpose(whole, [1, 0]).contiguous is None
-    assert building.transpose(building.reshape(whole, [24, 1]), [1, 0]).contiguous == whole.contiguous
-    assert building.cast(whole, ir.DataType.FLOAT16).contiguous is None
+    tensor = stored(4, 6, begin=100)
+    assert tensor.contiguous == ByteRange("f", 100, 96)
+    assert building.reshape(tensor, [24]).contiguous == tensor.contiguous
+    assert building.cut(tensor, 0, 1, 3).contiguous == ByteRange("f", 124, 48)
+    assert building.cut(building.cut(tensor, 0, 1, 3), 0, 1, 2).contiguous == ByteRange("f", 148, 24)
+    assert building.cut(tensor, 1, 0, 3).contiguous is None
+    assert building.cut(building.reshape(tensor, [1, 24]), 1, 2, 5).contiguous == ByteRange("f", 108, 12)
+    assert building.transpose(tensor, [1, 0]).contiguous is None
+    assert building.transpose(building.reshape(tensor, [24, 1]), [1, 0]).contiguous == tensor.contiguous
+    assert building.cast(tensor, ir.DataType.FLOAT16).contiguous is None
 
 
 def test_adjacent_ranges_are_merged() -> None:
@@ -100,14 +102,14 @@ def test_adjacent_ranges_are_merged() -> None:
 
 
 def test_operations_without_effect_are_removed() -> None:
-    whole = stored(4, 6)
-    assert building.cast(whole, ir.DataType.FLOAT) is whole
-    assert building.reshape(building.reshape(whole, [24]), [4, 6]) is whole
-    assert building.transpose(building.transpose(whole, [1, 0]), [1, 0]) is whole
-    assert building.cut(whole, 0, 0, 4) is whole
-    assert building.concatenate([whole], 1) is whole
-    assert building.cut(building.cast(whole, ir.DataType.FLOAT16), 0, 0, 1) == Cast(
-        Slice(whole, 0, 0, 1), ir.DataType.FLOAT16
+    tensor = stored(4, 6)
+    assert building.cast(tensor, ir.DataType.FLOAT) is tensor
+    assert building.reshape(building.reshape(tensor, [24]), [4, 6]) is tensor
+    assert building.transpose(building.transpose(tensor, [1, 0]), [1, 0]) is tensor
+    assert building.cut(tensor, 0, 0, 4) is tensor
+    assert building.concatenate([tensor], 1) is tensor
+    assert building.cut(building.cast(tensor, ir.DataType.FLOAT16), 0, 0, 1) == Cast(
+        Slice(tensor, 0, 0, 1), ir.DataType.FLOAT16
     )
 
 
@@ -120,19 +122,21 @@ def test_a_slice_reads_only_its_rows() -> None:
 
 def test_a_cast_is_streamed_in_chunks() -> None:
     reader, (array,) = values(3, CHUNK)
-    made = building.concatenate([building.cast(stored(3, CHUNK), ir.DataType.FLOAT16)] * 2, 0)
-    chunks = [chunk.copy() for chunk in made.chunks(reader)]
+    expression = building.concatenate([building.cast(stored(3, CHUNK), ir.DataType.FLOAT16)] * 2, 0)
+    chunks = [chunk.copy() for chunk in expression.chunks(reader)]
     assert max(chunk.size for chunk in chunks) == CHUNK
     assert max(read.nbytes for read in reader.reads) == 4 * CHUNK
-    np.testing.assert_array_equal(np.concatenate(chunks).reshape(made.shape), np.tile(array, (2, 1)).astype(np.float16))
+    np.testing.assert_array_equal(
+        np.concatenate(chunks).reshape(expression.shape), np.tile(array, (2, 1)).astype(np.float16)
+    )
 
 
 def test_merged_experts_read_one_tensor_at_a_time() -> None:
     reader, arrays = values(5, 7, count=6)
     parts = [building.reshape(stored(5, 7, begin=140 * index), [1, 5, 7]) for index in range(6)]
-    made = building.concatenate([building.concatenate(parts[:3], 0), building.concatenate(parts[3:], 0)], 1)
+    expression = building.concatenate([building.concatenate(parts[:3], 0), building.concatenate(parts[3:], 0)], 1)
     np.testing.assert_array_equal(
-        made.evaluate(reader), np.concatenate([np.stack(arrays[:3]), np.stack(arrays[3:])], axis=1)
+        expression.evaluate(reader), np.concatenate([np.stack(arrays[:3]), np.stack(arrays[3:])], axis=1)
     )
     assert max(read.nbytes for read in reader.reads) == 140
     assert len(reader.reads) == 6
@@ -175,9 +179,13 @@ def test_scales_are_multiplied_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 24)
     reader, (array,) = values(8, 6)
     scales = RANDOM.standard_normal((1, 4, 1, 2, 1)).astype(np.float32)
-    made = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
+    expression = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
     expected = array.reshape(1, 4, 2, 2, 3) * scales
-    for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
+    for one in (
+        expression,
+        building.from_json(building.to_json(expression)),
+        building.rebuilt(expression, expression.children),
+    ):
         np.testing.assert_array_equal(one.evaluate(reader), expected)
         chunks = [chunk.copy() for chunk in one.chunks(reader)]
         assert [chunk.size for chunk in chunks] == [24, 24]
@@ -201,8 +209,12 @@ def test_4_bit_floats(monkeypatch: pytest.MonkeyPatch) -> None:
 
     expected = np.array([[number(byte & 15), number(byte >> 4)] for byte in range(256)]).reshape(4, 4, 2, 16)
     expected = (expected * 2.0 ** (scales.astype(float) - 127)[..., None]).reshape(4, 4, 32)
-    made = building.mxfp4(InMemory(blocks), InMemory(scales))
-    for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
+    expression = building.mxfp4(InMemory(blocks), InMemory(scales))
+    for one in (
+        expression,
+        building.from_json(building.to_json(expression)),
+        building.rebuilt(expression, expression.children),
+    ):
         np.testing.assert_array_equal(one.evaluate(Bytes(b"")), expected)
         np.testing.assert_array_equal(
             np.concatenate([chunk.copy() for chunk in one.chunks(Bytes(b""))]), expected.ravel()
@@ -284,6 +296,6 @@ def test_values_are_compared_in_blocks_and_stop_at_the_first_difference(tmp_path
 
 
 def test_empty_operands_are_removed() -> None:
-    made = building.concatenate([stored(0, 3), stored(2, 3), stored(0, 3)], 0)
-    assert made == stored(2, 3)
+    expression = building.concatenate([stored(0, 3), stored(2, 3), stored(0, 3)], 0)
+    assert expression == stored(2, 3)
     assert isinstance(building.concatenate([stored(2, 3), stored(2, 3, begin=24)], 1), Concatenate)

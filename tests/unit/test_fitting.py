@@ -17,10 +17,10 @@ from onnxport.description.fitting import fit, fitted_axes
 
 def described(config_class: type[DerivedOnnxConfig], **fields: Any) -> DerivedOnnxConfig:
     """Return a description that wasn't derived from a model."""
-    made = object.__new__(config_class)
-    made._config = SimpleNamespace(**fields)
-    made._parameters = ("input_features",)
-    return made
+    description = object.__new__(config_class)
+    description._config = SimpleNamespace(**fields)
+    description._parameters = ("input_features",)
+    return description
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,6 @@ def test_blocks_of_images_are_those_of_the_original() -> None:
     states, shapes = torch.randn(2, 24, 3), torch.tensor([[4, 6], [6, 2]])
     found, full = _join_blocks(states, shapes, 2)
     for image, (rows, columns) in enumerate(shapes.tolist()):
-        own = states[image, : rows * columns].reshape(1, rows, columns, 3)
-        expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, own).flatten(1, 2)[0]
+        grid = states[image, : rows * columns].reshape(1, rows, columns, 3)
+        expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, grid).flatten(1, 2)[0]
         torch.testing.assert_close(found[image][full[image]], expected)

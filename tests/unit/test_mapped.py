@@ -47,9 +47,9 @@ def run(file: Path, dtype: type = np.float32) -> np.ndarray:
 def test_weights_in_the_graphs_file(tmp_path: Path) -> None:
     weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
     file = written(tmp_path / "model.onnx", graph(weight, bias))
-    made = onnx.ModelProto.FromString(outline(file))
-    assert made.ByteSize() < 2000
-    first, second = sorted(made.graph.initializer, key=lambda tensor: tensor.name)
+    model = onnx.ModelProto.FromString(outline(file))
+    assert model.ByteSize() < 2000
+    first, second = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
     assert (first.name, first.raw_data) == ("bias", BIAS.tobytes())
     where = {entry.key: entry.value for entry in second.external_data}
     assert (second.name, where["location"], where["length"]) == ("weight", "model.onnx", str(WEIGHT.nbytes))

@@ -55,13 +55,13 @@ def extractor() -> Any:
 def test_audios_have_masks_and_lengths_that_a_model_takes() -> None:
     described = ModalityEncoderOnnxConfig(AudioModel(), "audio_encoder", extractor())
     assert list(described.inputs) == ["input_features", "input_features_mask"]
-    made = described.generate_dummy_inputs(extractor())
-    frames = made["input_features"].shape[2]
+    inputs = described.generate_dummy_inputs(extractor())
+    frames = inputs["input_features"].shape[2]
     assert frames % 8 == 0
-    assert made["input_features_mask"].shape == (2, frames)
-    assert made["input_features_mask"].sum(1).unique().numel() == 2  # one clip is shorter than the other
+    assert inputs["input_features_mask"].shape == (2, frames)
+    assert inputs["input_features_mask"].sum(1).unique().numel() == 2  # one clip is shorter than the other
     assert described.outputs == {"audio_features": {}}
-    (states,) = described.run(AudioModel(), made).values()
+    (states,) = described.run(AudioModel(), inputs).values()
     assert states.dim() == 2
     assert states.shape[1] == SIZE
 
@@ -97,21 +97,21 @@ def test_an_encoder_of_patches_takes_patches() -> None:
 
     described = ImagePatchesEncoderOnnxConfig(PatchModel(), "vision_encoder", None)
     assert described.inputs["pixel_values"] == {0: "batch", 1: "patches"}
-    made = described.generate_dummy_inputs(None, batch_size=3)
-    assert made["pixel_values"].shape == (3, 20, 12)
-    (states,) = described.run(PatchModel(), made).values()
+    inputs = described.generate_dummy_inputs(None, batch_size=3)
+    assert inputs["pixel_values"].shape == (3, 20, 12)
+    (states,) = described.run(PatchModel(), inputs).values()
     assert states.shape == (3 * 16, SIZE)
 
 
 def test_a_method_is_found_in_the_base_model() -> None:
-    whole = SimpleNamespace(model=AudioModel(), config=AudioModel.config)
-    assert method_of(whole, "get_audio_features") == whole.model.get_audio_features
-    assert method_of(whole, "get_video_features") is None
+    model = SimpleNamespace(model=AudioModel(), config=AudioModel.config)
+    assert method_of(model, "get_audio_features") == model.model.get_audio_features
+    assert method_of(model, "get_video_features") is None
 
 
 def test_the_generation_class_is_that_of_the_submodel() -> None:
     text = LlamaForCausalLM(AudioModel.config)
-    whole = SimpleNamespace(language_model=text)
-    assert language_model(whole) is text
-    bare = SimpleNamespace(language_model=text.model)
-    assert language_model(bare) is bare
+    model = SimpleNamespace(language_model=text)
+    assert language_model(model) is text
+    base_model = SimpleNamespace(language_model=text.model)
+    assert language_model(base_model) is base_model

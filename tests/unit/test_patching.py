@@ -193,8 +193,8 @@ def test_caches_of_symbolic_operations_are_cleared() -> None:
 def test_the_engines_patches_are_applied_and_restored() -> None:
     found = [patch.resolve() for patch in ENGINE_PATCHES]
     before = [(change.owner, change.name) for change in found]
-    held = [vars(owner).get(name) for owner, name in before]
+    originals = [vars(owner).get(name) for owner, name in before]
     with capturing(BertModel(TINY)):
-        assert [vars(owner).get(name) for owner, name in before] != held
-    for (owner, name), value in zip(before, held, strict=True):
+        assert [vars(owner).get(name) for owner, name in before] != originals
+    for (owner, name), value in zip(before, originals, strict=True):
         assert vars(owner).get(name) is value

@@ -43,11 +43,11 @@ def test_tensors_are_page_aligned_in_the_order_of_the_checkpoint() -> None:
 
 def test_tensors_never_overlap_and_padding_is_small() -> None:
     random = np.random.default_rng(0)
-    made, begin = {}, 0
+    tensors, begin = {}, 0
     for index, rows in enumerate(random.integers(1, 400, 200)):
-        made[f"w{index}"] = stored(f"w{index}", int(rows), 129, begin=begin)
-        begin = made[f"w{index}"].end
-    plan = plan_graph(graph(made, UnusedReader()), "model.onnx", ALWAYS)
+        tensors[f"w{index}"] = stored(f"w{index}", int(rows), 129, begin=begin)
+        begin = tensors[f"w{index}"].end
+    plan = plan_graph(graph(tensors, UnusedReader()), "model.onnx", ALWAYS)
     end = 0
     for tensor in plan.tensors:
         assert tensor.offset is not None and tensor.offset >= end
@@ -99,9 +99,9 @@ def test_an_error_names_what_prevents_linking() -> None:
         r"which is computed from 2 tensors \(Concatenate\)": building.concatenate([whole, whole], 1),
         "which isn't in a safetensors file": InMemory(np.zeros((500, 10), np.float32)),
     }
-    for message, made in cases.items():
+    for message, tensors in cases.items():
         with pytest.raises(OptionError, match=f"--weights link: .*the largest is w, {message}"):
-            plan_graph(graph({"w": made}, UnusedReader()), "m.onnx", ExportOptions(weights="link", dtype="fp16"))
+            plan_graph(graph({"w": tensors}, UnusedReader()), "m.onnx", ExportOptions(weights="link", dtype="fp16"))
 
 
 def test_an_unaligned_tensor_is_copied_not_linked() -> None:
@@ -111,6 +111,6 @@ def test_an_unaligned_tensor_is_copied_not_linked() -> None:
 
 
 def test_two_files_under_one_name_are_an_error() -> None:
-    made = {name: stored(name, 500, begin=0, file=f"{name}/model.safetensors") for name in ("a", "b")}
+    tensors = {name: stored(name, 500, begin=0, file=f"{name}/model.safetensors") for name in ("a", "b")}
     with pytest.raises(OutputError, match=r"both be linked as model.safetensors"):
-        plan_graph(graph(made, UnusedReader()), "m.onnx", LINK)
+        plan_graph(graph(tensors, UnusedReader()), "m.onnx", LINK)

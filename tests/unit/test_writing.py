@@ -236,11 +236,11 @@ def test_a_shard_that_is_truncated_meanwhile_is_an_error(tmp_path: Path) -> None
 
 
 def unbound(**parameters: tuple[ir.DataType, tuple[int, ...]]) -> ir.Model:
-    made = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="g")
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="g")
     for name, (dtype, shape) in parameters.items():
         tensor = ParameterTensor(name, dtype, shape)
-        made.initializers.add(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor))
-    return ir.Model(made, ir_version=10)
+        graph.initializers.add(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor))
+    return ir.Model(graph, ir_version=10)
 
 
 def test_parameters_are_bound_by_name_including_tied_ones(tmp_path: Path) -> None:
