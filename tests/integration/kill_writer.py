@@ -105,7 +105,7 @@ def can_exchange(directory: Path) -> bool:
 
 
 def main() -> None:
-    directory, kind, weights, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    directory, mode, weights, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     output, generator = directory / "out", random.Random(seed)
     expected, took = {}, 0.0
     for version in (0, 1, 0):
@@ -114,23 +114,23 @@ def main() -> None:
         took = time.perf_counter() - started
         expected[version] = fingerprint(output)
     seen, deaths, count, exchanges = [0, 0], 0, 0, can_exchange(directory)
-    while count < 500 and not (kind == "timed" and deaths == 40):
+    while count < 500 and not (mode == "timed" and deaths == 40):
         before = fingerprint(output)
         version = 0 if before is None else 1 - before[0]
 
         def work(version: int = version, count: int = count + 1) -> None:
-            if kind == "audited":
+            if mode == "audited":
                 kill_before(count)
             export(directory, version, weights)
 
-        died = run_and_kill(work, generator.uniform(0, 1.2 * took) if kind == "timed" else None)
+        died = run_and_kill(work, generator.uniform(0, 1.2 * took) if mode == "timed" else None)
         after = fingerprint(output)
         assert after is None or after == expected[after[0]], (count, after)
         assert after is not None or before is None or not exchanges, f"{count}: the output is missing"
         assert died or after == expected[version]
         seen[int(after != before)] += 1
         deaths, count = deaths + died, count + 1
-        if kind == "audited" and not died:
+        if mode == "audited" and not died:
             break
     export(directory, 1, weights)
     assert fingerprint(output) == expected[1]

@@ -315,13 +315,13 @@ def test_validation_with_a_memory_limit(bert: tuple[Path, Path, State], tmp_path
     monkeypatch.setattr("onnxport.validation.memory.MARGIN", 1000)
     monkeypatch.setattr("onnxport.validation.on_demand.SMALL", 100)
     source = base(tmp_path / "deep", "BertForMaskedLM", {**BERT, "num_hidden_layers": 5})
-    for memory, status, words in (
+    for memory, status, note in (
         (60_000, "passed", "weights were read from disk"),
         (10_000, "partial", "validated: "),
     ):
         result = export(adapter(bert[1], str(source), bert[2]), tmp_path / str(memory), ExportOptions(memory=memory))
         assert result.manifest.validation["status"] == status
-        assert words in result.manifest.validation["note"]
+        assert note in result.manifest.validation["note"]
 
 
 def test_the_tokenizer_of_the_adapter_is_used(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
@@ -411,9 +411,9 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error_names_what_cannot_be_merged(bert: tuple[Path, Path, State], name: str) -> None:
-    settings, tensors, kind, words = ERRORS[name]
+    settings, tensors, error, message = ERRORS[name]
     found = adapter(bert[1], "../base", tensors, **settings)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(error, match=message):
         check(found, "BertForMaskedLM", {})
 
 

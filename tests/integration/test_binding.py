@@ -150,9 +150,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", MODELS)
-def test_conversions_of_transformers(kind: str, dtype: str, tmp_path: Path) -> None:
-    name, configuration = MODELS[kind]
+@pytest.mark.parametrize("case", MODELS)
+def test_conversions_of_transformers(case: str, dtype: str, tmp_path: Path) -> None:
+    name, configuration = MODELS[case]
     binding = check(saved(name, configuration, tmp_path), name, dtype=dtype)
     assert binding.note == ""
 

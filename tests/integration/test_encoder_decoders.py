@@ -71,20 +71,20 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("encoder-decoders")
     done: dict[str, tuple[Path, Path]] = {}
 
-    def exported(kind: str) -> tuple[Path, Path]:
-        if kind not in done:
-            feature, task = CASES[kind]
-            checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
-            onnxport.export(checkpoint, root / kind, ExportOptions(task=task))
-            done[kind] = checkpoint, root / kind
-        return done[kind]
+    def exported(model_type: str) -> tuple[Path, Path]:
+        if model_type not in done:
+            feature, task = CASES[model_type]
+            checkpoint = make_checkpoint(model_type, feature, root / "checkpoints")
+            onnxport.export(checkpoint, root / model_type, ExportOptions(task=task))
+            done[model_type] = checkpoint, root / model_type
+        return done[model_type]
 
     return exported
 
 
-@pytest.mark.parametrize("kind", sampled(CASES, EVERY_TIME))
-def test_generated_tokens_equal_pytorchs(kind: str, export: Any) -> None:
-    checkpoint, directory = export(kind)
+@pytest.mark.parametrize("model_type", sampled(CASES, EVERY_TIME))
+def test_generated_tokens_equal_pytorchs(model_type: str, export: Any) -> None:
+    checkpoint, directory = export(model_type)
     model, ours = original(checkpoint), onnxport.load(directory, threads=1)
     for batch in (1, 3):
         inputs = inputs_for(model, ours.encoder.graph, batch)

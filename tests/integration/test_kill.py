@@ -31,10 +31,10 @@ def checkpoints(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["copy", "link"])
-@pytest.mark.parametrize("kind", ["audited", "timed"])
-def test_an_export_killed_at_any_time(kind: str, weights: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["audited", "timed"])
+def test_an_export_killed_at_any_time(mode: str, weights: str, tmp_path: Path) -> None:
     checkpoints(tmp_path)
-    command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), kind, weights, "0"]
+    command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), mode, weights, "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -35,14 +35,14 @@ assert not {"onnx", "onnx_ir", "safetensors", "huggingface_hub"} & sys.modules.k
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("light")
     directories = {}
-    for kind, feature, task in (
+    for model_type, feature, task in (
         ("gpt2", "causal-lm", "text-generation-with-past"),
         ("bart", "seq2seq-lm", "text2text-generation-with-past"),
         ("bert", "sequence-classification", "text-classification"),
     ):
-        checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
-        onnxport.export(checkpoint, root / kind, ExportOptions(task=task, validate="none"))
-        directories[kind] = root / kind
+        checkpoint = make_checkpoint(model_type, feature, root / "checkpoints")
+        onnxport.export(checkpoint, root / model_type, ExportOptions(task=task, validate="none"))
+        directories[model_type] = root / model_type
     return directories
 
 
@@ -53,14 +53,21 @@ def inputs() -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bart"])
-def test_torch_and_transformers_are_not_needed(kind: str, directories: dict[str, Path]) -> None:
+@pytest.mark.parametrize("model_type", ["gpt2", "bart"])
+def test_torch_and_transformers_are_not_needed(model_type: str, directories: dict[str, Path]) -> None:
     given = {name: value.tolist() for name, value in inputs().items()}
     settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1}
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(directories[kind]), json.dumps(given), json.dumps(settings)]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TORCH,
+        str(directories[model_type]),
+        json.dumps(given),
+        json.dumps(settings),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    model = onnxport.load(directories[kind])
+    model = onnxport.load(directories[model_type])
     tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
     expected = model.generate(**tensors, max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=1)
     found = np.array(json.loads(done.stdout))

@@ -74,7 +74,7 @@ MXFP8 = {**FP8, "quant_method": "mxfp8", "weight_block_size": [1, 32], "scale_fm
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens", "lm_head"]}
 LINEAR, PACKED = "proj.weight", ("gate_up_proj", "down_proj")
 
-KINDS: dict[str, tuple[str, dict[str, Any], Any, Quantize, dict[str, Any]]] = {
+METHODS: dict[str, tuple[str, dict[str, Any], Any, Quantize, dict[str, Any]]] = {
     "fp8": ("LlamaForCausalLM", TEXT, LINEAR, quantize_blocks, FP8),
     "fp8 experts": ("Qwen3MoeForCausalLM", EXPERTS, LINEAR, quantize_blocks, FP8),
     "mxfp4": ("GptOssForCausalLM", GPT_OSS, PACKED, quantize_4_bit, MXFP4),
@@ -82,9 +82,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], Any, Quantize, dict[str, Any]]] = {
 }
 
 
-def saved(kind: str, directory: Path) -> tuple[Path, Path]:
+def saved(method_name: str, directory: Path) -> tuple[Path, Path]:
     """Return a quantized checkpoint, and one with its dequantized weights."""
-    name, settings, ending, quantize, quantization = KINDS[kind]
+    name, settings, ending, quantize, quantization = METHODS[method_name]
     model_class = getattr(transformers, name)
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**settings))
@@ -111,13 +111,13 @@ def configure(directory: Path, quantization: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_dequantized(kind: str, dtype: Any, tmp_path: Path) -> None:
-    packed, plain = saved(kind, tmp_path)
-    options, model_class = ExportOptions(dtype=dtype), getattr(transformers, KINDS[kind][0])
+@pytest.mark.parametrize("method_name", METHODS)
+def test_weights_are_dequantized(method_name: str, dtype: Any, tmp_path: Path) -> None:
+    packed, plain = saved(method_name, tmp_path)
+    options, model_class = ExportOptions(dtype=dtype), getattr(transformers, METHODS[method_name][0])
     checkpoint = open_checkpoint(packed, options)
     bound = bind(checkpoint, model_class, load_config(checkpoint, options), options)
-    streamed = kind != "mxfp8"
+    streamed = method_name != "mxfp8"
     assert bool(bound.binding.files) == streamed and (bound.binding.note == "") == streamed
     in_memory = load_model(checkpoint, model_class, options).state_dict()
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -133,19 +133,19 @@ def test_weights_are_dequantized(kind: str, dtype: Any, tmp_path: Path) -> None:
             assert np.array_equal(np.concatenate(chunks), found.reshape(-1)), key
 
 
-@pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
-def test_the_export_equals_that_of_the_dequantized_checkpoint(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method_name", ["fp8", "mxfp4"])
+def test_the_export_equals_that_of_the_dequantized_checkpoint(method_name: str, tmp_path: Path) -> None:
     from onnxruntime import InferenceSession
 
-    packed, plain = saved(kind, tmp_path)
+    packed, plain = saved(method_name, tmp_path)
     options = ExportOptions(past=False)
     result = export(packed, tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"
-    assert result.manifest.source["quantization"] == kind
+    assert result.manifest.source["quantization"] == method_name
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     source = BlueprintSource(open_checkpoint(packed, options), options, lambda *_: None)
     assert source.blueprint().trace.cached and source.draft is None
-    model = getattr(transformers, KINDS[kind][0]).from_pretrained(plain, dtype=torch.float32)
+    model = getattr(transformers, METHODS[method_name][0]).from_pretrained(plain, dtype=torch.float32)
     ids = torch.tensor([[1, 5, 9, 7, 11], [3, 4, 2, 8, 6]])
     with torch.no_grad():
         expected = model(ids).logits.numpy()
@@ -157,7 +157,7 @@ def test_the_export_equals_that_of_the_dequantized_checkpoint(kind: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("method", "words"),
+    ("method", "message"),
     [
         ({"quant_method": "gptq", "bits": 4}, r"quantized \(gptq\).*the package gptqmodel"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"\(bitsandbytes\).*the package bitsandbytes"),
@@ -167,10 +167,10 @@ def test_the_export_equals_that_of_the_dequantized_checkpoint(kind: str, tmp_pat
         ({}, r"\(None\)"),
     ],
 )
-def test_an_unsupported_method_is_named(method: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_an_unsupported_method_is_named(method: dict[str, Any], message: str, tmp_path: Path) -> None:
     packed, _ = saved("fp8", tmp_path)
     configure(packed, method)
-    with pytest.raises(UnsupportedError, match=words):
+    with pytest.raises(UnsupportedError, match=message):
         export(packed, tmp_path / "out", ExportOptions())
 
 

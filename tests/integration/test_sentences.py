@@ -55,8 +55,11 @@ def write(path: Path, value: Any) -> None:
 
 
 def add_modules(root: Path, modules: dict[str, dict[str, Any]], trunk: str = "") -> None:
-    kinds = {trunk: "Transformer"} | {name: name.partition("_")[2] for name in modules}
-    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    module_types = {trunk: "Transformer"} | {name: name.partition("_")[2] for name in modules}
+    listed = [
+        {"path": path, "type": f"sentence_transformers.models.{module_type}"}
+        for path, module_type in module_types.items()
+    ]
     write(root / "modules.json", listed)
     for name, settings in modules.items():
         write(root / name / "config.json", settings)
@@ -131,12 +134,14 @@ def safe(root: Path) -> None:
     save_file(torch.load(root / "3_Dense" / "pytorch_model.bin"), root / "3_Dense" / "model.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["pickled", "safetensors", "linked"])
-def test_dense_and_normalisation(root: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("weights_format", ["pickled", "safetensors", "linked"])
+def test_dense_and_normalization(root: Path, tmp_path: Path, weights_format: str) -> None:
     tensors = dense_directory(root)
-    if kind != "pickled":
+    if weights_format != "pickled":
         safe(root)
-    result = onnxport.export(root, tmp_path / "out", ExportOptions(weights="link" if kind == "linked" else "copy"))
+    result = onnxport.export(
+        root, tmp_path / "out", ExportOptions(weights="link" if weights_format == "linked" else "copy")
+    )
     assert result.manifest.validation["status"] == "passed"
     np.testing.assert_allclose(run(tmp_path / "out")[1], expected(hidden_states_of(root), tensors), atol=1e-5)
     assert (tmp_path / "out" / "2_Dense" / "model.safetensors").read_bytes() == (

@@ -20,12 +20,12 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-def gguf_bytes(*, kind: int = 0, architecture: str | None = "llama", version: int = 3) -> bytes:
+def gguf_bytes(*, ggml_type: int = 0, architecture: str | None = "llama", version: int = 3) -> bytes:
     pairs = [text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("x") + text("yy"),
              text("n") + struct.pack("<II", 4, 7)]  # fmt: skip
     if architecture:
         pairs.append(text("general.architecture") + struct.pack("<I", 8) + text(architecture))
-    tensor = text("w") + struct.pack("<I2QIQ", 2, 4, 8, kind, 0)
+    tensor = text("w") + struct.pack("<I2QIQ", 2, 4, 8, ggml_type, 0)
     head = b"GGUF" + struct.pack("<IQQ", version, 1, len(pairs)) + b"".join(pairs) + tensor
     return head + bytes(-len(head) % 32) + bytes(128)
 
@@ -55,7 +55,7 @@ def test_several_files_are_an_error(tmp_path: Path) -> None:
         (gguf_bytes()[:4], "header is truncated"),
         (b"GGML" + bytes(50), "not b'GGUF'"),
         (gguf_bytes(version=9), "version 9"),
-        (gguf_bytes(kind=999), "unknown type 999"),
+        (gguf_bytes(ggml_type=999), "unknown type 999"),
         (gguf_bytes(architecture=None), "has no general.architecture"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 60), "damaged"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "truncated"),

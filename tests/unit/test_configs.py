@@ -101,12 +101,12 @@ def test_multiple_choice_has_pairs_of_sequences(tokenizer: Any, sizes: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("framework", "kind"),
+    ("framework", "tensor_class"),
     [(TensorType.PYTORCH, torch.Tensor), ("np", numpy.ndarray), (TensorType.NUMPY, numpy.ndarray), (None, list)],
 )
-def test_the_framework_determines_the_tensor_type(tokenizer: Any, framework: Any, kind: type) -> None:
+def test_the_framework_determines_the_tensor_type(tokenizer: Any, framework: Any, tensor_class: type) -> None:
     inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework=framework)
-    assert isinstance(inputs["input_ids"], kind)
+    assert isinstance(inputs["input_ids"], tensor_class)
 
 
 def test_tensorflow_is_not_supported(tokenizer: Any) -> None:

@@ -68,14 +68,14 @@ def test_the_lowest_limit_applies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "kind"),
+    ("budget", "expected"),
     [(MARGIN + 25 * GIB, "whole"), (MARGIN + 25 * GIB - 1, "on disk"), (MARGIN + 3 * GIB, "on disk"), (GIB, "reduced")],
 )
-def test_the_first_strategy_that_fits_is_chosen(budget: int, kind: str) -> None:
+def test_the_first_strategy_that_fits_is_chosen(budget: int, expected: str) -> None:
     strategy = choose(Weights(10 * GIB, GIB, on_disk=True), budget, ExportOptions())
-    assert strategy.name == kind
-    assert bool(strategy.note) == (kind != "whole")
-    assert strategy.cache_bytes == (budget - MARGIN - 3 * GIB if kind == "on disk" else 0)
+    assert strategy.name == expected
+    assert bool(strategy.note) == (expected != "whole")
+    assert strategy.cache_bytes == (budget - MARGIN - 3 * GIB if expected == "on disk" else 0)
 
 
 def test_half_precision_needs_more_memory_besides_the_original() -> None:

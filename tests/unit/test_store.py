@@ -158,9 +158,9 @@ def test_another_keys_entry_is_dropped(store: Store, file: Path, caplog: pytest.
     check_dropped(store, file, caplog)
 
 
-@pytest.mark.parametrize("kind", ["directory", "pipe", "broken link", "link to itself"])
+@pytest.mark.parametrize("case", ["directory", "pipe", "broken link", "link to itself"])
 def test_something_else_under_its_name_is_dropped(
-    store: Store, file: Path, kind: str, caplog: pytest.LogCaptureFixture
+    store: Store, file: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.unlink()
     make = {
@@ -169,8 +169,8 @@ def test_something_else_under_its_name_is_dropped(
         "broken link": lambda: file.symlink_to("nothing"),
         "link to itself": lambda: file.symlink_to(file.name),
     }
-    make[kind]()
-    assert len(store.entries()) == (kind != "broken link")
+    make[case]()
+    assert len(store.entries()) == (case != "broken link")
     assert store.get("k") is None
     store.put("k", "blueprint", "BERT", CONTENT)
     assert store.get("k") == CONTENT
