@@ -1,1 +1,1 @@
-"""What exports cost, in seconds and bytes, beside what they cost elsewhere."""
+"""Time and memory of exports, compared with other exporters."""

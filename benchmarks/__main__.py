@@ -1,8 +1,8 @@
-"""Measure what exports cost beside what they cost elsewhere, and write the page about it.
+"""Measure time and memory of exports, compare them with other exporters, and write docs/benchmarks.md.
 
 python -m benchmarks measure [--rows a,b] [--runs 5] [--models bert-base,gpt2] [--without genai] [--gigabytes 30]
-python -m benchmarks page        # docs/benchmarks.md, and docs/benchmarks.json with every figure
-python -m benchmarks clean       # removes the large checkpoint, with `all` everything
+python -m benchmarks page        # writes docs/benchmarks.md, and docs/benchmarks.json with all figures
+python -m benchmarks clean       # removes the large checkpoint; with `all`, everything
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORK = REPOSITORY / ".cache" / "benchmarks"
 
 
 def main() -> int:
-    """Do what the command line says; return 1 where a side failed."""
+    """Run the command; return 1 if a side failed."""
     arguments = _parser().parse_args()
     if arguments.verb == "measure":
         return _measure(arguments)
@@ -40,12 +40,12 @@ def main() -> int:
 def _measure(arguments: argparse.Namespace) -> int:
     bench = Bench(WORK, gigabytes=arguments.gigabytes, limit=arguments.limit)
 
-    def wanted(cell: Cell) -> bool:
+    def is_selected(cell: Cell) -> bool:
         return cell[0] in arguments.models and cell[1] not in arguments.without
 
-    plan = groups(arguments.rows, wanted)
+    plan = groups(arguments.rows, is_selected)
     _set_up([cell for _, cells in plan for cell in cells], bench)
-    described = machine(bench)
+    environment = machine(bench)
     measured: dict[str, dict[Cell, Measured]] = {key: {} for key in arguments.rows}
     for keys, cells in plan:
         found: dict[Cell, Measured] = {}
@@ -53,7 +53,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         def keep(keys: tuple[str, ...] = keys, found: dict[Cell, Measured] = found) -> None:
             for key in keys:
                 measured[key].update({cell: found[cell] for cell in ROWS[key].cells if cell in found})
-                save(key, measured[key], (bench, arguments.runs, described))
+                save(key, measured[key], (bench, arguments.runs, environment))
 
         bench.measure(cells, arguments.runs, found, keep)
     if not arguments.keep:
@@ -65,7 +65,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 def _set_up(cells: list[Cell], bench: Bench) -> None:
-    """Make environments and checkpoints before anything is measured; what fails is told again in its cells."""
+    """Create environments and checkpoints before measuring; the cells of those that fail have the error, too."""
     for name in dict.fromkeys(SIDES[side].environment for _, side in cells):
         try:
             if name:
@@ -82,7 +82,7 @@ def _set_up(cells: list[Cell], bench: Bench) -> None:
 def _page() -> int:
     rows = load(WORK)
     if not rows:
-        tell("nothing was measured yet; run `make bench`")
+        tell("there are no results yet; run `make bench`")
         return 1
     text = page(rows)
     if generation.RESULT.is_file():
@@ -92,12 +92,12 @@ def _page() -> int:
     return 0
 
 
-def _listed(choices: tuple[str, ...]) -> object:
+def _comma_separated(choices: tuple[str, ...]) -> object:
     def parse(text: str) -> list[str]:
         names = [name.strip() for name in text.split(",") if name.strip()]
         unknown = [name for name in names if name not in choices]
         if unknown or not names:
-            raise argparse.ArgumentTypeError(f"{text!r} isn't a list of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{text!r} isn't a comma-separated list of {', '.join(choices)}")
         return names
 
     return parse
@@ -108,14 +108,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    measure = verbs.add_parser("measure", help="measure, print the table, keep the figures")
+    measure = verbs.add_parser("measure", help="measure, print the table, store the results")
     add = measure.add_argument
-    add("--rows", type=_listed(tuple(ROWS)), default=list(ROWS), help="a to g, separated by commas (all)")
-    add("--runs", type=int, default=5, help="rounds (5)")
-    add("--models", type=_listed(tuple(SHAPES)), default=list(SHAPES), help="checkpoints, separated by commas (all)")
-    add("--without", type=_listed(OTHERS), default=[], help="other exporters to leave out")
-    add("--gigabytes", type=float, default=30.0, help="size of the large checkpoint (30); as much again is written")
-    add("--limit", type=float, default=3600.0, help="seconds after which a side is ended (3600)")
+    add("--rows", type=_comma_separated(tuple(ROWS)), default=list(ROWS), help="comma-separated rows, a to g (all)")
+    add("--runs", type=int, default=5, help="number of rounds (5)")
+    add(
+        "--models", type=_comma_separated(tuple(SHAPES)), default=list(SHAPES), help="comma-separated checkpoints (all)"
+    )
+    add("--without", type=_comma_separated(OTHERS), default=[], help="comma-separated exporters to skip")
+    add("--gigabytes", type=float, default=30.0, help="size of the large checkpoint (30); its export is as large")
+    add("--limit", type=float, default=3600.0, help="time limit of a side in seconds (3600)")
     add("--keep", action="store_true", help="keep the large checkpoint")
     verbs.add_parser("page", help="write docs/benchmarks.md and docs/benchmarks.json")
     clean = verbs.add_parser("clean", help="remove the large checkpoint")

@@ -1,4 +1,4 @@
-"""Seeded checkpoints of well-known shapes: their weights are random, their cost is that of the real ones.
+"""Seeded checkpoints with the configurations of well-known models and random weights.
 
 python -m benchmarks.checkpoints NAME ROOT     # writes ROOT/NAME; --gigabytes N for the large one
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 SEED = 0
 LARGE = "llama-large"
-"""The one that is larger than memory; `benchmarks.large` writes it."""
+"""The checkpoint that is larger than memory, written by `benchmarks.large`."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Shape:
     """Describe one checkpoint.
 
     Attributes:
-        model_class: class of Transformers.
-        config: arguments of its configuration; those left out are its defaults.
-        task: what it is exported for.
-        preprocessor: (model type, feature) whose tiny preprocessor fits.
+        model_class: name of the model class.
+        config: arguments of its configuration class that differ from the defaults.
+        task: task of the export.
+        preprocessor: (model type, feature) of a suitable tiny preprocessor.
     """
 
     model_class: str
@@ -79,21 +79,21 @@ SHAPES: dict[str, Shape] = {
     "llama-80": _llama(80, 512, 2048, (8, 4), 32_000, True),
     LARGE: _llama(46, 5120, 13_824, (40, 40), 32_000, False),
 }
-"""Name to shape. The large one's number of layers follows from the size that is asked for."""
+"""Name to shape. The number of layers of the large one depends on the requested size."""
 
 
 def make(name: str, root: Path, gigabytes: float) -> Path:
-    """Return the directory of a checkpoint, which is written where it isn't there yet.
+    """Return the directory of a checkpoint, which is written if it doesn't exist.
 
-    Another process writes it: what this one held then would count as the memory of the processes that it measures.
+    Another process writes it: the memory of this process would count for the child processes that it measures.
 
     Args:
         name: one of `SHAPES`.
-        root: directory of checkpoints.
-        gigabytes: size of the large one.
+        root: directory of all checkpoints.
+        gigabytes: size of the large checkpoint.
 
     Raises:
-        RuntimeError: it can't be written.
+        RuntimeError: the checkpoint can't be written.
     """
     directory = root / (f"{name}-{gigabytes:g}gb" if name == LARGE else name)
     if directory.is_dir():
@@ -112,7 +112,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def largest_tensor(directory: Path) -> int:
-    """Return the bytes of a checkpoint's largest tensor; only headers are read."""
+    """Return the size of a checkpoint's largest tensor in bytes, from the headers."""
     largest = 0
     for file in weight_files(directory):
         with file.open("rb") as opened:
@@ -123,7 +123,7 @@ def largest_tensor(directory: Path) -> int:
 
 
 def main() -> None:
-    """Write one checkpoint, whole or not at all."""
+    """Write one checkpoint atomically."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SHAPES)
     parser.add_argument("directory", type=Path)
@@ -158,11 +158,11 @@ def _write(shape: Shape, directory: Path) -> None:
     model.save_pretrained(directory)
     size = getattr(model.config, "image_size", None)
     make_preprocessor(*shape.preprocessor, model.config, image_size=size).save_pretrained(directory)
-    _name_classes_as_before(directory)
+    _write_class_names_of_4(directory)
 
 
-def _name_classes_as_before(directory: Path) -> None:
-    """Give tokenizers and image processors the class names that Transformers 4 knows as well."""
+def _write_class_names_of_4(directory: Path) -> None:
+    """Rename the classes of tokenizers and image processors to names that Transformers 4 has, too."""
     for file in directory.glob("*_config.json"):
         text = file.read_text(encoding="utf-8")
         for new, old in (("TokenizersBackend", "PreTrainedTokenizerFast"), ("ImageProcessorPil", "ImageProcessor")):

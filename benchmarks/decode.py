@@ -1,4 +1,4 @@
-"""Load a graph in ONNX Runtime with its weights mapped, not copied, and run one decode step.
+"""Load a graph in ONNX Runtime with memory-mapped weights, and run one decode step.
 
 python -m benchmarks.decode DIRECTORY
 """
@@ -14,7 +14,7 @@ PAST = 4
 
 
 def main() -> int:
-    """Load, run, and fail where an output isn't finite."""
+    """Load and run the graph; return 1 if an output isn't finite."""
     import numpy
 
     from onnxport.validation.mapped import open_mapped
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _value(node: Any, numpy: Any) -> Any:
-    """Return an input: one new token after `PAST` ones."""
+    """Return a graph input for one new token after `PAST` cached tokens."""
     sizes = {"batch_size": 1, "sequence_length": 1, "past_sequence_length": PAST}
     shape = [
         axis if isinstance(axis, int) else sum(sizes[part.strip()] for part in axis.split("+")) for axis in node.shape

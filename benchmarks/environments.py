@@ -1,4 +1,4 @@
-"""The other exporters' environments: one each, pinned, made on the first use. Nothing else here needs a network."""
+"""Environments of the other exporters, with pinned versions, created on first use. Only this needs a network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "mobius": ("mobius-onnx==0.1.0", "transformers==5.23.0"),
     "genai": ("onnxruntime-genai==0.18.*", "onnxruntime", "onnx", "onnx-ir", "transformers==5.23.0"),
 }
-"""What each gets after PyTorch, which comes first: a build without CUDA stays where there is one."""
+"""Requirements that are installed after PyTorch: it is first, so that an available build without CUDA is kept."""
 
 
 def set_up(name: str, root: Path) -> None:
-    """Make an environment, unless it is there.
+    """Create an environment, unless it exists.
 
     Raises:
-        RuntimeError: it can't be made.
+        RuntimeError: the environment can't be created.
     """
     home = root / name
     if (home / "installed").is_file():
@@ -30,16 +30,16 @@ def set_up(name: str, root: Path) -> None:
         subprocess.run(pip, check=True)
         subprocess.run([*pip, *REQUIREMENTS[name]], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(f"the environment {name} can't be made: {error}") from error
+        raise RuntimeError(f"the environment {name} can't be created: {error}") from error
     (home / "installed").touch()
 
 
 def versions(name: str, root: Path) -> dict[str, str]:
-    """Return the versions of what an environment holds, of the packages that matter here."""
+    """Return the versions of the relevant packages in an environment."""
     python = root / name / "bin" / "python"
     if not python.is_file():
         return {}
     listed = subprocess.run([str(python), "-m", "pip", "freeze"], capture_output=True, text=True).stdout
     pairs = [line.split("==") for line in listed.splitlines() if "==" in line]
-    wanted = ("torch", "transformers", "onnxruntime", "onnx", "onnx-ir", "onnx_ir", "optimum-onnx", "mobius-onnx")
-    return {key: value for key, value in pairs if key in (*wanted, "onnxruntime-genai", "accelerate")}
+    relevant = ("torch", "transformers", "onnxruntime", "onnx", "onnx-ir", "onnx_ir", "optimum-onnx", "mobius-onnx")
+    return {key: value for key, value in pairs if key in (*relevant, "onnxruntime-genai", "accelerate")}

@@ -1,9 +1,9 @@
-"""Measure how fast exported models generate, beside PyTorch and optimum-onnx's runtime.
+"""Measure the generation speed of exported models, PyTorch and optimum-onnx's runtime.
 
-python -m benchmarks.generation [--runs 5]      # prints the section, keeps the figures for `python -m benchmarks page`
+python -m benchmarks.generation [--runs 5]      # prints the section, stores the figures for `python -m benchmarks page`
 
-Each side is a process of its own that stays: it loads, generates once to warm up, and then once for each of its turns.
-All have two threads, the same tokens or sound, and their own `generate`, which writes the same number of tokens.
+Each side is one process for all rounds: it loads, generates once to warm up, and then once in each round. All use two
+threads, the same token ids or audio features, and their own `generate`, with the same number of new tokens.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ WORK = REPOSITORY / ".cache" / "benchmarks"
 RESULT = WORK / "results" / "generation.json"
 THREADS, PROMPT, NEW = 2, 128, 128
 SIDES = {"onnxport": "", "PyTorch": "", "optimum-onnx": "optimum"}
-"""Side to the environment that it runs in; empty for this one."""
-WANTED = {("smollm2", "PyTorch"): 1.2, ("smollm2", "optimum-onnx"): 1.0, ("whisper-tiny", "PyTorch"): 1.2}
-"""Checkpoint and side to what our speed divided by its speed may be at least."""
+"""Side to the name of its environment; empty for this one."""
+MINIMUM_RATIO = {("smollm2", "PyTorch"): 1.2, ("smollm2", "optimum-onnx"): 1.0, ("whisper-tiny", "PyTorch"): 1.2}
+"""(Checkpoint, side) to the minimum of onnxport's speed divided by the side's speed."""
 OVERHEAD = 0.15
-"""Of the session's own time, what Python may take in each step."""
+"""Maximum time in Python, as a share of the time in ONNX Runtime's session."""
 
 
 def main() -> int:
-    """Measure, or be one side."""
+    """Measure, or run one side."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation")
     parser.add_argument("--runs", type=int, default=5, help="rounds (5)")
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "DIR"), help=argparse.SUPPRESS)
@@ -43,15 +43,15 @@ def main() -> int:
         return _serve(*arguments.side)
     found = {model: _measure(model, arguments.runs) for model in ("smollm2", "whisper-tiny")}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(_told(found, arguments.runs), indent=1) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(_record(found, arguments.runs), indent=1) + "\n", encoding="utf-8")
     print(section(json.loads(RESULT.read_text(encoding="utf-8"))))
     return 0
 
 
 def section(result: dict[str, Any]) -> str:
-    """Return the Markdown of what was measured."""
+    """Return the results as Markdown."""
     lines = [
-        f"## h. Generating: prompt {PROMPT} (or 30 s of sound) and {NEW} new tokens, greedy, {THREADS} threads",
+        f"## h. Generation: prompt of {PROMPT} tokens (or 30 s of audio), {NEW} new tokens, greedy, {THREADS} threads",
         "",
         "| checkpoint | side | tokens/s | ours / its | to reach | reached |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -59,8 +59,8 @@ def section(result: dict[str, Any]) -> str:
     for model, sides in result["sides"].items():
         rates = {side: NEW / statistics.median(run["seconds"] for run in runs) for side, runs in sides.items()}
         for side, rate in rates.items():
-            ratio, wanted = rates["onnxport"] / rate, WANTED.get((model, side))
-            judged = ("", "", "") if wanted is None else (f"{ratio:.2f}", f"≥ {wanted}", _reached(ratio >= wanted))
+            ratio, minimum = rates["onnxport"] / rate, MINIMUM_RATIO.get((model, side))
+            judged = ("", "", "") if minimum is None else (f"{ratio:.2f}", f"≥ {minimum}", _reached(ratio >= minimum))
             lines.append(f"| {model} | {side} | {rate:.1f} | {' | '.join(judged)} |")
         runs = sides["onnxport"]
         share = statistics.median((run["seconds"] - run["session"]) / run["session"] for run in runs)
@@ -74,7 +74,7 @@ def _reached(yes: bool) -> str:
     return "yes" if yes else "**no**"
 
 
-def _told(found: dict[str, Any], runs: int) -> dict[str, Any]:
+def _record(found: dict[str, Any], runs: int) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"date": date, "commit": commit.stdout.strip(), "runs": runs, "load": os.getloadavg()[0], "sides": found}
@@ -104,7 +104,7 @@ def _measure(model: str, runs: int) -> dict[str, list[dict[str, float]]]:
 
 @contextmanager
 def _started(side: str, model: str, directory: Path) -> Iterator[Any]:
-    """Start a side, and wait until it has warmed up."""
+    """Start a side's process, and wait until it has warmed up."""
     name = SIDES[side]
     python = str(WORK / "environments" / name / "bin" / "python") if name else sys.executable
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
@@ -120,7 +120,7 @@ def _started(side: str, model: str, directory: Path) -> Iterator[Any]:
 
 
 def _serve(side: str, model: str, directory: str) -> int:
-    """Load, warm up, and generate once for each line."""
+    """Load, warm up, and generate once for each line on standard input."""
     output = sys.stdout
     sys.stdout = sys.stderr
     import torch
@@ -130,20 +130,20 @@ def _serve(side: str, model: str, directory: str) -> int:
     torch.manual_seed(0)
     speech = model.startswith("whisper")
     if speech:
-        given = {"input_features": torch.randn(1, loaded.config.num_mel_bins, 2 * loaded.config.max_source_positions)}
+        inputs = {"input_features": torch.randn(1, loaded.config.num_mel_bins, 2 * loaded.config.max_source_positions)}
     else:
         ids = torch.randint(5, loaded.config.vocab_size - 5, (1, PROMPT))
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    wanted = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "num_beams": 1}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "num_beams": 1}
     if not speech:
-        wanted["pad_token_id"] = 0
+        settings["pad_token_id"] = 0
 
     def generate() -> dict[str, float]:
         decoder = getattr(loaded, "_decoder", None)
         before = decoder.graph.seconds if decoder else 0.0
         start = time.perf_counter()
         with torch.no_grad():
-            loaded.generate(**given, **wanted)
+            loaded.generate(**inputs, **settings)
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "session": (decoder.graph.seconds - before) if decoder else seconds}
 
@@ -173,8 +173,8 @@ def _optimum(model: str, directory: str) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    kind = ORTModelForSpeechSeq2Seq if model.startswith("whisper") else ORTModelForCausalLM
-    return kind.from_pretrained(directory, session_options=options)
+    model_class = ORTModelForSpeechSeq2Seq if model.startswith("whisper") else ORTModelForCausalLM
+    return model_class.from_pretrained(directory, session_options=options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Import what an export imports, and nothing else: what its memory is compared with.
+"""Import the modules that an export imports, and nothing else, as the baseline of its memory.
 
-python -m benchmarks.imports record FILE ARGUMENT…   # run `onnxport ARGUMENT…`, write the names of its modules
-python -m benchmarks.imports load FILE               # import these, in the same order
+python -m benchmarks.imports record FILE ARGUMENT…   # run `onnxport ARGUMENT…`, write the names of the imported modules
+python -m benchmarks.imports load FILE               # import them in the same order
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Record, or load."""
+    """Record or import the modules."""
     verb, file, *arguments = sys.argv[1:]
     if verb == "load":
         for name in Path(file).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(Exception):  # some modules are made by code and can't be imported by name
+            with contextlib.suppress(Exception):  # some modules are created by code and can't be imported by name
                 importlib.import_module(name)
         return 0
     from onnxport.cli import main as command

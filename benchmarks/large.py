@@ -1,6 +1,6 @@
-"""Write a Llama of any size, seeded bf16 weights in shards, in memory that doesn't depend on the size.
+"""Write a Llama checkpoint of any size, with seeded bf16 weights in shards, in constant memory.
 
-The safetensors format is written here, since its library wants a whole shard in memory.
+The safetensors format is written here, since its library requires a whole shard in memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 SHARD = 5 * 10**9
 _PIECE = 1 << 26
-"""Bytes that are made at once."""
+"""Bytes that are generated at a time."""
 _ONE = b"\x80\x3f"
 """1.0 in bf16."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Name one tensor and its shape."""
+    """Name and shape of a tensor in bf16."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,43 +38,43 @@ def write(config: dict[str, Any], directory: Path, gigabytes: float) -> None:
     """Write a checkpoint.
 
     Args:
-        config: arguments of a `LlamaConfig`; as many layers are made as fit.
-        directory: where to; it exists.
-        gigabytes: size of the weights, at least that of the embeddings and two layers.
+        config: arguments of a `LlamaConfig`; the number of layers is set to reach the size.
+        directory: an existing directory.
+        gigabytes: size of the weights; at least the embeddings and two layers are written.
 
     Raises:
-        OSError: the disk is too small.
+        OSError: there isn't enough disk space.
     """
-    ends = sum(tensor.nbytes for tensor in _tensors({**config, "num_hidden_layers": 0}))
-    layer = sum(tensor.nbytes for tensor in _tensors({**config, "num_hidden_layers": 1})) - ends
-    config = {**config, "num_hidden_layers": max(2, round((gigabytes * 1e9 - ends) / layer))}
+    outside = sum(tensor.nbytes for tensor in _tensors({**config, "num_hidden_layers": 0}))
+    layer = sum(tensor.nbytes for tensor in _tensors({**config, "num_hidden_layers": 1})) - outside
+    config = {**config, "num_hidden_layers": max(2, round((gigabytes * 1e9 - outside) / layer))}
     tensors = list(_tensors(config))
     total, free = sum(tensor.nbytes for tensor in tensors), shutil.disk_usage(directory).free
     if free < 2.1 * total:
         raise OSError(
-            f"{total / 1e9:.1f} GB and an export of it need {2.1 * total / 1e9:.1f} GB, {free / 1e9:.1f} are free"
+            f"{total / 1e9:.1f} GB and the export need {2.1 * total / 1e9:.1f} GB on disk, {free / 1e9:.1f} are free"
         )
     shards = list(_shards(tensors))
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
-        _write_shard(directory / name, shard, number)
-    where = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-    index = {"metadata": {"total_size": total}, "weight_map": where}
+    for seed, (name, shard) in enumerate(zip(names, shards, strict=True)):
+        _write_shard(directory / name, shard, seed)
+    weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    described = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", **config}
-    (directory / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    config_json = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", **config}
+    (directory / "config.json").write_text(json.dumps(config_json, indent=2), encoding="utf-8")
 
 
 def _tensors(config: dict[str, Any]) -> Iterator[Tensor]:
     width, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    past = width // config["num_attention_heads"] * config["num_key_value_heads"]
+    key_size = width // config["num_attention_heads"] * config["num_key_value_heads"]
     yield Tensor("model.embed_tokens.weight", (vocabulary, width))
-    for number in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{number}."
+    for index in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{index}."
         for name, rows, columns in (
             ("self_attn.q_proj", width, width),
-            ("self_attn.k_proj", past, width),
-            ("self_attn.v_proj", past, width),
+            ("self_attn.k_proj", key_size, width),
+            ("self_attn.v_proj", key_size, width),
             ("self_attn.o_proj", width, width),
             ("mlp.gate_proj", inner, width),
             ("mlp.up_proj", inner, width),
@@ -119,7 +119,7 @@ def _write_shard(file: Path, tensors: list[Tensor], seed: int) -> None:
 
 
 def _weights(random: Any, size: int) -> bytes:
-    """Return bf16 values between 2**-10 and 2**-6 of either sign: random bits under a fixed part of the exponent."""
+    """Return random bf16 values of either sign between 2**-10 and 2**-6, by fixing the high bits of the exponent."""
     import numpy
 
     bits = numpy.frombuffer(random.bytes(size), dtype="<u2")

@@ -1,4 +1,4 @@
-"""Run a command and say what the whole process cost."""
+"""Run a command and measure the time and memory of its process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes of one unit of ru_maxrss."""
+"""Unit of ru_maxrss in bytes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Say what one process cost.
+    """Time and memory of one process.
 
     Attributes:
         seconds: wall clock, from start to exit.
-        peak: largest resident memory, in bytes, of the process or of one that it started and waited for.
-        written: bytes of the files that it left.
-        processor: seconds of processors, of the same processes.
+        peak: peak resident set size in bytes, of the process or of one that it started and waited for.
+        written: size of the output files in bytes.
+        processor: CPU time of these processes in seconds.
     """
 
     seconds: float
@@ -42,14 +42,14 @@ def run(
     Args:
         command: program and arguments.
         output: directory that it writes.
-        log: file for what it prints.
-        environment: variables that are added to this process's.
-        limit: seconds after which it is ended.
+        log: file for its standard output and standard error.
+        environment: variables that are added to those of this process.
+        limit: time limit in seconds, after which it is killed.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
-    ended_here = threading.Event()
+    killed_here = threading.Event()
     with log.open("w", encoding="utf-8") as stream:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -59,19 +59,19 @@ def run(
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
-        timer = threading.Timer(limit, _end, (process.pid, ended_here))
+        timer = threading.Timer(limit, _kill, (process.pid, killed_here))
         timer.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
         except BaseException:
-            _end(process.pid, ended_here)
+            _kill(process.pid, killed_here)
             raise
         finally:
             timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"took more than {limit:g} s" if ended_here.is_set() else _reason(process.returncode, log))
+        raise RuntimeError(f"took more than {limit:g} s" if killed_here.is_set() else _reason(process.returncode, log))
     written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     return Cost(seconds, usage.ru_maxrss * _MAXRSS_UNIT, written, usage.ru_utime + usage.ru_stime)
 
@@ -86,15 +86,15 @@ def median(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def _end(pid: int, told: threading.Event) -> None:
-    """End a process with all that it started: it leads a session of its own."""
-    told.set()
+def _kill(pid: int, killed: threading.Event) -> None:
+    """Kill a process and its child processes, which are in the session that it leads."""
+    killed.set()
     os.killpg(pid, signal.SIGKILL)
 
 
 def _reason(code: int, log: Path) -> str:
-    """Return the last line that says something, and how the process ended."""
+    """Return how the process exited, and the last error in its log, or its last line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "Error" in line or "error" in line), "".join(lines[-1:]))
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{how}: {said[:300]}" if said else how
+    message = next((line for line in reversed(lines) if "Error" in line or "error" in line), "".join(lines[-1:]))
+    status = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{status}: {message[:300]}" if message else status

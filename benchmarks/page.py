@@ -1,4 +1,4 @@
-"""Turn results into Markdown: what the terminal shows, and `docs/benchmarks.md`."""
+"""Format results as Markdown, for the terminal and `docs/benchmarks.md`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from benchmarks.sides import SIDES
 _HEAD = """\
 # Benchmarks
 
-Written by `python -m benchmarks page` from what `make bench` measured, in [this way](../benchmarks/README.md). Whole
-processes, imports included: medians, with the least and the most in brackets. Sides take turns. The checkpoints have
-seeded random weights. Peak memory is the largest resident set of a process.
+Written by `python -m benchmarks page` from the results of `make bench` ([method](../benchmarks/README.md)). Times are
+those of whole processes, including imports: medians, with minimum and maximum in parentheses. The sides are run
+interleaved. The checkpoints have seeded random weights. Peak memory is the peak resident set size of a process.
 """
 
 
@@ -28,7 +28,7 @@ def page(rows: dict[str, Row]) -> str:
 
 
 def section(key: str, row: Row) -> str:
-    """Return the section of one row: what is compared, every side, the machine."""
+    """Return the section of one row: comparisons, figures of each side, machine."""
     return "\n".join(
         [
             f"## {key}. {ROWS[key].title}",
@@ -55,31 +55,31 @@ def _comparisons(key: str, row: Row) -> list[str]:
 
 
 def _judge(each: Comparison, row: Row) -> tuple[str, str, str]:
-    """Return what was measured, what is to be reached, and whether it was."""
+    """Return the measured figures, the target, and whether it was reached."""
     costs = medians(row)
     ours, theirs = costs.get(each.ours), costs.get(each.theirs)
     if each.figure == "memory":
         return _judge_memory(each, row, (ours, theirs))
     plus = f" + {each.plus:g} s" if each.plus else ""
-    wanted = "no figure set" if each.factor is None else f"≤ {each.factor:.3g} x{plus}"
+    target = "no figure set" if each.factor is None else f"≤ {each.factor:.3g} x{plus}"
     if ours is None or theirs is None:
-        return "failed, see below", wanted, "no" if ours is None else "nothing to compare with"
-    said = f"{ours.seconds:.2f} s / {theirs.seconds:.2f} s = {ours.seconds / theirs.seconds:.3g}"
+        return "failed, see below", target, "no" if ours is None else "nothing to compare with"
+    ratio = f"{ours.seconds:.2f} s / {theirs.seconds:.2f} s = {ours.seconds / theirs.seconds:.3g}"
     if each.factor is None:
-        return said, wanted, ""
-    return said, wanted, "yes" if ours.seconds <= each.factor * theirs.seconds + each.plus else "**no**"
+        return ratio, target, ""
+    return ratio, target, "yes" if ours.seconds <= each.factor * theirs.seconds + each.plus else "**no**"
 
 
 def _judge_memory(each: Comparison, row: Row, costs: tuple[Cost | None, Cost | None]) -> tuple[str, str, str]:
     ours, theirs = costs
     largest = row["models"][each.ours[0]].get("largest", 0)
     limit = ALLOWANCE + TENSORS * largest
-    wanted = f"≤ {limit / 1e6:.0f} MB (300 MB + 2 x {largest / 1e6:.0f} MB)"
+    target = f"≤ {limit / 1e6:.0f} MB (300 MB + 2 x {largest / 1e6:.0f} MB)"
     if ours is None or theirs is None:
-        return "failed, see below", wanted, "no"
+        return "failed, see below", target, "no"
     above = ours.peak - theirs.peak
-    said = f"{ours.peak / 1e6:.0f} - {theirs.peak / 1e6:.0f} = {above / 1e6:.0f} MB"
-    return said, wanted, "yes" if above <= limit else "**no**"
+    difference = f"{ours.peak / 1e6:.0f} - {theirs.peak / 1e6:.0f} = {above / 1e6:.0f} MB"
+    return difference, target, "yes" if above <= limit else "**no**"
 
 
 def _sides(row: Row) -> list[str]:
@@ -97,23 +97,23 @@ def _sides(row: Row) -> list[str]:
             continue
         each = [cost["seconds"] for cost in cell["costs"]]
         spread = f" ({min(each):.2f} to {max(each):.2f})" if len(each) > 1 else ""
-        said = f"; {cell['said']}" if cell["said"] else ""
-        seconds = f"{middle.seconds:.2f}{spread}{said} | {middle.processor:.1f}"
+        printed = f"; {cell['said']}" if cell["said"] else ""
+        seconds = f"{middle.seconds:.2f}{spread}{printed} | {middle.processor:.1f}"
         figures = f"{seconds} | {middle.peak / 1e9:.2f} | {middle.written / 1e6:.1f}"
         lines.append(f"{start} {figures} |")
     return lines
 
 
 def _where(row: Row) -> list[str]:
-    """Return when and where each checkpoint was measured, those alike in one line."""
+    """Return date and machine of each checkpoint's figures, equal ones in one line."""
     found: dict[str, list[str]] = {}
     for model, about in row["models"].items():
         sides = {cell["side"] for cell in row["cells"] if cell["model"] == model}
-        found.setdefault(_told(about, {SIDES[side].environment for side in sides}), []).append(model)
+        found.setdefault(_conditions(about, {SIDES[side].environment for side in sides}), []).append(model)
     return [f"{', '.join(models)}: {text}\n" for text, models in found.items()]
 
 
-def _told(about: dict[str, Any], environments: set[str]) -> str:
+def _conditions(about: dict[str, Any], environments: set[str]) -> str:
     machine = about["machine"]
     tools = "; ".join(
         f"{name}: {', '.join(f'{package} {version}' for package, version in packages.items())}"

@@ -1,4 +1,4 @@
-"""Keep what was measured: one JSON file for each row, with the machine, the date and every single figure."""
+"""Store results: one JSON file for each row, with the machine, the date and all figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def machine(bench: Bench) -> dict[str, Any]:
-    """Describe where and with what it is measured."""
+    """Return the facts about the machine and the package versions."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cores": os.cpu_count(),
@@ -43,10 +43,10 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def save(key: str, cells: dict[Cell, Measured], context: tuple[Bench, int, dict[str, Any]]) -> None:
-    """Write the file of a row, as far as it is measured; what it says of checkpoints measured earlier stays."""
-    bench, runs, described = context
-    told = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": runs}
-    models = {model: {**told, "machine": described, **_sizes(bench, model)} for model, _ in cells}
+    """Write the results file of a row so far; results of checkpoints that were measured earlier are kept."""
+    bench, runs, environment = context
+    run = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": runs}
+    models = {model: {**run, "machine": environment, **_sizes(bench, model)} for model, _ in cells}
     old = {} if ROWS[key].together else load(bench.work).get(key, {})
     kept = {(cell["model"], cell["side"]): cell for cell in old.get("cells", []) if cell["model"] not in models}
     now = {cell: {"model": cell[0], "side": cell[1], **asdict(measured)} for cell, measured in cells.items()}
@@ -63,7 +63,7 @@ def save(key: str, cells: dict[Cell, Measured], context: tuple[Bench, int, dict[
 
 
 def _sizes(bench: Bench, model: str) -> dict[str, int]:
-    """Return the bytes of a checkpoint and of its largest tensor; nothing where it couldn't be made."""
+    """Return the sizes of a checkpoint and of its largest tensor in bytes; empty if it couldn't be written."""
     try:
         directory = bench.checkpoint(model)
     except RuntimeError:
@@ -72,13 +72,13 @@ def _sizes(bench: Bench, model: str) -> dict[str, int]:
 
 
 def load(work: Path) -> dict[str, Row]:
-    """Return what was measured last of each row that was measured at all."""
+    """Return the latest results of each row that has any."""
     files = {key: work / "results" / f"{key}.json" for key in ROWS}
     return {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
 
 
 def medians(row: Row) -> dict[Cell, Cost]:
-    """Return the medians of the cells of a row that didn't fail."""
+    """Return the medians of a row's cells, without those that failed."""
     found = {}
     for cell in row["cells"]:
         if cell["costs"] and not cell["failure"]:

@@ -1,4 +1,4 @@
-"""Measure cells in turns, A B A B: a busy minute hits all of them."""
+"""Measure cells interleaved (A B A B), so that a temporary load affects all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.sides import PREPARATIONS, SIDES, Side, command, variables
 
 @dataclass
 class Measured:
-    """Hold what was measured in one cell: costs in the order of the rounds, and why it failed, if it did."""
+    """Results of one cell: costs in the order of the rounds, the reason of a failure, and the printed output."""
 
     costs: list[Cost] = field(default_factory=list)
     failure: str = ""
@@ -26,7 +26,7 @@ class Measured:
 
 
 class Bench:
-    """Measure cells; everything is kept under one directory."""
+    """Measure cells; all files are in one directory."""
 
     def __init__(self, work: Path, *, gigabytes: float, limit: float) -> None:
         self.work, self._gigabytes, self._limit = work, gigabytes, limit
@@ -37,18 +37,18 @@ class Bench:
             shutil.rmtree(work / name, ignore_errors=True)
 
     def checkpoint(self, model: str) -> Path:
-        """Return a checkpoint's directory; it is made on the first call."""
+        """Return a checkpoint's directory; the first call writes it."""
         return make(model, self.work / "checkpoints", self._gigabytes)
 
     def measure(
         self, cells: Sequence[Cell], runs: int, results: dict[Cell, Measured], saved: Callable[[], None]
     ) -> None:
-        """Measure cells that take turns.
+        """Measure cells interleaved.
 
         Args:
             cells: in the order of a round.
             runs: number of rounds.
-            results: where to; a cell that has failed isn't tried again.
+            results: results to extend; a failed cell isn't run again.
             saved: called after every round.
         """
         for number in range(runs):
@@ -78,7 +78,7 @@ class Bench:
         _read(checkpoint)
         output = self.work / "output"
         shutil.rmtree(output, ignore_errors=True)
-        os.sync()  # what an earlier side wrote is on disk before the next one starts
+        os.sync()  # flush the output of the previous side before the next one starts
         try:
             cost = self._start(side, cell, output, kept)
         finally:
@@ -108,7 +108,7 @@ class Bench:
 
 
 def _read(checkpoint: Path) -> None:
-    """Bring a checkpoint into the page cache, for every side alike, unless it is large beside memory."""
+    """Read a checkpoint into the page cache, for every side, unless it is larger than a quarter of memory."""
     files = weight_files(checkpoint)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if sum(file.stat().st_size for file in files) > memory / 4:
@@ -120,5 +120,5 @@ def _read(checkpoint: Path) -> None:
 
 
 def tell(text: str) -> None:
-    """Say how it goes, on standard error."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)

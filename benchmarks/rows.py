@@ -1,4 +1,4 @@
-"""The figures to reach: which sides on which checkpoints, and what their ratio may be."""
+"""The rows of the table: which sides are compared on which checkpoints, and the targets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SMALL = ("bert-base", "gpt2", "t5-small", "vit-base", "whisper-tiny")
 LLAMAS = ("llama-0.55b", "smollm2")
 DEPTHS = ("llama-16", "llama-32", "llama-80")
 FREE = ("whisper-tiny",)
-"""Measured, but no figure was set for it."""
+"""Checkpoints without a target."""
 ALLOWANCE, TENSORS = 300e6, 2
-"""Peak memory above the imports: bytes, and largest tensors besides."""
+"""Limit of the peak memory above the imports: bytes, plus a multiple of the largest tensor."""
 
 Cell = tuple[str, str]
 """A checkpoint and a side."""
@@ -24,12 +24,12 @@ class Comparison:
     """Compare two cells.
 
     Attributes:
-        ours: what is judged.
-        theirs: what it is judged by.
-        factor: what the quotient of the medians may be; None where no figure was set.
-        plus: seconds that are allowed besides.
-        figure: `seconds`, or `memory` for peaks, of which the difference may be `ALLOWANCE` and `TENSORS` largest
-            tensors.
+        ours: the cell with a target.
+        theirs: the cell that it is compared with.
+        factor: maximum ratio of the medians; None if there is no target.
+        plus: seconds that are allowed in addition.
+        figure: `seconds`, or `memory` for peaks, whose difference may be `ALLOWANCE` plus `TENSORS` times the largest
+            tensor.
     """
 
     ours: Cell
@@ -41,13 +41,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one row of the table.
+    """One row of the table.
 
     Attributes:
-        title: what is done.
-        comparisons: what is compared.
-        alone: cells that are measured, not compared.
-        together: whether its checkpoints take turns with each other; else each is measured by itself.
+        title: heading of the row's section.
+        comparisons: pairs of cells that are compared.
+        alone: cells that are measured, but not compared.
+        together: whether the checkpoints are measured interleaved; otherwise one after another.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells, in the order of a round."""
+        """All cells in the order of a round."""
         compared = [cell for each in self.comparisons for cell in (each.ours, each.theirs)]
         return tuple(dict.fromkeys([*compared, *self.alone]))
 
@@ -115,19 +115,19 @@ ROWS: dict[str, Row] = {
 """The table's rows by the letter that selects them."""
 
 
-def groups(keys: Sequence[str], wanted: Callable[[Cell], bool]) -> list[tuple[tuple[str, ...], list[Cell]]]:
-    """Return the rows and the cells that take turns: a side that several rows share is measured once for all.
+def groups(keys: Sequence[str], is_selected: Callable[[Cell], bool]) -> list[tuple[tuple[str, ...], list[Cell]]]:
+    """Return groups of rows and cells that are measured interleaved; a side in several rows is measured once.
 
     Args:
-        keys: rows.
-        wanted: which cells are measured.
+        keys: letters of rows.
+        is_selected: returns whether a cell is measured.
     """
     apart = tuple(key for key in keys if not ROWS[key].together)
     found: list[tuple[tuple[str, ...], list[Cell]]] = []
-    cells = dict.fromkeys(cell for key in apart for cell in ROWS[key].cells if wanted(cell))
+    cells = dict.fromkeys(cell for key in apart for cell in ROWS[key].cells if is_selected(cell))
     for model in dict.fromkeys(model for model, _ in cells):
         found.append((apart, [cell for cell in cells if cell[0] == model]))
     for key in keys:
-        if ROWS[key].together and (own := [cell for cell in ROWS[key].cells if wanted(cell)]):
-            found.append(((key,), own))
+        if ROWS[key].together and (selected := [cell for cell in ROWS[key].cells if is_selected(cell)]):
+            found.append(((key,), selected))
     return found

@@ -1,4 +1,4 @@
-"""What is measured: each side is a command that a user of a tool types, in that tool's environment."""
+"""The measured commands: each side is a command line of a tool, in that tool's environment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Side:
     """Describe one side.
 
     Attributes:
-        label: what tables call it.
-        arguments: its arguments after the program; `{model}`, `{output}`, `{task}`, `{modules}` and `{prepared}` are
-            filled in.
-        program: a script of its environment, a module of Python as `-m name`, or a program of the system.
+        label: name in tables.
+        arguments: arguments of the program; `{model}`, `{output}`, `{task}`, `{modules}` and `{prepared}` are replaced
+            with paths and the task.
+        program: a script of its environment, a Python module as `-m name`, or a system program.
         environment: one of `environments.REQUIREMENTS`; empty for this one.
-        cache: `cold`, an empty one each time; `warm`, one that an export of the same checkpoint has filled.
-        prepare: side that runs before the first time, and isn't measured; its output stays, as `{prepared}`.
-        once: measured in the first round only.
+        cache: `cold`, empty in each round; `warm`, filled by an export of the same checkpoint.
+        prepare: side that runs before the first round without being measured; its output is kept as `{prepared}`.
+        once: whether it is measured in the first round only.
     """
 
     label: str
@@ -97,14 +97,14 @@ PREPARATIONS: dict[str, Side] = {
     "recording": Side("", ("record", "{modules}", *_FAST), "-m benchmarks.imports"),
     "recording-bf16": Side("", ("record", "{modules}", *_FAST, "--dtype", "bf16"), "-m benchmarks.imports"),
 }
-"""What `Side.prepare` names."""
+"""Values of `Side.prepare` to the side."""
 
 OTHERS = ("optimum", "exporters", "mobius", "genai")
 """Sides that are other exporters."""
 
 
 def command(side: Side, environments: Path, values: dict[str, str]) -> list[str]:
-    """Return the whole command of a side."""
+    """Return the command line of a side."""
     arguments = [part.format(**values) if "$" not in part else part for part in side.arguments]
     home = environments / side.environment / "bin"
     if side.program.startswith("-m "):
@@ -114,6 +114,6 @@ def command(side: Side, environments: Path, values: dict[str, str]) -> list[str]
 
 
 def variables(side: Side, cache: Path) -> dict[str, str]:
-    """Return the environment variables of a side: nothing is fetched, and ours is the code of this checkout."""
+    """Return the environment variables of a side: no downloads, and onnxport from this checkout."""
     shared = {"HF_HUB_OFFLINE": "1", "ONNXPORT_CACHE": str(cache)}
     return shared if side.environment else {**shared, "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}

@@ -1,8 +1,8 @@
-"""Export with `transformers.exporters` as its documentation says.
+"""Export with `transformers.exporters` as in its documentation.
 
     python -m benchmarks.transformers_exporters MODEL OUTPUT TASK
 
-Models that generate are taken apart by `export_for_generation`, its way to graphs with a cache; others are one graph.
+`export_for_generation` exports generative models to several graphs with a cache; other models become one graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Load, export, save."""
+    """Load the model, export it and save the graphs."""
     source, output, task = sys.argv[1:]
     import torch
     import transformers
@@ -22,10 +22,10 @@ def main() -> None:
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(source)
     model = getattr(transformers, config.architectures[0]).from_pretrained(source).eval()
-    exporter, wanted = OnnxExporter(), OnnxConfig(dynamic=True)
+    exporter, export_config = OnnxExporter(), OnnxConfig(dynamic=True)
     with torch.no_grad():
         export = exporter.export_for_generation if task.endswith("-with-past") else exporter.export
-        exported = export(model, _inputs(config, model.main_input_name), wanted)
+        exported = export(model, _inputs(config, model.main_input_name), export_config)
     exported.save_pretrained(Path(output))
 
 

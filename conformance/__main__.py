@@ -1,4 +1,4 @@
-"""`python -m conformance make DIR`, `run`, `page`, of 4.37.2's pairs; `matrix`, `coverage`, of all there are today."""
+"""`python -m conformance make DIR`, `run`, `page` for the pairs of 4.37.2; `matrix`, `coverage` for those of today."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGE = Path("docs/conformance-4.37.md")
 
 
 def main() -> int:
-    """Run the command; return 1 when a pair failed."""
+    """Run the command; return 1 if a pair failed."""
     arguments = _parser().parse_args()
     if arguments.verb == "make":
         from conformance.checkpoints import make_all
@@ -79,27 +79,27 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     make = verbs.add_parser("make", help="write the tiny checkpoints of all pairs")
     make.add_argument("directory", type=Path)
-    runs = verbs.add_parser("run", help="export pairs; all of them, unless told otherwise")
+    runs = verbs.add_parser("run", help="export pairs; all of them by default")
     runs.add_argument("--pairs", help="comma-separated type:feature, or type for all its features")
     runs.add_argument("--sample", action="store_true", help="the fixed sample that the tests run")
     runs.add_argument("--jobs", type=int, default=2, help="worker processes")
     runs.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one pair")
     runs.add_argument("--results", type=Path, default=_WORK / "results.jsonl", help="file of JSON lines")
-    runs.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
-    runs.add_argument("--directory", type=Path, default=_WORK, help="where checkpoints and outputs go")
-    matrix = verbs.add_parser("matrix", help="export every (model type, task) that the Auto classes reach")
-    matrix.add_argument("--tasks", help="comma-separated tasks, all without")
-    matrix.add_argument("--types", help="comma-separated model types, all without")
+    runs.add_argument("--resume", action="store_true", help="run only the pairs that the results file lacks")
+    runs.add_argument("--directory", type=Path, default=_WORK, help="directory of checkpoints and outputs")
+    matrix = verbs.add_parser("matrix", help="export every (model type, task) pair of the Auto classes")
+    matrix.add_argument("--tasks", help="comma-separated tasks; all by default")
+    matrix.add_argument("--types", help="comma-separated model types; all by default")
     matrix.add_argument("--sample", action="store_true", help="a fixed sample over all tasks and families")
     matrix.add_argument("--jobs", type=int, default=2, help="worker processes")
     matrix.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one pair")
     matrix.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl", help="file of JSON lines")
-    matrix.add_argument("--resume", action="store_true", help="keep the results file, run only what it lacks")
-    matrix.add_argument("--directory", type=Path, default=_MATRIX, help="where checkpoints and outputs go")
-    written = verbs.add_parser("page", help="write the page of the documentation from a results file")
-    written.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
-    written.add_argument("--page", type=Path, default=_PAGE)
-    coverage = verbs.add_parser("coverage", help="write the matrix's page from a results file")
+    matrix.add_argument("--resume", action="store_true", help="run only the pairs that the results file lacks")
+    matrix.add_argument("--directory", type=Path, default=_MATRIX, help="directory of checkpoints and outputs")
+    documentation = verbs.add_parser("page", help="write docs/conformance-4.37.md from a results file")
+    documentation.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
+    documentation.add_argument("--page", type=Path, default=_PAGE)
+    coverage = verbs.add_parser("coverage", help="write docs/coverage.md from a results file of the matrix")
     coverage.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl")
     coverage.add_argument("--page", type=Path, default=COVERAGE)
     return parser

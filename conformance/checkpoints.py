@@ -1,4 +1,4 @@
-"""Make tiny checkpoints with seeded random weights, as a user's own would lie on disk."""
+"""Write tiny checkpoints with seeded random weights, in the format of `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AUTO_CLASSES = {
 MODEL_CLASSES = {
     # AutoModelForCausalLM doesn't know Flaubert; its language model head is this one, as for masked-lm.
     ("flaubert", "causal-lm"): "FlaubertWithLMHeadModel",
-    # Several classes have this task: the Auto class chooses by `architectures`, which a fresh configuration lacks.
+    # Several classes have this task. The Auto class chooses by `architectures`, which a new configuration lacks.
     ("deit", "image-classification"): "DeiTForImageClassification",
     ("levit", "image-classification"): "LevitForImageClassification",
     ("perceiver", "image-classification"): "PerceiverForImageClassificationLearned",
@@ -45,36 +45,37 @@ _TINY_BACKBONE = {
 }
 
 ADAPTED: dict[str, dict[str, Any]] = {
-    # Transformers 5 builds the segmentation head from the backbone's stages, and the default backbone is no tiny one.
+    # Transformers 5 builds the segmentation head from the backbone's stages, and the default backbone isn't tiny.
     "detr": {"backbone_config": _TINY_BACKBONE},
-    # The head for masked words has hidden_size - embedding_size columns more: with none, it is an empty matrix.
+    # The masked-LM head has hidden_size - embedding_size additional columns: without any, it is an empty matrix.
     "mobilebert": {"embedding_size": 16},
-    # A classifier of several texts at once needs to know where each ends; 4.37.2 set one only for GPT-2, GPT-J, Bloom.
+    # A classifier needs the padding token to find the last token of each sequence in a batch; 4.37.2 set it only for
+    # GPT-2, GPT-J and Bloom.
     "gpt-neo": {"pad_token_id": 1},
 }
-"""Arguments of tiny configurations that differ from those recorded with 4.37.2, each with the reason beside it."""
+"""Arguments of tiny configurations that differ from those recorded with 4.37.2, each with its reason."""
 
 IMAGE_SIZES = {
-    # A picture of 32 pixels ends as a feature map of 1 x 1, and what has size one while tracing can't vary afterwards.
+    # An image of 32 pixels results in a feature map of 1 x 1, and torch.export specializes axes of size 1.
     "mobilevit": 128,
     "segformer": 64,
 }
-"""Pixels of the pictures that a checkpoint's image processor makes, where they differ from those recorded."""
+"""Model type to the image size, in pixels, of its image processor, where it differs from the recorded one."""
 
 _TOKEN_IDS = ("pad", "bos", "eos", "sep", "cls", "decoder_start", "forced_eos", "forced_bos")
 _MARKER = "conformance.json"
 
 
 def make_config(model_type: str, feature: str) -> Any:
-    """Return the tiny configuration of a pair, with token ids that lie inside its vocabulary."""
+    """Return the tiny configuration of a pair, with token ids that are in its vocabulary."""
     import transformers
 
     entry = table()[model_type]
     name, arguments = entry["config"]
     arguments = arguments | entry.get("config_for", {}).get(feature, {}) | ADAPTED.get(model_type, {})
     if model_type == "vision-encoder-decoder":
-        parts = [getattr(transformers, part)(**values) for part, values in arguments.values()]
-        config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(*parts)
+        subconfigs = [getattr(transformers, subclass)(**values) for subclass, values in arguments.values()]
+        config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(*subconfigs)
         config.decoder_start_token_id = config.decoder.bos_token_id
         config.pad_token_id = config.decoder.eos_token_id
         return config
@@ -85,12 +86,12 @@ def make_config(model_type: str, feature: str) -> Any:
 
 
 def make_checkpoint(model_type: str, feature: str, directory: str | Path) -> Path:
-    """Write the tiny checkpoint of a pair; one that is already there is kept.
+    """Write the tiny checkpoint of a pair, unless it exists.
 
     Args:
         model_type: as in `FeaturesManager`, such as `gpt-neo`.
-        feature: such as `causal-lm-with-past`; features with and without past share one checkpoint.
-        directory: where checkpoints are kept, one directory each.
+        feature: such as `causal-lm-with-past`; a feature with and without past has one checkpoint.
+        directory: directory of all checkpoints, with one subdirectory for each.
 
     Returns:
         The checkpoint's directory: `config.json`, `model.safetensors` and the preprocessor's files.
@@ -118,15 +119,15 @@ def make_checkpoint(model_type: str, feature: str, directory: str | Path) -> Pat
 
 
 def make_all(directory: str | Path) -> int:
-    """Write every checkpoint of the table; return how many there are."""
+    """Write every checkpoint of the table, and return their number."""
     return len({make_checkpoint(model_type, feature, directory) for model_type, feature in pairs()})
 
 
 def randomize(model: Any) -> None:
-    """Give every parameter random values of a size that keeps activations, and outputs, near one.
+    """Set every parameter to random values that keep activations and outputs near one.
 
-    Fresh models of Transformers have weights near 0.02, biases of zero and scales of one: their outputs are almost
-    constant, and a graph that mixed two of them up would still pass.
+    Transformers initializes weights with a standard deviation of 0.02, biases with zeros and scales with ones: outputs
+    are almost constant, and a graph that confused two of them would still be validated.
     """
     import torch
     from torch import nn
@@ -140,7 +141,9 @@ def randomize(model: Any) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             if id(parameter) in embeddings:
                 parameter.copy_(0.5 * noise)
-            elif parameter.ndim > 1 and not name.endswith("alpha"):  # what snakes divide by is a scale, [1, size, 1]
+            elif parameter.ndim > 1 and not name.endswith(
+                "alpha"
+            ):  # the alpha of a Snake activation, [1, size, 1], is a scale
                 parameter.copy_(noise / math.sqrt(parameter[0].numel()))
             else:
                 parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.1 * noise)
@@ -151,12 +154,12 @@ def randomize(model: Any) -> None:
 
 
 def _move_token_ids(config: Any, model_type: str) -> None:
-    """Replace token ids outside the tiny vocabulary (50256, say) by those of the tiny tokenizer."""
+    """Replace token ids outside of the tiny vocabulary, such as 50256, with those of the tiny tokenizer."""
     text_config = getattr(config, "text_config", config)
     tokenizer = make_tokenizer_for(model_type, config)
-    for kind in _TOKEN_IDS:
-        name = f"{kind}_token_id"
+    for token in _TOKEN_IDS:
+        name = f"{token}_token_id"
         value = getattr(text_config, name, None)
         if isinstance(value, int) and not 0 <= value < text_config.vocab_size:
-            own = getattr(tokenizer, name, None)
-            setattr(text_config, name, tokenizer.eos_token_id if own is None else own)
+            token_id = getattr(tokenizer, name, None)
+            setattr(text_config, name, tokenizer.eos_token_id if token_id is None else token_id)

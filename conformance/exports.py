@@ -1,4 +1,4 @@
-"""Export one pair both ways: as a user of `transformers.onnx` did, and with the `onnxport` command."""
+"""Export one pair twice: with the API of `transformers.onnx`, and with the `onnxport` command."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from conformance.checkpoints import make_checkpoint
 
 PASSED, FAILED = "passed", "failed"
 MINIMUM_CASES = 4
-"""Sizes at which the command proves a graph: the traced ones and three others, one of them with padding in its mask."""
+"""Sizes at which the command validates a graph: the traced ones and three others, one with padding in the mask."""
 
 
 def run_pair(model_type: str, feature: str, directory: Path) -> dict[str, Any]:
-    """Make the pair's checkpoint, export and validate it both ways.
+    """Make the pair's checkpoint, and export and validate it with the façade and with the command.
 
     Args:
         model_type: as in `FeaturesManager`.
         feature: one of the model type's features.
-        directory: where checkpoints are kept, and where outputs are written and removed again.
+        directory: directory of the checkpoints, and of outputs, which are removed again.
 
     Returns:
-        `facade` and `public`, each with `status`, `seconds`, `message` and `trace`; `status` for both together.
+        `facade` and `public`, each with `status`, `seconds`, `message` and `trace`; `status` for both.
     """
     start = time.perf_counter()
     output = directory / "outputs" / f"{model_type}-{feature}"
@@ -50,7 +50,7 @@ def _checkpoint(model_type: str, feature: str, directory: Path) -> Path:
 
 
 def _attempt(action: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
-    """Run an export; tell how it ended, with an error's first line and the innermost frames that raised it."""
+    """Run an export and return its outcome; for an error, its first line and the innermost frames of the traceback."""
     start = time.perf_counter()
     try:
         extra = action() or {}
@@ -67,7 +67,7 @@ def _attempt(action: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
 
 
 def _through_facade(checkpoint: Path, feature: str, output: Path) -> None:
-    """Export as the documentation of `transformers.onnx` said: load, describe, export, validate."""
+    """Export as in the documentation of `transformers.onnx`: load, describe, export, validate."""
     from onnxport.onnx import FeaturesManager, export, validate_model_outputs
     from onnxport.onnx.utils import get_preprocessor
 
@@ -75,16 +75,16 @@ def _through_facade(checkpoint: Path, feature: str, output: Path) -> None:
     _, construct = FeaturesManager.check_supported_model_or_raise(model, feature=feature)
     config = construct(model.config)
     if feature == "vision2seq-lm":
-        parts = _halves(checkpoint, model, config)
+        components = _encoder_and_decoder(checkpoint, model, config)
     else:
-        parts = [(model, config, get_preprocessor(str(checkpoint)))]
-    for number, (part, described, preprocessor) in enumerate(parts):
-        file = output / f"facade-{number}.onnx"
-        _, outputs = export(preprocessor, part, described, described.default_onnx_opset, file)
-        validate_model_outputs(described, preprocessor, part, file, outputs, described.atol_for_validation)
+        components = [(model, config, get_preprocessor(str(checkpoint)))]
+    for index, (submodel, description, preprocessor) in enumerate(components):
+        file = output / f"facade-{index}.onnx"
+        _, outputs = export(preprocessor, submodel, description, description.default_onnx_opset, file)
+        validate_model_outputs(description, preprocessor, submodel, file, outputs, description.atol_for_validation)
 
 
-def _halves(checkpoint: Path, model: Any, config: Any) -> list[tuple[Any, Any, Any]]:
+def _encoder_and_decoder(checkpoint: Path, model: Any, config: Any) -> list[tuple[Any, Any, Any]]:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     encoder = config.get_encoder_config(model.config.encoder)
@@ -96,21 +96,21 @@ def _halves(checkpoint: Path, model: Any, config: Any) -> list[tuple[Any, Any, A
 
 
 def command(arguments: list[str]) -> tuple[int, str]:
-    """Run the `onnxport` command in this process; return its exit code and what it printed to standard error."""
+    """Run the `onnxport` command in this process; return its exit code and its standard error."""
     from onnxport.cli import main
 
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         code = main(arguments)
-    return code, said.getvalue().strip()
+    return code, errors.getvalue().strip()
 
 
 def _through_command(checkpoint: Path, feature: str, output: Path) -> dict[str, Any]:
-    """Export with the command's own function, and read from the manifest what it proved.
+    """Export with the command's function, and return the validation results in the manifest.
 
     Raises:
-        RuntimeError: the command failed, and the message is its last line; or it ended well, but its manifest
-            doesn't say that every graph passed at three sizes, and with padding where it takes a mask.
+        RuntimeError: the command failed, and the message is its last line; or it succeeded, but according to the
+            manifest, a graph wasn't validated at three sizes, and with padding if it has a mask.
     """
     target = output / "public"
     code, text = command(["export", str(checkpoint), str(target), "--task", feature, "--quiet", "--debug"])
@@ -124,9 +124,11 @@ def _through_command(checkpoint: Path, feature: str, output: Path) -> dict[str, 
         for component in manifest["components"]
         if any(tensor["name"].endswith("attention_mask") for tensor in component["inputs"])
     }
-    least = {name: MINIMUM_CASES - (name not in masked) for name in cases}
-    if status != "passed" or not cases or any(cases[name] < count for name, count in least.items()):
-        raise RuntimeError(f"the command succeeded, and its manifest says: {status}, {dict(cases)}")
+    minimum = {name: MINIMUM_CASES - (name not in masked) for name in cases}
+    if status != "passed" or not cases or any(cases[name] < count for name, count in minimum.items()):
+        raise RuntimeError(
+            f"the command succeeded, but the manifest has status {status!r} and {dict(cases)} cases, of {minimum}"
+        )
     refused = [f"{case['name']}: {case['note']}" for case in manifest["validation"]["cases"] if case["note"]]
     fixed = [axis for component in manifest["components"] for axis in component["fixed_axes"]]
     tensors = [tensor for component in manifest["components"] for tensor in component["inputs"] + component["outputs"]]

@@ -1,4 +1,4 @@
-"""Write results as a page of the documentation, and as a summary on the terminal."""
+"""Format results as a page of the documentation, and as a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ seeded random weights, in two ways:
 - *façade*: `FeaturesManager`, `onnxport.onnx.export` and `validate_model_outputs`, as a user of 4.37.2 called them;
 - *command*: `onnxport export`, whose validation compares every output at four sizes or more.
 
-4.37.2 itself, run on the same pairs with today's PyTorch, validated 256 of 265. Tiny random weights show that graphs
-compute the same; they say nothing about tolerances at real size. This page is written by `python -m conformance page`.
+4.37.2 itself, run on the same pairs with today's PyTorch, validated 256 of 265. Tiny random weights show that a graph
+returns the same outputs; they don't show which tolerances trained weights need. `python -m conformance page` writes
+this page.
 """
 
 
-_FIXED = """What 4.37.2 called dynamic and today's model computes for one size only; the graph, the manifest and the
-command say so.
+_FIXED = """Axes that are dynamic in 4.37.2's descriptions and that today's models fix; they are static in the graph,
+and listed in the manifest and by the command.
 """
-_REFUSED = """Where the original itself can't run at one of the sizes that validation tries, that size proves nothing.
+_REFUSED = """Sizes of a validation at which the original model raises an error, and which therefore aren't compared.
 """
 
 
@@ -31,16 +32,16 @@ def page(records: list[dict[str, Any]]) -> str:
     """Return the Markdown page of these records."""
     by_pair = {(record["model_type"], record["feature"]): record for record in records}
     lines = [_HEAD, "## Totals", "", "| | passed | failed | not run |", "| --- | --- | --- | --- |"]
-    for title, way in (("façade", "facade"), ("command", "public"), ("both", None)):
-        passed = sum(_passed(record, way) for record in records)
+    for title, export in (("façade", "facade"), ("command", "public"), ("both", None)):
+        passed = sum(_passed(record, export) for record in records)
         lines.append(f"| {title} | {passed} | {len(records) - passed} | {len(pairs()) - len(records)} |")
     lines += ["", "## By model type", "", "| model type | features | façade | command |", "| --- | --- | --- | --- |"]
     for model_type, entry in table().items():
-        own = [by_pair[model_type, feature] for feature in entry["features"] if (model_type, feature) in by_pair]
-        facade, public = (sum(_passed(record, way) for record in own) for way in ("facade", "public"))
+        found = [by_pair[model_type, feature] for feature in entry["features"] if (model_type, feature) in by_pair]
+        facade, public = (sum(_passed(record, export) for record in found) for export in ("facade", "public"))
         lines.append(f"| {model_type} | {len(entry['features'])} | {facade} | {public} |")
     lines += ["", "## Axes that a model fixes", "", _FIXED, *_remarks(records, "fixed_axes")]
-    lines += ["", "## Sizes that a model refuses", "", _REFUSED, *_remarks(records, "refused")]
+    lines += ["", "## Sizes at which the original fails", "", _REFUSED, *_remarks(records, "refused")]
     lines += ["", "## Failures", ""]
     failed = [record for record in records if record["status"] != "passed"]
     for record in failed:
@@ -59,7 +60,7 @@ def summary(records: list[dict[str, Any]]) -> str:
 
 
 def _remarks(records: list[dict[str, Any]], key: str) -> list[str]:
-    """List what the command's manifests remark under a key, one line for each model type and remark."""
+    """List the entries of the command's manifests under a key, one line for each model type and entry."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in records:
         remarks = record.get("public", {}).get(key) or ()
@@ -70,5 +71,5 @@ def _remarks(records: list[dict[str, Any]], key: str) -> list[str]:
     return lines or ["None."]
 
 
-def _passed(record: dict[str, Any], way: str | None) -> bool:
-    return bool((record if way is None else record.get(way, {})).get("status") == "passed")
+def _passed(record: dict[str, Any], export: str | None) -> bool:
+    return bool((record if export is None else record.get(export, {})).get("status") == "passed")

@@ -10,11 +10,11 @@ from typing import Any
 
 @cache
 def table() -> dict[str, dict[str, Any]]:
-    """Return what `pairs.json` says about each model type.
+    """Return the entry of each model type in `pairs.json`.
 
     Keys of an entry: `config` (class, arguments), `config_for` (changed arguments per feature), `preprocessor`
-    (`class`, `special` and `special_pair`: special tokens around one text or two, `unk`, `token_type_ids`,
-    `image_size`), `features` (feature to model class in 4.37.2).
+    (`class`, `special` and `special_pair`: number of special tokens around a sequence or a pair, `unk`,
+    `token_type_ids`, `image_size`), `features` (feature to model class in 4.37.2).
     """
     return dict(json.loads(Path(__file__).with_name("pairs.json").read_text()))
 
@@ -25,7 +25,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def parse(text: str) -> list[tuple[str, str]]:
-    """Return the pairs that a comma-separated list of `type:feature` or `type` names.
+    """Return the pairs of a comma-separated list of `type:feature` or `type`.
 
     Raises:
         ValueError: a pair isn't in the table.
@@ -49,4 +49,4 @@ SAMPLE = (
     ("perceiver", "masked-lm"),
     ("vision-encoder-decoder", "vision2seq-lm"),
 )
-"""Pairs over all kinds of inputs and caches, for the tests that run every time."""
+"""Pairs with all types of inputs and caches, for `make test`."""

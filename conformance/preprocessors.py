@@ -1,7 +1,7 @@
-"""Build tokenizers, image processors and processors for tiny models, from nothing but a configuration.
+"""Build tokenizers, image processors and processors for tiny models from a configuration, without downloads.
 
-They need no download: a text is split into letters, and the vocabulary holds the special tokens at the ids that the
-model's configuration gives them, then letters and digits, as many as fit.
+A tokenizer splits text into characters; its vocabulary has the special tokens, with the ids of the model's
+configuration, then letters and digits up to the vocabulary size.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _END_OF_TEXT = "<|endoftext|>"
 
 
 def make_preprocessor(model_type: str, feature: str, config: Any, image_size: int | None = None) -> Any:
-    """Build what makes a tiny model's inputs, of the kind that 4.37.2 uses for it.
+    """Build the preprocessor of a tiny model, of the class that 4.37.2 uses for it.
 
     Args:
         model_type: as in `FeaturesManager`, such as `big-bird`.
-        feature: such as `masked-lm`; it matters where one model type reads texts or pictures (perceiver).
-        config: the tiny model's configuration, for the vocabulary's size and the special tokens' ids.
-        image_size: height and width of pictures, the recorded one without.
+        feature: such as `masked-lm`; it only matters for a model type that takes text or images (perceiver).
+        config: the tiny model's configuration, with the vocabulary size and the ids of special tokens.
+        image_size: height and width of images; None for the recorded one.
 
     Returns:
         A fast tokenizer, image processor, or CLIP-, OWL-ViT-, LayoutLMv3- or Whisper processor. For
-        vision-encoder-decoder it's the image processor; `make_tokenizer` gives the decoder's tokenizer.
+        vision-encoder-decoder, it is the image processor; `make_tokenizer_for` builds the decoder's tokenizer.
     """
     wanted = table()[model_type]["preprocessor"]
     name = wanted["class"]
@@ -39,7 +39,7 @@ def make_preprocessor(model_type: str, feature: str, config: Any, image_size: in
 
 
 def make_tokenizer_for(model_type: str, config: Any) -> Any:
-    """Build the tokenizer of a tiny model, with the special tokens that `pairs.json` and `config` say."""
+    """Build the tokenizer of a tiny model, with the special tokens of `pairs.json` and `config`."""
     wanted = table()[model_type]["preprocessor"]
     text_config = getattr(config, "text_config", getattr(config, "decoder", config))
     return make_tokenizer(
@@ -49,7 +49,7 @@ def make_tokenizer_for(model_type: str, config: Any) -> Any:
         wanted["unk"],
         special_pair=wanted.get("special_pair"),
         token_type_ids=wanted.get("token_type_ids", False),
-        ids={kind: getattr(text_config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")},
+        ids={token: getattr(text_config, f"{token}_token_id", None) for token in ("pad", "bos", "eos")},
     )
 
 
@@ -63,20 +63,20 @@ def make_tokenizer(
     token_type_ids: bool = False,
     ids: dict[str, int | None] | None = None,
 ) -> Any:
-    """Build a fast tokenizer of letters.
+    """Build a fast tokenizer of characters.
 
     Args:
-        model_type: as in `FeaturesManager`; layoutlmv3 gets a tokenizer of its own class, which takes boxes.
-        vocab_size: size of the model's vocabulary; every id is below it.
-        num_special: special tokens around one text: 0, 1 (end), 2 (start, end) or 3 (start, task, end).
+        model_type: as in `FeaturesManager`; layoutlmv3 has its own class of tokenizer, which takes boxes.
+        vocab_size: size of the model's vocabulary; all ids are less than it.
+        num_special: special tokens around a sequence: 0, 1 (end), 2 (start, end) or 3 (start, task, end).
         unk_token: the unknown token; `None` for a tokenizer without one.
-        special_pair: special tokens around a pair of texts, 3 or 4; `None` for what goes with `num_special`.
-        token_type_ids: make token type ids, too.
-        ids: ids of `pad`, `bos` and `eos`, as the model's configuration has them; those that are `None` or not
-            below `vocab_size` are chosen here.
+        special_pair: special tokens around a pair of sequences, 3 or 4; `None` derives it from `num_special`.
+        token_type_ids: whether the tokenizer returns token type ids.
+        ids: ids of `pad`, `bos` and `eos` in the model's configuration; if one is `None` or isn't less than
+            `vocab_size`, a free id is used.
 
     Returns:
-        A `PreTrainedTokenizerFast` whose `model_input_names` say what it makes.
+        A `PreTrainedTokenizerFast` whose `model_input_names` are its outputs.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -94,17 +94,17 @@ def make_tokenizer(
         tokenizer.post_processor = processor
     names = ["input_ids", "token_type_ids", "attention_mask"] if token_type_ids else ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_input_names=names, **{f"{kind}_token": token for kind, token in named.items()}
+        tokenizer_object=tokenizer, model_input_names=names, **{f"{role}_token": token for role, token in named.items()}
     )
 
 
 def make_image_processor(name: str, size: int, config: Any) -> Any:
-    """Build an image processor that makes pictures of `size` x `size` pixels.
+    """Build an image processor that returns images of `size` x `size` pixels.
 
     Args:
-        name: its class in 4.37.2; the class of the same name that works with Pillow alone is taken.
-        size: height and width of the pixels that the model gets.
-        config: the model's configuration; ImageGPT's vocabulary says how many colours there are.
+        name: its class in 4.37.2; the class with the same name for Pillow is used.
+        size: height and width of `pixel_values`.
+        config: the model's configuration; ImageGPT's vocabulary size determines the number of colour clusters.
     """
     import transformers
 
@@ -133,7 +133,7 @@ def _make_processor(name: str, model_type: str, config: Any) -> Any:
 
 
 def _special_tokens(unk: str | None, num_special: int, ids: dict[str, int | None]) -> dict[str, str]:
-    """Return the special tokens by kind, spelled as in the family that the unknown token tells."""
+    """Return the special tokens by role, in the style of the model family, which the unknown token identifies."""
     if unk == _END_OF_TEXT:
         start = {0: _END_OF_TEXT, 2: "<|startoftext|>", 3: "<|startoftranscript|>"}[num_special]
         named = {"unk": unk, "bos": start, "eos": unk}
@@ -151,13 +151,13 @@ def _special_tokens(unk: str | None, num_special: int, ids: dict[str, int | None
 
 
 def _vocabulary(size: int, named: dict[str, str], ids: dict[str, int | None]) -> dict[str, int]:
-    """Return token ids below `size`: special tokens where `ids` wants them, everything else in order."""
+    """Return token ids less than `size`: special tokens with their id in `ids`, all others in order."""
     found: dict[str, int] = {}
-    for kind, other in (("pad", "pad"), ("bos", "cls"), ("eos", "sep")):
-        token, wanted = named.get(kind, named.get(other)), ids.get(kind)
-        is_free = isinstance(wanted, int) and 0 <= wanted < size and wanted not in found.values()
+    for role, alternative in (("pad", "pad"), ("bos", "cls"), ("eos", "sep")):
+        token, token_id = named.get(role, named.get(alternative)), ids.get(role)
+        is_free = isinstance(token_id, int) and 0 <= token_id < size and token_id not in found.values()
         if token is not None and token not in found and is_free:
-            found[token] = wanted
+            found[token] = token_id
     free = (index for index in range(size) if index not in set(found.values()))
     for token in (*named.values(), "<|notimestamps|>", *string.ascii_lowercase, *string.digits):
         if token not in found and (index := next(free, None)) is not None:
@@ -166,7 +166,7 @@ def _vocabulary(size: int, named: dict[str, str], ids: dict[str, int | None]) ->
 
 
 def _template(named: dict[str, str], single: int, pair: int, vocabulary: dict[str, int]) -> Any:
-    """Return the post-processor that puts special tokens around one text, or two; `None` where there are none."""
+    """Return the post-processor that adds special tokens to a sequence or a pair; `None` if there are none."""
     from tokenizers.processors import TemplateProcessing
 
     if single == 0:
@@ -185,6 +185,6 @@ def _layoutlmv3_tokenizer(size: int, named: dict[str, str]) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import LayoutLMv3Tokenizer
 
-    specials = [named[kind] for kind in ("bos", "pad", "eos", "unk", "mask")]
+    specials = [named[role] for role in ("bos", "pad", "eos", "unk", "mask")]
     tokens = [*specials, *sorted(ByteLevel.alphabet())][:size]
     return LayoutLMv3Tokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[])

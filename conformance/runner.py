@@ -1,4 +1,4 @@
-"""Run pairs in worker processes: one that hangs or crashes is replaced, and what is done isn't done again."""
+"""Run pairs in worker processes; hanging or crashed ones are replaced, and pairs with a result aren't run again."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pathlib import Path
 from typing import Any
 
 PAIR_SECONDS = 180.0
-"""How long one pair may take before its worker is killed."""
+"""Time limit for one pair, after which its worker is killed."""
 START_SECONDS = 300.0
-"""How long a worker may take to import everything."""
+"""Time limit for the imports of a worker."""
 IDLE_SECONDS = 2.0
-"""How long an idle worker may take to end by itself."""
+"""Time limit for an idle worker to exit."""
 PAIRS_PER_WORKER = 40
-"""After how many pairs a worker is replaced, so that what PyTorch's tracing keeps in memory is freed."""
+"""Number of pairs after which a worker is replaced, to free the memory that PyTorch's tracing retains."""
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Say what is done with a pair.
+    """The function that is run for each pair.
 
     Attributes:
-        function: `module:name` of what a worker calls with the pair and the directory; it returns the record.
-        key: what the second half of a pair is called in a record.
+        function: `module:name` of a function that takes the pair and the directory, and returns the record.
+        key: key of the second item of a pair in a record.
     """
 
     function: str = "conformance.exports:run_pair"
@@ -50,15 +50,15 @@ def run(
     seconds: float = PAIR_SECONDS,
     job: Job | None = None,
 ) -> list[dict[str, Any]]:
-    """Export pairs and append one JSON line for each to `results`; pairs that already have a line are left out.
+    """Export pairs, and append one JSON line for each to `results`; pairs that already have a line are skipped.
 
     Args:
-        pairs: what to export.
-        directory: where checkpoints and outputs go.
+        pairs: the pairs to export.
+        directory: directory of checkpoints and outputs.
         results: file of JSON lines; it may exist.
         jobs: worker processes.
         seconds: time limit for one pair.
-        job: what is done with each; `Job()` without.
+        job: function to run for each; None for `Job()`.
 
     Returns:
         One record per pair, in the order of `pairs`.
@@ -100,7 +100,7 @@ def run(
 
 
 def read(results: Path, key: str = "feature") -> dict[Pair, dict[str, Any]]:
-    """Return the records of a results file by pair; a line cut short by a crash is left out."""
+    """Return the records of a results file by pair; a line that a crash truncated is skipped."""
     found: dict[Pair, dict[str, Any]] = {}
     if results.is_file():
         for line in results.read_text(encoding="utf-8").splitlines():
@@ -113,7 +113,7 @@ def read(results: Path, key: str = "feature") -> dict[Pair, dict[str, Any]]:
 
 
 class Worker:
-    """Drive one process that exports pairs, and replace it when it hangs, crashes or has done its share."""
+    """Run one process that exports pairs, and replace it if it hangs or crashes, or after `PAIRS_PER_WORKER` pairs."""
 
     def __init__(self, directory: Path, threads: int = 1, function: str = Job.function) -> None:
         self._directory, self._function = directory, function
@@ -143,7 +143,7 @@ class Worker:
         return {"status": status, "seconds": round(time.perf_counter() - start, 1), "message": message}
 
     def stop(self) -> None:
-        """End the process, if there is one: an idle one goes when its pipe is closed, a busy one is killed."""
+        """Stop the process, if there is one: an idle one exits when its pipe is closed, a busy one is killed."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -172,7 +172,7 @@ def _work(pipe: Connection, work: tuple[Path, str], torch_threads: int) -> None:
 
     import torch
 
-    declared = _declare_operators()  # as long as it lives
+    declared = _declare_operators()  # they exist as long as this reference
     import transformers
 
     directory, (module, _, name) = work[0], work[1].partition(":")
@@ -193,9 +193,9 @@ def _work(pipe: Connection, work: tuple[Path, str], torch_threads: int) -> None:
 
 
 def _declare_operators() -> Any:
-    """Declare what torchvision's Python names of its binary, if it is installed in a build that this torch can't load.
+    """Declare torchvision's operators, if its binary is of another build than torch and can't be loaded.
 
-    timm imports torchvision, of which there is no build beside torch's for CPUs; no pair runs these operators.
+    timm imports torchvision, whose package has no build for the CPU build of torch; no pair runs these operators.
     """
     import torch
 
@@ -213,8 +213,8 @@ def _line(number: int, total: int, pair: Pair, record: dict[str, Any]) -> str:
 
 
 def messages(record: dict[str, Any]) -> list[str]:
-    """Return one line per way in which a pair failed."""
+    """Return one line for each failed export of a pair."""
     if "message" in record:
         return [str(record["message"])]
-    ways = {name: record[name] for name in ("facade", "public") if record.get(name, {}).get("status") == "failed"}
-    return [f"{name}: {way['message']}" for name, way in ways.items()]
+    failed = {name: record[name] for name in ("facade", "public") if record.get(name, {}).get("status") == "failed"}
+    return [f"{name}: {export['message']}" for name, export in failed.items()]

@@ -1,4 +1,4 @@
-"""Architectures whose stamped graph must be the one that tracing every layer gives."""
+"""Architectures whose stamped graph must equal the graph with all layers traced."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _TEXT = {
 }
 _GROUPED = {**_TEXT, "num_key_value_heads": 2}
 _WITH_PAST = "text-generation-with-past"
-_IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-_SIDES = {
+_VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+_ENCODER_DECODER = {
     **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (("layers", 3), ("ffn_dim", 64))},
     **{"encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 32, "vocab_size": 128},
 }
@@ -104,20 +104,20 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "text2text-generation-with-past",
         {"vocab_size": 128, "d_model": 32, "d_ff": 64, "num_layers": 4, "num_heads": 4, "d_kv": 8},
     ),
-    "Bart": ("BartForConditionalGeneration", "text2text-generation", _SIDES),
-    "Marian": ("MarianMTModel", "text2text-generation-with-past", {**_SIDES, "pad_token_id": 0}),
-    "ViT": ("ViTForImageClassification", "image-classification", {**_IMAGES, "image_size": 16, "patch_size": 4}),
+    "Bart": ("BartForConditionalGeneration", "text2text-generation", _ENCODER_DECODER),
+    "Marian": ("MarianMTModel", "text2text-generation-with-past", {**_ENCODER_DECODER, "pad_token_id": 0}),
+    "ViT": ("ViTForImageClassification", "image-classification", {**_VISION, "image_size": 16, "patch_size": 4}),
     "ConvNext": (
         "ConvNextForImageClassification",
         "image-classification",
         {"hidden_sizes": [8, 16, 16, 16], "depths": [2, 2, 5, 2], "image_size": 64},
     ),
 }
-"""Configuration class without `Config` to the model class, the task and the configuration's arguments."""
+"""Name of the configuration class without `Config` to the model class, the task and the configuration's arguments."""
 
 
 def save(name: str, directory: Path) -> Path:
-    """Make a seeded checkpoint of an architecture of the table."""
+    """Save a seeded checkpoint of an architecture of the table."""
     import torch
     import transformers
 
@@ -132,15 +132,15 @@ def save(name: str, directory: Path) -> Path:
 
 
 def blueprint(name: str, directory: Path, *, stamping: bool) -> Blueprint:
-    """Return the blueprint of a saved checkpoint, made anew."""
+    """Return a new blueprint of a saved checkpoint, without the cache."""
     options = ExportOptions(task=ARCHITECTURES[name][1], cache=False, stamping=stamping)
     return BlueprintSource(open_checkpoint(directory, options), options, lambda stage, share: None).blueprint()
 
 
 def structure(made: Blueprint) -> list[Any]:
-    """Return what the graphs of a blueprint are, names of values and the order of nodes left out.
+    """Return the structure of a blueprint's graphs, without value names and the order of nodes.
 
-    A node is its operator, its attributes, and where its inputs come from, all the way to the graph's inputs,
+    A node is represented by its operator, its attributes and, recursively, its inputs, down to the graph's inputs,
     constants and parameters.
     """
     return [_structure(at_full_depth(*pair).graph) for pair in zip(made.trace.graphs, made.trace.depths, strict=True)]

@@ -1,4 +1,4 @@
-"""Export all-MiniLM-L6-v2, prove it, and compare sentences with the exported model.
+"""Export all-MiniLM-L6-v2, validate it, and compare sentences with the exported model.
 
 make demo
 """
@@ -25,7 +25,7 @@ SENTENCES = (
 
 
 def embed(directory: Path, sentences: tuple[str, ...]) -> np.ndarray:
-    """Return one unit vector per sentence, as the graph computes it: pooling and normalisation are inside."""
+    """Return normalized embeddings [sentences, size]; the graph includes pooling and normalization."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.enable_padding()
     encoded = tokenizer.encode_batch(list(sentences))

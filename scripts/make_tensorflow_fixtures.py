@@ -1,13 +1,13 @@
-"""Make the tiny TensorFlow checkpoints under tests/fixtures/tensorflow, with the outputs TensorFlow computes from them.
+"""Make the tiny TensorFlow checkpoints in tests/fixtures/tensorflow, with TensorFlow's outputs.
 
-Run it in an environment of its own, since Transformers 5 has no TensorFlow models:
+Run it in a separate environment, since Transformers 5 has no TensorFlow models:
 
     pip install "transformers==4.37.2" "tensorflow-cpu==2.15.1" "numpy<2"
     python scripts/make_tensorflow_fixtures.py tests/fixtures/tensorflow
 
 Each directory gets config.json, tf_model.h5, preprocessor files and reference.npz, whose arrays are named
-`input.<name>` and `output.<name>`. All weights are drawn from a fixed seed, biases and scales included, so that a
-parameter that is lost or exchanged for another changes the outputs.
+`input.<name>` and `output.<name>`. All weights are random with a fixed seed, including biases and scales, so that
+a missing or exchanged parameter changes the outputs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WORDS = (
 
 
 def vocabulary(specials: list[str]) -> dict[str, int]:
-    """Return token → id with the special tokens first and unused tokens as padding up to VOCABULARY_SIZE."""
+    """Return token to id: special tokens first, and unused tokens at the end, up to VOCABULARY_SIZE."""
     tokens = [*specials, *WORDS]
     tokens += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"][: VOCABULARY_SIZE - len(tokens)]
     tokens += [f"[unused{index}]" for index in range(VOCABULARY_SIZE - len(tokens))]
@@ -89,7 +89,7 @@ def wordpiece_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def wordlevel_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Return a tokenizer that splits at white space and ends each text with </s>."""
+    """Return a tokenizer that splits at whitespace and ends each sequence with </s>."""
     vocab = vocabulary(["<pad>", "</s>", "<unk>"])
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -107,7 +107,7 @@ def wordlevel_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def token_inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return ids (2, 7) and a mask whose second row ends in two padded positions."""
+    """Return `input_ids` and `attention_mask` [2, 7]; the second sequence has two padding tokens at the end."""
     mask = np.ones((2, 7), dtype=np.int64)
     mask[1, 5:] = 0
     return {"input_ids": rng.integers(5, VOCABULARY_SIZE, (2, 7)), "attention_mask": mask}
@@ -194,7 +194,7 @@ def randomize(model: Any, rng: np.random.Generator) -> None:
 
 
 def write_fixture(name: str, root: Path) -> None:
-    """Write root/name."""
+    """Write the checkpoint `root/name` and its reference outputs."""
     rng = np.random.default_rng([SEED, sum(name.encode())])
     model, preprocessor, inputs = MAKERS[name](rng)
     model(inputs)
@@ -211,7 +211,7 @@ def write_fixture(name: str, root: Path) -> None:
 def main() -> None:
     """Write every fixture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="the directory that gets one directory per model")
+    parser.add_argument("root", type=Path, help="parent directory of the checkpoints")
     root = parser.parse_args().root
     for name in MAKERS:
         write_fixture(name, root)

@@ -1,4 +1,4 @@
-"""Which cases of a table `make test` runs; `make conformance` runs the others."""
+"""Select the cases of a table that `make test` runs; `make conformance` runs the others."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 
 def sampled(cases: Iterable[str], every_time: Collection[str]) -> list[Any]:
-    """Return the cases as parameters, those that aren't for every run marked as wide.
+    """Return the cases as parameters; those that only `make conformance` runs are marked as wide.
 
     Args:
         cases: all cases.
-        every_time: those of them that show something the others don't.
+        every_time: the cases that exercise a distinct mechanism.
 
     Raises:
-        ValueError: one of these isn't a case.
+        ValueError: `every_time` has a name that isn't a case.
     """
     names = list(cases)
     if unknown := set(every_time) - set(names):

@@ -1,7 +1,7 @@
-"""Run code in a fresh interpreter that has imported third-party packages already.
+"""Run code in a new interpreter that has already imported third-party packages.
 
-Importing PyTorch and Transformers takes seconds of processor time. A server process imports them once, and each call
-forks it: nothing of onnxport has been imported there. Tests of what an import loads start an interpreter of their own.
+Importing PyTorch and Transformers takes seconds of CPU time. A server process imports them once and is forked for each
+call; it has imported no module of onnxport. Tests of the effects of imports start a separate interpreter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECONDS = 300
 
 @dataclass(frozen=True)
 class Finished:
-    """What a process returned: its exit code, and what it wrote."""
+    """Exit code and output of a process."""
 
     returncode: int
     stdout: str
@@ -27,19 +27,19 @@ class Finished:
 
 
 def run_code(code: str, *arguments: str, check: bool = True, directory: Path | None = None) -> Finished:
-    """Run Python code as `python -c CODE ARGUMENTS` would.
+    """Run Python code like `python -c CODE ARGUMENTS`.
 
     Args:
-        code: what is executed as `__main__`.
-        arguments: what follows in `sys.argv`.
+        code: code that is executed as `__main__`.
+        arguments: items of `sys.argv` after the first.
         check: whether an exit code other than 0 is an error.
-        directory: where it runs; by default where the tests do.
+        directory: working directory; by default that of the tests.
 
     Raises:
-        AssertionError: the code failed, or didn't end.
+        AssertionError: the code failed, or ran longer than the time limit.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)  # once the server runs, this changes nothing
+    context.set_forkserver_preload(PRELOADED)  # without effect once the server runs
     with tempfile.TemporaryDirectory() as written:
         process = context.Process(
             target=_execute, args=(code, arguments, written, dict(os.environ)), kwargs={"directory": directory}

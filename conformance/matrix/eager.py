@@ -1,4 +1,4 @@
-"""Run the encoders of a tiny checkpoint eagerly on what its preprocessor makes: a tiny model may be broken itself."""
+"""Run the encoders of a tiny checkpoint eagerly on its preprocessor's output: a tiny model may itself be broken."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 _ENCODERS = {"get_image_features": "AutoImageProcessor", "get_audio_features": "AutoFeatureExtractor"}
-"""Methods by which Transformers' models encode a modality, to the class that loads the modality's preprocessor."""
+"""Encoder methods of Transformers' models to the Auto class of the modality's preprocessor."""
 
 
 def eager_failure(model: Any, directory: Path) -> str:
-    """Return how PyTorch refuses a modality, empty where it takes each that its preprocessor makes.
+    """Return the error of an encoder on its preprocessor's output; empty if there is none.
 
-    Only what tensor operators raise counts, as for shapes that don't fit: an encoder that wants more than its
-    preprocessor makes raises other errors, and says nothing about the checkpoint.
+    Only errors of tensor operators count, such as those for mismatched shapes. An encoder that requires other inputs
+    than those of its preprocessor raises other errors, which don't show that the checkpoint is broken.
 
     Args:
         model: the model.
-        directory: its checkpoint, with the preprocessors.
+        directory: the checkpoint's directory, with the preprocessors.
     """
     import torch
 
@@ -27,11 +27,11 @@ def eager_failure(model: Any, directory: Path) -> str:
         if method is None or not (directory / "preprocessor_config.json").is_file():
             continue
         inputs = _inputs(loader, directory)
-        known = inspect.signature(method).parameters
-        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        parameters = inspect.signature(method).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         try:
             with torch.no_grad():
-                method(**{key: value for key, value in inputs.items() if any_name or key in known})
+                method(**{key: value for key, value in inputs.items() if takes_any or key in parameters})
         except RuntimeError as error:
             return f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
         except (TypeError, AttributeError, ValueError, KeyError, IndexError):
@@ -40,7 +40,7 @@ def eager_failure(model: Any, directory: Path) -> str:
 
 
 def _inputs(loader: str, directory: Path) -> dict[str, Any]:
-    """Return what the preprocessor makes of two images or two seconds of noise."""
+    """Return the preprocessor's output for two images, or for two audio clips of one second of noise."""
     import numpy
     import transformers
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Export one pair of the matrix with the `onnxport` command, and read off its manifest what was proved."""
+"""Export one pair of the matrix with the `onnxport` command, and return the results in its manifest."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _CATEGORIES = {
 
 
 def run_matrix_pair(model_type: str, task: str, directory: Path) -> dict[str, Any]:
-    """Make the pair's checkpoint, export and validate it.
+    """Make the pair's checkpoint, export it and validate the export.
 
     Args:
         model_type: as in `config.json`.
         task: a task, with or without past.
-        directory: where checkpoints are kept, and where outputs are written and removed again.
+        directory: directory of the checkpoints, and of outputs, which are removed again.
 
     Returns:
-        `status`, `seconds` and `commit`; of a pair that passed, what the manifest says; of one that failed, `category`
-        (make, describe, bind, trace, convert, validate, interface), `message` and the end of the traceback.
+        `status`, `seconds` and `commit`; if the pair passed, facts from the manifest; if it failed, `category` (make,
+        describe, bind, trace, convert, validate, interface), `message` and the end of the traceback.
     """
     start = time.perf_counter()
     output = directory / "outputs" / f"{model_type}-{task}"
@@ -81,7 +81,7 @@ def _export(checkpoint: Path, pair: Pair, output: Path) -> dict[str, Any]:
 
 def _failure(text: str) -> dict[str, Any]:
     lines = [line for line in text.splitlines() if line.startswith("onnxport: error: ")] or text.splitlines()[-1:]
-    message = lines[-1].removeprefix("onnxport: error: ") if lines else "it said nothing"
+    message = lines[-1].removeprefix("onnxport: error: ") if lines else "the command printed nothing"
     raised = re.findall(r"^(?:[\w]+\.)*(\w+Error): ", text, re.M)
     category = _CATEGORIES.get(raised[-1] if raised else "", "crash")
     if category == "trace" and re.search(r"ConversionError|Failed to (convert|decompose)|No ONNX function", text):
@@ -97,9 +97,9 @@ def _success(manifest: dict[str, Any]) -> dict[str, Any]:
     cases = manifest["validation"]["cases"]
     status = manifest["validation"]["status"]
     if status != PASSED or not cases:
-        return {"status": FAILED, "category": "validate", "message": f"the manifest says: {status}"}
-    texts = [tensor["axes"] for tensor in inputs if tensor["name"].endswith("input_ids") and len(tensor["axes"]) > 1]
-    texts = [axes for axes in texts if axes[1] != 1]  # a transducer reads one token at a time
+        return {"status": FAILED, "category": "validate", "message": f"the manifest has the status {status!r}"}
+    tokens = [tensor["axes"] for tensor in inputs if tensor["name"].endswith("input_ids") and len(tensor["axes"]) > 1]
+    tokens = [axes for axes in tokens if axes[1] != 1]  # a transducer takes one token in each step
     return {
         "status": PASSED,
         "cases": len(cases),
@@ -107,7 +107,7 @@ def _success(manifest: dict[str, Any]) -> dict[str, Any]:
         "inputs": [f"{tensor['name']}{tensor['axes']}" for tensor in inputs][:12],
         "fixed_axes": fixed,
         "batch": all(any("batch" in str(axis) for axis in tensor["axes"]) for tensor in inputs[:1]),
-        "length": all(isinstance(axes[1], str) for axes in texts) if texts else None,
+        "length": all(isinstance(axes[1], str) for axes in tokens) if tokens else None,
         "stamped": any(_STAMPED.search(note) for note in notes),
         "notes": [note[:200] for note in notes],
     }

@@ -1,4 +1,4 @@
-"""Which modalities a task's graphs must take, and by what names of graph inputs each is told."""
+"""The modalities that a task's graphs must take, and the names of graph inputs for each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INPUT_NAMES = {
     "image": re.compile(r"pixel_values|^(images?|image_patches|flattened_patches|inputs)$"),
     "text": re.compile(r"(^|_)input_ids$|inputs_embeds$|^inputs$"),
 }
-"""Modality to the names of inputs that carry it; Perceiver calls every modality `inputs`."""
+"""Modality to a pattern of its input names; Perceiver names the input of every modality `inputs`."""
 
 MODALITIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -36,24 +36,26 @@ MODALITIES: dict[str, tuple[str, ...]] = {
     "zero-shot-image-classification": ("image", "text"),
     "zero-shot-object-detection": ("image", "text"),
 }
-"""Task to the modalities of its inputs; of the tasks that aren't listed the name says nothing about them."""
+"""Task to the modalities of its inputs; other tasks don't determine them."""
 
 OTHER_INPUTS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("dia", "automatic-speech-recognition"): ("text",),  # generates speech, and is listed among SpeechSeq2Seq models
-    ("evolla", "image-to-text"): ("text",),  # takes proteins, and is listed among ImageTextToText models
-    ("imagegpt", "image-classification"): ("text",),  # its image processor turns colours into token ids
+    ("dia", "automatic-speech-recognition"): (
+        "text",
+    ),  # generates speech, but is registered in AutoModelForSpeechSeq2Seq
+    ("evolla", "image-to-text"): ("text",),  # takes proteins, but is registered in AutoModelForImageTextToText
+    ("imagegpt", "image-classification"): ("text",),  # its image processor maps colours to token ids
 }
-"""Pairs whose model takes other modalities than its task's name tells."""
+"""Pairs whose model takes other modalities than those of its task."""
 
 
 def missing_modalities(model_type: str, task: str, inputs: Iterable[str]) -> list[str]:
-    """Return the modalities of a task that none of its graphs takes.
+    """Return the modalities of a task for which no graph has an input.
 
     Args:
         model_type: as in `config.json`.
         task: a task, with or without past.
         inputs: names of the inputs of all graphs.
     """
-    name, names = task.removesuffix(PAST_SUFFIX), list(inputs)
-    wanted = OTHER_INPUTS.get((model_type, name), MODALITIES.get(name, ()))
-    return [modality for modality in wanted if not any(INPUT_NAMES[modality].search(given) for given in names)]
+    task_name, names = task.removesuffix(PAST_SUFFIX), list(inputs)
+    required = OTHER_INPUTS.get((model_type, task_name), MODALITIES.get(task_name, ()))
+    return [modality for modality in required if not any(INPUT_NAMES[modality].search(name) for name in names)]

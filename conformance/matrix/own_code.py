@@ -1,4 +1,4 @@
-"""Count the model types that have code of their own: those whose record has more than a tiny configuration."""
+"""List the model types with custom code: those whose record has more than a tiny configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.architectures._table import MODULES, architecture_of
 
 _TRACING = "tracing/"
-"""Patches that are in no family's file yet: what they name is counted, too."""
+"""Patches that aren't in a family's file yet: the model types that they name are listed, too."""
 
 
 def own_code() -> list[str]:
@@ -23,14 +23,15 @@ def own_code() -> list[str]:
     described = {name for name in MODULES if _has_code(architecture_of(name))}
     files = (Path(onnxport.__file__).parent / _TRACING).rglob("*.py")
     patched = {name for file in files for name in _names(ast.parse(file.read_text(encoding="utf-8")))}
-    return sorted(described | patched & {spelled for name in CONFIG_MAPPING_NAMES for spelled in (name, _folder(name))})
+    known = {spelling for name in CONFIG_MAPPING_NAMES for spelling in (name, _module_name(name))}
+    return sorted(described | patched & known)
 
 
 def _has_code(record: Architecture | None) -> bool:
     return record is not None and replace(record, tiny=Tiny()) != Architecture(record.model_types)
 
 
-def _folder(name: str) -> str:
+def _module_name(name: str) -> str:
     return name.replace("-", "_")
 
 

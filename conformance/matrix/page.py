@@ -1,4 +1,4 @@
-"""Write the matrix's results as `docs/coverage.md`, as JSON beside it, and as what `onnxport list` tells."""
+"""Write the matrix's results as `docs/coverage.md`, `docs/coverage.json` and the data of `onnxport list`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ COVERAGE = Path("docs/coverage.md")
 PACKAGES = ("onnxport", "transformers", "torch", "onnxscript", "onnx-ir", "onnxruntime")
 CATEGORIES = ("make", "describe", "bind", "trace", "convert", "validate", "interface", "crash", "timeout")
 REPEATED = 4
-"""Layers of one class from which stamping is worth proving."""
+"""Number of repeated layers from which a model counts for the share of stamped pairs."""
 
 _HEAD = """# Coverage
 
-`python -m conformance matrix` exports every (model type, task) that the Auto classes of Transformers reach: a tiny
-checkpoint with seeded random weights each, its configuration shrunk by rule, through `onnxport export`, whose
-validation compares every output at sizes that were never traced. Tasks whose models generate are exported a second
-time with their key/value cache. This page is written by the command; `coverage.json` beside it has every record.
+`python -m conformance matrix` runs `onnxport export` for every (model type, task) pair of Transformers' Auto classes,
+with a tiny checkpoint of seeded random weights, whose configuration is shrunk by general rules. Validation compares
+every output at sizes other than the traced ones. Generative models are exported a second time with their KV cache.
+The command writes this page, and `coverage.json` with all records.
 
-Tiny random weights show that graphs compute the same; they say nothing about tolerances at real size.
+Tiny random weights show that a graph returns the same outputs; they don't show which tolerances trained weights need.
 """
-_MEANINGS = """What a failure is called after: *make*, no tiny checkpoint could be made; *describe*, the inputs or the
-cache aren't described yet; *bind*, parameters and tensors don't fit; *trace*, PyTorch can't capture the model;
-*convert*, an operator has no translation; *validate*, ONNX Runtime refuses the graph, or its numbers differ;
+_MEANINGS = """Categories of failures: *make*, no tiny checkpoint could be made; *describe*, the inputs or the cache
+aren't supported yet; *bind*, parameters and tensors don't match; *trace*, `torch.export` can't trace the model;
+*convert*, an operator has no translation to ONNX; *validate*, ONNX Runtime rejects the graph, or its outputs differ;
 *interface*, the graphs don't take a modality of the task; *crash*, any other error.
 """
 
 
 def publish(records: list[Record], page: Path) -> None:
-    """Write the page with its JSON and, where it is the documentation's, what `onnxport list` tells.
+    """Write the page with its JSON and, if it is the documentation's page, the data of `onnxport list`.
 
     Args:
         records: results of pairs.
@@ -54,11 +54,11 @@ def publish(records: list[Record], page: Path) -> None:
 
 
 def write_page(records: Iterable[Record], page: Path) -> None:
-    """Write the page and, beside it, the records as JSON.
+    """Write the page, and the records as JSON next to it.
 
     Args:
         records: results of pairs.
-        page: the Markdown file; the JSON file has its name with another suffix.
+        page: the Markdown file; the JSON file has the same name with the suffix `.json`.
     """
     found = sorted(records, key=lambda record: (record["model_type"], record["task"]))
     page.write_text(text_of(found, _today(), _versions()), encoding="utf-8")
@@ -67,10 +67,10 @@ def write_page(records: Iterable[Record], page: Path) -> None:
 
 
 def write_validated(records: Iterable[Record], path: Path = PATH) -> None:
-    """Write what `onnxport list` tells: of each model type, the tasks that passed, and why the others failed.
+    """Write the data of `onnxport list`: for each model type, the validated tasks and the reasons of failures.
 
     Args:
-        records: results of pairs, as the page's JSON has them or as they were run.
+        records: results of pairs, from the page's JSON or from a run.
         path: the JSON file.
     """
     types: dict[str, dict[str, Any]] = defaultdict(lambda: {"tasks": []})
@@ -87,7 +87,7 @@ def write_validated(records: Iterable[Record], path: Path = PATH) -> None:
 
 
 def _write_lines(path: Path, start: str, lines: list[str], end: str) -> None:
-    """Write JSON with the day, the versions, and something of which each item has a line, for diffs to be read."""
+    """Write JSON with the date, the versions, and one item on each line, so that diffs are readable."""
     head, items = json.dumps({"date": _today(), "versions": _versions()})[:-1], ",\n".join(lines)
     path.write_text(f"{head}, {start}\n{items}\n{end}}}\n", encoding="utf-8")
 
@@ -101,7 +101,7 @@ def _versions() -> dict[str, str]:
 
 
 def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
-    """Return the page's text."""
+    """Return the Markdown text of the page."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     commits = ", ".join(sorted({record["commit"] for record in records if "commit" in record}))  # a crash has none
     run = f"Run at commit {commits}, {date}, with {named}: {len(records)} of {len(pairs())} pairs."
@@ -119,27 +119,30 @@ def _figures(records: list[Record]) -> list[str]:
     types = {record["model_type"] for record in records}
     validated_tasks = {record["model_type"] for record in passed}
     deep = [record for record in passed if record.get("repeated", 0) >= REPEATED]
-    texts = [record for record in passed if record.get("length") is not None]
+    sequences = [record for record in passed if record.get("length") is not None]
     rows = (
-        ("model types that export and validate on at least one task", len(validated_tasks), len(types)),
+        ("model types that export and validate for at least one task", len(validated_tasks), len(types)),
         ("(model type, task) pairs that export and validate", len(passed), len(records)),
-        ("pairs proved dynamic in batch, of those exported", sum(bool(r["batch"]) for r in passed), len(passed)),
-        ("pairs that take tokens and are dynamic in length", sum(bool(r["length"]) for r in texts), len(texts)),
+        ("exported pairs with a dynamic batch size", sum(bool(r["batch"]) for r in passed), len(passed)),
         (
-            f"pairs whose layers were stamped, of those with {REPEATED} or more alike",
+            "exported pairs with token ids and a dynamic sequence length",
+            sum(bool(r["length"]) for r in sequences),
+            len(sequences),
+        ),
+        (
+            f"exported pairs with stamped layers, of those with {REPEATED} or more isomorphic layers",
             _count(deep, "stamped"),
             len(deep),
         ),
     )
     seconds = sum(record["seconds"] for record in records)
-    own = own_code()
-    lines = ["| what | number | of | share |", "| --- | --- | --- | --- |"]
-    lines += [f"| {what} | {part} | {whole} | {_share(part, whole)} |" for what, part, whole in rows]
+    custom = own_code()
+    lines = ["| | count | of | share |", "| --- | --- | --- | --- |"]
+    lines += [f"| {title} | {count} | {total} | {_share(count, total)} |" for title, count, total in rows]
     return [
         *lines,
         "",
-        f"{len(own)} model types have code of their own: {', '.join(own)}. "
-        "All others are described, traced and stamped by what they look like.",
+        f"{len(custom)} model types have custom code: {', '.join(custom)}. All others are exported by general code.",
         "",
         f"One worker took {seconds / 60:.0f} minutes, {seconds / max(len(records), 1):.1f} s for a pair.",
     ]
@@ -151,36 +154,36 @@ def _table(records: list[Record], title: str, key: Any, order: list[str]) -> lis
         counts[key(record)][_outcome(record)] += 1
     lines = [f"| {title} | pairs | passed | share | {' | '.join(CATEGORIES)} |", "| --- " * (4 + len(CATEGORIES)) + "|"]
     for name in [name for name in order if name in counts] + sorted(set(counts) - set(order)):
-        own = counts[name]
-        cells = [str(own[category] or "") for category in CATEGORIES]
-        share = _share(own["passed"], own.total())
-        lines.append(f"| {name} | {own.total()} | {own['passed']} | {share} | {' | '.join(cells)} |")
+        outcomes = counts[name]
+        cells = [str(outcomes[category] or "") for category in CATEGORIES]
+        share = _share(outcomes["passed"], outcomes.total())
+        lines.append(f"| {name} | {outcomes.total()} | {outcomes['passed']} | {share} | {' | '.join(cells)} |")
     return lines
 
 
 def _predecessors(records: list[Record]) -> list[str]:
-    """Count the pairs that the predecessors had, and name those that they had alone."""
+    """Return a table of the predecessors' pairs: how many pass, and the others with their outcome."""
     outcomes = {(record["model_type"], record["task"]): _outcome(record) for record in records}
     lines = ["| pairs of | pairs | passed | share | others |", "| --- " * 5 + "|"]
     for name, theirs in predecessors().items():
-        there = [pair for pair in theirs if pair not in GONE]
-        passed = [pair for pair in there if outcomes.get(pair) == PASSED]
-        others = [f"{':'.join(pair)} ({outcomes.get(pair, 'not run')})" for pair in there if pair not in passed]
-        share = _share(len(passed), len(there))
-        lines.append(f"| {name} | {len(there)} | {len(passed)} | {share} | {', '.join(others)} |")
+        existing = [pair for pair in theirs if pair not in GONE]
+        passed = [pair for pair in existing if outcomes.get(pair) == PASSED]
+        others = [f"{':'.join(pair)} ({outcomes.get(pair, 'not run')})" for pair in existing if pair not in passed]
+        share = _share(len(passed), len(existing))
+        lines.append(f"| {name} | {len(existing)} | {len(passed)} | {share} | {', '.join(others)} |")
     gone = "; ".join(f"{':'.join(pair)}: {why}" for pair, why in GONE.items())
-    return [*lines, "", f"Left out are pairs that there are no longer. {gone}."]
+    return [*lines, "", f"Pairs that no longer exist are omitted. {gone}."]
 
 
 def _failures(records: list[Record]) -> list[str]:
-    """List each reason with the pairs that have it, the most frequent first."""
+    """Return a table of the reasons of failures with their pairs, the most frequent first."""
     found: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record["status"] != PASSED:
             task = record["task"].replace(PAST_SUFFIX, "+past")
             found[_outcome(record), reason(record)][record["model_type"]].append(task)
     order = sorted(found.items(), key=lambda item: (CATEGORIES.index(item[0][0]), -len(item[1]), item[0]))
-    lines = ["| at | reason | pairs |", "| --- | --- | --- |"]
+    lines = ["| category | reason | pairs |", "| --- | --- | --- |"]
     for (category, text), types in order:
         named = "; ".join(f"{model_type}: {', '.join(tasks)}" for model_type, tasks in types.items())
         lines.append(f"| {category} | {text} | {named} |")
@@ -188,7 +191,7 @@ def _failures(records: list[Record]) -> list[str]:
 
 
 def reason(record: Record) -> str:
-    """Return why a pair failed, in a line that fits a table: colours, paths and markup are left out."""
+    """Return the reason of a failure as the text of a table cell, without colours, paths and markup."""
     text = re.sub(r"\x1b\[\d*m|\[\d+m", "", str(record.get("message", "")))
     text = re.sub(r"\(this is a bug, run with --debug for the traceback\)", "", text)
     text = re.sub(r"(?<!\w)/\S+/([\w.-]+)", r"\1", " ".join(text.split()))
@@ -201,9 +204,9 @@ def _outcome(record: Record) -> str:
 
 
 def _plain(record: Record) -> Record:
-    """Return a record without what differs from machine to machine."""
-    left = ("trace", "inputs", "seconds", "notes", "cases", "commit")
-    plain = {name: value for name, value in record.items() if name not in left}
+    """Return a record without the fields that depend on the machine."""
+    omitted = ("trace", "inputs", "seconds", "notes", "cases", "commit")
+    plain = {name: value for name, value in record.items() if name not in omitted}
     return {**plain, "message": reason(record)} if "message" in plain else plain
 
 
@@ -211,5 +214,5 @@ def _count(records: list[Record], name: str) -> int:
     return sum(bool(record[name]) for record in records)
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
+def _share(count: int, total: int) -> str:
+    return f"{100 * count / total:.1f} %" if total else ""

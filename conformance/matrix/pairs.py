@@ -1,6 +1,6 @@
-"""Which (model type, task) pairs there are: what the Auto classes of Transformers map, with and without past.
+"""List the (model type, task) pairs: those of Transformers' Auto classes, with and without past.
 
-Those that the predecessors had beside these, bare models with past, are among them.
+Pairs that only the predecessors had, such as models without a head with past, are included.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ GENERATING = (
     "automatic-speech-recognition",
     "audio-text-to-text",
 )
-"""Tasks whose models may give their key/value cache: a pair of its own."""
+"""Tasks whose models may return a KV cache, which makes a separate pair with past."""
 
 _TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
-"""Classes that generate, and keep nothing between steps that a graph could take."""
+"""Classes that generate without a cache that a graph could have as input."""
 
 _CACHES = {"past_key_values", "cache_params", "state"}
-"""What forwards call a cache that a graph can take: keys and values, or the state of a recurrence."""
+"""Names of forward's cache parameters: keys and values, or recurrent states."""
 
 FAMILIES = {
     "text": "fill-mask text-generation text2text-generation text-classification token-classification "
@@ -44,7 +44,7 @@ FAMILIES = {
     "time series": "time-series-prediction",
     "bare models": "feature-extraction",
 }
-"""Families of tasks to the tasks' names."""
+"""Family of tasks to the names of the tasks."""
 
 
 def family(task: str) -> str:
@@ -55,27 +55,26 @@ def family(task: str) -> str:
 
 @cache
 def pairs() -> tuple[Pair, ...]:
-    """Return all (model type, task) pairs in the order of the tasks, each followed by the same with past.
+    """Return all (model type, task) pairs in the order of the tasks, each followed by the pair with past.
 
-    What only the predecessors had comes last.
+    Pairs that only the predecessors had come last.
     """
     found: list[Pair] = []
     for task in TASKS:
-        if task.name == SENTENCE_SIMILARITY:  # a directory's modules make a model one for it, not its class
+        if task.name == SENTENCE_SIMILARITY:  # it depends on the modules in the directory, not on the model class
             continue
         for model_type, name in classes(task).items():
             found.append((model_type, task.name))
-            if task.name in GENERATING and _remembers(task, name):
+            if task.name in GENERATING and _generates_with_cache(task, name):
                 found.append((model_type, task.name + PAST_SUFFIX))
     theirs = [pair for named in predecessors().values() for pair in named if pair not in GONE]
     return tuple(dict.fromkeys([*found, *theirs]))
 
 
 def classes(task: Task) -> dict[str, str]:
-    """Map model types to the name of the class that a task loads; one that Transformers names and hasn't isn't there.
+    """Map model types to the name of a task's class, if Transformers has that class.
 
-    Audio-text-to-text has the Auto class of all models that read something beside a text: those that read pictures
-    are image-to-text's already, and left out here.
+    The Auto class of audio-text-to-text has all multimodal models; those that are in image-to-text, too, are omitted.
     """
     import transformers
 
@@ -95,7 +94,7 @@ def classes(task: Task) -> dict[str, str]:
 
 @cache
 def model_class(model_type: str, task: str) -> Any:
-    """Return the class of a pair.
+    """Return the model class of a pair.
 
     Raises:
         ImportError: it needs a package that isn't installed.
@@ -103,10 +102,11 @@ def model_class(model_type: str, task: str) -> Any:
     return class_named(classes(canonical_task(task.removesuffix(PAST_SUFFIX)))[model_type], model_type)
 
 
-def _remembers(task: Task, class_name: str) -> bool:
-    """Say whether a class generates step by step with a cache.
+def _generates_with_cache(task: Task, class_name: str) -> bool:
+    """Return whether a class generates with a cache.
 
-    A text's model says so by its forward; one that has such a model inside may hand the cache on without naming it.
+    The forward of a text decoder has a parameter for the cache; a model that contains a decoder may pass it through
+    **kwargs.
     """
     import transformers
 
@@ -117,23 +117,23 @@ def _remembers(task: Task, class_name: str) -> bool:
         generates = bool(model.can_generate())
     except (ImportError, AttributeError):
         return False
-    texts_alone = task.name == "text-generation"
-    return generates and not (texts_alone and _CACHES.isdisjoint(inspect.signature(model.forward).parameters))
+    is_decoder = task.name == "text-generation"
+    return generates and not (is_decoder and _CACHES.isdisjoint(inspect.signature(model.forward).parameters))
 
 
 def chosen(tasks: str | None = None, types: str | None = None) -> list[Pair]:
-    """Return the pairs of comma-separated tasks and model types, all of them without.
+    """Return the pairs of comma-separated tasks and model types; None for all.
 
     Raises:
         ValueError: a task or a model type has no pair.
     """
     found = list(pairs())
-    for text, place in ((types, 0), (tasks, 1)):
+    for text, index in ((types, 0), (tasks, 1)):
         if text is None:
             continue
-        wanted = {item.strip() for item in text.split(",")}
-        lost = sorted(wanted - {pair[place] for pair in pairs()})
-        if lost:
-            raise ValueError(f"no pair of the matrix has {', '.join(lost)}")
-        found = [pair for pair in found if pair[place] in wanted]
+        names = {item.strip() for item in text.split(",")}
+        unknown = sorted(names - {pair[index] for pair in pairs()})
+        if unknown:
+            raise ValueError(f"no pair of the matrix has {', '.join(unknown)}")
+        found = [pair for pair in found if pair[index] in names]
     return found

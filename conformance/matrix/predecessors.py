@@ -1,6 +1,6 @@
-"""Which pairs the predecessors had, optimum-onnx 0.1.0 and `transformers.onnx` 4.37.2, and what they are called today.
+"""The pairs of the predecessors, optimum-onnx 0.1.0 and `transformers.onnx` 4.37.2, under their names of today.
 
-`predecessors.json` has those of optimum-onnx's table for Transformers' models: model type to tasks.
+`predecessors.json` has optimum-onnx's table for Transformers' models: model type to tasks.
 """
 
 from __future__ import annotations
@@ -25,22 +25,25 @@ _RENAMED = {
     ("siglip-text-with-projection", "feature-extraction"): ("siglip_text_model", "feature-extraction"),
     ("vitpose", "keypoint-detection"): ("vitpose", "pose-estimation"),
 }
-"""What a predecessor called otherwise than Transformers' Auto classes do today."""
+"""A predecessor's pair to the pair of today's Auto classes, where the names differ."""
 
 GONE = {
     ("clip", "sentence-similarity"): "a sentence-transformers directory, which the tests export: its class has no pair",
-    ("internlm2", "text-generation"): "code of the checkpoint, not of Transformers: --trust-remote-code",
-    ("internlm2", "text-generation-with-past"): "code of the checkpoint, not of Transformers: --trust-remote-code",
+    ("internlm2", "text-generation"): "its code is in the checkpoint, not in Transformers: --trust-remote-code",
+    (
+        "internlm2",
+        "text-generation-with-past",
+    ): "its code is in the checkpoint, not in Transformers: --trust-remote-code",
     ("mctct", "automatic-speech-recognition"): "Transformers 5 has no such model",
     ("mctct", "feature-extraction"): "Transformers 5 has no such model",
-    ("trocr", "feature-extraction"): "Transformers has the decoder with its head only: text-generation",
-    ("trocr", "feature-extraction-with-past"): "Transformers has the decoder with its head only: text-generation",
+    ("trocr", "feature-extraction"): "Transformers only has the decoder with a head: text-generation",
+    ("trocr", "feature-extraction-with-past"): "Transformers only has the decoder with a head: text-generation",
 }
-"""Pairs that there are no longer, and why."""
+"""Pairs that no longer exist to the reason."""
 
 
 def predecessors() -> dict[str, list[Pair]]:
-    """Return the pairs of each predecessor under today's names; those that are `GONE` keep theirs."""
+    """Return the pairs of each predecessor under today's names; those in `GONE` have their old names."""
     types = json.loads(Path(__file__).with_name("predecessors.json").read_text())
     of_optimum = [(model_type, task) for model_type, tasks in types.items() for task in tasks.split()]
     return {OPTIMUM: _renamed(of_optimum), TRANSFORMERS: _renamed(pairs_of_4_37())}
@@ -58,7 +61,7 @@ def _today(pair: Pair) -> Pair:
 
 
 def _model_type(name: str) -> str:
-    """Return Transformers' spelling of a model type, which predecessors wrote with hyphens."""
+    """Return Transformers' spelling of a model type; predecessors used hyphens."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return name if name in CONFIG_MAPPING_NAMES else name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""Two fixed samples of the matrix: one that every test run exports, and one ten times as long for a change's review."""
+"""Two fixed samples of the matrix: a small one for `make test`, and one ten times as large for reviewing a change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FEW = {
     "visual-question-answering": "blip-2",
     "zero-shot-object-detection": "owlvit",
 }
-"""Task to model types: one for each kind of inputs that no other test exports in a run."""
+"""Task to model type: one pair for each type of inputs that no other test of `make test` exports."""
 
 _MANY = {
     "audio-classification": "audio-spectrogram-transformer hubert wav2vec2-bert wavlm",

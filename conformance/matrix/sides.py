@@ -1,6 +1,6 @@
-"""Write what a tiny checkpoint ships beside its weights: a tokenizer, an image processor, a feature extractor.
+"""Write the preprocessors of a tiny checkpoint: a tokenizer, an image processor, a feature extractor.
 
-Which of them is told by what the model's forward takes.
+The parameters of the model's forward determine which of them it has.
 """
 
 from __future__ import annotations
@@ -14,85 +14,99 @@ from typing import Any
 from conformance.matrix.shrink import tiny_of
 from conformance.preprocessors import make_image_processor, make_tokenizer
 
-_TEXTS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
-_IMAGES = ("vision_config", "backbone_config", "image_config", "encoder", "thinker_config", "vision_model_config")
-_AUDIOS = ("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config")
+_TEXT_CONFIGS = ("text_config", "decoder", "text_encoder", "thinker_config", "text_model_config", "language_config")
+_VISION_CONFIGS = (
+    "vision_config",
+    "backbone_config",
+    "image_config",
+    "encoder",
+    "thinker_config",
+    "vision_model_config",
+)
+_AUDIO_CONFIGS = (
+    "audio_config",
+    "asr_config",
+    "encoder_config",
+    "speech_encoder",
+    "thinker_config",
+    "audio_encoder_config",
+)
 
 
-def save_sides(model_class: Any, config: Any, directory: Path) -> None:
+def save_preprocessors(model_class: Any, config: Any, directory: Path) -> None:
     """Write the preprocessors of a model.
 
     Args:
-        model_class: its class.
-        config: its configuration.
+        model_class: the model's class.
+        config: the model's configuration.
         directory: the checkpoint's directory.
     """
     names = tuple(inspect.signature(model_class.forward).parameters)
-    if config.model_type == "imagegpt":  # its tokens are colours
+    if config.model_type == "imagegpt":  # its image processor returns token ids, one for each colour
         make_image_processor("ImageGPTImageProcessor", 16, config).save_pretrained(directory)
         return
     if "input_ids" in names:
         tokenizer_for(config, names).save_pretrained(directory)
     if "pixel_values" in names:
         image_processor_for(config).save_pretrained(directory)
-    elif kind := next((name for name in ("input_values", "input_features") if name in names), None):
-        feature_extractor_for(config, kind).save_pretrained(directory)
+    elif input_name := next((name for name in ("input_values", "input_features") if name in names), None):
+        feature_extractor_for(config, input_name).save_pretrained(directory)
 
 
 def tokenizer_for(config: Any, names: tuple[str, ...]) -> Any:
-    """Build a tokenizer of letters whose tokens are all in the model's vocabulary."""
-    parts = [config, *_parts(config, _TEXTS)]
-    sizes = [size for part in parts if isinstance(size := getattr(part, "vocab_size", None), int) and size > 1]
-    ids = {kind: _first(parts, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
+    """Build a tokenizer of characters, with token ids in the model's vocabulary."""
+    configs = [config, *_subconfigs(config, _TEXT_CONFIGS)]
+    sizes = [size for one in configs if isinstance(size := getattr(one, "vocab_size", None), int) and size > 1]
+    ids = {token: _first(configs, f"{token}_token_id") for token in ("pad", "bos", "eos")}
     return make_tokenizer(
         config.model_type,
         min(sizes, default=100),
         2,
         "<unk>",
-        token_type_ids="token_type_ids" in names and (_first(parts, "type_vocab_size") or 2) > 1,
+        token_type_ids="token_type_ids" in names and (_first(configs, "type_vocab_size") or 2) > 1,
         ids=ids,
     )
 
 
 def image_processor_for(config: Any) -> Any:
-    """Build the image processor of a model type, at the size of pictures that the configuration says.
+    """Build the image processor of a model type, with the image size of the configuration.
 
-    One that needs more than a picture, or a package that isn't installed, gives way to ViT's.
+    If it requires more than images, or a package that isn't installed, ViT's image processor is used.
     """
     import transformers
     from PIL import Image
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     height, width = image_size(config)
-    entry = _named(IMAGE_PROCESSOR_MAPPING_NAMES, config.model_type) or {}
+    entry = _mapping_entry(IMAGE_PROCESSOR_MAPPING_NAMES, config.model_type) or {}
     for name in (entry.get("pil"), "ViTImageProcessorPil"):
         image_class = getattr(transformers, name, None) if name else None
         if image_class is None:
             continue
         try:
-            made = image_class(**_image_arguments(image_class, height, width))
-            first = next(iter(made.model_input_names))
-            pixels = made(images=[Image.new("RGB", (40, 40))] * 2, return_tensors="pt").get(first)
-            own = config.model_type in IMAGE_PROCESSOR_MAPPING_NAMES  # the encoder of a model sees single tiles
-            if first == "pixel_values" and pixels is not None and (own or pixels.ndim <= 4):
-                return made
-        except Exception:  # processors raise whatever they like
+            processor = image_class(**_image_arguments(image_class, height, width))
+            first = next(iter(processor.model_input_names))
+            pixels = processor(images=[Image.new("RGB", (40, 40))] * 2, return_tensors="pt").get(first)
+            is_own = config.model_type in IMAGE_PROCESSOR_MAPPING_NAMES  # an encoder alone takes single tiles
+            if first == "pixel_values" and pixels is not None and (is_own or pixels.ndim <= 4):
+                return processor
+        except Exception:  # processors raise any exception
             continue
     raise ValueError(f"no image processor for {config.model_type}")
 
 
-def _named(names: Any, model_type: str) -> Any:
-    """Return what a mapping says of a model type; for a part of a model, what it says of the whole."""
+def _mapping_entry(mapping: Any, model_type: str) -> Any:
+    """Return the entry of a model type in a mapping; for a submodel's type without one, that of the whole model."""
     whole = re.sub(r"_(vision|audio|image|text)?_?(model|encoder|decoder|vision|audio|tower)?$", "", model_type)
-    return names.get(model_type) or names.get(whole)
+    return mapping.get(model_type) or mapping.get(whole)
 
 
 def image_size(config: Any) -> tuple[int, int]:
-    """Return height and width of the pictures that a model takes."""
+    """Return height and width of a model's images."""
     if (size := tiny_of(config.model_type).image_size) is not None:
         return size
-    for part in (config, *_parts(config, _IMAGES)):
-        size = getattr(part, "image_size", None)
+    for one in (config, *_subconfigs(config, _VISION_CONFIGS)):
+        size = getattr(one, "image_size", None)
         if isinstance(size, int):
             return size, size
         if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
@@ -116,58 +130,60 @@ def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any
     return arguments
 
 
-def feature_extractor_for(config: Any, kind: str) -> Any:
-    """Build the feature extractor of a model type, with as many mel bins as the configuration says."""
+def feature_extractor_for(config: Any, input_name: str) -> Any:
+    """Build the feature extractor of a model type, with the configuration's number of mel bins."""
     import numpy
     import transformers
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
     tiny = tiny_of(config.model_type)
-    own = tiny.feature_extractor or _named(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
-    parts = [config, *_parts(config, _AUDIOS)]
+    class_name = tiny.feature_extractor or _mapping_entry(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
+    configs = [config, *_subconfigs(config, _AUDIO_CONFIGS)]
     bins = tiny.num_mel_bins or _first(
-        parts,
+        configs,
         *("feature_projection_input_dim", "input_dim", "input_size", "num_mel_bins", "n_mels", "mel_dim"),
         "input_feat_size",
     )
-    usual = "WhisperFeatureExtractor" if own in ("", "WhisperFeatureExtractor") else _BY_TIME
-    for name in (own, usual if kind == "input_features" else "Wav2Vec2FeatureExtractor"):
+    default = "WhisperFeatureExtractor" if class_name in ("", "WhisperFeatureExtractor") else _FRAMES_FIRST
+    for name in (class_name, default if input_name == "input_features" else "Wav2Vec2FeatureExtractor"):
         extractor_class = getattr(transformers, name, None) if name else None
         if extractor_class is None:
             continue
         try:
-            made = extractor_class(**_audio_arguments(extractor_class, kind, bins), **tiny.feature_extractor_arguments)
-            if kind in made([numpy.zeros(_SAMPLES)] * 2, sampling_rate=made.sampling_rate, return_tensors="pt"):
-                return made
-        except Exception:  # extractors raise whatever they like
+            arguments = _audio_arguments(extractor_class, input_name, bins)
+            extractor = extractor_class(**arguments, **tiny.feature_extractor_arguments)
+            outputs = extractor([numpy.zeros(_SAMPLES)] * 2, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+            if input_name in outputs:
+                return extractor
+        except Exception:  # feature extractors raise any exception
             continue
     raise ValueError(f"no feature extractor for {config.model_type}")
 
 
-_BY_TIME = "SeamlessM4TFeatureExtractor"
-"""Gives features of shape [sounds, time, bins], as most models but Whisper's take them."""
+_FRAMES_FIRST = "SeamlessM4TFeatureExtractor"
+"""Returns features of shape [clips, frames, mel bins], as most models except Whisper take them."""
 _SAMPLES = 24000
 
 
-def _audio_arguments(extractor_class: Any, kind: str, bins: int | None) -> dict[str, Any]:
-    known = inspect.signature(extractor_class.__init__).parameters
+def _audio_arguments(extractor_class: Any, input_name: str, bins: int | None) -> dict[str, Any]:
+    parameters = inspect.signature(extractor_class.__init__).parameters
     if getattr(extractor_class, "__name__", "") == "ClapFeatureExtractor":
-        return {"truncation": "rand_trunc"}  # as models without fusion have it
-    if not bins or kind != "input_features":
+        return {"truncation": "rand_trunc"}  # for models without feature fusion
+    if not bins or input_name != "input_features":
         return {}
-    if "stride" in known and "num_mel_bins" in known:
+    if "stride" in parameters and "num_mel_bins" in parameters:
         return {"num_mel_bins": bins // 2, "feature_size": bins // 2, "stride": 2}
-    return {"feature_size": bins} if "feature_size" in known else {}
+    return {"feature_size": bins} if "feature_size" in parameters else {}
 
 
-def _parts(config: Any, names: tuple[str, ...]) -> Iterator[Any]:
+def _subconfigs(config: Any, names: tuple[str, ...]) -> Iterator[Any]:
     for name in names:
-        part = getattr(config, name, None)
-        if part is not None and hasattr(part, "to_dict"):
-            yield part
-            yield from _parts(part, names)
+        subconfig = getattr(config, name, None)
+        if subconfig is not None and hasattr(subconfig, "to_dict"):
+            yield subconfig
+            yield from _subconfigs(subconfig, names)
 
 
-def _first(parts: list[Any], *names: str) -> Any:
-    values = (getattr(part, name, None) for part in parts for name in names)
+def _first(configs: list[Any], *names: str) -> Any:
+    values = (getattr(config, name, None) for config in configs for name in names)
     return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)

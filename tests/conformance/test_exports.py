@@ -1,4 +1,4 @@
-"""Export a fixed sample of the pairs both ways; `make conformance` runs all 265."""
+"""Export a fixed sample of the pairs with the façade and the command; `make conformance` runs all 265."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pair_exports_and_validates(model_type: str, feature: str, directory: Path) -> None:
     record = run_pair(model_type, feature, directory)
     assert record["status"] == "passed", "\n".join(
-        [*messages(record), *(record[way].get("trace", "") for way in ("facade", "public"))]
+        [*messages(record), *(record[export].get("trace", "") for export in ("facade", "public"))]
     )
 
 
@@ -27,7 +27,7 @@ def test_the_table_has_every_pair() -> None:
     assert set(SAMPLE) <= set(pairs())
 
 
-def test_a_hanging_pair_is_ended_and_results_are_resumed(tmp_path: Path) -> None:
+def test_a_hanging_pair_is_killed_and_results_are_resumed(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     chosen = parse("bert:masked-lm")
     records = run(chosen, directory=tmp_path, results=results, jobs=1, seconds=0.01)
@@ -38,6 +38,6 @@ def test_a_hanging_pair_is_ended_and_results_are_resumed(tmp_path: Path) -> None
     assert run(chosen, directory=tmp_path, results=results, jobs=1) == records
 
 
-def test_an_unknown_pair_is_refused() -> None:
+def test_an_unknown_pair_is_an_error() -> None:
     with pytest.raises(ValueError, match="bert:maskedlm"):
         parse("bert:maskedlm")

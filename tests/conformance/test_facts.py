@@ -1,4 +1,4 @@
-"""Every (model type, feature) pair of 4.37.2 gives the facts that were recorded from it."""
+"""Every (model type, feature) pair of 4.37.2 has the facts that were recorded from 4.37.2."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ from onnxport.configs.model_types import CONFIG_CLASSES, load_config_class
 from onnxport.onnx.features import FeaturesManager
 
 FACTS = json.loads((Path(__file__).parent / "data" / "facts.json").read_text())
-PLAIN = ("default_onnx_opset", "atol_for_validation", "values_override", "task", "num_layers", "num_attention_heads")
+PROPERTIES = (
+    "default_onnx_opset",
+    "atol_for_validation",
+    "values_override",
+    "task",
+    "num_layers",
+    "num_attention_heads",
+)
 DIFFERENT = {
     (
         "blenderbot",
         "causal-lm-with-past",
         "outputs",
-    ): "the original counted the encoder's layers for the decoder's cache",
-    ("roformer", "multiple-choice", "inputs"): "the original left the axis of the choices out",
+    ): "the original used the encoder's number of layers for the decoder's cache",
+    ("roformer", "multiple-choice", "inputs"): "the original omitted the axis of the choices",
 }
-"""(model type, feature, fact) that the compatibility page lists as put right."""
+"""(model type, feature, fact) that the compatibility page lists as corrected."""
 
 
 def model_config(record: dict[str, Any]) -> Any:
     config_class = getattr(transformers, record["model_config_class"])
     if record["facts_from"] == "default configuration":
         return config_class()
-    halves = record["dummy_model_config"]["arguments"]
-    encoder, decoder = (getattr(transformers, name)(**values) for name, values in halves.values())
+    subconfigs = record["dummy_model_config"]["arguments"]
+    encoder, decoder = (getattr(transformers, name)(**values) for name, values in subconfigs.values())
     return config_class.from_encoder_decoder_configs(encoder, decoder)
 
 
 def summary(names: Any) -> dict[str, Any]:
-    """Names in order with their axes, the first layer of a cache standing for all; and how many there are."""
+    """Return the names in order with their axes, only the first layer of a cache; and the number of names."""
     shown = {
         name: {str(axis): label for axis, label in axes.items()}
         for name, axes in names.items()
@@ -45,12 +52,12 @@ def summary(names: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("record", FACTS, ids=lambda r: f"{r['model_type']}:{r['feature']}")
-def test_pair_gives_the_recorded_facts(record: dict[str, Any]) -> None:
+def test_pair_has_the_recorded_facts(record: dict[str, Any]) -> None:
     model_type, feature = record["model_type"], record["feature"]
     config = FeaturesManager.get_config(model_type, feature)(model_config(record))
     assert type(config).__name__ == record["config_class"]
     assert str(config.torch_onnx_minimum_version) == record["torch_onnx_minimum_version"]
-    for name in PLAIN:
+    for name in PROPERTIES:
         if record.get(name) is not None:
             value = getattr(config, name)
             assert (list(value) if isinstance(value, tuple) else value) == record[name], name
@@ -77,7 +84,7 @@ def test_all_pairs_are_listed_in_order() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIG_CLASSES)
-def test_every_class_of_the_original_is_there(name: str) -> None:
+def test_every_class_of_4_37_exists(name: str) -> None:
     assert load_config_class(name).__name__ == name
 
 
@@ -85,7 +92,7 @@ DUMMIES = [record for record in FACTS if record.get("dummy_inputs")]
 
 
 @pytest.mark.parametrize("record", DUMMIES, ids=lambda r: f"{r['model_type']}:{r['feature']}")
-def test_pair_makes_the_recorded_example_inputs(record: dict[str, Any]) -> None:
+def test_pair_makes_the_recorded_dummy_inputs(record: dict[str, Any]) -> None:
     import torch
 
     from conformance.checkpoints import make_config
@@ -94,14 +101,17 @@ def test_pair_makes_the_recorded_example_inputs(record: dict[str, Any]) -> None:
     model_type, feature = record["model_type"], record["feature"]
     model = make_config(model_type, feature)
     config = FeaturesManager.get_config(model_type, feature)(model)
-    made = config.generate_dummy_inputs(make_preprocessor(model_type, feature, model), framework="pt")
+    dummy_inputs = config.generate_dummy_inputs(make_preprocessor(model_type, feature, model), framework="pt")
     found: dict[str, Any] = {}
-    for name, value in made.items():
+    for name, value in dummy_inputs.items():
         parts = (
             {name: value} if isinstance(value, torch.Tensor) else {f"{name}.0.{i}": t for i, t in enumerate(value[0])}
         )
         found |= {key: [list(t.shape), str(t.dtype).removeprefix("torch.")] for key, t in parts.items()}
-    wanted = dict(record["dummy_inputs"]["named"])
-    if wanted.get("decoder_attention_mask", [None, ""])[1] == "float32":
-        wanted["decoder_attention_mask"] = [wanted["decoder_attention_mask"][0], "int64"]  # the original's float mask
-    assert found == wanted
+    expected = dict(record["dummy_inputs"]["named"])
+    if expected.get("decoder_attention_mask", [None, ""])[1] == "float32":
+        expected["decoder_attention_mask"] = [
+            expected["decoder_attention_mask"][0],
+            "int64",
+        ]  # the original's float mask
+    assert found == expected

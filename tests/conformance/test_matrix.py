@@ -1,4 +1,4 @@
-"""The matrix of every model type and task: its pairs, tiny configurations by rule, a few exports, and its page."""
+"""The matrix of model types and tasks: its pairs, tiny configurations, a few exports, and its page."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from conformance.matrix.shrink import HEADS, LAYERS, VOCABULARY, WIDTH, tiny_con
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
 
-LEFT_OUT = {"keypoint-detection", "keypoint-matching", "table-recognition"}
-"""Tasks of which no pair of the matrix passes with a free batch size."""
+NOT_SAMPLED = {"keypoint-detection", "keypoint-matching", "table-recognition"}
+"""Tasks without a pair of the matrix that passes with a dynamic batch size."""
 
 
-@pytest.mark.wide  # to list the pairs imports every model of Transformers
+@pytest.mark.wide  # listing the pairs imports every model of Transformers
 def test_every_task_has_pairs_of_a_family() -> None:
     tasks = {task.removesuffix(PAST_SUFFIX) for _, task in pairs()}
     assert tasks == {task.name for task in TASKS} - {SENTENCE_SIMILARITY}
@@ -43,7 +43,7 @@ def test_models_that_generate_have_a_pair_with_past() -> None:
 
 def test_the_sample_has_every_task() -> None:
     tasks = {task.removesuffix(PAST_SUFFIX) for _, task in WIDE}
-    assert tasks == {task.name for task in TASKS} - LEFT_OUT - {SENTENCE_SIMILARITY}
+    assert tasks == {task.name for task in TASKS} - NOT_SAMPLED - {SENTENCE_SIMILARITY}
 
 
 @pytest.mark.wide
@@ -53,7 +53,7 @@ def test_the_samples_are_part_of_it() -> None:
 
 
 @pytest.mark.wide
-def test_what_the_predecessors_had_is_part_of_it() -> None:
+def test_the_pairs_of_the_predecessors_are_part_of_it() -> None:
     theirs = predecessors()
     assert {name: len(found) for name, found in theirs.items()} == {OPTIMUM: 560, TRANSFORMERS: 265}
     assert set(theirs[TRANSFORMERS]) <= set(pairs())
@@ -61,7 +61,7 @@ def test_what_the_predecessors_had_is_part_of_it() -> None:
 
 
 @pytest.mark.wide
-def test_an_unknown_type_or_task_is_refused() -> None:
+def test_an_unknown_type_or_task_is_an_error() -> None:
     assert chosen("fill-mask", "bert") == [("bert", "fill-mask")]
     with pytest.raises(ValueError, match="berd"):
         chosen("fill-mask", "bert,berd")
@@ -74,23 +74,23 @@ def test_widths_heads_and_layers_shrink_together() -> None:
     assert config.hidden_size == config.head_dim * config.num_attention_heads
 
 
-def test_parts_of_a_configuration_shrink_alike() -> None:
+def test_subconfigurations_shrink_to_the_same_sizes() -> None:
     config = tiny_config("llava")
     assert config.text_config.hidden_size == config.vision_config.hidden_size == WIDTH
     assert config.image_token_index < config.text_config.vocab_size
 
 
-def test_a_kind_of_layer_that_comes_late_is_kept() -> None:
+def test_a_layer_type_of_later_layers_is_kept() -> None:
     config = tiny_config("gemma3_text")
     assert set(config.layer_types) == {"sliding_attention", "full_attention"}
     assert len(config.layer_types) == config.num_hidden_layers == LAYERS
 
 
-def test_stages_of_a_backbone_move_to_where_they_are_among_few_layers() -> None:
+def test_stages_of_a_backbone_are_mapped_to_few_layers() -> None:
     assert tiny_config("beit").out_features == [f"stage{number}" for number in range(1, LAYERS + 1)]
 
 
-def test_a_checkpoint_is_made_once(tmp_path: Path) -> None:
+def test_a_checkpoint_is_written_once(tmp_path: Path) -> None:
     directory, facts = checkpoint_of("bert", "fill-mask", tmp_path)
     assert facts["repeated"] == LAYERS
     written = (directory / "model.safetensors").stat().st_mtime_ns
@@ -98,7 +98,7 @@ def test_a_checkpoint_is_made_once(tmp_path: Path) -> None:
     assert (directory / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_why_there_is_no_checkpoint_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_reason_for_a_missing_checkpoint_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("conformance.matrix.tiny.MOST_PARAMETERS", 10)
     with pytest.raises(NoCheckpointError, match="million parameters"):
         checkpoint_of("bert", "fill-mask", tmp_path)
@@ -110,7 +110,7 @@ def _record(task: str, **more: Any) -> dict[str, Any]:
     return {"model_type": "bert", "task": task, "status": "passed", "commit": "abc", "seconds": 60.0, **more}
 
 
-def test_the_page_counts_and_gives_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_counts_and_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     two = (("bert", "fill-mask"), ("bert", "text-classification"))
     monkeypatch.setattr("conformance.matrix.page.pairs", lambda: two)
     passed = _record("fill-mask", batch=True, length=True, stamped=True, repeated=4)
@@ -125,7 +125,7 @@ def test_the_page_counts_and_gives_reasons(monkeypatch: pytest.MonkeyPatch) -> N
     assert reason(failed) == "no \\| way model.onnx"
 
 
-def test_what_the_command_lists_is_written(tmp_path: Path) -> None:
+def test_the_data_of_the_command_list_is_written(tmp_path: Path) -> None:
     passed = _record("fill-mask", fixed_axes=["input_ids: batch_size = 2"])
     failed = {**_record("text-classification", category="trace", message="no way"), "status": "failed"}
     write_validated([failed, passed], tmp_path / "proved.json")
@@ -139,7 +139,7 @@ def test_what_the_command_lists_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.wide
-def test_a_class_that_transformers_names_and_has_not_is_no_pair() -> None:
+def test_a_class_that_transformers_lacks_is_no_pair() -> None:
     assert ("voxtral_realtime_text", "feature-extraction") not in pairs()
     assert ("voxtral_realtime_encoder", "feature-extraction") in pairs()
 
@@ -178,13 +178,13 @@ def test_a_text_only_graph_of_a_task_with_images_fails(monkeypatch: pytest.Monke
     assert record["message"] == "no graph takes image: the inputs are input_ids"
 
 
-def test_channels_that_meet_the_hidden_states_have_their_width() -> None:
+def test_channels_that_are_added_to_hidden_states_have_their_size() -> None:
     audio = tiny_config("phi4_multimodal").audio_config
     assert audio.ext_pw_out_channel == audio.depthwise_separable_out_channel == audio.hidden_size
 
 
 class _Encoder:
-    """A model whose encoder of images fails."""
+    """A model whose image encoder fails."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -194,7 +194,7 @@ class _Encoder:
         raise self.error
 
 
-def test_a_tiny_model_that_fails_eagerly_is_told(tmp_path: Path) -> None:
+def test_the_error_of_a_tiny_model_that_fails_eagerly_is_returned(tmp_path: Path) -> None:
     import transformers
 
     transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
@@ -205,13 +205,13 @@ def test_a_tiny_model_that_fails_eagerly_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("category", "eager", "told"),
+    ("category", "eager", "expected"),
     [("trace", "get_audio_features: no", "make"), ("trace", "", "trace"), ("interface", "no", "interface")],
 )
 def test_a_broken_tiny_model_is_no_failure_of_the_export(
-    category: str, eager: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    category: str, eager: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     failure = {"status": "failed", "category": category, "message": "why"}
     monkeypatch.setattr("conformance.matrix.exports._export", lambda *_: dict(failure))
     monkeypatch.setattr("conformance.matrix.exports.checkpoint_of", lambda *_: (tmp_path, {"eager_failure": eager}))
-    assert run_matrix_pair("voxtral", "audio-text-to-text", tmp_path)["category"] == told
+    assert run_matrix_pair("voxtral", "audio-text-to-text", tmp_path)["category"] == expected

@@ -1,4 +1,4 @@
-"""A fixed sample of the matrix exports, is proved, is dynamic in batch and length, and takes its task's modalities."""
+"""A fixed sample of the matrix is validated, with dynamic batch size and length, and takes its task's modalities."""
 
 from __future__ import annotations
 

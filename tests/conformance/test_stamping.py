@@ -1,4 +1,4 @@
-"""A graph with stamped layers is the graph that tracing every layer gives."""
+"""A graph with stamped layers equals the graph with all layers traced."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from conformance.stamped import ARCHITECTURES, blueprint, save, structure
 from tests.breadth import sampled
 
 EVERY_TIME = ("DebertaV2", "GPT2", "Gemma3Text", "T5", "ViT", "ConvNext")
-"""One architecture for each way in which layers repeat; `make conformance` compares the others."""
+"""One architecture for each pattern of repeated layers; `make conformance` compares the others."""
 
 
 @pytest.mark.parametrize("name", sampled(ARCHITECTURES, EVERY_TIME))
-def test_stamped_graph_is_the_traced_one(name: str, tmp_path: Path) -> None:
+def test_the_stamped_graph_equals_the_traced_one(name: str, tmp_path: Path) -> None:
     checkpoint = save(name, tmp_path / "checkpoint")
     stamped = blueprint(name, checkpoint, stamping=True)
     for depth in stamped.trace.depths:

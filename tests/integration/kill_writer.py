@@ -1,9 +1,9 @@
-"""A small export without torch, and a parent that kills it: run by `test_kill.py` in a process of its own.
+"""A small export without torch, and a parent process that kills it; `test_kill.py` runs it in a separate process.
 
 usage: kill_writer.py DIRECTORY audited|timed WEIGHTS SEED
 
-DIRECTORY holds the checkpoints `v0` and `v1`. Each child exports one of them over the output, and dies: before the
-n-th system call that Python reports (every n), or after a random time. The parent then looks at what is there.
+DIRECTORY has the checkpoints `v0` and `v1`. Each child exports one of them to the same output and is killed before the
+n-th audit event of a system call (for every n), or after a random time. The parent then checks the output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
 from tests.unit.weights_files import graph
 
-WATCHED = ("open", "os.", "shutil.", "ctypes.call", "fcntl.", "tempfile.")
+WATCHED_EVENTS = ("open", "os.", "shutil.", "ctypes.call", "fcntl.", "tempfile.")
 
 
 def export(directory: Path, version: int, weights: str) -> None:
@@ -40,9 +40,9 @@ def export(directory: Path, version: int, weights: str) -> None:
     check_output(output, force=True)
     inventory = list_tensors(source, sorted(source.glob("*.safetensors")))
     with Reader(source, inventory.files) as reader, staged(output, force=True) as stage:
-        made = dict(inventory.tensors.items())
-        turned = {"turned": building.transpose(made["w0"], [1, 0])}
-        model = graph({**made, **turned}, reader)
+        tensors = dict(inventory.tensors.items())
+        transposed = {"transposed": building.transpose(tensors["w0"], [1, 0])}
+        model = graph({**tensors, **transposed}, reader)
         plan = plan_graph(model, "model.onnx", options)
         write_graph(plan, model, stage, reader)
         data = tuple(name for name, _ in plan.files[1:])
@@ -52,7 +52,7 @@ def export(directory: Path, version: int, weights: str) -> None:
 
 
 def fingerprint(output: Path) -> tuple[int, str] | None:
-    """Return the version that an output says it is, and a digest of all it holds; None where there is none."""
+    """Return the version in an output's manifest and a digest of its files; None if there is no output."""
     if not output.exists():
         return None
     manifest = json.loads((output / FILE_NAME).read_text())
@@ -66,8 +66,8 @@ def fingerprint(output: Path) -> tuple[int, str] | None:
     return manifest["source"]["version"], digest.hexdigest()
 
 
-def killed(work: Callable[[], None], wait: float | None) -> bool:
-    """Run work in a child; tell whether it died before its end."""
+def run_and_kill(work: Callable[[], None], wait: float | None) -> bool:
+    """Run work in a child process; return whether it was killed before it ended."""
     child = os.fork()
     if child == 0:
         work()
@@ -80,12 +80,12 @@ def killed(work: Callable[[], None], wait: float | None) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def die_at(count: int) -> None:
-    """Kill this process before the n-th system call of those that are watched."""
+def kill_before(count: int) -> None:
+    """Kill this process before the n-th watched audit event."""
     left = [count]
 
     def hook(event: str, _: object) -> None:
-        if event.startswith(WATCHED):
+        if event.startswith(WATCHED_EVENTS):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -94,7 +94,7 @@ def die_at(count: int) -> None:
 
 
 def can_exchange(directory: Path) -> bool:
-    """Tell whether two names can change places at once; elsewhere a killed process may leave no output."""
+    """Return whether paths can be exchanged atomically; otherwise, a killed process may leave no output."""
     names = [directory / name for name in ("first", "second")]
     for name in names:
         name.mkdir()
@@ -105,35 +105,35 @@ def can_exchange(directory: Path) -> bool:
 
 
 def main() -> None:
-    directory, kind, weights, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    directory, mode, weights, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     output, generator = directory / "out", random.Random(seed)
-    wanted, took = {}, 0.0
+    expected, took = {}, 0.0
     for version in (0, 1, 0):
         started = time.perf_counter()
-        killed(lambda version=version: export(directory, version, weights), None)
+        run_and_kill(lambda version=version: export(directory, version, weights), None)
         took = time.perf_counter() - started
-        wanted[version] = fingerprint(output)
+        expected[version] = fingerprint(output)
     seen, deaths, count, exchanges = [0, 0], 0, 0, can_exchange(directory)
-    while count < 500 and not (kind == "timed" and deaths == 40):
+    while count < 500 and not (mode == "timed" and deaths == 40):
         before = fingerprint(output)
         version = 0 if before is None else 1 - before[0]
 
         def work(version: int = version, count: int = count + 1) -> None:
-            if kind == "audited":
-                die_at(count)
+            if mode == "audited":
+                kill_before(count)
             export(directory, version, weights)
 
-        died = killed(work, generator.uniform(0, 1.2 * took) if kind == "timed" else None)
+        died = run_and_kill(work, generator.uniform(0, 1.2 * took) if mode == "timed" else None)
         after = fingerprint(output)
-        assert after is None or after == wanted[after[0]], (count, after)
-        assert after is not None or before is None or not exchanges, f"{count}: no output any more"
-        assert died or after == wanted[version]
+        assert after is None or after == expected[after[0]], (count, after)
+        assert after is not None or before is None or not exchanges, f"{count}: the output is missing"
+        assert died or after == expected[version]
         seen[int(after != before)] += 1
         deaths, count = deaths + died, count + 1
-        if kind == "audited" and not died:
+        if mode == "audited" and not died:
             break
     export(directory, 1, weights)
-    assert fingerprint(output) == wanted[1]
+    assert fingerprint(output) == expected[1]
     left = sorted(path.name for path in directory.iterdir())
     print(json.dumps({"deaths": deaths, "kept": seen[0], "changed": seen[1], "left": left}))
 

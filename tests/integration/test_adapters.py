@@ -1,4 +1,4 @@
-"""Adapters: what is merged while weights are written is what a few lines of PyTorch give, or there is an error."""
+"""Adapters: weights that are merged while they are written equal a reference in PyTorch, or there is an error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def base(directory: Path, name: str, settings: dict[str, Any]) -> Path:
 
 
 def adapter(directory: Path, base_name: str | None, tensors: State, **settings: Any) -> Path:
-    """Write an adapter; names of tensors lack what PEFT puts before them."""
+    """Write an adapter, with tensor names without PEFT's prefix."""
     directory.mkdir(exist_ok=True)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "base_model_name_or_path": base_name, "bias": "none"}
     (directory / "adapter_config.json").write_text(json.dumps(config | settings))
@@ -81,7 +81,7 @@ def product(tensors: State, module: str, scale: float) -> torch.Tensor:
 
 
 def check(directory: Path, name: str, wanted: State, **options: Any) -> Binding:
-    """Compare expressions, and the model in memory, with wanted parameters; the others must be the base's."""
+    """Compare expressions, and the model in memory, with expected parameters; all others must equal the base's."""
     chosen, model_class = ExportOptions(**options), getattr(transformers, name)
     checkpoint = open_checkpoint(directory, chosen)
     bound = bind(checkpoint, model_class, load_config(checkpoint, chosen), chosen)
@@ -115,12 +115,12 @@ def test_linear_layers_with_patterns(tmp_path: Path, dtype: str) -> None:
         rank_pattern={"mlp.down_proj": 2}, alpha_pattern={"^model.layers.0.self_attn.q_proj": 1, "proj": 3},
         layers_to_transform=None, target_modules=["q_proj"],
     )  # fmt: skip
-    wanted = {
+    expected = {
         f"{query}.weight": weights[f"{query}.weight"] + product(tensors, query, 1 / 4),
         f"{down}.weight": weights[f"{down}.weight"] + product(tensors, down, 6 / 2),
         f"{head}.weight": weights[f"{head}.weight"] + product(tensors, head, 6 / 4),
     }
-    check(found, "LlamaForCausalLM", wanted, dtype=dtype)
+    check(found, "LlamaForCausalLM", expected, dtype=dtype)
 
 
 def test_the_scale_of_rslora(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_the_scale_of_rslora(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.k_proj"
     tensors = factors(name, 16, 32)
     found = adapter(tmp_path / "lora", str(tmp_path / "base"), tensors, use_rslora=True)
-    wanted = weights[f"{name}.weight"] + product(tensors, name, 6 / math.sqrt(4))
-    check(found, "LlamaForCausalLM", {f"{name}.weight": wanted})
+    expected = weights[f"{name}.weight"] + product(tensors, name, 6 / math.sqrt(4))
+    check(found, "LlamaForCausalLM", {f"{name}.weight": expected})
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -140,15 +140,15 @@ def test_conv1d_and_embeddings_are_transposed(tmp_path: Path, dora: bool) -> Non
     table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
     deltas = {name: product(tensors, name, 1.5) for name in (square, wide)}
     deltas[table] = 1.5 * (table_factors[f"{table}.lora_embedding_B"] @ table_factors[f"{table}.lora_embedding_A"])
-    wanted, norms = {}, {}
+    expected, norms = {}, {}
     for name, delta in deltas.items():
         merged = weights[f"{name}.weight"].T + delta
         if dora:
             norms[f"{name}.lora_magnitude_vector"] = random(len(merged)).abs() + 0.5
             merged = merged / merged.norm(dim=1, keepdim=True) * norms[f"{name}.lora_magnitude_vector"][:, None]
-        wanted[f"{name}.weight"] = merged.T
+        expected[f"{name}.weight"] = merged.T
     found = adapter(tmp_path / "lora", "../base", {**tensors, **table_factors, **norms}, use_dora=dora)
-    check(found, "GPT2LMHeadModel", wanted)
+    check(found, "GPT2LMHeadModel", expected)
 
 
 def test_convolutions_and_dora(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_convolutions_and_dora(tmp_path: Path) -> None:
     check(found, "ViTForImageClassification", {f"{name}.weight": merged})
 
 
-def test_names_of_earlier_releases(tmp_path: Path) -> None:
-    """Text models in models for pictures and texts were elsewhere; adapters have the names of their time."""
+def test_parameter_names_of_earlier_releases(tmp_path: Path) -> None:
+    """Language models in multimodal models had other names; adapters have the names of the release that saved them."""
     settings = {
         "vision_config": {
             "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -179,12 +179,12 @@ def test_names_of_earlier_releases(tmp_path: Path) -> None:
     tensors = factors(old, 48, 32)
     found = adapter(tmp_path / "lora", "../base", tensors)
     plain = transformers.LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    wanted = plain.get_submodule(new).weight.detach() + product(tensors, old, 1.5)
-    check(found, name, {f"{new}.weight": wanted})
+    expected = plain.get_submodule(new).weight.detach() + product(tensors, old, 1.5)
+    check(found, name, {f"{new}.weight": expected})
 
 
-def test_a_quantized_base(tmp_path: Path) -> None:
-    """What the base's numbers stand for is what the product is added to, before anything is rounded."""
+def test_the_base_may_be_quantized(tmp_path: Path) -> None:
+    """The product is added to the dequantized weights of the base before rounding."""
     source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
     name = "model.layers.0.self_attn.q_proj"
     state = load_file(source / "model.safetensors")
@@ -199,19 +199,19 @@ def test_a_quantized_base(tmp_path: Path) -> None:
     (source / "config.json").write_text(json.dumps(settings))
     tensors = factors(name, 32, 32)
     scales = torch.tensor([[0.5, 0.25], [2, 1]]).repeat_interleave(16, 0).repeat_interleave(16, 1)
-    wanted = packed.float() * scales + product(tensors, name, 1.5)
+    expected = packed.float() * scales + product(tensors, name, 1.5)
     found = adapter(tmp_path / "lora", "../base", tensors)
     for dtype in ("fp32", "bf16"):
-        check(found, "LlamaForCausalLM", {f"{name}.weight": wanted}, dtype=dtype)
+        check(found, "LlamaForCausalLM", {f"{name}.weight": expected}, dtype=dtype)
 
 
-def test_a_new_head_and_biases_replace_what_is_there(tmp_path: Path) -> None:
-    """The base has no classifier; a load of it alone is an error."""
+def test_a_new_head_and_biases_replace_those_of_the_base(tmp_path: Path) -> None:
+    """The base has no classifier; loading it without the adapter is an error."""
     source = base(tmp_path / "base", "BertModel", BERT)
     name = "bert.encoder.layer.0.attention.self.query"
-    own = {"classifier.weight": random(2, 32), "classifier.bias": random(2)}
+    head = {"classifier.weight": random(2, 32), "classifier.bias": random(2)}
     bias = random(32)
-    tensors = {**factors(name, 32, 32), f"{name}.base_layer.bias": bias, **own}
+    tensors = {**factors(name, 32, 32), f"{name}.base_layer.bias": bias, **head}
     found = adapter(
         tmp_path / "lora", str(source), tensors, task_type="SEQ_CLS", modules_to_save=["classifier"], bias="all"
     )
@@ -220,14 +220,14 @@ def test_a_new_head_and_biases_replace_what_is_there(tmp_path: Path) -> None:
     weights = load_file(source / "model.safetensors")
     plain = transformers.BertForSequenceClassification.from_pretrained(source).eval()
     state = plain.state_dict()
-    state |= own | {f"{name}.bias": bias}
+    state |= head | {f"{name}.bias": bias}
     key = f"{name}.weight"
     state[key] = weights[key.removeprefix("bert.")] + product(tensors, name, 1.5)
     plain.load_state_dict(state)
     ids = torch.tensor([[1, 5, 9], [3, 4, 2]])
     with torch.no_grad():
-        wanted = plain(ids, attention_mask=torch.ones_like(ids)).logits
-    assert np.allclose(run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids)), wanted, atol=1e-5)
+        expected = plain(ids, attention_mask=torch.ones_like(ids)).logits
+    assert np.allclose(run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids)), expected, atol=1e-5)
     with pytest.raises(WeightsMismatchError, match="classifier"):
         export(source, tmp_path / "no", ExportOptions(task="text-classification"))
 
@@ -258,8 +258,8 @@ def merged_bert(source: Path, tensors: State) -> Any:
 def differs(directory: Path, plain: Any) -> float:
     ids = torch.tensor([[1, 5, 9, 7], [3, 4, 2, 8]])
     with torch.no_grad():
-        wanted = plain(ids, attention_mask=torch.ones_like(ids)).logits.numpy()
-    return float(abs(run(directory, input_ids=ids, attention_mask=torch.ones_like(ids)) - wanted).max())
+        expected = plain(ids, attention_mask=torch.ones_like(ids)).logits.numpy()
+    return float(abs(run(directory, input_ids=ids, attention_mask=torch.ones_like(ids)) - expected).max())
 
 
 @pytest.fixture
@@ -269,30 +269,34 @@ def bert(tmp_path: Path) -> tuple[Path, Path, State]:
     return source, adapter(tmp_path / "lora", "../base", tensors), tensors
 
 
-def is_traced_and_bound(source: Path, options: ExportOptions) -> tuple[bool, bool]:
-    """Return what of a blueprint wasn't in the cache: the graphs, the binding."""
+def created_entries(source: Path, options: ExportOptions) -> tuple[bool, bool]:
+    """Return which parts of a blueprint weren't in the cache: the graphs, the binding."""
     found = BlueprintSource(open_checkpoint(source, options), options, lambda *_: None)
     return not found.blueprint().trace.cached, found.draft is not None
 
 
-def test_the_blueprint_is_the_bases(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
-    """The base's graph serves an adapter; another adapter of the same shapes needs neither torch nor a trace."""
+def test_the_blueprint_of_the_base_is_used(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    """The base's graph is used for an adapter; another adapter with the same shapes needs neither torch nor tracing."""
     source, found, _ = bert
     export(source, tmp_path / "plain", ExportOptions(validate="none"))
     options = ExportOptions(adapter=str(found))
-    assert is_traced_and_bound(source, options) == (False, True)
+    assert created_entries(source, options) == (False, True)
     other_tensors = factors(QUERY, 32, 32)
     other = adapter(tmp_path / "other", "elsewhere", other_tensors)
     options = ExportOptions(adapter=str(other))
-    assert is_traced_and_bound(source, options) == (False, False)
+    assert created_entries(source, options) == (False, False)
     export(source, tmp_path / "merged", options)
     assert differs(tmp_path / "merged", merged_bert(source, other_tensors)) < 1e-5
     assert differs(tmp_path / "plain", merged_bert(source, other_tensors)) > 1e-3
-    adapter(other, "elsewhere", other_tensors, lora_alpha=12)  # the scale is in the expressions, so in the key
-    assert is_traced_and_bound(source, options) == (False, True)
+    adapter(
+        other, "elsewhere", other_tensors, lora_alpha=12
+    )  # the scale is in the expressions, and therefore in the key
+    assert created_entries(source, options) == (False, True)
 
 
-def test_the_manifest_names_both_and_validates_again(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+def test_the_manifest_names_adapter_and_base_and_can_be_validated(
+    bert: tuple[Path, Path, State], tmp_path: Path
+) -> None:
     source, found, tensors = bert
     export(found, tmp_path / "one", ExportOptions())
     export(source, tmp_path / "two", ExportOptions(adapter=str(found)))
@@ -304,23 +308,23 @@ def test_the_manifest_names_both_and_validates_again(bert: tuple[Path, Path, Sta
         assert validate(tmp_path / name).status == "passed"
         assert differs(tmp_path / name, merged_bert(source, tensors)) < 1e-5
     plain = validate(tmp_path / "two", str(source))
-    assert plain.status == "failed"  # without the adapter, it is another model
+    assert plain.status == "failed"  # without the adapter, the outputs differ
 
 
-def test_a_proof_in_little_memory(bert: tuple[Path, Path, State], tmp_path: Path, monkeypatch: Any) -> None:
+def test_validation_with_a_memory_limit(bert: tuple[Path, Path, State], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("onnxport.validation.memory.MARGIN", 1000)
     monkeypatch.setattr("onnxport.validation.on_demand.SMALL", 100)
     source = base(tmp_path / "deep", "BertForMaskedLM", {**BERT, "num_hidden_layers": 5})
-    for memory, status, words in (
+    for memory, status, note in (
         (60_000, "passed", "weights were read from disk"),
         (10_000, "partial", "validated: "),
     ):
         result = export(adapter(bert[1], str(source), bert[2]), tmp_path / str(memory), ExportOptions(memory=memory))
         assert result.manifest.validation["status"] == status
-        assert words in result.manifest.validation["note"]
+        assert note in result.manifest.validation["note"]
 
 
-def test_the_tokenizer_is_the_one_beside_the_adapter(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+def test_the_tokenizer_of_the_adapter_is_used(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, _ = bert
     for directory, last in ((source, "base"), (found, "own")):
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", last]
@@ -332,7 +336,7 @@ def test_the_tokenizer_is_the_one_beside_the_adapter(bert: tuple[Path, Path, Sta
     assert json.loads((tmp_path / "own-out" / "config.json").read_text())["model_type"] == "bert"
 
 
-def test_linked_weights_are_copied_where_they_are_merged(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+def test_merged_weights_are_written_and_others_linked(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, tensors = bert
     result = export(found, tmp_path / "out", ExportOptions(weights="link"))
     assert {"model.onnx_data", "model.safetensors"} <= {file.name for file in result.plan}
@@ -350,16 +354,16 @@ def test_a_pickled_base_is_merged_in_memory(bert: tuple[Path, Path, State], tmp_
 
 
 def test_tied_weights(tmp_path: Path) -> None:
-    """What is saved for one name counts for both, unless training made a copy of one."""
+    """A tensor saved under one of the tied names is used for both, unless training untied them."""
     source = base(tmp_path / "base", "BertForMaskedLM", BERT)
     table = "bert.embeddings.word_embeddings"
     saved = random(64, 32)
     found = adapter(tmp_path / "lora", "../base", {**factors(QUERY, 32, 32), f"{table}.weight": saved})
-    wanted = {
+    expected = {
         f"{table}.weight": saved, "cls.predictions.decoder.weight": saved,
         f"{QUERY}.weight": merged_bert(source, load(found)).get_submodule(QUERY).weight.detach(),
     }  # fmt: skip
-    check(found, "BertForMaskedLM", wanted)
+    check(found, "BertForMaskedLM", expected)
     one = {f"{table}.weight": saved}
     both = {**one, "cls.predictions.decoder.weight": saved}
     names = ["word_embeddings", "decoder"]
@@ -380,44 +384,44 @@ def load(directory: Path) -> State:
 GOOD = factors(QUERY, 32, 32)
 ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "another method": ({"peft_type": "IA3"}, GOOD, UnsupportedError, "peft_type is 'IA3'"),
-    "biases of factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
-    "what nobody knows": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
-    "a changed base": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
-    "tokens alone": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
+    "biases of LoRA factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
+    "an unknown setting": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
+    "PiSSA": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
+    "trainable tokens": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
     "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
-    "no pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
+    "an invalid pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
     "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, but 8 in adapter_config.json"),
     "another layer": ({"layers_to_transform": [1]}, GOOD, CorruptCheckpointError, "layers_to_transform"),
-    "no lengths": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
-    "half": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
+    "no magnitude vector": ({"use_dora": True}, GOOD, CorruptCheckpointError, "no lora_magnitude_vector"),
+    "one factor": ({}, {f"{QUERY}.lora_A.weight": random(4, 32)}, CorruptCheckpointError, "needs lora_A and lora_B"),
     "no such module": ({}, factors("bert.nothing", 32, 32), WeightsMismatchError, "bert.nothing.*doesn't have"),
     "no such parameter": ({}, {**GOOD, "bert.x.weight": random(2)}, WeightsMismatchError, "bert.x.weight"),
     "another shape": ({}, factors(QUERY, 32, 31), WeightsMismatchError, r"\[32, 4\] and \[4, 31\].*\[32, 32\]"),
     "another vocabulary": (
         {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
     ),
-    "a norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
+    "a layer norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
     "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base model"),
-    "a base that isn't there": (
+    "a missing base": (
         {"base_model_name_or_path": "/not/there"}, GOOD, CheckpointNotFoundError, "no such directory",
     ),
-    "a base of its own kind": ({"base_model_name_or_path": "."}, GOOD, UnsupportedError, "an adapter too"),
+    "a base that is an adapter": ({"base_model_name_or_path": "."}, GOOD, UnsupportedError, "an adapter too"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_cannot_be_merged_is_named(bert: tuple[Path, Path, State], name: str) -> None:
-    settings, tensors, kind, words = ERRORS[name]
+def test_an_error_names_what_cannot_be_merged(bert: tuple[Path, Path, State], name: str) -> None:
+    settings, tensors, error, message = ERRORS[name]
     found = adapter(bert[1], "../base", tensors, **settings)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(error, match=message):
         check(found, "BertForMaskedLM", {})
 
 
 def test_missing_files(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, _ = bert
-    for given, words in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
-        with pytest.raises(CheckpointError, match=words):
-            open_checkpoint(source, ExportOptions(adapter=str(given)))
+    for path, message in ((source, "isn't a PEFT adapter"), (tmp_path / "gone", "no such directory")):
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(source, ExportOptions(adapter=str(path)))
     with pytest.raises(UnsupportedError, match="pass their base model as MODEL"):
         open_checkpoint(found, ExportOptions(adapter=str(found)))
     (found / "adapter_model.safetensors").rename(found / "adapter_model.bin")
@@ -439,8 +443,8 @@ PEFT: dict[str, tuple[str, dict[str, Any], Targets]] = {
     ),
     "biases of changed modules": ("BertModel", BERT, {"target_modules": ["query"], "bias": "lora_only"}),
     "dora": ("BertForSequenceClassification", BERT, {"target_modules": ["query", "dense"], "use_dora": True}),
-    "conv1d and a table": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"]}),
-    "dora of conv1d and a table": (
+    "conv1d and an embedding": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"]}),
+    "dora of conv1d and an embedding": (
         "GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "wte"], "use_dora": True},
     ),
     "convolutions": ("ViTForImageClassification", VIT, {"target_modules": ["projection"]}),
@@ -449,7 +453,7 @@ PEFT: dict[str, tuple[str, dict[str, Any], Targets]] = {
 
 
 @pytest.mark.parametrize("name", PEFT)
-def test_peft_merges_the_same(name: str, tmp_path: Path) -> None:
+def test_the_result_equals_that_of_peft(name: str, tmp_path: Path) -> None:
     import peft
 
     class_name, settings, chosen = PEFT[name]
@@ -469,6 +473,6 @@ def test_peft_merges_the_same(name: str, tmp_path: Path) -> None:
         tmp_path / "lora",
     ).merge_and_unload()
     plain = model_class.from_pretrained(source).state_dict()  # type: ignore[attr-defined]
-    wanted = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
-    assert wanted
-    check(tmp_path / "lora", class_name, wanted)
+    expected = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
+    assert expected
+    check(tmp_path / "lora", class_name, expected)

@@ -76,7 +76,7 @@ def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measured(capsys, exported("vit", "image-classification", tmp_path))
 
 
-def test_what_cannot_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_directories_that_cannot_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tmp_path)]) == 1
     assert "holds no onnxport.json" in capsys.readouterr().err
     assert main(["bench", str(tmp_path), "--new-tokens", "0"]) == 2

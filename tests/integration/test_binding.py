@@ -1,4 +1,4 @@
-"""Each parameter's expression gives, bit for bit, what Transformers loads; and nothing is read to bind it."""
+"""The expression of each parameter equals what Transformers loads, bit by bit, and binding reads no tensor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def saved(name: str, configuration: dict[str, Any], directory: Path, **arguments
 
 
 def change(directory: Path, act: Callable[[State], State]) -> Path:
-    """Change the tensors of a checkpoint of one file."""
+    """Change the tensors of a checkpoint with one file."""
     file = directory / "model.safetensors"
     save_file(act(load_file(file)), file, metadata={"format": "pt"})
     return directory
@@ -63,13 +63,13 @@ def renamed(**names: str) -> Callable[[State], State]:
 
 
 def check(directory: Path, name: str, **options: Any) -> Binding:
-    """Bind and load, and compare everything that both give."""
+    """Bind and load a model, and compare all parameters and buffers."""
     chosen, model_class = ExportOptions(**options), getattr(transformers, name)
     checkpoint = open_checkpoint(directory, chosen)
     bound = bind(checkpoint, model_class, load_config(checkpoint, chosen), chosen)
-    wanted = load_model(checkpoint, model_class, chosen)
+    expected = load_model(checkpoint, model_class, chosen)
     binding = Binding.from_json(bound.binding.to_json())
-    state = wanted.state_dict(keep_vars=True)
+    state = expected.state_dict(keep_vars=True)
     assert state.keys() == binding.expressions.keys() | binding.tied.keys()
     with Reader(checkpoint.directory, binding.files) as reader:
         for key, tensor in state.items():
@@ -79,7 +79,7 @@ def check(directory: Path, name: str, **options: Any) -> Binding:
     first: dict[int, str] = {}
     tied = {key: first.setdefault(id(tensor), key) for key, tensor in state.items()}
     assert dict(binding.tied) == {key: other for key, other in tied.items() if key != other}
-    check_buffers(bound.model, wanted)
+    check_buffers(bound.model, expected)
     return bound.binding
 
 
@@ -119,7 +119,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {**GROUPED, "num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     ),
     "encoder and decoder": ("BartForConditionalGeneration", SEQ2SEQ),
-    "tables of sines": ("MarianMTModel", {**SEQ2SEQ, "forced_eos_token_id": 1}),
+    "sinusoidal positions": ("MarianMTModel", {**SEQ2SEQ, "forced_eos_token_id": 1}),
     "audio": (
         "WhisperForConditionalGeneration",
         {**SEQ2SEQ, "suppress_tokens": None, "begin_suppress_tokens": None},
@@ -136,7 +136,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "ResNetForImageClassification",
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     ),
-    "pictures and text": (
+    "image and text": (
         "LlavaForConditionalGeneration",
         {
             "vision_config": {
@@ -150,9 +150,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", MODELS)
-def test_what_transformers_does_on_the_way(kind: str, dtype: str, tmp_path: Path) -> None:
-    name, configuration = MODELS[kind]
+@pytest.mark.parametrize("case", MODELS)
+def test_conversions_of_transformers(case: str, dtype: str, tmp_path: Path) -> None:
+    name, configuration = MODELS[case]
     binding = check(saved(name, configuration, tmp_path), name, dtype=dtype)
     assert binding.note == ""
 
@@ -171,7 +171,7 @@ def test_a_checkpoint_in_another_dtype(tmp_path: Path) -> None:
     assert all(made.contiguous for made in binding.expressions.values())
 
 
-def test_a_base_models_prefix_may_be_missing(tmp_path: Path) -> None:
+def test_the_base_model_prefix_may_be_missing(tmp_path: Path) -> None:
     configuration = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 1}
     saved("GPT2LMHeadModel", configuration, tmp_path)
     check(tmp_path, "GPT2Model")
@@ -180,7 +180,7 @@ def test_a_base_models_prefix_may_be_missing(tmp_path: Path) -> None:
     check(tmp_path, "GPT2Model")
 
 
-def test_a_part_of_a_checkpoint_that_keeps_each_under_its_name(tmp_path: Path) -> None:
+def test_a_submodel_is_found_by_its_prefix(tmp_path: Path) -> None:
     part = {**SEQ2SEQ, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 48}
     text = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "vocab_size": 64}
     audio = {"model_type": "encodec", "num_filters": 2, "hidden_size": 8, "codebook_size": 4, "codebook_dim": 8}
@@ -204,8 +204,8 @@ def test_old_names_of_weight_norm(tmp_path: Path) -> None:
     assert check(tmp_path, "Wav2Vec2ForCTC").note == ""
 
 
-def test_tables_that_are_computed_are_in_memory(tmp_path: Path) -> None:
-    saved(*MODELS["tables of sines"], tmp_path)
+def test_computed_buffers_are_in_memory(tmp_path: Path) -> None:
+    saved(*MODELS["sinusoidal positions"], tmp_path)
     change(tmp_path, lambda state: {name: tensor for name, tensor in state.items() if "positions" not in name})
     binding = check(tmp_path, "MarianMTModel")
     assert {name for name, made in binding.expressions.items() if isinstance(made, InMemory)} == {
@@ -242,7 +242,7 @@ def test_a_binding_fits_a_fine_tune_of_the_same_model(tmp_path: Path) -> None:
         )
 
 
-def test_another_fine_tune_may_tie_otherwise(tmp_path: Path) -> None:
+def test_another_fine_tune_may_have_other_ties(tmp_path: Path) -> None:
     saved(*MODELS["tied"], tmp_path)
     change(tmp_path, lambda state: {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()})
     binding = check(tmp_path, "LlamaForCausalLM")
@@ -279,7 +279,7 @@ def test_pickled_weights_are_bound_in_memory(tmp_path: Path) -> None:
     assert not binding.files and "lm_head.weight" in binding.tied
 
 
-def test_what_has_no_words_is_loaded_eagerly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_without_an_expression_are_loaded_eagerly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import core_model_loading
 
     original = core_model_loading._materialize_copy
@@ -315,7 +315,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, bound.binding
 
 
 def sparse_llama(directory: Path, layers: int) -> int:
-    """Write a Llama of real width without values: the file has holes."""
+    """Write a Llama with realistic sizes as a sparse file, without values."""
     hidden, inner, vocabulary = 1024, 2816, 32_000
     shapes: dict[str, list[int]] = {"model.embed_tokens.weight": [vocabulary, hidden], "model.norm.weight": [hidden]}
     for index in range(layers):
@@ -350,7 +350,7 @@ def test_binding_reads_nothing_and_takes_no_memory(dtype: str, tmp_path: Path) -
     assert int(grown) < 60 << 10
 
 
-def test_a_model_without_any_of_its_tensors_is_refused_in_little_memory(tmp_path: Path) -> None:
+def test_a_model_without_any_of_its_tensors_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     sparse_llama(tmp_path, 28)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 40}))

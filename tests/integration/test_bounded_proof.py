@@ -1,4 +1,4 @@
-"""Proofs that don't have the memory for the whole model: the same verdict, from weights on disk or from few layers."""
+"""Validation within a memory limit has the same result, with weights on disk or with few layers."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from onnxport.writing import protobuf
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
 
-LITTLE = ExportOptions(memory=1000)
+LITTLE_MEMORY = ExportOptions(memory=1000)
 
 
 @pytest.fixture
-def tiny_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every tensor of a tiny model stay on disk, and none be kept."""
+def stream_tiny_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every tensor of a tiny model on disk, and cache none of them."""
     monkeypatch.setattr(on_demand, "SMALL", 0)
     monkeypatch.setattr(memory, "MARGIN", 0)
-    monkeypatch.setattr(protobuf, "MAPPED_BYTES", 1025)  # smaller ones are read by shape inference
+    monkeypatch.setattr(protobuf, "MAPPED_BYTES", 1025)  # ONNX Runtime's shape inference reads smaller ones
 
 
 def exported(source: Path, output: Path, **options: Any) -> Path:
@@ -67,11 +67,13 @@ def exported(source: Path, output: Path, **options: Any) -> Path:
     ],
 )
 @pytest.mark.parametrize("external", ["auto", "always"])
-@pytest.mark.usefixtures("tiny_is_large")
-def test_the_same_verdict(model_type: str, feature: str, external: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_the_result_is_that_of_an_unbounded_validation(
+    model_type: str, feature: str, external: Any, tmp_path: Path
+) -> None:
     source = make_checkpoint(model_type, feature, tmp_path)
     output = exported(source, tmp_path / "out", external_data=external)
-    whole, on_disk = onnxport.validate(output), onnxport.validate(output, options=LITTLE)
+    whole, on_disk = onnxport.validate(output), onnxport.validate(output, options=LITTLE_MEMORY)
     assert (whole.status, on_disk.status) == ("passed", "passed")
     assert whole.note == ""
     assert "read from disk on demand" in on_disk.note
@@ -80,26 +82,26 @@ def test_the_same_verdict(model_type: str, feature: str, external: Any, tmp_path
         assert [output.shape for output in one.outputs] == [output.shape for output in other.outputs]
 
 
-@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.usefixtures("stream_tiny_tensors")
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
-def test_a_conversion_on_the_way(bert: Path, tmp_path: Path, dtype: Any) -> None:
+def test_weights_are_cast_on_demand(bert: Path, tmp_path: Path, dtype: Any) -> None:
     output = exported(bert, tmp_path / "out", dtype=dtype)
-    assert onnxport.validate(output, options=LITTLE).status == "passed"
+    assert onnxport.validate(output, options=LITTLE_MEMORY).status == "passed"
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_a_graph_that_differs_is_found(gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_a_graph_that_differs_is_detected(gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = exported(gpt2, tmp_path / "out", external_data="always")
     data = np.memmap(output / "model.onnx_data", np.float32, "r+")
     data[: data.size // 2] *= 1.5
     data.flush()
-    assert onnxport.validate(output, options=LITTLE).status == "failed"
+    assert onnxport.validate(output, options=LITTLE_MEMORY).status == "failed"
     assert main(["validate", str(output), "--memory", "1kB", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["status"] == "failed"
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_a_checkpoint_that_changes_is_told(gpt2: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_a_checkpoint_that_changes_is_an_error(gpt2: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(gpt2, source)
     checkpoint = open_checkpoint(source, ExportOptions())
@@ -112,38 +114,38 @@ def test_a_checkpoint_that_changes_is_told(gpt2: Path, tmp_path: Path) -> None:
             file.write(b"\0")
 
 
-def test_formats_that_are_read_at_once(gpt2: Path, tmp_path: Path) -> None:
+def test_formats_that_are_loaded_eagerly(gpt2: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(gpt2, source)
     state = GPT2LMHeadModel.from_pretrained(source).state_dict()
     (source / "model.safetensors").unlink()
     torch.save(state, source / "pytorch_model.bin")
     output = exported(source, tmp_path / "out")
-    report = onnxport.validate(output, options=LITTLE)
+    report = onnxport.validate(output, options=LITTLE_MEMORY)
     assert (report.status, report.note) == ("passed", "")
 
 
 @pytest.fixture
-def deep(tmp_path: Path) -> Path:
-    """A GPT-2 of six layers, four more than have to be traced."""
+def six_layers(tmp_path: Path) -> Path:
+    """A GPT-2 with six layers, of which two are traced."""
     source = make_checkpoint("gpt2", "causal-lm-with-past", tmp_path)
     torch.manual_seed(1)
     GPT2LMHeadModel(GPT2Config.from_pretrained(source, n_layer=6)).save_pretrained(source)
     return source
 
 
-@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.usefixtures("stream_tiny_tensors")
 @pytest.mark.parametrize(
     ("memory_given", "status", "cache"),
     [(10**9, "passed", False), (400_000, "passed", False), (1000, "partial", False), (1000, "partial", True)],
 )
-def test_an_export_in_every_amount_of_memory(
-    deep: Path, tmp_path: Path, memory_given: int, status: str, cache: bool, monkeypatch: pytest.MonkeyPatch
+def test_an_export_with_different_memory_limits(
+    six_layers: Path, tmp_path: Path, memory_given: int, status: str, cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
-    if cache:  # a proof that starts from a cached blueprint
-        exported(deep, tmp_path / "before")
-    result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=memory_given, cache=cache))
+    if cache:  # a validation with a cached blueprint
+        exported(six_layers, tmp_path / "before")
+    result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(memory=memory_given, cache=cache))
     validation = result.manifest.validation
     assert validation["status"] == status
     assert len(validation["cases"]) == 5
@@ -155,9 +157,9 @@ def test_an_export_in_every_amount_of_memory(
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.usefixtures("stream_tiny_tensors")
 @pytest.mark.parametrize("how", ["copy", "link"])
-def test_linear_layers_are_turned_in_both_graphs(tmp_path: Path, how: Any) -> None:
+def test_linear_layers_are_transposed_in_both_graphs(tmp_path: Path, how: Any) -> None:
     source = make_checkpoint("bert", "masked-lm", tmp_path)
     torch.manual_seed(1)
     BertForMaskedLM(BertConfig.from_pretrained(source, num_hidden_layers=5)).save_pretrained(source)
@@ -166,38 +168,38 @@ def test_linear_layers_are_turned_in_both_graphs(tmp_path: Path, how: Any) -> No
     assert "2 of 5 layers" in result.manifest.validation["note"]
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_a_partial_proof_exits_well_and_says_so(deep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(deep), str(tmp_path / "out"), "--memory", "1kB", "--no-cache"]) == 0
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_a_partial_validation_exits_with_0_and_a_note(
+    six_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(six_layers), str(tmp_path / "out"), "--memory", "1kB", "--no-cache"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "validation: partial" in text
     assert "validation: passed" not in text
     assert "Not validated: the outputs of the full model" in text
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_without_stamping_nothing_is_reduced(deep: Path, tmp_path: Path) -> None:
-    result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=1000, stamping=False))
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_without_stamping_no_layer_is_omitted(six_layers: Path, tmp_path: Path) -> None:
+    result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(memory=1000, stamping=False))
     assert result.manifest.validation["status"] == "passed"
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_a_checkpoint_that_cannot_be_bound_in_parts(
-    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_a_checkpoint_that_is_loaded_eagerly(six_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def eagerly(*_: Any) -> str:
         return "its loader looks at values"
 
     monkeypatch.setattr("onnxport.binding.bind._bind_lazily", eagerly)
-    result = onnxport.export(deep, tmp_path / "out", ExportOptions(memory=1000, cache=False))
+    result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(memory=1000, cache=False))
     assert result.manifest.validation["status"] == "passed"
     assert "the original's were in memory: its loader looks at values" in result.manifest.validation["note"]
-    again = onnxport.validate(tmp_path / "out", options=LITTLE)
+    again = onnxport.validate(tmp_path / "out", options=LITTLE_MEMORY)
     assert again.note == result.manifest.validation["note"]
 
 
-def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof, TensorDigests, Reader]:
-    """Prove a GPT-2 by some of its layers: their graph is that of a model with as many."""
+def validate_reduced(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof, TensorDigests, Reader]:
+    """Validate some layers of a GPT-2, with the graph of a model with as many layers."""
     source = make_checkpoint("gpt2", "causal-lm-with-past", directory / "five")
     config = GPT2Config.from_pretrained(source, n_layer=5)
     torch.manual_seed(1)
@@ -211,7 +213,7 @@ def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof,
     reader = Reader(checkpoint.directory, bound.binding.files)
     model = on_demand.read_on_demand(GPT2LMHeadModel(short).eval(), few, reader)
 
-    real = {name: on_demand.as_tensor(made, reader) for name, made in few.expressions.items()}
+    real = {name: on_demand.as_tensor(expression, reader) for name, expression in few.expressions.items()}
     shutil.copytree(source, directory / "short")
     again = GPT2LMHeadModel(short)
     again.load_state_dict(real, strict=False)
@@ -228,11 +230,11 @@ def reduced_proof(directory: Path, kept: tuple[int, ...]) -> tuple[ReducedProof,
 
 
 def compare_all(binding: Binding, reader: Reader, directory: Path, spoil: str = "") -> TensorDigests:
-    """Write a graph that holds all tensors, and compare them."""
+    """Write a graph with all tensors, and compare them."""
     values = []
-    for name, made in binding.expressions.items():
-        tensor = ParameterTensor(name, made.dtype, made.shape)
-        values.append(ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(made.dtype)))
+    for name, expression in binding.expressions.items():
+        tensor = ParameterTensor(name, expression.dtype, expression.shape)
+        values.append(ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(expression.dtype)))
     graph = ir.Graph([], [], nodes=[], initializers=values, opset_imports={"": 20}, name="g")
     model = ir.Model(graph, ir_version=10)
     bind_graph(model, binding, reader)
@@ -246,9 +248,9 @@ def compare_all(binding: Binding, reader: Reader, directory: Path, spoil: str = 
     return compare_tensors(plan, model, directory)
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_few_layers_and_all_tensors(tmp_path: Path) -> None:
-    proof, digests, reader = reduced_proof(tmp_path, (1, 3))
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_few_layers_are_run_and_all_tensors_compared(tmp_path: Path) -> None:
+    proof, digests, reader = validate_reduced(tmp_path, (1, 3))
     with reader:
         report = prove_reduced(proof, digests, "full", Tolerance(1e-5, 5e-4))
         assert report.status == "partial"
@@ -268,9 +270,9 @@ def bound_again(proof: ReducedProof, directory: Path) -> Binding:
     return bind(checkpoint, GPT2LMHeadModel, load_config(checkpoint, ExportOptions()), ExportOptions()).binding
 
 
-@pytest.mark.usefixtures("tiny_is_large")
-def test_a_tensor_that_was_written_wrong_fails_it(tmp_path: Path) -> None:
-    proof, _, reader = reduced_proof(tmp_path, (0, 1))
+@pytest.mark.usefixtures("stream_tiny_tensors")
+def test_a_wrong_tensor_in_the_output_fails_the_validation(tmp_path: Path) -> None:
+    proof, _, reader = validate_reduced(tmp_path, (0, 1))
     name = "transformer.h.4.mlp.c_fc.weight"
     with reader:
         digests = compare_all(bound_again(proof, tmp_path), reader, tmp_path, spoil=name)
@@ -280,21 +282,21 @@ def test_a_tensor_that_was_written_wrong_fails_it(tmp_path: Path) -> None:
     assert report.failures == [f"model, tensors (), {name}: the written tensor differs from the checkpoint's"]
 
 
-def test_names_of_few_layers() -> None:
+def test_parameter_names_of_a_reduced_model() -> None:
     def leaf() -> InMemory:
         return InMemory(np.zeros(1, np.float32))
 
-    made = {f"m.layers.{index}.w": leaf() for index in range(4)} | {"m.layers.scale": leaf(), "head.w": leaf()}
-    binding = Binding(made, {"m.layers.3.tied": "m.layers.0.w", "out.w": "head.w"})
+    expressions = {f"m.layers.{index}.w": leaf() for index in range(4)} | {"m.layers.scale": leaf(), "head.w": leaf()}
+    binding = Binding(expressions, {"m.layers.3.tied": "m.layers.0.w", "out.w": "head.w"})
     few = at_reduced_depth(binding, {"m.layers": (2, 3)})
-    assert few.expressions["m.layers.0.w"] is made["m.layers.2.w"]
-    assert few.expressions["m.layers.1.w"] is made["m.layers.3.w"]
-    assert few.expressions["m.layers.1.tied"] is made["m.layers.0.w"]
+    assert few.expressions["m.layers.0.w"] is expressions["m.layers.2.w"]
+    assert few.expressions["m.layers.1.w"] is expressions["m.layers.3.w"]
+    assert few.expressions["m.layers.1.tied"] is expressions["m.layers.0.w"]
     assert dict(few.tied) == {"out.w": "head.w"}
     assert set(few.expressions) == {"m.layers.0.w", "m.layers.1.w", "m.layers.1.tied", "m.layers.scale", "head.w"}
 
 
-def test_which_layers_stand_for_the_traced_ones() -> None:
+def test_layer_indices_of_a_reduced_model() -> None:
     assert select_layers((0, 0), (0, 0, 0, 0)) == (0, 1)
     assert select_layers((0, 1, 0, 1), (0, 1, 0, 1, 0, 1)) == (0, 1, 2, 3)
     assert select_layers((1, 0, 1, 0), (0, 1, 1, 0, 0)) == (1, 0, 2, 3)
@@ -308,7 +310,7 @@ def test_digests_of_several_graphs() -> None:
     assert both.sha256 != merged_digests([other, one]).sha256
 
 
-def test_the_worst_status_stands_for_all() -> None:
+def test_the_worst_status_is_reported() -> None:
     def report(status: str, note: str = "") -> ValidationReport:
         return ValidationReport(status, "full", 0.0, 0.0, note=note)
 

@@ -1,4 +1,4 @@
-"""What a forward computes is what its graph computes, also where it works in place."""
+"""A graph returns the same values as forward, also for in-place operations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def in_place(x: torch.Tensor) -> torch.Tensor:
     return doubled + 1
 
 
-def in_place_of_another_type(x: torch.Tensor) -> torch.Tensor:
+def in_place_with_another_dtype(x: torch.Tensor) -> torch.Tensor:
     number = (x > 0).int()
     number += (x > 1).long()
     return number
@@ -62,7 +62,7 @@ def argument(x: torch.Tensor) -> torch.Tensor:
     return same + x
 
 
-def several_results(x: torch.Tensor) -> torch.Tensor:
+def several_outputs(x: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     third, fourth = torch.stack((first, second)).unbind(0)
     return torch.cat((fourth, third), dim=-1).reshape(x.shape[1], x.shape[0])
@@ -74,18 +74,20 @@ def logic(x: torch.Tensor) -> torch.Tensor:
 
 FUNCTIONS = (
     in_place,
-    in_place_of_another_type,
+    in_place_with_another_dtype,
     under_a_view,
     through_a_view,
     under_a_reshape,
     argument,
-    several_results,
+    several_outputs,
     logic,
 )
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
-def test_graph_computes_what_forward_computes(function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
+def test_the_graph_returns_what_forward_returns(
+    function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
     example = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     graph = capture(Module(function).eval(), {"x": example}, {"x": (0,)}, None)
     onnx_ir.save(graph, tmp_path / "graph.onnx")

@@ -31,7 +31,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a model that never ends an answer by itself."""
+    """Export a model that never generates the end-of-sequence token."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -52,7 +52,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Record the tokens that every answer is made from."""
+    """Record the prompt token ids of each answer."""
     seen: list[list[int]] = []
     stream = LightModel.stream
 
@@ -87,7 +87,7 @@ def test_a_conversation(
     assert prompts == [tokens(directory, text) for text in texts]
 
 
-def test_an_answer_comes_piece_by_piece(
+def test_an_answer_is_streamed(
     directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pieces: list[str] = []
@@ -99,7 +99,9 @@ def test_an_answer_comes_piece_by_piece(
     assert "".join(pieces) == capsys.readouterr().out
 
 
-def test_directories_without_conversations(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_directories_that_cannot_chat(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = tmp_path / "plain"
     shutil.copytree(directory, plain, ignore=shutil.ignore_patterns("chat_template*"))
     assert main(["chat", str(plain)]) == 1
@@ -124,7 +126,7 @@ class Terminal:
         self.fd, other = pty.openpty()
         self.process = subprocess.Popen(
             command, stdin=other, stdout=other, stderr=other, start_new_session=True, close_fds=True,
-            preexec_fn=_own_terminal,
+            preexec_fn=_make_controlling_terminal,
         )  # fmt: skip
         os.close(other)
         self.shown = ""
@@ -133,12 +135,12 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def wait_for(self, text: str) -> None:
-        """Read until a text is shown, and forget it and what came before it."""
+        """Read until a text is printed, and discard the output up to its end."""
         self._read_until(lambda: text in self.shown)
         self.shown = self.shown.split(text, 1)[1]
 
-    def wait_for_more(self) -> None:
-        """Read until something is shown."""
+    def wait_for_output(self) -> None:
+        """Read until something is printed."""
         self._read_until(lambda: len(self.shown.strip()) > 5)
 
     def _read_until(self, enough: Callable[[], bool]) -> None:
@@ -155,13 +157,13 @@ class Terminal:
         os.close(self.fd)
 
 
-def _own_terminal() -> None:
-    """Make the pseudo-terminal the one that sends the process its signals."""
+def _make_controlling_terminal() -> None:
+    """Make the pseudo-terminal the controlling terminal of the process."""
     import fcntl
     import signal
     import termios
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts with & ignore it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell sets it to be ignored for background jobs
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -173,7 +175,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends_the_conversation(directory: Path
         for _ in range(2):
             terminal.type("hi\n")
             terminal.wait_for("hi")
-            terminal.wait_for_more()
+            terminal.wait_for_output()
             terminal.type("\x03")
             terminal.wait_for("[stopped]")
             terminal.wait_for("> ")

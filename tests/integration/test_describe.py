@@ -1,4 +1,4 @@
-"""`onnxport describe` says what an export makes, without reading weights; its module exports the same."""
+"""`onnxport describe` shows the graphs of an export without reading weights; its module exports the same graphs."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def sentences(directory: Path) -> Path:
         ("bert", "sentences", {}),
     ],
 )
-def test_it_says_what_an_export_makes(
+def test_the_description_is_that_of_the_export(
     directory: Path, tmp_path: Path, model_type: str, feature: str, options: dict[str, Any]
 ) -> None:
     checkpoint = sentences(directory) if feature == "sentences" else make_checkpoint(model_type, feature, directory)
-    said = describe_checkpoint(checkpoint, ExportOptions(**options))
-    made = onnxport.export(checkpoint, tmp_path / "none", ExportOptions(dry_run=True, **options)).manifest
-    assert (said.task, said.architecture) == (made.task, made.source["architecture"])
-    assert not said.notes
-    assert len(said.graphs) == len(made.components)
-    for graph, component in zip(said.graphs, made.components, strict=True):
+    description = describe_checkpoint(checkpoint, ExportOptions(**options))
+    manifest = onnxport.export(checkpoint, tmp_path / "none", ExportOptions(dry_run=True, **options)).manifest
+    assert (description.task, description.architecture) == (manifest.task, manifest.source["architecture"])
+    assert not description.notes
+    assert len(description.graphs) == len(manifest.components)
+    for graph, component in zip(description.graphs, manifest.components, strict=True):
         assert (graph.name, graph.file, graph.opset) == (component.name, component.file, component.opset)
         assert set(graph.fixed_axes) == set(component.fixed_axes)
         for ours, its in ((graph.inputs, component.inputs), (graph.outputs, component.outputs)):
@@ -68,7 +68,7 @@ def test_it_says_what_an_export_makes(
         assert graph.atol == options.get("atol", graph.atol)
 
 
-def test_no_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weights_are_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("weights are read")
 
@@ -78,7 +78,7 @@ def test_no_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # which test runners set; nothing is cut where output isn't a terminal
+    monkeypatch.delenv("COLUMNS", raising=False)  # set by test runners; output that isn't a terminal isn't truncated
     checkpoint = str(make_checkpoint("gpt2", "causal-lm", directory))
     assert main(["describe", checkpoint]) == 0
     text = capsys.readouterr().out
@@ -101,12 +101,12 @@ def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str], monkey
     }
 
 
-def test_the_model_in_front_of_modules_is_named(directory: Path) -> None:
+def test_the_description_names_the_model_class_of_a_sentence_transformer(directory: Path) -> None:
     (graph,) = describe_checkpoint(sentences(directory)).graphs
     assert graph.described_by == "onnxport.configs.text_encoders.BertOnnxConfig"
 
 
-def test_clear_errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CheckpointNotFoundError):
         describe_checkpoint(directory / "nothing")
     checkpoint = str(make_checkpoint("bert", "masked-lm", directory))
@@ -115,7 +115,7 @@ def test_clear_errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["describe", checkpoint, "--json", "--python"]) == 2
 
 
-def test_a_model_that_wants_values_is_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_requires_values_is_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise DataDependentOutputException(torch.ops.aten.item.default)
 
@@ -126,7 +126,7 @@ def test_a_model_that_wants_values_is_loaded(directory: Path, monkeypatch: pytes
     assert found.graphs[0].outputs[0].axes == ("batch_size", "sequence_length", 57)
 
 
-def test_pickled_weights_are_left_alone(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_weights_are_not_read(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_checkpoint("bert", "masked-lm", tmp_path)
     model = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint)
     torch.save(model.state_dict(), checkpoint / "pytorch_model.bin")
@@ -155,19 +155,19 @@ def test_the_printed_module_exports_and_validates(
     directory: Path, tmp_path: Path, model_type: str, feature: str, auto_class: str, options: dict[str, Any]
 ) -> None:
     checkpoint = make_checkpoint(model_type, feature, directory)
-    said = describe_checkpoint(checkpoint, ExportOptions(**options))
+    description = describe_checkpoint(checkpoint, ExportOptions(**options))
     model = getattr(transformers, auto_class).from_pretrained(checkpoint).eval()
     loader = transformers.AutoImageProcessor if model_type == "vit" else transformers.AutoTokenizer
     preprocessor = loader.from_pretrained(checkpoint)
-    config = executed(python_module(said)).make_config(model.config)
+    config = executed(python_module(description)).make_config(model.config)
     assert isinstance(config, OnnxConfig)
-    assert list(config.inputs) == [tensor.name for tensor in said.graphs[0].inputs]
+    assert list(config.inputs) == [tensor.name for tensor in description.graphs[0].inputs]
     file = tmp_path / "model.onnx"
     _, names = export(preprocessor, model, config, config.default_onnx_opset, file)
     validate_model_outputs(config, preprocessor, model, file, names, config.atol_for_validation)
 
 
-def test_an_edited_module_exports_what_it_says(directory: Path, tmp_path: Path) -> None:
+def test_an_edited_module_is_exported(directory: Path, tmp_path: Path) -> None:
     checkpoint = make_checkpoint("bert", "masked-lm", directory)
     source = python_module(describe_checkpoint(checkpoint)).replace(
         '"token_type_ids": {0: "batch", 1: "sequence"},', ""
@@ -182,13 +182,13 @@ def test_an_edited_module_exports_what_it_says(directory: Path, tmp_path: Path) 
 def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Path) -> None:
     checkpoint = make_checkpoint("bert", "masked-lm", directory)
     mine, output = tmp_path / "mine.py", tmp_path / "out"
-    said = python_module(describe_checkpoint(checkpoint))
-    mine.write_text(said.replace('"token_type_ids": {0: "batch", 1: "sequence"},', ""))
+    module = python_module(describe_checkpoint(checkpoint))
+    mine.write_text(module.replace('"token_type_ids": {0: "batch", 1: "sequence"},', ""))
     assert main(["export", str(checkpoint), str(output), "--description", str(mine), "--quiet"]) == 0
     manifest = json.loads((output / "onnxport.json").read_text())
     assert [tensor["name"] for tensor in manifest["components"][0]["inputs"]] == ["input_ids", "attention_mask"]
     assert manifest["validation"]["status"] == "passed"
-    assert main(["validate", str(output), "--quiet"]) == 1  # no file that a manifest names is run
+    assert main(["validate", str(output), "--quiet"]) == 1  # files that a manifest names aren't run
     assert main(["validate", str(output), "--description", str(mine), "--quiet"]) == 0
 
 
@@ -202,7 +202,7 @@ def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Pa
         ("", "it has no function make_config"),
     ],
 )
-def test_what_is_no_description_is_said(
+def test_errors_of_description_files(
     directory: Path, tmp_path: Path, source: str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, mine = make_checkpoint("bert", "masked-lm", directory), tmp_path / "mine.py"
@@ -224,7 +224,7 @@ def test_what_is_no_description_is_said(
         ("gptj", "causal-lm", {"past": False, "last_logits": True}, "as DerivedOnnxConfig does"),
     ],
 )
-def test_what_literals_cannot_say(
+def test_values_without_a_literal(
     directory: Path, model_type: str, feature: str, options: dict[str, Any], message: str
 ) -> None:
     checkpoint = sentences(directory) if feature == "sentences" else make_checkpoint(model_type, feature, directory)

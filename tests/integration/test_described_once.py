@@ -1,4 +1,4 @@
-"""A model is described once in an export, whatever is traced and validated afterwards; failures have names."""
+"""An export describes a model once, whatever is traced and validated afterwards; failures have named errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from onnxport.tracing.scope import without_values
 
 @pytest.fixture
 def described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The classes of the models that were described, in order."""
+    """Record the classes of the described models, in order."""
     found: list[str] = []
     original = describing.describe
 
@@ -41,8 +41,8 @@ def described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def deep(tmp_path: Path) -> Path:
-    """A GPT-2 of six layers, four more than are traced."""
+def six_layers(tmp_path: Path) -> Path:
+    """A GPT-2 with six layers, of which two are traced."""
     source = make_checkpoint("gpt2", "causal-lm-with-past", tmp_path)
     torch.manual_seed(1)
     GPT2LMHeadModel(GPT2Config.from_pretrained(source, n_layer=6)).save_pretrained(source)
@@ -50,21 +50,21 @@ def deep(tmp_path: Path) -> Path:
 
 
 def test_a_model_is_described_once(
-    deep: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
+    six_layers: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
-    cold = onnxport.export(deep, tmp_path / "cold")
+    cold = onnxport.export(six_layers, tmp_path / "cold")
     assert cold.manifest.validation["status"] == "passed"
     assert "2 layers traced" in cold.manifest.components[0].notes[0]
     assert described == ["GPT2LMHeadModel"]
-    onnxport.export(deep, tmp_path / "warm", ExportOptions(validate="none"))
-    found = BlueprintSource(open_checkpoint(deep, ExportOptions()), ExportOptions(), lambda *_: None).blueprint()
+    onnxport.export(six_layers, tmp_path / "warm", ExportOptions(validate="none"))
+    found = BlueprintSource(open_checkpoint(six_layers, ExportOptions()), ExportOptions(), lambda *_: None).blueprint()
     (graph,) = found.description.graphs
     assert graph.cache is not None and graph.cache.depth == 6
     assert graph.inputs[-1].name == "past_key_values.5.value"
     assert graph.runnable is None
     assert len(described) == 1
-    warm = onnxport.export(deep, tmp_path / "validated")
+    warm = onnxport.export(six_layers, tmp_path / "validated")
     assert warm.manifest.components == cold.manifest.components
     assert warm.manifest.validation == cold.manifest.validation
     assert len(described) == 2
@@ -72,20 +72,20 @@ def test_a_model_is_described_once(
     assert len(described) == 3
 
 
-def test_it_is_described_once_where_more_layers_are_traced(
-    deep: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_model_is_described_once_if_more_layers_are_traced(
+    six_layers: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced: list[int] = []
     original = tracing.trace_graph
 
-    def refuse_few(graph: GraphDescription, reduction: Any, options: ExportOptions) -> Any:
+    def fail_with_few_layers(graph: GraphDescription, reduction: Any, options: ExportOptions) -> Any:
         traced.append(len(reduction.model.transformer.h))
         if reduction.stacks:
             raise MoreLayersNeededError("code decides by a layer's index", frozenset({"transformer.h"}))
         return original(graph, reduction, options)
 
-    monkeypatch.setattr(tracing, "trace_graph", refuse_few)
-    result = onnxport.export(deep, tmp_path / "out", ExportOptions(cache=False))
+    monkeypatch.setattr(tracing, "trace_graph", fail_with_few_layers)
+    result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(cache=False))
     assert (traced, described) == ([2, 6], ["GPT2LMHeadModel"])
     assert result.manifest.validation["status"] == "passed"
     assert "code decides by a layer's index" in result.manifest.components[0].notes[0]
@@ -93,7 +93,7 @@ def test_it_is_described_once_where_more_layers_are_traced(
 
 @pytest.mark.parametrize("place", [draft, describing])
 def test_a_model_that_needs_values_is_loaded_and_described_with_them(
-    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any
+    six_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any
 ) -> None:
     name = "build_fake" if place is draft else "describe_model"
     original = getattr(place, name)
@@ -104,21 +104,23 @@ def test_a_model_that_needs_values_is_loaded_and_described_with_them(
         return original(model, *arguments)
 
     monkeypatch.setattr(place, name, refuse)
-    result = onnxport.export(deep, tmp_path / "out", ExportOptions(cache=False, validate="quick"))
+    result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(cache=False, validate="quick"))
     assert result.manifest.validation["status"] == "passed"
     (note,) = result.manifest.components[0].notes
     assert "with its weights in memory" in note and "aten.item" in note
 
 
 @pytest.mark.parametrize(("place", "name"), [(draft, "build_fake"), (describing, "describe"), (tracing, "layers_of")])
-def test_a_bug_surfaces(deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+def test_a_bug_is_not_hidden_by_a_slower_export(
+    six_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AttributeError("a bug")
 
     monkeypatch.setattr(place, name, fail)
     monkeypatch.setattr("onnxport._needs._PACKAGE", str(Path(__file__).parent))
     with pytest.raises(AttributeError, match="a bug"):
-        onnxport.export(deep, tmp_path / "out", ExportOptions(cache=False, validate="none"))
+        onnxport.export(six_layers, tmp_path / "out", ExportOptions(cache=False, validate="none"))
     assert not (tmp_path / "out").exists()
 
 
@@ -131,7 +133,7 @@ EXTENDED = [name for name, (_, task, _) in ARCHITECTURES.items() if task.endswit
 
 
 @pytest.mark.parametrize("name", EXTENDED)
-def test_few_layers_tell_what_all_are(name: str, tmp_path: Path) -> None:
+def test_an_extended_description_equals_that_of_the_full_model(name: str, tmp_path: Path) -> None:
     options = ExportOptions(task=ARCHITECTURES[name][1])
     few = make_draft(open_checkpoint(save(name, tmp_path), options), options, lambda *_: None)
     assert few.reduction.stacks
@@ -139,8 +141,8 @@ def test_few_layers_tell_what_all_are(name: str, tmp_path: Path) -> None:
     with without_values(few.reduction.model):
         shallow = Described(few, describe_model(few.reduction.model, few.subject, options.graph))
     with without_values(whole.reduction.model):
-        deep = describe_model(whole.reduction.model, few.subject, options.graph)
+        full = describe_model(whole.reduction.model, few.subject, options.graph)
     extended = shallow.extended(whole, options.graph).description
-    assert [facts(graph) for graph in extended.graphs] == [facts(graph) for graph in deep.graphs]
+    assert [facts(graph) for graph in extended.graphs] == [facts(graph) for graph in full.graphs]
     for graph in extended.graphs:
         assert GraphDescription.from_json(json.loads(json.dumps(graph.to_json()))) == graph

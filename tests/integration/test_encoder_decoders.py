@@ -1,4 +1,4 @@
-"""Encoder-decoders become an encoder and one decoder, which generate exactly what PyTorch generates."""
+"""Encoder-decoders become an encoder and one decoder, which generate the same tokens as PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS = 64
 TEXT = "text2text-generation-with-past"
 SPEECH = "automatic-speech-recognition-with-past"
 IMAGE = "image-to-text-with-past"
-KINDS = {
+CASES = {
     "bart": ("seq2seq-lm", TEXT),
     "blenderbot": ("seq2seq-lm", TEXT),
     "blenderbot-small": ("seq2seq-lm", TEXT),
@@ -43,7 +43,7 @@ def original(checkpoint: Path) -> Any:
 
 
 def inputs_for(model: Any, graph: Any, batch: int) -> dict[str, torch.Tensor]:
-    """Make what an encoder takes; of texts, all but the first are padded."""
+    """Return encoder inputs; all sequences of token ids except the first are padded."""
     generator = torch.Generator().manual_seed(batch)
     place = next(iter(graph.inputs.values()))
     if place.name not in ("input_ids", "attention_mask"):
@@ -71,31 +71,31 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("encoder-decoders")
     done: dict[str, tuple[Path, Path]] = {}
 
-    def exported(kind: str) -> tuple[Path, Path]:
-        if kind not in done:
-            feature, task = KINDS[kind]
-            checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
-            onnxport.export(checkpoint, root / kind, ExportOptions(task=task))
-            done[kind] = checkpoint, root / kind
-        return done[kind]
+    def exported(model_type: str) -> tuple[Path, Path]:
+        if model_type not in done:
+            feature, task = CASES[model_type]
+            checkpoint = make_checkpoint(model_type, feature, root / "checkpoints")
+            onnxport.export(checkpoint, root / model_type, ExportOptions(task=task))
+            done[model_type] = checkpoint, root / model_type
+        return done[model_type]
 
     return exported
 
 
-@pytest.mark.parametrize("kind", sampled(KINDS, EVERY_TIME))
-def test_generated_tokens_are_the_originals(kind: str, export: Any) -> None:
-    checkpoint, directory = export(kind)
+@pytest.mark.parametrize("model_type", sampled(CASES, EVERY_TIME))
+def test_generated_tokens_equal_pytorchs(model_type: str, export: Any) -> None:
+    checkpoint, directory = export(model_type)
     model, ours = original(checkpoint), onnxport.load(directory, threads=1)
     for batch in (1, 3):
         inputs = inputs_for(model, ours.encoder.graph, batch)
-        wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
+        settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
         if model.generation_config.decoder_start_token_id is None:
-            wanted["decoder_start_token_id"] = 2
+            settings["decoder_start_token_id"] = 2
         limit = getattr(model.config, "max_target_positions", None) or 10_000
         if limit <= TOKENS:
-            wanted |= {"max_new_tokens": limit - 8, "min_new_tokens": limit - 8}
-        expected = model.generate(**inputs, **wanted)
-        assert torch.equal(ours.generate(**inputs, **wanted), expected)
+            settings |= {"max_new_tokens": limit - 8, "min_new_tokens": limit - 8}
+        expected = model.generate(**inputs, **settings)
+        assert torch.equal(ours.generate(**inputs, **settings), expected)
 
 
 _SEQ2SEQ: dict[str, Any] = {
@@ -105,13 +105,13 @@ _SEQ2SEQ: dict[str, Any] = {
 }
 _LED = {"max_encoder_position_embeddings": 256, "max_decoder_position_embeddings": 256, "attention_window": [8, 4, 8]}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "windows, and tokens that see everything": ("LEDConfig", {**_SEQ2SEQ, **_LED}),
-    "blocks, and global tokens": ("PegasusXConfig", {**_SEQ2SEQ, "num_global_tokens": 4, "block_size": 8}),
-    "an encoder that is no model, time first": (
+    "windowed and global attention": ("LEDConfig", {**_SEQ2SEQ, **_LED}),
+    "block attention and global tokens": ("PegasusXConfig", {**_SEQ2SEQ, "num_global_tokens": 4, "block_size": 8}),
+    "an encoder module with sequence first": (
         "FSMTConfig",
         {**_SEQ2SEQ, "langs": ["en", "de"], "src_vocab_size": 99, "tgt_vocab_size": 99, "max_position_embeddings": 256},
     ),
-    "streams that foresee tokens": (
+    "n-gram prediction streams": (
         "ProphetNetConfig",
         {
             **{name: value for name, value in _SEQ2SEQ.items() if not name.endswith(("_layers", "_heads", "d_model"))},
@@ -120,7 +120,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
             **{"relative_max_distance": 20, "num_buckets": 8},
         },
     ),
-    "experts that a loop chooses": (
+    "experts in a loop": (
         "NllbMoeConfig",
         {**_SEQ2SEQ, "num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2},
     ),
@@ -128,19 +128,19 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 WINDOWS, STREAMS, EXPERTS = (
-    "windows, and tokens that see everything",
-    "streams that foresee tokens",
-    "experts that a loop chooses",
+    "windowed and global attention",
+    "n-gram prediction streams",
+    "experts in a loop",
 )
 
 
 @pytest.mark.parametrize("case", sampled(OTHERS, (STREAMS, EXPERTS)))
-def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None:
+def test_other_architectures_generate_pytorchs_tokens(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     torch.manual_seed(0)
-    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
-    randomize(made)
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    randomize(initial)
+    initial.save_pretrained(tmp_path / "checkpoint")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoint").eval()
     onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(task=TEXT))
     ours = onnxport.load(tmp_path / "out", threads=1)
@@ -156,22 +156,22 @@ def test_others_generate_the_originals_tokens(case: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("case", sampled(OTHERS, (EXPERTS,)))
-def test_others_are_exported_whole(case: str, tmp_path: Path) -> None:
+def test_other_models_are_exported_as_one_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
-    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    initial.save_pretrained(tmp_path / "checkpoint")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(past=False))
     assert result.manifest.validation["status"] == "passed"
-    assert result.manifest.components[0].parameters >= sum(p.numel() for p in made.parameters() if p.requires_grad)
+    assert result.manifest.components[0].parameters >= sum(p.numel() for p in initial.parameters() if p.requires_grad)
     assert "decoder_input_ids" in [tensor.name for tensor in result.manifest.components[0].inputs]
 
 
-@pytest.mark.parametrize("case", sampled((WINDOWS, EXPERTS, "clamps"), ("clamps",)))
+@pytest.mark.parametrize("case", sampled((WINDOWS, EXPERTS, "clamped values"), ("clamped values",)))
 def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS.get(case, ("MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}))
     torch.manual_seed(0)
-    made = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
+    initial.save_pretrained(tmp_path / "checkpoint")
     options = ExportOptions(task=TEXT, dtype="fp16")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"

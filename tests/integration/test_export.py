@@ -1,4 +1,4 @@
-"""From a checkpoint to a proved directory, through the API and the command."""
+"""Exports from a checkpoint to a validated directory, with the API and the command."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from onnxport.cli import main
 from onnxport.errors import OutputError, UnsupportedError, ValidationError
 
 
-def left_over(parent: Path) -> list[str]:
+def remaining_files(parent: Path) -> list[str]:
     return sorted(path.name for path in parent.iterdir())
 
 
-def test_a_directory_with_a_proof(bert: Path, tmp_path: Path) -> None:
+def test_the_directory_has_a_validation_report(bert: Path, tmp_path: Path) -> None:
     result = onnxport.export(bert, tmp_path / "out")
     manifest = onnxport.Manifest.from_json((tmp_path / "out" / "onnxport.json").read_text())
     assert manifest == result.manifest
@@ -33,7 +33,7 @@ def test_a_directory_with_a_proof(bert: Path, tmp_path: Path) -> None:
     assert component.outputs[0].axes[:2] == ("batch_size", "sequence_length")
     for name in ("config.json", "tokenizer.json", "model.onnx"):
         assert (tmp_path / "out" / name).is_file()
-    assert left_over(tmp_path) == ["out"]
+    assert remaining_files(tmp_path) == ["out"]
 
 
 def test_one_decoder_graph_for_prefill_and_decode(gpt2: Path, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_one_decoder_graph_for_prefill_and_decode(gpt2: Path, tmp_path: Path) ->
     np.testing.assert_allclose(step(ids[:, 4:], past, 4)["logits"][0, -1], whole[0, -1], atol=1e-5)
 
 
-def test_external_data_has_the_name_that_clients_look_for(bert: Path, tmp_path: Path) -> None:
+def test_external_data_has_the_name_that_clients_expect(bert: Path, tmp_path: Path) -> None:
     options = onnxport.ExportOptions(external_data="always", validate="quick")
     result = onnxport.export(bert, tmp_path / "out", options)
     assert result.manifest.components[0].external_data == ("model.onnx_data",)
@@ -73,25 +73,25 @@ def test_half_precision(bert: Path, tmp_path: Path) -> None:
     assert result.manifest.validation["status"] == "passed"
 
 
-def test_what_onnxruntime_cant_run_is_never_called_proved(bert: Path, tmp_path: Path) -> None:
+def test_a_graph_that_onnxruntime_cannot_run_is_not_validated(bert: Path, tmp_path: Path) -> None:
     result = onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(dtype="bf16"))
     assert result.manifest.components[0].outputs[0].dtype == "bfloat16"
     assert result.manifest.validation["status"] == "skipped"
     assert "no bfloat16 kernels" in result.manifest.validation["note"]
 
 
-def test_feature_names_of_old_and_tasks_of_today(bert: Path, tmp_path: Path) -> None:
+def test_feature_names_of_4_37_and_tasks_of_today(bert: Path, tmp_path: Path) -> None:
     options = onnxport.ExportOptions(task="masked-lm", validate="none", dry_run=True)
     result = onnxport.export(bert, tmp_path / "out", options)
     assert result.manifest.task == "fill-mask"
     assert result.directory is None
-    assert left_over(tmp_path) == []
+    assert remaining_files(tmp_path) == []
 
 
-def test_a_mismatch_leaves_nothing(bert: Path, tmp_path: Path) -> None:
+def test_a_mismatch_leaves_no_output(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="differs from the original"):
         onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(atol=0.0, rtol=0.0))
-    assert left_over(tmp_path) == []
+    assert remaining_files(tmp_path) == []
 
 
 def test_a_mismatch_can_be_kept(bert: Path, tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_unknown_and_unsupported_tasks(bert: Path, tmp_path: Path) -> None:
         onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(task="fill-mask-with-past"))
 
 
-def test_a_stand_in_for_a_tokenizer_isnt_shipped(bert: Path, tmp_path: Path) -> None:
-    """A vocabulary that the type's tokenizer doesn't read: the model is exported, and nothing is made up."""
+def test_a_substitute_tokenizer_is_not_written(bert: Path, tmp_path: Path) -> None:
+    """The tokenizer can't be loaded from its vocabulary: the model is exported without a tokenizer."""
     directory = tmp_path / "checkpoint"
     shutil.copytree(bert, directory)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -124,7 +124,7 @@ def test_a_stand_in_for_a_tokenizer_isnt_shipped(bert: Path, tmp_path: Path) -> 
     assert not any(name.startswith("tokenizer") for name in files)
 
 
-def test_an_output_with_other_files_is_kept(bert: Path, tmp_path: Path) -> None:
+def test_an_output_with_other_files_is_not_replaced(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     for force in (False, True):
@@ -133,7 +133,7 @@ def test_an_output_with_other_files_is_kept(bert: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
-def test_force_replaces_an_earlier_export_and_a_failure_keeps_it(bert: Path, tmp_path: Path) -> None:
+def test_force_replaces_an_earlier_export_unless_the_export_fails(bert: Path, tmp_path: Path) -> None:
     quick = onnxport.ExportOptions(validate="none")
     onnxport.export(bert, tmp_path / "out", quick)
     before = (tmp_path / "out" / "onnxport.json").read_bytes()
@@ -144,20 +144,20 @@ def test_force_replaces_an_earlier_export_and_a_failure_keeps_it(bert: Path, tmp
     assert (tmp_path / "out" / "onnxport.json").read_bytes() == before
     onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(force=True, validate="quick"))
     assert (tmp_path / "out" / "onnxport.json").read_bytes() != before
-    assert left_over(tmp_path) == ["out"]
+    assert remaining_files(tmp_path) == ["out"]
 
 
-def test_a_write_that_fails_leaves_nothing(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_output(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("onnxport.bundles.written.write_graph", full)
     with pytest.raises(OutputError, match="No space left"):
         onnxport.export(bert, tmp_path / "deep" / "out", onnxport.ExportOptions(validate="none"))
-    assert left_over(tmp_path) == []
+    assert remaining_files(tmp_path) == []
 
 
-def test_an_interrupt_leaves_nothing(
+def test_an_interrupt_leaves_no_output(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object) -> None:
@@ -166,12 +166,10 @@ def test_an_interrupt_leaves_nothing(
     monkeypatch.setattr("onnxport.bundles.written.write_graph", stop)
     assert main(["export", str(bert), str(tmp_path / "out"), "--quiet"]) == 130
     assert capsys.readouterr().err.strip() == "onnxport: interrupted"
-    assert left_over(tmp_path) == []
+    assert remaining_files(tmp_path) == []
 
 
-def test_weights_that_were_cut_off_after_the_export(
-    bert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_truncated_external_data(bert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     onnxport.export(bert, output, onnxport.ExportOptions(external_data="always", validate="none"))
     os.truncate(output / "model.onnx_data", 100)
@@ -205,7 +203,7 @@ def test_the_command_prints_json_only(bert: Path, tmp_path: Path, capsys: pytest
         (["run", "{tmp}", "--text", "x"], 1, "no onnxport.json"),
     ],
 )
-def test_mistakes_get_one_line(
+def test_an_error_is_one_line(
     arguments: list[str], code: int, message: str, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled = [argument.format(bert=bert, tmp=tmp_path) for argument in arguments]
@@ -213,4 +211,4 @@ def test_mistakes_get_one_line(
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert any(part in error for part in message.split("|"))
-    assert left_over(tmp_path) == []
+    assert remaining_files(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Decoders generate with what they remember what PyTorch generates, for every kind of cache."""
+"""Decoders generate the same tokens as PyTorch with their cache, for every type of cache."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ _MINIMAX = {**_LLAMA, **_EXPERTS, "num_hidden_layers": 4, "block_size": 8}
 _ZAYA = {**_LLAMA, **_EXPERTS, "num_experts_per_tok": 1, "router_hidden_size": 16, "sliding_window": 20}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain, positions learned": ("GPT2Config", _GPT2),
-    "positions counted from the mask": ("OPTConfig", {**_BERT, "ffn_dim": 64, "word_embed_proj_dim": 32}),
-    "positions as a bias": ("BloomConfig", {**_SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
-    "positions in pairs": ("GPTJConfig", {**_GPT2, "rotary_dim": 4}),
-    "few heads, a bias in bfloat16": (
+    "learned positions": ("GPT2Config", _GPT2),
+    "positions from the mask": ("OPTConfig", {**_BERT, "ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "ALiBi": ("BloomConfig", {**_SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
+    "interleaved rotary positions": ("GPTJConfig", {**_GPT2, "rotary_dim": 4}),
+    "grouped heads and ALiBi in bfloat16": (
         "FalconConfig",
         {**_BERT, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": True},
     ),
-    "a window in every layer": ("MistralConfig", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 20}),
-    "a window that the trace doesn't reach": (
+    "sliding window in every layer": ("MistralConfig", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 20}),
+    "sliding window longer than the traced sequence": (
         "Gemma3TextConfig",
         {**_LLAMA, "sliding_window": 40, "layer_types": _ALTERNATING},
     ),
-    "sinks, experts and windows": (
+    "attention sinks, experts and sliding windows": (
         "GptOssConfig",
         {**_LLAMA, **_EXPERTS, "sliding_window": 20, "layer_types": _ALTERNATING},
     ),
-    "keys and values of two sizes": (
+    "different key and value sizes": (
         "DeepseekV3Config",
         {
             **_BERT,
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             **{"moe_intermediate_size": 32, "first_k_dense_replace": 1},
         },
     ),
-    "layers that share a cache": (
+    "layers with a shared cache": (
         "Gemma4TextConfig",
         {
             **_LLAMA,
@@ -76,8 +76,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "global_head_dim": 16,
         },
     ),
-    "a decoder made of an encoder": ("BertGenerationConfig", {**_BERT, "is_decoder": True}),
-    "convolutions among attention": (
+    "encoder architecture as decoder": ("BertGenerationConfig", {**_BERT, "is_decoder": True}),
+    "convolution and attention layers": (
         "Lfm2Config",
         {
             **_LLAMA,
@@ -86,19 +86,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
-    "attention that decays among attention": (
+    "lightning and full attention layers": (
         "MiniMaxConfig",
         {**_MINIMAX, "layer_types": ["full_attention", "linear_attention"] * 2},
     ),
-    "states that modules keep": (
+    "recurrent states in modules": (
         "RecurrentGemmaConfig",
         {**_LLAMA, "num_hidden_layers": 6, "lru_width": 32, "attention_window_size": 20, "num_key_value_heads": 1},
     ),
-    "keys and a state in every layer": (
+    "keys and a recurrent state in every layer": (
         "ZayaConfig",
         {**_ZAYA, "num_hidden_layers": 4, "layer_types": [*["hybrid"] * 3, "hybrid_sliding"]},
     ),
-    "state spaces alone": (
+    "Mamba 2": (
         "Mamba2Config",
         {
             **_SPECIAL,
@@ -111,11 +111,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "chunk_size": 8,
         },
     ),
-    "state spaces that forget between calls": (
+    "Mamba": (
         "MambaConfig",
         {**_SPECIAL, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
     ),
-    "the delta rule among attention": (
+    "delta rule and full attention layers": (
         "Qwen3_5TextConfig",
         {
             **_LLAMA,
@@ -128,37 +128,37 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-RARELY = {
-    "positions in pairs",
-    "a decoder made of an encoder",
-    "attention that decays among attention",
-    "keys and a state in every layer",
-    "state spaces alone",
-    "states that modules keep",
+WIDE = {
+    "interleaved rotary positions",
+    "encoder architecture as decoder",
+    "lightning and full attention layers",
+    "keys and a recurrent state in every layer",
+    "Mamba 2",
+    "recurrent states in modules",
 }
-"""Cases that `make conformance` runs: others cover what they do."""
+"""Cases that only `make conformance` runs: others cover their mechanisms."""
 _RECURRENT = ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
 _KEYS = ["past_key_values.0.key", "past_key_values.0.value"]
-STATES = {
-    "state spaces that forget between calls": ["past_conv.0", "past_ssm.0", "past_conv.1", "past_ssm.1"],
-    "the delta rule among attention": _RECURRENT,
-    "attention that decays among attention": [*_KEYS, "past_recurrent.1"],
-    "states that modules keep": _RECURRENT,
-    "keys and a state in every layer": [*_KEYS, *_RECURRENT[:2]],
+RECURRENT_INPUTS = {
+    "Mamba": ["past_conv.0", "past_ssm.0", "past_conv.1", "past_ssm.1"],
+    "delta rule and full attention layers": _RECURRENT,
+    "lightning and full attention layers": [*_KEYS, "past_recurrent.1"],
+    "recurrent states in modules": _RECURRENT,
+    "keys and a recurrent state in every layer": [*_KEYS, *_RECURRENT[:2]],
 }
-"""The first inputs of recurrent models' caches; their graphs are validated, too."""
+"""The first cache inputs of recurrent models; their graphs are validated, too."""
 WITH_BEAMS = (
-    "plain, positions learned",
-    "positions as a bias",
-    "a window in every layer",
-    "layers that share a cache",
-    "convolutions among attention",
+    "learned positions",
+    "ALiBi",
+    "sliding window in every layer",
+    "layers with a shared cache",
+    "convolution and attention layers",
 )
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Spare models this small the threads of torch, which cost more than they do."""
+def use_one_thread() -> Iterator[None]:
+    """Use one thread of torch: for tiny models, several are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -166,7 +166,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def checkpoint(parent: Path, name: str, arguments: dict[str, Any]) -> tuple[Path, Any]:
-    """Write a seeded model; return where, and the model as PyTorch loads it again."""
+    """Write a seeded model; return its directory and the model that PyTorch loads from it."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
     randomize(model)
@@ -180,8 +180,8 @@ def exported(source: Path, task: str | None = "text-generation-with-past", proof
     return output
 
 
-def texts() -> dict[str, torch.Tensor]:
-    """Return three texts of 30 tokens, two of them padded on the left."""
+def padded_prompts() -> dict[str, torch.Tensor]:
+    """Return three prompts of 30 tokens, two of them padded on the left."""
     tokens = torch.randint(3, 99, (3, 30), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(tokens)
     mask[1, :9] = mask[2, :4] = 0
@@ -197,73 +197,75 @@ def generated(model: Any, inputs: dict[str, torch.Tensor], **settings: Any) -> t
     return found.sequences.tolist(), torch.stack(found.logits)
 
 
-@pytest.mark.parametrize("case", sampled(CASES, CASES.keys() - RARELY))
-def test_the_tokens_are_pytorchs(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", sampled(CASES, CASES.keys() - WIDE))
+def test_generated_tokens_equal_pytorchs(case: str, tmp_path: Path) -> None:
     source, original = checkpoint(tmp_path, *CASES[case])
-    wanted_states = STATES.get(case, [])
-    output = exported(source, proof="quick" if wanted_states else "none")
+    expected_states = RECURRENT_INPUTS.get(case, [])
+    output = exported(source, proof="quick" if expected_states else "none")
     manifest = json.loads((output / "onnxport.json").read_text())
-    assert manifest["validation"]["status"] == ("passed" if wanted_states else "skipped")
+    assert manifest["validation"]["status"] == ("passed" if expected_states else "skipped")
     names = [tensor["name"] for tensor in manifest["components"][0]["inputs"] if tensor["name"].startswith("past_")]
-    assert names[: len(wanted_states)] == wanted_states
+    assert names[: len(expected_states)] == expected_states
     model = onnxport.load(output, threads=1)
-    for inputs in ({name: tensor[:1] for name, tensor in texts().items()}, texts()):
-        wanted, wanted_logits = generated(original, inputs)
+    for inputs in ({name: tensor[:1] for name, tensor in padded_prompts().items()}, padded_prompts()):
+        expected, wanted_logits = generated(original, inputs)
         found, logits = generated(model, inputs)
-        assert found == wanted
+        assert found == expected
         torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)
-        assert len(set(wanted[0][30:])) > 3, "the test shows little: the model repeats itself"
+        assert len(set(expected[0][30:])) > 3, "the test shows little: the model repeats itself"
     if case in WITH_BEAMS:
-        assert generated(model, texts(), num_beams=3)[0] == generated(original, texts(), num_beams=3)[0]
+        assert (
+            generated(model, padded_prompts(), num_beams=3)[0] == generated(original, padded_prompts(), num_beams=3)[0]
+        )
 
 
 @pytest.fixture(scope="module")
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Path]:
-    """A decoder whose layers have windows shorter than the texts: its checkpoint, PyTorch's model, and the export."""
+    """A decoder with sliding windows shorter than the prompts: its checkpoint, PyTorch's model, and the export."""
     parent = tmp_path_factory.mktemp("windowed")
-    source, original = checkpoint(parent, *CASES["a window in every layer"])
+    source, original = checkpoint(parent, *CASES["sliding window in every layer"])
     return source, original, exported(source)
 
 
-def test_a_text_may_come_in_pieces(windowed: tuple[Path, Any, Path]) -> None:
+def test_a_prompt_may_be_split_into_several_steps(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
-    tokens = texts()["input_ids"][:1].repeat(1, 2)
+    tokens = padded_prompts()["input_ids"][:1].repeat(1, 2)
     with torch.no_grad():
-        wanted = original(tokens).logits
+        expected = original(tokens).logits
     model = onnxport.load(directory, threads=1)
-    remembered, found = None, []
+    past, found = None, []
     for piece in tokens.split((23, 17, 1, 18, 1), dim=1):
-        result = model(input_ids=piece, past_key_values=remembered, use_cache=True)
-        remembered = result.past_key_values
+        result = model(input_ids=piece, past_key_values=past, use_cache=True)
+        past = result.past_key_values
         found.append(result.logits)
-    torch.testing.assert_close(torch.cat(found, dim=1), wanted, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-4, rtol=1e-3)
 
 
 def test_without_torch_the_tokens_are_the_same(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
-    arrays = {name: tensor.numpy() for name, tensor in texts().items()}
+    arrays = {name: tensor.numpy() for name, tensor in padded_prompts().items()}
     found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=64, eos_token_id=98)
-    wanted = original.generate(**texts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
-    np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted.numpy())
+    expected = original.generate(**padded_prompts(), max_new_tokens=64, do_sample=False, eos_token_id=98)
+    np.testing.assert_array_equal(found[:, : expected.shape[1]], expected.numpy())
 
 
-def test_a_seed_repeats_a_sample(windowed: tuple[Path, Any, Path]) -> None:
+def test_sampling_is_reproducible_with_a_seed(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
     samples = []
     for model in (onnxport.load(directory), onnxport.load(directory), original):
         torch.manual_seed(7)
-        samples.append(model.generate(**texts(), **TOKENS, do_sample=True, top_k=20).tolist())
+        samples.append(model.generate(**padded_prompts(), **TOKENS, do_sample=True, top_k=20).tolist())
     assert samples[0] == samples[1] == samples[2]
 
 
-def test_an_assistant_doesnt_change_the_tokens(windowed: tuple[Path, Any, Path]) -> None:
+def test_assisted_decoding_generates_the_same_tokens(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
-    one = {name: tensor[:1] for name, tensor in texts().items()}
+    one = {name: tensor[:1] for name, tensor in padded_prompts().items()}
     model = onnxport.load(directory, threads=1)
-    wanted = original.generate(**one, **TOKENS, do_sample=False)
+    expected = original.generate(**one, **TOKENS, do_sample=False)
     for assistant in (original, onnxport.load(directory)):
         found = model.generate(**one, **TOKENS, do_sample=False, assistant_model=assistant)
-        assert found.tolist() == wanted.tolist()
+        assert found.tolist() == expected.tolist()
 
 
 def test_tokens_are_streamed(windowed: tuple[Path, Any, Path]) -> None:
@@ -279,77 +281,81 @@ def test_tokens_are_streamed(windowed: tuple[Path, Any, Path]) -> None:
             self.ended = True
 
     _, _, directory = windowed
-    one, streamer = {name: tensor[:1] for name, tensor in texts().items()}, Streamer()
+    one, streamer = {name: tensor[:1] for name, tensor in padded_prompts().items()}, Streamer()
     found = onnxport.load(directory).generate(**one, **TOKENS, do_sample=False, streamer=streamer)
     assert streamer.tokens == found[0].tolist()
     assert streamer.ended
 
 
-def test_the_last_logits_are_enough(windowed: tuple[Path, Any, Path]) -> None:
+def test_generation_with_the_last_logits_only(windowed: tuple[Path, Any, Path]) -> None:
     source, original, _ = windowed
     model = onnxport.load(exported(source, last_logits=True))
-    assert model(**texts()).logits.shape == (3, 1, 99)
-    assert generated(model, texts())[0] == generated(original, texts())[0]
+    assert model(**padded_prompts()).logits.shape == (3, 1, 99)
+    assert generated(model, padded_prompts())[0] == generated(original, padded_prompts())[0]
 
 
-def test_no_past_computes_everything_again(windowed: tuple[Path, Any, Path]) -> None:
+def test_generation_without_past(windowed: tuple[Path, Any, Path]) -> None:
     source, original, _ = windowed
     directory = exported(source, task=None, past=False)
     (graph,) = onnxport.inspect(directory).graphs
     assert [value.name for value in graph.inputs] == ["input_ids", "attention_mask", "position_ids"]
     assert [value.name for value in graph.outputs] == ["logits"]
     model = onnxport.load(directory, threads=1)
-    assert generated(model, texts())[0] == generated(original, texts())[0]
-    arrays = {name: tensor.numpy() for name, tensor in texts().items()}
+    assert generated(model, padded_prompts())[0] == generated(original, padded_prompts())[0]
+    arrays = {name: tensor.numpy() for name, tensor in padded_prompts().items()}
     found = LightModel(Directory(directory)).generate(arrays, max_new_tokens=8, eos_token_id=98)
-    np.testing.assert_array_equal(found, original.generate(**texts(), max_new_tokens=8, do_sample=False).numpy())
+    np.testing.assert_array_equal(
+        found, original.generate(**padded_prompts(), max_new_tokens=8, do_sample=False).numpy()
+    )
 
 
-def test_a_cache_that_isnt_known_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_cache_is_an_error(tmp_path: Path) -> None:
     source, _ = checkpoint(tmp_path, "OpenAIGPTConfig", _GPT2)
     with pytest.raises(UnsupportedError, match=r"OpenAIGPTLMHeadModel .* returns no cache.*without -with-past"):
         exported(source)
 
 
-def test_what_keeps_no_cache_computes_everything_again(tmp_path: Path) -> None:
+def test_generation_with_a_model_without_cache(tmp_path: Path) -> None:
     source, original = checkpoint(tmp_path, "OpenAIGPTConfig", _GPT2)
     directory = exported(source, task=None)
     assert onnxport.inspect(directory).task == "text-generation"
-    assert generated(onnxport.load(directory), texts())[0] == generated(original, texts())[0]
+    assert generated(onnxport.load(directory), padded_prompts())[0] == generated(original, padded_prompts())[0]
 
 
-def test_states_that_arent_known_are_refused(tmp_path: Path) -> None:
+def test_unsupported_recurrent_states_are_an_error(tmp_path: Path) -> None:
     source, _ = checkpoint(tmp_path, "ZayaConfig", {**_ZAYA, "attention_bias": True})
     with pytest.raises(UnsupportedError, match=r"ZayaForCausalLM can't be exported with past: its recurrence"):
         exported(source)
 
 
-def test_padding_stays_masked_where_the_first_layer_has_no_keys(tmp_path: Path) -> None:
+def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:
     kinds = ["linear_attention", "full_attention"] * 2
     source, original = checkpoint(tmp_path, "MiniMaxConfig", {**_MINIMAX, "layer_types": kinds})
-    wanted = generated(original, texts(), use_cache=False)[0]  # with its cache, Transformers loses the mask here
-    assert generated(onnxport.load(exported(source), threads=1), texts())[0] == wanted
+    expected = generated(original, padded_prompts(), use_cache=False)[
+        0
+    ]  # with a cache, Transformers loses the mask here
+    assert generated(onnxport.load(exported(source), threads=1), padded_prompts())[0] == expected
 
 
 @pytest.mark.wide
-def test_the_delta_rule_is_proved_in_half_precision(tmp_path: Path) -> None:
-    # Weights as Transformers initializes them: those of `randomize` make so much of a rounding that fp16 and fp32 of
-    # PyTorch itself differ by a seventh of the largest logit.
-    name, arguments = CASES["the delta rule among attention"]
+def test_the_delta_rule_is_validated_in_half_precision(tmp_path: Path) -> None:
+    # Weights as Transformers initializes them: those of `randomize` amplify rounding errors so much that fp16 and fp32
+    # in PyTorch differ by a seventh of the largest logit.
+    name, arguments = CASES["delta rule and full attention layers"]
     torch.manual_seed(0)
-    made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
-    made.save_pretrained(tmp_path / "checkpoint")
+    initial = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
+    initial.save_pretrained(tmp_path / "checkpoint")
     options = onnxport.ExportOptions(task="text-generation-with-past", dtype="fp16")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"
     original = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float16).eval()
-    one = {name: tensor[:1] for name, tensor in texts().items()}
+    one = {name: tensor[:1] for name, tensor in padded_prompts().items()}
     assert generated(onnxport.load(tmp_path / "out", threads=1), one)[0] == generated(original, one)[0]
 
 
 @pytest.mark.wide
 @pytest.mark.parametrize("rescale_every", [0, 2])
-def test_averages_that_decay(rescale_every: int, tmp_path: Path) -> None:
+def test_rwkvs_decaying_averages(rescale_every: int, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 5, "context_length": 256}
     source, original = checkpoint(tmp_path, "RwkvConfig", {**_SPECIAL, **sizes, "rescale_every": rescale_every})
     result = onnxport.export(source, tmp_path / "out", onnxport.ExportOptions(task="text-generation-with-past"))
@@ -357,10 +363,10 @@ def test_averages_that_decay(rescale_every: int, tmp_path: Path) -> None:
     states = [tensor.name for tensor in result.manifest.components[0].inputs if tensor.name.startswith("past_")]
     assert states[:4] == ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
     model = onnxport.load(tmp_path / "out", threads=1)
-    together = generated(model, {"input_ids": texts()["input_ids"]})[0]
-    for row in range(3):  # one by one: Transformers mixes the texts of a batch with each other
-        one = {"input_ids": texts()["input_ids"][row : row + 1]}
-        wanted, wanted_logits = generated(original, one)
+    together = generated(model, {"input_ids": padded_prompts()["input_ids"]})[0]
+    for row in range(3):  # one by one: Transformers mixes the sequences of a batch
+        one = {"input_ids": padded_prompts()["input_ids"][row : row + 1]}
+        expected, wanted_logits = generated(original, one)
         found, logits = generated(model, one)
-        assert found == wanted == together[row : row + 1]
+        assert found == expected == together[row : row + 1]
         torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)

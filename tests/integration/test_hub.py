@@ -1,4 +1,4 @@
-"""Open repositories of a hub that runs in this process, on 127.0.0.1: what is fetched, and the errors."""
+"""Open repositories of a hub server in this process, on 127.0.0.1: the downloaded files, and the errors."""
 
 from __future__ import annotations
 
@@ -132,14 +132,14 @@ def cache(tmp_path: Path) -> str:
     return str(tmp_path / "cache")
 
 
-def test_fetches_only_what_is_needed(hub: Hub, cache: str, capfd: Any) -> None:
+def test_only_the_necessary_files_are_downloaded(hub: Hub, cache: str, capfd: Any) -> None:
     found = open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache))
     assert (found.name, found.revision, found.format, found.model_type) == ("owner/tiny", MAIN, "safetensors", "bert")
     assert sorted(hub.served) == ["config.json", "model.safetensors", "vocab.txt"]
     assert found.directory.is_relative_to(cache) and capfd.readouterr() == ("", "")
 
 
-def test_fetches_code_only_with_the_flag(hub: Hub, cache: str) -> None:
+def test_code_is_downloaded_only_with_the_flag(hub: Hub, cache: str) -> None:
     open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, trust_remote_code=True))
     assert "modeling_x.py" in hub.served
 
@@ -166,9 +166,9 @@ def test_an_adapter_and_its_base(hub: Hub, cache: str, tmp_path: Path) -> None:
     assert (found.name, found.revision, found.model_type) == ("owner/lora", MAIN, "gpt2")
     assert found.adapter is not None and found.adapter.base == "owner/tiny"
     assert not [name for name in hub.served if name.endswith(".bin")]
-    given = open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, adapter="owner/lora"))
-    assert (given.name, given.revision, given.model_type) == ("owner/tiny", MAIN, "bert")
-    assert given.adapter is not None and (given.adapter.name, given.adapter.revision) == ("owner/lora", MAIN)
+    merged = open_checkpoint("owner/tiny", ExportOptions(cache_dir=cache, adapter="owner/lora"))
+    assert (merged.name, merged.revision, merged.model_type) == ("owner/tiny", MAIN, "bert")
+    assert merged.adapter is not None and (merged.adapter.name, merged.adapter.revision) == ("owner/lora", MAIN)
 
 
 def test_unknown_revision(hub: Hub, cache: str) -> None:
@@ -219,7 +219,9 @@ def test_damaged_repository(hub: Hub, cache: str) -> None:
         open_checkpoint("owner/bad", ExportOptions(cache_dir=cache))
 
 
-def test_a_directory_of_that_name_comes_first(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_takes_precedence_over_a_repository(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "owner" / "tiny").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointNotFoundError, match=r"no config\.json"):
@@ -227,7 +229,7 @@ def test_a_directory_of_that_name_comes_first(hub: Hub, tmp_path: Path, monkeypa
     assert hub.served == []
 
 
-def test_choice_of_files() -> None:
+def test_which_files_are_downloaded() -> None:
     names = ["config.json", "pytorch_model.bin", "tf_model.h5", "model-00001-of-00002.safetensors", "x.gguf",
              "model.safetensors.index.json", "pytorch_model.fp16.bin", "training_args.bin", "spiece.model"]  # fmt: skip
     assert choose_files(names, ExportOptions()) == [
@@ -248,5 +250,5 @@ def test_choice_of_files() -> None:
 @pytest.mark.parametrize(("name", "answer"), [("bert-base-uncased", True), ("a/b", True), ("a/b.c_d-e", True),
                                               ("a/b/c", False), ("./a", False), ("a//b", False), ("a b", False),
                                               ("a/b.git", False), ("../a", False), ("", False)])  # fmt: skip
-def test_what_can_be_a_repository(name: str, answer: bool) -> None:
+def test_repository_names(name: str, answer: bool) -> None:
     assert looks_like_repository(name) is answer

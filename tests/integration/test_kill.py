@@ -1,4 +1,4 @@
-"""A process that is killed leaves the old output or the new one, and the next one tidies up."""
+"""A killed process leaves the old output or the new one, and the next export removes its files."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def checkpoints(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["copy", "link"])
-@pytest.mark.parametrize("kind", ["audited", "timed"])
-def test_killed_at_any_moment(kind: str, weights: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["audited", "timed"])
+def test_an_export_killed_at_any_time(mode: str, weights: str, tmp_path: Path) -> None:
     checkpoints(tmp_path)
-    command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), kind, weights, "0"]
+    command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), mode, weights, "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["deaths"] >= 25
-    assert told["kept"] >= 10 and told["changed"] >= 1
-    assert told["left"] == ["out", "v0", "v1"]
+    result = json.loads(done.stdout)
+    assert result["deaths"] >= 25
+    assert result["kept"] >= 10 and result["changed"] >= 1
+    assert result["left"] == ["out", "v0", "v1"]
 
 
 def names(directory: Path) -> set[str]:
@@ -66,12 +66,12 @@ def test_only_abandoned_stages_of_the_same_output_are_removed(tmp_path: Path) ->
 
 
 def write(stage: Path, text: str) -> None:
-    """Write what an export does, as far as replacing it is concerned."""
+    """Write the files of an export that are checked before it is replaced."""
     (stage / "file").write_text(text)
     (stage / FILE_NAME).write_text(Manifest("none", {}, {}, {}, (), {}, ("file",)).to_json())
 
 
-def test_two_exports_to_one_place_leave_each_other_alone(tmp_path: Path) -> None:
+def test_two_exports_to_one_output_do_not_interfere(tmp_path: Path) -> None:
     with staged(tmp_path / "out", force=True) as first:
         write(first, "first")
         with staged(tmp_path / "out", force=True) as second:
@@ -82,10 +82,10 @@ def test_two_exports_to_one_place_leave_each_other_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("replaces", [True, False])
-def test_of_eight_exports_to_one_place_one_succeeds(
+def test_one_of_eight_exports_to_one_output_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
 ) -> None:
-    """Where the file system can't refuse to replace a directory, renaming onto one with files fails as well."""
+    """If the file system has no exclusive rename, renaming to a directory with files fails, too."""
     if not replaces:
         monkeypatch.setattr(_stages, "_renameat2", lambda *_: False)
     together = Barrier(8)
@@ -101,8 +101,8 @@ def test_of_eight_exports_to_one_place_one_succeeds(
         return text
 
     with ThreadPoolExecutor(8) as threads:
-        told = [text for text in threads.map(export, "abcdefgh") if text is not None]
-    assert told == [(tmp_path / "out" / "file").read_text()]
+        succeeded = [text for text in threads.map(export, "abcdefgh") if text is not None]
+    assert succeeded == [(tmp_path / "out" / "file").read_text()]
     assert names(tmp_path) == {"out"}
     assert names(tmp_path / "out") == {"file", FILE_NAME}
 
@@ -145,7 +145,7 @@ APPEARING = [directory_with_a_file, export_with_another_file, export_with_a_link
 @pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("appear", APPEARING)
-def test_what_appears_during_an_export_is_kept(
+def test_files_that_appear_during_an_export_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appear: Callable[[Path], None], force: bool, exchanges: bool
 ) -> None:
     if not exchanges:
@@ -156,15 +156,15 @@ def test_what_appears_during_an_export_is_kept(
         write(stage, "new")
         appear(output)
         before = output.lstat()
-        held = names(output) if output.is_dir() else set()
+        files = names(output) if output.is_dir() else set()
     assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
-    assert not output.is_dir() or names(output) == held
+    assert not output.is_dir() or names(output) == files
     assert names(tmp_path) == {"elsewhere", "out"}
     assert names(tmp_path / "elsewhere") == set()
 
 
 def test_an_empty_directory_that_appears_is_kept_without_force(tmp_path: Path) -> None:
-    """Whoever made it is about to write into it; one that was there before is what the user chose."""
+    """Its creator is about to write into it; a directory that existed before was chosen by the user."""
     (tmp_path / "chosen").mkdir()
     with staged(tmp_path / "chosen") as stage:
         write(stage, "new")
@@ -179,7 +179,7 @@ def test_an_empty_directory_that_appears_is_kept_without_force(tmp_path: Path) -
 def test_files_that_appear_just_before_the_exchange_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:
-    """What is in the old output is looked at again when nobody can reach it by its name any more."""
+    """The old output is checked again when it can no longer be accessed by its name."""
     output = tmp_path / "out"
     with staged(output) as stage:
         write(stage, "old")
@@ -198,8 +198,8 @@ def test_files_that_appear_just_before_the_exchange_are_kept(
     assert names(tmp_path) == {"out"}
 
 
-def test_an_output_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
-    """Where two names can't change places at once, a process may be killed between two renames."""
+def test_an_output_that_was_moved_aside_is_restored(tmp_path: Path) -> None:
+    """If paths can't be exchanged atomically, a process may be killed between two renames."""
     (tmp_path / ".out.abcdefgh.old").mkdir()
     (tmp_path / ".out.abcdefgh.old" / "onnxport.json").write_text("{}")
     (tmp_path / ".out.abcdefgh.partial").mkdir()

@@ -1,4 +1,4 @@
-"""Without torch and Transformers, exported directories load and generate what they generate with them."""
+"""Exported directories load and generate the same tokens without torch and Transformers as with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 
-ALONE = """
+WITHOUT_TORCH = """
 import json, sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 import numpy as np
@@ -34,16 +34,16 @@ assert not {"onnx", "onnx_ir", "safetensors", "huggingface_hub"} & sys.modules.k
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("light")
-    made = {}
-    for kind, feature, task in (
+    directories = {}
+    for model_type, feature, task in (
         ("gpt2", "causal-lm", "text-generation-with-past"),
         ("bart", "seq2seq-lm", "text2text-generation-with-past"),
         ("bert", "sequence-classification", "text-classification"),
     ):
-        checkpoint = make_checkpoint(kind, feature, root / "checkpoints")
-        onnxport.export(checkpoint, root / kind, ExportOptions(task=task, validate="none"))
-        made[kind] = root / kind
-    return made
+        checkpoint = make_checkpoint(model_type, feature, root / "checkpoints")
+        onnxport.export(checkpoint, root / model_type, ExportOptions(task=task, validate="none"))
+        directories[model_type] = root / model_type
+    return directories
 
 
 def inputs() -> dict[str, Any]:
@@ -53,21 +53,28 @@ def inputs() -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bart"])
-def test_nothing_heavy_is_needed(kind: str, directories: dict[str, Path]) -> None:
+@pytest.mark.parametrize("model_type", ["gpt2", "bart"])
+def test_torch_and_transformers_are_not_needed(model_type: str, directories: dict[str, Path]) -> None:
     given = {name: value.tolist() for name, value in inputs().items()}
     settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1}
-    command = [sys.executable, "-c", ALONE, str(directories[kind]), json.dumps(given), json.dumps(settings)]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TORCH,
+        str(directories[model_type]),
+        json.dumps(given),
+        json.dumps(settings),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    model = onnxport.load(directories[kind])
+    model = onnxport.load(directories[model_type])
     tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
     expected = model.generate(**tensors, max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=1)
     found = np.array(json.loads(done.stdout))
     assert np.array_equal(found[:, :-1], expected.numpy()[:, :-1])  # BART's settings force the last token
 
 
-def test_sampling_repeats_itself_with_a_seed(directories: dict[str, Path]) -> None:
+def test_sampling_is_reproducible_with_a_seed(directories: dict[str, Path]) -> None:
     model = LightModel(Directory(directories["gpt2"]))
     settings = {"max_new_tokens": 12, "do_sample": True, "temperature": 1.5, "top_k": 20, "top_p": 0.9}
     first = model.generate(inputs(), seed=3, **settings)
@@ -90,12 +97,12 @@ def test_a_classifier_takes_arrays(directories: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     "settings", [{"temperature": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}, {"num_beams": 3}, {"top_k": -1}]
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], directories: dict[str, Path]) -> None:
+def test_invalid_settings(settings: dict[str, Any], directories: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match=next(iter(settings))):
         LightModel(Directory(directories["gpt2"])).generate(inputs(), **settings)
 
 
-def test_a_classifier_generates_nothing(directories: dict[str, Path]) -> None:
+def test_a_classifier_cannot_generate(directories: dict[str, Path]) -> None:
     with pytest.raises(UnsupportedError, match="text-classification"):
         LightModel(Directory(directories["bert"])).generate(inputs())
 

@@ -1,4 +1,4 @@
-"""Load tiny seeded models: every parameter from the checkpoint, or an error that names the ones that aren't."""
+"""Load tiny seeded models: every parameter is from the checkpoint, or an error names the missing ones."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_sharded_and_pickled_are_the_same(masked: tuple[Path, Any], tmp_path: Pa
         assert all(torch.equal(state[name], value) for name, value in saved.state_dict().items())
 
 
-def test_head_of_another_task_is_left_aside_and_no_pooler_is_invented(
+def test_the_head_of_another_task_is_ignored_and_no_pooler_is_initialized(
     masked: tuple[Path, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     directory, saved = masked
@@ -103,7 +103,7 @@ def test_head_of_another_task_is_left_aside_and_no_pooler_is_invented(
 def test_a_missing_head_is_an_error(masked: tuple[Path, Any]) -> None:
     with pytest.raises(WeightsMismatchError, match=r"classifier\.bias, classifier\.weight.*saved from BertForMaskedLM"):
         load(masked[0], "BertForTokenClassification")
-    # This head reads the pooler: leaving the pooler out isn't an option.
+    # This head uses the pooler, so the pooler can't be omitted.
     with pytest.raises(WeightsMismatchError, match=r"bert\.pooler\.dense\.bias"):
         load(masked[0], "BertForSequenceClassification")
 
@@ -115,7 +115,7 @@ def test_a_missing_parameter_is_an_error(masked: tuple[Path, Any]) -> None:
         load(masked[0], "BertForMaskedLM")
 
 
-def test_leftovers_and_shapes_are_errors(masked: tuple[Path, Any]) -> None:
+def test_unexpected_tensors_and_other_shapes_are_errors(masked: tuple[Path, Any]) -> None:
     def change(state: dict[str, torch.Tensor]) -> None:
         state["bert.encoder.layer.2.output.dense.weight"] = torch.zeros(2)
         state["bert.embeddings.word_embeddings.weight"] = torch.zeros(31, 16)
@@ -161,7 +161,7 @@ def test_tied_weights_and_base_models(tmp_path: Path, saved: str, wanted: str, c
 
 
 @pytest.mark.parametrize("name", ["Marian", "Pegasus"])
-def test_tables_of_sines_that_were_not_saved_are_computed(tmp_path: Path, name: str) -> None:
+def test_sinusoidal_positions_that_were_not_saved_are_computed(tmp_path: Path, name: str) -> None:
     config = getattr(transformers, f"{name}Config")(
         vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, pad_token_id=1,
         decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=20,
@@ -173,7 +173,7 @@ def test_tables_of_sines_that_were_not_saved_are_computed(tmp_path: Path, name: 
     rewrite(tmp_path, lambda state: [state.pop(key) for key in list(state) if "embed_positions" in key])
     loaded = load(tmp_path, class_name)
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
-    # A learned table in the same place is never invented.
+    # Learned positions are never initialized.
     rewrite(tmp_path, lambda state: state.pop("model.encoder.layers.0.fc1.bias"))
     with pytest.raises(WeightsMismatchError, match=r"encoder\.layers\.0\.fc1\.bias"):
         load(tmp_path, class_name)
@@ -189,7 +189,7 @@ def test_a_declared_omission_must_not_be_random(masked: tuple[Path, Any], monkey
         load(masked[0], "BertForMaskedLM")
 
 
-def test_an_omission_that_was_loaded_under_another_name_is_none(masked: tuple[Path, Any]) -> None:
+def test_a_parameter_that_was_loaded_under_another_name_is_not_missing(masked: tuple[Path, Any]) -> None:
     from onnxport.loading.accounting import LoadReport, _unreported
 
     model = load(masked[0], "BertForMaskedLM")
@@ -212,7 +212,7 @@ def test_gpt2_masks_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
     assert load(tmp_path, "GPT2LMHeadModel")
 
 
-def test_composite_without_the_encoders_pooler(tmp_path: Path) -> None:
+def test_an_encoder_decoder_without_the_encoders_pooler(tmp_path: Path) -> None:
     vit = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8,
                     patch_size=4)  # fmt: skip
     gpt2 = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=20, add_cross_attention=True)
@@ -260,7 +260,7 @@ def test_unknown_device(masked: tuple[Path, Any]) -> None:
             load(masked[0], "BertForMaskedLM", ExportOptions(device=device))
 
 
-def test_prints_nothing_and_restores_what_it_silenced(masked: tuple[Path, Any], capfd: Any) -> None:
+def test_nothing_is_printed_and_loggers_are_restored(masked: tuple[Path, Any], capfd: Any) -> None:
     from transformers.utils import logging as transformers_logging
 
     before = (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled(), warnings.filters[:])

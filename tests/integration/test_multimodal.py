@@ -1,4 +1,4 @@
-"""Models that read pictures or sounds beside a text become components, which generate what PyTorch generates."""
+"""Multimodal models become several graphs, which generate the same tokens as PyTorch."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.light import LightModel
 from tests.breadth import sampled
 
-TOKENS, PLACE, VOCABULARY = 64, 90, 99
+TOKENS, PLACEHOLDER, VOCABULARY = 64, 90, 99
 TEXT = {
     **{"model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 37},
     **{"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256},
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
-SIGHT = {
+VISION = {
     **{"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 3, "num_attention_heads": 4},
     **{"image_size": 32, "patch_size": 8},
 }
 WINDOWS = {"sliding_window": 16, "num_hidden_layers": 6}
-KINDS = {"layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2}
+LAYER_TYPES = {"layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
 QWEN = {**TEXT, "rope_parameters": ROPE}
 GRID = {"depth": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
-SEEN = {**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37}
+PACKED_VISION = {**GRID, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37}
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
 MODELS: dict[str, dict[str, Any]] = {
-    "Llava": {"text_config": TEXT, "vision_config": {**SIGHT, "model_type": "clip_vision_model"}},
+    "Llava": {"text_config": TEXT, "vision_config": {**VISION, "model_type": "clip_vision_model"}},
     "Gemma3": {
-        "text_config": {**TEXT, **WINDOWS, **KINDS, "model_type": "gemma3_text", "head_dim": 8},
-        "vision_config": SIGHT,
+        "text_config": {**TEXT, **WINDOWS, **LAYER_TYPES, "model_type": "gemma3_text", "head_dim": 8},
+        "vision_config": VISION,
         "mm_tokens_per_image": 4,
         "boi_token_index": 91,
         "eoi_token_index": 92,
     },
     "PaliGemma": {
         "text_config": {**TEXT, "model_type": "gemma", "head_dim": 8},
-        "vision_config": {**SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "vision_config": {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
         "projection_dim": 32,
         "hidden_size": 32,
     },
     "InternVL": {
         "text_config": {**TEXT, "model_type": "qwen2"},
-        "vision_config": {**SIGHT, "image_size": [32, 32], "patch_size": [8, 8]},
+        "vision_config": {**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
         "downsample_ratio": 0.5,
     },
-    "SmolVLM": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
-    "Idefics3": {"text_config": TEXT, "vision_config": SIGHT, "scale_factor": 2, "pad_token_id": 0},
+    "SmolVLM": {"text_config": TEXT, "vision_config": VISION, "scale_factor": 2, "pad_token_id": 0},
+    "Idefics3": {"text_config": TEXT, "vision_config": VISION, "scale_factor": 2, "pad_token_id": 0},
     "Qwen2VL": {
         "text_config": {**QWEN, "model_type": "qwen2_vl_text"},
         "vision_config": {**GRID, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
@@ -67,22 +67,22 @@ MODELS: dict[str, dict[str, Any]] = {
     "Qwen2_5_VL": {
         "text_config": {**QWEN, "model_type": "qwen2_5_vl_text"},
         "vision_config": {
-            **SEEN,
+            **PACKED_VISION,
             **{"window_size": 32, "fullatt_block_indexes": [2]},
         },
     },
     "Qwen3VL": {
         "text_config": {**QWEN, "model_type": "qwen3_vl_text", "head_dim": 8},
-        "vision_config": {**SEEN, "num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
+        "vision_config": {**PACKED_VISION, "num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
     },
     "LlavaNext": {
         "text_config": TEXT,
-        "vision_config": {**SIGHT, "model_type": "clip_vision_model"},
+        "vision_config": {**VISION, "model_type": "clip_vision_model"},
         "image_grid_pinpoints": PINPOINTS,
     },
     "LlavaOnevision": {
         "text_config": {**TEXT, "model_type": "qwen2"},
-        "vision_config": {**SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "vision_config": {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
         "image_grid_pinpoints": PINPOINTS,
         "vision_aspect_ratio": "anyres_max_2",
     },
@@ -93,11 +93,11 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"] * 2},
             "rope_parameters": {**ROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0},
         },
-        "vision_config": {**SEEN, "num_position_embeddings": 36},
+        "vision_config": {**PACKED_VISION, "num_position_embeddings": 36},
     },
     "GlmOcr": {
         "text_config": {**QWEN, "model_type": "glm_ocr_text", "head_dim": 8},
-        "vision_config": SEEN,
+        "vision_config": PACKED_VISION,
     },
     "Voxtral": {
         "text_config": TEXT,
@@ -115,21 +115,21 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 EVERY_TIME = ("Llava", "Qwen3VL", "LlavaNext", "Voxtral")
-"""One model for each way to merge embeddings, to count positions, and to cut images."""
-HEARING = ("Voxtral", "Qwen2Audio")
+"""One model for each strategy of merging embeddings, counting positions and tiling images."""
+WITH_AUDIO = ("Voxtral", "Qwen2Audio")
 
 
 def checkpoint(name: str, directory: Path) -> tuple[Any, Path]:
-    """Write a tiny checkpoint, and return its model, too."""
+    """Write a tiny checkpoint, and return its model."""
     model_class = getattr(transformers, f"{name}ForConditionalGeneration")
-    places = {"audio_token_id": PLACE} if name in HEARING else {"image_token_id": PLACE}
+    token_ids = {"audio_token_id": PLACEHOLDER} if name in WITH_AUDIO else {"image_token_id": PLACEHOLDER}
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**MODELS[name], **places)).eval()
+    model = model_class(model_class.config_class(**MODELS[name], **token_ids)).eval()
     randomize(model)
     model.generation_config.pad_token_id = 0
     model.save_pretrained(directory)
     make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
-    if name in HEARING:
+    if name in WITH_AUDIO:
         settings = {"feature_size": 16, "chunk_length": 1, "n_fft": 400, "hop_length": 160, "sampling_rate": 15_360}
         transformers.WhisperFeatureExtractor(**settings).save_pretrained(directory)
     else:
@@ -139,83 +139,83 @@ def checkpoint(name: str, directory: Path) -> tuple[Any, Path]:
 
 
 def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
-    """Make texts with room for what a picture or a sound takes, padded on the left but for the first."""
+    """Return prompts with placeholder tokens for an image or audio clip; all but the first are padded on the left."""
     torch.manual_seed(batch)
     if name == "Voxtral":
-        media = {"input_features": torch.randn(batch, 16, 96)}
-        said = model.get_audio_features(**media).pooler_output
+        modality = {"input_features": torch.randn(batch, 16, 96)}
+        features = model.get_audio_features(**modality).pooler_output
     elif name == "Qwen2Audio":
         lengths = torch.tensor([96, 51, 70])[:batch]
         mask = (torch.arange(96)[None] < lengths[:, None]).long()
-        media = {"input_features": torch.randn(batch, 16, 96), "feature_attention_mask": mask}
-        return {**texts([(length + 1) // 4 for length in lengths.tolist()]), **media}
-    elif name in GRIDDED:
+        modality = {"input_features": torch.randn(batch, 16, 96), "feature_attention_mask": mask}
+        return {**padded_prompts([(length + 1) // 4 for length in lengths.tolist()]), **modality}
+    elif name in PACKED:
         shapes = torch.tensor([[1, 4, 6], [1, 8, 4], [1, 10, 6]])[:batch]
-        media = {"pixel_values": torch.randn(int(shapes.prod(-1).sum()), 3 * 2 * 8 * 8), "image_grid_thw": shapes}
-        made = texts([int(size) // 4 for size in shapes.prod(-1)])
-        return {**made, "mm_token_type_ids": (made["input_ids"] == PLACE).int(), **media}
-    elif name in CUT:
+        modality = {"pixel_values": torch.randn(int(shapes.prod(-1).sum()), 3 * 2 * 8 * 8), "image_grid_thw": shapes}
+        prompts = padded_prompts([int(size) // 4 for size in shapes.prod(-1)])
+        return {**prompts, "mm_token_type_ids": (prompts["input_ids"] == PLACEHOLDER).int(), **modality}
+    elif name in TILED:
         sizes = torch.tensor([[70, 80], [50, 20], [40, 64]])[:batch]
-        media = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        modality = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
         with torch.no_grad():
-            said = model.get_image_features(**media).pooler_output
-        return {**texts([len(states) for states in said]), **media}
+            features = model.get_image_features(**modality).pooler_output
+        return {**padded_prompts([len(embeddings) for embeddings in features]), **modality}
     elif name in ("SmolVLM", "Idefics3"):
-        media = {
+        modality = {
             "pixel_values": torch.randn(batch, 2, 3, 32, 32),
             "pixel_attention_mask": torch.ones(batch, 2, 32, 32, dtype=torch.bool),
         }
-        media["pixel_values"][::2, 1] = 0  # an empty tile
-        media["pixel_attention_mask"][0, 0, 16:] = False
-        return {**texts([4, 8, 4][:batch]), **media}
+        modality["pixel_values"][::2, 1] = 0  # an empty tile
+        modality["pixel_attention_mask"][0, 0, 16:] = False
+        return {**padded_prompts([4, 8, 4][:batch]), **modality}
     else:
-        media = {"pixel_values": torch.randn(batch, 3, 32, 32)}
-        said = model.get_image_features(**media).pooler_output
-    places = sum(states.numel() for states in said) // 32 // batch
-    ids = torch.randint(5, 80, (batch, 9 + places))
-    ids[:, 4 : 4 + places] = PLACE
+        modality = {"pixel_values": torch.randn(batch, 3, 32, 32)}
+        features = model.get_image_features(**modality).pooler_output
+    count = sum(embeddings.numel() for embeddings in features) // 32 // batch
+    ids = torch.randint(5, 80, (batch, 9 + count))
+    ids[:, 4 : 4 + count] = PLACEHOLDER
     mask = torch.ones_like(ids)
     mask[1:, :3] = 0
     if name in ("Gemma3", "PaliGemma"):
-        media["token_type_ids"] = (ids == PLACE).long() * (name == "Gemma3")
-    return {"input_ids": ids, "attention_mask": mask, **media}
+        modality["token_type_ids"] = (ids == PLACEHOLDER).long() * (name == "Gemma3")
+    return {"input_ids": ids, "attention_mask": mask, **modality}
 
 
-def texts(places: list[int]) -> dict[str, torch.Tensor]:
-    """Make texts with room for pictures of different sizes, padded on the left to one length."""
-    rows = [[*torch.randint(5, 80, (4,)).tolist(), *[PLACE] * count, *range(5, 10)] for count in places]
+def padded_prompts(placeholders: list[int]) -> dict[str, torch.Tensor]:
+    """Return prompts with placeholder tokens for images of different sizes, padded on the left."""
+    rows = [[*torch.randint(5, 80, (4,)).tolist(), *[PLACEHOLDER] * count, *range(5, 10)] for count in placeholders]
     length = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
-GRIDDED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3_5", "GlmOcr")
-CUT = ("LlavaNext", "LlavaOnevision")
+PACKED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3_5", "GlmOcr")
+TILED = ("LlavaNext", "LlavaOnevision")
 
 
 @pytest.mark.parametrize("name", sampled(MODELS, EVERY_TIME))
-def test_generated_tokens_are_the_originals(name: str, tmp_path: Path) -> None:
+def test_generated_tokens_equal_pytorchs(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
-    task = "audio-text-to-text" if name in HEARING else "image-text-to-text"
+    task = "audio-text-to-text" if name in WITH_AUDIO else "image-text-to-text"
     result = onnxport.export(source, tmp_path / "out", ExportOptions(task=f"{task}-with-past"))
-    encoder = "audio_encoder" if name in HEARING else "vision_encoder"
+    encoder = "audio_encoder" if name in WITH_AUDIO else "vision_encoder"
     assert [item.name for item in result.manifest.components] == [encoder, "embed_tokens", "decoder_model_merged"]
     ours = onnxport.load(tmp_path / "out", threads=1)
-    wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
-        assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+        assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
     light = LightModel(ours.directory)
     arrays = {name: value.numpy() for name, value in inputs.items()}
-    if name in GRIDDED:
+    if name in PACKED:
         with pytest.raises(UnsupportedError, match="rotary position ids"):
             light.generate(arrays, max_new_tokens=TOKENS)
     else:
         greedy = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": -1}
         np.testing.assert_array_equal(light.generate(arrays, **greedy), model.generate(**inputs, **greedy).numpy())
-    inputs["input_ids"][0, (inputs["input_ids"][0] == PLACE).nonzero()[0]] = 7
+    inputs["input_ids"][0, (inputs["input_ids"][0] == PLACEHOLDER).nonzero()[0]] = 7
     with pytest.raises(OptionError, match="placeholder"):
-        ours.generate(**inputs, **wanted)
+        ours.generate(**inputs, **settings)
 
 
 @pytest.mark.parametrize("name", sampled(("Llava", "Qwen3VL", "Voxtral"), ("Llava", "Voxtral")))
@@ -223,19 +223,19 @@ def test_without_past_the_graphs_take_images_or_audio_too(name: str, tmp_path: P
     model, source = checkpoint(name, tmp_path / "checkpoint")
     result = onnxport.export(source, tmp_path / "out", ExportOptions(past=False))
     assert not result.manifest.task.endswith("-with-past")
-    encoder = "audio_encoder" if name in HEARING else "vision_encoder"
+    encoder = "audio_encoder" if name in WITH_AUDIO else "vision_encoder"
     components = {item.name: [value.name for value in item.inputs] for item in result.manifest.components}
     assert list(components) == [encoder, "embed_tokens", "decoder_model_merged"]
     assert not any(value.startswith("past_") for inputs in components.values() for value in inputs)
     ours = onnxport.load(tmp_path / "out")
-    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     for batch in (1, 3):
         inputs = inputs_for(name, model, batch)
-        assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+        assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
 
 
 @pytest.mark.parametrize("task", ["automatic-speech-recognition", "text2text-generation"])
-def test_a_decoder_takes_audio_whatever_its_task_is_called(task: str, tmp_path: Path) -> None:
+def test_a_decoder_takes_audio_under_any_task(task: str, tmp_path: Path) -> None:
     _, source = checkpoint("Voxtral", tmp_path / "checkpoint")
     for past in ("", "-with-past"):
         graphs = describe_checkpoint(source, ExportOptions(task=f"{task}{past}")).graphs
@@ -245,35 +245,35 @@ def test_a_decoder_takes_audio_whatever_its_task_is_called(task: str, tmp_path: 
 @pytest.mark.parametrize(
     "name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"), ("Llava", "Qwen3VL", "LlavaNext"))
 )
-def test_beams_share_their_text_s_images(name: str, tmp_path: Path) -> None:
+def test_beams_share_the_images_of_their_prompt(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     options = ExportOptions(task="image-text-to-text-with-past", validate="none")
     onnxport.export(source, tmp_path / "out", options)
     ours = onnxport.load(tmp_path / "out", threads=1)
     inputs = inputs_for(name, model, 3)
-    ids = inputs["input_ids"]  # the first text gets the second's picture, too, in front of a text without any
+    ids = inputs["input_ids"]  # the first prompt has the second's image, too; the prompt after it has none
     rows = [ids[0].tolist() + ids[1][ids[1] != 0].tolist(), [7] * 9, ids[2][ids[2] != 0].tolist()]
     length = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     inputs |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
     if "mm_token_type_ids" in inputs:
-        inputs["mm_token_type_ids"] = (ids == PLACE).int()
-    wanted = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
+        inputs["mm_token_type_ids"] = (ids == PLACEHOLDER).int()
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
     for more in ({}, {"num_return_sequences": 2}):
-        assert torch.equal(ours.generate(**inputs, **wanted, **more), model.generate(**inputs, **wanted, **more))
+        assert torch.equal(ours.generate(**inputs, **settings, **more), model.generate(**inputs, **settings, **more))
 
 
 def phi(directory: Path) -> Any:
-    """Write a tiny Phi-4-multimodal, which sees and hears, and return its model."""
+    """Write a tiny Phi-4-multimodal, which takes images and audio, and return its model."""
     text = {key: value for key, value in TEXT.items() if key != "model_type"}
-    seen = {**SIGHT, "num_hidden_layers": 4, "patch_size": 4, "crop_size": 32, "image_token_id": PLACE}
-    heard = {
+    vision = {**VISION, "num_hidden_layers": 4, "patch_size": 4, "crop_size": 32, "image_token_id": PLACEHOLDER}
+    audio = {
         **{"hidden_size": 32, "intermediate_size": 37, "num_blocks": 3, "num_attention_heads": 4, "input_size": 16},
         **{"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 16},
-        **{"bias_max_distance": 20, "audio_token_id": PLACE + 1},
+        **{"bias_max_distance": 20, "audio_token_id": PLACEHOLDER + 1},
     }
     config = transformers.Phi4MultimodalConfig(
-        **text, original_max_position_embeddings=256, vision_config=seen, audio_config=heard
+        **text, original_max_position_embeddings=256, vision_config=vision, audio_config=audio
     )
     torch.manual_seed(0)
     model = transformers.Phi4MultimodalForCausalLM(config).eval()
@@ -285,27 +285,27 @@ def phi(directory: Path) -> Any:
 
 
 def images_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
-    """Make pictures of 2 x 1, 1 x 2 and 1 x 1 crops, the first two padded, and count the places that each takes."""
+    """Return images of 2 x 1, 1 x 2 and 1 x 1 crops, the first two padded, and their numbers of placeholder tokens."""
     mask = torch.ones(3, 3, 8, 8, dtype=torch.bool)
     mask[0, 2, 3:] = mask[1, 2, :, 5:] = False
     sizes = torch.tensor([[64, 32], [32, 64], [32, 32]])
-    media = {"image_pixel_values": torch.randn(3, 3, 3, 32, 32), "image_sizes": sizes, "image_attention_mask": mask}
-    own = [(4 + 2, 4), (4, 4 + 3), (4, 4)]  # a state for two patches
-    places = [rows * (columns + 1) + 1 + 4 * (4 + 1) for rows, columns in own]
-    return places[:batch], {name: value[:batch] for name, value in media.items()}
+    modality = {"image_pixel_values": torch.randn(3, 3, 3, 32, 32), "image_sizes": sizes, "image_attention_mask": mask}
+    grids = [(4 + 2, 4), (4, 4 + 3), (4, 4)]  # one embedding for two patches
+    counts = [rows * (columns + 1) + 1 + 4 * (4 + 1) for rows, columns in grids]
+    return counts[:batch], {name: value[:batch] for name, value in modality.items()}
 
 
 def audios_for_phi(batch: int) -> tuple[list[int], dict[str, torch.Tensor]]:
-    """Make sounds of different lengths, and count the places that each takes."""
+    """Return audio clips of different lengths, and their numbers of placeholder tokens."""
     lengths = torch.tensor([75, 40, 61])[:batch]
     frames = int(lengths.max())
-    media = {"audio_input_features": torch.randn(batch, frames, 16), "audio_embed_sizes": -(-lengths // 8)}
-    if batch > 1:  # as the processor does
-        media["audio_attention_mask"] = torch.arange(frames)[None] < lengths[:, None]
-    return media["audio_embed_sizes"].tolist(), media
+    modality = {"audio_input_features": torch.randn(batch, frames, 16), "audio_embed_sizes": -(-lengths // 8)}
+    if batch > 1:  # as in the processor
+        modality["audio_attention_mask"] = torch.arange(frames)[None] < lengths[:, None]
+    return modality["audio_embed_sizes"].tolist(), modality
 
 
-def test_phi_sees_and_hears(tmp_path: Path) -> None:
+def test_phi_takes_images_and_audio(tmp_path: Path) -> None:
     model = phi(tmp_path / "checkpoint")
     options = ExportOptions(task="audio-text-to-text-with-past")
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
@@ -313,17 +313,18 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
     assert [item.name for item in result.manifest.components] == names
     assert any("encoders: 2 layers traced" in note for note in result.manifest.components[1].notes)
     ours = onnxport.load(tmp_path / "out", threads=1)
-    wanted = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         torch.manual_seed(batch)
-        (seen, images), (heard, audios) = images_for_phi(batch), audios_for_phi(batch)
-        both = texts([some + more for some, more in zip(seen, heard, strict=True)])
-        for row, count in zip(both["input_ids"], heard, strict=True):
-            row[(row == PLACE).nonzero()[-count:]] = PLACE + 1
-        only_audios = texts(heard)
-        only_audios["input_ids"] += (only_audios["input_ids"] == PLACE).long()
-        for inputs in ({**texts(seen), **images}, {**only_audios, **audios}, {**both, **images, **audios}):
-            assert torch.equal(ours.generate(**inputs, **wanted), model.generate(**inputs, **wanted))
+        (image_counts, images), (audio_counts, audios) = images_for_phi(batch), audios_for_phi(batch)
+        both = padded_prompts([sum(counts) for counts in zip(image_counts, audio_counts, strict=True)])
+        for row, count in zip(both["input_ids"], audio_counts, strict=True):
+            row[(row == PLACEHOLDER).nonzero()[-count:]] = PLACEHOLDER + 1
+        only_audios = padded_prompts(audio_counts)
+        only_audios["input_ids"] += (only_audios["input_ids"] == PLACEHOLDER).long()
+        only_images = {**padded_prompts(image_counts), **images}
+        for inputs in (only_images, {**only_audios, **audios}, {**both, **images, **audios}):
+            assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
     audios["audio_input_features"] = torch.zeros(3, 4001, 16)
     with pytest.raises(OptionError, match="4001 frames"):
         ours(**only_audios, **audios)
@@ -332,32 +333,32 @@ def test_phi_sees_and_hears(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "head", "task"),
     [
-        *((name, "ForConditionalGeneration", "audio-text-to-text-with-past") for name in HEARING),
+        *((name, "ForConditionalGeneration", "audio-text-to-text-with-past") for name in WITH_AUDIO),
         ("Phi4Multimodal", "ForCausalLM", "audio-text-to-text-with-past"),
         ("Gemma3", "ForConditionalGeneration", "image-to-text-with-past"),
         ("Llava", "ForConditionalGeneration", "image-to-text-with-past"),
         ("Gemma3Text", "ForCausalLM", "text-generation-with-past"),
     ],
 )
-def test_the_task_of_what_sees_or_hears_is_inferred(name: str, head: str, task: str) -> None:
+def test_the_inferred_task_has_images_or_audio(name: str, head: str, task: str) -> None:
     config = getattr(transformers, f"{name}Config")(architectures=[f"{name.removesuffix('Text')}{head}"])
     assert infer_task(config).full_name == task
 
 
-@pytest.mark.parametrize("name", CUT)
-def test_images_of_any_size_are_cut_as_the_original_cuts_them(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TILED)
+def test_images_of_any_size_are_tiled_as_in_the_original(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     onnxport.export(source, tmp_path / "out", ExportOptions(task="image-text-to-text-with-past", validate="none"))
     encoder = onnxport.load(tmp_path / "out").directory.graph("vision_encoder")
     torch.manual_seed(0)
     for batch, high in zip([1, 2, 3] * 20, range(8, 248, 4), strict=True):
         sizes = torch.tensor([[high, 96], [97, high + 1], [high, high]])[:batch]
-        given = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
-        if name == "LlavaOnevision":  # sometimes all of a text with several, which aren't cut
-            given["batch_num_images"] = torch.tensor([batch, 0] if high % 3 else [1] * batch)
+        inputs = {"pixel_values": torch.randn(batch, 5, 3, 32, 32), "image_sizes": sizes}
+        if name == "LlavaOnevision":  # sometimes prompts with several images, which aren't tiled
+            inputs["batch_num_images"] = torch.tensor([batch, 0] if high % 3 else [1] * batch)
         with torch.no_grad():
-            expected = torch.cat(model.get_image_features(**given).pooler_output)
-        found = encoder.run({key: value.numpy() for key, value in given.items()})["image_features"].numpy()
+            expected = torch.cat(model.get_image_features(**inputs).pooler_output)
+        found = encoder.run({key: value.numpy() for key, value in inputs.items()})["image_features"].numpy()
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -365,7 +366,7 @@ def git(directory: Path) -> Any:
     """Write a tiny GIT, and return its model."""
     text = {key: value for key, value in TEXT.items() if key not in ("model_type", "num_key_value_heads")}
     torch.manual_seed(0)
-    model = transformers.GitForCausalLM(transformers.GitConfig(**text, vision_config=SIGHT)).eval()
+    model = transformers.GitForCausalLM(transformers.GitConfig(**text, vision_config=VISION)).eval()
     randomize(model)
     model.save_pretrained(directory)
     make_tokenizer("bart", VOCABULARY, 2, "<unk>", token_type_ids=False).save_pretrained(directory)
@@ -384,9 +385,9 @@ def test_git_reads_its_image_before_the_prompt(past: bool, tmp_path: Path) -> No
     light = LightModel(ours.directory)
     greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
-        prompt = texts([0, 5, 2][:batch])  # of different lengths
+        prompt = padded_prompts([0, 5, 2][:batch])  # of different lengths
         with_images = {**prompt, "pixel_values": torch.randn(batch, 3, 32, 32)}
-        # Without an image, Transformers (5.23) widens the mask by an image's rows all the same: padding is misplaced.
+        # Without an image, Transformers (5.23) still extends the mask by the image embeddings: padding is misplaced.
         for inputs in (with_images, *([prompt] if batch == 1 else [])):
             expected = model.generate(**inputs, **greedy)
             assert torch.equal(ours.generate(**inputs, **greedy), expected)
@@ -405,7 +406,7 @@ def mllama(directory: Path) -> Any:
         **{"intermediate_layers_indices": [0, 2], "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1], [2, 2]]},
     }
     text = {**TEXT, "model_type": "mllama_text_model", "num_hidden_layers": 6, "cross_attention_layers": [1, 4]}
-    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=PLACE)
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=PLACEHOLDER)
     torch.manual_seed(0)
     model = transformers.MllamaForConditionalGeneration(config).eval()
     randomize(model)
@@ -416,17 +417,17 @@ def mllama(directory: Path) -> Any:
 
 
 def tiles_for_mllama(mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Make two images of one to four tiles for each prompt; its first token attends to none, later ones to more."""
+    """Return two images of one to four tiles for each prompt; its first token attends to none, later ones to more."""
     batch, length = mask.shape
     counts = torch.tensor([[1, 2], [4, 2], [2, 1]])[:batch]
-    held = (torch.arange(4) < counts[..., None]).long()
-    attends = held[:, None].expand(-1, length, -1, -1).clone()
+    exists = (torch.arange(4) < counts[..., None]).long()
+    attends = exists[:, None].expand(-1, length, -1, -1).clone()
     attends[:, :, 1] *= (torch.arange(length) >= length - 3)[None, :, None]
     attends *= (mask.cumsum(-1) > 1)[..., None, None]
     return {
         "pixel_values": torch.randn(batch, 2, 4, 3, 32, 32),
         "aspect_ratio_ids": torch.tensor([[1, 2], [4, 3], [2, 1]])[:batch],
-        "aspect_ratio_mask": held,
+        "aspect_ratio_mask": exists,
         "cross_attention_mask": attends,
     }
 
@@ -441,7 +442,7 @@ def test_mllama_attends_to_its_images(past: bool, tmp_path: Path) -> None:
     light = LightModel(ours.directory)
     greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
-        prompt = texts([0, 5, 2][:batch])  # of different lengths
+        prompt = padded_prompts([0, 5, 2][:batch])  # of different lengths
         with_images = {**prompt, **tiles_for_mllama(prompt["attention_mask"])}
         for inputs in (with_images, prompt):
             expected = model.generate(**inputs, **greedy)
@@ -453,8 +454,10 @@ def test_mllama_attends_to_its_images(past: bool, tmp_path: Path) -> None:
         assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
 
 
-def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of("idefics", "image-to-text", tmp_path / "checkpoints")  # its layers take images
+def test_unsupported_multimodal_models_are_an_error(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of(
+        "idefics", "image-to-text", tmp_path / "checkpoints"
+    )  # its layers, not an encoder, take images
     options = ExportOptions(task="image-text-to-text-with-past")
     with pytest.raises(UnsupportedError, match=r"no method that encodes images.*add --no-past"):
         onnxport.export(checkpoint, tmp_path / "out", options)

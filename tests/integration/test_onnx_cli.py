@@ -1,4 +1,4 @@
-"""`python -m onnxport.onnx` behaves as `python -m transformers.onnx` did, and leaves nothing half done."""
+"""`python -m onnxport.onnx` behaves as `python -m transformers.onnx` did, and leaves no partial output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def everything(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.rglob("*"))
 
 
-def test_a_directory_gets_the_model(
+def test_the_model_is_written_to_a_directory(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run(monkeypatch, "-m", bert, "--feature", "masked-lm", "--export_with_transformers", tmp_path / "a" / "b")
@@ -38,7 +38,7 @@ def test_an_existing_file_is_replaced(bert: Path, tmp_path: Path, monkeypatch: p
     assert file.stat().st_size > 1000
 
 
-def test_a_failed_validation_leaves_nothing(
+def test_a_failed_validation_leaves_no_file(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def differs(*_: object) -> None:
@@ -52,7 +52,9 @@ def test_a_failed_validation_leaves_nothing(
     assert "Outputs values doesn't match" in captured.err
 
 
-def test_a_failed_validation_keeps_what_was_there(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_validation_keeps_an_existing_file(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def differs(*_: object) -> None:
         raise ValueError("Outputs values doesn't match")
 
@@ -73,7 +75,7 @@ def test_a_failed_validation_keeps_what_was_there(bert: Path, tmp_path: Path, mo
         (["--preprocessor", "image_processor"], "image processor"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_an_error_is_one_line(
     bert: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +104,7 @@ def test_a_full_disk_is_named(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("torch gave up"), TypeError("torch gave up")])
-def test_what_nobody_expected_is_one_line(
+def test_an_unexpected_error_is_one_line(
     error: Exception, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
@@ -114,7 +116,7 @@ def test_what_nobody_expected_is_one_line(
     assert everything(tmp_path) == []
 
 
-def test_misuse_ends_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misuse_exits_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, "--framework", "jax", tmp_path)
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""Pipelines over exported directories say what Transformers' own say over the original models."""
+"""Pipelines over exported directories return the same results as Transformers' pipelines over the original models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(checkpoint: Path, task: str) -> Path:
-    """Export a checkpoint once; all of its few layers are traced, which is faster than to trace and prove less."""
+    """Export a checkpoint once; all of its few layers are traced, which is faster than stamping."""
     output = checkpoint.with_name(f"{checkpoint.name}-{task}-onnx")
     if not output.exists():
         onnxport.export(checkpoint, output, ExportOptions(task=task, validate="none", stamping=False))
@@ -38,7 +38,7 @@ def exported(checkpoint: Path, task: str) -> Path:
 
 
 def pipelines(task: str, checkpoint: Path, export_task: str | None = None) -> tuple[Any, Any]:
-    """Return the pipeline over the exported directory, and Transformers' own over the checkpoint."""
+    """Return the pipeline over the exported directory, and Transformers' pipeline over the checkpoint."""
     return (
         onnxport.pipeline(task, exported(checkpoint, export_task or task)),
         transformers.pipeline(task, model=str(checkpoint), device="cpu"),
@@ -46,7 +46,7 @@ def pipelines(task: str, checkpoint: Path, export_task: str | None = None) -> tu
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Compare results: texts and numbers of tokens exactly, scores and states within 0.001."""
+    """Compare results: texts and token ids exactly, scores and hidden states within 0.001."""
     assert type(found) is type(expected)
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
@@ -66,7 +66,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def saved(parent: Path, name: str, *parts: Any) -> Path:
-    """Write a model with random weights, and what prepares its inputs."""
+    """Write a model with random weights, and its preprocessors."""
     if not (parent / name).exists():
         randomize(parts[0])
         for part in parts:
@@ -75,7 +75,7 @@ def saved(parent: Path, name: str, *parts: Any) -> Path:
 
 
 def image() -> Image.Image:
-    """Return a picture of 60 x 80 pixels, smooth enough for a resized one to differ from place to place."""
+    """Return an image of 60 x 80 pixels, smooth enough that its pixels still differ after resizing."""
     pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((80, 60))
 
@@ -98,7 +98,7 @@ TEXT = "a tiny text 12"
         ("feature-extraction", "distilbert", "default", TEXT),
     ],
 )
-def test_texts(task: str, model_type: str, feature: str, text: str, parent: Path) -> None:
+def test_text_tasks(task: str, model_type: str, feature: str, text: str, parent: Path) -> None:
     ours, original = pipelines(task, make_checkpoint(model_type, feature, parent), feature)
     assert_same(ours(text), original(text))
     several = [text, f"{text} and {text}"]
@@ -132,10 +132,10 @@ def test_zero_shot_classification(multi_label: bool, parent: Path) -> None:
 def test_text_generation(parent: Path) -> None:
     feature = "causal-lm-with-past"
     ours, original = pipelines("text-generation", make_checkpoint("gpt2", feature, parent), feature)
-    wanted = {"max_new_tokens": 6, "do_sample": False}
-    assert_same(ours(TEXT, **wanted), original(TEXT, **wanted))
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    assert_same(ours(TEXT, **settings), original(TEXT, **settings))
     several = [TEXT, "ab"]
-    assert_same(ours(several, num_beams=2, **wanted), original(several, num_beams=2, **wanted))
+    assert_same(ours(several, num_beams=2, **settings), original(several, num_beams=2, **settings))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_text_generation(parent: Path) -> None:
         pytest.param("image-segmentation", "detr", "image-segmentation", marks=pytest.mark.wide),
     ],
 )
-def test_images(task: str, model_type: str, feature: str, parent: Path) -> None:
+def test_image_tasks(task: str, model_type: str, feature: str, parent: Path) -> None:
     ours, original = pipelines(task, make_checkpoint(model_type, feature, parent), feature)
     settings = {"threshold": 0.1} if "detection" in task else {}
     if model_type == "detr":
@@ -201,7 +201,7 @@ def test_zero_shot_object_detection(parent: Path) -> None:
 
 
 def captioner(parent: Path) -> Path:
-    """Make a picture's encoder with a text's decoder, and a processor of the kind that Donut has."""
+    """Write a vision-encoder-decoder, and a processor like Donut's."""
     checkpoint = make_checkpoint("vision-encoder-decoder", "vision2seq-lm", parent)
     images = transformers.AutoImageProcessor.from_pretrained(checkpoint)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
@@ -209,7 +209,7 @@ def captioner(parent: Path) -> Path:
     return checkpoint
 
 
-def test_a_image_becomes_a_text(parent: Path) -> None:
+def test_image_to_text(parent: Path) -> None:
     checkpoint = captioner(parent)
     ours = onnxport.pipeline("image-to-text", exported(checkpoint, "image-to-text-with-past"))
     original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
@@ -217,8 +217,8 @@ def test_a_image_becomes_a_text(parent: Path) -> None:
     assert_same(ours(image(), **settings), original(image(), **settings))
 
 
-def seeing(parent: Path, name: str) -> Path:
-    """Write a tiny model that reads pictures beside a text, with its processor."""
+def image_text_model(parent: Path, name: str) -> Path:
+    """Write a tiny image-text model, with its processor."""
     layers = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokenizer = make_tokenizer("bart", 60, 0, "<unk>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<fake_token_around_image>"]})
@@ -249,12 +249,12 @@ def seeing(parent: Path, name: str) -> Path:
     torch.manual_seed(0)
     model_class = getattr(transformers, f"{name}ForConditionalGeneration")
     model = model_class(getattr(transformers, f"{name}Config")(**settings))
-    return saved(parent, f"seeing-{name}", model, getattr(transformers, f"{name}Processor")(**parts))
+    return saved(parent, f"image_text_model-{name}", model, getattr(transformers, f"{name}Processor")(**parts))
 
 
 @pytest.mark.parametrize("name", sampled(("Llava", "LlavaNext", "Idefics3"), ("LlavaNext",)))
-def test_images_beside_a_text(name: str, parent: Path) -> None:
-    ours, original = pipelines("image-text-to-text", seeing(parent, name), "image-text-to-text-with-past")
+def test_image_text_to_text(name: str, parent: Path) -> None:
+    ours, original = pipelines("image-text-to-text", image_text_model(parent, name), "image-text-to-text-with-past")
     greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     settings = {"generate_kwargs": greedy, "skip_special_tokens": False}
     one, several = (image(), image().rotate(90, expand=True)), ("ab <image> cd", "a <image>")
@@ -271,17 +271,17 @@ def test_images_beside_a_text(name: str, parent: Path) -> None:
 def test_run_generates_from_an_image_and_a_prompt(
     parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = seeing(parent, "Llava")
+    checkpoint = image_text_model(parent, "Llava")
     directory = exported(checkpoint, "image-text-to-text-with-past")
     image().save(tmp_path / "a.png")
-    given = ("run", str(directory), "--image", str(tmp_path / "a.png"), "--prompt", "what", "--max-new-tokens", "6")
-    assert main([*given, "--greedy", "--json"]) == 0
+    arguments = ("run", str(directory), "--image", str(tmp_path / "a.png"), "--prompt", "what", "--max-new-tokens", "6")
+    assert main([*arguments, "--greedy", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     chat = [{"role": "user", "content": [{"type": "image", "image": image()}, {"type": "text", "text": "what"}]}]
     original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
     expected = original(text=chat, generate_kwargs={"max_new_tokens": 6, "do_sample": False}, return_full_text=False)
-    assert found["text"] == expected[0]["generated_text"].strip()  # cut out of the whole text, with the space before it
-    assert main([*given, "--greedy", "--stream"]) == 0
+    assert found["text"] == expected[0]["generated_text"].strip()  # without the space before it
+    assert main([*arguments, "--greedy", "--stream"]) == 0
     assert capsys.readouterr().out == f"{found['text']}\n"
     assert main(["run", str(directory), "--image", str(tmp_path / "a.png")]) == 2
     assert "pass one --prompt, with --image or --audio" in capsys.readouterr().err
@@ -289,7 +289,7 @@ def test_run_generates_from_an_image_and_a_prompt(
     assert "multimodal" in capsys.readouterr().err
 
 
-def hearing(parent: Path) -> Path:
+def audio_text_model(parent: Path) -> Path:
     """Write a tiny Qwen2-Audio with its processor."""
     tokenizer = make_tokenizer("bart", 60, 0, "<unk>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]})
@@ -309,14 +309,14 @@ def hearing(parent: Path) -> Path:
     extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
     torch.manual_seed(0)
     model = transformers.Qwen2AudioForConditionalGeneration(config)
-    return saved(parent, "hearing", model, transformers.Qwen2AudioProcessor(extractor, tokenizer))
+    return saved(parent, "audio_text_model", model, transformers.Qwen2AudioProcessor(extractor, tokenizer))
 
 
 @pytest.mark.wide
-def test_audios_beside_a_text(parent: Path) -> None:
-    directory = exported(hearing(parent), "audio-text-to-text-with-past")
+def test_audio_text_to_text(parent: Path) -> None:
+    directory = exported(audio_text_model(parent), "audio-text-to-text-with-past")
     ours = onnxport.pipeline("audio-text-to-text", directory)
-    original = transformers.pipeline("any-to-any", model=str(hearing(parent)), device="cpu")
+    original = transformers.pipeline("any-to-any", model=str(audio_text_model(parent)), device="cpu")
     greedy = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     settings = {"generate_kwargs": greedy, "skip_special_tokens": False, "return_full_text": False}
     text = "ab <|audio_bos|><|AUDIO|><|audio_eos|> cd"
@@ -345,7 +345,7 @@ def test_audio_classification(parent: Path) -> None:
     assert_same(ours(audio(1)), original(audio(1)))
 
 
-def test_speech_of_a_ctc_model(parent: Path) -> None:
+def test_speech_recognition_with_ctc(parent: Path) -> None:
     ours, original = pipelines("automatic-speech-recognition", wav2vec2(parent, "CTC"))
     expected = original(audio(1.3))
     assert expected["text"]
@@ -355,7 +355,7 @@ def test_speech_of_a_ctc_model(parent: Path) -> None:
 
 
 def whisper(parent: Path) -> Path:
-    """Make a Whisper with a tokenizer of bytes, its special tokens, and one token for every 20 ms of 30 s."""
+    """Write a Whisper with a byte tokenizer, its special tokens, and one timestamp token for every 20 ms of 30 s."""
     from tokenizers import AddedToken
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -384,7 +384,7 @@ def whisper(parent: Path) -> Path:
     return saved(parent, "whisper", model, transformers.WhisperFeatureExtractor(feature_size=20), tokenizer)
 
 
-def test_speech_of_whisper(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speech_recognition_with_whisper(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, original = pipelines(
         "automatic-speech-recognition", whisper(parent), "automatic-speech-recognition-with-past"
     )
@@ -415,7 +415,7 @@ def test_half_precision(parent: Path) -> None:
     assert {entry["label"]: entry["score"] for entry in ours(image(), top_k=None)} == pytest.approx(expected, abs=0.01)
 
 
-def test_a_task_that_the_directory_was_not_exported_for(parent: Path) -> None:
+def test_another_task_than_that_of_the_export_is_an_error(parent: Path) -> None:
     directory = exported(make_checkpoint("roberta", "sequence-classification", parent), "sequence-classification")
     with pytest.raises(OnnxportError, match=r"exported for text-classification .*RobertaForSequenceClassification"):
         onnxport.pipeline("text-generation", directory)
@@ -433,11 +433,11 @@ def test_a_directory_without_a_tokenizer(parent: Path) -> None:
     shutil.copytree(directory, bare, ignore=shutil.ignore_patterns("*token*"))
     with pytest.raises(OnnxportError, match=r"has no tokenizer, which a pipeline for fill-mask needs.*pass tokenizer="):
         onnxport.pipeline("fill-mask", bare)
-    given = onnxport.pipeline("fill-mask", bare, tokenizer=tokenizer)
-    assert_same(given("ab [MASK]"), onnxport.pipeline("fill-mask", directory)("ab [MASK]"))
+    pipe = onnxport.pipeline("fill-mask", bare, tokenizer=tokenizer)
+    assert_same(pipe("ab [MASK]"), onnxport.pipeline("fill-mask", directory)("ab [MASK]"))
 
 
-def test_nothing_is_complained_about(parent: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_there_are_no_warnings(parent: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = exported(make_checkpoint("roberta", "sequence-classification", parent), "sequence-classification")
     logging.getLogger("transformers").propagate = True
     onnxport.pipeline("text-classification", directory)

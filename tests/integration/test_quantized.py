@@ -1,4 +1,4 @@
-"""Quantized checkpoints: Transformers' loader undoes the method, streamed where it can be, or an error names it."""
+"""Quantized checkpoints: Transformers' loader dequantizes them, streamed if possible, or an error names the method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxport.loading.load import load_config, load_model
 
 State = dict[str, torch.Tensor]
 Quantize = Callable[[str, torch.Tensor], tuple[State, torch.Tensor]]
-"""Returns what is stored for a weight, and what it stands for."""
+"""Returns the stored tensors of a weight, and the dequantized weight."""
 
 TEXT = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -37,8 +37,8 @@ GPT_OSS = {
 }  # fmt: skip
 
 
-def in_blocks(name: str, weight: torch.Tensor, size: int = 16) -> tuple[State, torch.Tensor]:
-    """Store 8 bits each, and a scale for each block of 16 times 16."""
+def quantize_blocks(name: str, weight: torch.Tensor, size: int = 16) -> tuple[State, torch.Tensor]:
+    """Quantize to 8 bits, with a scale for each block of 16 x 16."""
     rows, columns = weight.shape
     blocks = weight.reshape(rows // size, size, columns // size, size)
     scales = blocks.abs().amax(dim=(1, 3)) / 448
@@ -48,8 +48,8 @@ def in_blocks(name: str, weight: torch.Tensor, size: int = 16) -> tuple[State, t
     return {name: packed.reshape(shape), f"{name}_scale_inv": scales}, meant.reshape(shape)
 
 
-def with_exponents(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
-    """Store 8 bits each, and an exponent for each 32 of a row."""
+def quantize_with_exponents(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    """Quantize to 8 bits, with an exponent for every 32 values of a row."""
     exponents = torch.full((len(weight), weight.shape[1] // 32), 121, dtype=torch.uint8)
     packed = (weight * 64).to(torch.float8_e4m3fn)
     return {name: packed, f"{name}_scale_inv": exponents}, packed.float() / 64
@@ -58,8 +58,8 @@ def with_exponents(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor
 CODES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 
-def of_four_bits(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
-    """Store random codes; every row of a weight `[experts, in, out]` is a column here."""
+def quantize_4_bit(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    """Store random 4-bit codes, for the transpose of a weight [experts, in, out]."""
     experts, inner, outer = weight.shape
     codes = torch.randint(0, 16, (experts, outer, inner))
     exponents = torch.randint(118, 124, (experts, outer, inner // 32))
@@ -74,17 +74,17 @@ MXFP8 = {**FP8, "quant_method": "mxfp8", "weight_block_size": [1, 32], "scale_fm
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens", "lm_head"]}
 LINEAR, PACKED = "proj.weight", ("gate_up_proj", "down_proj")
 
-KINDS: dict[str, tuple[str, dict[str, Any], Any, Quantize, dict[str, Any]]] = {
-    "fp8": ("LlamaForCausalLM", TEXT, LINEAR, in_blocks, FP8),
-    "fp8 experts": ("Qwen3MoeForCausalLM", EXPERTS, LINEAR, in_blocks, FP8),
-    "mxfp4": ("GptOssForCausalLM", GPT_OSS, PACKED, of_four_bits, MXFP4),
-    "mxfp8": ("LlamaForCausalLM", TEXT, LINEAR, with_exponents, MXFP8),
+METHODS: dict[str, tuple[str, dict[str, Any], Any, Quantize, dict[str, Any]]] = {
+    "fp8": ("LlamaForCausalLM", TEXT, LINEAR, quantize_blocks, FP8),
+    "fp8 experts": ("Qwen3MoeForCausalLM", EXPERTS, LINEAR, quantize_blocks, FP8),
+    "mxfp4": ("GptOssForCausalLM", GPT_OSS, PACKED, quantize_4_bit, MXFP4),
+    "mxfp8": ("LlamaForCausalLM", TEXT, LINEAR, quantize_with_exponents, MXFP8),
 }
 
 
-def saved(kind: str, directory: Path) -> tuple[Path, Path]:
-    """Return a quantized checkpoint, and one of the floating-point numbers that it stands for."""
-    name, settings, ending, quantize, quantization = KINDS[kind]
+def saved(method_name: str, directory: Path) -> tuple[Path, Path]:
+    """Return a quantized checkpoint, and one with its dequantized weights."""
+    name, settings, ending, quantize, quantization = METHODS[method_name]
     model_class = getattr(transformers, name)
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**settings))
@@ -94,7 +94,7 @@ def saved(kind: str, directory: Path) -> tuple[Path, Path]:
     model.save_pretrained(packed)
     stored, meant = {}, {}
     for key, tensor in load_file(plain / "model.safetensors").items():
-        half = tensor.bfloat16()  # what isn't quantized is stored in bfloat16, mostly
+        half = tensor.bfloat16()  # most weights that aren't quantized are stored in bfloat16
         parts, value = quantize(key, tensor) if key.endswith(ending) else ({key: half}, half.float())
         stored |= parts
         meant[key] = value
@@ -111,13 +111,13 @@ def configure(directory: Path, quantization: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_what_was_meant(kind: str, dtype: Any, tmp_path: Path) -> None:
-    packed, plain = saved(kind, tmp_path)
-    options, model_class = ExportOptions(dtype=dtype), getattr(transformers, KINDS[kind][0])
+@pytest.mark.parametrize("method_name", METHODS)
+def test_weights_are_dequantized(method_name: str, dtype: Any, tmp_path: Path) -> None:
+    packed, plain = saved(method_name, tmp_path)
+    options, model_class = ExportOptions(dtype=dtype), getattr(transformers, METHODS[method_name][0])
     checkpoint = open_checkpoint(packed, options)
     bound = bind(checkpoint, model_class, load_config(checkpoint, options), options)
-    streamed = kind != "mxfp8"
+    streamed = method_name != "mxfp8"
     assert bool(bound.binding.files) == streamed and (bound.binding.note == "") == streamed
     in_memory = load_model(checkpoint, model_class, options).state_dict()
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -133,31 +133,31 @@ def test_weights_are_what_was_meant(kind: str, dtype: Any, tmp_path: Path) -> No
             assert np.array_equal(np.concatenate(chunks), found.reshape(-1)), key
 
 
-@pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
-def test_an_export_is_that_of_what_was_meant(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method_name", ["fp8", "mxfp4"])
+def test_the_export_equals_that_of_the_dequantized_checkpoint(method_name: str, tmp_path: Path) -> None:
     from onnxruntime import InferenceSession
 
-    packed, plain = saved(kind, tmp_path)
+    packed, plain = saved(method_name, tmp_path)
     options = ExportOptions(past=False)
     result = export(packed, tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"
-    assert result.manifest.source["quantization"] == kind
+    assert result.manifest.source["quantization"] == method_name
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     source = BlueprintSource(open_checkpoint(packed, options), options, lambda *_: None)
     assert source.blueprint().trace.cached and source.draft is None
-    model = getattr(transformers, KINDS[kind][0]).from_pretrained(plain, dtype=torch.float32)
+    model = getattr(transformers, METHODS[method_name][0]).from_pretrained(plain, dtype=torch.float32)
     ids = torch.tensor([[1, 5, 9, 7, 11], [3, 4, 2, 8, 6]])
     with torch.no_grad():
-        wanted = model(ids).logits.numpy()
+        expected = model(ids).logits.numpy()
     session = InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     feeds = {"input_ids": ids.numpy(), "attention_mask": np.ones((2, 5), np.int64)}
     feeds["position_ids"] = np.tile(np.arange(5), (2, 1))
     names = [item.name for item in session.get_inputs()]
-    assert np.allclose(session.run(["logits"], {name: feeds[name] for name in names})[0], wanted, atol=1e-4)
+    assert np.allclose(session.run(["logits"], {name: feeds[name] for name in names})[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("method", "words"),
+    ("method", "message"),
     [
         ({"quant_method": "gptq", "bits": 4}, r"quantized \(gptq\).*the package gptqmodel"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"\(bitsandbytes\).*the package bitsandbytes"),
@@ -167,14 +167,14 @@ def test_an_export_is_that_of_what_was_meant(kind: str, tmp_path: Path) -> None:
         ({}, r"\(None\)"),
     ],
 )
-def test_a_method_that_the_loader_cannot_undo_is_named(method: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_an_unsupported_method_is_named(method: dict[str, Any], message: str, tmp_path: Path) -> None:
     packed, _ = saved("fp8", tmp_path)
     configure(packed, method)
-    with pytest.raises(UnsupportedError, match=words):
+    with pytest.raises(UnsupportedError, match=message):
         export(packed, tmp_path / "out", ExportOptions())
 
 
-def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed, _ = saved("fp8", tmp_path)
     monkeypatch.setattr("transformers.quantizers.quantizer_finegrained_fp8.is_accelerate_available", lambda: False)
     with pytest.raises(MissingDependencyError, match="pip install accelerate"):

@@ -1,4 +1,4 @@
-"""A model that is code of its checkpoint: it runs with the flag only, and is then exported like any other."""
+"""A model whose code is in its checkpoint: it only runs with the flag, and is then exported as any other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 
 class MineConfig(PreTrainedConfig):
-    model_type = "mine"
+    model_type = "remote_code_checkpoint"
     vocab_size: int = 57
     hidden_size: int = 16
 """
@@ -42,23 +42,23 @@ class MineModel(PreTrainedModel):
         states = self.embed(input_ids) * attention_mask[..., None].to(self.dtype)
         return MaskedLMOutput(logits=self.head(states + states.mean(1, keepdim=True)))
 """
-TRUSTING = onnxport.ExportOptions(trust_remote_code=True)
+TRUST_REMOTE_CODE = onnxport.ExportOptions(trust_remote_code=True)
 
 
 @pytest.fixture
-def mine(bert: Path, tmp_path: Path) -> Path:
-    """A checkpoint whose configuration and model are code beside it."""
+def remote_code_checkpoint(bert: Path, tmp_path: Path) -> Path:
+    """A checkpoint with custom code for its configuration and model."""
     import torch
     from safetensors.torch import save_file
 
-    directory = tmp_path / "mine"
+    directory = tmp_path / "remote_code_checkpoint"
     directory.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(bert / name, directory / name)
     (directory / "configuration_mine.py").write_text(CONFIGURATION)
     (directory / "modeling_mine.py").write_text(MODEL)
     auto_map = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForMaskedLM": "modeling_mine.MineModel"}
-    config = {"architectures": ["MineModel"], "auto_map": auto_map, "model_type": "mine"}
+    config = {"architectures": ["MineModel"], "auto_map": auto_map, "model_type": "remote_code_checkpoint"}
     (directory / "config.json").write_text(json.dumps(config))
     shapes = {"embed.weight": (57, 16), "head.weight": (57, 16), "head.bias": (57,)}
     generator = torch.Generator().manual_seed(0)
@@ -72,18 +72,18 @@ def declare(directory: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_trusted_code_is_exported_and_proved(mine: Path, tmp_path: Path) -> None:
+def test_trusted_code_is_exported_and_validated(remote_code_checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    manifest = onnxport.export(mine, output, TRUSTING).manifest
+    manifest = onnxport.export(remote_code_checkpoint, output, TRUST_REMOTE_CODE).manifest
     assert (manifest.task, manifest.source["architecture"]) == ("fill-mask", "MineModel")
     assert manifest.validation["status"] == "passed"
-    assert onnxport.validate(output, str(mine), TRUSTING).status == "passed"
+    assert onnxport.validate(output, str(remote_code_checkpoint), TRUST_REMOTE_CODE).status == "passed"
     with pytest.raises(UntrustedCodeError, match="--trust-remote-code"):
         onnxport.validate(output)
 
 
-def test_a_known_type_with_code_of_its_own(bert: Path, tmp_path: Path) -> None:
-    """Without the flag Transformers' own class is used where the checkpoint names it, and the code doesn't run."""
+def test_a_known_model_type_with_custom_code(bert: Path, tmp_path: Path) -> None:
+    """Without the flag, the code doesn't run, and Transformers' class is used if the checkpoint names it."""
     directory, ran = tmp_path / "bert", tmp_path / "ran"
     shutil.copytree(bert, directory)
     (directory / "modeling_own.py").write_text(f"open({str(ran)!r}, 'w').close()\nraise SystemError('broken')\n")
@@ -95,13 +95,15 @@ def test_a_known_type_with_code_of_its_own(bert: Path, tmp_path: Path) -> None:
         onnxport.export(directory, tmp_path / "out")
     assert not ran.exists()
     with pytest.raises(CorruptCheckpointError, match=r"modeling_own\.OwnModel.*SystemError: broken"):
-        onnxport.export(directory, tmp_path / "out", TRUSTING)
+        onnxport.export(directory, tmp_path / "out", TRUST_REMOTE_CODE)
     assert not (tmp_path / "out").exists()
 
 
-def test_code_that_isnt_there(mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (mine / "modeling_mine.py").unlink()
-    assert main(["export", str(mine), str(tmp_path / "out"), "--trust-remote-code", "--quiet"]) == 1
+def test_missing_code_is_an_error(
+    remote_code_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (remote_code_checkpoint / "modeling_mine.py").unlink()
+    assert main(["export", str(remote_code_checkpoint), str(tmp_path / "out"), "--trust-remote-code", "--quiet"]) == 1
     error = capsys.readouterr().err
     assert "modeling_mine.MineModel" in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The bytes of an export depend on the checkpoint alone: not on what was exported before, nor on other threads."""
+"""The bytes of an export depend on the checkpoint only, not on earlier exports or other threads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def digest(source: Path, output: Path) -> str:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two models: one that divides its sizes and has patches of its own, and one without either."""
+    """Two models: one that divides sizes and has patches, and one without either."""
     directory = tmp_path_factory.mktemp("checkpoints")
     canine, _ = checkpoint_of("canine", "multiple-choice", directory)
     return [canine, make_checkpoint("bert", "default", directory)]
@@ -48,7 +48,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def alone(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Digests of two exports in one process of their own, in the other order than the tests use."""
+    """Digests of two exports in a separate process, in another order than in the tests."""
     output = tmp_path_factory.mktemp("alone")
     arguments = [str(output), *map(str, reversed(sources))]
     done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
@@ -58,13 +58,13 @@ def alone(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list
 
 def test_an_export_restores_everything(sources: list[Path], alone: list[str], tmp_path: Path) -> None:
     changes = [patch.resolve() for patch in (*ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, *patches_in("canine"))]
-    held = [vars(change.owner).get(change.name) for change in changes]  # type: ignore[call-overload]
+    before = [vars(change.owner).get(change.name) for change in changes]  # type: ignore[call-overload]
     settings = _settings()
     digests = [digest(source, tmp_path / source.name) for source in sources]
     assert _settings() == settings
-    for change, value in zip(changes, held, strict=True):
+    for change, value in zip(changes, before, strict=True):
         assert vars(change.owner).get(change.name) is value, change  # type: ignore[call-overload]
-    assert digests == alone  # made in the other order
+    assert digests == alone  # exported in the other order
 
 
 def _settings() -> dict[str, object]:

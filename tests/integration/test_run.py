@@ -42,7 +42,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported("whisper", "speech2seq-lm-with-past", tmp_path_factory.mktemp("whisper"))
 
 
-def test_a_cache_generates_what_the_model_generates(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_decoder_with_cache_generates_the_models_tokens(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -73,21 +73,21 @@ def test_text_is_streamed(decoder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_sampling(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ("--input-ids", "5,6,7", "--max-new-tokens", "12")
-    greedy = answer(capsys, decoder, *given)
-    hot = [answer(capsys, decoder, *given, "--temperature", "50", "--seed", str(seed)) for seed in (1, 1, 2)]
+    arguments = ("--input-ids", "5,6,7", "--max-new-tokens", "12")
+    greedy = answer(capsys, decoder, *arguments)
+    hot = [answer(capsys, decoder, *arguments, "--temperature", "50", "--seed", str(seed)) for seed in (1, 1, 2)]
     assert hot[0] == hot[1]
     assert hot[0] != hot[2]
-    assert answer(capsys, decoder, *given, "--temperature", "50", "--greedy") == greedy
-    assert answer(capsys, decoder, *given, "--temperature", "50", "--top-k", "1") == greedy
-    assert answer(capsys, decoder, *given, "--seed", "1", "--top-p", "0.000001") == greedy
-    assert len(set(answer(capsys, decoder, *given, "--repetition-penalty", "1000")[0]["tokens"])) > 3
+    assert answer(capsys, decoder, *arguments, "--temperature", "50", "--greedy") == greedy
+    assert answer(capsys, decoder, *arguments, "--temperature", "50", "--top-k", "1") == greedy
+    assert answer(capsys, decoder, *arguments, "--seed", "1", "--top-p", "0.000001") == greedy
+    assert len(set(answer(capsys, decoder, *arguments, "--repetition-penalty", "1000")[0]["tokens"])) > 3
     for wrong in (("--top-p", "2"), ("--temperature", "0"), ("--max-new-tokens", "0")):
-        assert main(["run", str(decoder), *given, *wrong]) == 2
+        assert main(["run", str(decoder), *arguments, *wrong]) == 2
     assert "--max-new-tokens" in capsys.readouterr().err
 
 
-def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_requires_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(decoder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     assert main(["run", str(bare), "--prompt", "ab"]) == 1
@@ -101,22 +101,20 @@ def test_a_text_needs_a_tokenizer(decoder: Path, tmp_path: Path, capsys: pytest.
     assert "--text" in capsys.readouterr().err
 
 
-def test_an_encoder_decoder_generates_what_the_model_generates(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_encoder_decoder_generates_the_models_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     directory = exported("t5", "seq2seq-lm-with-past", tmp_path)
     texts = ["abc", "a longer text"]
-    given = [part for text in texts for part in ("--text", text)]
-    found = answer(capsys, directory, *given, "--max-new-tokens", "7")
+    arguments = [argument for text in texts for argument in ("--text", text)]
+    found = answer(capsys, directory, *arguments, "--max-new-tokens", "7")
     checkpoint = tmp_path / "checkpoints" / "t5-seq2seq-lm"
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     settings = {"max_new_tokens": 7, "do_sample": False, "decoder_start_token_id": tokenizer.pad_token_id}
     for text, entry in zip(texts, found, strict=True):
-        wanted = model.generate(**tokenizer(text, return_tensors="pt"), **settings)[0, 1:]
-        assert entry["tokens"] == [token for token in wanted.tolist() if token != tokenizer.eos_token_id]
-        assert entry["text"] == tokenizer.decode(wanted, skip_special_tokens=True)
+        expected = model.generate(**tokenizer(text, return_tensors="pt"), **settings)[0, 1:]
+        assert entry["tokens"] == [token for token in expected.tolist() if token != tokenizer.eos_token_id]
+        assert entry["text"] == tokenizer.decode(expected, skip_special_tokens=True)
 
 
 def test_inspect_and_validate(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:

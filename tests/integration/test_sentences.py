@@ -1,7 +1,7 @@
-"""sentence-transformers directories export with their pooling, Dense and normalisation inside the graph.
+"""sentence-transformers directories are exported with pooling, Dense and normalization in the graph.
 
-sentence-transformers itself isn't a dependency of the tests: the embeddings are computed here by hand, with numpy, from
-the states that Transformers gives.
+sentence-transformers isn't a dependency of the tests: the expected embeddings are computed here, with NumPy, from
+Transformers' hidden states.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ IDS = np.array([[4, 5, 6, 7, 8], [9, 10, 11, 0, 0], [0, 0, 0, 12, 13]])
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 0, 1, 1]])
 
 
-def by_hand(states: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
-    """Make one state of many, a text at a time, from the tokens that aren't padding."""
+def pool(states: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
+    """Pool hidden states to one embedding for each sequence, without padding tokens."""
     rows = []
     for text, counts in zip(states, mask, strict=True):
         tokens, places = text[counts == 1], np.flatnonzero(counts) + 1
@@ -55,8 +55,11 @@ def write(path: Path, value: Any) -> None:
 
 
 def add_modules(root: Path, modules: dict[str, dict[str, Any]], trunk: str = "") -> None:
-    kinds = {trunk: "Transformer"} | {name: name.partition("_")[2] for name in modules}
-    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    module_types = {trunk: "Transformer"} | {name: name.partition("_")[2] for name in modules}
+    listed = [
+        {"path": path, "type": f"sentence_transformers.models.{module_type}"}
+        for path, module_type in module_types.items()
+    ]
     write(root / "modules.json", listed)
     for name, settings in modules.items():
         write(root / name / "config.json", settings)
@@ -72,11 +75,11 @@ def root(bert: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bert, tmp_path / "checkpoint"))
 
 
-def states_of(directory: Path, auto_class: Any = transformers.AutoModel) -> np.ndarray:
+def hidden_states_of(directory: Path, auto_class: Any = transformers.AutoModel) -> np.ndarray:
     model = auto_class.from_pretrained(directory).eval()
     with torch.no_grad():
-        given = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}
-        return np.asarray(model(**given).last_hidden_state)
+        inputs = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}
+        return np.asarray(model(**inputs).last_hidden_state)
 
 
 def run(directory: Path) -> list[np.ndarray]:
@@ -87,7 +90,7 @@ def run(directory: Path) -> list[np.ndarray]:
     return session.run(None, {name: value for name, value in feed.items() if name in names})
 
 
-def test_every_pooling(root: Path, tmp_path: Path) -> None:
+def test_all_pooling_modes(root: Path, tmp_path: Path) -> None:
     add_modules(root, {"1_Pooling": {"pooling_mode": MODES}})
     result = onnxport.export(root, tmp_path / "out")
     assert (result.manifest.task, result.manifest.validation["status"]) == ("sentence-similarity", "passed")
@@ -97,14 +100,14 @@ def test_every_pooling(root: Path, tmp_path: Path) -> None:
         "last_hidden_state": ["batch_size", "sequence_length", 32],
         "sentence_embedding": ["batch_size", 32 * len(MODES)],
     }
-    states, found = states_of(root), run(tmp_path / "out")
+    states, found = hidden_states_of(root), run(tmp_path / "out")
     np.testing.assert_allclose(found[0], states, atol=1e-5)
     for mode, part in zip(MODES, np.split(found[1], len(MODES), axis=1), strict=True):
-        np.testing.assert_allclose(part, by_hand(states, MASK, mode), atol=1e-5, err_msg=mode)
+        np.testing.assert_allclose(part, pool(states, MASK, mode), atol=1e-5, err_msg=mode)
 
 
 def dense_directory(root: Path, trunk: str = "") -> dict[str, torch.Tensor]:
-    """Write the modules of a directory with two Dense, and return the weights of these."""
+    """Write the modules of a directory with two Dense modules, and return their weights."""
     generator = torch.Generator().manual_seed(1)
     tensors = {
         name: torch.randn(shape, generator=generator) for name, shape in (("w", (8, 32)), ("b", (8,)), ("v", (8, 8)))
@@ -121,24 +124,26 @@ def dense_directory(root: Path, trunk: str = "") -> dict[str, torch.Tensor]:
 
 def expected(states: np.ndarray, tensors: dict[str, torch.Tensor]) -> np.ndarray:
     w, b, v = (tensors[name].numpy() for name in "wbv")
-    first = np.tanh(by_hand(states, MASK, "mean") @ w.T + b)
+    first = np.tanh(pool(states, MASK, "mean") @ w.T + b)
     second = first + first @ v.T
     return second / np.linalg.norm(second, axis=1, keepdims=True)
 
 
 def safe(root: Path) -> None:
-    """Save the second Dense as the first, so that nothing of the directory must be read at once."""
+    """Save the second Dense in the format of the first, so that no tensor must be loaded eagerly."""
     save_file(torch.load(root / "3_Dense" / "pytorch_model.bin"), root / "3_Dense" / "model.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["pickled", "safetensors", "linked"])
-def test_dense_and_normalisation(root: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("weights_format", ["pickled", "safetensors", "linked"])
+def test_dense_and_normalization(root: Path, tmp_path: Path, weights_format: str) -> None:
     tensors = dense_directory(root)
-    if kind != "pickled":
+    if weights_format != "pickled":
         safe(root)
-    result = onnxport.export(root, tmp_path / "out", ExportOptions(weights="link" if kind == "linked" else "copy"))
+    result = onnxport.export(
+        root, tmp_path / "out", ExportOptions(weights="link" if weights_format == "linked" else "copy")
+    )
     assert result.manifest.validation["status"] == "passed"
-    np.testing.assert_allclose(run(tmp_path / "out")[1], expected(states_of(root), tensors), atol=1e-5)
+    np.testing.assert_allclose(run(tmp_path / "out")[1], expected(hidden_states_of(root), tensors), atol=1e-5)
     assert (tmp_path / "out" / "2_Dense" / "model.safetensors").read_bytes() == (
         root / "2_Dense" / "model.safetensors"
     ).read_bytes()
@@ -146,7 +151,7 @@ def test_dense_and_normalisation(root: Path, tmp_path: Path, kind: str) -> None:
     assert again == 0
 
 
-def test_a_fine_tune_gets_its_own_dense_from_the_cache(root: Path, tmp_path: Path) -> None:
+def test_a_fine_tune_with_a_cached_graph_has_its_own_dense(root: Path, tmp_path: Path) -> None:
     dense_directory(root)
     safe(root)
     onnxport.export(root, tmp_path / "first")
@@ -154,7 +159,7 @@ def test_a_fine_tune_gets_its_own_dense_from_the_cache(root: Path, tmp_path: Pat
     tensors["w"] = tensors["w"] * 0.5
     save_file({"linear.weight": tensors["w"], "linear.bias": tensors["b"]}, root / "2_Dense" / "model.safetensors")
     onnxport.export(root, tmp_path / "second")
-    np.testing.assert_allclose(run(tmp_path / "second")[1], expected(states_of(root), tensors), atol=1e-5)
+    np.testing.assert_allclose(run(tmp_path / "second")[1], expected(hidden_states_of(root), tensors), atol=1e-5)
 
 
 def test_the_old_layout(bert: Path, tmp_path: Path) -> None:
@@ -165,7 +170,7 @@ def test_the_old_layout(bert: Path, tmp_path: Path) -> None:
     write(root / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 16})
     onnxport.export(root, tmp_path / "out")
     np.testing.assert_allclose(
-        run(tmp_path / "out")[1], expected(states_of(root / "0_Transformer"), tensors), atol=1e-5
+        run(tmp_path / "out")[1], expected(hidden_states_of(root / "0_Transformer"), tensors), atol=1e-5
     )
     manifest = json.loads((tmp_path / "out" / "onnxport.json").read_text())
     digested = ["0_Transformer/model.safetensors", "2_Dense/model.safetensors", "3_Dense/model.safetensors"]
@@ -176,7 +181,7 @@ def test_the_old_layout(bert: Path, tmp_path: Path) -> None:
     assert [module["path"] for module in listed] == ["", "1_Pooling", "2_Dense", "3_Dense", "4_Normalize"]
 
 
-def test_another_task_exports_the_model_alone(root: Path, tmp_path: Path) -> None:
+def test_another_task_exports_the_model_without_modules(root: Path, tmp_path: Path) -> None:
     dense_directory(root)
     result = onnxport.export(root, tmp_path / "out", ExportOptions(task="feature-extraction"))
     assert result.manifest.task == "feature-extraction"
@@ -184,7 +189,7 @@ def test_another_task_exports_the_model_alone(root: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out" / "modules.json").is_file()
 
 
-def test_a_dry_run_names_the_files_that_are_written(root: Path, tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_written_files(root: Path, tmp_path: Path) -> None:
     dense_directory(root)
     planned = onnxport.export(root, tmp_path / "none", ExportOptions(dry_run=True)).plan
     written = onnxport.export(root, tmp_path / "out").plan
@@ -207,7 +212,7 @@ def test_a_past_is_refused(root: Path, tmp_path: Path) -> None:
         onnxport.export(root, tmp_path / "out", ExportOptions(task="sentence-similarity-with-past"))
 
 
-def test_a_model_without_states_of_tokens(tmp_path: Path) -> None:
+def test_a_model_without_last_hidden_state(tmp_path: Path) -> None:
     root = make_checkpoint("vit", "default", tmp_path)
     add_modules(root, {"1_Pooling": {}})
     with pytest.raises(UnsupportedError, match="needs input_ids and last_hidden_state"):
@@ -224,11 +229,11 @@ def test_the_encoder_of_t5(tmp_path: Path) -> None:
     add_modules(root, {"1_Pooling": {"pooling_mode": "mean"}})
     result = onnxport.export(root, tmp_path / "out")
     assert result.manifest.source["architecture"] == "T5EncoderModel"
-    states = states_of(root, transformers.T5EncoderModel)
-    np.testing.assert_allclose(run(tmp_path / "out")[1], by_hand(states, MASK, "mean"), atol=1e-5)
+    states = hidden_states_of(root, transformers.T5EncoderModel)
+    np.testing.assert_allclose(run(tmp_path / "out")[1], pool(states, MASK, "mean"), atol=1e-5)
 
 
-def test_only_modules_make_the_task() -> None:
+def test_the_task_requires_modules() -> None:
     config = transformers.T5Config(architectures=["T5EncoderModel"])
     assert infer_task(config).name == "text-encoding"
 
@@ -249,12 +254,12 @@ def test_a_decoder_with_the_last_token(tmp_path: Path) -> None:
     make_tokenizer("bert", 64, 2, "[UNK]", token_type_ids=False).save_pretrained(root)
     add_modules(root, {"1_Pooling": {"pooling_mode": "lasttoken"}, "2_Normalize": {}})
     onnxport.export(root, tmp_path / "out")
-    last = by_hand(states_of(root), MASK, "lasttoken")
-    wanted = last / np.linalg.norm(last, axis=1, keepdims=True)
-    np.testing.assert_allclose(run(tmp_path / "out")[1], wanted, atol=1e-5)
+    last = pool(hidden_states_of(root), MASK, "lasttoken")
+    expected = last / np.linalg.norm(last, axis=1, keepdims=True)
+    np.testing.assert_allclose(run(tmp_path / "out")[1], expected, atol=1e-5)
 
 
-def test_run_tells_similarities(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_prints_similarities(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_modules(root, {"1_Pooling": {"pooling_mode": "mean"}, "2_Normalize": {}})
     assert main(["export", str(root), str(tmp_path / "out"), "--quiet"]) == 0
     assert main(["run", str(tmp_path / "out"), "--text", "ab cd", "--text", "ab cd", "--text", "ef", "--json"]) == 0
@@ -264,5 +269,5 @@ def test_run_tells_similarities(root: Path, tmp_path: Path, capsys: pytest.Captu
     assert found["shape"] == [3, 32]
     model = onnxport.load(tmp_path / "out")
     found = model(input_ids=IDS, attention_mask=MASK)["sentence_embedding"]
-    wanted = by_hand(states_of(root), MASK, "mean")
-    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
+    expected = pool(hidden_states_of(root), MASK, "mean")
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Models that compare texts with pictures or sounds become a graph for each, with `--split-encoders`."""
+"""Dual encoders of text and images or audio become one graph for each encoder with `--split-encoders`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.breadth import sampled
 SIZES = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {**SIZES, "vocab_size": 99, "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 0}
 TEXT |= {"eos_token_id": 2}
-SIGHT = {**SIZES, "image_size": 32, "patch_size": 8}
+VISION = {**SIZES, "image_size": 32, "patch_size": 8}
 AUDIO = {
     **{"num_mel_bins": 16, "spec_size": 64, "patch_size": 4, "patch_stride": 4, "window_size": 4, "hidden_size": 32},
     **{"patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2], "enable_fusion": False},
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "CLIP": {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 24},
-    "Siglip": {"text_config": {**TEXT, "projection_size": 32}, "vision_config": SIGHT},
-    "ChineseCLIP": {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 24},
-    "AltCLIP": {"text_config": {**TEXT, "project_dim": 32}, "vision_config": SIGHT, "projection_dim": 24},
+    "CLIP": {"text_config": TEXT, "vision_config": VISION, "projection_dim": 24},
+    "Siglip": {"text_config": {**TEXT, "projection_size": 32}, "vision_config": VISION},
+    "ChineseCLIP": {"text_config": TEXT, "vision_config": VISION, "projection_dim": 24},
+    "AltCLIP": {"text_config": {**TEXT, "project_dim": 32}, "vision_config": VISION, "projection_dim": 24},
     "Clap": {"text_config": TEXT, "audio_config": AUDIO, "projection_dim": 24},
 }
 
@@ -60,7 +60,7 @@ def checkpoint(name: str, directory: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", sampled(MODELS, ("CLIP", "Clap")))
-def test_each_half_says_what_the_whole_model_says(name: str, tmp_path: Path) -> None:
+def test_each_encoder_returns_the_embeddings_of_the_whole_model(name: str, tmp_path: Path) -> None:
     model = checkpoint(name, tmp_path / "checkpoint")
     assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--split-encoders", "--quiet"]) == 0
     other = "audio_model" if name == "Clap" else "vision_model"
@@ -71,26 +71,26 @@ def test_each_half_says_what_the_whole_model_says(name: str, tmp_path: Path) -> 
     mask = torch.ones_like(ids)
     ids[1, 6:], mask[1, 6:] = 1, 0
     ids[1, 5] = 2
-    heard = {"input_features": torch.randn(3, 1, 101, 16), "is_longer": torch.zeros(3, 1, dtype=torch.bool)}
-    media = heard if name == "Clap" else {"pixel_values": torch.randn(3, 3, 32, 32)}
+    audio_config = {"input_features": torch.randn(3, 1, 101, 16), "is_longer": torch.zeros(3, 1, dtype=torch.bool)}
+    media = audio_config if name == "Clap" else {"pixel_values": torch.randn(3, 3, 32, 32)}
     ours = onnxport.load(tmp_path / "out")
     with torch.no_grad():
         texts = model.get_text_features(ids, mask, return_dict=True).pooler_output
         method = model.get_audio_features if name == "Clap" else model.get_image_features
         others = method(**media, return_dict=True).pooler_output
-    said = ours(input_ids=ids, attention_mask=mask, **media)
-    torch.testing.assert_close(said.text_embeds, texts, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(said[1], others, atol=1e-5, rtol=1e-4)
+    outputs = ours(input_ids=ids, attention_mask=mask, **media)
+    torch.testing.assert_close(outputs.text_embeds, texts, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs[1], others, atol=1e-5, rtol=1e-4)
     light = LightModel(Directory(tmp_path / "out"))
     alone = light(input_ids=ids.numpy(), attention_mask=mask.numpy())
     assert list(alone) == ["text_embeds"]
-    np.testing.assert_array_equal(alone["text_embeds"], said.text_embeds.numpy())
+    np.testing.assert_array_equal(alone["text_embeds"], outputs.text_embeds.numpy())
     with pytest.raises(OptionError, match="at least one of input_ids"):
         ours(attention_mask=mask)
     assert onnxport.validate(tmp_path / "out").status == "passed"
 
 
-def test_a_model_that_compares_nothing_has_no_halves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_no_dual_encoder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = transformers.BertModel(transformers.BertConfig(**TEXT))
     model.save_pretrained(tmp_path / "checkpoint")
     make_tokenizer("bert", 99, 2, "[UNK]", token_type_ids=True).save_pretrained(tmp_path / "checkpoint")

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints: the state is read strictly, and PyTorch computes from it what TensorFlow computed."""
+"""TensorFlow checkpoints: the state dict is read strictly, and PyTorch's outputs equal TensorFlow's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bert_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_pytorch_computes_what_tensorflow_computed(name: str) -> None:
+def test_pytorchs_outputs_equal_tensorflows(name: str) -> None:
     model = build(name)
     model.load_state_dict(read_tensorflow_state(FIXTURES / name / "tf_model.h5", model), strict=True)
     reference = np.load(FIXTURES / name / "reference.npz")
@@ -56,7 +56,7 @@ def test_pytorch_computes_what_tensorflow_computed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_the_state_is_the_same_for_a_model_without_storage(name: str) -> None:
+def test_the_state_dict_is_the_same_for_a_model_on_meta(name: str) -> None:
     config = transformers.AutoConfig.from_pretrained(FIXTURES / name)
     with torch.device("meta"):
         empty = getattr(transformers, CLASSES[name]).from_config(config)
@@ -76,7 +76,7 @@ def test_preprocessors_load() -> None:
         assert len(transformers.AutoTokenizer.from_pretrained(FIXTURES / name)("the red dog")["input_ids"]) >= 3
 
 
-def test_base_model_reads_past_the_head() -> None:
+def test_a_base_model_ignores_the_head() -> None:
     config = transformers.AutoConfig.from_pretrained(FIXTURES / "bert")
     model = transformers.BertModel(config, add_pooling_layer=False)
     state = read_tensorflow_state(FIXTURES / "bert" / "tf_model.h5", model)
@@ -91,7 +91,7 @@ def test_parameters_without_tensor_and_tensors_without_parameter_are_named() -> 
     assert "tf_bert_for_masked_lm/mlm___cls/predictions/transform/dense/kernel:0" in message
 
 
-def test_a_leftover_inside_the_base_model_is_an_error(bert_file: Path) -> None:
+def test_an_unexpected_tensor_of_the_base_model_is_an_error(bert_file: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(FIXTURES / "bert", num_hidden_layers=1)
     with pytest.raises(WeightsMismatchError, match=r"layer_\._1/attention/self/query/kernel:0"):
         read_tensorflow_state(bert_file, transformers.BertModel(config, add_pooling_layer=False))
@@ -109,7 +109,7 @@ def test_a_pooler_that_the_head_does_not_use_may_remain(bert_file: Path) -> None
     read_tensorflow_state(bert_file, build("bert"))
 
 
-def test_a_leftover_of_a_model_with_a_head_is_an_error(bert_file: Path) -> None:
+def test_an_unexpected_tensor_of_a_model_with_a_head_is_an_error(bert_file: Path) -> None:
     add_variable(bert_file, "mlm___cls", "tf_bert_for_masked_lm/classifier/kernel:0", (16, 3))
     with pytest.raises(WeightsMismatchError, match="tf_bert_for_masked_lm/classifier/kernel:0"):
         read_tensorflow_state(bert_file, build("bert"))
@@ -154,7 +154,7 @@ def test_a_dataset_in_another_file_is_refused(bert_file: Path, tmp_path: Path) -
         read_tensorflow_state(bert_file, build("bert"))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match=r"tf_model\.h5"):
         read_tensorflow_state(tmp_path / "tf_model.h5", build("bert"))
 
@@ -165,7 +165,7 @@ def test_missing_h5py_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
         read_tensorflow_state(FIXTURES / "bert" / "tf_model.h5", build("bert"))
 
 
-def test_sharded_checkpoints_read_alike(bert_file: Path, tmp_path: Path) -> None:
+def test_sharded_checkpoints_are_read(bert_file: Path, tmp_path: Path) -> None:
     import json
 
     weight_map = {}

@@ -1,4 +1,4 @@
-"""timm's models through Transformers' wrapper: what needs no timm, which imports beside no build of torch on a CPU."""
+"""timm models with Transformers' wrapper: tests without timm, whose import fails with CPU builds of torch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_transformers_finds_out_is_added(directory: Path) -> None:
+def test_facts_that_transformers_derives_are_added(directory: Path) -> None:
     found = open_checkpoint(directory, ExportOptions())
     assert (found.model_type, found.architectures) == ("timm_wrapper", ("TimmWrapperForImageClassification",))
     (directory / "config.json").write_text(json.dumps({**CONFIG, "num_classes": 0}))
     assert open_checkpoint(directory, ExportOptions()).architectures == ("TimmWrapperModel",)
 
 
-def test_packages_that_are_missing_are_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxport.loading.load.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"'timm_wrapper'.*pip install timm torchvision"):
         export(directory, directory / "out", ExportOptions())

@@ -1,4 +1,4 @@
-"""A picture's size: fixed where the model fixes it, free where it doesn't."""
+"""The image size is static if the model fixes it, and dynamic otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnxport
 from conformance.checkpoints import make_checkpoint
 
 
-def test_a_vit_fixes_its_images_and_says_so(tmp_path: Path) -> None:
+def test_the_image_size_of_a_vit_is_fixed(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("vit", "image-classification", tmp_path / "checkpoints")
     (component,) = onnxport.export(checkpoint, tmp_path / "out").manifest.components
     assert component.inputs[0].axes[0] == "batch_size"
@@ -16,7 +16,7 @@ def test_a_vit_fixes_its_images_and_says_so(tmp_path: Path) -> None:
     assert any("height" in fixed for fixed in component.fixed_axes)
 
 
-def test_a_resnet_takes_any_image(tmp_path: Path) -> None:
+def test_the_image_size_of_a_resnet_is_dynamic(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("resnet", "image-classification", tmp_path / "checkpoints")
     manifest = onnxport.export(checkpoint, tmp_path / "out").manifest
     assert manifest.components[0].inputs[0].axes[2:] == ("height", "width")

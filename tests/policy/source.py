@@ -1,4 +1,4 @@
-"""What the policy tests look at: the package's modules and the repository's files."""
+"""The package's modules and the repository's files, for the policy tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def committed_texts() -> Iterator[tuple[str, str]]:
-    """Yield path and text of every committed file that is text."""
+    """Yield path and content of every committed text file."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True)
     for name in listed.stdout.decode().split("\0"):
         path = REPOSITORY / name

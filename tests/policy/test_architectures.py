@@ -1,4 +1,4 @@
-"""One architecture, one file: the table names every record, and nothing else names a model type."""
+"""One file for each architecture: the table lists every record, and no other module names a model type."""
 
 from __future__ import annotations
 
@@ -17,27 +17,32 @@ FAMILIES = [
     for path in sorted((SOURCE / "architectures").glob("*.py"))
     if not path.stem.startswith("_") and path.stem != "describe"
 ]
-"""Files of `architectures/` but its mechanism: names with an underscore, and `describe.py`, where it is used."""
+"""Files of families in `architectures/`, without those with an underscore and `describe.py`."""
 ALLOWED = ("architectures/", "configs/")
 """Families' files, and the tables of `transformers.onnx`."""
 CLIP = "clip"
-"""A mode of `numpy.take`, too."""
+"""A model type that is also a mode of `numpy.take`."""
 
 
-def test_the_table_is_what_the_files_hold() -> None:
+def test_the_table_lists_the_records_of_the_files() -> None:
     records = {name: import_module(f"onnxport.architectures.{name}").ARCHITECTURES for name in FAMILIES}
-    found = [(kind, name) for name, held in records.items() for record in held for kind in record.model_types]
+    found = [
+        (model_type, name)
+        for name, declared in records.items()
+        for record in declared
+        for model_type in record.model_types
+    ]
     assert sorted(found) == sorted(MODULES.items())
 
 
-def test_model_types_are_named_in_their_family_s_file_alone() -> None:
-    spelled = {name for kind in CONFIG_MAPPING_NAMES for name in (kind, kind.replace("-", "_"))}
+def test_model_types_are_named_only_in_the_file_of_their_family() -> None:
+    spellings = {name for model_type in CONFIG_MAPPING_NAMES for name in (model_type, model_type.replace("-", "_"))}
     named = [
         f"{label(path)}:{node.lineno}: {node.value}"
         for path in FILES
         if not label(path).startswith(ALLOWED)
         for node in ast.walk(_without_numpy_modes(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and node.value in spelled
+        if isinstance(node, ast.Constant) and node.value in spellings
     ]
     assert not named
 

@@ -1,4 +1,4 @@
-"""Rules that aren't about imports or sizes: who may print, and what no committed file may name."""
+"""Other rules: which modules may print, and what no committed file may contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.policy.source import FILES, REPOSITORY, committed_texts, label, synta
 PRINTERS = ("cli/", "onnx/__main__.py")
 FORBIDDEN = {
     "a package registry's host": r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.org",
-    "where packages come from": r"--(extra-)?index-url|--find-links",
+    "an index of packages": r"--(extra-)?index-url|--find-links",
     "a path of one machine": r"(?<![\w.~}])/(work|root|home|Users|opt|scratch)/\w",
 }
 SUFFIXES_OF_DATA = (".h5", ".npz", ".gguf", ".bin", ".safetensors")
@@ -31,11 +31,11 @@ def test_only_the_command_prints() -> None:
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_names(what: str) -> None:
-    own = str(Path(__file__).resolve().relative_to(REPOSITORY))
+    this_file = str(Path(__file__).resolve().relative_to(REPOSITORY))
     found = [
         f"{name}: {match[0]}"
         for name, text in committed_texts()
-        if name != own and not name.endswith(SUFFIXES_OF_DATA)
+        if name != this_file and not name.endswith(SUFFIXES_OF_DATA)
         for match in re.finditer(FORBIDDEN[what], text)
     ]
     assert not found

@@ -1,4 +1,4 @@
-"""Imports point down one list, and a light import stays light."""
+"""Packages import only from lower layers, and `import onnxport` doesn't import torch."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ LAYERS = (
     ("__init__",),
     ("__main__",),
 )
-"""Lowest first; a module imports from its own part and from lower layers."""
+"""Lowest first; a module imports from its own package and from lower layers."""
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 
 
-def part_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Return the parts of the package that a syntax tree imports, inside functions too."""
+    """Return the packages below onnxport that a syntax tree imports, also in functions."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "onnxport":
@@ -58,21 +58,21 @@ def imports(tree: ast.AST) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("onnxport.")}
 
 
-def test_imports_point_down() -> None:
+def test_imports_are_of_lower_layers() -> None:
     assert not [
         f"{label(path)} imports {name}"
         for path in FILES
-        for name in sorted(imports(syntax_tree(path)) - {part_of(path)})
-        if HEIGHT.get(name, -1) >= HEIGHT[part_of(path)]
+        for name in sorted(imports(syntax_tree(path)) - {package_of(path)})
+        if HEIGHT.get(name, -1) >= HEIGHT[package_of(path)]
     ]
 
 
-def test_every_part_has_a_layer() -> None:
-    assert {part_of(path) for path in FILES} <= set(HEIGHT)
+def test_every_package_has_a_layer() -> None:
+    assert {package_of(path) for path in FILES} <= set(HEIGHT)
 
 
 @pytest.mark.parametrize("text", ["import onnxport.cli", "from onnxport import cli", "from onnxport.cli import main"])
-def test_the_rule_sees_every_way_to_import(text: str) -> None:
+def test_the_rule_finds_every_form_of_import(text: str) -> None:
     assert imports(ast.parse(f"def f():\n    {text}")) == {"cli"}
 
 
@@ -90,5 +90,5 @@ def test_import_is_light(statement: str) -> None:
 def test_every_module_imports() -> None:
     for path in FILES:
         parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-        if parts[-1] not in ("__main__", "compat"):  # these two act when they are imported
+        if parts[-1] not in ("__main__", "compat"):  # importing these has effects
             importlib.import_module(".".join(parts).removesuffix(".__init__"))

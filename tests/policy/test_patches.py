@@ -34,7 +34,7 @@ def test_every_target_is_patched_once() -> None:
     assert not {patch.target for patch in FAKE_PATCHES} & {patch.target for patch in OF_MODELS}
 
 
-def test_every_patch_has_its_reasons() -> None:
+def test_every_patch_has_a_reason() -> None:
     for patch in ALL:
         assert patch.reason and patch.until, patch.target
         assert patch.issue.startswith(("https://github.com/", "none: ", "none known: ")), patch.target
@@ -46,15 +46,15 @@ def test_patches_of_models_are_in_the_table() -> None:
     assert list(PATCHED) == sorted(PATCHED)
 
 
-def test_a_family_patches_modeling_files_only() -> None:
+def test_families_only_patch_modeling_files() -> None:
     for patch in OF_MODELS:
         assert patch.module.startswith("transformers.models.") and ".modeling_" in patch.module, patch.target
         assert find_spec(patch.module) is not None
 
 
 def test_no_other_module_replaces_attributes() -> None:
-    """Assigning an attribute of a class or module of another package is what `patching` is for."""
-    allowed = {"patching/scope.py", "compat.py", "tracing/layer_indices.py"}  # of modules and a class of their own
+    """Attributes of classes and modules of other packages are only assigned by `patching`."""
+    allowed = {"patching/scope.py", "compat.py", "tracing/layer_indices.py"}  # their own modules and class
     found = [
         f"{label(path)}:{node.lineno}"
         for path in FILES

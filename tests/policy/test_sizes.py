@@ -1,4 +1,4 @@
-"""Modules and functions stay small: the largest one, not the average, is what a reader suffers from."""
+"""Limits for the sizes of modules and functions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ MODULE_LINES = 569
 FUNCTION_LINES = 45
 """Lines of a function's body without its docstring."""
 PARAMETERS = 6
-CONTRACT = ("configs/", "architectures/", "onnx/convert.py", "runtime/models.py")
-"""Modules whose signatures are those of `transformers.onnx`, or of its models' `forward`, however long."""
+UPSTREAM_SIGNATURES = ("configs/", "architectures/", "onnx/convert.py", "runtime/models.py")
+"""Modules whose signatures are those of `transformers.onnx` or of a model's `forward`."""
 
 
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -22,7 +22,7 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def members(annotation: ast.expr | None) -> int:
-    """Count what a parameter hands over: a tuple of unlike things is as many as it has members."""
+    """Count the values of a parameter: a tuple of different types counts as its members."""
     if not isinstance(annotation, ast.Subscript) or not isinstance(annotation.slice, ast.Tuple):
         return 1
     names = [ast.unparse(member) for member in annotation.slice.elts]
@@ -52,7 +52,7 @@ def test_functions_take_few_parameters() -> None:
     assert not [
         f"{label(path)}: {function.name} takes {parameters(function)}"
         for path in FILES
-        if not label(path).startswith(CONTRACT)
+        if not label(path).startswith(UPSTREAM_SIGNATURES)
         for function in functions(path)
         if parameters(function) > PARAMETERS
     ]
@@ -62,5 +62,5 @@ def test_functions_take_few_parameters() -> None:
     ("annotation", "count"),
     [("int", 1), ("tuple[int, ...]", 1), ("tuple[int, int]", 1), ("tuple[str, int, Path]", 3), ("dict[str, int]", 1)],
 )
-def test_a_tuple_of_unlike_things_counts_as_its_members(annotation: str, count: int) -> None:
+def test_a_tuple_of_different_types_counts_as_its_members(annotation: str, count: int) -> None:
     assert members(ast.parse(annotation, mode="eval").body) == count

@@ -1,4 +1,4 @@
-"""What a user can rely on: the names of the package, whatever is imported first."""
+"""The public names of the package, whatever is imported first."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "import onnxport.onnx",
     ],
 )
-def test_verbs_are_functions_whatever_was_imported_before(before: str) -> None:
+def test_verbs_are_functions_after_any_import(before: str) -> None:
     code = (
         f"{before}; import onnxport; assert all(map(callable, (onnxport.export, onnxport.validate, onnxport.inspect)))"
     )

@@ -1,4 +1,4 @@
-"""Nothing that a checkpoint or an export says leads to other files or runs code: rules over the syntax trees."""
+"""Contents of a checkpoint or an export never lead to other files or run code: rules on the syntax trees."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OWN_DIRECTORIES = {
     "_files": "the cache of blueprints",
     "remove_abandoned": "the same",
 }
-"""Functions that list what onnxport wrote itself, and what is in it or beside it."""
+"""Functions that list directories that onnxport wrote, or their parent directories."""
 
 
 def ancestry(path_tree: ast.AST) -> Iterator[tuple[ast.AST, tuple[ast.AST, ...]]]:
-    """Yield every node of a tree with the nodes around it, the innermost last."""
+    """Yield every node of a tree with its ancestors, the innermost last."""
     waiting: list[tuple[ast.AST, tuple[ast.AST, ...]]] = [(path_tree, ())]
     while waiting:
         node, around = waiting.pop()
@@ -31,13 +31,13 @@ def ancestry(path_tree: ast.AST) -> Iterator[tuple[ast.AST, tuple[ast.AST, ...]]
 
 
 def name_of(node: ast.AST) -> str:
-    """Return the last part of what a call calls."""
+    """Return the name of the function or method that a call calls."""
     called = node.func if isinstance(node, ast.Call) else None
     return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
-def only_looks(around: tuple[ast.AST, ...]) -> bool:
-    """Tell whether a listing is only asked for whether there is anything, or for names."""
+def is_only_checked(around: tuple[ast.AST, ...]) -> bool:
+    """Return whether a listing is only used to check that there are files, or for their names."""
     if name_of(around[-1]) == "any":
         return True
     return any(
@@ -47,17 +47,17 @@ def only_looks(around: tuple[ast.AST, ...]) -> bool:
 
 
 def listings(tree: ast.AST) -> Iterator[str]:
-    """Yield the functions that list a directory and go on with the paths."""
+    """Yield the functions that list a directory and use the paths."""
     for node, around in ancestry(tree):
-        if name_of(node) in LISTING and name_of(node) != "walk" and not only_looks(around):
+        if name_of(node) in LISTING and name_of(node) != "walk" and not is_only_checked(around):
             functions = [item.name for item in around if isinstance(item, ast.FunctionDef)]
             yield functions[-1] if functions else "the module"
         elif isinstance(node, ast.Attribute) and node.attr == "walk" and ast.unparse(node.value) in ("os", "Path"):
             yield "os.walk"
 
 
-def test_directories_of_others_are_listed_in_one_place() -> None:
-    """`files_inside` lists them, and refuses links to files elsewhere."""
+def test_only_containment_lists_other_directories() -> None:
+    """`files_inside` lists them, and raises an error for links to files outside."""
     found = {
         f"{label(path)}: {name}"
         for path in FILES
@@ -68,7 +68,7 @@ def test_directories_of_others_are_listed_in_one_place() -> None:
     assert not found
 
 
-def test_one_function_tells_what_is_inside() -> None:
+def test_only_containment_checks_what_is_inside() -> None:
     found = {
         label(path)
         for path in FILES
@@ -78,22 +78,22 @@ def test_one_function_tells_what_is_inside() -> None:
     assert found == {CONTAINMENT}
 
 
-def test_the_rules_see_every_shape() -> None:
+def test_the_rules_find_every_form() -> None:
     seen = list(listings(ast.parse("def f(d):\n    return [p for p in d.glob('*') if p.is_file()]\n")))
     assert seen == ["f"]
     assert not list(listings(ast.parse("any(d.glob('*')), sorted(p.name for p in d.glob('*'))")))
 
 
 LOADERS = ("from_pretrained", "from_config", "pipeline")
-"""What asks on standard input whether to run code of a directory, unless `trust_remote_code` says so."""
+"""Functions that prompt on standard input whether to run code of a directory, without `trust_remote_code`."""
 WITHOUT_CODE = ("GenerationConfig",)
-"""Classes that never run code of a directory, and take every argument for a setting."""
+"""Classes that never run code of a directory, and treat every argument as a setting."""
 
 
-def untold(tree: ast.AST) -> Iterator[int]:
-    """Yield the lines that load with Transformers and leave open whether code may run.
+def unspecified(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines that use a Transformers loader without `trust_remote_code`.
 
-    A loader that isn't called where it is named must be given to `partial` with that argument.
+    A loader that isn't called directly must be passed to `partial` with that argument.
     """
     for node, around in ancestry(tree):
         if not (isinstance(node, ast.Attribute) and node.attr in LOADERS):
@@ -106,13 +106,15 @@ def untold(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
-def test_every_loader_is_told_whether_code_may_run() -> None:
-    found = [f"{label(path)}:{line}" for path in FILES for line in untold(ast.parse(path.read_text(encoding="utf-8")))]
+def test_every_loader_gets_trust_remote_code() -> None:
+    found = [
+        f"{label(path)}:{line}" for path in FILES for line in unspecified(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert not found
 
 
-def test_the_rule_about_loaders_sees_every_shape() -> None:
-    told = "partial(A.from_pretrained, trust_remote_code=False), A.from_config(c, trust_remote_code=t)"
-    assert not list(untold(ast.parse(told)))
+def test_the_rule_about_loaders_finds_every_form() -> None:
+    specified = "partial(A.from_pretrained, trust_remote_code=False), A.from_config(c, trust_remote_code=t)"
+    assert not list(unspecified(ast.parse(specified)))
     for text in ("A.from_pretrained(d)", "f(A.from_pretrained)", "load = A.from_config", "transformers.pipeline(t)"):
-        assert list(untold(ast.parse(text))) == [1]
+        assert list(unspecified(ast.parse(text))) == [1]

@@ -1,4 +1,4 @@
-"""Parameters have real types, and handlers name what they catch: counts that may fall, and not rise."""
+"""Parameters have specific types, and handlers catch specific exceptions: counts that may only decrease."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from tests.policy.source import FILES, functions, label
 
 ANY_SHARE = 0.09
-"""Largest share of parameters that may be annotated `Any`."""
-BLIND_HANDLERS = 4
-"""Handlers of `Exception` or `BaseException`, each with its reason; foreign code is run in `translating`."""
-TYPED_ROOMS = ("checkpoint/", "loading/", "binding/", "weights/", "writing/", "passes/", "stamping/")
-"""Rooms without unlike tuples, and with at most one parameter in a hundred annotated `Any`."""
+"""Maximum share of parameters that are annotated with `Any`."""
+HANDLERS_OF_ANY_EXCEPTION = 4
+"""Number of handlers of `Exception` or `BaseException`, each with its reason; external code runs in `translating`."""
+TYPED_PACKAGES = ("checkpoint/", "loading/", "binding/", "weights/", "writing/", "passes/", "stamping/")
+"""Packages without mixed tuples, and with at most 1 % of parameters annotated with `Any`."""
 
 
 def parameters(path: Path) -> Iterator[tuple[str, ast.expr | None]]:
-    """Yield `function(parameter)` and annotation of every parameter but self, cls, *args and **kwargs."""
+    """Yield `function(parameter)` and annotation of every parameter except self, cls, *args and **kwargs."""
     for function in functions(path):
         arguments = function.args
         for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
@@ -40,7 +40,7 @@ def is_any(annotation: ast.expr | None) -> bool:
     return any(isinstance(member, ast.Name) and member.id == "Any" for member in members(annotation))
 
 
-def is_unlike_tuple(annotation: ast.expr | None) -> bool:
+def is_mixed_tuple(annotation: ast.expr | None) -> bool:
     for member in members(annotation):
         if isinstance(member, ast.Subscript) and ast.unparse(member.value) == "tuple":
             inner = member.slice.elts if isinstance(member.slice, ast.Tuple) else [member.slice]
@@ -67,8 +67,8 @@ def test_what_counts_as_any(text: str, expected: bool) -> None:
         ("list[tuple[int, str]]", False),
     ],
 )
-def test_what_counts_as_an_unlike_tuple(text: str, expected: bool) -> None:
-    assert is_unlike_tuple(ast.parse(text, mode="eval").body) == expected
+def test_what_counts_as_a_mixed_tuple(text: str, expected: bool) -> None:
+    assert is_mixed_tuple(ast.parse(text, mode="eval").body) == expected
 
 
 def test_few_parameters_are_any() -> None:
@@ -78,19 +78,19 @@ def test_few_parameters_are_any() -> None:
     assert share <= ANY_SHARE
 
 
-def test_no_parameters_are_tuples_of_unlike_things() -> None:
-    assert not [name for path in FILES for name, annotation in parameters(path) if is_unlike_tuple(annotation)]
+def test_no_parameters_are_mixed_tuples() -> None:
+    assert not [name for path in FILES for name, annotation in parameters(path) if is_mixed_tuple(annotation)]
 
 
-def test_typed_rooms_stay_typed() -> None:
-    paths = [path for path in FILES if label(path).startswith(TYPED_ROOMS)]
+def test_typed_packages_stay_typed() -> None:
+    paths = [path for path in FILES if label(path).startswith(TYPED_PACKAGES)]
     named = [item for path in paths for item in parameters(path)]
-    assert not [name for name, annotation in named if is_unlike_tuple(annotation)]
+    assert not [name for name, annotation in named if is_mixed_tuple(annotation)]
     untyped = [name for name, annotation in named if is_any(annotation)]
     assert len(untyped) <= len(named) // 100, "\n".join(untyped)
 
 
-def test_few_handlers_are_blind() -> None:
+def test_few_handlers_catch_any_exception() -> None:
     handlers = [
         f"{label(path)}:{node.lineno}"
         for path in FILES
@@ -99,4 +99,4 @@ def test_few_handlers_are_blind() -> None:
         if node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
     ]
     print(f"{len(handlers)} handlers of any exception")
-    assert len(handlers) <= BLIND_HANDLERS, "\n".join(handlers)
+    assert len(handlers) <= HANDLERS_OF_ANY_EXCEPTION, "\n".join(handlers)

@@ -1,4 +1,4 @@
-"""The trained models that these tests need; without them the tests fail, since a skipped proof proves nothing."""
+"""The trained models of these tests; without them, the tests fail instead of being skipped."""
 
 from __future__ import annotations
 

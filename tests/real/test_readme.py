@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README runs, with local checkpoints in place of the Hub's repositories."""
+"""Every command and every snippet of the README runs, with local checkpoints instead of Hub repositories."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_readme_runs(checkpoints: dict[str, Path], tmp_path: Path) -> None:
             run_code(text, directory=tmp_path)
             continue
         for command in commands(text):
-            if command[0] == "pip":  # what it installs is what runs this test
+            if command[0] == "pip":  # this test already runs with it
                 assert command[1:] == ["install", "onnxport[export]"]
             else:
                 module, *arguments = command[2:] if command[:2] == ["python", "-m"] else command

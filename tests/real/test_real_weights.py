@@ -1,4 +1,4 @@
-"""Trained models export, validate, and give the answers that they are known for."""
+"""Trained models are exported and validated, and return the expected results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.fetch_real_models import model_directory
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Export each model once, when a test first asks for it; the workers of one run share the exports."""
+    """Export each model once, for the first test that uses it; the workers of one run share the exports."""
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real"
     root.mkdir(exist_ok=True)
@@ -57,10 +57,10 @@ def test_minilm_ranks_sentences(exported: dict[str, Path]) -> None:
     original = AutoModel.from_pretrained(model_directory("minilm")).eval()
     with torch.no_grad():
         states = original(**{name: torch.tensor(value) for name, value in feed.items()}).last_hidden_state.numpy()
-    # What sentence-transformers 6.0.1 gives for these sentences is this, within 2e-7: it was compared by hand.
-    wanted = np.stack([text[counts == 1].mean(axis=0) for text, counts in zip(states, mask, strict=True)])
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(vectors, wanted, atol=1e-5)
+    # The embeddings of sentence-transformers 6.0.1 for these sentences equal this within 2e-7 (compared manually).
+    expected = np.stack([text[counts == 1].mean(axis=0) for text, counts in zip(states, mask, strict=True)])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.5 > 0.2 > vectors[0] @ vectors[2]
     assert status(directory) == "passed"
 
@@ -75,11 +75,11 @@ def test_pickled_checkpoints(exported: dict[str, Path], name: str, task: str) ->
     assert manifest.validation["status"] == "passed"
 
 
-def test_other_clients_read_the_settings(exported: dict[str, Path]) -> None:
+def test_other_clients_can_read_the_side_files(exported: dict[str, Path]) -> None:
     config = json.loads((exported["rxnfp"] / "config.json").read_text())
     assert len(config["id2label"]) == len(config["label2id"]) == config["num_labels"] == 50
     tokenizer = json.loads((exported["smollm2"] / "tokenizer_config.json").read_text())
-    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"  # Transformers 4 knows no TokenizersBackend
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"  # Transformers 4 has no TokenizersBackend
     generation = json.loads((exported["smollm2"] / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"], generation["pad_token_id"]) == (1, 2, 2)
 
@@ -98,12 +98,12 @@ def test_smollm2_knows_the_capital_of_france(exported: dict[str, Path], capsys: 
     assert "Paris" in capsys.readouterr().out
 
 
-def test_smollm2_writes_what_pytorch_writes(exported: dict[str, Path]) -> None:
+def test_smollm2_generates_pytorchs_tokens(exported: dict[str, Path]) -> None:
     file = next(model_directory("smollm2").glob("*.gguf"))
     original = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(exported["smollm2"], padding_side="left")
-    wanted = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    settings = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
     ours = onnxport.load(exported["smollm2"])
     for texts in (["The capital of France is"], ["Once upon a time", "2 + 2 =", "The sky is blue, and"]):
         inputs = tokenizer(texts, return_tensors="pt", padding=True)
-        assert torch.equal(ours.generate(**inputs, **wanted), original.generate(**inputs, **wanted))
+        assert torch.equal(ours.generate(**inputs, **settings), original.generate(**inputs, **settings))

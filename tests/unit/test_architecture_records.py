@@ -1,4 +1,4 @@
-"""Records of architectures: another package adds them, and its version is part of a blueprint's key."""
+"""Records of architectures: another package can add them, and its version is part of a blueprint's key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOT_RECORDS = ["mine"]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Put a package with an entry point on the path; the cached look-ups are those of before afterwards."""
+    """Put a package with an entry point on the path; clear cached lookups afterwards."""
     info = tmp_path / "onnxport_mine-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(METADATA)
@@ -52,13 +52,13 @@ def test_another_package_adds_records(install: Path) -> None:
     assert added_versions() == {"onnxport-mine": "1.2"}
 
 
-def test_its_record_is_taken_in_place_of_the_table_s(install: Path) -> None:
+def test_an_added_record_takes_precedence_over_the_table(install: Path) -> None:
     install.write_text("[onnxport.architectures]\nmine = onnxport_mine:RECORDS\n")
     record = architecture_of("rwkv")
     assert record is not None and record.packages == ("mine",)
 
 
-def test_what_is_no_record_is_refused(install: Path) -> None:
+def test_an_entry_point_without_records_is_an_error(install: Path) -> None:
     install.write_text("[onnxport.architectures]\nmine = onnxport_mine:NOT_RECORDS\n")
     with pytest.raises(UnsupportedError, match=r"onnxport_mine:NOT_RECORDS .* is a list"):
         architecture_of("mine")

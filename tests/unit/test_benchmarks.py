@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: a table that names what there is, fair turns, a checkpoint that is streamed, a page."""
+"""The benchmarks: the table, interleaved rounds, a streamed checkpoint, the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.sides import PREPARATIONS, SIDES
 NARROW = {**SHAPES[LARGE].config, "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
 
 
-def test_the_table_names_what_there_is() -> None:
+def test_the_table_names_existing_checkpoints_and_sides() -> None:
     for row in ROWS.values():
         for model, side in row.cells:
             assert model in SHAPES
@@ -27,7 +27,7 @@ def test_the_table_names_what_there_is() -> None:
             assert SIDES[side].environment in ("", *REQUIREMENTS)
 
 
-def test_a_side_that_rows_share_is_measured_once() -> None:
+def test_a_side_in_several_rows_is_measured_once() -> None:
     plan = groups(["b", "d", "e"], lambda cell: cell[0] in ("gpt2", "llama-16", "llama-80"))
     assert [keys for keys, _ in plan] == [("b", "d"), ("e",)]
     assert [side for _, side in plan[0][1]] == ["cold", "optimum", "exporters", "mobius", "validated"]
@@ -47,7 +47,7 @@ def test_a_checkpoint_of_any_size_is_streamed(tmp_path: Path, monkeypatch: pytes
     assert embeddings.min() < 0 < embeddings.max()
 
 
-def test_a_process_is_measured_and_a_failure_told(tmp_path: Path) -> None:
+def test_a_process_is_measured_and_a_failure_is_an_error(tmp_path: Path) -> None:
     log = tmp_path / "log"
     cost = run([sys.executable, "-c", "x = bytearray(10**8)"], tmp_path / "none", log)
     assert cost.peak > 10**8
@@ -57,7 +57,7 @@ def test_a_process_is_measured_and_a_failure_told(tmp_path: Path) -> None:
         run([sys.executable, "-c", "import time; time.sleep(9)"], tmp_path / "none", log, limit=0.2)
 
 
-def test_the_page_tells_failures_and_misses() -> None:
+def test_the_page_shows_failures_and_missed_targets() -> None:
     def cell(side: str, seconds: float, failure: str = "") -> dict[str, object]:
         costs = [] if failure else [{"seconds": seconds, "peak": 10**9, "written": 0}]
         return {"model": "gpt2", "side": side, "costs": costs, "failure": failure, "said": ""}

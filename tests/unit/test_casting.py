@@ -29,26 +29,26 @@ def samples(dtype: torch.dtype) -> torch.Tensor:
     if dtype == torch.float32:
         return torch.from_numpy(random.integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32))
     halves = random.standard_normal(1 << 16).astype(np.float16).astype(np.float64)
-    ties = halves * (1 + 2.0**-11)  # between two neighbours: rounding twice and rounding once differ near them
+    ties = halves * (1 + 2.0**-11)  # near midpoints of adjacent values, rounding twice differs from rounding once
     edges = np.array([np.inf, -np.inf, 1e300, -1e39, 65519.999999, 65520.0, 3.4028235677973366e38])
     return torch.from_numpy(np.concatenate([ties, ties * (1 + 1e-12), ties * (1 - 1e-12), edges]))
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(FLOATS + EIGHTS + INTEGERS, FLOATS)), ids=str)
-def test_rounding_is_torchs(source: torch.dtype, target: torch.dtype) -> None:
+def test_rounding_equals_torchs(source: torch.dtype, target: torch.dtype) -> None:
     tensor = samples(source)
-    wanted = TorchTensor(tensor.to(target)).numpy()
+    expected = TorchTensor(tensor.to(target)).numpy()
     array = TorchTensor(tensor).numpy()
-    assert can_cast(array.dtype, wanted.dtype)
-    found, strided = np.empty_like(wanted), np.empty((wanted.size, 2), wanted.dtype)[:, 0]
+    assert can_cast(array.dtype, expected.dtype)
+    found, strided = np.empty_like(expected), np.empty((expected.size, 2), expected.dtype)[:, 0]
     cast_into(array, found)
     cast_into(array[::-1], strided[::-1])
     nan = np.isnan(tensor.to(torch.float32).numpy())
     assert np.isnan(found[nan].astype(np.float32)).all()
-    assert found[~nan].tobytes() == wanted[~nan].tobytes()
-    assert strided[~nan].tobytes() == wanted[~nan].tobytes()
+    assert found[~nan].tobytes() == expected[~nan].tobytes()
+    assert strided[~nan].tobytes() == expected[~nan].tobytes()
 
 
-def test_only_casts_that_are_known_are_allowed() -> None:
+def test_unsupported_casts_are_an_error() -> None:
     assert not can_cast(np.dtype(np.float32), np.dtype(np.int8))
     assert not can_cast(np.dtype(np.complex64), np.dtype(np.float32))

@@ -1,4 +1,4 @@
-"""Open checkpoints on disk: what is found, and the one clear error for each bad input."""
+"""Open checkpoints on disk: the files that are found, and the error for each invalid input."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_needs_neither_torch_nor_transformers(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "..", "-x/y", "bad name"])
-def test_names_what_is_neither_directory_nor_repository(tmp_path: Path, name: str) -> None:
+def test_an_error_names_what_is_neither_directory_nor_repository(tmp_path: Path, name: str) -> None:
     target = tmp_path / "gone" if name == ".." else name
     with pytest.raises(CheckpointNotFoundError, match=r"no such directory.*owner/name"):
         open_checkpoint(target, OPTIONS)
 
 
-def test_an_empty_name_isnt_the_working_directory() -> None:
+def test_an_empty_name_is_not_the_working_directory() -> None:
     with pytest.raises(CheckpointNotFoundError, match="the model's name is empty"):
         open_checkpoint("", OPTIONS)
 
@@ -86,7 +86,7 @@ def test_names_the_directory_of_a_file(directory: Path) -> None:
         open_checkpoint(directory / "config.json", OPTIONS)
 
 
-def test_directory_without_config_points_below(tmp_path: Path) -> None:
+def test_a_directory_without_config_suggests_a_subdirectory(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "config.json").write_text("{}")
     with pytest.raises(CheckpointNotFoundError, match=r"no config\.json.*inner has one"):
@@ -113,20 +113,20 @@ def test_directory_without_config_points_below(tmp_path: Path) -> None:
         (b'{"model_type": "bert", "dtype": 16}', r"dtype is 16"),
     ],
 )
-def test_refuses_a_bad_config(directory: Path, content: bytes, message: str) -> None:
+def test_an_invalid_config_is_an_error(directory: Path, content: bytes, message: str) -> None:
     (directory / "config.json").write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match=message):
         open_checkpoint(directory, OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
-def test_refuses_a_corrupt_side_file(directory: Path, name: str) -> None:
+def test_a_corrupt_side_file_is_an_error(directory: Path, name: str) -> None:
     (directory / name).write_text('{"version": "1.0", ')
     with pytest.raises(CorruptCheckpointError, match=rf"{name}.*isn't valid JSON"):
         open_checkpoint(directory, OPTIONS)
 
 
-def test_lists_what_it_looked_for(directory: Path) -> None:
+def test_an_error_lists_the_expected_files(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "flax_model.msgpack")
     expected = r"looked for model\.safetensors, .*pytorch_model\.bin, .*tf_model\.h5.*It has flax_model\.msgpack"
     with pytest.raises(CheckpointNotFoundError, match=expected):
@@ -141,7 +141,7 @@ def test_framework_tf_looks_only_for_h5(directory: Path) -> None:
     assert open_checkpoint(directory, OPTIONS).format == "safetensors"
 
 
-def test_refuses_a_truncated_h5(directory: Path) -> None:
+def test_a_truncated_h5_is_an_error(directory: Path) -> None:
     import h5py
 
     path = directory / "tf_model.h5"
@@ -157,9 +157,9 @@ def test_refuses_a_truncated_h5(directory: Path) -> None:
         open_checkpoint(directory, ExportOptions(framework="tf"))
 
 
-def test_an_adapter_of_another_kind_is_refused(directory: Path) -> None:
+def test_an_adapter_of_another_type_is_an_error(directory: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
-    assert open_checkpoint(directory, OPTIONS).adapter is None  # it has weights of its own
+    assert open_checkpoint(directory, OPTIONS).adapter is None  # it also has weights
     (directory / "model.safetensors").unlink()
     with pytest.raises(UnsupportedError, match=r"peft_type is None.*merge_and_unload"):
         open_checkpoint(directory, OPTIONS)
@@ -198,7 +198,7 @@ def test_the_weights_that_the_config_names(directory: Path) -> None:
         (struct.pack("<Q", 2) + b"{}", "has no tensors"),
     ],
 )
-def test_refuses_a_bad_safetensors_header(directory: Path, start: bytes, message: str) -> None:
+def test_an_invalid_safetensors_header_is_an_error(directory: Path, start: bytes, message: str) -> None:
     (directory / "model.safetensors").write_bytes(start)
     with pytest.raises(CorruptCheckpointError, match=rf"model\.safetensors.*{message}"):
         open_checkpoint(directory, OPTIONS)
@@ -219,7 +219,7 @@ def test_refuses_a_bad_safetensors_header(directory: Path, start: bytes, message
         ({"a": ("F32", "22", [0, 8])}, 8, r"shape '22'"),
     ],
 )
-def test_refuses_contradicting_offsets(directory: Path, tensors: dict, data: int, message: str) -> None:
+def test_contradicting_offsets_are_an_error(directory: Path, tensors: dict, data: int, message: str) -> None:
     header = {n: dict(zip(("dtype", "shape", "data_offsets"), v, strict=True)) for n, v in tensors.items()}
     raw = json.dumps(header).encode()
     (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(data))

@@ -1,4 +1,4 @@
-"""Check pickled checkpoints: nothing is executed, and what would be executed is named."""
+"""Check pickled checkpoints: no code is executed, and errors name the code that would be executed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_reads_tensors(directory: Path, is_zip: bool) -> None:
     assert torch.equal(found["a"], state()["a"]) and found["b"].dtype == torch.bfloat16
 
 
-def test_names_a_pickle_protocol_that_torch_does_not_read(directory: Path) -> None:
+def test_a_pickle_protocol_that_torch_does_not_support_is_named(directory: Path) -> None:
     path = directory / "pytorch_model.bin"
     torch.save(state(), path, pickle_protocol=4)
     assert {"a", "b"} <= (check_pickled(path) or set())
@@ -64,7 +64,7 @@ def test_names_a_pickle_protocol_that_torch_does_not_read(directory: Path) -> No
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_names_the_code_and_does_not_run_it(directory: Path, is_zip: bool, protocol: int) -> None:
+def test_code_is_named_and_not_run(directory: Path, is_zip: bool, protocol: int) -> None:
     target = directory / "was executed"
     content = {**state(), "x": Bomb(target)}
     torch.save(
@@ -84,12 +84,12 @@ def test_a_plain_pickle_is_scanned_too(directory: Path) -> None:
 
 
 def test_a_name_computed_on_the_stack_is_refused() -> None:
-    # "os", "system" reach STACK_GLOBAL through the memo and a NONE in between: it can't be read off.
+    # "os", "system" reach STACK_GLOBAL through the memo, with a NONE in between: the scanner can't resolve it.
     raw = pickle.PROTO + b"\x04" + b"\x8c\x02os" + b"\x94" + b"N" + b"\x93" + b"."
     assert scan_pickle(io.BytesIO(raw)).globals == {"a name computed while unpickling"}
 
 
-def test_an_old_tar_goes_to_torch_alone(directory: Path) -> None:
+def test_only_torch_reads_an_old_tar(directory: Path) -> None:
     path = directory / "pytorch_model.bin"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         member = tarfile.TarInfo("storages")
@@ -102,7 +102,7 @@ def test_an_old_tar_goes_to_torch_alone(directory: Path) -> None:
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.98])
-def test_refuses_a_truncated_file(directory: Path, is_zip: bool, keep: float) -> None:
+def test_a_truncated_file_is_an_error(directory: Path, is_zip: bool, keep: float) -> None:
     path = directory / "pytorch_model.bin"
     torch.save({"a": torch.zeros(5000)}, path, _use_new_zipfile_serialization=is_zip)
     raw = path.read_bytes()
@@ -121,13 +121,13 @@ def test_refuses_a_truncated_file(directory: Path, is_zip: bool, keep: float) ->
         (b"PK\x03\x04garbage", "truncated or damaged"),
     ],
 )
-def test_refuses_what_is_no_checkpoint(directory: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_no_checkpoint_is_an_error(directory: Path, content: bytes, message: str) -> None:
     (directory / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match=message):
         open_checkpoint(directory, OPTIONS)
 
 
-def test_refuses_a_zip_without_pickle(directory: Path) -> None:
+def test_a_zip_without_pickle_is_an_error(directory: Path) -> None:
     with zipfile.ZipFile(directory / "pytorch_model.bin", "w") as archive:
         archive.writestr("hello.txt", "hello")
     with pytest.raises(CorruptCheckpointError, match=r"0 members named data\.pkl"):
@@ -135,7 +135,7 @@ def test_refuses_a_zip_without_pickle(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, {1: 2}])
-def test_refuses_what_is_no_state_dict(directory: Path, content: Any) -> None:
+def test_an_object_that_is_no_state_dict_is_an_error(directory: Path, content: Any) -> None:
     torch.save(content, directory / "pytorch_model.bin")
     with pytest.raises(CorruptCheckpointError, match=r"not a (tensor|state dict)|no tensors"):
         read_state(open_checkpoint(directory, OPTIONS))

@@ -1,4 +1,4 @@
-"""Open sharded checkpoints: the index against the directory and the shards."""
+"""Open sharded checkpoints: the index must match the directory and the shards."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_names_the_missing_shard(directory: Path) -> None:
 
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "sub/../../secret.safetensors", "/etc/passwd",
                                    "C:\\secret", "..\\secret", "\\\\host\\share", "x\0y"])  # fmt: skip
-def test_refuses_an_index_that_points_outside(directory: Path, shard: str) -> None:
+def test_an_index_with_a_path_outside_is_an_error(directory: Path, shard: str) -> None:
     write_safetensors(directory.parent / "secret.safetensors", {"b": [2]})
     set_index(directory, {"a": ONE, "b": shard})
     with pytest.raises(CorruptCheckpointError, match=r"index\.json names"):
         open_checkpoint(directory, OPTIONS)
 
 
-def test_refuses_a_link_that_leads_outside(directory: Path) -> None:
+def test_a_link_to_a_file_outside_is_an_error(directory: Path) -> None:
     write_safetensors(directory.parent / "secret.safetensors", {"b": [2]})
     (directory / TWO).unlink()
     (directory / TWO).symlink_to(directory.parent / "secret.safetensors")
@@ -78,7 +78,7 @@ def test_accepts_the_blobs_of_the_hub_cache(directory: Path, tmp_path: Path, blo
         open_checkpoint(snapshot, OPTIONS)
 
 
-def test_names_a_tensor_that_is_twice(directory: Path) -> None:
+def test_a_duplicate_tensor_is_named(directory: Path) -> None:
     write_safetensors(directory / TWO, {"a": [2], "b": [2]})
     with pytest.raises(CorruptCheckpointError, match=rf"'a' is in both {ONE} and {TWO}"):
         open_checkpoint(directory, OPTIONS)
@@ -91,19 +91,19 @@ def test_names_a_tensor_that_is_not_in_its_shard(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {}, "x", {"a": 3}, {"a": ""}, {"a": None}])
-def test_refuses_a_malformed_index(directory: Path, weight_map: object) -> None:
+def test_a_malformed_index_is_an_error(directory: Path, weight_map: object) -> None:
     set_index(directory, weight_map)
     with pytest.raises(CorruptCheckpointError, match=r"index\.json.*(weight_map|file name)"):
         open_checkpoint(directory, OPTIONS)
 
 
-def test_refuses_a_truncated_shard(directory: Path) -> None:
+def test_a_truncated_shard_is_an_error(directory: Path) -> None:
     (directory / TWO).write_bytes((directory / TWO).read_bytes()[:-1])
     with pytest.raises(CorruptCheckpointError, match=rf"{TWO}.*truncated"):
         open_checkpoint(directory, OPTIONS)
 
 
-def test_refuses_a_truncated_index(directory: Path) -> None:
+def test_a_truncated_index_is_an_error(directory: Path) -> None:
     path = directory / "model.safetensors.index.json"
     path.write_text(path.read_text()[:-5])
     with pytest.raises(CorruptCheckpointError, match=r"index\.json.*isn't valid JSON"):

@@ -1,4 +1,4 @@
-"""Cleaning up drops what does nothing, and nothing else."""
+"""The cleanup removes nodes without effect, and no others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from onnxport.passes.cleanup import CleanUpPass
 
 
-def adding(operator: str, number: float) -> ir.Model:
-    """Return a graph that adds a number to its input, or multiplies by it."""
+def adding(operator: str, constant_value: float) -> ir.Model:
+    """Return a graph that adds a constant to its input, or multiplies by it."""
     source = ir.Value(name="x", shape=ir.Shape(["n"]), type=ir.TensorType(ir.DataType.FLOAT))
-    constant = ir.Value(name="number", const_value=ir.tensor(np.array(number, np.float32)))
+    constant = ir.Value(name="constant_value", const_value=ir.tensor(np.array(constant_value, np.float32)))
     node = ir.node(operator, [source, constant])
     node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = "y", ir.DataType.FLOAT, source.shape
     graph = ir.Graph([source], node.outputs, nodes=[node], opset_imports={"": 20}, name="adding")
@@ -21,10 +21,12 @@ def adding(operator: str, number: float) -> ir.Model:
 
 
 @pytest.mark.parametrize(
-    ("operator", "number", "left"),
+    ("operator", "constant_value", "expected"),
     [("Add", 0.0, "Identity"), ("Add", 1e-8, "Add"), ("Mul", 1.0, "Identity"), ("Mul", 1.000005, "Mul")],
 )
-def test_small_numbers_are_added_and_multiplied_by(operator: str, number: float, left: str) -> None:
-    model = adding(operator, number)
+def test_only_operations_with_neutral_constants_are_removed(
+    operator: str, constant_value: float, expected: str
+) -> None:
+    model = adding(operator, constant_value)
     CleanUpPass()(model)
-    assert [node.op_type for node in model.graph] == [left]
+    assert [node.op_type for node in model.graph] == [expected]

@@ -1,4 +1,4 @@
-"""`onnxport cache`: what a user sees of the cache."""
+"""The command `onnxport cache`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from onnxport.cli import main
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A cache with an entry of today and one of ten days ago."""
+    """A cache with a new entry and one that was last used ten days ago."""
     monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
-    made = Store()
-    made.put("new", "blueprint", "BertForMaskedLM, fill-mask", b"x" * 2000)
-    made.put("old", "blueprint", "GPT2LMHeadModel, [text]", b"x" * 1000)
+    created = Store()
+    created.put("new", "blueprint", "BertForMaskedLM, fill-mask", b"x" * 2000)
+    created.put("old", "blueprint", "GPT2LMHeadModel, [text]", b"x" * 1000)
     before = time.time() - 10 * 86400
-    os.utime(made._path("old"), (before, before))
-    return made
+    os.utime(created._path("old"), (before, before))
+    return created
 
 
 def test_list(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # which test runners set; nothing is cut where output isn't a terminal
+    monkeypatch.delenv("COLUMNS", raising=False)  # set by test runners; output that isn't a terminal isn't truncated
     assert main(["cache", "list"]) == 0
     text = capsys.readouterr().out
     assert text.index("BertForMaskedLM, fill-mask") < text.index("GPT2LMHeadModel, [text]")
@@ -76,7 +76,7 @@ def test_a_cache_that_cannot_be_read(
     assert capsys.readouterr().err == f"onnxport: error: {tmp_path}/file: Not a directory\n"
 
 
-def test_it_loads_nothing_heavy(store: Store) -> None:
+def test_torch_and_transformers_are_not_imported(store: Store) -> None:
     heavy = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy", "huggingface_hub")
     code = (
         "import sys\nfrom onnxport.cli import main\n"

@@ -1,4 +1,4 @@
-"""The command line: every option reaches `ExportOptions`, misuse exits 2, `--help` is cheap."""
+"""The command line: every option sets its field of `ExportOptions`, misuse exits with 2, `--help` is fast."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_no_options_are_the_defaults() -> None:
     assert options_from(_parser().parse_args(["export", "m", "out"])) == ExportOptions()
 
 
-def test_help_speaks_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_uses_the_names_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for words, _ in CHOSEN.values():
@@ -143,7 +143,7 @@ def test_sizes(text: str, count: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "GiB", "-1", "1,5GB", "8G", "8 gigabytes", "0x10", "1e9", "nan", "٣GB", "1" * 5000]
 )
-def test_what_is_no_size_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_size_is_an_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "m", "out", f"--memory={text}"]) == 2
     assert "such as 8GiB" in capsys.readouterr().err
 
@@ -155,7 +155,7 @@ def test_debug_goes_before_or_after_the_verb(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", [[], ["export"], ["validate"], ["inspect"], ["list"], ["run"], ["cache"]])
-def test_help_loads_nothing_heavy(verb: list[str]) -> None:
+def test_help_does_not_import_torch(verb: list[str]) -> None:
     heavy = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy", "rich", "huggingface_hub")
     code = (
         "import sys\nfrom onnxport.cli import main\n"

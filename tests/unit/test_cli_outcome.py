@@ -1,4 +1,4 @@
-"""What a failure looks like: one line on stderr, the right exit code, a traceback only with `--debug`."""
+"""Failures: one line on standard error, the exit code, a traceback only with `--debug`."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_debug_prints_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_message_of_an_import() -> None:
+def test_message_of_an_import_error() -> None:
     assert "bug" in message_of(ModuleNotFoundError("No module named 'x'"))
 
 
-def test_warnings_are_silenced_and_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_silenced_and_restored(capsys: pytest.CaptureFixture[str]) -> None:
     def verb() -> int:
         warnings.warn("noise", stacklevel=1)
         logging.getLogger("torch.onnx").warning("noise")
@@ -87,7 +87,7 @@ def test_warnings_are_silenced_and_come_back(capsys: pytest.CaptureFixture[str])
     assert state() == before
 
 
-def test_our_own_warnings_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_of_onnxport_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     def verb() -> int:
         logging.getLogger("onnxport.blueprints.store").warning("entry %s is\n damaged", "x")
         logging.getLogger("onnxport.weights").info("a detail")
@@ -97,7 +97,7 @@ def test_our_own_warnings_are_a_line_each(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("", "onnxport: warning: entry x is damaged\n")
 
 
-def test_characters_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_the_terminal_cannot_encode(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
 
@@ -109,7 +109,7 @@ def test_characters_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> 
     assert raw.getvalue() == b"na?ve ?\n"
 
 
-def test_a_reader_that_leaves_early() -> None:
+def test_a_closed_standard_output() -> None:
     command = f"{sys.executable} -m onnxport list --json | head -c 10"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""

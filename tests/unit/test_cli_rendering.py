@@ -1,4 +1,4 @@
-"""Reports for people: complete, readable without colour, nothing lost in the middle."""
+"""Printed reports: complete, and readable without colour."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "validation: skipped (--validate none)\n"
 
 
-def test_what_a_part_stands_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_note_of_a_partial_validation_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     case = Case("model", "traced", {"batch_size": 2}, (difference("logits", 1e-7),))
     print_validation(replace(report(case), status="partial", note="validated: 2 of 80 layers"))
     text = capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_stages_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "onnxport: write model.onnx\nonnxport: validate\n")
 
 
-def test_list_tells_what_the_matrix_proved(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_the_results_of_the_matrix(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
     records = json.loads(Path("docs/coverage.json").read_text(encoding="utf-8"))["records"]
@@ -120,7 +120,7 @@ def test_list_shows_the_model_types_of_a_task(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(("name", "near"), [("brt", "bert"), ("resnt", "resnet"), ("", "isn't listed")])
-def test_list_names_the_nearest(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_suggests_the_closest_name(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--model-type", name]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

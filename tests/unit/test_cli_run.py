@@ -1,4 +1,4 @@
-"""What `onnxport run` returns for each task, on directories with hand-made graphs whose outputs are known."""
+"""Results of `onnxport run` for each task, on directories with small graphs whose outputs are known."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ARCHITECTURES = {
     "token-classification": "BertForTokenClassification",
     "fill-mask": "BertForMaskedLM",
 }
-"""Class names that the pipelines know."""
+"""Class names that Transformers' pipelines accept."""
 
 
 def graph_of(inputs: dict[str, list[Any]], outputs: tuple[str, ...], nodes: list[Any], tables: Tables) -> Any:
-    """Build a graph; it may have inputs that no node reads."""
+    """Build a graph; it may have unused inputs."""
     floats = ("pixel_values", "past_key_values.0.key")
     types = {name: TensorProto.FLOAT if name in floats else TensorProto.INT64 for name in inputs}
     graph = helper.make_graph(
@@ -45,13 +45,13 @@ def graph_of(inputs: dict[str, list[Any]], outputs: tuple[str, ...], nodes: list
 
 
 def per_token(table: np.ndarray, source: str = "input_ids", output: str = "logits") -> dict[str, Any]:
-    """Return a graph's parts that map each id to a row of a table."""
+    """Return the arguments of `graph_of` for a graph that maps each token id to a row of a table."""
     node = helper.make_node("Gather", ["table", source], [output])
     return {"outputs": (output,), "nodes": [node], "tables": {"table": table}}
 
 
 def per_sequence(table: np.ndarray, source: str = "input_ids", output: str = "logits", axis: int = 1) -> dict[str, Any]:
-    """Return a graph's parts that map each sequence to the maximum of its ids' rows of a table."""
+    """Return the arguments of `graph_of` for a graph that maps each sequence to the maximum of its rows of a table."""
     rows = helper.make_node("Gather", ["table", source], ["rows"])
     largest = helper.make_node("ReduceMax", ["rows", "axis"], [output], keepdims=0)
     return {"outputs": (output,), "nodes": [rows, largest], "tables": {"table": table, "axis": np.array([axis])}}
@@ -77,7 +77,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Write an exported directory with a tokenizer of letters."""
+    """Write an exported directory with a character tokenizer."""
 
     def made(task: str, parts: dict[str, Any], inputs: dict[str, list[Any]] | None = None, **config: Any) -> Path:
         inputs = inputs or tokens(*TEXT)
@@ -242,7 +242,7 @@ def test_an_encoder_decoder_starts_from_its_start_token(make: Make, run: Callabl
 
 
 def counting_decoder() -> dict[str, Any]:
-    """Return the parts of a decoder whose next token is the last one's id plus one, and that caches all token ids."""
+    """Return the arguments of `graph_of` for a decoder that adds one to the last token id, and caches all token ids."""
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["logits"]),
         helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT),
@@ -279,7 +279,7 @@ def test_missing_inputs(make: Make, fail: Callable[..., str]) -> None:
     assert "--text-pair doesn't apply to token-class" in fail(2, directory, "--text", "a", "--text-pair", "b")
 
 
-def test_a_text_for_a_graph_that_takes_none(make: Make, fail: Callable[..., str]) -> None:
+def test_text_for_a_graph_without_token_ids(make: Make, fail: Callable[..., str]) -> None:
     parts = {
         "outputs": ("logits",),
         "nodes": [helper.make_node("Identity", ["pixel_values"], ["logits"])],
@@ -311,7 +311,7 @@ def test_damaged_settings(make: Make, fail: Callable[..., str]) -> None:
             _ = Directory(directory).config
 
 
-def test_directories_that_cannot_be_run(tmp_path: Path, fail: Callable[..., str]) -> None:
+def test_errors_of_directories_that_cannot_be_run(tmp_path: Path, fail: Callable[..., str]) -> None:
     with pytest.raises(CheckpointNotFoundError, match="no such directory"):
         Directory(tmp_path / "none")
     with pytest.raises(CheckpointNotFoundError, match=r"no onnxport\.json"):

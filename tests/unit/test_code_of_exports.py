@@ -1,4 +1,4 @@
-"""Code in an exported directory never runs, and nobody is asked whether it may."""
+"""Code in an exported directory never runs, and there is no prompt for it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ AUTO_MAP = {
 } | {"AutoTokenizer": ["own.Own", "own.Own"]}
 
 
-class Answering:
-    """Standard input that says yes to everything, and tells that it was asked."""
+class YesInput:
+    """Standard input that answers yes, and records that it was read."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -44,8 +44,8 @@ class Answering:
 
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[[], bool]]:
-    """An export with code of its own, and whether that ran or standard input was asked."""
-    directory, ran, answering = write_export(tmp_path / "out"), tmp_path / "ran", Answering()
+    """An export with custom code, and whether the code ran or standard input was read."""
+    directory, ran, answering = write_export(tmp_path / "out"), tmp_path / "ran", YesInput()
     (directory / "own.py").write_text(CODE.format(ran=str(ran)))
     for name in ("config", "tokenizer_config", "preprocessor_config", "processor_config"):
         values = {"model_type": "mine", "auto_map": AUTO_MAP, "hidden_size": 1024}
@@ -55,7 +55,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Calla
     return directory, lambda: ran.exists() or answering.asked > 0
 
 
-def test_load_takes_the_values_of_the_configuration(export: tuple[Path, Callable[[], bool]]) -> None:
+def test_load_reads_the_configuration_without_its_code(export: tuple[Path, Callable[[], bool]]) -> None:
     directory, touched = export
     model: Any = onnxport.load(directory)
     assert (model.config.model_type, model.config.hidden_size) == ("mine", 1024)
@@ -65,7 +65,7 @@ def test_load_takes_the_values_of_the_configuration(export: tuple[Path, Callable
 
 
 @pytest.mark.parametrize("task", ["feature-extraction", "image-feature-extraction", "text-generation"])
-def test_pipelines_load_no_code(export: tuple[Path, Callable[[], bool]], task: str) -> None:
+def test_pipelines_run_no_code(export: tuple[Path, Callable[[], bool]], task: str) -> None:
     directory, touched = export
     with pytest.raises(OnnxportError):
         onnxport.pipeline(task, directory)

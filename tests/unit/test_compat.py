@@ -1,4 +1,4 @@
-"""The old import paths work after `import onnxport.compat`, each in a fresh interpreter."""
+"""The old import paths work after `import onnxport.compat`, each in a new interpreter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_without_compat_nothing_changes() -> None:
         "from transformers.models.data2vec.configuration_data2vec_vision import Data2VecVisionOnnxConfig",
     ],
 )
-def test_folders_that_moved_or_are_gone(statement: str) -> None:
+def test_folders_that_were_moved_or_removed(statement: str) -> None:
     run(f"import onnxport.compat; {statement}")
 
 

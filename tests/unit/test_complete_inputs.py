@@ -1,4 +1,4 @@
-"""Inputs that are missing are filled in as for sequences without padding, or images without a mask."""
+"""Missing inputs get the values for sequences without padding, or images without a mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def graph(**inputs: tuple[str, tuple[int | str, ...]]) -> Any:
     return SimpleNamespace(inputs={name: TensorSpec(name, dtype, axes) for name, (dtype, axes) in inputs.items()})
 
 
-def test_texts() -> None:
+def test_token_inputs() -> None:
     tokens = ("int64", ("batch_size", "sequence_length"))
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
     cache = {"past_key_values.0.key": ("float16", ("batch_size", 2, "past_sequence_length", 4))}
@@ -29,7 +29,7 @@ def test_texts() -> None:
     assert "other" not in found
 
 
-def test_images() -> None:
+def test_image_inputs() -> None:
     pixels = {"pixel_values": ("float32", ("batch_size", 3, "height", "width"))}
     mask = {"pixel_mask": ("int64", ("batch_size", "height", "width"))}
     found = complete_inputs(graph(**pixels, **mask), {"pixel_values": np.zeros((2, 3, 4, 5))})

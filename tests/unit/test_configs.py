@@ -1,4 +1,4 @@
-"""The bases make dummy inputs of the sizes asked for, with every kind of preprocessor; nothing is traced."""
+"""The base classes make dummy inputs of the requested sizes, with every type of preprocessor, without tracing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Encoder(OnnxConfig):
     inputs = property(lambda self: {"input_ids": {0: "batch", 1: "sequence"}})
 
 
-class Listener(OnnxConfig):
+class AudioEncoder(OnnxConfig):
     inputs = property(lambda self: {"input_features": {0: "batch"}})
 
 
@@ -67,16 +67,16 @@ def shapes(inputs: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in inputs.items() if hasattr(tensor, "shape")}
 
 
-def test_texts_have_the_default_sizes(tokenizer: Any) -> None:
+def test_sequences_have_the_default_sizes(tokenizer: Any) -> None:
     inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework="pt")
     assert set(shapes(inputs).values()) == {(2, 8)}
     assert all(tensor.dtype == torch.int64 for tensor in inputs.values())
 
 
-def test_a_pair_is_two_texts_of_the_length_together(tokenizer: Any) -> None:
+def test_a_pair_has_the_total_length(tokenizer: Any) -> None:
     inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, seq_length=9, is_pair=True, framework="pt")
     assert inputs["input_ids"].shape == (2, 9)
-    assert (inputs["input_ids"][0] == 3).sum() == 2  # [SEP] after each text
+    assert (inputs["input_ids"][0] == 3).sum() == 2  # [SEP] after each sequence
 
 
 def test_the_length_is_right_without_an_unknown_token() -> None:
@@ -95,21 +95,21 @@ def test_a_subclass_changes_the_default_sizes(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(("sizes", "shape"), [({}, (2, 4, 15)), ({"batch_size": 3, "seq_length": 9}, (3, 4, 17))])
-def test_choices_are_pairs_of_whole_texts(tokenizer: Any, sizes: dict[str, int], shape: tuple[int, ...]) -> None:
+def test_multiple_choice_has_pairs_of_sequences(tokenizer: Any, sizes: dict[str, int], shape: tuple[int, ...]) -> None:
     inputs = Encoder(BertConfig(), task="multiple-choice").generate_dummy_inputs(tokenizer, framework="pt", **sizes)
     assert inputs["input_ids"].shape == shape
 
 
 @pytest.mark.parametrize(
-    ("framework", "kind"),
+    ("framework", "tensor_class"),
     [(TensorType.PYTORCH, torch.Tensor), ("np", numpy.ndarray), (TensorType.NUMPY, numpy.ndarray), (None, list)],
 )
-def test_the_framework_decides_the_kind(tokenizer: Any, framework: Any, kind: type) -> None:
+def test_the_framework_determines_the_tensor_type(tokenizer: Any, framework: Any, tensor_class: type) -> None:
     inputs = Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework=framework)
-    assert isinstance(inputs["input_ids"], kind)
+    assert isinstance(inputs["input_ids"], tensor_class)
 
 
-def test_tensorflow_is_said_to_be_gone(tokenizer: Any) -> None:
+def test_tensorflow_is_not_supported(tokenizer: Any) -> None:
     with pytest.raises(NotImplementedError, match="TensorFlow is not in Transformers 5"):
         Encoder(BertConfig()).generate_dummy_inputs(tokenizer, framework="tf")
 
@@ -125,7 +125,7 @@ def test_tokenizer_and_preprocessor_exclude_each_other(tokenizer: Any) -> None:
         Encoder(BertConfig()).generate_dummy_inputs(tokenizer, tokenizer=tokenizer)
 
 
-def test_anything_else_is_refused() -> None:
+def test_another_preprocessor_is_an_error() -> None:
     with pytest.raises(ValueError, match="Unable to generate dummy inputs for the model"):
         Encoder(BertConfig()).generate_dummy_inputs(object())
 
@@ -140,23 +140,23 @@ def test_images_are_sized_by_the_image_processor() -> None:
     assert (numpy.random.get_state()[1] == state).all()
 
 
-def test_an_image_processor_of_something_else_is_refused() -> None:
+def test_another_image_processor_is_an_error() -> None:
     processor = ViTImageProcessor()
     processor.model_input_names = ["patches"]
     with pytest.raises(ValueError, match="expects `model_input_names"):
         Encoder(BertConfig()).generate_dummy_inputs(processor)
 
 
-def test_audio_has_the_rate_of_its_extractor() -> None:
+def test_audio_has_the_sampling_rate_of_the_feature_extractor() -> None:
     extractor = WhisperFeatureExtractor(feature_size=8)
-    inputs = Listener(BertConfig()).generate_dummy_inputs(extractor, framework="pt")
+    inputs = AudioEncoder(BertConfig()).generate_dummy_inputs(extractor, framework="pt")
     assert inputs["input_features"].shape == (2, 8, 3000)
 
 
-def test_a_processor_lends_the_part_that_the_inputs_need(tokenizer: Any) -> None:
+def test_the_component_of_a_processor_that_makes_the_inputs_is_used(tokenizer: Any) -> None:
     whole = WhisperProcessor(WhisperFeatureExtractor(feature_size=8), tokenizer)
     assert "input_ids" in Encoder(BertConfig()).generate_dummy_inputs(whole, framework="pt")
-    assert "input_features" in Listener(BertConfig()).generate_dummy_inputs(whole, framework="pt")
+    assert "input_features" in AudioEncoder(BertConfig()).generate_dummy_inputs(whole, framework="pt")
 
 
 def test_a_hook_makes_the_images() -> None:
@@ -168,7 +168,7 @@ def test_a_hook_makes_the_images() -> None:
     assert len(inputs["pixel_values"]) == 1
 
 
-def test_the_cache_is_two_longer_than_the_text(tokenizer: Any) -> None:
+def test_the_cache_is_two_tokens_longer_than_the_sequence(tokenizer: Any) -> None:
     model = GPT2Config(n_embd=32, n_layer=2, n_head=4)
     inputs = Decoder.with_past(model, task="causal-lm").generate_dummy_inputs(tokenizer, framework="pt")
     assert inputs["attention_mask"].shape == (2, 18)
@@ -177,7 +177,7 @@ def test_the_cache_is_two_longer_than_the_text(tokenizer: Any) -> None:
     assert inputs["past_key_values"][0][0].dtype == torch.float32
 
 
-def test_the_cache_has_the_stated_heads_and_sizes(tokenizer: Any) -> None:
+def test_the_cache_has_the_configurations_heads_and_sizes(tokenizer: Any) -> None:
     model = LlamaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
     inputs = Decoder.with_past(model, task="causal-lm").generate_dummy_inputs(tokenizer, framework="np")
     assert inputs["past_key_values"][0][0].shape == (2, 2, 10, 16)
@@ -195,7 +195,7 @@ def test_no_cache_without_torch(tokenizer: Any, monkeypatch: pytest.MonkeyPatch)
         Decoder.with_past(GPT2Config()).generate_dummy_inputs(tokenizer, framework="pt")
 
 
-def test_the_decoder_has_its_own_inputs(tokenizer: Any) -> None:
+def test_the_decoder_has_separate_inputs(tokenizer: Any) -> None:
     model = T5Config(d_model=32, d_kv=8, num_layers=2, num_heads=4)
     inputs = EncoderDecoder(model, task="seq2seq-lm").generate_dummy_inputs(tokenizer, framework="pt")
     assert shapes(inputs) == {
@@ -206,7 +206,7 @@ def test_the_decoder_has_its_own_inputs(tokenizer: Any) -> None:
     }
 
 
-def test_the_cache_has_the_size_of_a_head_that_t5_states(tokenizer: Any) -> None:
+def test_the_cache_has_t5s_d_kv(tokenizer: Any) -> None:
     model = T5Config(d_model=32, d_kv=16, num_layers=1, num_decoder_layers=2, num_heads=3)
     inputs = EncoderDecoder.with_past(model, task="seq2seq-lm").generate_dummy_inputs(tokenizer, framework="pt")
     assert inputs["decoder_input_ids"].shape == (2, 2)  # [CLS] and [SEP]
@@ -214,7 +214,7 @@ def test_the_cache_has_the_size_of_a_head_that_t5_states(tokenizer: Any) -> None
     assert [tuple(t.shape) for t in inputs["past_key_values"][0]] == [(2, 3, 5, 16)] * 2 + [(2, 3, 8, 16)] * 2
 
 
-def test_the_decoder_keeps_its_own_heads(tokenizer: Any) -> None:
+def test_the_decoder_has_a_separate_number_of_heads(tokenizer: Any) -> None:
     model = BartConfig(
         d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=2
     )
@@ -227,7 +227,7 @@ def test_the_decoder_keeps_its_own_heads(tokenizer: Any) -> None:
     assert {tensor.shape[3] for tensor in cache[0]} == {16}
 
 
-def test_sequences_are_named_after_their_part() -> None:
+def test_axes_are_named_after_encoder_and_decoder() -> None:
     outputs = EncoderDecoder.with_past(T5Config(num_layers=1), task="default").outputs
     assert outputs["last_hidden_state"] == {0: "batch", 1: "decoder_sequence"}
     assert outputs["present.0.decoder.key"] == {0: "batch", 2: "past_decoder_sequence + sequence"}
@@ -240,7 +240,7 @@ def test_outputs_are_a_copy() -> None:
     assert config.outputs["last_hidden_state"][0] == "batch"
 
 
-def test_torch_is_judged_by_its_version() -> None:
+def test_torch_support_depends_on_its_version() -> None:
     from packaging.version import Version
 
     class Future(Encoder):
@@ -250,7 +250,7 @@ def test_torch_is_judged_by_its_version() -> None:
     assert not Future(BertConfig()).is_torch_support_available
 
 
-def test_the_wrapper_is_applied_both_ways() -> None:
+def test_the_wrapper_is_applied_to_original_and_patch() -> None:
     class Target:
         @staticmethod
         def value() -> int:
@@ -264,7 +264,7 @@ def test_the_wrapper_is_applied_both_ways() -> None:
     assert Target().value() == 1
 
 
-def test_patches_of_one_attribute_are_undone_in_turn() -> None:
+def test_patches_of_one_attribute_are_restored_in_reverse_order() -> None:
     class Target:
         value = 1
 
@@ -276,7 +276,7 @@ def test_patches_of_one_attribute_are_undone_in_turn() -> None:
     assert Target.value == 1
 
 
-def test_a_processor_keeps_its_setting_for_text_recognition() -> None:
+def test_apply_ocr_of_a_processor_is_restored() -> None:
     class Tokenizer:
         unk_token = "?"
 
@@ -296,7 +296,7 @@ def test_a_processor_keeps_its_setting_for_text_recognition() -> None:
     assert processor.image_processor.apply_ocr
 
 
-def test_a_decoders_configuration_stays_as_it_is() -> None:
+def test_the_configuration_of_a_decoder_is_unchanged() -> None:
     encoder, decoder = ViTConfig(hidden_size=8, num_attention_heads=2), GPT2Config()
     described = VisionEncoderDecoderOnnxConfig(decoder).get_decoder_config(encoder, decoder)
     assert described._config.encoder_hidden_size == 8

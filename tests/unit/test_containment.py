@@ -1,4 +1,4 @@
-"""Files that a checkpoint or an export names, or links to, lie inside its directory; everything else is refused."""
+"""Files that a checkpoint or an export names, or links to, must be inside its directory."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_name_that_leads_outside(directory: Path, name: str) -> None:
+def test_a_path_to_a_file_outside(directory: Path, name: str) -> None:
     with pytest.raises(CorruptCheckpointError, match=r"index\.json names"):
         inside(directory, name, directory / "index.json")
 
 
 @pytest.mark.parametrize("target", ["../secret", "loop"])
-def test_a_link_that_leads_outside(directory: Path, target: str) -> None:
+def test_a_link_to_a_file_outside(directory: Path, target: str) -> None:
     (directory / "loop").symlink_to(target)
     with pytest.raises(CorruptCheckpointError, match="link"):
         inside(directory, "loop")
@@ -75,8 +75,8 @@ def test_a_snapshot_links_to_its_own_blobs_only(tmp_path: Path, part: str) -> No
         inside(snapshot, "other")
 
 
-def test_blobs_that_are_a_link_themselves(tmp_path: Path) -> None:
-    """An archive may hold a whole repository of the hub's cache, with a link in the place of its blobs."""
+def test_a_blobs_directory_that_is_a_link(tmp_path: Path) -> None:
+    """An archive may contain a repository of the hub's cache, with a link instead of the directory of blobs."""
     snapshot = tmp_path / "hub" / "models--o--n" / "snapshots" / "main"
     snapshot.mkdir(parents=True)
     (tmp_path / "home").mkdir()
@@ -94,7 +94,7 @@ def test_blobs_that_are_a_link_themselves(tmp_path: Path) -> None:
      "1_Pooling/config.json", "2_Dense", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/README.md"],
 )  # fmt: skip
 def test_a_checkpoint_that_links_to_other_files(tmp_path: Path, name: str) -> None:
-    """Whatever the file is for, it is neither read nor copied."""
+    """Such a file is neither read nor copied, whatever its purpose."""
     pooling = (f"{OLD}Pooling", {"pooling_mode_mean_tokens": True})
     root = make(tmp_path / "checkpoint", [pooling, (f"{OLD}Dense", DENSE)])
     open_checkpoint(root, ExportOptions())
@@ -147,7 +147,7 @@ OPENERS: dict[str, Callable[[Path], object]] = {
     "load": onnxport.load,
     "validate": lambda path: onnxport.validate(path, "reference"),
     "bench": lambda path: bench(path, Workload(), RunSettings()),
-    "directory": lambda path: Directory(path).graph("model"),  # what run and chat open
+    "directory": lambda path: Directory(path).graph("model"),  # as in run and chat
 }
 
 
@@ -178,7 +178,7 @@ def test_an_export_that_links_to_other_files(directory: Path, opener: str) -> No
 
 
 @pytest.mark.parametrize("values", [None, 3, ["model.onnx"], {"a": 1}])
-def test_a_name_that_isnt_text(directory: Path, values: object) -> None:
+def test_a_name_that_is_no_string(directory: Path, values: object) -> None:
     path = write_export(directory) / FILE_NAME
     manifest = json.loads(path.read_text())
     manifest["components"][0]["file"] = values
@@ -188,7 +188,7 @@ def test_a_name_that_isnt_text(directory: Path, values: object) -> None:
 
 
 @pytest.mark.parametrize("location", ["../weights", "link", "absolute"])
-def test_external_data_elsewhere_is_neither_read_nor_measured(directory: Path, location: str) -> None:
+def test_external_data_outside_is_neither_read_nor_measured(directory: Path, location: str) -> None:
     weights = directory.parent / "weights"
     weights.write_bytes(bytes(4096))
     (directory / "link").symlink_to(weights)
@@ -210,7 +210,7 @@ def test_a_graph_that_links_to_another_directory(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["processor_config.json", "audio_tokenizer_config.json"])
-def test_an_audio_tokenizer_elsewhere(directory: Path, name: str) -> None:
+def test_an_audio_tokenizer_outside(directory: Path, name: str) -> None:
     def write(path: str) -> None:
         settings = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": path}
         nested = {"audio_tokenizer": settings} if name == "processor_config.json" else settings

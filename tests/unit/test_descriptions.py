@@ -1,4 +1,4 @@
-"""How what a model's runs show is written: axes as sums of symbols, rows of a table for all layers alike."""
+"""Printed descriptions: axes as sums of symbols, one table row for all layers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SIZES = {"batch": 2, "sequence": 8, "past_sequence": 10, "height": 32}
         (16, {"batch": 1.0, "sequence": 1.0}, "f(batch, sequence)"),
     ],
 )
-def test_an_axis_in_words(size: int, steps: dict[str, float], text: str) -> None:
+def test_axis_expressions(size: int, steps: dict[str, float], text: str) -> None:
     assert _formula(size, steps, SIZES) == text
 
 
-def test_axes_have_the_names_of_today() -> None:
+def test_axes_have_current_names() -> None:
     labels = {0: "batch", 1: "past_sequence + sequence", 2: "f(batch, height)"}
     tensor = TensorSpec.of("x", "int64", (2, 18, 5, 7), labels)
     assert tensor.axes == ("batch_size", "past_sequence_length + sequence_length", "f(batch_size, height)", 7)
 
 
-def test_layers_are_one_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # which test runners set; nothing is cut where output isn't a terminal
+def test_layers_share_one_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # set by test runners; output that isn't a terminal isn't truncated
 
     def cache(layer: int, heads: int) -> TensorSpec:
         return TensorSpec.of(f"past_key_values.{layer}.key", "float32", (2, heads, 3), {0: "batch"})

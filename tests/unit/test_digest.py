@@ -1,4 +1,4 @@
-"""Digests that are computed while something else reads the files."""
+"""Digests that are computed while other code reads the files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.errors import CheckpointNotFoundError
 
 
-def test_they_are_those_of_the_files(tmp_path: Path) -> None:
+def test_digests_equal_those_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     files = {"a": b"first", "shards/b": b"second" * 1_000_000}
     for name, content in files.items():
@@ -25,7 +25,7 @@ def test_they_are_those_of_the_files(tmp_path: Path) -> None:
     assert found == sha256_of_files(paths, root=tmp_path)
 
 
-def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with digesting([tmp_path / "gone"], root=tmp_path) as digests, pytest.raises(CheckpointNotFoundError):
         digests()
 

@@ -1,4 +1,4 @@
-"""Inputs that no preprocessor makes: by name, by the configuration, and by what an error asks for."""
+"""Inputs that no preprocessor returns, by name, by the configuration, and by error messages."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ def make(name: str, config: dict[str, Any], **inputs: torch.Tensor) -> torch.Ten
     return found.make(InputContext(SimpleNamespace(model_type="any", **config), 2, inputs))
 
 
-def test_an_error_asks_for_parameters_by_name() -> None:
+def test_required_parameters_are_found_in_error_messages() -> None:
     parameters = ("input_ids", "bbox", "decoder_input_ids")
     assert parameters_named_in(ValueError("Bbox is required"), parameters) == ["bbox"]
     assert parameters_named_in(TypeError("missing 'decoder_input_ids'"), parameters) == ["decoder_input_ids"]
     assert parameters_named_in(ValueError("input_ids"), parameters) == []
 
 
-def test_boxes_are_as_many_as_tokens() -> None:
+def test_there_is_a_box_for_each_token() -> None:
     tokens = torch.ones(2, 7, dtype=torch.int64)
     assert make("bbox", {}, input_ids=tokens).shape == (2, 7, 4)
     assert make("bbox", {"dim_bbox": 8}, input_ids=tokens).dtype == torch.float32
 
 
-def test_a_time_series_reaches_back_as_far_as_its_lags() -> None:
+def test_the_past_of_a_time_series_covers_its_lags() -> None:
     assert make("past_values", {"context_length": 12, "lags_sequence": [1, 3]}).shape == (2, 15)
     assert make("past_values", {"context_length": 12, "num_input_channels": 3}).shape == (2, 12, 3)
 
 
-def test_a_decoder_of_several_codes_gets_all_of_them() -> None:
+def test_a_decoder_of_several_codebooks_takes_all_of_them() -> None:
     assert make("decoder_input_ids", {}).shape == (2, 3)
     assert make("decoder_input_ids", {"decoder": SimpleNamespace(num_codebooks=4)}).shape == (8, 3)
     assert make("decoder_input_ids", {"decoder_config": SimpleNamespace(num_channels=9)}).shape == (2, 3, 9)
 
 
-def test_kinds_of_tokens_are_as_many_as_their_vocabularies() -> None:
+def test_there_is_a_token_type_id_for_each_vocabulary() -> None:
     tokens = torch.ones(2, 7, dtype=torch.int64)
     assert make("token_type_ids", {"type_vocab_sizes": [3, 256]}, input_ids=tokens).shape == (2, 7, 2)
     assert make("token_type_ids", {}, input_ids=tokens).shape == (2, 7)
 
 
-def test_patches_begin_with_their_row_and_column() -> None:
+def test_patches_start_with_their_row_and_column() -> None:
     patches = make("flattened_patches", {"vision_config": SimpleNamespace(patch_size=2, num_channels=3)})
     assert patches.shape == (2, 16, 2 + 12)
     assert patches[0, :5, :2].tolist() == [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1]]
@@ -73,22 +73,22 @@ def test_a_video_has_frames() -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (6, 6)])
-def test_a_pool_of_any_size_averages_as_torch_does(size: tuple[int, int]) -> None:
+def test_adaptive_pooling_to_a_dynamic_size_equals_torchs(size: tuple[int, int]) -> None:
     images = torch.randn(2, 3, *size)
     rows, columns = _averaging_matrix(images, -2, 3), _averaging_matrix(images, -1, 2)
     assert torch.allclose(rows @ images @ columns.T, torch.nn.functional.adaptive_avg_pool2d(images, (3, 2)), atol=1e-6)
 
 
-def test_a_pool_of_known_size_is_left_alone() -> None:
+def test_adaptive_pooling_to_a_static_size_is_unchanged() -> None:
     assert _symbolic_adaptive_pool(lambda images, size: size)(torch.ones(1, 1, 4, 4), 2) == 2
 
 
-def test_a_class_of_a_part_gets_the_part_of_the_configuration() -> None:
+def test_a_submodel_gets_its_subconfiguration() -> None:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralForCausalLM
 
-    whole = LlavaConfig(text_config={"model_type": "mistral"})
-    assert config_for(LlavaForConditionalGeneration, whole) is whole
-    assert config_for(MistralForCausalLM, whole) is whole.text_config
+    config = LlavaConfig(text_config={"model_type": "mistral"})
+    assert config_for(LlavaForConditionalGeneration, config) is config
+    assert config_for(MistralForCausalLM, config) is config.text_config
 
 
 def test_a_trajectory_has_as_many_steps_as_its_mask() -> None:
@@ -97,7 +97,7 @@ def test_a_trajectory_has_as_many_steps_as_its_mask() -> None:
     assert make("timesteps", {}, attention_mask=mask).tolist() == [list(range(7))] * 2
 
 
-def test_what_a_forward_also_takes_is_named() -> None:
+def test_missing_forward_parameters_are_named() -> None:
     missing = TypeError("forward() missing 2 required positional arguments: 'latents' and 'spans'")
     text = _run_failure_message(SimpleNamespace(), ["input_ids"], missing)
     assert text.startswith("SimpleNamespace requires latents and spans") and "OnnxConfig" in text
@@ -107,17 +107,17 @@ def test_what_a_forward_also_takes_is_named() -> None:
     assert "can't be run on pixel_values alone (ValueError: no boxes)" in other
 
 
-def test_a_transducer_reads_one_token() -> None:
+def test_a_transducer_takes_one_token() -> None:
     assert make("decoder_input_ids", {"max_symbols_per_step": 10}).shape == (2, 1)
 
 
-def test_a_place_is_hidden_by_half_of_the_lowest_number() -> None:
+def test_masked_positions_have_half_of_the_lowest_value() -> None:
     halved = _TorchWithHalfMinimum(torch)
     assert halved.finfo(torch.float32).min == torch.finfo(torch.float32).min / 2
     assert halved.arange is torch.arange
 
 
-def test_numbers_are_spaced_evenly_whatever_their_count() -> None:
+def test_linspace_with_a_dynamic_number_of_steps() -> None:
     class Size(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.linspace(0.5, x.shape[0] - 0.5, x.shape[0])
@@ -127,7 +127,7 @@ def test_numbers_are_spaced_evenly_whatever_their_count() -> None:
     assert torch.allclose(program.module()(torch.ones(7)), torch.arange(7) + 0.5)
 
 
-def test_a_tensor_of_sizes_varies_with_them() -> None:
+def test_a_tensor_of_dynamic_sizes() -> None:
     class Sizes(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             height, width = x.shape
@@ -139,41 +139,41 @@ def test_a_tensor_of_sizes_varies_with_them() -> None:
     assert program.module()(torch.ones(7, 9)).tolist() == [[7, 9], [8, 9]]
 
 
-def test_a_masked_autoencoder_gets_a_number_for_each_patch() -> None:
+def test_a_masked_autoencoder_takes_noise_for_each_patch() -> None:
     noise = make("noise", {"patch_size": 16}, pixel_values=torch.zeros(2, 3, 64, 32))
     assert noise.shape == (2, 8)
     assert noise.unique().numel() == 16
 
 
-def test_a_text_begins_with_the_places_of_its_image() -> None:
+def test_a_prompt_starts_with_image_placeholder_tokens() -> None:
     mask = make("image_embeds_position_mask", {"latent_query_num": 2}, input_ids=torch.ones(2, 5, dtype=torch.int64))
     assert mask.tolist() == [[1, 1, 0, 0, 0]] * 2
 
 
 @pytest.mark.parametrize(("half", "shape"), [("encoder", (2, 1, 18)), ("decoder", (2, 16, 3))])
-def test_halves_of_a_tokenizer_of_audios_take_samples_or_states(half: str, shape: tuple[int, ...]) -> None:
+def test_encoder_and_decoder_of_an_audio_tokenizer_take_samples_or_latents(half: str, shape: tuple[int, ...]) -> None:
     config = SimpleNamespace(model_type=f"any_{half}", downsampling_ratios=(2, 3), channels=1, hidden_size=16)
-    made = dummy_input("hidden_states")
-    assert made is not None
-    assert made.make(InputContext(config, 2, {})).shape == shape
+    dummy = dummy_input("hidden_states")
+    assert dummy is not None
+    assert dummy.make(InputContext(config, 2, {})).shape == shape
     with pytest.raises(UnsupportedError, match="hidden_states"):
-        made.make(InputContext(SimpleNamespace(model_type="any"), 2, {}))
+        dummy.make(InputContext(SimpleNamespace(model_type="any"), 2, {}))
 
 
-def test_each_token_sees_one_image_more_than_the_one_before() -> None:
+def test_each_token_attends_to_one_more_image_than_the_previous_one() -> None:
     images, tokens = torch.zeros(2, 3, 3, 8, 8), torch.ones(2, 4, dtype=torch.int64)
     mask = make("image_attention_mask", {}, pixel_values=images, input_ids=tokens)
     assert mask[1].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
 
 
-def test_what_moves_a_robot_has_the_sizes_of_its_states_and_actions() -> None:
+def test_robot_states_and_actions_have_the_configurations_sizes() -> None:
     sizes = {"max_state_dim": 6, "max_action_dim": 5, "chunk_size": 7, "vlm_config": None}
     assert make("state", sizes).shape == (2, 6)
     assert make("noise", {**sizes, "dit_config": None}).shape == (2, 7, 5)
     assert make("timestep", sizes).shape == (2,)
 
 
-def test_as_many_tokens_before_a_text_as_its_images_have_states() -> None:
+def test_there_is_a_placeholder_token_for_each_image_embedding() -> None:
     text = SimpleNamespace(num_image_tokens=4)
     vlm = SimpleNamespace(text_config=text, image_token_id=9)
     assert leading_placeholders(SimpleNamespace(vlm_config=vlm)) == (4, 9)
@@ -181,18 +181,18 @@ def test_as_many_tokens_before_a_text_as_its_images_have_states() -> None:
     assert leading_placeholders(SimpleNamespace(latent_query_num=3)) == (3, None)
 
 
-def test_patches_of_a_square_have_places_and_the_rest_are_padding() -> None:
-    places = make("image_position_ids", {}, pixel_values=torch.zeros(2, 6, 3))
-    assert places[1].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [-1, -1], [-1, -1]]
+def test_patches_of_a_square_have_positions_and_others_are_padding() -> None:
+    positions = make("image_position_ids", {}, pixel_values=torch.zeros(2, 6, 3))
+    assert positions[1].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [-1, -1], [-1, -1]]
 
 
-def test_states_are_made_of_patches_of_their_own_image() -> None:
+def test_embeddings_are_made_of_patches_of_one_image() -> None:
     pooled = make("image_token_pooling", {}, pixel_values=torch.zeros(2, 20, 3))
     assert pooled.shape == (8, 4)
     assert pooled[3].tolist() == [12, 13, -1, -1]
     assert pooled[4].tolist() == [20, 21, 22, 23]
 
 
-def test_a_text_with_places_for_videos_alone_is_about_frames() -> None:
+def test_a_prompt_with_only_video_placeholder_tokens_takes_frames() -> None:
     assert takes_frames(SimpleNamespace(video_token_index=7))
     assert not takes_frames(SimpleNamespace(video_token_index=7, image_token_index=8))

@@ -1,4 +1,4 @@
-"""Modalities: found by the configuration and the names in the graphs, kept in the manifest, merged by numpy."""
+"""Modalities: derived from the configuration and the names in the graphs, stored in the manifest, merged with NumPy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AUDIO = Interface(
 )
 
 
-def test_a_modality_is_what_the_configuration_and_the_graphs_tell() -> None:
+def test_modalities_are_derived_from_the_configuration_and_the_graphs() -> None:
     config: Any = SimpleNamespace(model_type="any", image_token_index=9)
     assert describe_modalities(config, {"vision_encoder": ENCODER, "embed_tokens": ENCODER}) == (IMAGE,)
     deepstack = Interface(ENCODER.inputs, [*ENCODER.outputs, "deepstack_features"])
@@ -56,7 +56,7 @@ def written(directory: Path, manifest: dict[str, Any], config: dict[str, Any]) -
     return Directory(directory)
 
 
-def test_manifests_keep_modalities_and_old_ones_give_the_same(tmp_path: Path) -> None:
+def test_modalities_of_manifests_of_both_formats_are_equal(tmp_path: Path) -> None:
     named = {name: tuple(TensorDescription(x, "float32", ()) for x in getattr(AUDIO, name)) for name in vars(AUDIO)}
     component = ComponentDescription("audio_encoder", "audio_encoder.onnx", (), 20, 0, 0, **named)
     config = {"audio_config": {"time_reduction": 8, "audio_token_id": 7}}
@@ -71,7 +71,7 @@ def test_manifests_keep_modalities_and_old_ones_give_the_same(tmp_path: Path) ->
     assert written(tmp_path, first, config).modalities == (modality,)
 
 
-def test_rows_replace_placeholder_tokens_in_order() -> None:
+def test_embeddings_replace_placeholder_tokens_in_order() -> None:
     input_ids = np.array([[9, 1, 9], [2, 9, 3]])
     rows = np.arange(1, 4, dtype=np.float32)[:, None]
     merged = merge_embeddings(np.zeros((2, 3, 1), np.float32), rows, input_ids == 9)
@@ -80,7 +80,7 @@ def test_rows_replace_placeholder_tokens_in_order() -> None:
         merge_embeddings(merged, rows, input_ids == 1 + (input_ids == 2))
 
 
-def test_repeated_prompts_have_their_own_rows() -> None:
+def test_repeated_prompts_have_their_own_embeddings() -> None:
     rows = np.arange(4.0)[:, None]
     placed = EncoderFeatures(IMAGE, rows[:3])
     (found,) = repeat_features([placed], np.array([[9, 1, 9], [2, 9, 3]]), 2)
@@ -90,8 +90,8 @@ def test_repeated_prompts_have_their_own_rows() -> None:
     assert found.embeddings[:, 0].tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
 
 
-class Recording:
-    """Stand in for a decoder's graph, and keep what it was given."""
+class RecordingGraph:
+    """A substitute for a decoder's graph that records its inputs."""
 
     def __init__(self) -> None:
         self.inputs = dict.fromkeys(("inputs_embeds", "attention_mask", "position_ids"))
@@ -103,8 +103,8 @@ class Recording:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_mask_and_positions_are_those_of_tokens_behind_a_prefix(given: bool) -> None:
-    graph: Any = Recording()
+def test_mask_and_position_ids_with_a_prefix(given: bool) -> None:
+    graph: Any = RecordingGraph()
     decoder = Decoder(graph)
     states = decoder.empty_cache(2)
     mask = np.array([[0, 1, 1], [1, 1, 1]])

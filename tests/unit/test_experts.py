@@ -1,4 +1,4 @@
-"""Experts without a loop over the chosen ones compute what Transformers' loops do."""
+"""Experts without a loop over the selected ones return the outputs of Transformers' loops."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -38,21 +38,21 @@ CONFIG = SimpleNamespace(
 )
 
 
-def choices(experts: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose two of the first experts for each of seven tokens: the last one is left out."""
-    shares, numbers = torch.rand(7, experts - 1).topk(2)
-    return numbers, shares
+def choose_two(experts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Select two of the first experts for each of seven tokens; the last expert isn't selected."""
+    weights, indices = torch.rand(7, experts - 1).topk(2)
+    return indices, weights
 
 
-def chosen_first() -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose one expert for each token, none for the last token, as a router does that has no room for it."""
+def choose_one() -> tuple[torch.Tensor, torch.Tensor]:
+    """Select one expert for each token, and none for the last token, as a router with limited capacity."""
     mask = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 3, 0, 3, 1]), COUNT)[:, None]
     mask[-1] = 0
     return mask, torch.rand(7, 1)
 
 
-def given(module: torch.nn.Module) -> torch.nn.Module:
-    """Fill a module's parameters."""
+def initialized(module: torch.nn.Module) -> torch.nn.Module:
+    """Initialize the parameters of a module."""
     torch.manual_seed(0)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -60,27 +60,27 @@ def given(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    "kind, arguments",
+    "experts_class, arguments",
     [
-        (DbrxExperts, lambda: choices(COUNT)),
-        (LongcatFlashExperts, lambda: choices(COUNT + 2)),
-        (Step3p7Experts, lambda: choices(COUNT)),
-        (SwitchTransformersExperts, chosen_first),
+        (DbrxExperts, lambda: choose_two(COUNT)),
+        (LongcatFlashExperts, lambda: choose_two(COUNT + 2)),
+        (Step3p7Experts, lambda: choose_two(COUNT)),
+        (SwitchTransformersExperts, choose_one),
     ],
 )
-def test_same_as_the_loop(kind: Any, arguments: Any) -> None:
-    module = given(kind(CONFIG))
+def test_outputs_equal_those_of_the_loop(experts_class: Any, arguments: Any) -> None:
+    module = initialized(experts_class(CONFIG))
     tokens, routed = torch.randn(7, SIZE), arguments()
-    shaped = tokens.view(1, 7, SIZE) if kind is DbrxExperts else tokens
+    shaped = tokens.view(1, 7, SIZE) if experts_class is DbrxExperts else tokens
     with torch.no_grad():
         expected = module(shaped, *routed)
-        with patching(*patches_in(kind.__module__.split(".")[2])):
+        with patching(*patches_in(experts_class.__module__.split(".")[2])):
             found = module(shaped, *routed)
     torch.testing.assert_close(found, expected)
 
 
-def test_router_keeps_its_weights() -> None:
-    router = given(SwitchTransformersTop1Router(CONFIG))
+def test_the_router_returns_its_weights() -> None:
+    router = initialized(SwitchTransformersTop1Router(CONFIG))
     tokens = torch.randn(2, 9, SIZE)
     with torch.no_grad(), patching(*patches_in("switch_transformers")):
         found = router(tokens)

@@ -1,4 +1,4 @@
-"""Expressions: what they evaluate to, where their bytes are, what they keep in memory, and their JSON."""
+"""Expressions: their values, byte ranges, memory use and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANDOM = np.random.default_rng(0)
 
 
 class Bytes:
-    """A file in memory that remembers what is read."""
+    """A file in memory that records reads."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -41,7 +41,7 @@ def values(*shape: int, count: int = 1) -> tuple[Bytes, list[Array]]:
 
 
 def random_expression(generator: random.Random, of: Expression, array: Array) -> tuple[Expression, Array]:
-    """Apply one operation at random, to the expression and to the array."""
+    """Apply a random operation to the expression and to the array."""
     axis = generator.randrange(array.ndim)
     match generator.choice(["transpose", "reshape", "slice", "concatenate", "cast"]):
         case "transpose":
@@ -62,36 +62,38 @@ def random_expression(generator: random.Random, of: Expression, array: Array) ->
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_chain_of_operations_gives_what_numpy_gives(seed: int) -> None:
+def test_any_sequence_of_operations_equals_numpys(seed: int) -> None:
     generator = random.Random(seed)
     reader, (array,) = values(4, 6, 2)
-    made: Expression = stored(4, 6, 2)
+    expression: Expression = stored(4, 6, 2)
     for _ in range(generator.randrange(1, 6)):
-        made, array = random_expression(generator, made, array)
-    assert made.shape == array.shape
-    assert made.nbytes == array.nbytes
-    np.testing.assert_array_equal(made.evaluate(reader), array)
-    np.testing.assert_array_equal(np.concatenate([chunk.copy() for chunk in made.chunks(reader)]), array.reshape(-1))
-    again = building.from_json(json.loads(json.dumps(building.to_json(made))))
-    assert again == made and hash(again) == hash(made)
-    if made.contiguous is not None:
-        np.testing.assert_array_equal(reader.read(made.contiguous).view(np.float32), array.reshape(-1))
+        expression, array = random_expression(generator, expression, array)
+    assert expression.shape == array.shape
+    assert expression.nbytes == array.nbytes
+    np.testing.assert_array_equal(expression.evaluate(reader), array)
+    np.testing.assert_array_equal(
+        np.concatenate([chunk.copy() for chunk in expression.chunks(reader)]), array.reshape(-1)
+    )
+    again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
+    assert again == expression and hash(again) == hash(expression)
+    if expression.contiguous is not None:
+        np.testing.assert_array_equal(reader.read(expression.contiguous).view(np.float32), array.reshape(-1))
 
 
-def test_what_is_unchanged_is_recognised() -> None:
-    whole = stored(4, 6, begin=100)
-    assert whole.contiguous == ByteRange("f", 100, 96)
-    assert building.reshape(whole, [24]).contiguous == whole.contiguous
-    assert building.cut(whole, 0, 1, 3).contiguous == ByteRange("f", 124, 48)
-    assert building.cut(building.cut(whole, 0, 1, 3), 0, 1, 2).contiguous == ByteRange("f", 148, 24)
-    assert building.cut(whole, 1, 0, 3).contiguous is None
-    assert building.cut(building.reshape(whole, [1, 24]), 1, 2, 5).contiguous == ByteRange("f", 108, 12)
-    assert building.transpose(whole, [1, 0]).contiguous is None
-    assert building.transpose(building.reshape(whole, [24, 1]), [1, 0]).contiguous == whole.contiguous
-    assert building.cast(whole, ir.DataType.FLOAT16).contiguous is None
+def test_unchanged_tensors_are_recognized() -> None:
+    tensor = stored(4, 6, begin=100)
+    assert tensor.contiguous == ByteRange("f", 100, 96)
+    assert building.reshape(tensor, [24]).contiguous == tensor.contiguous
+    assert building.cut(tensor, 0, 1, 3).contiguous == ByteRange("f", 124, 48)
+    assert building.cut(building.cut(tensor, 0, 1, 3), 0, 1, 2).contiguous == ByteRange("f", 148, 24)
+    assert building.cut(tensor, 1, 0, 3).contiguous is None
+    assert building.cut(building.reshape(tensor, [1, 24]), 1, 2, 5).contiguous == ByteRange("f", 108, 12)
+    assert building.transpose(tensor, [1, 0]).contiguous is None
+    assert building.transpose(building.reshape(tensor, [24, 1]), [1, 0]).contiguous == tensor.contiguous
+    assert building.cast(tensor, ir.DataType.FLOAT16).contiguous is None
 
 
-def test_neighbours_are_one_range() -> None:
+def test_adjacent_ranges_are_merged() -> None:
     first, second, third = stored(2, 3, begin=8), stored(4, 3, begin=32), stored(2, 3, begin=200)
     assert building.concatenate([first, second], 0).contiguous == ByteRange("f", 8, 72)
     assert building.concatenate([second, first], 0).contiguous is None
@@ -99,56 +101,58 @@ def test_neighbours_are_one_range() -> None:
     assert building.concatenate([first, third], 1).contiguous is None
 
 
-def test_operations_that_do_nothing_disappear() -> None:
-    whole = stored(4, 6)
-    assert building.cast(whole, ir.DataType.FLOAT) is whole
-    assert building.reshape(building.reshape(whole, [24]), [4, 6]) is whole
-    assert building.transpose(building.transpose(whole, [1, 0]), [1, 0]) is whole
-    assert building.cut(whole, 0, 0, 4) is whole
-    assert building.concatenate([whole], 1) is whole
-    assert building.cut(building.cast(whole, ir.DataType.FLOAT16), 0, 0, 1) == Cast(
-        Slice(whole, 0, 0, 1), ir.DataType.FLOAT16
+def test_operations_without_effect_are_removed() -> None:
+    tensor = stored(4, 6)
+    assert building.cast(tensor, ir.DataType.FLOAT) is tensor
+    assert building.reshape(building.reshape(tensor, [24]), [4, 6]) is tensor
+    assert building.transpose(building.transpose(tensor, [1, 0]), [1, 0]) is tensor
+    assert building.cut(tensor, 0, 0, 4) is tensor
+    assert building.concatenate([tensor], 1) is tensor
+    assert building.cut(building.cast(tensor, ir.DataType.FLOAT16), 0, 0, 1) == Cast(
+        Slice(tensor, 0, 0, 1), ir.DataType.FLOAT16
     )
 
 
-def test_a_slice_of_rows_reads_only_them() -> None:
+def test_a_slice_reads_only_its_rows() -> None:
     reader, (array,) = values(100, 10)
     rows = building.cast(building.cut(stored(100, 10), 0, 10, 12), ir.DataType.FLOAT16)
     np.testing.assert_array_equal(rows.evaluate(reader), array[10:12].astype(np.float16))
     assert reader.reads == [ByteRange("f", 400, 80)]
 
 
-def test_a_cast_is_streamed_in_pieces() -> None:
+def test_a_cast_is_streamed_in_chunks() -> None:
     reader, (array,) = values(3, CHUNK)
-    made = building.concatenate([building.cast(stored(3, CHUNK), ir.DataType.FLOAT16)] * 2, 0)
-    chunks = [chunk.copy() for chunk in made.chunks(reader)]
+    expression = building.concatenate([building.cast(stored(3, CHUNK), ir.DataType.FLOAT16)] * 2, 0)
+    chunks = [chunk.copy() for chunk in expression.chunks(reader)]
     assert max(chunk.size for chunk in chunks) == CHUNK
     assert max(read.nbytes for read in reader.reads) == 4 * CHUNK
-    np.testing.assert_array_equal(np.concatenate(chunks).reshape(made.shape), np.tile(array, (2, 1)).astype(np.float16))
+    np.testing.assert_array_equal(
+        np.concatenate(chunks).reshape(expression.shape), np.tile(array, (2, 1)).astype(np.float16)
+    )
 
 
 def test_merged_experts_read_one_tensor_at_a_time() -> None:
     reader, arrays = values(5, 7, count=6)
     parts = [building.reshape(stored(5, 7, begin=140 * index), [1, 5, 7]) for index in range(6)]
-    made = building.concatenate([building.concatenate(parts[:3], 0), building.concatenate(parts[3:], 0)], 1)
+    expression = building.concatenate([building.concatenate(parts[:3], 0), building.concatenate(parts[3:], 0)], 1)
     np.testing.assert_array_equal(
-        made.evaluate(reader), np.concatenate([np.stack(arrays[:3]), np.stack(arrays[3:])], axis=1)
+        expression.evaluate(reader), np.concatenate([np.stack(arrays[:3]), np.stack(arrays[3:])], axis=1)
     )
     assert max(read.nbytes for read in reader.reads) == 140
     assert len(reader.reads) == 6
 
 
 def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the base is, the sum is float32, and a part of it reads only a part of the base."""
+    """The sum is float32 for any dtype of the base, and a slice of it reads only a slice of the base."""
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 12)
     generator = np.random.default_rng(0)
     base, up, down = (generator.normal(size=sizes).astype(np.float16) for sizes in ((7, 6), (7, 2), (2, 6)))
     norms = generator.normal(size=7).astype(np.float32)
-    wanted = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
+    expected = base.astype(np.float32) + 1.5 * (up.astype(np.float32) @ down.astype(np.float32))
     made = building.low_rank(InMemory(base), InMemory(up), InMemory(down), 1.5)
     long = building.rescaled(made, InMemory(norms))
-    wanted_long = wanted / np.linalg.norm(wanted, axis=1)[:, None] * norms[:, None]
-    for expression, values in ((made, wanted), (long, wanted_long), (building.cut(made, 0, 2, 5), wanted[2:5])):
+    wanted_long = expected / np.linalg.norm(expected, axis=1)[:, None] * norms[:, None]
+    for expression, values in ((made, expected), (long, wanted_long), (building.cut(made, 0, 2, 5), expected[2:5])):
         again = building.from_json(json.loads(json.dumps(building.to_json(expression))))
         for one in (expression, again, building.rebuilt(expression, expression.children)):
             assert one.dtype == ir.DataType.FLOAT and one.shape == values.shape and one.contiguous is None
@@ -160,7 +164,7 @@ def test_a_product_is_added_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_allclose(turned, values.T, rtol=1e-5, atol=1e-6)
 
 
-def test_products_that_do_not_fit_are_errors() -> None:
+def test_products_with_mismatched_shapes_are_errors() -> None:
     of = stored(4, 6)
     for up, down in (((4, 2), (2, 5)), ((3, 2), (2, 6)), ((4, 2), (3, 6)), ((4,), (2, 6))):
         with pytest.raises(ValueError, match="can't be"):
@@ -171,17 +175,21 @@ def test_products_that_do_not_fit_are_errors() -> None:
         building.rescaled(building.cast(of, ir.DataType.FLOAT16), stored(4))
 
 
-def test_scales_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_are_multiplied_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 24)
     reader, (array,) = values(8, 6)
     scales = RANDOM.standard_normal((1, 4, 1, 2, 1)).astype(np.float32)
-    made = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
-    wanted = array.reshape(1, 4, 2, 2, 3) * scales
-    for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
-        np.testing.assert_array_equal(one.evaluate(reader), wanted)
+    expression = building.product(building.reshape(stored(8, 6), (1, 4, 2, 2, 3)), InMemory(scales))
+    expected = array.reshape(1, 4, 2, 2, 3) * scales
+    for one in (
+        expression,
+        building.from_json(building.to_json(expression)),
+        building.rebuilt(expression, expression.children),
+    ):
+        np.testing.assert_array_equal(one.evaluate(reader), expected)
         chunks = [chunk.copy() for chunk in one.chunks(reader)]
         assert [chunk.size for chunk in chunks] == [24, 24]
-        np.testing.assert_array_equal(np.concatenate(chunks), wanted.reshape(-1))
+        np.testing.assert_array_equal(np.concatenate(chunks), expected.reshape(-1))
     assert max(read.nbytes for read in reader.reads) <= 24 * 4
     with pytest.raises(TypeError, match="FLOAT16"):
         building.product(building.cast(stored(8, 6), ir.DataType.FLOAT16), stored(8, 6))
@@ -189,8 +197,8 @@ def test_scales_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
         building.product(stored(8, 6), stored(8, 3))
 
 
-def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table of the specification: sign, two bits of exponent, one of mantissa; the lower half of a byte first."""
+def test_4_bit_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The specification's table: sign, two exponent bits, one mantissa bit; the lower half of a byte is first."""
     monkeypatch.setattr("onnxport.weights.arithmetic.CHUNK", 16)
     blocks = np.arange(256, dtype=np.uint8).reshape(4, 4, 2, 8)
     scales = np.arange(118, 150, dtype=np.uint8).reshape(4, 4, 2)
@@ -199,23 +207,27 @@ def test_numbers_of_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         exponent, mantissa = code >> 1 & 3, code & 1
         return (-1.0) ** (code >> 3) * (mantissa / 2 if not exponent else (1 + mantissa / 2) * 2.0 ** (exponent - 1))
 
-    wanted = np.array([[number(byte & 15), number(byte >> 4)] for byte in range(256)]).reshape(4, 4, 2, 16)
-    wanted = (wanted * 2.0 ** (scales.astype(float) - 127)[..., None]).reshape(4, 4, 32)
-    made = building.mxfp4(InMemory(blocks), InMemory(scales))
-    for one in (made, building.from_json(building.to_json(made)), building.rebuilt(made, made.children)):
-        np.testing.assert_array_equal(one.evaluate(Bytes(b"")), wanted)
+    expected = np.array([[number(byte & 15), number(byte >> 4)] for byte in range(256)]).reshape(4, 4, 2, 16)
+    expected = (expected * 2.0 ** (scales.astype(float) - 127)[..., None]).reshape(4, 4, 32)
+    expression = building.mxfp4(InMemory(blocks), InMemory(scales))
+    for one in (
+        expression,
+        building.from_json(building.to_json(expression)),
+        building.rebuilt(expression, expression.children),
+    ):
+        np.testing.assert_array_equal(one.evaluate(Bytes(b"")), expected)
         np.testing.assert_array_equal(
-            np.concatenate([chunk.copy() for chunk in one.chunks(Bytes(b""))]), wanted.ravel()
+            np.concatenate([chunk.copy() for chunk in one.chunks(Bytes(b""))]), expected.ravel()
         )
         turned = building.transpose(one, (0, 2, 1)).evaluate(Bytes(b""))
-        np.testing.assert_array_equal(turned, wanted.transpose(0, 2, 1))
+        np.testing.assert_array_equal(turned, expected.transpose(0, 2, 1))
     with pytest.raises(ValueError, match="scales"):
         building.mxfp4(InMemory(blocks), InMemory(scales[:2]))
     with pytest.raises(TypeError, match="MXFP4"):
         building.mxfp4(InMemory(blocks.astype(np.int8)), InMemory(scales))
 
 
-def test_casts_are_taken_off_where_that_is_the_same() -> None:
+def test_casts_without_effect_are_removed() -> None:
     half = [building.cast(stored(4, 6), ir.DataType.FLOAT16) for _ in range(2)]
     joined = building.transpose(building.concatenate(half, 0), [1, 0])
     assert building.uncast(joined) == building.transpose(building.concatenate([stored(4, 6)] * 2, 0), [1, 0])
@@ -223,7 +235,7 @@ def test_casts_are_taken_off_where_that_is_the_same() -> None:
     assert building.uncast(mixed) == mixed
 
 
-def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
+def test_small_arrays_in_memory_are_serialized() -> None:
     array = RANDOM.standard_normal((3, 4))
     again = building.from_json(building.to_json(building.transpose(InMemory(array), [1, 0])))
     np.testing.assert_array_equal(again.evaluate(Bytes(b"")), array.T)
@@ -241,7 +253,7 @@ def test_arrays_in_memory_travel_in_json_while_they_are_small() -> None:
         {"InMemory": ["FLOAT", [2], "AAAA"]}, {"Concatenate": [0]},
     ],
 )  # fmt: skip
-def test_json_that_is_damaged_is_an_error(value: Any) -> None:
+def test_damaged_json_is_an_error(value: Any) -> None:
     with pytest.raises(ValueError, match="isn't an expression"):
         building.from_json(value)
 
@@ -257,7 +269,7 @@ def test_json_that_is_damaged_is_an_error(value: Any) -> None:
         lambda of: building.concatenate([of, building.cast(of, ir.DataType.FLOAT16)], 0),
     ],
 )
-def test_what_makes_no_sense_is_an_error(build: Any) -> None:
+def test_invalid_expressions_are_an_error(build: Any) -> None:
     with pytest.raises(ValueError, match=r"\[4, 6\]|nothing"):
         build(stored(4, 6))
 
@@ -283,7 +295,7 @@ def test_values_are_compared_in_blocks_and_stop_at_the_first_difference(tmp_path
     assert sum(reads) < array.nbytes
 
 
-def test_empty_parts_are_left_out() -> None:
-    made = building.concatenate([stored(0, 3), stored(2, 3), stored(0, 3)], 0)
-    assert made == stored(2, 3)
+def test_empty_operands_are_removed() -> None:
+    expression = building.concatenate([stored(0, 3), stored(2, 3), stored(0, 3)], 0)
+    assert expression == stored(2, 3)
     assert isinstance(building.concatenate([stored(2, 3), stored(2, 3, begin=24)], 1), Concatenate)

@@ -1,4 +1,4 @@
-"""The tables of `FeaturesManager`, and how it takes names; models aren't loaded."""
+"""The tables of `FeaturesManager`, and its treatment of names, without loading models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_feature_has_a_class_that_exists(feature: str) -> None:
     assert canonical_task(feature).full_feature == feature
 
 
-def test_vision2seq_has_its_new_name() -> None:
+def test_vision2seq_has_the_new_class_name() -> None:
     assert FeaturesManager.get_model_class_for_feature("vision2seq-lm").__name__ == "AutoModelForImageTextToText"
 
 
@@ -59,7 +59,7 @@ def test_an_unknown_model_type_names_the_model() -> None:
         FeaturesManager.get_supported_features_for_model_type("nope", model_name="mine")
 
 
-def test_the_model_type_comes_back_as_the_model_says_it() -> None:
+def test_the_model_type_is_returned_as_in_the_configuration() -> None:
     model = SimpleNamespace(config=SimpleNamespace(model_type="big_bird"))
     model_type, make = FeaturesManager.check_supported_model_or_raise(model, "default")
     assert model_type == "big_bird"
@@ -85,7 +85,7 @@ def test_shards_are_pytorch(tmp_path: Path, index: str) -> None:
     assert FeaturesManager.determine_framework(str(tmp_path)) == "pt"
 
 
-def test_a_given_framework_is_not_checked() -> None:
+def test_a_framework_argument_is_not_checked() -> None:
     assert FeaturesManager.determine_framework("anything", "jax") == "jax"
 
 

@@ -1,4 +1,4 @@
-"""Example sounds fit each other, and their text."""
+"""Dummy audio inputs have sizes that match each other and the token ids."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ from onnxport.description.fitting import fit, fitted_axes
 
 
 def described(config_class: type[DerivedOnnxConfig], **fields: Any) -> DerivedOnnxConfig:
-    """Return a description that hasn't looked at a model."""
-    made = object.__new__(config_class)
-    made._config = SimpleNamespace(**fields)
-    made._parameters = ("input_features",)
-    return made
+    """Return a description that wasn't derived from a model."""
+    description = object.__new__(config_class)
+    description._config = SimpleNamespace(**fields)
+    description._parameters = ("input_features",)
+    return description
 
 
 @pytest.mark.parametrize(
     ("config_class", "shape"),
     [(KyutaiSpeechToTextOnnxConfig, (2, 3, 5)), (MusicgenDecoderOnnxConfig, (8, 3)), (DerivedOnnxConfig, (2, 3))],
 )
-def test_codes_are_side_by_side_or_more_sequences(
-    config_class: type[DerivedOnnxConfig], shape: tuple[int, ...]
-) -> None:
+def test_codes_are_channels_or_further_sequences(config_class: type[DerivedOnnxConfig], shape: tuple[int, ...]) -> None:
     input_ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     assert described(config_class, num_codebooks=4).to_codes(input_ids).shape == shape
 
 
-def test_a_audio_is_as_long_as_its_text() -> None:
+def test_audio_codes_are_as_long_as_the_token_ids() -> None:
     config = SimpleNamespace(model_type="any", audio_length_per_tok=8)
     inputs: dict[str, Any] = {"input_ids": torch.ones(2, 5), "input_features": torch.ones(2, 80, 3000)}
     fit(config, ["input_ids", "input_features"], inputs)
@@ -42,9 +40,9 @@ def test_a_audio_is_as_long_as_its_text() -> None:
     assert fitted_axes(config, inputs) == {"input_features": {0: "batch", 2: "sequence"}}
 
 
-def test_samples_of_a_codec_belong_to_frames_of_meaning() -> None:
-    heard = SimpleNamespace(feature_projection_input_dim=160)
-    config = SimpleNamespace(model_type="any", semantic_model_config=heard, downsampling_ratios=[2, 5])
+def test_samples_of_a_codec_match_semantic_frames() -> None:
+    semantic = SimpleNamespace(feature_projection_input_dim=160)
+    config = SimpleNamespace(model_type="any", semantic_model_config=semantic, downsampling_ratios=[2, 5])
     inputs: dict[str, Any] = {"input_values": torch.ones(2, 777)}
     fit(config, ["input_values", "input_features"], inputs)
     samples, frames = inputs["input_values"].shape[2], inputs["input_features"].shape[1]
@@ -53,7 +51,7 @@ def test_samples_of_a_codec_belong_to_frames_of_meaning() -> None:
     assert axes["input_values"][2] == axes["input_features"][1]
 
 
-def test_last_frames_are_left_out_where_groups_must_be_full() -> None:
+def test_incomplete_groups_of_frames_are_removed() -> None:
     config = described(NemotronAudioOnnxConfig, subsampling_factor=8)
     inputs: dict[str, Any] = {"input_features": torch.ones(2, 501, 4), "input_features_mask": torch.ones(2, 501)}
     config.fit_inputs(inputs)

@@ -1,4 +1,4 @@
-"""What stands in the place of loops over texts and pictures computes what they do, and leaves nothing behind."""
+"""Replacements of loops over sequences and images return the same values, and are restored."""
 
 import builtins
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from onnxport.patching.scope import patching
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, FAKE_PATCHES, size_patches
 
 
-def test_tables_of_positions_are_resized_at_once() -> None:
+def test_position_embeddings_are_resized_without_a_loop() -> None:
     torch.manual_seed(0)
     table, sizes = torch.randn(4, 4, 6), torch.tensor([[4, 4], [1, 12], [9, 2], [2, 3], [5, 5]])
     expected = Siglip2VisionEmbeddings.resize_positional_embeddings(table, sizes, 30)
@@ -35,7 +35,7 @@ def test_tables_of_positions_are_resized_at_once() -> None:
     assert vars(Siglip2VisionEmbeddings)["resize_positional_embeddings"] is raw
 
 
-def test_positions_on_two_axes_are_looked_up_at_once() -> None:
+def test_2d_position_embeddings_are_looked_up_without_a_loop() -> None:
     torch.manual_seed(0)
     config: Any = SimpleNamespace(
         axial_pos_shape=(3, 4), axial_pos_embds_dim=(2, 6), hidden_size=8, attn_layers=["lsh"],
@@ -54,7 +54,7 @@ def test_positions_on_two_axes_are_looked_up_at_once() -> None:
 @pytest.mark.parametrize(
     ("durations", "speed"), [([[1, 0, 2], [0, 4, 0]], 1.0), ([[2, 1, 3], [0, 0, 0]], 1.5), ([[0, 0, 0]] * 2, 1.0)]
 )
-def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed: float) -> None:
+def test_hidden_states_are_repeated_without_a_loop(durations: list[list[int]], speed: float) -> None:
     states = torch.arange(12.0).reshape(2, 3, 2) + 1
     expected = modeling_fastspeech2_conformer.length_regulator(states, torch.tensor(durations), speed)
     with patching(*patches_in("fastspeech2_conformer")):
@@ -66,7 +66,7 @@ def test_places_of_texts_are_repeated_at_once(durations: list[list[int]], speed:
 @pytest.mark.parametrize(
     ("layer_class", "config"), [(EncodecConv1d, EncodecConfig()), (MimiConv1d, MimiConfig())], ids=["encodec", "mimi"]
 )
-def test_the_padding_of_a_codec_is_computed_without_tensors(
+def test_the_padding_of_a_codec_is_computed_with_integers(
     layer_class: Any, config: Any, length: int, stride: int
 ) -> None:
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_the_padding_of_a_codec_is_computed_without_tensors(
         torch.testing.assert_close(exported.module()(longer), layer(longer))
 
 
-def test_tokens_of_texts_and_audios_are_computed_at_once() -> None:
+def test_tokens_of_text_and_audio_are_computed_without_a_loop() -> None:
     torch.manual_seed(0)
     config = HiggsAudioV2Config(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, intermediate_size=8)
     config._attn_implementation = "eager"
@@ -100,7 +100,7 @@ def test_tokens_of_texts_and_audios_are_computed_at_once() -> None:
 
 
 @pytest.mark.parametrize("length", [3, 4, 9])
-def test_chunks_of_a_text_are_attended_at_once(length: int) -> None:
+def test_chunks_of_a_sequence_are_attended_without_a_loop(length: int) -> None:
     torch.manual_seed(0)
     config = CanineConfig(hidden_size=8, num_attention_heads=2)
     chunks = {f"attend_{way}_chunk_{what}": 4 for way in ("from", "to") for what in ("width", "stride")}
@@ -112,7 +112,7 @@ def test_chunks_of_a_text_are_attended_at_once(length: int) -> None:
         torch.testing.assert_close(attention(states, mask)[0], expected)
 
 
-def test_an_axis_is_dropped_only_where_it_is_one() -> None:
+def test_squeeze_removes_only_an_axis_of_size_1() -> None:
     tensor = torch.zeros(1, 3, 1)
     with patching(*(patch for patch in ENGINE_PATCHES if patch.target == "torch:Tensor.squeeze")):
         assert tensor.squeeze().shape == (3,)
@@ -122,7 +122,7 @@ def test_an_axis_is_dropped_only_where_it_is_one() -> None:
         assert tensor.squeeze((0, 1, 2)).shape == (3,)
 
 
-def test_a_tensor_has_a_length_that_may_vary() -> None:
+def test_the_length_of_a_tensor_may_be_dynamic() -> None:
     with patching(*size_patches([modeling_rt_detr.__name__])):
         length = vars(modeling_rt_detr)["len"]
         assert (length("abc"), length(torch.zeros(5, 2))) == (3, 5)
@@ -130,7 +130,7 @@ def test_a_tensor_has_a_length_that_may_vary() -> None:
     assert len is builtins.len
 
 
-def test_no_patch_is_an_operator_of_tensors() -> None:
-    """A class keeps the slots of such methods when they are taken off again: torch.tensor([a tensor]) fails then."""
+def test_no_patch_replaces_an_operator_of_tensor() -> None:
+    """A class keeps the slots of such methods after they are removed, and torch.tensor([a tensor]) then fails."""
     targets = [patch.target for patch in (*ENGINE_PATCHES, *FAKE_PATCHES)]
     assert not [target for target in targets if target.startswith("torch:Tensor.__")]

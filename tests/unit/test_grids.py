@@ -1,4 +1,4 @@
-"""Where patches of pictures of any size stand: arithmetic says what Transformers finds by loops."""
+"""Positions of packed patches of images of any size: arithmetic returns the same as Transformers' loops."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_frames() -> None:
     assert torch.equal(ours, modeling_kimi_k25.get_vision_frame_index(GRIDS))
 
 
-def test_number_of_is_the_reverse_of_in_blocks() -> None:
+def test_number_of_is_the_inverse_of_in_blocks() -> None:
     positions = PatchPositions.of(GRIDS, count(GRIDS))
     assert torch.equal(positions.index_of(*positions.row_and_column(2), 2), torch.arange(count(GRIDS)))
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
-def test_half_a_image(side: int) -> None:
+def test_half_an_image(side: int) -> None:
     grids = torch.tensor([[1, side * 2, side * 3], [1, side, side * 4]])
     states, sides = torch.rand(count(grids), 5), torch.tensor([side, side])
     theirs = unshuffled(states, grids, sides)
@@ -93,7 +93,7 @@ def unshuffled(states: torch.Tensor, grids: torch.Tensor, sides: torch.Tensor) -
 
 
 def _begins(segment_ids: torch.Tensor) -> list[int]:
-    """List where a row of segment ids changes, its start and its end among them."""
+    """Return the indices at which segment ids change, including the start and the end."""
     changes = (segment_ids[1:] != segment_ids[:-1]).nonzero()[:, 0] + 1
     return [0, *changes.tolist(), len(segment_ids)]
 
@@ -103,6 +103,6 @@ def test_blocks_of_images_are_those_of_the_original() -> None:
     states, shapes = torch.randn(2, 24, 3), torch.tensor([[4, 6], [6, 2]])
     found, full = _join_blocks(states, shapes, 2)
     for image, (rows, columns) in enumerate(shapes.tolist()):
-        own = states[image, : rows * columns].reshape(1, rows, columns, 3)
-        expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, own).flatten(1, 2)[0]
+        grid = states[image, : rows * columns].reshape(1, rows, columns, 3)
+        expected = Lfm2VlMultiModalProjector.pixel_unshuffle(projector, grid).flatten(1, 2)[0]
         torch.testing.assert_close(found[image][full[image]], expected)

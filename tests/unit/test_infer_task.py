@@ -1,4 +1,4 @@
-"""A checkpoint's class names its task: an encoder-decoder generates, and a decoder takes its images or audio."""
+"""The inferred task of a checkpoint's class: encoder-decoders generate, and decoders take their images or audio."""
 
 import pytest
 import transformers
@@ -13,8 +13,8 @@ FROM_ENCODERS = {
 MULTIMODAL = {"image-to-text": "AutoModelForImageTextToText", "audio-text-to-text": "AutoModelForMultimodalLM"}
 
 
-ELSEWHERE = {
-    "PI0ForConditionalGeneration": {"image-to-text"},  # it returns actions of a robot, not tokens
+EXCEPTIONS = {
+    "PI0ForConditionalGeneration": {"image-to-text"},  # it returns robot actions, not tokens
     "VibeVoiceForConditionalGeneration": {"automatic-speech-recognition"},  # it generates audio
     "KyutaiSpeechToTextForConditionalGeneration": {"automatic-speech-recognition"},  # audio is among its token ids
 }
@@ -32,7 +32,7 @@ def conditional_generation() -> list[str]:
 
 
 def expected(name: str, config: transformers.PreTrainedConfig) -> set[str]:
-    """Return the tasks that a class may be taken for, all with a cache."""
+    """Return the tasks that may be inferred for a class, all with a cache."""
     tasks = FROM_ENCODERS if config.is_encoder_decoder else MULTIMODAL
     if not config.is_encoder_decoder and name not in registered("AutoModelForMultimodalLM"):
         tasks = FROM_ENCODERS
@@ -40,10 +40,10 @@ def expected(name: str, config: transformers.PreTrainedConfig) -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(set(conditional_generation())))
-def test_what_generates_is_exported_for_that_with_its_cache(name: str) -> None:
+def test_generative_models_have_a_generation_task_with_cache(name: str) -> None:
     config = getattr(transformers, name).config_class(architectures=[name])
     wanted = expected(name, config)
-    wanted = ELSEWHERE.get(name, wanted)
+    wanted = EXCEPTIONS.get(name, wanted)
     if wanted:
         assert infer_task(config).full_name in wanted
 
@@ -72,6 +72,6 @@ def test_what_generates_is_exported_for_that_with_its_cache(name: str) -> None:
         ("MusicgenForConditionalGeneration", "text-to-audio"),
     ],
 )
-def test_a_class_is_taken_for_its_task(name: str, task: str) -> None:
+def test_the_task_of_a_class(name: str, task: str) -> None:
     config = getattr(transformers, name).config_class(architectures=[name])
     assert infer_task(config).full_name == task

@@ -16,7 +16,7 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 
 def save_graph(file: Path, *, external: str | None = None) -> None:
-    """Save x @ w, then a branch, an operator of another domain, and nothing else."""
+    """Save a graph with x @ w, a branch, and an operator of another domain."""
     weight = numpy_helper.from_array(np.ones((4, 5), dtype=np.float32), "w")
     if external:
         weight.ClearField("raw_data")
@@ -74,7 +74,7 @@ def test_external_data_is_counted_and_not_read(tmp_path: Path) -> None:
         inspect(tmp_path)
 
 
-def test_a_manifest_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_source_of_a_manifest_is_shown(tmp_path: Path) -> None:
     save_graph(tmp_path / "model.onnx")
     save_graph(tmp_path / "onnx" / "decoder_model.onnx")
     (tmp_path / "onnxport.json").write_text(manifest_for("onnx/decoder_model.onnx").to_json())
@@ -86,7 +86,7 @@ def test_a_manifest_says_where_it_comes_from(tmp_path: Path) -> None:
     ]
 
 
-def test_weights_that_are_cut_off(tmp_path: Path) -> None:
+def test_truncated_external_data(tmp_path: Path) -> None:
     save_graph(tmp_path / "model.onnx", external="model.onnx_data")
     (tmp_path / "model.onnx_data").write_bytes(bytes(79))
     with pytest.raises(
@@ -103,7 +103,7 @@ def test_nothing_to_inspect(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph at all", b"\x00" * 64])
-def test_files_that_are_no_graphs(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_no_onnx_models(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match=r"a\.onnx"):
         inspect(tmp_path)

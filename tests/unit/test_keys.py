@@ -1,4 +1,4 @@
-"""Keys of blueprints: everything that shapes a graph is in them."""
+"""Keys of blueprints: everything that affects a graph is in them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def key(directory: Path, config: dict[str, Any] | None = None, **options: Any) -
 @pytest.mark.parametrize(
     "options", [{"dtype": "fp16"}, {"dtype": "bf16"}, {"opset": 20}, {"task": "fill-mask"}], ids=str
 )
-def test_options_that_shape_a_graph_are_in_its_key(options: dict[str, Any], tmp_path: Path) -> None:
+def test_options_that_affect_a_graph_are_in_its_key(options: dict[str, Any], tmp_path: Path) -> None:
     assert key(tmp_path, **options) != key(tmp_path)
 
 
-def test_a_configuration_is_in_the_key_but_for_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_configuration_is_in_the_key_without_its_source(tmp_path: Path) -> None:
     assert key(tmp_path, {**CONFIG, "num_hidden_layers": 3}) != key(tmp_path)
     assert key(tmp_path, {**CONFIG, "dtype": "float16", "_name_or_path": "elsewhere"}) == key(tmp_path)

@@ -1,4 +1,4 @@
-"""Graphs whose weights stay on disk while ONNX Runtime runs them."""
+"""Graphs that ONNX Runtime runs with memory-mapped weights."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def run(file: Path, dtype: type = np.float32) -> np.ndarray:
     return open_mapped(file).run(None, {"x": x})[0]
 
 
-def test_weights_inside_the_graph(tmp_path: Path) -> None:
+def test_weights_in_the_graphs_file(tmp_path: Path) -> None:
     weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
     file = written(tmp_path / "model.onnx", graph(weight, bias))
-    made = onnx.ModelProto.FromString(outline(file))
-    assert made.ByteSize() < 2000
-    first, second = sorted(made.graph.initializer, key=lambda tensor: tensor.name)
+    model = onnx.ModelProto.FromString(outline(file))
+    assert model.ByteSize() < 2000
+    first, second = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
     assert (first.name, first.raw_data) == ("bias", BIAS.tobytes())
     where = {entry.key: entry.value for entry in second.external_data}
     assert (second.name, where["location"], where["length"]) == ("weight", "model.onnx", str(WEIGHT.nbytes))
@@ -59,7 +59,7 @@ def test_weights_inside_the_graph(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
 
 
-def test_all_else_stays(tmp_path: Path) -> None:
+def test_other_fields_are_unchanged(tmp_path: Path) -> None:
     weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
     model = graph(weight, bias)
     made = onnx.ModelProto.FromString(outline(written(tmp_path / "model.onnx", model)))
@@ -68,7 +68,7 @@ def test_all_else_stays(tmp_path: Path) -> None:
     assert made == model
 
 
-def test_weights_beside_the_graph(tmp_path: Path) -> None:
+def test_weights_in_external_data(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"12345678" + WEIGHT.tobytes())
     weight = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=WEIGHT.shape)
     weight.data_location = TensorProto.EXTERNAL
@@ -78,7 +78,7 @@ def test_weights_beside_the_graph(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(file), np.ones((2, 256)) @ WEIGHT + BIAS, rtol=1e-4)
 
 
-def test_values_that_are_not_bytes_stay_inside(tmp_path: Path) -> None:
+def test_values_in_other_fields_than_raw_data_are_not_mapped(tmp_path: Path) -> None:
     weight = helper.make_tensor("weight", TensorProto.FLOAT, WEIGHT.shape, WEIGHT.flatten().tolist())
     file = written(tmp_path / "model.onnx", graph(weight, numpy_helper.from_array(BIAS, "bias")))
     assert "weight" not in initializer_ranges(file)
@@ -93,7 +93,7 @@ def test_half_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_a_damaged_graph_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_damaged_graph_is_an_error(tmp_path: Path, share: float) -> None:
     weight, bias = numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")
     file = written(tmp_path / "model.onnx", graph(weight, bias))
     os.truncate(file, int(file.stat().st_size * share))
@@ -149,7 +149,7 @@ def test_weights_are_not_copied(tmp_path: Path) -> None:
     assert growth("mapped") < 60
 
 
-def test_fields_of_every_kind(tmp_path: Path) -> None:
+def test_fields_of_every_wire_type(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes([0x08, 0x96, 0x01, 0x12, 2, 7, 7, 0x19, *range(8), 0x25, *range(4)]))
     with (tmp_path / "f").open("rb") as opened, protobuf.mmap.mmap(opened.fileno(), 0, access=1) as content:
         assert list(protobuf._fields(content, 0, len(content))) == [

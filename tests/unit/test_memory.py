@@ -1,4 +1,4 @@
-"""How much memory there is, how much a proof takes, and which strategy follows."""
+"""Available memory, the estimate for a validation, and the chosen strategy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_LIMIT = 9223372036854771712
 
 
 def machine(root: Path, cgroup: str, **files: str) -> list[int]:
-    """Return what the control groups of a machine leave; `__` stands for a slash, `_` for a dot."""
+    """Return the memory that control groups leave; in file names, `__` is a slash and `_` a dot."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(cgroup)
     for name, content in files.items():
@@ -59,7 +59,7 @@ def test_no_limits(tmp_path: Path, cgroup: str) -> None:
     assert memory._control_groups(tmp_path / "nothing") == []
 
 
-def test_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lowest_limit_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < available_memory() < 1 << 50
     monkeypatch.setattr(memory, "_control_groups", lambda root: [5, 3])
     assert available_memory() == 3
@@ -68,28 +68,28 @@ def test_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "kind"),
+    ("budget", "expected"),
     [(MARGIN + 25 * GIB, "whole"), (MARGIN + 25 * GIB - 1, "on disk"), (MARGIN + 3 * GIB, "on disk"), (GIB, "reduced")],
 )
-def test_the_first_way_that_fits(budget: int, kind: str) -> None:
+def test_the_first_strategy_that_fits_is_chosen(budget: int, expected: str) -> None:
     strategy = choose(Weights(10 * GIB, GIB, on_disk=True), budget, ExportOptions())
-    assert strategy.name == kind
-    assert bool(strategy.note) == (kind != "whole")
-    assert strategy.cache_bytes == (budget - MARGIN - 3 * GIB if kind == "on disk" else 0)
+    assert strategy.name == expected
+    assert bool(strategy.note) == (expected != "whole")
+    assert strategy.cache_bytes == (budget - MARGIN - 3 * GIB if expected == "on disk" else 0)
 
 
-def test_half_precision_needs_more_beside_the_original() -> None:
+def test_half_precision_needs_more_memory_besides_the_original() -> None:
     weights, budget = Weights(10 * GIB, GIB, on_disk=True), MARGIN + 26 * GIB
     assert choose(weights, budget, ExportOptions()).name == "whole"
     assert choose(weights, budget, ExportOptions(dtype="fp16")).name == "on disk"
 
 
-def test_small_models_are_proved_whole_in_any_memory() -> None:
+def test_small_models_are_validated_whole_with_any_limit() -> None:
     small = Weights(MARGIN // 3, MARGIN // 4, on_disk=True)
     assert choose(small, 1, ExportOptions()) == Strategy("whole")
 
 
-def test_where_less_cannot_be_run() -> None:
+def test_without_a_reducible_model() -> None:
     weights = Weights(10 * GIB, GIB, on_disk=True)
     strategy = choose(weights, GIB, ExportOptions(), reducible=False)
     assert (strategy.name, strategy.cache_bytes) == ("on disk", 0)
@@ -98,7 +98,7 @@ def test_where_less_cannot_be_run() -> None:
 
 
 def checkpoint(directory: Path, tensors: dict[str, tuple[str, list[int]]]) -> Checkpoint:
-    """Write a checkpoint whose tensors take no space on disk."""
+    """Write a checkpoint as a sparse file, which takes no space on disk."""
     header: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -115,13 +115,13 @@ def checkpoint(directory: Path, tensors: dict[str, tuple[str, list[int]]]) -> Ch
     return open_checkpoint(directory, ExportOptions())
 
 
-def test_weights_count_in_the_type_that_they_are_run_in(tmp_path: Path) -> None:
+def test_weights_count_in_the_dtype_of_the_run(tmp_path: Path) -> None:
     found = checkpoint(tmp_path, {"a": ("BF16", [1000, 1000]), "b": ("F32", [10])})
     assert weights_of(found, ExportOptions()) == Weights(4_000_040, 4_000_000, on_disk=True)
     assert weights_of(found, ExportOptions(dtype="bf16")) == Weights(2_000_020, 4_000_000, on_disk=True)
 
 
-def test_packed_numbers_count_each(tmp_path: Path) -> None:
+def test_each_packed_value_counts(tmp_path: Path) -> None:
     checkpoint(tmp_path, {"a_blocks": ("U8", [1000, 500]), "norm": ("F32", [10])})
     (tmp_path / "config.json").write_text('{"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}')
     found = open_checkpoint(tmp_path, ExportOptions())
@@ -137,7 +137,7 @@ def test_the_factors_of_an_adapter_count(tmp_path: Path) -> None:
     assert weights_of(merged, ExportOptions()) == Weights(4_000_000, 4_000_000 + 2 * 4 * 64_000, on_disk=True)
 
 
-def test_a_large_checkpoint_is_proved_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_checkpoint_is_validated_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = {str(number): ("BF16", [1 << 14, 1 << 12]) for number in range(80)}  # 10 GiB
     found = checkpoint(tmp_path, layers)
     assert choose_strategy(found, ExportOptions(memory=64 * GIB)).name == "whole"
@@ -147,6 +147,6 @@ def test_a_large_checkpoint_is_proved_on_disk(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_no_memory_is_misuse(count: int) -> None:
+def test_a_limit_of_zero_is_an_error(count: int) -> None:
     with pytest.raises(OptionError, match="--memory"):
         ExportOptions(memory=count)

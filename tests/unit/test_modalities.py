@@ -1,4 +1,4 @@
-"""A task about images or audio needs a graph that takes some."""
+"""A task with images or audio requires a graph with such an input."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from onnxport.description.tasks import canonical_task
         ("Mistral4ForCausalLM", "image-to-text", True, None),
     ],
 )
-def test_what_a_task_needs_beside_text(name: str, task: str, decodes: bool, needed: str | None) -> None:
+def test_the_required_modalities_of_a_task(name: str, task: str, decodes: bool, needed: str | None) -> None:
     assert needed_modality(getattr(transformers, name), canonical_task(task), decodes=decodes) == needed
 
 
@@ -38,11 +38,11 @@ def test_what_a_task_needs_beside_text(name: str, task: str, decodes: bool, need
         (["flattened_patches"], True),
     ],
 )
-def test_masks_and_sizes_are_no_images(names: list[str], takes: bool) -> None:
+def test_masks_and_sizes_do_not_count_as_images(names: list[str], takes: bool) -> None:
     config: Any = SimpleNamespace(inputs=dict.fromkeys(names))
     assert takes_modality(config) is takes
 
 
-def test_classes_of_text_alone() -> None:
+def test_text_only_classes() -> None:
     assert accepts_modality(transformers.FuyuForCausalLM)
     assert not accepts_modality(transformers.LlamaForCausalLM)

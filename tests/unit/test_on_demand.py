@@ -1,4 +1,4 @@
-"""Weights that stay on disk: the same results, and never more than a few in memory."""
+"""Weights that stay on disk: the same results, with few of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from onnxport.weights.expressions import ByteRange, Expression, InMemory
 from tests.forked import run_code
 
 
-class Counting:
-    """A reader that counts what it reads."""
+class CountingReader:
+    """A reader that counts reads."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -85,14 +85,14 @@ def test_the_same_results(
             torch.testing.assert_close(on_disk(ids), expected)
 
 
-def test_what_is_small_stays(model: Model, binding: Binding, tmp_path: Path) -> None:
+def test_small_tensors_stay_in_memory(model: Model, binding: Binding, tmp_path: Path) -> None:
     with Reader(tmp_path, binding.files) as reader:
         read_on_demand(model, binding, reader)
     assert not any(isinstance(tensor, OnDemand) for tensor in model.state_dict(keep_vars=True).values())
     model(torch.zeros(2, 3, dtype=torch.int64))  # the reader is closed
 
 
-def test_a_parameter_that_is_not_bound(model: Model, binding: Binding, tmp_path: Path) -> None:
+def test_an_unbound_parameter_is_an_error(model: Model, binding: Binding, tmp_path: Path) -> None:
     short = Binding({name: made for name, made in binding.expressions.items() if name != "inner.bias"}, binding.tied)
     with Reader(tmp_path, binding.files) as reader, pytest.raises(WeightsMismatchError, match=r"inner\.bias"):
         read_on_demand(model, short, reader)
@@ -100,7 +100,7 @@ def test_a_parameter_that_is_not_bound(model: Model, binding: Binding, tmp_path:
 
 def test_only_the_expert_that_is_used_is_read(binding: Binding, tmp_path: Path) -> None:
     with Reader(tmp_path, binding.files) as reader:
-        counting = Counting(reader)
+        counting = CountingReader(reader)
         experts = OnDemand(binding["experts"], Source(counting, 0))
         assert isinstance(experts[2], OnDemand)
         assert counting.read_bytes == 0
@@ -108,15 +108,15 @@ def test_only_the_expert_that_is_used_is_read(binding: Binding, tmp_path: Path) 
         assert counting.read_bytes == 16 * 16 * 4
 
 
-def test_what_is_kept_is_bounded(binding: Binding, tmp_path: Path) -> None:
+def test_the_cache_of_tensors_is_bounded(binding: Binding, tmp_path: Path) -> None:
     with Reader(tmp_path, binding.files) as reader:
-        counting = Counting(reader)
+        counting = CountingReader(reader)
         first, second = binding["experts"], binding["inner.weight"]  # 4096 and 1536 bytes
         source = Source(counting, 5000)
         for _ in range(3):
             source.read(first)
         assert counting.read_bytes == first.nbytes
-        source.read(second)  # the other goes
+        source.read(second)  # the other is evicted
         source.read(second)
         assert counting.read_bytes == first.nbytes + second.nbytes
         source.read(first)
@@ -126,7 +126,7 @@ def test_what_is_kept_is_bounded(binding: Binding, tmp_path: Path) -> None:
         assert source._bytes == 0
 
 
-def test_writing_is_refused(binding: Binding, tmp_path: Path) -> None:
+def test_in_place_changes_are_an_error(binding: Binding, tmp_path: Path) -> None:
     with Reader(tmp_path, binding.files) as reader, torch.no_grad():
         weight = OnDemand(binding["inner.weight"], Source(reader, 0))
         with pytest.raises(TypeError, match="--memory"):

@@ -1,4 +1,4 @@
-"""The façade behaves as the contract of `transformers.onnx` says, where no model is needed."""
+"""The façade has the behaviour of `transformers.onnx`, as far as no model is needed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_past_goes_into_inputs_and_outputs_only() -> None:
         config.fill_with_past_key_values_(names, "sideways")
 
 
-def test_the_decoder_counts_for_itself() -> None:
+def test_the_decoder_has_a_separate_number_of_layers() -> None:
     config = EncoderDecoder(T5Config(num_layers=2, num_decoder_layers=5), use_past=True)
     assert config.num_layers == (2, 5)
     names: dict[str, dict[int, str]] = {}
@@ -88,7 +88,7 @@ def test_collections_flatten_by_one_level() -> None:
     }
 
 
-def test_patches_are_put_back() -> None:
+def test_patches_are_restored() -> None:
     target = SimpleNamespace(value=1)
     spec = PatchingSpec(target, "value", custom_op=2)
     config = Encoder(BertConfig(), patching_specs=[spec])

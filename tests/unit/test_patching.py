@@ -1,4 +1,4 @@
-"""The scope of patches: applied in order, restored exactly, one thread at a time, without traces in caches."""
+"""The scope of patches: applied in order, restored exactly, in one thread at a time, with cleared caches."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ class Owner(Base):
         return 1
 
     @classmethod
-    def of_class(cls) -> int:
+    def class_method(cls) -> int:
         return 1
 
 
-@pytest.mark.parametrize("name", ["value", "static", "of_class"])
-def test_what_a_class_holds_is_restored_as_it_was(name: str) -> None:
+@pytest.mark.parametrize("name", ["value", "static", "class_method"])
+def test_an_attribute_of_a_class_is_restored(name: str) -> None:
     before = vars(Owner)[name]
     with patching(Replacement(Owner, name, 2)):
         assert getattr(Owner, name) == 2
     assert vars(Owner)[name] is before
 
 
-def test_what_is_inherited_is_uncovered_again() -> None:
+def test_an_inherited_attribute_is_restored() -> None:
     with patching(Replacement(Owner, "inherited", lambda _: 2)):
         assert Owner().inherited() == 2
     assert "inherited" not in vars(Owner)
     assert Owner().inherited() == 1
 
 
-def test_what_a_property_or_an_attribute_map_keeps_elsewhere_is_set_back() -> None:
+def test_a_property_and_an_attribute_map_are_restored() -> None:
     config = GPT2Config(n_embd=8, attn_implementation="eager")
     with patching(Replacement(config, "hidden_size", 16), Replacement(config, "_attn_implementation", "sdpa")):
         assert (config.n_embd, config._attn_implementation) == (16, "sdpa")
@@ -119,7 +119,7 @@ def test_one_thread_at_a_time() -> None:
     assert order == ["first", "other"]
 
 
-def test_another_thread_still_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_threads_can_still_print(capsys: pytest.CaptureFixture[str]) -> None:
     with quiet_engine():
         print("hidden")
         thread = threading.Thread(target=print, args=("shown",))
@@ -128,7 +128,7 @@ def test_another_thread_still_prints(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "shown\n"
 
 
-def test_each_part_has_its_own_mode_again() -> None:
+def test_the_training_mode_of_each_submodule_is_restored() -> None:
     model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(2)).train()
     model[1].eval()
     with evaluating(model):
@@ -136,7 +136,7 @@ def test_each_part_has_its_own_mode_again() -> None:
     assert [part.training for part in model.modules()] == [True, True, False]
 
 
-def test_parts_of_a_configuration_keep_their_attention() -> None:
+def test_subconfigurations_keep_their_attention_implementation() -> None:
     config = LlavaConfig(attn_implementation={"text_config": "eager", "vision_config": "sdpa"})
     parts = [config, config.text_config, config.vision_config]
     before = [part._attn_implementation for part in parts]
@@ -146,7 +146,7 @@ def test_parts_of_a_configuration_keep_their_attention() -> None:
     assert [part._attn_implementation for part in parts] == before
 
 
-def test_tracing_packed_patches_registers_no_attention_for_good() -> None:
+def test_the_attention_function_for_packed_patches_is_unregistered() -> None:
     before = AttentionInterface._global_mapping
     model = BertModel(TINY)
     with PackedPatchTracing(model).replaced(None, None):
@@ -155,7 +155,7 @@ def test_tracing_packed_patches_registers_no_attention_for_good() -> None:
     assert not {"onnxport_flash_numbers"} & set(AttentionInterface._global_mapping)
 
 
-def test_patches_follow_the_modules_of_a_model_not_what_is_imported() -> None:
+def test_patches_depend_on_the_modules_of_a_model_not_on_imports() -> None:
     from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
     from transformers.models.swin import modeling_swin  # imported, and not a part of BERT
 
@@ -169,7 +169,7 @@ def test_patches_follow_the_modules_of_a_model_not_what_is_imported() -> None:
     assert any(":SwinLayer." in found.target for found in patches_of(model))
 
 
-def test_a_capture_leaves_no_symbolic_expression_behind() -> None:
+def test_tracing_leaves_no_symbolic_expressions_in_caches() -> None:
     size = sympy.Symbol("s0", integer=True, positive=True)
     clear_symbolic_caches()
     plain = FloorDiv(FloorDiv(size, 2) + 1, 2)
@@ -193,8 +193,8 @@ def test_caches_of_symbolic_operations_are_cleared() -> None:
 def test_the_engines_patches_are_applied_and_restored() -> None:
     found = [patch.resolve() for patch in ENGINE_PATCHES]
     before = [(change.owner, change.name) for change in found]
-    held = [vars(owner).get(name) for owner, name in before]
+    originals = [vars(owner).get(name) for owner, name in before]
     with capturing(BertModel(TINY)):
-        assert [vars(owner).get(name) for owner, name in before] != held
-    for (owner, name), value in zip(before, held, strict=True):
+        assert [vars(owner).get(name) for owner, name in before] != originals
+    for (owner, name), value in zip(before, originals, strict=True):
         assert vars(owner).get(name) is value

@@ -1,4 +1,4 @@
-"""The inventory of a checkpoint, and what its reader notices."""
+"""The inventory of a checkpoint, and changes that its reader detects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.unit.weights_files import checkpoint
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
-def test_every_tensor_is_where_the_inventory_says(tmp_path: Path) -> None:
+def test_the_inventory_has_the_byte_range_of_every_tensor(tmp_path: Path) -> None:
     half = WEIGHT.astype(ml_dtypes.bfloat16)
     inventory, reader = checkpoint(tmp_path, a={"x": WEIGHT, "y": half}, b={"z": np.array(7, np.int64)})
     with reader:
-        for name, wanted in {"x": WEIGHT, "y": half, "z": np.array(7, np.int64)}.items():
+        for name, expected in {"x": WEIGHT, "y": half, "z": np.array(7, np.int64)}.items():
             found = inventory.tensors[name].evaluate(reader)
-            assert found.dtype == wanted.dtype and found.shape == wanted.shape
-            np.testing.assert_array_equal(found, wanted)
+            assert found.dtype == expected.dtype and found.shape == expected.shape
+            np.testing.assert_array_equal(found, expected)
         reader.verify()
     assert inventory.tensors["z"].file == "b.safetensors"
     assert inventory.tensors["y"].dtype == ir.DataType.BFLOAT16
@@ -39,7 +39,7 @@ def test_a_tensor_in_two_shards_is_an_error(tmp_path: Path) -> None:
 
 
 def rewrite(path: Path) -> None:
-    """Write into a file in place, at a later time: clocks of file systems have coarse ticks."""
+    """Write into a file in place, with a later modification time: clocks of file systems are coarse."""
     with path.open("r+b") as file:
         file.seek(-4, os.SEEK_END)
         file.write(b"\1\2\3\4")
@@ -55,13 +55,13 @@ def replace(path: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "rewritten": (rewrite, "it was modified"),
     "replaced": (replace, "it was replaced by another file"),
-    "cut short": (lambda path: os.truncate(path, path.stat().st_size - 8), "it had .* bytes, now it has"),
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size - 8), "it had .* bytes, now it has"),
     "lengthened": (lambda path: os.truncate(path, path.stat().st_size + 8), "it had .* bytes, now it has"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_before_the_file_is_opened_is_noticed(change: str, tmp_path: Path) -> None:
+def test_a_change_before_the_file_is_opened_is_detected(change: str, tmp_path: Path) -> None:
     inventory, reader = checkpoint(tmp_path, a={"x": WEIGHT})
     act, message = CHANGES[change]
     act(tmp_path / "a.safetensors")
@@ -70,7 +70,7 @@ def test_a_change_before_the_file_is_opened_is_noticed(change: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_after_the_last_read_is_noticed(change: str, tmp_path: Path) -> None:
+def test_a_change_after_the_last_read_is_detected(change: str, tmp_path: Path) -> None:
     inventory, reader = checkpoint(tmp_path, a={"x": WEIGHT})
     act, message = CHANGES[change]
     with reader:
@@ -80,7 +80,7 @@ def test_a_change_after_the_last_read_is_noticed(change: str, tmp_path: Path) ->
             reader.verify()
 
 
-def test_a_file_that_ends_early_is_noticed_at_once(tmp_path: Path) -> None:
+def test_a_truncated_file_is_detected_immediately(tmp_path: Path) -> None:
     inventory, reader = checkpoint(tmp_path, a={"x": WEIGHT})
     with reader:
         reader.read(ByteRange("a.safetensors", 0, 8))
@@ -89,7 +89,7 @@ def test_a_file_that_ends_early_is_noticed_at_once(tmp_path: Path) -> None:
             inventory.tensors["x"].evaluate(reader)
 
 
-def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     inventory, reader = checkpoint(tmp_path, a={"x": WEIGHT})
     (tmp_path / "a.safetensors").unlink()
     with reader, pytest.raises(CheckpointNotFoundError, match="No such file"):

@@ -1,4 +1,4 @@
-"""A model is shortened by the settings that count its layers, and what decides by a layer's number is noticed."""
+"""A model is reduced by the fields with its number of layers, and branches on a layer index are detected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Model(nn.Module):
             rule(self.config, number, layer)
 
 
-def test_only_the_setting_that_counts_layers_is_changed() -> None:
+def test_only_the_number_of_layers_is_changed() -> None:
     config = Config(widths=[1, 2, 3, 4, 5])
     found = reduce(Model(config), Model)  # type: ignore[arg-type]
     assert found.stacks == (TracedStack("layers", (0, 0), (0,) * 5),)
@@ -50,29 +50,29 @@ def test_only_the_setting_that_counts_layers_is_changed() -> None:
     assert not found.notes
 
 
-def test_a_list_of_some_layers_numbers_is_left() -> None:
+def test_a_list_of_layer_indices_is_unchanged() -> None:
     config = Config(chosen_indexes=[1, 2, 3, 4, 0])
     found = reduce(Model(config), Model)  # type: ignore[arg-type]
     assert found.model.config.num_hidden_layers == 2
     assert found.model.config.chosen_indexes == [1, 2, 3, 4, 0]
 
 
-def test_layers_are_sorted_by_what_the_configuration_calls_them() -> None:
+def test_layers_are_grouped_by_layer_types() -> None:
     kinds = ["window", "window", "full", "window", "full"]
     (stack,) = reduce(Model(Config(num_hidden_layers=5, special=kinds)), Model).stacks  # type: ignore[arg-type]
     assert stack == TracedStack("layers", (0, 0, 1, 1), (0, 0, 1, 0, 1))
 
 
-def test_a_stack_that_must_be_whole_is_left() -> None:
+def test_a_stack_that_must_be_complete_is_unchanged() -> None:
     assert not reduce(Model(Config()), Model, frozenset({"layers"})).stacks  # type: ignore[arg-type]
 
 
-def test_layers_that_shrink_what_they_are_given_are_no_stack() -> None:
+def test_layers_that_change_the_sequence_length_are_no_stack() -> None:
     layers = [nn.Sequential(nn.Conv1d(4, 4, 3, stride=stride)) for stride in (2, 2, 2)]
     assert not find_stacks(nn.ModuleDict({"layers": nn.ModuleList(layers)}))
 
 
-def test_a_traced_layer_stands_for_those_made_from_it() -> None:
+def test_a_traced_layer_represents_its_copies() -> None:
     stack = TracedStack("layers", (0, 0, 1, 1), (0, 1, 0, 0, 1, 1))
     assert [stack.represented_layers(position) for position in range(4)] == [(0,), (2, 3), (1,), (1, 4, 5)]
     assert TracedStack("layers", (0, 1, 1), (0, 1, 1, 1)).represented_layers(0) == (0,)
@@ -87,7 +87,7 @@ def _passed_on(config: Any, number: int, layer: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", [_first, _passed_on])
-def test_what_is_the_same_for_all_layers_is_no_decision(rule: Any) -> None:
+def test_a_branch_that_is_the_same_for_all_layers_is_allowed(rule: Any) -> None:
     model = Model(Config(num_hidden_layers=2))
     with watched_layer_indices(model, (TracedStack("layers", (0, 0), (0,) * 5),)) as seen:
         model.decide(rule)
@@ -112,7 +112,7 @@ def _all_widths(config: Any, number: int, layer: Any) -> int:
 
 
 @pytest.mark.parametrize("rule", [_special, _every_third, _last, _all_widths])
-def test_a_decision_by_number_stops_the_trace(rule: Any) -> None:
+def test_a_branch_on_the_layer_index_stops_the_trace(rule: Any) -> None:
     model = Model(Config(num_hidden_layers=2, special=[3], widths=[1, 2]))
     stacks = (TracedStack("layers", (0, 0), (0,) * 5),)
     with watched_layer_indices(model, stacks) as seen, pytest.raises(Exception, match=rule.__name__):
@@ -127,7 +127,7 @@ class WithHead(Model):
         self.head = nn.Linear(4 * config.num_hidden_layers, 1)
 
 
-def test_a_head_with_a_share_for_every_layer_gets_smaller_with_them() -> None:
+def test_a_head_with_weights_for_every_layer_shrinks_with_them() -> None:
     found = reduce(WithHead(Config(max_depth=6)), WithHead)  # type: ignore[arg-type]
     assert found.stacks == (TracedStack("layers", (0, 0), (0,) * 5),)
     assert found.model.head.in_features == 8

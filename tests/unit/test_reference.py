@@ -1,4 +1,4 @@
-"""What an export is compared with: its manifest may name it, but runs no code and fetches nothing."""
+"""The reference of a validation: a manifest may name it, but runs no code and downloads nothing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def chosen(found: Manifest, named: str | None = None, **options: Any) -> tuple[s
     return str(reference.model), reference.options
 
 
-def test_a_directory_of_this_machine_is_read(tmp_path: Path) -> None:
+def test_a_local_directory_is_read(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     model, options = chosen(manifest(str(tmp_path), framework="tf", adapter=str(adapter)))
@@ -86,7 +86,7 @@ def test_a_snapshot_in_the_cache_is_read(cache: str) -> None:
 
 @pytest.mark.parametrize("revision", [COMMIT, "main", "../../../models--owner--cached/snapshots/" + COMMIT, ["x"]])
 @pytest.mark.parametrize("model", ["owner/other", "../owner/cached", "owner/cached/../other"])
-def test_nothing_is_fetched_for_a_manifest(cache: str, model: str, revision: object) -> None:
+def test_nothing_is_downloaded_for_a_manifest(cache: str, model: str, revision: object) -> None:
     with pytest.raises(
         CheckpointNotFoundError, match=r"isn't in its cache; it is downloaded if you name it: --reference"
     ):
@@ -95,7 +95,7 @@ def test_nothing_is_fetched_for_a_manifest(cache: str, model: str, revision: obj
         chosen(manifest(cache, None, {"revision": revision}, adapter=model), cache_dir=cache)
 
 
-def test_a_directory_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match=r"no such path exists; name it with --reference"):
         chosen(manifest(str(tmp_path / "gone")))
     with pytest.raises(CheckpointNotFoundError, match=r"no such path exists; name it with --adapter"):
@@ -114,14 +114,14 @@ def test_a_manifest_without_a_checkpoint(model: object) -> None:
 
 
 @pytest.mark.parametrize("named", [None, "owner/mine"])
-def test_a_description_runs_where_the_caller_names_it(tmp_path: Path, named: str | None) -> None:
+def test_a_description_runs_if_the_caller_names_it(tmp_path: Path, named: str | None) -> None:
     found = manifest(str(tmp_path), description="README.py")
     with pytest.raises(UntrustedCodeError, match=r"'README\.py', a Python file .*pass --description"):
         chosen(found, named)
     assert chosen(found, named, description="mine.py")[1].description == "mine.py"
 
 
-def test_trusted_code_is_that_of_a_checkpoint_that_the_caller_names(tmp_path: Path) -> None:
+def test_only_code_of_a_checkpoint_that_the_caller_names_is_trusted(tmp_path: Path) -> None:
     found = manifest(str(tmp_path), trust_remote_code=True)
     assert not chosen(found)[1].trust_remote_code
     with pytest.raises(OptionError, match="name it yourself, if you trust it: --reference"):
@@ -129,7 +129,7 @@ def test_trusted_code_is_that_of_a_checkpoint_that_the_caller_names(tmp_path: Pa
     assert chosen(found, "owner/mine", trust_remote_code=True)[1].trust_remote_code
 
 
-def test_what_the_caller_names_comes_first(tmp_path: Path) -> None:
+def test_the_callers_arguments_take_precedence(tmp_path: Path) -> None:
     model, options = chosen(manifest("owner/other", COMMIT, adapter="x", framework="tf"), "owner/mine", revision="v1")
     assert (model, options.revision, options.adapter, options.framework) == ("owner/mine", "v1", None, None)
 
@@ -152,7 +152,7 @@ def test_the_command_runs_no_file_that_a_manifest_names(
 
 
 @pytest.mark.parametrize("revision", [None, "main", "../../x", ["main"]])
-def test_nothing_is_fetched_for_an_adapter(cache: str, adapter: Callable[..., Path], revision: object) -> None:
+def test_nothing_is_downloaded_for_an_adapter(cache: str, adapter: Callable[..., Path], revision: object) -> None:
     directory = adapter("owner/other", revision)
     with pytest.raises(CheckpointNotFoundError, match=r"to download it, pass owner/other as MODEL, and --adapter"):
         open_checkpoint(directory, ExportOptions(cache_dir=cache))

@@ -12,7 +12,7 @@ from onnxport.weights.parameters import ParameterTensor
 
 
 def product(*, parameter: ir.DataType = ir.DataType.FLOAT) -> ir.Model:
-    """Return a graph that multiplies its input with itself in bfloat16."""
+    """Return a graph that squares its input in bfloat16."""
     source = ir.Value(name="x", shape=ir.Shape(["n"]), type=ir.TensorType(ir.DataType.FLOAT))
     narrow = ir.node("Cast", [source], {"to": ir.DataType.BFLOAT16})
     narrow.outputs[0].dtype = ir.DataType.BFLOAT16
@@ -26,7 +26,7 @@ def product(*, parameter: ir.DataType = ir.DataType.FLOAT) -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
-def test_the_result_is_rounded_as_in_torch() -> None:
+def test_results_are_rounded_as_in_torch() -> None:
     model = product()
     assert RoundAfterwardsPass()(model).modified
     del model.graph.initializers["weight"]
@@ -36,5 +36,5 @@ def test_the_result_is_rounded_as_in_torch() -> None:
     np.testing.assert_array_equal(found, (narrow * narrow).float().numpy())
 
 
-def test_a_model_in_bfloat16_stays_as_it_is() -> None:
+def test_a_bfloat16_model_is_unchanged() -> None:
     assert not RoundAfterwardsPass()(product(parameter=ir.DataType.BFLOAT16)).modified

@@ -1,4 +1,4 @@
-"""What a sentence-transformers directory says is read, in old and new words, or refused in one clear line."""
+"""Settings of sentence-transformers directories of old and new releases are read, or there is an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def make(root: Path, modules: list[tuple[str, Any]], trunk: str = "") -> Path:
-    """Write a model, and modules by class and settings; weights go beside the settings of each Dense."""
+    """Write a model, and modules by class and settings; each Dense has its weights."""
     write(root / trunk / "config.json", {"model_type": "bert", "architectures": ["BertModel"]})
     write_safetensors(root / trunk / "model.safetensors", {"a": [2]})
     listed = [{"idx": 0, "name": "0", "path": trunk, "type": f"{OLD}Transformer"}]
@@ -61,14 +61,16 @@ def opened(root: Path, **options: Any) -> Checkpoint:
         ({"pooling_mode": ["mean", "cls"], "include_prompt": True}, ("mean", "cls")),
     ],
 )
-def test_pooling_in_old_and_new_words(tmp_path: Path, settings: dict[str, Any], modes: tuple[str, ...]) -> None:
+def test_pooling_settings_of_old_and_new_releases(
+    tmp_path: Path, settings: dict[str, Any], modes: tuple[str, ...]
+) -> None:
     found = opened(make(tmp_path, [(f"{OLD}Pooling", settings), (f"{OLD}Normalize", None)])).sentence
     assert found is not None
     assert found.modules == (Pooling(modes), Normalize())
     assert not found.weights
 
 
-def test_names_of_new_releases_and_the_weights_of_dense(tmp_path: Path) -> None:
+def test_module_names_of_new_releases_and_the_weights_of_dense(tmp_path: Path) -> None:
     dense = {**DENSE, "module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
     modules = [("Pooling", {"pooling_mode": "mean"}), ("Dense", dense), ("Normalize", {})]
     root = make(tmp_path, [(f"{NEW[kind]}{kind}", settings) for kind, settings in modules])
@@ -83,7 +85,7 @@ def test_names_of_new_releases_and_the_weights_of_dense(tmp_path: Path) -> None:
     }
 
 
-def test_the_model_may_lie_in_a_directory_of_its_own(tmp_path: Path) -> None:
+def test_the_model_may_be_in_a_subdirectory(tmp_path: Path) -> None:
     root = make(tmp_path, [(f"{OLD}Pooling", {}), (f"{OLD}Dense", DENSE)], trunk="0_Transformer")
     write(root / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 128})
     checkpoint = opened(root)
@@ -92,13 +94,13 @@ def test_the_model_may_lie_in_a_directory_of_its_own(tmp_path: Path) -> None:
     assert root / "0_Transformer" / "sentence_bert_config.json" in checkpoint.more_files
 
 
-def test_another_task_leaves_the_modules_out(tmp_path: Path) -> None:
+def test_another_task_ignores_the_modules(tmp_path: Path) -> None:
     root = make(tmp_path, [(f"{OLD}Pooling", {"pooling_mode": "unheard of"})])
     assert opened(root, task="feature-extraction").sentence is None
     assert opened(root, split_encoders=True).sentence is None
 
 
-def test_a_directory_that_scores_pairs_has_no_embeddings(tmp_path: Path) -> None:
+def test_a_cross_encoder_has_no_embeddings(tmp_path: Path) -> None:
     root = make(tmp_path, [(f"{OLD}Pooling", {})])
     write(root / "config_sentence_transformers.json", {"model_type": "CrossEncoder"})
     assert opened(root).sentence is None
@@ -120,12 +122,12 @@ def test_a_directory_that_scores_pairs_has_no_embeddings(tmp_path: Path) -> None
         ),
     ],
 )
-def test_what_is_not_known_is_named(tmp_path: Path, modules: list[tuple[str, Any]], message: str) -> None:
+def test_unknown_modules_are_named(tmp_path: Path, modules: list[tuple[str, Any]], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         opened(make(tmp_path, modules))
 
 
-def test_the_task_needs_modules(tmp_path: Path) -> None:
+def test_the_task_requires_modules(tmp_path: Path) -> None:
     make(tmp_path, [(f"{OLD}Pooling", {})])
     (tmp_path / "modules.json").unlink()
     with pytest.raises(UnsupportedError, match=r"has no modules\.json.*--task feature-extraction"):
@@ -133,7 +135,7 @@ def test_the_task_needs_modules(tmp_path: Path) -> None:
     assert opened(tmp_path).sentence is None
 
 
-def test_a_model_that_is_used_for_something_else(tmp_path: Path) -> None:
+def test_a_model_with_another_task(tmp_path: Path) -> None:
     make(tmp_path, [(f"{OLD}Pooling", {})])
     write(tmp_path / "sentence_bert_config.json", {"transformer_task": "fill-mask"})
     with pytest.raises(UnsupportedError, match="transformer_task is 'fill-mask'"):
@@ -150,7 +152,7 @@ def test_a_damaged_list(tmp_path: Path, listed: Any) -> None:
         opened(tmp_path)
 
 
-def test_dense_beside_weights_of_other_formats(tmp_path: Path) -> None:
+def test_dense_with_weights_of_other_formats(tmp_path: Path) -> None:
     make(tmp_path, [(f"{OLD}Pooling", {}), (f"{OLD}Dense", DENSE)])
     (tmp_path / "tf_model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(UnsupportedError, match="its weights are tensorflow"):

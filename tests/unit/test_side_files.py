@@ -1,4 +1,4 @@
-"""What lies beside a graph is what clients other than Transformers 5 can read."""
+"""Clients other than Transformers 5 can read the side files."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from onnxport.description.tasks import LABELLED, TASKS
 from onnxport.loading.load import generation_config_for
 
 
-class Untouched:
-    """An original that must not be loaded: that would import torch."""
+class UnloadedOriginal:
+    """An original that must not be loaded, since loading imports torch."""
 
     @property
     def config(self) -> Any:
@@ -49,9 +49,7 @@ def checkpoint(directory: Path, **settings: Any) -> Path:
         ({}, True),
     ],
 )
-def test_labels_are_written_as_transformers_completes_them(
-    tmp_path: Path, settings: dict[str, Any], labelled: bool
-) -> None:
+def test_labels_are_completed_as_in_transformers(tmp_path: Path, settings: dict[str, Any], labelled: bool) -> None:
     directory = checkpoint(tmp_path / "in", **settings)
     config = transformers.AutoConfig.from_pretrained(directory)
     stage = written(directory, tmp_path / "out", SimpleNamespace(config=config), labelled=labelled)
@@ -69,9 +67,9 @@ def test_labels_are_written_as_transformers_completes_them(
         ({"id2label": {"0": "crane", "1": "crane"}, "label2id": {"crane": 1}}, True),
     ],
 )
-def test_a_configuration_without_need_keeps_its_bytes(tmp_path: Path, settings: dict[str, Any], labelled: bool) -> None:
+def test_an_unchanged_configuration_is_copied(tmp_path: Path, settings: dict[str, Any], labelled: bool) -> None:
     directory = checkpoint(tmp_path / "in", **settings)
-    stage = written(directory, tmp_path / "out", Untouched(), labelled=labelled)
+    stage = written(directory, tmp_path / "out", UnloadedOriginal(), labelled=labelled)
     assert (stage / "config.json").read_bytes() == (directory / "config.json").read_bytes()
 
 
@@ -89,13 +87,13 @@ def word_tokenizer() -> Any:
     )  # fmt: skip
 
 
-def test_a_copied_tokenizer_is_one_that_transformers_4_knows(tmp_path: Path) -> None:
+def test_the_tokenizer_class_exists_in_transformers_4(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "in")
     word_tokenizer().save_pretrained(directory)
     settings = {**read(directory / "tokenizer_config.json"), "is_local": True, "local_files_only": True}
     assert settings["tokenizer_class"] == "TokenizersBackend"
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    stage = written(directory, tmp_path / "out", Untouched())
+    stage = written(directory, tmp_path / "out", UnloadedOriginal())
     found = read(stage / "tokenizer_config.json")
     assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert not {"backend", "is_local", "local_files_only"} & set(found)
@@ -105,7 +103,7 @@ def test_a_copied_tokenizer_is_one_that_transformers_4_knows(tmp_path: Path) -> 
     assert transformers.AutoTokenizer.from_pretrained(stage)("a").input_ids == [3]
 
 
-def test_a_tokenizer_with_a_class_of_its_own_keeps_its_bytes(tmp_path: Path) -> None:
+def test_a_tokenizer_with_a_specific_class_is_copied(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "in")
     (directory / "tokenizer_config.json").write_text('{"tokenizer_class":  "BertTokenizer"}')
     stage = written(directory, tmp_path / "out", SimpleNamespace(preprocessor=None))
@@ -113,7 +111,7 @@ def test_a_tokenizer_with_a_class_of_its_own_keeps_its_bytes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("pad", [None, 2])
-def test_what_a_gguf_file_lacks_is_written(tmp_path: Path, pad: int | None) -> None:
+def test_side_files_of_a_gguf_file_are_written(tmp_path: Path, pad: int | None) -> None:
     (tmp_path / "in").mkdir()
     config = transformers.LlamaConfig(bos_token_id=1, eos_token_id=2, pad_token_id=pad)
     tokenizer = word_tokenizer()

@@ -1,4 +1,4 @@
-"""Signatures: labels that are true, and sizes that fit them."""
+"""Signatures: correct labels, and sizes that match them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from onnxport.configs.model_types import load_config_class
 from onnxport.description.signature import Signature, axis_size, signature_of, solve
 
 
-def test_a_past_input_is_as_long_as_the_past() -> None:
+def test_the_label_of_a_past_input() -> None:
     signature = signature_of(load_config_class("GPT2OnnxConfig").with_past(GPT2Config(n_layer=1))).today()
     assert signature.inputs["past_key_values.0.key"] == {0: "batch_size", 2: "past_sequence_length"}
     assert signature.inputs["attention_mask"] == {0: "batch_size", 1: "past_sequence_length + sequence_length"}
     assert signature.outputs["present.0.key"] == {0: "batch_size", 2: "past_sequence_length + sequence_length"}
 
 
-def test_a_decoder_that_stands_alone_masks_its_past() -> None:
+def test_the_mask_label_of_a_single_decoder() -> None:
     config = load_config_class("BartOnnxConfig").with_past(BartConfig(decoder_layers=1), task="causal-lm")
     assert signature_of(config).inputs["attention_mask"][1] == "past_sequence + encoder_sequence"
 
 
-def test_cross_attention_has_the_length_of_the_mask() -> None:
+def test_the_cross_attention_cache_has_the_masks_label() -> None:
     inputs = signature_of(load_config_class("T5OnnxConfig").with_past(_t5())).inputs
     assert inputs["attention_mask"][1] == inputs["past_key_values.0.encoder.key"][2] == inputs["input_ids"][1]
     assert inputs["decoder_input_ids"][1] == "decoder_sequence"
@@ -48,19 +48,19 @@ def test_a_first_axis_may_be_a_multiple_of_its_symbol() -> None:
     assert axis_size("b", 8, sizes, {"b": 3}) == 12
 
 
-def test_blooms_folded_heads_follow_the_batch() -> None:
+def test_blooms_axis_of_batch_and_heads() -> None:
     config = load_config_class("BloomOnnxConfig").with_past(BloomConfig(n_layer=1, n_head=4))
     label = signature_of(config).inputs["past_key_values.0.key"][0]
     assert axis_size(label, 8, {"batch": 2}, {"batch": 3}) == 12
 
 
-def test_a_mask_of_pixels_is_as_large_as_the_image() -> None:
+def test_a_pixel_mask_has_the_images_labels() -> None:
     config = load_config_class("DetrOnnxConfig")(DetrConfig(), task="object-detection")
     assert config.inputs["pixel_mask"] == {0: "batch"}
     assert signature_of(config).inputs["pixel_mask"] == {0: "batch", 1: "height", 2: "width"}
 
 
-def test_texts_are_compared_with_any_number_of_images() -> None:
+def test_dual_encoders_have_separate_batch_labels() -> None:
     found = signature_of(load_config_class("CLIPOnnxConfig")(CLIPConfig())).today()
     assert found.inputs["input_ids"][0] == found.outputs["logits_per_text"][0] == "batch_size"
     assert found.inputs["pixel_values"][0] == found.outputs["logits_per_image"][0] == "image_batch_size"

@@ -1,4 +1,4 @@
-"""What a layer's cache remembers becomes named tensors, and these the cache again."""
+"""Cache entries of recurrent layers become named tensors, and are converted back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEXT = SimpleNamespace(model_type="any")
 _MODEL = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: _TEXT))
 
 
-def test_several_states_of_one_kind_have_numbers() -> None:
+def test_several_states_of_one_type_are_numbered() -> None:
     layer = LinearAttentionAndFullAttentionLayer(number_of_states=2)
     keys = torch.rand(2, 4, 3, 8)
     layer.update(keys, keys + 1)
@@ -39,26 +39,26 @@ def test_several_states_of_one_kind_have_numbers() -> None:
         torch.testing.assert_close(before, after)
 
 
-def test_the_delta_rule_decays_each_row_of_a_state() -> None:
+def test_the_delta_rule_with_a_decay_for_each_row() -> None:
     noise = torch.Generator().manual_seed(0)
     query, key, value, decay = (torch.randn(2, 5, 3, 4, generator=noise) for _ in range(4))
     beta, first = torch.rand(2, 5, 3, generator=noise), torch.randn(2, 3, 4, 4, generator=noise)
-    given = {"initial_state": first, "output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    settings = {"initial_state": first, "output_final_state": True, "use_qk_l2norm_in_kernel": True}
     tensors = (query, key, value, -decay.abs(), beta)
     for found, expected in zip(
-        gated_delta_rule(*tensors, **given), recurrent_kimi_delta_attention(*tensors, **given), strict=True
+        gated_delta_rule(*tensors, **settings), recurrent_kimi_delta_attention(*tensors, **settings), strict=True
     ):
         torch.testing.assert_close(found, expected)
 
 
-def test_xlstm_remembers_as_the_original_does() -> None:
+def test_xlstms_recurrence_equals_the_originals() -> None:
     noise = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, 5, 4, generator=noise) for _ in range(3))
     gates = torch.randn(2, 2, 3, 5, generator=noise)
     first = {"c_initial": (4, 4), "n_initial": (4,), "m_initial": (1,)}
-    given = {name: torch.randn(2, 3, *shape, generator=noise) for name, shape in first.items()}
+    initial_states = {name: torch.randn(2, 3, *shape, generator=noise) for name, shape in first.items()}
     backend = SimpleNamespace(config=SimpleNamespace(eps=1e-6))
-    for initial in ({}, given):
+    for initial in ({}, initial_states):
         expected, states = mlstm_recurrent_sequence_native(
             query, key, value, *gates, **initial, return_last_states=True
         )

@@ -1,4 +1,4 @@
-"""The cache: what was put is what is got, or nothing; whatever happens to its files, and whoever uses it."""
+"""The cache returns an entry as it was stored, or nothing, whatever happens to its files or accesses it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def only_file(store: Store) -> Path:
 
 @contextmanager
 def unprivileged() -> Iterator[Path]:
-    """Give a directory to a user without privileges, and be that user in the block."""
+    """Give a directory to a user without privileges, and run the block as that user."""
     with tempfile.TemporaryDirectory() as name:
         directory, before = Path(name), os.geteuid()
         if before == 0:
@@ -56,7 +56,7 @@ def unprivileged() -> Iterator[Path]:
             os.seteuid(before)
 
 
-def test_what_was_put_is_got(store: Store) -> None:
+def test_an_entry_is_returned_as_it_was_stored(store: Store) -> None:
     assert store.get("k") is None
     for content in (CONTENT, b"", b"x"):
         store.put("k", "blueprint", "BERT", content)
@@ -88,12 +88,12 @@ def test_entries_are_described_without_their_content(store: Store, file: Path) -
     assert store.entries()[0].used >= before - 1
 
 
-def test_the_files_are_the_users_own(store: Store, file: Path) -> None:
+def test_only_the_user_can_access_the_files(store: Store, file: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
     assert store.directory.stat().st_mode & 0o077 == 0
 
 
-def test_nothing_is_made_before_something_is_put(store: Store) -> None:
+def test_the_directory_is_created_with_the_first_entry(store: Store) -> None:
     assert store.get("k") is None
     assert store.entries() == ()
     assert store.clear() == Cleared(0, 0)
@@ -101,13 +101,13 @@ def test_nothing_is_made_before_something_is_put(store: Store) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-9, 0.001, 0.005, 0.01, 0.015, 0.5, 0.9999])
-def test_a_cut_short_entry_is_dropped(store: Store, file: Path, share: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_entry_is_dropped(store: Store, file: Path, share: float, caplog: pytest.LogCaptureFixture) -> None:
     size = min(round(file.stat().st_size * share) + (share > 0), file.stat().st_size - 1)
     os.truncate(file, size)
     check_dropped(store, file, caplog)
 
 
-def test_an_entry_cut_at_every_byte_of_its_start_is_dropped(store: Store, file: Path) -> None:
+def test_an_entry_truncated_at_any_byte_of_its_start_is_dropped(store: Store, file: Path) -> None:
     whole = file.read_bytes()
     for size in range(200):
         file.write_bytes(whole[:size])
@@ -115,14 +115,14 @@ def test_an_entry_cut_at_every_byte_of_its_start_is_dropped(store: Store, file: 
         assert not file.exists(), size
 
 
-def test_a_flipped_bit_anywhere_is_noticed(store: Store, file: Path) -> None:
+def test_a_flipped_bit_anywhere_is_detected(store: Store, file: Path) -> None:
     whole = file.read_bytes()
     for position in [*range(200), *range(200, len(whole), 997), len(whole) - 1]:
         for bit in (0, 7):
             changed = bytearray(whole)
             changed[position] ^= 1 << bit
             file.write_bytes(changed)
-            assert store.entries()  # whatever the header says now
+            assert store.entries()  # regardless of the header
             assert store.get("k") is None, position
             assert not file.exists(), position
 
@@ -137,7 +137,7 @@ def test_a_foreign_file_is_dropped(store: Store, file: Path, content: bytes, cap
     check_dropped(store, file, caplog)
 
 
-def test_bytes_after_the_end_are_noticed(store: Store, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bytes_after_the_end_are_detected(store: Store, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with file.open("ab") as appended:
         appended.write(b"more")
     check_dropped(store, file, caplog)
@@ -158,9 +158,9 @@ def test_another_keys_entry_is_dropped(store: Store, file: Path, caplog: pytest.
     check_dropped(store, file, caplog)
 
 
-@pytest.mark.parametrize("kind", ["directory", "pipe", "broken link", "link to itself"])
-def test_something_else_in_its_place_is_dropped(
-    store: Store, file: Path, kind: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("case", ["directory", "pipe", "broken link", "link to itself"])
+def test_something_else_under_its_name_is_dropped(
+    store: Store, file: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.unlink()
     make = {
@@ -169,14 +169,16 @@ def test_something_else_in_its_place_is_dropped(
         "broken link": lambda: file.symlink_to("nothing"),
         "link to itself": lambda: file.symlink_to(file.name),
     }
-    make[kind]()
-    assert len(store.entries()) == (kind != "broken link")
+    make[case]()
+    assert len(store.entries()) == (case != "broken link")
     assert store.get("k") is None
     store.put("k", "blueprint", "BERT", CONTENT)
     assert store.get("k") == CONTENT
 
 
-def test_a_full_directory_in_its_place_stays(store: Store, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_with_files_under_its_name_is_kept(
+    store: Store, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file.unlink()
     file.mkdir()
     (file / "somebody's").write_text("work")
@@ -241,9 +243,9 @@ def test_a_directory_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> No
     assert len(caplog.records) == 1
 
 
-def test_a_full_disk_leaves_nothing(store: Store, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_leaves_no_file(store: Store, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # the system's writes fail half way, as there
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # writes fail in the middle, as on a full disk
     try:
         store.put("k", "blueprint", "BERT", b"x" * (1 << 18))
     finally:
@@ -253,7 +255,7 @@ def test_a_full_disk_leaves_nothing(store: Store, file: Path, caplog: pytest.Log
     assert only_file(store) == file
 
 
-def test_the_longest_unused_go_first(tmp_path: Path) -> None:
+def test_least_recently_used_entries_are_removed_first(tmp_path: Path) -> None:
     store = Store(tmp_path, max_bytes=4000)
     for number, key in enumerate("abc"):
         store.put(key, "blueprint", key, b"x" * 1000)
@@ -284,7 +286,7 @@ def test_clear(store: Store) -> None:
     assert [path.name for path in store.directory.iterdir()] == ["somebody's"]
 
 
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("ONNXPORT_CACHE", raising=False)
@@ -346,7 +348,7 @@ while True:
 
 
 @pytest.mark.parametrize("max_bytes", [1 << 30, 500_000])
-def test_many_processes_at_once(tmp_path: Path, max_bytes: int) -> None:
+def test_many_concurrent_processes(tmp_path: Path, max_bytes: int) -> None:
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", CONTENT_OF + MANY, str(tmp_path), str(seed), str(max_bytes)],
@@ -357,13 +359,13 @@ def test_many_processes_at_once(tmp_path: Path, max_bytes: int) -> None:
         for seed in range(8)
     ]
     answers = [worker.communicate() for worker in workers]
-    assert [error for _, error in answers] == [""] * 8  # no failure, and no warning either
+    assert [error for _, error in answers] == [""] * 8  # neither a failure nor a warning
     assert sum(int(hits) for hits, _ in answers) > 50
     assert all(entry.type == "blueprint" for entry in Store(tmp_path).entries())
     assert all(path.suffix == ".entry" for path in tmp_path.iterdir())
 
 
-def test_writers_that_are_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_writers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store, chance = Store(tmp_path), random.Random(0)
     for turn in range(25):
         worker = subprocess.Popen(
@@ -377,7 +379,7 @@ def test_writers_that_are_killed(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         for key in ("key 0", "key 1", "key 2"):
             found = store.get(key)
             assert found is None or hashlib.sha256(found[32:]).digest() == found[:32]
-    assert not caplog.records  # nobody ever sees a part of an entry
+    assert not caplog.records  # no process ever reads a partial entry
     store.put("k", "blueprint", "BERT", CONTENT)
     assert all(path.suffix == ".entry" for path in tmp_path.iterdir())
 
@@ -392,7 +394,9 @@ def test_only_abandoned_files_are_removed(store: Store, file: Path) -> None:
     assert {path.name for path in store.directory.iterdir()} == {file.name, held.name, "other.partial"}
 
 
-def test_without_locks_age_decides(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_abandoned_files_are_found_by_age(
+    store: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("onnxport.blueprints._partial.lock", lambda *_, **__: None)
     young, old = store.directory / ".entry.young.partial", store.directory / ".entry.old.partial"
     for path in (young, old):
@@ -403,7 +407,7 @@ def test_without_locks_age_decides(store: Store, file: Path, monkeypatch: pytest
     assert {path.name for path in store.directory.iterdir()} == {file.name, young.name}
 
 
-def test_it_loads_nothing_heavy() -> None:
+def test_torch_and_transformers_are_not_imported() -> None:
     heavy = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy")
     code = f"import sys, onnxport.blueprints.store; assert not [name for name in {heavy!r} if name in sys.modules]"
     subprocess.run([sys.executable, "-c", code], check=True)

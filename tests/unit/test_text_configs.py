@@ -1,4 +1,4 @@
-"""The configuration of the text's part is found in one place, also where a model has two."""
+"""The text configuration is found by one module, also for models with two of them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +17,13 @@ def musicgen() -> transformers.MusicgenConfig:
     return transformers.MusicgenConfig(text_encoder=text, audio_encoder=audio, decoder=decoder)
 
 
-def test_of_two_the_named_one_is_returned() -> None:
+def test_the_named_one_of_two_is_returned() -> None:
     config = musicgen()
     assert text_config_of(config, "encoder") is config.text_encoder
     assert text_config_of(config, "decoder") is text_config_of(config) is config.decoder
 
 
-def test_of_one_it_is_what_transformers_returns() -> None:
+def test_a_single_one_is_that_of_transformers() -> None:
     for config in (transformers.LlavaConfig(), transformers.BertConfig(), transformers.T5Config()):
         for part in ("encoder", "decoder"):
             assert text_config_of(config, part) is config.get_text_config()
@@ -31,13 +31,13 @@ def test_of_one_it_is_what_transformers_returns() -> None:
     assert text_config_of(plain) is plain
 
 
-def test_nothing_else_asks_transformers_for_it() -> None:
+def test_no_other_module_calls_get_text_config() -> None:
     source = Path(onnxport.__file__).parent
     asking = [path.name for path in source.rglob("*.py") if "get_text_config(" in path.read_text()]
     assert asking == ["text_configs.py"]
 
 
-def test_a_model_with_two_is_described() -> None:
+def test_a_model_with_two_text_configurations_is_described() -> None:
     sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 32}
     audio = {"num_filters": 2, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8, "upsampling_ratios": [2, 2]}

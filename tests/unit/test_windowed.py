@@ -1,4 +1,4 @@
-"""What encoders of sounds say in windows that all have the same length is what Transformers' own say."""
+"""Audio encoders with windows of equal length return the same embeddings as in Transformers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SIZES = {
 }
 
 
-class _Whole(nn.Module):
-    """Be what is around an encoder."""
+class _Model(nn.Module):
+    """A substitute for the model with the encoder."""
 
     def __init__(self, tower: Any, method: Any) -> None:
         super().__init__()
@@ -39,17 +39,17 @@ def _asr() -> Any:
 
 def _omni() -> Any:
     tower = omni.Qwen2_5OmniAudioEncoder(omni_config.Qwen2_5OmniAudioEncoderConfig(**_SIZES, n_window=10))
-    return _Whole(tower, omni.Qwen2_5OmniThinkerModel.get_audio_features)
+    return _Model(tower, omni.Qwen2_5OmniThinkerModel.get_audio_features)
 
 
 def _moe() -> Any:
     sizes = {**_SIZES, "downsample_hidden_size": 4, "n_window": 50, "n_window_infer": 200}
     tower = moe.Qwen3OmniMoeAudioEncoder(moe_config.Qwen3OmniMoeAudioEncoderConfig(**sizes))
-    return _Whole(tower, moe.Qwen3OmniMoeThinkerModel.get_audio_features)
+    return _Model(tower, moe.Qwen3OmniMoeThinkerModel.get_audio_features)
 
 
 @pytest.mark.parametrize("make", [_asr, _omni, _moe])
-def test_windows_of_one_length_say_what_packed_ones_say(make: Any) -> None:
+def test_padded_windows_return_what_packed_windows_return(make: Any) -> None:
     torch.manual_seed(0)
     model = make().eval()
     config = WindowedAudioEncoderOnnxConfig(model)

@@ -1,4 +1,4 @@
-"""Models with windows compute the same whatever a picture's size, and leave the choice to the graph."""
+"""Models with windowed attention return the same for any image size, which is dynamic in the graph."""
 
 import copy
 import itertools
@@ -22,7 +22,7 @@ SWIN = tuple(patch for patch in patches_in("swin") if ".swin." in patch.target)
 
 @pytest.mark.parametrize("partition", [False, True])
 @pytest.mark.parametrize("size", [(2, 2), (2, 6), (4, 6), (5, 7)], ids=str)
-def test_a_layer_shifts_windows_by_the_size_of_its_image(size: tuple[int, int], partition: bool) -> None:
+def test_a_layer_shifts_windows_depending_on_the_image_size(size: tuple[int, int], partition: bool) -> None:
     torch.manual_seed(0)
     config = SwinConfig(window_size=2, attn_implementation="eager")
     fresh: Any = SwinLayer(config, 8, size, num_heads=2, shift_size=1).eval()
@@ -45,7 +45,7 @@ def test_pairs_of_rows_and_columns_are_merged(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 4), (4, 8), (5, 7)], ids=str)
-def test_a_image_is_parted_and_put_together(size: tuple[int, int]) -> None:
+def test_an_image_is_partitioned_into_windows_and_merged_again(size: tuple[int, int]) -> None:
     image = torch.randn(2, *size, 3)
     windows, padded = modeling_sam2.window_partition(image, 4)
     with patching(*patches_in("sam2")):
@@ -56,7 +56,7 @@ def test_a_image_is_parted_and_put_together(size: tuple[int, int]) -> None:
     torch.testing.assert_close(again, image)
 
 
-def test_sizes_that_are_divided_again_and_again_stay_flat() -> None:
+def test_repeated_divisions_of_sizes_are_simplified() -> None:
     size = sympy.Symbol("size", integer=True, positive=True)
     for add, divisor, before in itertools.product((-1, 1, 5), (2, 3), (0, 3)):
         with patching(*DIVISIONS):
@@ -66,7 +66,7 @@ def test_sizes_that_are_divided_again_and_again_stay_flat() -> None:
             assert nested.subs(size, number) == ((number + before) // 4 + add) // divisor
 
 
-def test_sizes_are_divided_by_as_little_as_can_be() -> None:
+def test_sizes_are_divided_by_the_smallest_divisor() -> None:
     size, other = sympy.symbols("size other", integer=True, positive=True)
     with patching(*DIVISIONS):
         assert FloorDiv(2 * size + 13, 14) == FloorDiv(size + 6, 7)

@@ -1,4 +1,4 @@
-"""Written graphs: read back by onnx, onnx_ir and ONNX Runtime, in bounded memory, and what happens on bad days."""
+"""Written graphs: read by onnx, onnx_ir and ONNX Runtime, written in bounded memory, and errors during writing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def normal(*shape: int) -> Array:
 
 
 def sample(directory: Path) -> tuple[ir.Model, dict[str, Array], Reader]:
-    """Return a bound graph with every way in which a tensor gets into a file, and its values."""
+    """Return a bound graph with every type of tensor storage, and its values."""
     big, square, half = normal(700, 90), normal(40, 50), normal(60, 30).astype(ml_dtypes.bfloat16)
     inventory, reader = checkpoint(directory, a={"big": big, "square": square}, b={"half": half, "tiny": normal(3)})
     stored = inventory.tensors
@@ -69,7 +69,7 @@ def run(file: Path, values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_onnxruntime_and_onnx_ir_read_what_was_bound(layout: str, tmp_path: Path) -> None:
+def test_onnxruntime_and_onnx_ir_read_the_bound_values(layout: str, tmp_path: Path) -> None:
     model, values, reader = sample(tmp_path / "checkpoint")
     out = tmp_path / "out"
     out.mkdir()
@@ -86,7 +86,7 @@ def test_onnxruntime_and_onnx_ir_read_what_was_bound(layout: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("layout", ["inside", "beside"])
-def test_the_file_means_what_onnx_irs_own_means(layout: str, tmp_path: Path) -> None:
+def test_the_file_equals_that_of_onnx_ir(layout: str, tmp_path: Path) -> None:
     model, _, reader = sample(tmp_path / "checkpoint")
     model.metadata_props["made"] = "here"
     model.graph.doc_string = "a graph"
@@ -96,9 +96,9 @@ def test_the_file_means_what_onnx_irs_own_means(layout: str, tmp_path: Path) -> 
     ours, theirs = (onnx.load(str(tmp_path / name)) for name in ("ours.onnx", "theirs.onnx"))  # noqa: TID251
     onnx.checker.check_model(ours)
     found = {tensor.name: tensor for tensor in ours.graph.initializer}
-    wanted = {tensor.name: tensor for tensor in theirs.graph.initializer}
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+    expected = {tensor.name: tensor for tensor in theirs.graph.initializer}
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(found[name]), onnx.numpy_helper.to_array(tensor))
         assert (list(found[name].dims), found[name].data_type) == (list(tensor.dims), tensor.data_type)
     for proto in (ours, theirs):
@@ -129,7 +129,7 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
     assert sum(seen) == sum(tensor.nbytes for tensor in plan.tensors)
 
 
-def test_copying_without_the_kernel_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copying_without_copy_file_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot(*_: object) -> int:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
@@ -141,7 +141,7 @@ def test_copying_without_the_kernel_gives_the_same(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "a.onnx_data").read_bytes() == (tmp_path / "b.onnx_data").read_bytes()
 
 
-def test_a_linked_file_is_the_checkpoints(tmp_path: Path) -> None:
+def test_a_linked_file_is_the_checkpoints_file(tmp_path: Path) -> None:
     model, _, reader = sample(tmp_path / "checkpoint")
     (tmp_path / "out").mkdir()
     with reader:
@@ -169,7 +169,7 @@ def test_another_file_system_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
         linking.link_file(tmp_path / "file", tmp_path / "linked")
 
 
-def test_a_full_disk_half_way_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_during_writing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, reader = sample(tmp_path / "checkpoint")
     write, count = os.pwrite, iter(range(1000))
 
@@ -190,7 +190,7 @@ def test_a_full_disk_half_way_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_limit_on_files_is_an_error(tmp_path: Path) -> None:
-    """The system's own limit, which the kernel's copy meets too."""
+    """The system's limit, which also applies to copies in the kernel."""
     code = """
 import resource, signal, sys
 from pathlib import Path
@@ -225,7 +225,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_an_error(layout: str, tmp
         write_graph(plan_graph(model, "m.onnx", LAYOUTS[layout]), model, tmp_path, reader, change)
 
 
-def test_a_shard_that_is_cut_short_meanwhile_is_an_error(tmp_path: Path) -> None:
+def test_a_shard_that_is_truncated_meanwhile_is_an_error(tmp_path: Path) -> None:
     model, _, reader = sample(tmp_path / "checkpoint")
 
     def cut(_: int) -> None:
@@ -236,14 +236,14 @@ def test_a_shard_that_is_cut_short_meanwhile_is_an_error(tmp_path: Path) -> None
 
 
 def unbound(**parameters: tuple[ir.DataType, tuple[int, ...]]) -> ir.Model:
-    made = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="g")
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="g")
     for name, (dtype, shape) in parameters.items():
         tensor = ParameterTensor(name, dtype, shape)
-        made.initializers.add(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor))
-    return ir.Model(made, ir_version=10)
+        graph.initializers.add(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor))
+    return ir.Model(graph, ir_version=10)
 
 
-def test_parameters_are_bound_by_name_tied_ones_too(tmp_path: Path) -> None:
+def test_parameters_are_bound_by_name_including_tied_ones(tmp_path: Path) -> None:
     weight = normal(40, 10)
     inventory, reader = checkpoint(tmp_path, a={"w": weight})
     binding = Binding({"embed": inventory.tensors["w"]}, {"head": "embed"})
@@ -281,7 +281,7 @@ def test_an_unbound_parameter_has_no_value() -> None:
 
 
 def test_memory_does_not_depend_on_the_weights(tmp_path: Path) -> None:
-    """400 MB inside a graph's file, half of them converted: a hundredth is in memory."""
+    """400 MB in a graph's file, half of them cast, take a hundredth of it in memory."""
     code = """
 import resource, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Safetensors files made by hand, without torch, for the tests of what reads them."""
+"""Safetensors files and graphs for tests, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 def checkpoint(directory: Path, **shards: Mapping[str, Array]) -> tuple[Inventory, Reader]:
-    """Write shards (file name without suffix → tensors) and open them."""
+    """Write shards (file name without suffix to tensors) and open them."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, tensors in shards.items():
         save_file(dict(tensors), directory / f"{name}.safetensors")
@@ -32,14 +32,14 @@ def graph(tensors: Mapping[str, Expression | Array], reader: Reads) -> ir.Model:
     inputs, outputs, nodes, initializers = [], [], [], []
     for name, made in tensors.items():
         tensor = ir.tensor(made, name=name) if isinstance(made, np.ndarray) else BoundTensor(name, made, reader)
-        shape, kind = ir.Shape(tuple(tensor.shape.numpy())), ir.TensorType(tensor.dtype)
-        value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
-        given = ir.Value(name=f"{name}_in", shape=shape, type=kind)
-        node = ir.node("Add", [given, value])
-        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{name}_out", shape, kind
-        inputs.append(given)
+        shape, tensor_type = ir.Shape(tuple(tensor.shape.numpy())), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=shape, type=tensor_type, const_value=tensor)
+        source = ir.Value(name=f"{name}_in", shape=shape, type=tensor_type)
+        node = ir.node("Add", [source, value])
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{name}_out", shape, tensor_type
+        inputs.append(source)
         outputs.append(node.outputs[0])
         nodes.append(node)
         initializers.append(value)
-    made_graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": 20}, name="test")
-    return ir.Model(made_graph, ir_version=10, producer_name="test")
+    built = ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": 20}, name="test")
+    return ir.Model(built, ir_version=10, producer_name="test")
