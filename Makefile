@@ -14,11 +14,11 @@ TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' E
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
-demo: $(READY) ## export all-MiniLM-L6-v2, prove it, compare sentences with it
+demo: $(READY) ## export all-MiniLM-L6-v2, validate it, compare sentences with it
 	$(BIN)/python scripts/fetch_real_models.py minilm
 	$(BIN)/python scripts/demo.py
 
-test: $(READY) real-models ## run every test (its time is in CONTRIBUTING.md)
+test: $(READY) real-models ## run the tests (their time is in CONTRIBUTING.md)
 	@$(TIMED) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY) ## check style and formatting
@@ -27,7 +27,7 @@ lint: $(READY) ## check style and formatting
 types: $(READY) ## check types
 	@$(TIMED) $(BIN)/mypy
 
-format: $(READY) ## put style and formatting right
+format: $(READY) ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
