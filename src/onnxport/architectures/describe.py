@@ -13,7 +13,6 @@ from onnxport._foreign_errors import translating
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
-from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.description.cache_layout import CACHE_NAMES
 from onnxport.description.component_types import (
     can_be_split,
@@ -23,6 +22,7 @@ from onnxport.description.component_types import (
     multimodal,
 )
 from onnxport.description.components import MODALITY_ENCODERS, Component
+from onnxport.description.default_preprocessor import complete_preprocessor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
@@ -336,7 +336,7 @@ def describe(
         UnsupportedError: the model can't be described for this task.
         OptionError: `description` doesn't name a description.
     """
-    preprocessor = cast("Preprocessor", plain_tokenizer(model.config)) if preprocessor is None else preprocessor
+    preprocessor = complete_preprocessor(model, preprocessor)
     options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)

@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
-def plain_tokenizer(config: PreTrainedConfig) -> PreTrainedTokenizerFast:
+def plain_tokenizer(config: PreTrainedConfig, *, token_type_ids: bool = False) -> PreTrainedTokenizerFast:
     """Build a tokenizer whose words are token ids.
 
     Args:
         config: the model's configuration, whose `bos_token_id`, `eos_token_id` and `pad_token_id` are special tokens.
+        token_type_ids: whether it makes `token_type_ids`, too.
 
     Returns:
         A fast tokenizer that adds no special tokens.
@@ -31,6 +32,6 @@ def plain_tokenizer(config: PreTrainedConfig) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=str(size - 1),
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=["input_ids", *(["token_type_ids"] if token_type_ids else []), "attention_mask"],
         **special,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from packaging.version import Version
 
 from onnxport.configs import OnnxConfig
+from onnxport.configs._dummies import framework_name, to_tensor
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
@@ -254,7 +255,7 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
         """Create dummy pages: an image, and one word per token, all with the same bounding box.
 
         Args:
-            processor: a LayoutLMv3 processor.
+            processor: a LayoutLMv3 processor, or a tokenizer and an image processor, which aren't combined.
             batch_size: number of pages; -1 for the default.
             seq_length: tokens per page; -1 for the default.
             is_pair: whether to count the special tokens of a pair.
@@ -266,6 +267,13 @@ class LayoutLMv3OnnxConfig(OnnxConfig):
         from onnxport.configs import compute_effective_axis_dimension
 
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        if not callable(processor):
+            generate = super().generate_dummy_inputs
+            tokens = generate(processor.tokenizer, batch, seq_length, is_pair=is_pair, framework=framework)
+            page = generate(processor.image_processor, batch, framework=framework)
+            boxes = [[list(LayoutLMOnnxConfig.box)] * tokens["input_ids"].shape[1]] * batch
+            inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"], **page}
+            return {**inputs, "bbox": to_tensor(boxes, framework_name(framework))}
         special = processor.tokenizer.num_special_tokens_to_add(is_pair)
         length = compute_effective_axis_dimension(seq_length, self.default_sequence_length, special)
         words = [[processor.tokenizer.unk_token] * length] * batch

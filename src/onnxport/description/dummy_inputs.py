@@ -306,7 +306,8 @@ def _flattened_patches(context: InputContext) -> torch.Tensor:
     import torch
 
     side, channels = context.config_int("patch_size", default=16), context.config_int("num_channels", default=3)
-    patches = torch.rand(context.batch, _FRAMES**2, 2 + channels * side**2, generator=_generator())
+    size = context.config_int("patch_embed_hidden_size", default=channels * side**2)
+    patches = torch.rand(context.batch, _FRAMES**2, 2 + size, generator=_generator())
     indices = torch.arange(_FRAMES**2)
     patches[..., 0], patches[..., 1] = indices // _FRAMES + 1, indices % _FRAMES + 1
     return patches

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,13 +15,12 @@ from onnxport.checkpoint.checkpoint import SIDE_JSON_FILES, Checkpoint
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.quiet import quiet
 from onnxport.containment import inside
-from onnxport.description.preprocessor import Preprocessor
+from onnxport.description.preprocessor import Preprocessor, Preprocessors
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import CheckpointOptions
 
 if TYPE_CHECKING:
-    from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
-    from transformers.image_processing_base import ImageProcessingMixin
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -71,27 +69,6 @@ def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Pre
         _raise_if_vocabulary_missing(checkpoint, "; ".join(failures))
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
     return None
-
-
-@dataclass(frozen=True)
-class Preprocessors:
-    """A tokenizer with an image processor or feature extractor, for model types without a processor class.
-
-    Attributes:
-        tokenizer: the tokenizer.
-        image_processor: the image processor; None for audio models.
-        feature_extractor: the feature extractor; None for vision models.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    image_processor: ImageProcessingMixin | None = None
-    feature_extractor: FeatureExtractionMixin | None = None
-
-    def save_pretrained(self, save_directory: str | PathLike[str], /) -> None:
-        """Save the files of both to a directory."""
-        for part in (self.tokenizer, self.image_processor, self.feature_extractor):
-            if part is not None:
-                part.save_pretrained(save_directory)
 
 
 def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:

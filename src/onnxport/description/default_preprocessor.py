@@ -1,0 +1,234 @@
+"""Preprocessors for a checkpoint without any: of the classes that Transformers maps its model type to.
+
+Their sizes are those of the configuration. They make dummy inputs, so that a graph's inputs don't depend on the files
+beside the weights; they aren't written to an output.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from onnxport._foreign_errors import translating
+from onnxport.configs.plain_tokenizer import plain_tokenizer
+from onnxport.description.preprocessor import Preprocessor, Preprocessors
+from onnxport.description.text_configs import text_config_of
+
+if TYPE_CHECKING:
+    from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_INPUTS = ("pixel_values",)
+_AUDIO_INPUTS = ("input_values", "input_features")
+_IMAGE_CONFIGS = (
+    "vision_config",
+    "backbone_config",
+    "image_config",
+    "encoder",
+    "thinker_config",
+    "vision_model_config",
+)
+_AUDIO_CONFIGS = (
+    *("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config"),
+)
+_IMAGE_SIZES = ("image_size", "input_size", "img_size")
+"""Configuration fields with the size of images, in pixels."""
+_MEL_BINS = (
+    *("feature_projection_input_dim", "input_dim", "input_size", "num_mel_bins", "n_mels", "mel_dim"),
+    "input_feat_size",
+)
+"""Configuration fields with the number of mel bins of an audio frame."""
+_IMAGE_SIZE = (224, 224)
+_TYPE_VOCAB_SIZE = 2
+"""Types of tokens of a model whose configuration doesn't have their number."""
+_SAMPLES = 24000
+_TIME_FIRST = "SeamlessM4TFeatureExtractor"
+"""Its `input_features` are [batch, frames, mel bins], as most models but Whisper take them."""
+
+
+def complete_preprocessor(model: PreTrainedModel, preprocessor: Preprocessor | None) -> Preprocessor:
+    """Return a checkpoint's preprocessor with those added that the model's inputs need and the checkpoint lacks.
+
+    Args:
+        model: the model, whose forward names its inputs.
+        preprocessor: the checkpoint's, None if it has none.
+    """
+    names = inspect.signature(type(model).forward).parameters
+    has_images, has_audio = (any(name in names for name in kind) for kind in (_IMAGE_INPUTS, _AUDIO_INPUTS))
+    if preprocessor is not None and (not _is_tokenizer(preprocessor) or not (has_images or has_audio)):
+        return preprocessor
+    tokenizer = preprocessor
+    if preprocessor is None and ("input_ids" in names or not (has_images or has_audio)):
+        tokenizer = _tokenizer_of(model)
+    part: dict[str, Any] = {}
+    if has_images:
+        part = {"image_processor": image_processor_of(model.config)}
+    elif has_audio:
+        audio_input = next(name for name in _AUDIO_INPUTS if name in names)
+        part = {"feature_extractor": feature_extractor_of(model.config, audio_input)}
+    found = {name: value for name, value in part.items() if value is not None}
+    if tokenizer is None:
+        return cast("Preprocessor", next(iter(found.values()), None) or _tokenizer_of(model))
+    return cast("Preprocessor", Preprocessors(cast("Any", tokenizer), **found)) if found else tokenizer
+
+
+def _tokenizer_of(model: PreTrainedModel) -> Preprocessor:
+    """Return a tokenizer that makes `token_type_ids` if the model has embeddings for several types."""
+    config = model.config if hasattr(model.config, "vocab_size") else text_config_of(model.config)
+    takes_types = "token_type_ids" in inspect.signature(type(model).forward).parameters
+    has_types = takes_types and (getattr(config, "type_vocab_size", None) or _TYPE_VOCAB_SIZE) > 1
+    return cast("Preprocessor", plain_tokenizer(config, token_type_ids=has_types))
+
+
+def _is_tokenizer(preprocessor: Preprocessor) -> bool:
+    from transformers import PreTrainedTokenizerBase
+
+    return isinstance(preprocessor, PreTrainedTokenizerBase)
+
+
+def image_processor_of(config: PreTrainedConfig, size: tuple[int, int] | None = None) -> BaseImageProcessor | None:
+    """Return an image processor of the class that Transformers maps a model type to, ViT's if there is none.
+
+    Args:
+        config: the model's configuration; `image_size` is the size of its images.
+        size: height and width of images, in pixels, instead of the configuration's.
+
+    Returns:
+        The processor; None if none of both classes makes `pixel_values` of images.
+    """
+    import transformers
+    from PIL import Image
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    height, width = size or image_size_of(config) or _IMAGE_SIZE
+    entry = _entry_of(IMAGE_PROCESSOR_MAPPING_NAMES, config.model_type) or {}
+    for name in (entry.get("pil"), "ViTImageProcessorPil"):
+        image_class = getattr(transformers, name, None) if name else None
+        if image_class is None:
+            continue
+        try:
+            with translating(_Unusable):
+                processor = image_class(**_image_arguments(image_class, height, width))
+                first = next(iter(processor.model_input_names))
+                pixels = processor(images=[Image.new("RGB", (40, 40))] * 2, return_tensors="pt").get(first)
+        except _Unusable as error:
+            logger.debug("%s can't be used with default settings: %s", name, error)
+            continue
+        is_mapped = config.model_type in IMAGE_PROCESSOR_MAPPING_NAMES  # an encoder alone takes single tiles
+        if first == "pixel_values" and pixels is not None and (is_mapped or pixels.ndim <= 4):
+            return cast("BaseImageProcessor", processor)
+    return None
+
+
+class _Unusable(Exception):
+    """A preprocessor's class raised an exception, of any type: it needs arguments or packages."""
+
+
+def feature_extractor_of(
+    config: PreTrainedConfig,
+    audio_input: str,
+    *,
+    class_name: str | None = None,
+    mel_bins: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> FeatureExtractionMixin | None:
+    """Return a feature extractor of the class that Transformers maps a model type to, else of a usual one.
+
+    Args:
+        config: the model's configuration, which has the number of mel bins.
+        audio_input: `input_values` or `input_features`.
+        class_name: the class, instead of the mapped one.
+        mel_bins: mel bins of each frame, instead of the configuration's.
+        arguments: further arguments of the class.
+
+    Returns:
+        The feature extractor; None if no class makes that input.
+    """
+    import numpy
+    import transformers
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+
+    mapped = class_name or _entry_of(FEATURE_EXTRACTOR_MAPPING_NAMES, config.model_type) or ""
+    bins = mel_bins or first_int([config, *sub_configs(config, _AUDIO_CONFIGS)], *_MEL_BINS)
+    usual = "WhisperFeatureExtractor" if mapped in ("", "WhisperFeatureExtractor") else _TIME_FIRST
+    for name in (mapped, usual if audio_input == "input_features" else "Wav2Vec2FeatureExtractor"):
+        extractor_class = getattr(transformers, name, None) if name else None
+        if extractor_class is None:
+            continue
+        try:
+            with translating(_Unusable):
+                extractor = extractor_class(**_audio_arguments(extractor_class, audio_input, bins), **(arguments or {}))
+                audio = [numpy.zeros(_SAMPLES)] * 2
+                features = extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        except _Unusable as error:
+            logger.debug("%s can't be used with default settings: %s", name, error)
+            continue
+        if audio_input in features:
+            return cast("FeatureExtractionMixin", extractor)
+    return None
+
+
+def _entry_of(mapping: Mapping[str, Any], model_type: str) -> Any:
+    """Return a mapping's entry for a model type; for that of a submodel, the whole model's."""
+    whole = re.sub(r"_(vision|audio|image|text)?_?(model|encoder|decoder|vision|audio)?$", "", model_type)
+    return mapping.get(model_type) or mapping.get(whole)
+
+
+def image_size_of(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """Return the height and width of a model's images, in pixels; None if its configuration has none."""
+    configs = (config, *sub_configs(config, _IMAGE_CONFIGS))
+    for size in (getattr(part, name, None) for part in configs for name in _IMAGE_SIZES):
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
+            return size[0], size[1]
+    return None
+
+
+def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any]:
+    square = {"height": height, "width": width}
+    default = getattr(image_class, "size", None) or {}
+    edges = {edge: height for edge in ("shortest_edge", "longest_edge") if edge in default}
+    arguments: dict[str, Any] = {"size": edges or square}
+    arguments |= {
+        name: square for name in ("crop_size", "high_res_size", "pad_size") if getattr(image_class, name, None)
+    }
+    if getattr(image_class, "apply_ocr", None):  # it needs tesseract
+        arguments["apply_ocr"] = False
+    return arguments
+
+
+def _audio_arguments(extractor_class: Any, audio_input: str, bins: int | None) -> dict[str, Any]:
+    known = inspect.signature(extractor_class.__init__).parameters
+    if extractor_class.__name__ == "ClapFeatureExtractor":
+        return {"truncation": "rand_trunc"}  # the setting of models without fusion
+    if not bins or audio_input != "input_features":
+        return {}
+    if "stride" in known and "num_mel_bins" in known:
+        return {"num_mel_bins": bins // 2, "feature_size": bins // 2, "stride": 2}
+    return {"feature_size": bins} if "feature_size" in known else {}
+
+
+def sub_configs(config: PreTrainedConfig, names: tuple[str, ...]) -> Iterator[PreTrainedConfig]:
+    """Yield the sub-configurations in fields of these names, each followed by its own.
+
+    Args:
+        config: a configuration; it isn't among them.
+        names: names of fields.
+    """
+    for name in names:
+        part = getattr(config, name, None)
+        if part is not None and hasattr(part, "to_dict"):
+            yield part
+            yield from sub_configs(part, names)
+
+
+def first_int(configs: list[PreTrainedConfig], *names: str) -> int | None:
+    """Return the first integer in fields of these names; None if there is none."""
+    values = (getattr(config, name, None) for config in configs for name in names)
+    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)

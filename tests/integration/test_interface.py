@@ -1,0 +1,66 @@
+"""A graph's inputs and outputs follow from the model: its class and its configuration, not the files beside them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.matrix.tiny import checkpoint_of
+from onnxport._describe import describe_checkpoint
+from onnxport.options import ExportOptions
+from tests.breadth import sampled
+
+PAIRS = {
+    "a tokenizer with token types": ("bert", "fill-mask"),
+    "an image processor": ("vit", "image-classification"),
+    "samples": ("wav2vec2", "automatic-speech-recognition"),
+    "mel features, first the bins": ("whisper", "automatic-speech-recognition-with-past"),
+    "mel features, first the frames": ("wav2vec2-bert", "audio-classification"),
+    "a spectrogram": ("audio-spectrogram-transformer", "audio-classification"),
+    "a pixel mask": ("detr", "object-detection"),
+    "text and an image": ("clip", "zero-shot-image-classification"),
+    "a decoder with an image encoder": ("llava", "image-to-text-with-past"),
+    "boxes and an image": ("layoutlmv3", "token-classification"),
+    "points": ("sam", "mask-generation"),
+}
+EVERY_TIME = PAIRS.keys() - {"mel features, first the frames", "a pixel mask", "points"}
+
+
+def without_preprocessor(checkpoint: Path, directory: Path) -> Path:
+    """Copy a checkpoint's configuration and weights."""
+    directory.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        if (checkpoint / name).is_file():
+            shutil.copy(checkpoint / name, directory)
+    return directory
+
+
+def inputs_of(checkpoint: Path, task: str) -> list[tuple[str, str, str, tuple[int | str, ...]]]:
+    graphs = describe_checkpoint(checkpoint, ExportOptions(task=task)).graphs
+    return sorted((graph.name, spec.name, spec.dtype, spec.axes) for graph in graphs for spec in graph.inputs)
+
+
+@pytest.mark.parametrize("case", sampled(PAIRS, EVERY_TIME))
+def test_inputs_are_the_same_without_a_preprocessor(case: str, tmp_path: Path) -> None:
+    model_type, task = PAIRS[case]
+    checkpoint, _ = checkpoint_of(model_type, task, tmp_path / "checkpoints")
+    bare = without_preprocessor(checkpoint, tmp_path / "bare")
+    assert inputs_of(bare, task) == inputs_of(checkpoint, task)
+
+
+def test_a_model_without_a_preprocessor_runs(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("vit", "image-classification", tmp_path / "checkpoints")
+    bare = without_preprocessor(checkpoint, tmp_path / "bare")
+    manifest = onnxport.export(bare, tmp_path / "out").manifest
+    assert manifest.validation["status"] == "passed"
+    assert not [name for name in manifest.files if "preprocessor" in name or "tokenizer" in name]
+    model = transformers.ViTForImageClassification.from_pretrained(bare).eval()
+    images = torch.randn(3, 3, model.config.image_size, model.config.image_size)
+    with torch.no_grad():
+        expected = model(images).logits
+    torch.testing.assert_close(onnxport.load(tmp_path / "out")(pixel_values=images).logits, expected)
