@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import onnxport
+from conformance.checkpoints import make_config
 from conformance.matrix.tiny import checkpoint_of
 from onnxport._describe import describe_checkpoint
 from onnxport.options import ExportOptions
@@ -64,3 +65,23 @@ def test_a_model_without_a_preprocessor_runs(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(images).logits
     torch.testing.assert_close(onnxport.load(tmp_path / "out")(pixel_values=images).logits, expected)
+
+
+def test_a_class_that_no_auto_class_lists_has_all_of_its_outputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transformers.BertForPreTraining(make_config("bert", "masked-lm")).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out").manifest
+    assert (manifest.task, manifest.source["architecture"]) == ("architecture", "BertForPreTraining")
+    assert [output.name for output in manifest.components[0].outputs] == [
+        "prediction_logits",
+        "seq_relationship_logits",
+    ]
+    ids = torch.randint(3, 50, (2, 9))
+    with torch.no_grad():
+        expected = model(ids)
+    found = onnxport.load(tmp_path / "out")(
+        input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids)
+    )
+    torch.testing.assert_close(found.prediction_logits, expected.prediction_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.seq_relationship_logits, expected.seq_relationship_logits, atol=1e-4, rtol=1e-4)

@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from onnxport.architectures.describe import infer_task
+from onnxport.architectures.describe import class_named, infer_task, model_class
 
 FROM_ENCODERS = {
     "text2text-generation": "AutoModelForSeq2SeqLM",
@@ -75,3 +75,15 @@ def test_generative_models_have_a_generation_task_with_cache(name: str) -> None:
 def test_the_task_of_a_class(name: str, task: str) -> None:
     config = getattr(transformers, name).config_class(architectures=[name])
     assert infer_task(config).full_name == task
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["BertForPreTraining", "DPRReader", "TvpForVideoGrounding", "VisualBertForQuestionAnswering", "CLIPSegTextModel"],
+)
+def test_a_class_that_no_auto_class_lists_is_exported_as_it_is(name: str) -> None:
+    found = class_named(name, {"CLIPSegTextModel": "clipseg_text_model"}.get(name, ""))
+    config = found.config_class(architectures=[name])
+    task = infer_task(config)
+    assert task.full_name == "architecture"
+    assert model_class(config, task) is found

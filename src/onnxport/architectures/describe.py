@@ -31,7 +31,7 @@ from onnxport.description.modalities import accepts_modality, needed_modality, t
 from onnxport.description.multimodal import method_of
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
-from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
+from onnxport.description.tasks import ARCHITECTURE, PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import GraphOptions
@@ -76,8 +76,8 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
         if candidates:
             task = _preferred(config, candidates, architecture)
             return task.past(_generates(config, task, architecture))
-    if any(architecture.endswith("ForPreTraining") for architecture in architectures):
-        return supported_tasks(config.model_type)[0]
+    if _unlisted_class(config) is not None:
+        return canonical_task(ARCHITECTURE)
     remote_classes = {_class_name(reference) for reference in _auto_map(config).values()}
     remote = [name for name in architectures if name in remote_classes]
     if remote and code is None:
@@ -152,6 +152,8 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
         UntrustedCodeError: the only class is in the checkpoint's remote code, which isn't trusted.
         CorruptCheckpointError: the checkpoint's code can't be loaded.
     """
+    if task.name == ARCHITECTURE and (unlisted := _unlisted_class(config)) is not None:
+        return unlisted
     auto_map = _auto_map(config)
     for name in _auto_classes(config, task):
         if code is not None and name in auto_map:
@@ -169,6 +171,22 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
     raise UnsupportedError(
         f"{config.model_type} doesn't support task {task.name!r}: {hint}supported are {', '.join(known) or 'none'}"
     )
+
+
+def _unlisted_class(config: PreTrainedConfig) -> type | None:
+    """Return the first class of Transformers that `architectures` names, for this configuration and with a forward.
+
+    Auto classes list neither pretraining classes nor submodels (`BertForPreTraining`, `DPRReader`, `MarianDecoder`).
+    """
+    for name in config.architectures or ():
+        try:
+            found = class_named(name, config.model_type)
+        except (AttributeError, ModuleNotFoundError):  # a class of remote code, or of another package
+            continue
+        has_forward = getattr(getattr(found, "forward", None), "__name__", "") != "_forward_unimplemented"
+        if has_forward and isinstance(config, getattr(found, "config_class", None) or ()):
+            return found
+    return None
 
 
 def class_named(name: str, model_type: str) -> type:

@@ -14,6 +14,8 @@ from onnxport.errors import UnsupportedError
 PAST_SUFFIX = "-with-past"
 SENTENCE_SIMILARITY = "sentence-similarity"
 """The task of sentence-transformers directories, whose modules are part of the graph."""
+ARCHITECTURE = "architecture"
+"""The task of a class that no Auto class lists: `config.json` names it, and the graph has all of its outputs."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ TASKS: tuple[Task, ...] = (
     Task("feature-extraction", "default", ("AutoModel",), ("image-feature-extraction",)),
     Task("text-encoding", "text-encoding", ("AutoModelForTextEncoding",)),
     Task("backbone", "backbone", ("AutoBackbone",)),
+    Task(ARCHITECTURE, ARCHITECTURE, ()),
     Task(SENTENCE_SIMILARITY, SENTENCE_SIMILARITY, ("AutoModel", "AutoModelForTextEncoding")),
 )
 """All tasks, heads before the base model: inference from `architectures` takes the first match.
