@@ -14,6 +14,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
+from onnxport.description.forward import left_out
 from onnxport.description.tolerances import default_tolerance
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
@@ -104,14 +105,26 @@ def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptio
     """
     components = describe(model, subject.task, subject.preprocessor, options)
     graphs = tuple(_describe_graph(component, model, options) for component in components)
-    model_type, architecture = subject.config.model_type, type(model).__name__
-    return Description(model_type, architecture, subject.task.full_name, options.dtype, graphs)
+    return _description(model, subject, graphs, options)
 
 
 def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: GraphOptions) -> Description:
     """Return the description of a draft, from the descriptions of its graphs."""
-    subject, architecture = draft.subject, type(draft.bound.model).__name__
-    return Description(subject.config.model_type, architecture, subject.task.full_name, options.dtype, graphs)
+    return _description(draft.bound.model, draft.subject, graphs, options)
+
+
+def _description(
+    model: PreTrainedModel, subject: Subject, graphs: tuple[GraphDescription, ...], options: GraphOptions
+) -> Description:
+    inputs = {spec.name for graph in graphs for spec in graph.inputs}
+    return Description(
+        subject.config.model_type,
+        type(model).__name__,
+        subject.task.full_name,
+        options.dtype,
+        graphs,
+        left_out=left_out(model, subject.task, inputs),
+    )
 
 
 def _describe_graph(component: Component, model: PreTrainedModel, options: GraphOptions) -> GraphDescription:

@@ -71,6 +71,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
             "description": description,
             "depths": [asdict(depth) for depth in blueprint.trace.depths],
             "modalities": [asdict(modality) for modality in blueprint.description.modalities],
+            "left_out": dict(blueprint.description.left_out),
             "binding": blueprint.binding.to_json(),
         }
     ).encode()
@@ -112,11 +113,18 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         )
         fields = {name: str(value["description"][name]) for name in _DESCRIPTION_FIELDS}
         modalities = tuple(Modality(**modality) for modality in value["modalities"])
-    except (KeyError, TypeError) as error:
+        left_out = {str(name): str(reason) for name, reason in value["left_out"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
     described = tuple(traced.description for traced in graphs)
     description = Description(
-        fields["model_type"], fields["architecture"], fields["task"], fields["dtype"], described, modalities
+        model_type=fields["model_type"],
+        architecture=fields["architecture"],
+        task=fields["task"],
+        dtype=fields["dtype"],
+        graphs=described,
+        modalities=modalities,
+        left_out=left_out,
     )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 

@@ -64,6 +64,7 @@ def make_manifest(
         validation=dict(outcome.validation),
         files=tuple(name for name in sizes if name not in in_components),
         modalities=blueprint.description.modalities,
+        left_out=dict(blueprint.description.left_out),
     )
 
 

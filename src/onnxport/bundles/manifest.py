@@ -74,6 +74,7 @@ class Manifest:
         validation: the validation report as plain values.
         files: every other file of the directory.
         modalities: how the encoders' outputs are merged into the decoder's inputs; empty without separate encoders.
+        left_out: parameter of the model's forward that no graph has as an input to the reason.
         format_version: version of the format.
     """
 
@@ -85,6 +86,7 @@ class Manifest:
     validation: dict[str, Any]
     files: tuple[str, ...] = ()
     modalities: tuple[Modality, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:

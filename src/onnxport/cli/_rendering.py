@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -181,8 +181,17 @@ def print_description(description: Description) -> None:
         print_table("", ("", "name", "dtype", "axes", "example"), rows)
         for fixed in graph.fixed_axes:
             print_line(f"fixed by the model: {graph.name}, {fixed}")
+    for reason, names in _by_reason(description.left_out).items():
+        print_line(f"left out, {reason}: {', '.join(names)}")
     for note in description.notes:
         print_line(f"note: {note}")
+
+
+def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def _tensor_rows(tensors: Iterable[TensorSpec]) -> list[tuple[str, ...]]:

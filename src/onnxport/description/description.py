@@ -228,6 +228,7 @@ class Description:
         dtype: floating-point type of the weights in the graphs.
         graphs: one for each component.
         modalities: how the decoder takes the encoders' outputs; empty until the graphs are traced.
+        left_out: parameter of forward that no graph has as an input to the reason.
         notes: differences from an actual export.
         model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
     """
@@ -240,6 +241,7 @@ class Description:
     modalities: tuple[Modality, ...] = ()
     notes: tuple[str, ...] = ()
     model: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def canonical_task(self) -> Task:
@@ -262,7 +264,8 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Return the user-facing part as JSON values; deterministic for a checkpoint."""
         values = {name: getattr(self, name) for name in ("model", "model_type", "architecture", "task", "dtype")}
-        return {**values, "notes": list(self.notes), "graphs": [_graph_values(graph) for graph in self.graphs]}
+        graphs = [_graph_values(graph) for graph in self.graphs]
+        return {**values, "notes": list(self.notes), "left_out": dict(self.left_out), "graphs": graphs}
 
 
 def _graph_values(graph: GraphDescription) -> dict[str, Any]:

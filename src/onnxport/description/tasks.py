@@ -139,6 +139,14 @@ LABELLED = frozenset(
 )
 """Tasks whose outputs are scores of the labels in the configuration's `id2label`."""
 
+TEXT_TASKS = frozenset(
+    (
+        *("fill-mask", "text-generation", "text2text-generation", "text-classification", "token-classification"),
+        *("question-answering", "multiple-choice", "next-sentence-prediction", "text-encoding"),
+    )
+)
+"""Tasks whose inputs are text alone, also for a model that takes images or audio."""
+
 _BY_NAME = {name: task for task in TASKS for name in (task.name, task.feature, *task.aliases)}
 
 

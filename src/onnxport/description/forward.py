@@ -1,0 +1,149 @@
+"""The parameters of a model's forward, and why some of them aren't inputs of a graph.
+
+Transformers documents the shape of nearly every tensor that a forward takes, in one form (`auto_docstring` completes
+the docstrings since 4.53): `input_ids (torch.LongTensor of shape (batch_size, sequence_length), *optional*)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from onnxport.description.cache_layout import CACHE_NAMES
+from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
+from onnxport.description.text_configs import text_config_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Kind = Literal["tensor", "cache", "collection", "flag", "other"]
+"""What a parameter is: a tensor, a cache, a collection of tensors, a bool, int, float or str, or anything else."""
+NOT_DESCRIBED = "not described yet: the graph computes with forward's default"
+"""Reason for a parameter that can change an output, and that no rule leaves out."""
+
+
+@dataclass(frozen=True)
+class ForwardParameter:
+    """Describe a parameter of a forward.
+
+    Attributes:
+        name: its name.
+        kind: what it is, by its annotation or, without one, its documentation.
+        shape: the documented axes, such as `("batch_size", "sequence_length")`; empty if there are none.
+        default: its default; `inspect.Parameter.empty` if it has none.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[str, ...]
+    default: object
+
+
+@cache
+def forward_parameters(model_class: type[PreTrainedModel]) -> Mapping[str, ForwardParameter]:
+    """Return the parameters of a model's forward by name, without `self`, `*args` and `**kwargs`.
+
+    Args:
+        model_class: a model class of Transformers, or of a checkpoint's code.
+    """
+    documented = dict(_DOCUMENTED.findall(inspect.getdoc(model_class.forward) or ""))
+    parameters = [p for p in inspect.signature(model_class.forward).parameters.values() if p.name != "self"]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: _describe(p, documented.get(p.name, "")) for p in named}
+
+
+_DOCUMENTED = re.compile(r"^[ \t]*(\w+) \((.+)\):?[ \t]*$", re.M)
+"""Name and description of a parameter in a docstring of Transformers."""
+_SHAPE = re.compile(r"\bshape `{0,2}[(\[](.*?)[)\]]`{0,2}(?:\W|$)")
+_COLLECTION = re.compile(r"\b(list|tuple|dict|List|Tuple|Dict|Sequence|Mapping|Iterable|\w*Output\w*)\b")
+_FLAG = re.compile(r"\b(bool|int|float|str)\b")
+
+
+def _describe(parameter: inspect.Parameter, documentation: str) -> ForwardParameter:
+    annotation = parameter.annotation
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    kind = _kind_of(documentation if annotation is parameter.empty else text, parameter.default)
+    if parameter.name in CACHE_NAMES:
+        kind = "cache"
+    shape = _SHAPE.search(documentation)
+    axes = tuple(axis.strip() for axis in shape[1].split(",") if axis.strip()) if shape else ()
+    return ForwardParameter(parameter.name, kind, axes, parameter.default)
+
+
+def _kind_of(text: str, default: object) -> Kind:
+    if "Cache" in text:
+        return "cache"
+    if isinstance(default, bool | int | float | str):  # `logits_to_keep: int | torch.Tensor = 0`
+        return "flag"
+    if _COLLECTION.search(text):
+        return "collection"
+    if "Tensor" in text:
+        return "tensor"
+    return "flag" if _FLAG.search(text) else "other"
+
+
+def left_out(model: PreTrainedModel, task: Task, inputs: Collection[str]) -> dict[str, str]:
+    """Return the parameters of a forward that aren't inputs of any graph, each with the reason.
+
+    Args:
+        model: the exported model.
+        task: the task.
+        inputs: names of the inputs of all graphs.
+
+    Returns:
+        Parameter name to reason; `NOT_DESCRIBED` if the parameter can change an output, and no rule leaves it out.
+    """
+    parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
+    has_cache = any(name.startswith("past_") for name in inputs)
+    missing = [p for p in parameters.values() if p.name not in inputs and not (has_cache and p.kind == "cache")]
+    return {p.name: _reason(p, model.config, inputs, task) for p in missing}
+
+
+_TRAINING = re.compile(
+    r"(\w+_)?(labels?|targets|target_values)|(start|end)_positions|labels_mask|mask_time_indices"
+    r"|sampled_negative_indices|is_impossible|cls_index|future_values|bool_masked_pos"
+)
+"""Labels, and masks of pretraining."""
+_PRECOMPUTED = re.compile(r"(\w+_)?(inputs_embeds|outputs|past_key_values)|encoder_embeds|query_embeds")
+_CROSS_ATTENTION = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
+_POSITIONS = re.compile(r"(\w+_)?position_ids")
+_OTHER_MODALITIES = re.compile(
+    r"(pixel|image|images|video|videos|audio|input_features|feature|mm|spatial|aspect|num_frames|num_local)(_\w+)?|grid_thw"
+)
+_VIDEOS = re.compile(r"(\w+_)?videos?(_\w+)?|num_frames_per_video")
+
+
+def _reason(parameter: ForwardParameter, config: PreTrainedConfig, inputs: Collection[str], task: Task) -> str:
+    name, text_config = parameter.name, text_config_of(config)
+    has_decoder_graph = "encoder_hidden_states" in inputs
+    rules = (
+        (parameter.kind == "cache", f"a cache: {task.name}{PAST_SUFFIX} has it"),
+        (parameter.kind == "flag", f"an option of forward: the graph has its value {parameter.default!r}"),
+        (_TRAINING.fullmatch(name), "for training"),
+        (_PRECOMPUTED.fullmatch(name), "computed from the other inputs"),
+        (
+            _CROSS_ATTENTION.fullmatch(name) and not _has_cross_attention(text_config),
+            "there is no cross-attention",
+        ),
+        (has_decoder_graph and name == "decoder_input_ids", "input_ids of the decoder's graph"),
+        (has_decoder_graph and name == "decoder_attention_mask", "generated tokens have no padding"),
+        (_POSITIONS.fullmatch(name), "counted from the other inputs"),
+        (name == "token_type_ids" and _token_types(text_config) < 2, "the model has one token type"),
+        (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
+        (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
+        (parameter.kind in ("collection", "other"), "not a tensor"),
+    )
+    return next((reason for applies, reason in rules if applies), NOT_DESCRIBED)
+
+
+def _has_cross_attention(config: PreTrainedConfig) -> bool:
+    return bool(config.is_encoder_decoder or getattr(config, "is_decoder", False))
+
+
+def _token_types(config: PreTrainedConfig) -> int:
+    types = getattr(config, "type_vocab_size", None)
+    return types if isinstance(types, int) else 2

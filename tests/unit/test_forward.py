@@ -1,0 +1,68 @@
+"""The parameters of a forward: what they are, and by which rule a graph leaves them out."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from onnxport.description.forward import NOT_DESCRIBED, forward_parameters, left_out
+from onnxport.description.tasks import canonical_task
+
+
+def reasons(name: str, task: str, inputs: list[str], **arguments: object) -> dict[str, str]:
+    model_class = getattr(transformers, name)
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config = model_class.config_class(**{**sizes, "vocab_size": 9, **arguments})
+    return left_out(model_class(config), canonical_task(task), inputs)
+
+
+def test_kinds_and_shapes_are_those_of_the_documentation() -> None:
+    parameters = forward_parameters(transformers.LayoutLMForQuestionAnswering)
+    assert (parameters["bbox"].kind, parameters["bbox"].shape) == ("tensor", ("batch_size", "sequence_length", "4"))
+    causal = forward_parameters(transformers.LlamaForCausalLM)
+    kinds = {name: causal[name].kind for name in ("past_key_values", "use_cache", "logits_to_keep", "labels")}
+    assert kinds == {"past_key_values": "cache", "use_cache": "flag", "logits_to_keep": "flag", "labels": "tensor"}
+    assert forward_parameters(transformers.DetrForObjectDetection)["labels"].kind == "collection"
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "inputs", "arguments", "parameter", "reason"),
+    [
+        ("BertForMaskedLM", "fill-mask", ["input_ids"], {}, "labels", "for training"),
+        ("BertForMaskedLM", "fill-mask", ["input_ids"], {}, "inputs_embeds", "computed from the other inputs"),
+        ("BertForMaskedLM", "fill-mask", ["input_ids"], {}, "position_ids", "counted from the other inputs"),
+        (
+            "BertForMaskedLM",
+            "fill-mask",
+            ["input_ids"],
+            {},
+            "encoder_hidden_states",
+            "there is no cross-attention",
+        ),
+        ("BertForMaskedLM", "fill-mask", ["input_ids"], {}, "token_type_ids", NOT_DESCRIBED),
+        (
+            *("BertForMaskedLM", "fill-mask", ["input_ids"]),
+            *({"type_vocab_size": 1}, "token_type_ids", "the model has one token type"),
+        ),
+        (
+            *("LlamaForCausalLM", "text-generation", ["input_ids"]),
+            *({}, "past_key_values", "a cache: text-generation-with-past has it"),
+        ),
+        (
+            *("LlamaForCausalLM", "text-generation", ["input_ids"]),
+            *({}, "logits_to_keep", "an option of forward: the graph has its value 0"),
+        ),
+        ("LayoutLMForQuestionAnswering", "document-question-answering", ["input_ids"], {}, "bbox", NOT_DESCRIBED),
+    ],
+)
+def test_rules(
+    name: str, task: str, inputs: list[str], arguments: dict[str, object], parameter: str, reason: str
+) -> None:
+    assert reasons(name, task, inputs, **arguments)[parameter] == reason
+
+
+def test_inputs_and_the_cache_of_a_graph_are_not_left_out() -> None:
+    inputs = ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key", "past_key_values.0.value"]
+    found = reasons("LlamaForCausalLM", "text-generation-with-past", inputs)
+    assert not {"input_ids", "attention_mask", "position_ids", "past_key_values"} & found.keys()
+    assert NOT_DESCRIBED not in found.values()
