@@ -192,6 +192,22 @@ def test_the_command_exports_with_an_edited_module(directory: Path, tmp_path: Pa
     assert main(["validate", str(output), "--description", str(mine), "--quiet"]) == 0
 
 
+def test_an_axis_that_a_description_lists_and_the_model_fixes(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = make_checkpoint("vit", "image-classification", directory)
+    mine = tmp_path / "mine.py"
+    source = python_module(describe_checkpoint(checkpoint))
+    listed = source.replace('"pixel_values": {0: "batch"', '"pixel_values": {0: "batch", 2: "height"')
+    assert listed != source
+    mine.write_text(listed)
+    assert main(["export", str(checkpoint), str(tmp_path / "out"), "--description", str(mine), "--quiet"]) == 1
+    assert "mine.py lists axes as dynamic that ViTForImageClassification fixes (pixel_values: height = " in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

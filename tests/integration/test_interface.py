@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import onnxport
-from conformance.checkpoints import make_config
+from conformance.checkpoints import make_config, randomize
 from conformance.matrix.tiny import checkpoint_of
 from onnxport._describe import describe_checkpoint
 from onnxport.options import ExportOptions
@@ -85,3 +85,22 @@ def test_a_class_that_no_auto_class_lists_has_all_of_its_outputs(tmp_path: Path)
     )
     torch.testing.assert_close(found.prediction_logits, expected.prediction_logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.seq_relationship_logits, expected.seq_relationship_logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Qwen3"])
+def test_a_classifier_without_a_padding_token_classifies_the_last_token(name: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = getattr(transformers, f"{name}Config")(
+        **sizes, intermediate_size=64, head_dim=8, vocab_size=50, num_labels=3, pad_token_id=None
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
+    randomize(model)
+    model.save_pretrained(tmp_path / "checkpoint")
+    onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(validate="quick"))
+    ids = torch.randint(1, 50, (3, 9))
+    ids[0, -2:] = ids[1, -1] = 0  # a token like any other
+    found = onnxport.load(tmp_path / "out")(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    with torch.no_grad():
+        expected = torch.cat([model(ids[row : row + 1]).logits for row in range(3)])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -193,7 +193,7 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         options: opset.
 
     Raises:
-        TraceError: it can't be captured.
+        TraceError: it can't be captured, or it fixes an axis that the user's description lists as dynamic.
     """
     module, code = graph.module_of(reduction.model), graph.code
     with without_values(module):
@@ -207,6 +207,11 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         for axis, label in axes.items()
         if name in inputs and isinstance(inputs[name].shape[axis], int)  # type: ignore[index]
     )
+    if fixed and options.description is not None:
+        raise TraceError(
+            f"{options.description} lists axes as dynamic that {type(module).__name__} fixes ({'; '.join(fixed)}): "
+            "leave them out of its inputs"
+        )
     outputs = tuple(map(spec_of, model.graph.outputs))
     return TracedGraph(replace(graph, outputs=outputs, fixed_axes=fixed), model)
 

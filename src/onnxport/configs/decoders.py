@@ -56,14 +56,6 @@ class DecoderOnnxConfig(OnnxConfigWithPast):
         """Minimum opset, as in 4.37.2."""
         return 13
 
-    @property
-    def model_values(self) -> Mapping[str, Any]:
-        """Configuration attributes while tracing: sequence classification requires `pad_token_id` for batches."""
-        values = dict(super().model_values)
-        if getattr(self._config, "pad_token_id", None) is None:
-            values["pad_token_id"] = 0
-        return values
-
     def generate_dummy_inputs(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """Create dummy token inputs and a cache, in the order of `inputs`; see `OnnxConfigWithPast`."""
         generated = dict(super().generate_dummy_inputs(*args, **kwargs))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.description.text_configs import text_config_of
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
@@ -118,8 +119,26 @@ def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
     The model returns a ModelOutput instead of a tuple, and computes no loss.
     """
     values = {"return_dict": True, "return_loss": False, **config.model_values}
-    with patching(*_replacements(model.config, values)):
+    with patching(*_replacements(model.config, values), *padding_defined(model.config)):
         yield
+
+
+def padding_defined(config: PreTrainedConfig) -> tuple[Replacement, ...]:
+    """Return the change of a configuration that lets a decoder without a padding token classify a batch.
+
+    Transformers 5.23 raises ValueError for several sequences, and takes the logits of the last token of a single one.
+    A padding token outside the vocabulary gives the last token of each.
+
+    Args:
+        config: the model's configuration.
+    """
+    text_config = text_config_of(config)
+    if config.is_encoder_decoder or getattr(text_config, "pad_token_id", 0) is not None:
+        return ()
+    return (Replacement(text_config, "pad_token_id", _NO_TOKEN),)
+
+
+_NO_TOKEN = -1
 
 
 def _replacements(config: PreTrainedConfig, values: Mapping[str, object]) -> Iterator[Replacement]:

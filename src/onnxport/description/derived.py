@@ -15,7 +15,7 @@ from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
-from onnxport.description.arguments import PAST
+from onnxport.description.arguments import PAST, padding_defined
 from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
 from onnxport.description.dummy_inputs import (
     PLACEHOLDER_TOKEN_FIELDS,
@@ -31,6 +31,7 @@ from onnxport.description.fitting import fit, fitted_axes
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OnnxportError, UnsupportedError
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
@@ -377,7 +378,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         inputs = {name: value for name, value in generated.items() if name not in self._omitted}
         for _ in range(_MAX_ATTEMPTS):
             try:
-                with torch.no_grad():
+                with torch.no_grad(), patching(*padding_defined(model.config)):
                     result = self.run(model, {**move(inputs, model), **flags})
                 break
             except Exception as error:
