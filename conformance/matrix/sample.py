@@ -9,7 +9,7 @@ _FEW = {
     "automatic-speech-recognition": "hubert",
     "document-question-answering": "layoutlm",
     "feature-extraction": "decision_transformer",
-    "image-classification": "convnextv2",
+    "image-classification": "convnextv2 donut-swin levit",
     "mask-generation": "sam",
     "question-answering": "deberta",
     "table-question-answering": "tapas",

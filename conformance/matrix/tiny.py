@@ -10,7 +10,9 @@ import warnings
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from filelock import FileLock
 
 from conformance.checkpoints import randomize
 from conformance.matrix.eager import eager_failure
@@ -47,9 +49,16 @@ def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, di
     """
     task = task.removesuffix(PAST_SUFFIX)
     target = directory / f"{model_type}-{task}"
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):  # another worker may export it with or without past
+        return target, _facts(model_type, task, target)
+
+
+def _facts(model_type: str, task: str, target: Path) -> dict[str, Any]:
+    """Return the facts of a checkpoint, which is written unless it is up to date."""
     marker = target / _MARKER
     if marker.is_file() and (facts := json.loads(marker.read_text())).get("rules") == _rules():
-        return target, facts
+        return cast("dict[str, Any]", facts)
     shutil.rmtree(target, ignore_errors=True)
     try:
         with warnings.catch_warnings(action="ignore"):  # about sizes of tiny models, such as empty mel filters
@@ -59,7 +68,7 @@ def checkpoint_of(model_type: str, task: str, directory: Path) -> tuple[Path, di
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         raise NoCheckpointError(f"{type(error).__name__}: {' '.join(lines)}"[:300]) from error
     marker.write_text(json.dumps(facts))
-    return target, facts
+    return facts
 
 
 def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:

@@ -12,7 +12,10 @@ ARCHITECTURES = (
     Architecture(
         ("dots3_note",),
         tiny=Tiny(
-            fields={"vision_config": {"...": 0, "pyramid_num_routed": [-1, -1, 4, 4]}},
+            fields={
+                "vision_config": {"...": 0, "pyramid_num_routed": [-1, -1, 4, 4]},
+                "audio_config": {"...": 0, "conv_output_size": 512},
+            },
             base={"vision_config": {"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]}},
         ),
     ),

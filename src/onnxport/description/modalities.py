@@ -11,7 +11,17 @@ from onnxport.description.tasks import Task
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
+_IMAGE_TASKS = (
+    *("image-classification", "object-detection", "image-segmentation", "semantic-segmentation", "depth-estimation"),
+    *("masked-im", "mask-generation", "keypoint-detection", "keypoint-matching", "video-classification"),
+    *("image-to-image", "normal-estimation", "pointmap-estimation", "pose-estimation", "image-matting"),
+    *("table-recognition", "text-recognition", "visual-question-answering", "zero-shot-image-classification"),
+    "zero-shot-object-detection",
+)
+_AUDIO_TASKS = ("audio-classification", "audio-frame-classification", "audio-xvector", "audio-tokenization")
 _REQUIRED_MODALITIES = {
+    **dict.fromkeys(_IMAGE_TASKS, "images"),
+    **dict.fromkeys(_AUDIO_TASKS, "audio"),
     "image-to-text": "images",
     "audio-text-to-text": "images or audio",
     "automatic-speech-recognition": "audio",

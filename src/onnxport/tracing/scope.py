@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from onnxport.architectures._patches import modeling_modules, patches_of
 from onnxport.patching.caches import fresh_symbolic_caches
+from onnxport.patching.module_state import preserving_state
 from onnxport.patching.patch import Patch, Replacement
 from onnxport.patching.scope import exclusive, patching
 from onnxport.tracing._economy import exporter_patches_of, without_unneeded_work
@@ -44,7 +45,7 @@ def capturing(model: torch.nn.Module) -> Iterator[None]:
     modules = modeling_modules(model)
     changes: tuple[Patch | Replacement, ...] = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules))
     changes = (*changes, exporter_patches_of(modules))
-    with quiet_engine(), without_unneeded_work(), patching(*changes), fresh_symbolic_caches():
+    with quiet_engine(), without_unneeded_work(), patching(*changes), fresh_symbolic_caches(), preserving_state(model):
         yield
 
 
@@ -56,7 +57,7 @@ def without_values(model: torch.nn.Module) -> Iterator[None]:
         model: the model to run, or the model that it is a submodule of.
     """
     model_patches = (patch for patch in patches_of(model) if patch.without_values)
-    with quiet_engine(), patching(*FAKE_PATCHES, *model_patches):
+    with quiet_engine(), patching(*FAKE_PATCHES, *model_patches), preserving_state(model):
         yield
 
 

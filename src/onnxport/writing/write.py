@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.serde import SerdeError
 
 from onnxport.binding.bound_graphs import BoundTensor
 from onnxport.checkpoint.reading import Reader
+from onnxport.errors import OnnxportError
 from onnxport.options import OutputOptions
 from onnxport.weights.expressions import ByteRange, Reads
 from onnxport.writing.linking import link_file
@@ -154,9 +156,21 @@ def _serialized(plan: GraphPlan, model: ir.Model) -> onnx.ModelProto:
                 item.file, item.offset, item.nbytes, original.dtype, shape=_shape(original), name=item.name
             )
         return ir.to_proto(model)
+    except SerdeError as error:  # onnx-ir 1.1 wraps what a tensor raises, such as that its file has changed
+        if (cause := _package_error(error)) is None:
+            raise
+        raise cause from error
     finally:
         for name, value in values.items():
             value.const_value = originals[name]
+
+
+def _package_error(error: BaseException) -> OnnxportError | None:
+    """Return the first cause of an error that is an error of this package."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, OnnxportError):
+        cause = cause.__cause__
+    return cause
 
 
 def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
