@@ -53,3 +53,11 @@ def test_a_run_that_changes_parameters_keeps_what_says_so() -> None:
         with torch.no_grad():
             module.weight.div_(2)
     assert module.window_size == 2
+
+
+def test_parameters_of_inference_mode_have_no_version() -> None:
+    with torch.inference_mode():
+        module = Caching()
+    with preserving_state(module):
+        module.window_size = 2
+    assert module.window_size == 7

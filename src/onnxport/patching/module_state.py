@@ -39,7 +39,8 @@ def preserving_state(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _versions_of(model: torch.nn.Module) -> list[int]:
-    return [parameter._version for parameter in model.parameters()]
+    parameters = (parameter for parameter in model.parameters() if not parameter.is_inference())  # those have none
+    return [parameter._version for parameter in parameters]
 
 
 def _state_of(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
