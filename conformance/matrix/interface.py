@@ -43,6 +43,10 @@ OTHER_INPUTS: dict[tuple[str, str], tuple[str, ...]] = {
         "text",
     ),  # generates speech, but is registered in AutoModelForSpeechSeq2Seq
     ("evolla", "image-to-text"): ("text",),  # takes proteins, but is registered in AutoModelForImageTextToText
+    **{
+        ("kyutai_speech_to_text", task): ("text",)  # its processor encodes audio as token ids
+        for task in ("audio-text-to-text", "automatic-speech-recognition")
+    },
     ("imagegpt", "image-classification"): ("text",),  # its image processor maps colours to token ids
 }
 """Pairs whose model takes other modalities than those of its task."""
