@@ -61,3 +61,11 @@ def test_parameters_of_inference_mode_have_no_version() -> None:
     with preserving_state(module):
         module.window_size = 2
     assert module.window_size == 7
+
+
+def test_hooks_and_what_says_that_they_are_installed_stay() -> None:
+    module = Caching()
+    with preserving_state(module):
+        module.register_forward_hook(lambda *_: None)
+        module._output_capturing_hooks_installed = True
+    assert len(module._forward_hooks) == 1 and module._output_capturing_hooks_installed

@@ -44,21 +44,20 @@ def _versions_of(model: torch.nn.Module) -> list[int]:
 
 
 def _state_of(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Map the attributes to their values, and copies of those that are containers, without PyTorch's registries."""
-    import torch
-
-    registries = vars(torch.nn.Module()).keys() - {"_buffers"}
-    names = [name for name in vars(module) if name not in registries]
-    values = {name: vars(module)[name] for name in names}
+    """Map the attributes and the buffers to their values, and copies of those that are containers."""
+    values = {name: value for name, value in vars(module).items() if _is_restored(name)}
     return {
         name: (value, copy.copy(value) if isinstance(value, _CONTAINERS) else None) for name, value in values.items()
     }
 
 
-def _restore(attributes: dict[str, Any], state: dict[str, tuple[Any, Any]]) -> None:
-    import torch
+def _is_restored(name: str) -> bool:
+    """Return whether an attribute is a model's own: PyTorch's registries and Transformers' hooks are private."""
+    return not name.startswith("_") or name == "_buffers"
 
-    for name in attributes.keys() - state.keys() - vars(torch.nn.Module()).keys():
+
+def _restore(attributes: dict[str, Any], state: dict[str, tuple[Any, Any]]) -> None:
+    for name in [name for name in attributes if _is_restored(name) and name not in state]:
         del attributes[name]
     for name, (value, entries) in state.items():
         attributes[name] = value
