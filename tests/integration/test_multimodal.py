@@ -375,6 +375,17 @@ def git(directory: Path) -> Any:
     return model
 
 
+def assert_greedy_tokens_equal(ours: Any, model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Compare the greedy tokens of an export, with and without torch, with PyTorch's."""
+    expected = model.generate(**inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
+    found = ours.generate(**inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
+    assert torch.equal(found, expected)
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    light = LightModel(ours.directory)
+    tokens = light.generate(arrays, max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1)
+    np.testing.assert_array_equal(tokens, expected.numpy())
+
+
 @pytest.mark.parametrize("past", [True, pytest.param(False, marks=pytest.mark.wide)])
 def test_git_reads_its_image_before_the_prompt(past: bool, tmp_path: Path) -> None:
     model = git(tmp_path / "checkpoint")
@@ -382,19 +393,13 @@ def test_git_reads_its_image_before_the_prompt(past: bool, tmp_path: Path) -> No
     assert result.manifest.task == ("image-to-text-with-past" if past else "image-to-text")
     assert [item.merge for item in result.manifest.modalities] == ["prefix"]
     ours = onnxport.load(tmp_path / "out")
-    light = LightModel(ours.directory)
-    greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         prompt = padded_prompts([0, 5, 2][:batch])  # of different lengths
         with_images = {**prompt, "pixel_values": torch.randn(batch, 3, 32, 32)}
         # Without an image, Transformers (5.23) still extends the mask by the image embeddings: padding is misplaced.
         for inputs in (with_images, *([prompt] if batch == 1 else [])):
-            expected = model.generate(**inputs, **greedy)
-            assert torch.equal(ours.generate(**inputs, **greedy), expected)
-            arrays = {name: value.numpy() for name, value in inputs.items()}
-            found = light.generate(arrays, max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1)
-            np.testing.assert_array_equal(found, expected.numpy())
-        beams = {**greedy, "max_new_tokens": 12, "min_new_tokens": 12, "num_beams": 3}
+            assert_greedy_tokens_equal(ours, model, inputs)
+        beams = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
         assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
 
 
@@ -439,18 +444,12 @@ def test_mllama_attends_to_its_images(past: bool, tmp_path: Path) -> None:
     assert result.manifest.task == ("image-to-text-with-past" if past else "image-to-text")
     assert [item.merge for item in result.manifest.modalities] == ["cross-attention"]
     ours = onnxport.load(tmp_path / "out")
-    light = LightModel(ours.directory)
-    greedy = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
     for batch in (1, 3):
         prompt = padded_prompts([0, 5, 2][:batch])  # of different lengths
         with_images = {**prompt, **tiles_for_mllama(prompt["attention_mask"])}
         for inputs in (with_images, prompt):
-            expected = model.generate(**inputs, **greedy)
-            assert torch.equal(ours.generate(**inputs, **greedy), expected)
-            arrays = {name: value.numpy() for name, value in inputs.items()}
-            found = light.generate(arrays, max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1)
-            np.testing.assert_array_equal(found, expected.numpy())
-        beams = {**greedy, "max_new_tokens": 12, "min_new_tokens": 12, "num_beams": 3}
+            assert_greedy_tokens_equal(ours, model, inputs)
+        beams = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 3}
         assert torch.equal(ours.generate(**with_images, **beams), model.generate(**with_images, **beams))
 
 

@@ -183,8 +183,7 @@ def _unlisted_class(config: PreTrainedConfig) -> type | None:
             found = class_named(name, config.model_type)
         except (AttributeError, ModuleNotFoundError):  # a class of remote code, or of another package
             continue
-        has_forward = getattr(getattr(found, "forward", None), "__name__", "") != "_forward_unimplemented"
-        if has_forward and isinstance(config, getattr(found, "config_class", None) or ()):
+        if _has_forward(found) and isinstance(config, getattr(found, "config_class", None) or ()):
             return found
     return None
 
@@ -201,15 +200,18 @@ def class_named(name: str, model_type: str) -> type:
     return cast("type", found)
 
 
+def _has_forward(model_class: type) -> bool:
+    return getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
+
+
 def _with_forward(model_class: type) -> type:
     """Return the class if it has a forward, or a record that describes its graphs.
 
     Raises:
         UnsupportedError: the class has no forward.
     """
-    has_forward = getattr(getattr(model_class, "forward", None), "__name__", "") != "_forward_unimplemented"
     record = _record_of_class(model_class)
-    if not has_forward and (record is None or record.components is None):
+    if not _has_forward(model_class) and (record is None or record.components is None):
         raise UnsupportedError(f"{model_class.__name__} has no forward: `generate` runs its submodels in sequence")
     return model_class
 

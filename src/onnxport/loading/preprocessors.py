@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from onnxport._foreign_errors import translating
 from onnxport.architectures._table import architecture_of
@@ -18,9 +18,6 @@ from onnxport.containment import inside
 from onnxport.description.preprocessor import Preprocessor, Preprocessors
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UntrustedCodeError
 from onnxport.options import CheckpointOptions
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
