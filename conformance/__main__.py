@@ -1,11 +1,13 @@
-"""`python -m conformance make DIR`, `run`, `page` for the pairs of 4.37.2; `matrix`, `coverage` for those of today."""
+"""Run `make DIR`, `run` and `page` for the pairs of 4.37.2; `matrix`, `coverage` and `classes` for those of today."""
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from conformance.matrix.page import COVERAGE, publish
 from conformance.matrix.pairs import chosen
@@ -17,7 +19,9 @@ from conformance.runner import PAIR_SECONDS, Job, read, run
 
 _WORK = Path("build/conformance")
 _MATRIX = Path("build/matrix")
+_CLASSES = Path("build/classes")
 MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
+CLASSES = Job("conformance.matrix.classes:run_class", "class")
 _PAGE = Path("docs/conformance-4.37.md")
 
 
@@ -39,7 +43,28 @@ def main() -> int:
             [record for pair, record in read(arguments.results, MATRIX.key).items() if pair in known], arguments.page
         )
         return 0
+    if arguments.verb == "classes":
+        return _run_classes(arguments)
     return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
+
+
+def _run_classes(arguments: argparse.Namespace) -> int:
+    from conformance.matrix.classes import classes
+
+    found = list(classes())
+    if arguments.sample:
+        found = random.Random(arguments.seed).sample(found, arguments.sample)
+    if not arguments.resume:
+        arguments.results.unlink(missing_ok=True)
+    records = run(
+        found,
+        directory=arguments.directory,
+        results=arguments.results,
+        jobs=arguments.jobs,
+        seconds=arguments.seconds,
+        job=CLASSES,
+    )
+    return _summarize(records)
 
 
 def _run_matrix(arguments: argparse.Namespace) -> int:
@@ -56,6 +81,11 @@ def _run_matrix(arguments: argparse.Namespace) -> int:
     )
     if set(found) == set(all_pairs()):
         publish(records, COVERAGE)
+    return _summarize(records)
+
+
+def _summarize(records: list[dict[str, Any]]) -> int:
+    """Print the number of records of each outcome; return 1 if any failed."""
     counts = Counter(record.get("category", record["status"]) for record in records)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()), file=sys.stderr)
     return int(any(record["status"] != "passed" for record in records))
@@ -96,6 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     matrix.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl", help="file of JSON lines")
     matrix.add_argument("--resume", action="store_true", help="run only the pairs that the results file lacks")
     matrix.add_argument("--directory", type=Path, default=_MATRIX, help="directory of checkpoints and outputs")
+    class_runs = verbs.add_parser("classes", help="export classes of Transformers without a task or a preprocessor")
+    class_runs.add_argument("--sample", type=int, metavar="N", help="N random classes; all by default")
+    class_runs.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    class_runs.add_argument("--jobs", type=int, default=2, help="worker processes")
+    class_runs.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one class")
+    class_runs.add_argument("--results", type=Path, default=_CLASSES / "results.jsonl", help="file of JSON lines")
+    class_runs.add_argument("--resume", action="store_true", help="run only the classes that the results file lacks")
+    class_runs.add_argument("--directory", type=Path, default=_CLASSES, help="directory of checkpoints and outputs")
     documentation = verbs.add_parser("page", help="write docs/conformance-4.37.md from a results file")
     documentation.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
     documentation.add_argument("--page", type=Path, default=_PAGE)

@@ -69,17 +69,17 @@ def _export(checkpoint: Path, pair: Pair, output: Path) -> dict[str, Any]:
     options = ["--task", pair[1], "--quiet", "--debug", "--no-cache"]
     code, text = command(["export", str(checkpoint), str(output), *options])
     if code != 0:
-        return _failure(text)
+        return failure_of(text)
     manifest = json.loads((output / "onnxport.json").read_text())
     names = [tensor["name"] for component in manifest["components"] for tensor in component["inputs"]]
     missing = missing_modalities(*pair, names)
     if missing:
         message = f"no graph takes {' or '.join(missing)}: the inputs are {', '.join(names)}"
         return {"status": FAILED, "category": "interface", "message": message[:400]}
-    return _success(manifest)
+    return success_of(manifest)
 
 
-def _failure(text: str) -> dict[str, Any]:
+def failure_of(text: str) -> dict[str, Any]:
     lines = [line for line in text.splitlines() if line.startswith("onnxport: error: ")] or text.splitlines()[-1:]
     message = lines[-1].removeprefix("onnxport: error: ") if lines else "the command printed nothing"
     raised = re.findall(r"^(?:[\w]+\.)*(\w+Error): ", text, re.M)
@@ -89,7 +89,7 @@ def _failure(text: str) -> dict[str, Any]:
     return {"status": FAILED, "category": category, "message": message[:400], "trace": text[-3000:]}
 
 
-def _success(manifest: dict[str, Any]) -> dict[str, Any]:
+def success_of(manifest: dict[str, Any]) -> dict[str, Any]:
     components = manifest["components"]
     inputs = [tensor for component in components for tensor in component["inputs"]]
     fixed = [axis for component in components for axis in component["fixed_axes"]]

@@ -1,0 +1,194 @@
+"""Export one class of Transformers as its checkpoint names it: no task, no preprocessor, the whole interface."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import json
+import pkgutil
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.checkpoints import randomize
+from conformance.exports import FAILED, command
+from conformance.matrix.exports import commit, failure_of, success_of
+from conformance.matrix.shrink import tiny_config, tiny_of
+from conformance.matrix.tiny import MOST_PARAMETERS
+from onnxport.architectures.describe import class_named, infer_task
+from onnxport.description.forward import NOT_DESCRIBED
+
+if TYPE_CHECKING:
+    import torch
+
+_SIZES = {
+    **{"batch_size": 2, "sequence_length": 13, "decoder_sequence_length": 5, "encoder_sequence_length": 9},
+    **{"image_batch_size": 2, "num_choices": 3, "past_sequence_length + sequence_length": 13},
+}
+"""Label of an axis to the size at which a class is used; a graph with other dynamic axes isn't."""
+_TOLERANCE = {"atol": 2e-3, "rtol": 2e-3}
+
+
+@cache
+def classes() -> tuple[tuple[str, str], ...]:
+    """Return (model type, class) of every model of Transformers that has a forward and a configuration."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    found: dict[str, str] = {}
+    for module in _modeling_modules():
+        for name, value in vars(module).items():
+            is_model = inspect.isclass(value) and issubclass(value, transformers.PreTrainedModel)
+            if not is_model or value.__module__ != module.__name__ or not hasattr(transformers, name):
+                continue
+            model_type = getattr(getattr(value, "config_class", None), "model_type", "")
+            if model_type in CONFIG_MAPPING and value.forward.__name__ != "_forward_unimplemented":
+                found.setdefault(name, model_type)
+    return tuple((model_type, name) for name, model_type in found.items() if not name.endswith("PreTrainedModel"))
+
+
+def _modeling_modules() -> Iterator[Any]:
+    import transformers.models
+
+    for package in pkgutil.iter_modules(transformers.models.__path__, "transformers.models."):
+        directory = Path(importlib.import_module(package.name).__file__ or "").parent
+        for file in sorted(directory.glob("modeling_*.py")):
+            try:
+                yield importlib.import_module(f"{package.name}.{file.stem}")
+            except ImportError:  # a package that isn't installed
+                continue
+
+
+def run_class(model_type: str, class_name: str, directory: Path) -> dict[str, Any]:
+    """Make the checkpoint of a class, export it, and use the export with inputs that the manifest describes.
+
+    Args:
+        model_type: as in `config.json`.
+        class_name: the class, as `architectures` names it.
+        directory: directory of checkpoints and outputs, which are removed again.
+
+    Returns:
+        As `run_matrix_pair`, with `task`, `open` (parameters that no rule leaves out) and `used` (whether outputs of
+        `onnxport.load` were compared). A class with open parameters fails with the category `interface`, one whose
+        export gives other numbers with `use`.
+    """
+    start = time.perf_counter()
+    checkpoint, output = (directory / kind / class_name for kind in ("checkpoints", "outputs"))
+    for path in (checkpoint, output):
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        try:
+            model = _save(model_type, class_name, checkpoint)
+        except Exception as error:  # configurations and models raise any exception
+            text = " ".join(str(error).split())
+            found = {"status": FAILED, "category": "make", "message": f"{type(error).__name__}: {text}"[:300]}
+        else:
+            found = _export(model, checkpoint, output)
+    finally:
+        for path in (checkpoint, output):
+            shutil.rmtree(path, ignore_errors=True)
+    return {**found, "commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _save(model_type: str, class_name: str, directory: Path) -> Any:
+    """Write the tiny checkpoint of a class, and return its model."""
+    import torch
+
+    model_class: Any = class_named(class_name, model_type)
+    config = tiny_config(model_type)
+    config.architectures = [class_name]
+    config = tiny_config(model_type, infer_task(config).name)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in model_class(copy.deepcopy(config)).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{class_name} still has {size / 1e6:.0f} million parameters")
+    torch.manual_seed(0)
+    model = model_class(config)
+    randomize(model)
+    for name, scale in tiny_of(model_type).scales.items():
+        if name in dict(model.named_parameters()):
+            model.get_parameter(name).data.mul_(scale)
+    model.save_pretrained(directory, save_original_format=class_name not in tiny_of(model_type).original_names)
+    return model.eval()
+
+
+def _export(model: Any, checkpoint: Path, output: Path) -> dict[str, Any]:
+    code, text = command(["export", str(checkpoint), str(output), "--quiet", "--debug", "--no-cache"])
+    if code != 0:
+        return failure_of(text)
+    manifest = json.loads((output / "onnxport.json").read_text())
+    reasons = manifest["left_out"]
+    facts = {"task": manifest["task"], "open": [name for name, reason in reasons.items() if reason == NOT_DESCRIBED]}
+    found = {**success_of(manifest), **facts}
+    if manifest["source"]["architecture"] != type(model).__name__:
+        message = f"exported as {manifest['source']['architecture']}"
+        return {**found, "status": FAILED, "category": "interface", "message": message}
+    if facts["open"]:
+        message = f"not inputs: {', '.join(facts['open'])}"
+        return {**found, "status": FAILED, "category": "interface", "message": message}
+    message = _misuse(model, manifest, output)
+    if message:
+        return {**found, "status": FAILED, "category": "use", "message": message[:300]}
+    return {**found, "used": message is not None}
+
+
+def _misuse(model: Any, manifest: Mapping[str, Any], output: Path) -> str | None:
+    """Return how a loaded export differs from the model; empty if it doesn't, None if they aren't compared."""
+    import torch
+
+    import onnxport
+
+    inputs = _inputs(model, manifest)
+    if inputs is None or len(manifest["components"]) > 1:
+        return None
+    try:
+        with torch.no_grad():
+            expected = model(**inputs)
+    except Exception:  # random inputs that the model refuses, such as boxes beyond the page
+        return None
+    try:
+        found = onnxport.load(output)(**inputs)
+    except Exception as error:  # what a user would see
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    listed = {tensor["name"] for tensor in manifest["components"][0]["outputs"]}
+    for name in (name for name, value in expected.items() if isinstance(value, torch.Tensor) and name in listed):
+        if not torch.allclose(found[name].float(), expected[name].float(), **_TOLERANCE, equal_nan=True):
+            return f"{name} differs by {float((found[name].float() - expected[name].float()).abs().max()):.3g}"
+    return ""
+
+
+def _inputs(model: Any, manifest: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
+    """Return random inputs of a single graph without past; None if the size of an axis is unknown."""
+    import torch
+
+    generator, inputs = torch.Generator().manual_seed(1), {}
+    for tensor in manifest["components"][0]["inputs"]:
+        if any(axis not in _SIZES for axis in tensor["axes"] if isinstance(axis, str)):
+            return None
+        shape = [axis if isinstance(axis, int) else _SIZES[axis] for axis in tensor["axes"]]
+        if tensor["name"].startswith("past_key_values"):
+            return None
+        inputs[tensor["name"]] = _values(tensor["name"], tensor["dtype"], shape, generator)
+    return inputs
+
+
+def _values(name: str, dtype: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    if name.endswith("mask"):
+        mask = torch.ones(shape, dtype=getattr(torch, dtype))
+        if len(shape) > 1:
+            mask[1:, ..., -2:] = 0
+        return mask
+    if dtype == "int64" and name == "position_ids":
+        return torch.arange(shape[-1]).expand(shape).clone()
+    if name == "bbox" and dtype == "int64":
+        return torch.randint(0, 20, shape, generator=generator).sort(dim=-1).values
+    if dtype == "int64":
+        return torch.randint(0, 20 if name.endswith("input_ids") else 2, shape, generator=generator)
+    return torch.randn(shape, generator=generator) if dtype.startswith("float") else torch.ones(shape) == 1
