@@ -89,7 +89,7 @@ def test_the_graph_returns_what_forward_returns(
     function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
 ) -> None:
     example = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    graph = capture(Module(function).eval(), {"x": example}, {"x": (0,)}, None)
+    graph = capture(Module(function).eval(), {"x": example}, {"x": (0,)}, None).graph
     onnx_ir.save(graph, tmp_path / "graph.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 3, 5):

@@ -32,6 +32,7 @@ PATCHED: dict[str, str] = {
     "llama4": "llama4",
     "longcat_flash": "longcat_flash",
     "longformer": "longformer",
+    "longt5": "longt5",
     "maskformer": "swin",
     "mimi": "mimi",
     "minimax": "minimax",

@@ -119,6 +119,7 @@ MODULES: dict[str, str] = {
     "llava_onevision": "llava_next",
     "longcat_flash": "longcat_flash",
     "longformer": "longformer",
+    "longt5": "longt5",
     "lw_detr": "lw_detr",
     "mamba2": "mamba2",
     "maskformer-swin": "swin",

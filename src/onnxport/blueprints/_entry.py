@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 
 MAGIC = b"\x89OXPC\r\n\n"
-FORMAT = 1
+FORMAT = 2
 """Version of the file layout; entries of other versions are dropped."""
 
 _FIXED = len(MAGIC) + 2 + 4 + 8 + 32

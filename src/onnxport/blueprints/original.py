@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +95,16 @@ class Original:
         if self._described is not None:
             shallow, stacks = self._described.draft.reduction.model, self._described.draft.reduction.stacks
             if model is shallow:
-                return self._described.description
+                return _with_limits(self._described.description, description)
             layers = tuple(LayerTypes(stack.path, stack.traced, stack.full) for stack in stacks)
             try:
-                return self._described.description.at_depth(shallow, model, layers)
+                return _with_limits(self._described.description.at_depth(shallow, model, layers), description)
             except NotExtendableError as error:
                 logger.info("%s is described again: %s", type(model).__name__, error)
         return with_code(description, model, self.subject, self._options.graph)
+
+
+def _with_limits(described: Description, traced: Description) -> Description:
+    """Return a description with the largest sizes that the traces of its graphs are valid for."""
+    graphs = zip(described.graphs, traced.graphs, strict=True)
+    return replace(described, graphs=tuple(replace(graph, max_sizes=known.max_sizes) for graph, known in graphs))

@@ -6,6 +6,7 @@ with more layers, or with the weights in memory, and the blueprint has a note wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,13 @@ from onnxport.blueprints.draft import Draft
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import today_label
 from onnxport.description.description import GraphDescription
+from onnxport.description.lengths import long_length, positions_of
 from onnxport.errors import TraceError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.stamping import Layers, interleaved
-from onnxport.tracing import trace
+from onnxport.tracing import Traced, trace
 from onnxport.tracing.layer_indices import watched_layer_indices
+from onnxport.tracing.originals import RefusedSizesError, try_sizes
 from onnxport.tracing.reduction import Reduction, TracedStack
 from onnxport.tracing.scope import without_values
 from onnxport.weights.parameters import ParameterTensor
@@ -28,6 +31,7 @@ from onnxport.weights.parameters import ParameterTensor
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -196,11 +200,8 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         TraceError: it can't be captured, or it fixes an axis that the user's description lists as dynamic.
     """
     module, code = graph.module_of(reduction.model), graph.code
-    with without_values(module):
-        layout = code.layout(graph.sizes)
-    layout.flat = {name: tensor.to(module.device) for name, tensor in layout.flat.items()}
-    model = trace(module, code.config, layout, code.examples.signature, opset=options.opset)
-    inputs = {str(value.name): value for value in model.graph.inputs}
+    traced = _trace_beyond_limits(graph, module, options)
+    inputs = {str(value.name): value for value in traced.graph.graph.inputs}
     fixed = tuple(
         f"{name}: {today_label(label)} = {inputs[name].shape[axis]}"  # type: ignore[index]
         for name, axes in code.config.inputs.items()
@@ -212,8 +213,52 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
             f"{options.description} lists axes as dynamic that {type(module).__name__} fixes ({'; '.join(fixed)}): "
             "leave them out of its inputs"
         )
-    outputs = tuple(map(spec_of, model.graph.outputs))
-    return TracedGraph(replace(graph, outputs=outputs, fixed_axes=fixed), model)
+    outputs = tuple(map(spec_of, traced.graph.graph.outputs))
+    return TracedGraph(replace(graph, outputs=outputs, fixed_axes=fixed, max_sizes=traced.max_sizes), traced.graph)
+
+
+def _trace_beyond_limits(graph: GraphDescription, module: PreTrainedModel, options: GraphOptions) -> Traced:
+    """Trace a graph; with longer sequences if its limit isn't the model's, and the longer trace's axes have none."""
+    traced = _trace(graph, module, options)
+    hidden = _hidden_limits(graph, module, traced.max_sizes)
+    if not hidden:
+        return traced
+    try:
+        longer = _trace(replace(graph, sizes={**graph.sizes, **hidden}), module, options)
+    except TraceError:
+        return traced
+    dims = {str(dim) for value in longer.graph.graph.inputs for dim in value.shape or ()}
+    return longer if hidden.keys() <= dims and hidden.keys().isdisjoint(longer.max_sizes) else traced
+
+
+def _trace(graph: GraphDescription, module: PreTrainedModel, options: GraphOptions) -> Traced:
+    with without_values(module):
+        layout = graph.code.layout(graph.sizes)
+    layout.flat = {name: tensor.to(module.device) for name, tensor in layout.flat.items()}
+    return trace(module, graph.code.config, layout, graph.code.examples.signature, opset=options.opset)
+
+
+def _hidden_limits(graph: GraphDescription, module: PreTrainedModel, max_sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the symbols of sequences whose limit is the graph's but not the model's, each with a size beyond it.
+
+    The code that was traced branches on the length, and takes the branch of the short example (LongT5's global blocks).
+    """
+    config = module.config
+    limits = {
+        symbol: size
+        for symbol, size in max_sizes.items()
+        if symbol in graph.sizes and "sequence" in symbol and size not in positions_of(config)
+    }
+    hidden = {}
+    for symbol, limit in limits.items():
+        size = max(limit + 1, long_length(config, 0))
+        with without_values(module):
+            try:
+                try_sizes(module, graph.code.examples, graph.code.examples.at({**graph.sizes, symbol: size}))
+            except RefusedSizesError:
+                continue
+        hidden[symbol] = size
+    return hidden
 
 
 def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Layers, ...]:

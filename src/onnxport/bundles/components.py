@@ -109,6 +109,7 @@ def describe_component(
         inputs=tuple(map(_tensor_description, described.inputs)),
         outputs=tuple(map(_tensor_description, described.outputs)),
         fixed_axes=described.fixed_axes,
+        max_sizes=dict(described.max_sizes),
         notes=tuple(_notes(depth, loading_note)),
     )
 

@@ -46,6 +46,8 @@ class ComponentDescription:
         inputs: in the graph's order.
         outputs: in the graph's order.
         fixed_axes: axes that the description declares as dynamic and the model fixes, as `input: label = size`.
+        max_sizes: label of an input axis to the largest size that the graph computes as the model, of axes that have
+            one.
         notes: the traced and stamped layers, and the reasons of slow fallbacks.
     """
 
@@ -58,6 +60,7 @@ class ComponentDescription:
     inputs: tuple[TensorDescription, ...]
     outputs: tuple[TensorDescription, ...]
     fixed_axes: tuple[str, ...] = ()
+    max_sizes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -165,4 +168,5 @@ def _component(values: dict[str, Any]) -> ComponentDescription:
     for name in (values["file"], *lists["external_data"]):
         if not isinstance(name, str):
             raise TypeError(f"{name!r} isn't the name of a file")
-    return ComponentDescription(**{**values, **tensors, **lists})
+    max_sizes = {str(label): int(size) for label, size in values.get("max_sizes", {}).items()}
+    return ComponentDescription(**{**values, **tensors, **lists, "max_sizes": max_sizes})

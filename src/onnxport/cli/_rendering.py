@@ -132,7 +132,8 @@ def _shortened(outputs: list[_LargestDifferences]) -> list[_LargestDifferences]:
 
 
 def print_export(result: ExportResult) -> None:
-    """Print the files, fixed axes and validation of an export or a dry run."""
+    """Print the files, the fixed and limited axes, the missing inputs, and the validation of an export or a dry run."""
+    from onnxport.description.forward import NOT_DESCRIBED
     from onnxport.validation.report import ValidationReport
 
     manifest = result.manifest
@@ -141,6 +142,11 @@ def print_export(result: ExportResult) -> None:
     for component in manifest.components:
         for fixed in component.fixed_axes:
             print_line(f"fixed by the model: {component.name}, {fixed}")
+        for label, size in component.max_sizes.items():
+            print_line(f"limit: {component.name}, {label} of at most {size}")
+    not_described = [name for name, reason in manifest.left_out.items() if reason == NOT_DESCRIBED]
+    if not_described:
+        print_line(f"left out, {NOT_DESCRIBED}: {', '.join(not_described)}")
     print_table("", ("file", "size"), ((file.name, bytes_text(file.bytes)) for file in result.plan))
     print_validation(ValidationReport.from_dict(manifest.validation))
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import symbols_of, today_label
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
+from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import LayerTypes, at_depth
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.examples import Examples
-from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.signature import signature_of, solve
 from onnxport.description.tasks import Task, canonical_task
 
@@ -124,6 +124,9 @@ class GraphDescription:
         sizes: symbol to size in the traced example.
         cache: layout of the cache among its inputs and outputs; None if it has none.
         fixed_axes: axes that the description lists but the model requires to be static, as `input: label = size`.
+        unused: parameters of the module's forward whose values it doesn't use.
+        max_sizes: label of an input axis to the largest size that the graph computes as the model, of axes that have
+            one.
         runnable: the code; None in a description that was read from a cache entry.
     """
 
@@ -138,6 +141,8 @@ class GraphDescription:
     sizes: Mapping[str, int] = field(default_factory=dict)
     cache: CacheLayout | CrossAttentionLayout | None = None
     fixed_axes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    max_sizes: Mapping[str, int] = field(default_factory=dict)
     runnable: Runnable | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -171,7 +176,8 @@ class GraphDescription:
         """Return everything but the code as JSON values."""
         values = {name: value for name, value in vars(self).items() if name not in ("runnable", "cache")}
         specs = {side: [asdict(spec) for spec in getattr(self, side)] for side in ("inputs", "outputs")}
-        return {**values, **specs, "sizes": dict(self.sizes), "cache": self.cache and self.cache.to_json()}
+        mappings = {"sizes": dict(self.sizes), "max_sizes": dict(self.max_sizes)}
+        return {**values, **specs, **mappings, "cache": self.cache and self.cache.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -182,7 +188,8 @@ class GraphDescription:
         """
         specs = {side: tuple(map(TensorSpec.from_json, value[side])) for side in ("inputs", "outputs")}
         cache = value["cache"] and layout_from_json(value["cache"])
-        return cls(**{**value, **specs, "cache": cache, "fixed_axes": tuple(value["fixed_axes"])})
+        lists = {name: tuple(value[name]) for name in ("fixed_axes", "unused")}
+        return cls(**{**value, **specs, **lists, "cache": cache})
 
 
 def layout_from_json(value: Mapping[str, Any]) -> CacheLayout | CrossAttentionLayout:
@@ -191,8 +198,10 @@ def layout_from_json(value: Mapping[str, Any]) -> CacheLayout | CrossAttentionLa
 
 
 def described_by(config: OnnxConfig) -> str:
-    """Return the name of the class that describes a graph, without sentence-transformers modules."""
-    cls = type(config.trunk if isinstance(config, SentenceEmbeddingOnnxConfig) else config)
+    """Return the name of the class that describes a graph, without modules and inputs that were added to it."""
+    if isinstance(config, DelegatingOnnxConfig):
+        return described_by(config.trunk)
+    cls = type(config)
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -140,7 +140,7 @@ def export_pytorch(
             raise ValueError("Model and config inputs doesn't match")
         layout.flat = {name: tensor.to(model.device) for name, tensor in layout.flat.items()}
         with torch.no_grad():
-            graph = trace(model, config, layout, signature, opset=_opset(opset))
+            graph = trace(model, config, layout, signature, opset=_opset(opset)).graph
     finish(graph)
     bind_to_state(graph, model.state_dict(keep_vars=True))
     save_graph(graph, Path(output))

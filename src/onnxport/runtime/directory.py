@@ -56,8 +56,8 @@ class Directory:
     def graph(self, component: str) -> Graph:
         """Return a component's graph, loaded on the first call."""
         if component not in self._graphs:
-            file = next(item.file for item in self.manifest.components if item.name == component)
-            self._graphs[component] = Graph(inside(self.path, file), self.settings)
+            found = next(item for item in self.manifest.components if item.name == component)
+            self._graphs[component] = Graph(inside(self.path, found.file), self.settings, found.max_sizes)
         return self._graphs[component]
 
     @property

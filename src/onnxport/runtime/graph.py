@@ -62,6 +62,7 @@ class Graph:
     Args:
         file: the `.onnx` file.
         settings: device, execution providers and session options.
+        max_sizes: label of an input axis to the largest size that the graph computes as the model.
 
     Attributes:
         inputs: input name to its element type and axes.
@@ -75,7 +76,7 @@ class Graph:
         UnsupportedError: an input or output has an element type that NumPy lacks.
     """
 
-    def __init__(self, file: Path, settings: RunSettings) -> None:
+    def __init__(self, file: Path, settings: RunSettings, max_sizes: Mapping[str, int] | None = None) -> None:
         import onnxruntime
 
         providers, options = settings.resolve_providers(), settings.resolve_session_options()
@@ -86,6 +87,7 @@ class Graph:
                 check_graph(file)
             raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
+        self._max_sizes = dict(max_sizes or {})
         self.seconds = 0.0
         self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
         self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}
@@ -107,10 +109,12 @@ class Graph:
             The outputs by name.
 
         Raises:
-            OptionError: an input is missing, or has an unsupported shape or value.
+            OptionError: an input is missing, or has an unsupported shape or value; an axis is longer than the graph's
+                limit.
         """
         import onnxruntime
 
+        self._check_sizes(feed)
         missing = [name for name in self.inputs if name not in feed]
         if missing:
             raise OptionError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
@@ -134,6 +138,17 @@ class Graph:
             raise OptionError(f"ONNX Runtime can't run {self.file.name}: {error}") from error
         self.seconds += time.perf_counter() - start
         return dict(zip(names, binding.get_outputs(), strict=True))
+
+    def _check_sizes(self, feed: Feed) -> None:
+        for name, spec in self.inputs.items() if self._max_sizes else ():
+            value = feed.get(name)
+            for label, size in zip(spec.axes, value.shape if isinstance(value, np.ndarray) else (), strict=False):
+                limit = self._max_sizes.get(str(label), size)
+                if size > limit:
+                    raise OptionError(
+                        f"the {label} of {name} is {size}, and {self.file.name} computes what the model does up to "
+                        f"{limit}; shorten the input"
+                    )
 
 
 def to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:

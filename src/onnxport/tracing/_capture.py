@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from onnxport.tracing.scope import capturing
 from onnxport.weights.parameters import ParameterTensor
@@ -14,12 +16,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True)
+class Captured:
+    """Hold a lowered graph, and up to which sizes it is valid.
+
+    Attributes:
+        graph: the graph.
+        max_sizes: input name and axis to the largest size for which the model's code takes the traced branches, of axes
+            that have one.
+    """
+
+    graph: onnx_ir.Model
+    max_sizes: Mapping[tuple[str, int], int]
+
+
 def capture(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
     dynamic: Mapping[str, tuple[int, ...]],
     opset: int | None,
-) -> onnx_ir.Model:
+) -> Captured:
     """Capture a model's forward.
 
     Args:
@@ -34,14 +50,56 @@ def capture(
     """
     from torch.export import Dim
     from transformers.exporters.exporter_onnx import OnnxConfig as EngineConfig
-    from transformers.exporters.exporter_onnx import OnnxExporter
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
     config = EngineConfig(dynamic_shapes=shapes, opset_version=opset, optimize=False)
     with capturing(model):
-        exported: onnx_ir.Model = OnnxExporter().export(model, dict(inputs), config).program
-    _name_parameters(exported, model)
-    return exported
+        exporter = _exporter_class()()
+        program = exporter.export(model, dict(inputs), config).program
+    _name_parameters(program, model)
+    return Captured(program, exporter.max_sizes)
+
+
+@cache
+def _exporter_class() -> Any:
+    """Return a subclass of the engine that keeps the largest sizes of the inputs' axes.
+
+    The engine lowers the captured program to ONNX and drops it. `super()` in the engine's class calls the class that
+    precedes its base in the order of the subclass's bases.
+    """
+    from transformers.exporters.exporter_dynamo import DynamoExporter
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    class Recorder(DynamoExporter):  # type: ignore[misc]  # Transformers' exporters aren't typed
+        max_sizes: Mapping[tuple[str, int], int]
+
+        def export_program(self, *arguments: Any, **named: Any) -> Any:
+            exported, metadata = super().export_program(*arguments, **named)
+            self.max_sizes = dict(_max_sizes(exported))
+            return exported, metadata
+
+    class RecordingExporter(OnnxExporter, Recorder):  # type: ignore[misc]  # see above
+        """The engine, with the largest sizes of its last export."""
+
+    return RecordingExporter
+
+
+def _max_sizes(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield the input axes whose size has an upper bound, each with the bound.
+
+    Lower bounds aren't kept: PyTorch assumes that every dynamic axis has at least 2 elements, and derives others from
+    it that don't hold for the model, such as 4 for a sum of two axes.
+    """
+    for node in exported.graph.nodes:
+        if node.op != "placeholder" or node.name not in exported.graph_signature.user_inputs:
+            continue
+        for axis, size in enumerate(getattr(node.meta["val"], "shape", ())):
+            limits = None if isinstance(size, int) else exported.range_constraints.get(size.node.expr)
+            if limits is not None and limits.upper.is_Integer and limits.upper < _UNLIMITED:
+                yield (str(node.name), axis), int(limits.upper)
+
+
+_UNLIMITED = 2**31 - 1
 
 
 def default_opset() -> int:

@@ -8,11 +8,12 @@ which axes are dynamic, and its symbols are renamed to the description's labels 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
-from onnxport.description.axes import symbols_of
+from onnxport.description.axes import symbols_of, today_label
 from onnxport.description.signature import Signature, solve
 from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
@@ -38,7 +39,7 @@ def trace(
     signature: Signature,
     *,
     opset: int | None = None,
-) -> onnx_ir.Model:
+) -> Traced:
     """Capture a model as an ONNX graph.
 
     Args:
@@ -49,8 +50,9 @@ def trace(
         opset: ONNX opset version to produce; None for the engine's default.
 
     Returns:
-        A clean graph with the signature's inputs and outputs, in order. An axis that the model can't vary is an
-        integer. Parameters are `ParameterTensor`s with names, dtypes and shapes, but no values.
+        A clean graph, and up to which sizes it is valid. It has the signature's inputs and outputs, in order. An axis
+        that the model can't vary is an integer. Parameters are `ParameterTensor`s with names, dtypes and shapes, but no
+        values.
 
     Raises:
         TraceError: the engine couldn't capture the model.
@@ -76,14 +78,39 @@ def trace(
     with translating(untraceable), evaluating(model), described, overridden(model, config):
         config.patch_ops()
         try:
-            graph_model = capture(model, inputs, dynamic, opset)
+            captured = capture(model, inputs, dynamic, opset)
         finally:
             config.restore_ops()
+    graph_model = captured.graph
     name_graph(graph_model.graph, signature, list(layout.flat))
     ReadSizesFromFirstInputPass()(graph_model)
     CleanUpPass()(graph_model)
     RoundAfterwardsPass()(graph_model)
-    return graph_model.clone()  # the engine's values overload ==; their copies are plain `ir.Value`s
+    clone = graph_model.clone()  # the engine's values overload ==; their copies are plain `ir.Value`s
+    limits = {(aliases[alias], axis): size for (alias, axis), size in captured.max_sizes.items()}
+    return Traced(clone, _max_sizes(signature, limits))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Hold a captured graph, and up to which sizes it is valid.
+
+    Attributes:
+        graph: the graph.
+        max_sizes: label of an input axis to the largest size for which the model's code takes the traced branches, of
+            axes that have one.
+    """
+
+    graph: onnx_ir.Model
+    max_sizes: Mapping[str, int]
+
+
+def _max_sizes(signature: Signature, limits: Mapping[InputAxis, int]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for (name, axis), size in limits.items():
+        label = today_label(signature.inputs[name][axis])
+        sizes[label] = min(size, sizes.get(label, size))
+    return sizes
 
 
 InputAxis = tuple[str, int]
