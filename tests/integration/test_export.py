@@ -26,7 +26,13 @@ def test_the_directory_has_a_validation_report(bert: Path, tmp_path: Path) -> No
     assert manifest == result.manifest
     assert manifest.task == "fill-mask"
     assert manifest.validation["status"] == "passed"
-    assert [case["name"] for case in manifest.validation["cases"]] == ["traced", "batch 1", "odd lengths", "padding"]
+    assert [case["name"] for case in manifest.validation["cases"]] == [
+        "traced",
+        "batch 1",
+        "odd lengths",
+        "padding",
+        "long",
+    ]
     (component,) = manifest.components
     assert [tensor.name for tensor in component.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
     assert {tensor.axes for tensor in component.inputs} == {("batch_size", "sequence_length")}

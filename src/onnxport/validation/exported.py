@@ -14,7 +14,7 @@ from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
 from onnxport.bundles.written import Written
 from onnxport.checkpoint.reading import Reader
-from onnxport.description.description import GraphDescription
+from onnxport.description.description import Description, GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
 from onnxport.options import ExportOptions, Progress, ValidationOptions
@@ -25,6 +25,7 @@ from onnxport.validation.original import original_model
 from onnxport.validation.prove import ProofRequest, prove
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
 from onnxport.validation.report import ValidationReport, merged, with_note
+from onnxport.validation.tokens import compare_tokens
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
 
@@ -68,7 +69,20 @@ def validate_export(
             except NoKernelError as error:
                 validation = _skipped_without_kernel(error, options.validation, tolerance)
             reports.append(validation)
+        if options.validate == "full" and strategy.name == "whole" and blueprint.description.canonical_task.with_past:
+            report("validate generation", None)
+            reports += _compare_tokens(described, model, written.directory, options.validation)
     return with_note(merged(reports), note)
+
+
+def _compare_tokens(
+    described: Description, model: PreTrainedModel, directory: Path, options: ValidationOptions
+) -> list[ValidationReport]:
+    """Return the report of the tokens that the graphs generate; empty if they aren't compared."""
+    tolerance = tolerance_of(described.graphs[-1], options)
+    cases = compare_tokens(described.graphs, model, directory, tolerance)
+    status = "passed" if all(case.passed for case in cases) else "failed"
+    return [ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))] if cases else []
 
 
 def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path, strategy: Strategy) -> ProofRequest:
@@ -82,7 +96,13 @@ def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path
     """
     module, examples = graph.module_of(model), graph.code.examples
     return ProofRequest(
-        graph.name, directory / graph.file, module, examples, graph.sizes, mapped=strategy.name != "whole"
+        graph.name,
+        directory / graph.file,
+        module,
+        examples,
+        graph.sizes,
+        graph.max_sizes,
+        mapped=strategy.name != "whole",
     )
 
 

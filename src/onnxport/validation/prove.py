@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._onnxruntime import runtime_errors
 from onnxport.description.axes import symbols_of
 from onnxport.description.examples import Examples
+from onnxport.description.lengths import long_length, positions_of
 from onnxport.description.signature import solve
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import ValidationError
@@ -35,6 +37,7 @@ class ProofRequest:
         model: the original, a Transformers model in evaluation mode.
         examples: generates the inputs; its signature has the graph's axis labels.
         traced: symbol to size at which the graph was traced.
+        max_sizes: label of an input axis to the largest size that the graph is valid for, of axes that have one.
         mapped: whether ONNX Runtime memory-maps the graph's weights.
     """
 
@@ -43,6 +46,7 @@ class ProofRequest:
     model: PreTrainedModel
     examples: Examples
     traced: Mapping[str, int]
+    max_sizes: Mapping[str, int] = field(default_factory=dict)
     mapped: bool = False
 
 
@@ -113,7 +117,7 @@ class _CaseRule:
 
 
 def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Iterator[_PlannedCase]:
-    """Yield the cases: the traced sizes, batch 1, odd lengths, padding, and an empty past if the graph has one."""
+    """Yield the cases: the traced sizes, batch 1, odd lengths, padding, an empty past if there is one, a long input."""
     dynamic = dynamic_symbols(session)
     inputs = [value.name for value in session.get_inputs()]
     has_mask = any(name.endswith("attention_mask") for name in inputs)
@@ -130,6 +134,37 @@ def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Itera
         applies = not rule.requires or any(_axis_type(symbol) == rule.requires for symbol in sizes)
         if (has_mask or not rule.padding) and applies:
             yield _PlannedCase(rule.name, {**traced, **sizes}, rule.padding)
+    long = _long_sizes(request, dynamic)
+    if long:
+        yield _PlannedCase("long", {**traced, **long})
+
+
+def _long_sizes(request: ProofRequest, dynamic: set[str]) -> dict[str, int]:
+    """Return the sizes of the longest sequences that are validated, in a batch of 1; empty without sequences.
+
+    Tokens follow as many cached ones as in the trace; their positions are those after a cache that is longer than them.
+    """
+    sequences = [symbol for symbol in request.traced if _axis_type(symbol) in _SEQUENCES and symbol in dynamic]
+    past = sum(size for symbol, size in request.traced.items() if _axis_type(symbol) == "past")
+    parameters = sum(parameter.numel() for parameter in request.model.parameters())
+    config = request.examples.config._config
+    length = long_length(config, parameters) - past
+    if past:
+        length = min(length, (min(positions_of(config), default=sys.maxsize) - 2) // 2)
+    sizes = {symbol: min(length, _limit(symbol, request)) for symbol in sequences}
+    if not any(size > request.traced[symbol] for symbol, size in sizes.items()):
+        return {}
+    return sizes | {symbol: 1 for symbol in dynamic if _axis_type(symbol) == "batch"}
+
+
+def _limit(symbol: str, request: ProofRequest) -> int:
+    """Return the largest size of a symbol's axes, with the traced sizes of the symbols that it is added to."""
+    limits = [
+        size - sum(request.traced.get(other, 0) for other in symbols_of(label) if other != symbol)
+        for label, size in request.max_sizes.items()
+        if symbol in symbols_of(label)
+    ]
+    return min(limits, default=sys.maxsize)
 
 
 def _unchanged(size: int) -> int:
@@ -153,9 +188,11 @@ _ODD = {
     "audio": lambda size: size * 3 // 4 + 1,
     "choice": lambda _: 3,
 }
+_SEQUENCES = ("sequence", "encoder", "decoder", "cross")
 _OTHER_IMAGE = {"batch": lambda _: 1, "height": lambda size: size * 2, "width": lambda size: size * 3}
 _CASES = (
     _CaseRule("batch 1", {"batch": lambda _: 1}),
+    _CaseRule("one token", {"sequence": lambda _: 1, "decoder": lambda _: 1}, requires="past"),
     _CaseRule("odd lengths", _ODD),
     _CaseRule("other image size", _OTHER_IMAGE, requires="height"),
     _CaseRule("padding", {**_LENGTHS_11, "batch": lambda _: 3}, padding=True),

@@ -1,0 +1,57 @@
+"""A full validation generates with the graphs, and compares the tokens with the original's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.checkpoints import randomize
+from conformance.matrix.shrink import tiny_config
+from onnxport.errors import ValidationError
+from onnxport.runtime.decoder import Decoder
+from onnxport.validation import tokens
+
+
+def checkpoint_of(model_class: Any, directory: Path) -> Path:
+    torch.manual_seed(0)
+    model = model_class(tiny_config(model_class.config_class.model_type))
+    randomize(model)
+    model.save_pretrained(directory / "checkpoint")
+    return directory / "checkpoint"
+
+
+def token_cases(manifest: onnxport.Manifest) -> list[str]:
+    return [case["name"] for case in manifest.validation["cases"] if "tokens" in case["name"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["LlamaForCausalLM", "MambaForCausalLM", "T5ForConditionalGeneration", "WhisperForConditionalGeneration"]
+)
+def test_graphs_generate_what_the_original_does(name: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(getattr(transformers, name), tmp_path)
+    manifest = onnxport.export(checkpoint, tmp_path / "out").manifest
+    assert token_cases(manifest) == ["32 tokens", "32 tokens, padded batch"]
+
+
+def test_another_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutPositions(Decoder):
+        def step(self, feed: Any, cache: Any, prefix: int = 0) -> Any:
+            first = {"position_ids": 0 * feed["input_ids"]}
+            return super().step({**feed, **first}, cache, prefix)
+
+    monkeypatch.setattr(tokens, "Decoder", WithoutPositions)
+    checkpoint = checkpoint_of(transformers.LlamaForCausalLM, tmp_path)
+    with pytest.raises(ValidationError, match=r"tokens: token \d+ of sequence \d is \d+, the original's is \d+"):
+        onnxport.export(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quick_validation_generates_nothing(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(transformers.LlamaForCausalLM, tmp_path)
+    manifest = onnxport.export(checkpoint, tmp_path / "out", onnxport.ExportOptions(validate="quick")).manifest
+    assert not token_cases(manifest)
