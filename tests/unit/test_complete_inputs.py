@@ -35,3 +35,21 @@ def test_image_inputs() -> None:
     found = complete_inputs(graph(**pixels, **mask), {"pixel_values": np.zeros((2, 3, 4, 5))})
     assert found["pixel_mask"].shape == (2, 4, 5)
     assert found["pixel_mask"].all()
+
+
+def test_inputs_whose_sizes_follow_from_others() -> None:
+    series = ("float32", ("batch_size", 32, 1))
+    found = complete_inputs(
+        graph(past_values=series, past_observed_mask=series), {"past_values": np.zeros((3, 32, 1), "float32")}
+    )
+    assert found["past_observed_mask"].shape == (3, 32, 1)
+    assert found["past_observed_mask"].all()
+
+
+def test_an_input_without_a_default_stays_missing() -> None:
+    entities = ("int64", ("batch_size", "entity_length"))
+    found = complete_inputs(
+        graph(input_ids=("int64", ("batch_size", "sequence_length")), entity_ids=entities, entity_mask=entities),
+        {"input_ids": np.ones((2, 3))},
+    )
+    assert set(found) == {"input_ids"}

@@ -37,12 +37,12 @@ def test_kinds_and_shapes_are_those_of_the_documentation() -> None:
             ["input_ids"],
             {},
             "encoder_hidden_states",
-            "there is no cross-attention",
+            "the export has no encoder that computes it",
         ),
         ("BertForMaskedLM", "fill-mask", ["input_ids"], {}, "token_type_ids", NOT_DESCRIBED),
         (
             *("BertForMaskedLM", "fill-mask", ["input_ids"]),
-            *({"type_vocab_size": 1}, "token_type_ids", "the model has one token type"),
+            *({"type_vocab_size": 1}, "token_type_ids", "the model has no embeddings of several token types"),
         ),
         (
             *("LlamaForCausalLM", "text-generation", ["input_ids"]),

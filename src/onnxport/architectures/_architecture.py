@@ -72,6 +72,7 @@ class Architecture:
         patches: patches to apply while a model with modules of this family is traced.
         modalities: modifies how encoder outputs are merged into the decoder's embeddings.
         packages: distributions with the model's code, if it isn't part of Transformers.
+        left_out: parameter of the forward that can't be an input to the reason.
         preprocessors: Auto classes that load the preprocessor, if the checkpoint's files don't name one.
         tiny: settings of a tiny checkpoint for conformance tests.
     """
@@ -85,6 +86,7 @@ class Architecture:
     patches: tuple[Patch, ...] = ()
     modalities: DescribeModality | None = None
     packages: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     preprocessors: tuple[str, ...] = ()
     tiny: Tiny = Tiny()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,6 +14,7 @@ from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.description.cache_layout import CACHE_NAMES
+from onnxport.description.completion import completed
 from onnxport.description.component_types import (
     can_be_split,
     cross_attention,
@@ -27,6 +28,7 @@ from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
+from onnxport.description.forward import left_out
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.multimodal import method_of
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
@@ -390,6 +392,8 @@ def _components(
         return cross_attention(model, preprocessor)
     if not task.with_past or not _decodes_modalities(model, task):
         config = _describe_single(model, task, preprocessor, last_logits)
+        if not task.with_past:
+            config = completed(model, config, preprocessor, task, record.left_out)
         if takes_modality(config) or not _decodes_modalities(model, task):
             return (Component("model", model, config, preprocessor),)
     if not can_be_split(model, record.encoders):
@@ -428,6 +432,21 @@ def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface
     if record is None or record.modalities is None:
         return modalities
     return tuple(record.modalities(modality, config) for modality in modalities)
+
+
+def describe_left_out(
+    model: PreTrainedModel, task: Task, inputs: Collection[str], unused: Collection[str]
+) -> dict[str, str]:
+    """Return the parameters of a model's forward that aren't inputs of any graph, each with the reason.
+
+    Args:
+        model: the exported model.
+        task: the task.
+        inputs: names of the inputs of all graphs.
+        unused: names of parameters whose values the model doesn't use.
+    """
+    reasons = left_out(model, task, inputs, unused)
+    return reasons | {name: reason for name, reason in _record_of(model).left_out.items() if name in reasons}
 
 
 def _record_of(model: PreTrainedModel) -> Architecture:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.cache_layout import CACHED_ROWS, CacheLayout
@@ -174,5 +174,11 @@ ARCHITECTURES = (
         encoders={"vision_encoder": _vision_encoder},
         decoder=MllamaDecoderOnnxConfig,
         modalities=_modality,
+        tiny=Tiny(
+            fields={
+                "vision_config": {"...": True, "intermediate_layers_indices": [0, 2], "vision_output_dim": 96},
+                "text_config": {"...": True, "cross_attention_layers": [1, 3]},
+            }
+        ),
     ),
 )

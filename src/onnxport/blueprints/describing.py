@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values, with_few_layers
-from onnxport.architectures.describe import describe
+from onnxport.architectures.describe import describe, describe_left_out
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
-from onnxport.description.forward import left_out
+from onnxport.description.documented_inputs import CompletedOnnxConfig
 from onnxport.description.tolerances import default_tolerance
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
@@ -123,7 +123,7 @@ def _description(
         subject.task.full_name,
         options.dtype,
         graphs,
-        left_out=left_out(model, subject.task, inputs),
+        left_out=describe_left_out(model, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
     )
 
 
@@ -141,6 +141,7 @@ def _describe_graph(component: Component, model: PreTrainedModel, options: Graph
         rtol=tolerance.rtol,
         inputs=input_specs(runnable, layout, str(component.model.dtype).removeprefix("torch.")),
         sizes=sizes,
+        unused=component.config.unused if isinstance(component.config, CompletedOnnxConfig) else (),
         cache=runnable.cache,
         runnable=runnable,
     )

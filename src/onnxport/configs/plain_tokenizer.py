@@ -8,17 +8,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
-def plain_tokenizer(config: PreTrainedConfig, *, token_type_ids: bool = False) -> PreTrainedTokenizerFast:
+def plain_tokenizer(config: PreTrainedConfig, *, ends_with_eos: bool = False) -> PreTrainedTokenizerFast:
     """Build a tokenizer whose words are token ids.
 
     Args:
         config: the model's configuration, whose `bos_token_id`, `eos_token_id` and `pad_token_id` are special tokens.
-        token_type_ids: whether it makes `token_type_ids`, too.
+        ends_with_eos: whether it appends `eos_token_id`, as tokenizers of encoder-decoders do; BART's classifier takes
+            the hidden state of that token.
 
     Returns:
-        A fast tokenizer that adds no special tokens.
+        A fast tokenizer that adds no other special tokens.
     """
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     size = min(int(getattr(config, "vocab_size", 2)), 1000)
@@ -29,9 +30,14 @@ def plain_tokenizer(config: PreTrainedConfig, *, token_type_ids: bool = False) -
         for name in ("bos", "eos", "pad")
         if isinstance(index := getattr(config, f"{name}_token_id", None), int) and 0 <= index < size
     }
+    if ends_with_eos and "eos_token" in special:
+        eos = special["eos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, int(eos))]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=str(size - 1),
-        model_input_names=["input_ids", *(["token_type_ids"] if token_type_ids else []), "attention_mask"],
+        model_input_names=["input_ids", "attention_mask"],
         **special,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from onnxport.description import packed_patches
+from onnxport.description.completion import completed
 from onnxport.description.components import MODALITY_ENCODERS, Component
 from onnxport.description.encoder_decoder import (
     CrossAttentionDecoderOnnxConfig,
@@ -27,6 +28,7 @@ from onnxport.description.multimodal import (
     language_model,
     method_of,
 )
+from onnxport.description.tasks import canonical_task
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def encoder_decoder(
     """
     module = model.get_encoder()
     if hasattr(module, "main_input_name"):
-        described = encoder(module, preprocessor)
+        described = completed(module, encoder(module, preprocessor), preprocessor, canonical_task("feature-extraction"))
     else:
         module, described = model, InnerEncoderOnnxConfig(model, preprocessor)
     return (

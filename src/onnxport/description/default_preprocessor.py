@@ -44,8 +44,6 @@ _MEL_BINS = (
 )
 """Configuration fields with the number of mel bins of an audio frame."""
 _IMAGE_SIZE = (224, 224)
-_TYPE_VOCAB_SIZE = 2
-"""Types of tokens of a model whose configuration doesn't have their number."""
 _SAMPLES = 24000
 _TIME_FIRST = "SeamlessM4TFeatureExtractor"
 """Its `input_features` are [batch, frames, mel bins], as most models but Whisper take them."""
@@ -78,11 +76,8 @@ def complete_preprocessor(model: PreTrainedModel, preprocessor: Preprocessor | N
 
 
 def _tokenizer_of(model: PreTrainedModel) -> Preprocessor:
-    """Return a tokenizer that makes `token_type_ids` if the model has embeddings for several types."""
     config = model.config if hasattr(model.config, "vocab_size") else text_config_of(model.config)
-    takes_types = "token_type_ids" in inspect.signature(type(model).forward).parameters
-    has_types = takes_types and (getattr(config, "type_vocab_size", None) or _TYPE_VOCAB_SIZE) > 1
-    return cast("Preprocessor", plain_tokenizer(config, token_type_ids=has_types))
+    return cast("Preprocessor", plain_tokenizer(config, ends_with_eos=model.config.is_encoder_decoder))
 
 
 def _is_tokenizer(preprocessor: Preprocessor) -> bool:

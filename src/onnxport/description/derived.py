@@ -247,7 +247,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             tokens = named["input_ids"] if "input_ids" in named else named["inputs_embeds"]
             named["attention_mask"] = named["attention_mask"][:, -tokens.shape[1] :]
         result = super().run(forward, {**named, **self._kwargs})
-        if not any(_tensor_names(result)):
+        if not any(tensor_names(result)):
             result = _with_nested_tensors(result)
         inputs = {} if self._generates else {name: f"encoder_{name}" for name in named}  # a mask that is also an output
         return {PAST if name == self._cache_name else inputs.get(name, name): value for name, value in result.items()}
@@ -393,7 +393,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         audio, mask = next((name for name in _AUDIO_INPUTS if name in inputs), None), inputs.get("attention_mask")
         if audio and mask is not None and "input_ids" not in inputs and mask.shape[1] == inputs[audio].shape[1]:
             self._inputs |= {name: {0: "batch", 1: "audio_sequence"} for name in (audio, "attention_mask")}
-        self._outputs = {name: {0: "batch"} for name in _tensor_names(result) if name not in inputs}
+        self._outputs = {name: {0: "batch"} for name in tensor_names(result) if name not in inputs}
         if not self._outputs:
             raise UnsupportedError(f"{type(model).__name__} returns no tensors, only {', '.join(result) or 'nothing'}")
         if use_past:
@@ -451,7 +451,7 @@ def _run_failure_message(model: PreTrainedModel, inputs: list[str], error: Excep
     )
 
 
-def _tensor_names(result: Mapping[str, Any]) -> Iterator[str]:
+def tensor_names(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of a model's output tensors; those in a list are `name.index`."""
     import torch
 

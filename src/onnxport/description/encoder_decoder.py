@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxport.configs._base import model_of
+from onnxport.configs._base import OnnxConfig, model_of
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
@@ -84,7 +84,7 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     is_time_first: ClassVar[bool] = False
     _input_ids_name: ClassVar[str] = "decoder_input_ids"
 
-    def __init__(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, encoder: OnnxConfig, preprocessor: Any) -> None:
         OnnxConfigWithPast.__init__(self, model.config, "default", self.patches_of(model), use_past=True)
         self._inspect_forward(model, encoder, preprocessor)
 
@@ -184,7 +184,7 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
     def _encoder_of(self, model: PreTrainedModel) -> Any:
         return model.get_encoder()
 
-    def _inspect_forward(self, model: PreTrainedModel, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def _inspect_forward(self, model: PreTrainedModel, encoder: OnnxConfig, preprocessor: Any) -> None:
         """Run the model once and record its encoder's output class and shapes, and the layout of its cache."""
         import torch
 
@@ -234,7 +234,7 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
 
     _input_ids_name = "input_ids"
 
-    def __init__(self, model: PreTrainedModel, vision: Any, encoder: EncoderOnnxConfig, preprocessor: Any) -> None:
+    def __init__(self, model: PreTrainedModel, vision: Any, encoder: OnnxConfig, preprocessor: Any) -> None:
         self._vision_model = vision
         super().__init__(model, encoder, preprocessor)
         del self._vision_model

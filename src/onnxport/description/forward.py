@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Literal
 
 from onnxport.description.cache_layout import CACHE_NAMES
 from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
-from onnxport.description.text_configs import text_config_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 Kind = Literal["tensor", "cache", "collection", "flag", "other"]
 """What a parameter is: a tensor, a cache, a collection of tensors, a bool, int, float or str, or anything else."""
 NOT_DESCRIBED = "not described yet: the graph computes with forward's default"
 """Reason for a parameter that can change an output, and that no rule leaves out."""
+
+UNUSED = "the model doesn't use it with its configuration"
+"""Reason for a parameter whose values no operator takes."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,15 @@ class ForwardParameter:
         name: its name.
         kind: what it is, by its annotation or, without one, its documentation.
         shape: the documented axes, such as `("batch_size", "sequence_length")`; empty if there are none.
+        dtype: element type of a tensor: `int64`, `float32` or `bool`; empty if neither its annotation nor its
+            documentation has it.
         default: its default; `inspect.Parameter.empty` if it has none.
     """
 
     name: str
     kind: Kind
     shape: tuple[str, ...]
+    dtype: str
     default: object
 
 
@@ -71,7 +76,12 @@ def _describe(parameter: inspect.Parameter, documentation: str) -> ForwardParame
         kind = "cache"
     shape = _SHAPE.search(documentation)
     axes = tuple(axis.strip() for axis in shape[1].split(",") if axis.strip()) if shape else ()
-    return ForwardParameter(parameter.name, kind, axes, parameter.default)
+    dtype = next((dtype for name, dtype in _DTYPES.items() if name in f"{text} {documentation}"), "")
+    return ForwardParameter(parameter.name, kind, axes, dtype, parameter.default)
+
+
+_DTYPES = {"BoolTensor": "bool", "LongTensor": "int64", "IntTensor": "int64", "FloatTensor": "float32"}
+"""Type of a tensor in an annotation or docstring to its element type in a graph."""
 
 
 def _kind_of(text: str, default: object) -> Kind:
@@ -86,53 +96,76 @@ def _kind_of(text: str, default: object) -> Kind:
     return "flag" if _FLAG.search(text) else "other"
 
 
-def left_out(model: PreTrainedModel, task: Task, inputs: Collection[str]) -> dict[str, str]:
+def left_out(
+    model: PreTrainedModel, task: Task, inputs: Collection[str], unused: Collection[str] = ()
+) -> dict[str, str]:
     """Return the parameters of a forward that aren't inputs of any graph, each with the reason.
 
     Args:
         model: the exported model.
         task: the task.
         inputs: names of the inputs of all graphs.
+        unused: names of parameters whose values the model doesn't use.
 
     Returns:
         Parameter name to reason; `NOT_DESCRIBED` if the parameter can change an output, and no rule leaves it out.
     """
     parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
-    has_cache = any(name.startswith("past_") for name in inputs)
+    has_cache = any(name.startswith("past_") and "." in name for name in inputs)
     missing = [p for p in parameters.values() if p.name not in inputs and not (has_cache and p.kind == "cache")]
-    return {p.name: _reason(p, model.config, inputs, task) for p in missing}
+    reasons = {p.name: _reason(p, model, inputs, task) for p in missing}
+    return reasons | {name: UNUSED for name in unused if reasons.get(name) == NOT_DESCRIBED}
 
 
 _TRAINING = re.compile(
     r"(\w+_)?(labels?|targets|target_values)|(start|end)_positions|labels_mask|mask_time_indices"
-    r"|sampled_negative_indices|is_impossible|cls_index|future_values|bool_masked_pos"
+    r"|sampled_negative_indices|is_impossible|cls_index|future_(values|observed_mask)|bool_masked_pos|perm_mask"
+    r"|target_mapping"
 )
-"""Labels, and masks of pretraining."""
-_PRECOMPUTED = re.compile(r"(\w+_)?(inputs_embeds|outputs|past_key_values)|encoder_embeds|query_embeds")
-_CROSS_ATTENTION = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
-_POSITIONS = re.compile(r"(\w+_)?position_ids")
+"""Labels, and masks and permutations of pretraining."""
+_PRECOMPUTED = re.compile(
+    r"(\w+_)?(inputs_embeds|outputs|past_key_values|image_embeds|image_embeddings|vision_embeds|audio_embeds)"
+    r"|(encoder|query)_embeds|(image_encoder|perceiver)_embeddings|question_lengths"
+)
+_ENCODER_STATES = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
+_DECODER_TOKENS = re.compile(r"decoder_(input_ids|attention_mask)")
+_MASKED = {"input_ids", "input_values", "input_features", "inputs", "inputs_embeds"}
+_OTHER_MASKS = re.compile(r"lengths|input_mask")
+_POSITIONS = re.compile(r"(decoder_)?position_ids")
 _OTHER_MODALITIES = re.compile(
     r"(pixel|image|images|video|videos|audio|input_features|feature|mm|spatial|aspect|num_frames|num_local)(_\w+)?|grid_thw"
 )
 _VIDEOS = re.compile(r"(\w+_)?videos?(_\w+)?|num_frames_per_video")
 
 
-def _reason(parameter: ForwardParameter, config: PreTrainedConfig, inputs: Collection[str], task: Task) -> str:
-    name, text_config = parameter.name, text_config_of(config)
+def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collection[str], task: Task) -> str:
+    name = parameter.name
     has_decoder_graph = "encoder_hidden_states" in inputs
     rules = (
         (parameter.kind == "cache", f"a cache: {task.name}{PAST_SUFFIX} has it"),
+        (name == "mems", "a cache of earlier segments: a graph computes one segment"),
         (parameter.kind == "flag", f"an option of forward: the graph has its value {parameter.default!r}"),
         (_TRAINING.fullmatch(name), "for training"),
         (_PRECOMPUTED.fullmatch(name), "computed from the other inputs"),
-        (
-            _CROSS_ATTENTION.fullmatch(name) and not _has_cross_attention(text_config),
-            "there is no cross-attention",
-        ),
+        (_ENCODER_STATES.fullmatch(name), "the export has no encoder that computes it"),
         (has_decoder_graph and name == "decoder_input_ids", "input_ids of the decoder's graph"),
         (has_decoder_graph and name == "decoder_attention_mask", "generated tokens have no padding"),
+        (
+            _DECODER_TOKENS.fullmatch(name) and "decoder_input_ids" not in inputs,
+            "the model makes the decoder's tokens itself",
+        ),
+        (_OTHER_MASKS.fullmatch(name) and "attention_mask" in inputs, "another form of attention_mask"),
         (_POSITIONS.fullmatch(name), "counted from the other inputs"),
-        (name == "token_type_ids" and _token_types(text_config) < 2, "the model has one token type"),
+        (
+            name == "attention_mask" and (_MASKED.isdisjoint(inputs) or _takes_patches(model, inputs)),
+            "it would mask patches of images or spectrograms, of which preprocessors pad none",
+        ),
+        (
+            name == "attention_mask" and getattr(model.config, "feat_extract_norm", "") == "group",
+            "Transformers advises against it for this feature encoder, whose norm includes padding",
+        ),
+        (name == "token_type_ids" and _token_types(model) < 2, "the model has no embeddings of several token types"),
+        (name == "token_type_ids" and task.name == "text-generation", "generation has no token types"),
         (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
         (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
         (parameter.kind in ("collection", "other"), "not a tensor"),
@@ -140,10 +173,17 @@ def _reason(parameter: ForwardParameter, config: PreTrainedConfig, inputs: Colle
     return next((reason for applies, reason in rules if applies), NOT_DESCRIBED)
 
 
-def _has_cross_attention(config: PreTrainedConfig) -> bool:
-    return bool(config.is_encoder_decoder or getattr(config, "is_decoder", False))
+def _takes_patches(model: PreTrainedModel, inputs: Collection[str]) -> bool:
+    return hasattr(model.config, "patch_size") and "input_ids" not in inputs
 
 
-def _token_types(config: PreTrainedConfig) -> int:
-    types = getattr(config, "type_vocab_size", None)
-    return types if isinstance(types, int) else 2
+def _token_types(model: PreTrainedModel) -> int:
+    """Return the number of token types of which a model has embeddings.
+
+    GPT-2, XLM and CTRL have none: they take `token_type_ids` as further token ids, whose word embeddings they add.
+    """
+    named = (len(weight) for name, weight in model.named_parameters() if _TOKEN_TYPE_EMBEDDINGS.search(name))
+    return max(named, default=0)
+
+
+_TOKEN_TYPE_EMBEDDINGS = re.compile(r"(token_type|segment|seg)_embed\w*(\.weight)?$")

@@ -33,6 +33,9 @@ _MODALITY_INPUTS = (
 )
 """Prefixes of inputs with images, audio or another modality themselves, not their masks or sizes."""
 
+_ANY_MODALITY = "inputs"
+"""Perceiver's name of the input of every modality."""
+
 
 def accepts_modality(model_class: type) -> bool:
     """Return whether the forward of a class takes images, audio or another modality besides text.
@@ -68,4 +71,6 @@ def takes_modality(config: OnnxConfig) -> bool:
 
 
 def _has_modality(names: Iterable[str]) -> bool:
-    return any(name.startswith(_MODALITY_INPUTS) and not name.endswith("_mask") for name in names)
+    return any(
+        name == _ANY_MODALITY or (name.startswith(_MODALITY_INPUTS) and not name.endswith("_mask")) for name in names
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.errors import UnsupportedError
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -69,7 +70,7 @@ def prefix_of(index: int) -> str:
     return f"{HEAD}.module_{index}."
 
 
-class SentenceEmbeddingOnnxConfig(OnnxConfig):
+class SentenceEmbeddingOnnxConfig(DelegatingOnnxConfig):
     """Describe a model with the modules that compute one embedding per sequence.
 
     Args:
@@ -80,23 +81,12 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
     """
 
     def __init__(self, trunk: OnnxConfig) -> None:
-        super().__init__(trunk._config, "default")
+        super().__init__(trunk, "default")
         if _HIDDEN_STATES not in trunk.outputs or "input_ids" not in trunk.inputs:
             raise UnsupportedError(
                 f"{trunk._config.model_type} takes {', '.join(trunk.inputs)} and returns {', '.join(trunk.outputs)}; "
                 f"sentence-similarity needs input_ids and {_HIDDEN_STATES}: export it with --task feature-extraction"
             )
-        self._trunk = trunk
-
-    @property
-    def trunk(self) -> OnnxConfig:
-        """Description of the transformer without the modules."""
-        return self._trunk
-
-    @property
-    def inputs(self) -> Axes:
-        """Inputs of the transformer."""
-        return self._trunk.inputs
 
     @property
     def outputs(self) -> Axes:
@@ -104,58 +94,15 @@ class SentenceEmbeddingOnnxConfig(OnnxConfig):
 
         Optimum, and sentence-transformers through it, read the outputs by these names.
         """
-        tokens = self._trunk.inputs["input_ids"]
+        tokens = self.trunk.inputs["input_ids"]
         return {_HIDDEN_STATES: dict(tokens), "sentence_embedding": {0: tokens[0]}}
-
-    @property
-    def values_override(self) -> Mapping[str, Any] | None:
-        """Configuration values of the transformer's description."""
-        return self._trunk.values_override
-
-    @property
-    def model_values(self) -> Mapping[str, Any]:
-        """Configuration fields to set during the export, as in the transformer's description."""
-        return self._trunk.model_values
-
-    @property
-    def static_symbols(self) -> frozenset[str]:
-        """Static symbols of the transformer's description."""
-        return self._trunk.static_symbols
-
-    @property
-    def default_onnx_opset(self) -> int:
-        """Opset of the transformer's description."""
-        return self._trunk.default_onnx_opset
-
-    @property
-    def atol_for_validation(self) -> float:
-        """Absolute tolerance of the transformer's description."""
-        return self._trunk.atol_for_validation
-
-    def generate_dummy_inputs(  # type: ignore[override]
-        self, preprocessor: Any, *sizes: Any, **named: Any
-    ) -> Mapping[str, Any]:
-        """Make the transformer's inputs; see `OnnxConfig`."""
-        return self._trunk.generate_dummy_inputs(preprocessor, *sizes, **named)
-
-    def generate_dummy_inputs_onnxruntime(self, reference_model_inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the transformer's inputs for ONNX Runtime; see `OnnxConfig`."""
-        return self._trunk.generate_dummy_inputs_onnxruntime(reference_model_inputs)
-
-    def patch_ops(self) -> None:
-        """Apply the transformer's patches."""
-        self._trunk.patch_ops()
-
-    def restore_ops(self) -> None:
-        """Undo the transformer's patches."""
-        self._trunk.restore_ops()
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the transformer, then the modules on its hidden states; without a mask, no token is masked."""
         import torch
 
         model = model_of(forward)
-        hidden_states = self._trunk.run(forward, arguments)[_HIDDEN_STATES]
+        hidden_states = self.trunk.run(forward, arguments)[_HIDDEN_STATES]
         mask = arguments.get("attention_mask")
         if mask is None:
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64, device=hidden_states.device)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 
 from onnxport.configs import OnnxConfig
+from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.description import Description, GraphDescription, TensorSpec
-from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
+from onnxport.description.documented_inputs import CompletedOnnxConfig
 from onnxport.errors import UnsupportedError
 
 _HOOKS = (
@@ -50,6 +51,7 @@ def python_module(description: Description) -> str:
             *_literal_property("atol_for_validation", "float", "Absolute tolerance of validation.", graph.atol),
             *_literal_property("default_onnx_opset", "int", "Minimum opset of the model.", graph.opset),
             *(_POSITION_IDS_METHOD if base is OnnxConfig and _has_positions(graph) else ()),
+            *_added_inputs_method(graph),
             *_constructor(base, feature, past=bool(getattr(graph.code.config, "use_past", False))),
             "",
         ]
@@ -62,12 +64,12 @@ def _base_class(graph: GraphDescription) -> type[OnnxConfig]:
     Raises:
         UnsupportedError: the description can't be printed.
     """
-    cls = type(graph.code.config)
-    past = bool(getattr(graph.code.config, "use_past", False))
-    if isinstance(graph.code.config, DerivedOnnxConfig) and graph.code.config.is_plain:
+    config = graph.code.config.trunk if isinstance(graph.code.config, CompletedOnnxConfig) else graph.code.config
+    cls, past = type(config), bool(getattr(config, "use_past", False))
+    if isinstance(config, DerivedOnnxConfig) and config.is_plain:
         return OnnxConfig
-    if graph.source == "hand-written" and not isinstance(graph.code.config, SentenceEmbeddingOnnxConfig):
-        return cls if _overridden_hooks(cls) or past or graph.code.config._patching_specs else OnnxConfig
+    if graph.source == "hand-written" and not isinstance(config, DelegatingOnnxConfig):
+        return cls if _overridden_hooks(cls) or past or config._patching_specs else OnnxConfig
     behaviour = "with a cache" if past else f"as {cls.__name__} does"
     raise UnsupportedError(
         f"--python can't print a description that runs the model {behaviour}"
@@ -140,6 +142,34 @@ _POSITION_IDS_METHOD = (
     '        batch, length = inputs["input_ids"].shape',
     '        inputs["position_ids"] = torch.arange(length).expand(batch, length).clone()',
     "        return inputs",
+)
+
+
+def _added_inputs_method(graph: GraphDescription) -> list[str]:
+    """Return a method that makes the inputs that the preprocessor doesn't: ones of the sizes of the other inputs."""
+    config = graph.code.config
+    names = [one.name for one in config.added] if isinstance(config, CompletedOnnxConfig) else []
+    if not names:
+        return []
+    sizes: dict[str, str] = {}
+    for spec in graph.inputs:
+        if spec.name not in names:
+            for axis, label in spec.labels.items():
+                sizes.setdefault(label, f'inputs["{spec.name}"].shape[{axis}]')
+    lines = []
+    for spec in (spec for spec in graph.inputs if spec.name in names):
+        shape = [sizes.get(spec.labels.get(axis, ""), str(size)) for axis, size in enumerate(spec.example)]
+        lines.append(f'        inputs["{spec.name}"] = torch.ones(({", ".join(shape)},), dtype=torch.{spec.dtype})')
+    return [*_ADDED_INPUTS_HEAD, *lines, "        return inputs"]
+
+
+_ADDED_INPUTS_HEAD = (
+    "",
+    "    def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:",
+    '        """Make inputs with the preprocessor, and those that it doesn\'t make."""',
+    "        import torch",
+    "",
+    '        inputs = dict(super().generate_dummy_inputs(preprocessor, *sizes, **{**named, "framework": "pt"}))',
 )
 
 

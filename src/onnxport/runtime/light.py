@@ -207,31 +207,36 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
         inputs: arrays by name; names that the graph lacks are ignored.
 
     Returns:
-        The inputs. Missing attention masks are ones (zeros for global attention), token types zeros, position ids
-        consecutive, and caches empty.
+        The inputs. Missing masks are ones (zeros for global attention), token types zeros, position ids consecutive,
+        and caches empty.
     """
     feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
     first = next(iter(feed.values()), None)
     if first is None:
         return {}
+    sizes = {
+        axis: size
+        for name, array in feed.items()
+        for axis, size in zip(graph.inputs[name].axes, array.shape, strict=False)
+    }
     for name, spec in graph.inputs.items():
         if name in feed:
             continue
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
-        if name == "global_attention_mask":
-            feed[name] = np.zeros(ids.shape, dtype=spec.dtype)
+        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes)
+        if name.startswith("past_") and "." in name:
+            feed[name] = spec.empty(len(first))
         elif name.endswith("attention_mask"):
-            feed[name] = np.ones(ids.shape[: len(spec.axes)], dtype=spec.dtype)
-        elif name == "pixel_mask":
-            batch_size, _, *size = first.shape
-            feed[name] = np.ones((batch_size, *size), dtype=spec.dtype)
-        elif name == _TOKEN_TYPES:
-            feed[name] = np.zeros(ids.shape, dtype=spec.dtype)
+            value = int(name != "global_attention_mask")
+            feed[name] = np.full(ids.shape[: len(spec.axes)] if -1 in shape else shape, value, dtype=spec.dtype)
         elif name == "position_ids":
             feed[name] = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
-        elif name.startswith("past_"):
-            feed[name] = spec.empty(len(first))
+        elif name.endswith(_MASKS_AND_TYPES) and -1 not in shape:
+            feed[name] = np.full(shape, int(name.endswith("mask")), dtype=spec.dtype)
     return feed
+
+
+_MASKS_AND_TYPES = ("mask", "token_type_ids", "task_type_ids")
 
 
 def _token_ids(tokens: NDArray[Any]) -> Arrays:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import make_dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
 from onnxport.runtime.light import complete_inputs, is_mrope, run_split_encoders
+from onnxport.runtime.outputs import model_output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,7 +125,7 @@ class OnnxModel:
         named = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
         outputs = self._run(_arrays(named))
         tensors = any(isinstance(value, torch.Tensor) for value in named.values())
-        return _model_output({name: torch.from_numpy(array) if tensors else array for name, array in outputs.items()})
+        return model_output({name: torch.from_numpy(array) if tensors else array for name, array in outputs.items()})
 
     def _run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         graph = self._main_graph()
@@ -253,7 +253,7 @@ class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             `logits` [batch, tokens, vocabulary], and `past_key_values`.
         """
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        return _model_output(self._step(feed, past_key_values, use_cache))
+        return model_output(self._step(feed, past_key_values, use_cache))
 
 
 class OnnxEncoder:
@@ -287,7 +287,7 @@ class OnnxEncoder:
             "pixel_values": pixel_values,
         }
         outputs = self.graph.run(complete_inputs(self.graph, _arrays(inputs)))
-        return _model_output({name: torch.from_numpy(to_array(value)) for name, value in outputs.items()})
+        return model_output({name: torch.from_numpy(to_array(value)) for name, value in outputs.items()})
 
     __call__ = forward
 
@@ -357,7 +357,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64) if mask is None else mask
             feed["encoder_attention_mask"] = mask
         step = self._step(feed, past_key_values, use_cache)
-        return _model_output({**step, "encoder_last_hidden_state": hidden_states})
+        return model_output({**step, "encoder_last_hidden_state": hidden_states})
 
 
 class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
@@ -513,7 +513,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         feed: dict[str, Any] = modalities.embed_and_merge(self.directory, arrays["ids"], features, arrays.get("types"))
         prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
         feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
-        return _model_output(self._step(feed, past_key_values, use_cache, prefix))
+        return model_output(self._step(feed, past_key_values, use_cache, prefix))
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]
@@ -551,14 +551,3 @@ def _arrays(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         for name, value in inputs.items()
         if isinstance(value, torch.Tensor | np.ndarray | list | tuple)
     }
-
-
-def _model_output(values: Mapping[str, Any]) -> ModelOutput:
-    return _model_output_class(tuple(values))(**values)
-
-
-@cache
-def _model_output_class(names: tuple[str, ...]) -> type[ModelOutput]:
-    """Return a `ModelOutput` class with these fields."""
-    fields = [(name, Any, None) for name in names]
-    return make_dataclass("OnnxModelOutput", fields, bases=(ModelOutput,), namespace={"__module__": __name__})
