@@ -387,7 +387,7 @@ def _components(
     if described is not None:
         return described
     if generates_from_encoder(model, task):
-        return encoder_decoder(model, preprocessor)
+        return encoder_decoder(model, preprocessor, excluded=record.left_out)
     if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
         return cross_attention(model, preprocessor)
     if not task.with_past or not _decodes_modalities(model, task):

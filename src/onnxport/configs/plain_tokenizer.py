@@ -22,7 +22,7 @@ def plain_tokenizer(config: PreTrainedConfig, *, ends_with_eos: bool = False) ->
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    size = min(int(getattr(config, "vocab_size", 2)), 1000)
+    size = min(int(getattr(config, "vocab_size", None) or 2), 1000)
     tokenizer = Tokenizer(models.WordLevel({str(index): index for index in range(size)}, unk_token=str(size - 1)))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(str(size - 1)), "isolated")
     special = {

@@ -6,7 +6,7 @@ An architecture's file calls these functions with custom descriptions of the com
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from onnxport.description import packed_patches
@@ -60,6 +60,7 @@ def encoder_decoder(
     *,
     encoder: type[EncoderOnnxConfig] = EncoderOnnxConfig,
     decoder: type[Seq2SeqDecoderOnnxConfig] = Seq2SeqDecoderOnnxConfig,
+    excluded: Collection[str] = (),
 ) -> tuple[Component, ...]:
     """Describe an encoder-decoder for generation.
 
@@ -68,10 +69,13 @@ def encoder_decoder(
         preprocessor: makes the encoder's inputs.
         encoder: class that describes an encoder that is a PreTrainedModel.
         decoder: class that describes the decoder.
+        excluded: names of the encoder's parameters that can't be inputs.
     """
     module = model.get_encoder()
     if hasattr(module, "main_input_name"):
-        described = completed(module, encoder(module, preprocessor), preprocessor, canonical_task("feature-extraction"))
+        described = completed(
+            module, encoder(module, preprocessor), preprocessor, canonical_task("feature-extraction"), excluded
+        )
     else:
         module, described = model, InnerEncoderOnnxConfig(model, preprocessor)
     return (

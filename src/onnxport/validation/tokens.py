@@ -59,6 +59,8 @@ def compare_tokens(
         return []
     if encoder is not None:
         loaded[encoder.name] = Graph(directory / encoder.file, RunSettings())
+    if any(isinstance(spec.axes[0], int) for graph in loaded.values() for spec in graph.inputs.values() if spec.axes):
+        return []  # the batch is fixed
     cases = []
     for name, batch in ((f"{TOKENS} tokens", 1), (f"{TOKENS} tokens, padded batch", 2)):
         prompt = _prompt(encoder or decoder, batch)
