@@ -239,7 +239,7 @@ def _trace(graph: GraphDescription, module: PreTrainedModel, options: GraphOptio
 
 
 def _hidden_limits(graph: GraphDescription, module: PreTrainedModel, max_sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the symbols of sequences whose limit is the graph's but not the model's, each with a size beyond it.
+    """Return the symbols of sequences whose short limit is the graph's, not the model's, each with a size beyond it.
 
     The code that was traced branches on the length, and takes the branch of the short example (LongT5's global blocks).
     """
@@ -247,7 +247,7 @@ def _hidden_limits(graph: GraphDescription, module: PreTrainedModel, max_sizes: 
     limits = {
         symbol: size
         for symbol, size in max_sizes.items()
-        if symbol in graph.sizes and "sequence" in symbol and size not in positions_of(config)
+        if symbol in graph.sizes and "sequence" in symbol and size < _SHORT and size not in positions_of(config)
     }
     hidden = {}
     for symbol, limit in limits.items():
@@ -259,6 +259,10 @@ def _hidden_limits(graph: GraphDescription, module: PreTrainedModel, max_sizes: 
                 continue
         hidden[symbol] = size
     return hidden
+
+
+_SHORT = 128
+"""Length from which a limit stays: a trace beyond it would be invalid for shorter sequences (Doge's window)."""
 
 
 def layers_of(stacks: tuple[TracedStack, ...], traced: TracedGraph) -> tuple[Layers, ...]:

@@ -210,7 +210,7 @@ def _axes_of(
         yield [masked.axis(0), masked.axis(1)]
     elif same is not None:
         yield [same.axis(index) for index in range(same.rank)]
-    elif is_mask and documented_axes.isdisjoint(parameter.shape[1:]):
+    elif parameter.name == "attention_mask" and documented_axes.isdisjoint(parameter.shape[1:]):
         for one in (one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)):
             yield from ([one.axis(0), one.axis(axis)] for axis in range(one.rank - 1, 0, -1))
     else:
