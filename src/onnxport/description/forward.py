@@ -125,7 +125,7 @@ _TRAINING = re.compile(
 """Labels, and masks and permutations of pretraining."""
 _PRECOMPUTED = re.compile(
     r"(\w+_)?(inputs_embeds|outputs|past_key_values|image_embeds|image_embeddings|vision_embeds|audio_embeds)"
-    r"|(encoder|query)_embeds|(image_encoder|perceiver)_embeddings|question_lengths"
+    r"|(encoder|query)_embeds|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
 )
 _ENCODER_STATES = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
 _DECODER_TOKENS = re.compile(r"decoder_(input_ids|attention_mask)")
