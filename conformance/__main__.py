@@ -15,7 +15,7 @@ from conformance.matrix.pairs import pairs as all_pairs
 from conformance.matrix.sample import WIDE
 from conformance.page import page, summary
 from conformance.pairs import SAMPLE, pairs, parse
-from conformance.runner import PAIR_SECONDS, Job, read, run
+from conformance.runner import PAIR_SECONDS, Job, Pair, read, run
 
 _WORK = Path("build/conformance")
 _MATRIX = Path("build/matrix")
@@ -54,34 +54,29 @@ def _run_classes(arguments: argparse.Namespace) -> int:
     found = list(classes())
     if arguments.sample:
         found = random.Random(arguments.seed).sample(found, arguments.sample)
-    if not arguments.resume:
-        arguments.results.unlink(missing_ok=True)
-    records = run(
-        found,
-        directory=arguments.directory,
-        results=arguments.results,
-        jobs=arguments.jobs,
-        seconds=arguments.seconds,
-        job=CLASSES,
-    )
-    return _summarize(records)
+    return _summarize(_records(found, arguments, CLASSES))
 
 
 def _run_matrix(arguments: argparse.Namespace) -> int:
     found = list(WIDE) if arguments.sample else chosen(arguments.tasks, arguments.types)
+    records = _records(found, arguments, MATRIX)
+    if set(found) == set(all_pairs()):
+        publish(records, COVERAGE)
+    return _summarize(records)
+
+
+def _records(pairs: list[Pair], arguments: argparse.Namespace, job: Job | None = None) -> list[dict[str, Any]]:
+    """Run pairs with the options of a verb, and return their records."""
     if not arguments.resume:
         arguments.results.unlink(missing_ok=True)
-    records = run(
-        found,
+    return run(
+        pairs,
         directory=arguments.directory,
         results=arguments.results,
         jobs=arguments.jobs,
         seconds=arguments.seconds,
-        job=MATRIX,
+        job=job,
     )
-    if set(found) == set(all_pairs()):
-        publish(records, COVERAGE)
-    return _summarize(records)
 
 
 def _summarize(records: list[dict[str, Any]]) -> int:
@@ -93,11 +88,7 @@ def _summarize(records: list[dict[str, Any]]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     chosen = parse(arguments.pairs) if arguments.pairs else list(SAMPLE) if arguments.sample else pairs()
-    if not arguments.resume:
-        arguments.results.unlink(missing_ok=True)
-    records = run(
-        chosen, directory=arguments.directory, results=arguments.results, jobs=arguments.jobs, seconds=arguments.seconds
-    )
+    records = _records(chosen, arguments)
     if set(chosen) == set(pairs()):
         _PAGE.write_text(page(records), encoding="utf-8")
     print(summary(records), file=sys.stderr)

@@ -26,6 +26,15 @@ _CURRENT_SYMBOLS = {
 PAST_INPUTS = "past_key_values."
 
 
+def is_cached(name: str) -> bool:
+    """Return whether an input is a tensor of a cache, not one such as `past_values` of a time series.
+
+    Args:
+        name: its name in a graph.
+    """
+    return name.startswith("past_") and "." in name
+
+
 def symbols_of(label: str) -> tuple[str, ...]:
     """Split a label into its symbols: `a + b` is `("a", "b")`."""
     return tuple(part.strip() for part in label.split("+"))

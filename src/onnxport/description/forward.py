@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+from onnxport.description.axes import is_cached
 from onnxport.description.cache_layout import CACHE_NAMES
 from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
 
@@ -111,7 +112,7 @@ def left_out(
         Parameter name to reason; `NOT_DESCRIBED` if the parameter can change an output, and no rule leaves it out.
     """
     parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
-    has_cache = any(name.startswith("past_") and "." in name for name in inputs)
+    has_cache = any(map(is_cached, inputs))
     missing = [p for p in parameters.values() if p.name not in inputs and not (has_cache and p.kind == "cache")]
     reasons = {p.name: _reason(p, model, inputs, task) for p in missing}
     return reasons | {name: UNUSED for name in unused if reasons.get(name) == NOT_DESCRIBED}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.description.axes import is_cached
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import MASK
@@ -224,7 +225,7 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
             continue
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
         shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes)
-        if name.startswith("past_") and "." in name:
+        if is_cached(name):
             feed[name] = spec.empty(len(first))
         elif name.endswith("attention_mask"):
             value = int(name != "global_attention_mask")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport._foreign_errors import translating
+from onnxport.description.axes import is_cached
 from onnxport.description.description import GraphDescription
 from onnxport.description.lengths import positions_of
 from onnxport.description.tolerances import Tolerance
@@ -28,8 +29,6 @@ from onnxport.validation.report import Case, OutputDifference
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
-
-    Arrays = Mapping[str, NDArray[Any]]
 
 TOKENS = 32
 """Number of generated tokens."""
@@ -77,12 +76,8 @@ _ENCODERS, _DECODERS = ("encoder_model",), ("model", "decoder_model_merged")
 
 
 def _takes_tokens(graph: GraphDescription) -> bool:
-    names = {spec.name for spec in graph.inputs if not _is_cached(spec.name)}
+    names = {spec.name for spec in graph.inputs if not is_cached(spec.name)}
     return len(names) < len(graph.inputs) and "input_ids" in names and names <= _DECODER_INPUTS
-
-
-def _is_cached(name: str) -> bool:
-    return name.startswith("past_") and "." in name
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def _prompt(graph: GraphDescription, batch: int) -> dict[str, NDArray[Any]]:
     sizes = {symbol: batch for symbol in graph.sizes if "batch" in symbol}
     sizes |= {symbol: _PROMPT for symbol in graph.sizes if symbol == "sequence_length"}
     layout = graph.code.examples.at({**graph.sizes, **sizes}, padding=batch > 1)
-    inputs = {name: tensor.numpy() for name, tensor in layout.flat.items() if not _is_cached(name)}
+    inputs = {name: tensor.numpy() for name, tensor in layout.flat.items() if not is_cached(name)}
     if graph.name in _DECODERS:
         mask = np.ones_like(inputs["input_ids"])
         mask[1:, :_PADDING] = 0
