@@ -11,6 +11,7 @@ from typing import Any
 
 from conformance.matrix.shrink import tiny_of
 from conformance.preprocessors import make_image_processor, make_tokenizer
+from onnxport.architectures._table import architecture_of
 from onnxport.description.default_preprocessor import (
     feature_extractor_of,
     first_int,
@@ -58,7 +59,9 @@ def _saved(preprocessor: Any, config: Any, directory: Path) -> None:
 
 
 def _image_size(config: Any) -> tuple[int, int]:
-    return tiny_of(config.model_type).image_size or image_size_of(config) or _IMAGE_SIZE
+    record = architecture_of(config.model_type)
+    known = record and (record.tiny.image_size or record.image_size)
+    return known or image_size_of(config) or _IMAGE_SIZE
 
 
 def tokenizer_for(config: Any, names: tuple[str, ...]) -> Any:

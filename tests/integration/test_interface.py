@@ -28,6 +28,7 @@ PAIRS = {
     "a decoder with an image encoder": ("llava", "image-to-text-with-past"),
     "boxes and an image": ("layoutlmv3", "token-classification"),
     "points": ("sam", "mask-generation"),
+    "an image of a line of text": ("pp_ocrv6_tiny_rec", "text-recognition"),
 }
 EVERY_TIME = PAIRS.keys() - {"mel features, first the frames", "a pixel mask", "points"}
 

@@ -175,6 +175,8 @@ MODULES: dict[str, str] = {
     "pp_ocrv5_server_rec": "pp_ocr",
     "pp_ocrv6_medium_det": "pp_ocr",
     "pp_ocrv6_small_det": "pp_ocr",
+    "pp_ocrv6_small_rec": "pp_ocr",
+    "pp_ocrv6_tiny_rec": "pp_ocr",
     "prophetnet": "prophetnet",
     "qwen2_5_omni": "qwen_omni",
     "qwen2_5_omni_audio_encoder": "qwen_omni",

@@ -358,7 +358,7 @@ def describe(
         UnsupportedError: the model can't be described for this task.
         OptionError: `description` doesn't name a description.
     """
-    preprocessor = complete_preprocessor(model, preprocessor)
+    preprocessor = complete_preprocessor(model, preprocessor, _record_of(model).image_size)
     options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)

@@ -1,9 +1,11 @@
-"""PP-OCR: settings of their tiny models."""
+"""PP-OCR: images of a line of text, and settings of their tiny models."""
 
 from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny
 
+_LINE_OF_TEXT = (48, 320)
+"""Height and width of images; the recognizers' backbones reduce the height to 1."""
 _RATIOS = (("longratio", 7), ("midratio", 5), ("shortratio", 3))
 _TEXT_REGIONS = {
     "scale_factor_list": [1, 2, 4, 8],
@@ -22,14 +24,32 @@ _HALVING = {
     "block_configs": [[[3, 16, 16, 1, True]], *([[3, n, m, 2, False]] for n, m in ((16, 16), (16, 32), (32, 32)))],
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+_HALVING_HEIGHTS = {
+    "model_type": "pp_lcnet_v3",
+    "stem_channels": 16,
+    "block_configs": [
+        [[3, 16, 16, 1, False]],
+        [[3, 16, 16, 1, False]],
+        *([[3, 16, 16, [2, 1], False]] for _ in range(3)),
+    ],
+    "out_features": ["stage2", "stage3", "stage4", "stage5"],
+}
 ARCHITECTURES = (
     Architecture(
         ("pp_ocrv5_mobile_det",),
-        tiny=Tiny(fields={"layer_list_out_channels": [16, 16, 16, 16], "neck_out_channels": 32}),
+        tiny=Tiny(
+            fields={"layer_list_out_channels": [16, 16, 16, 16], "neck_out_channels": 32},
+            scales={"head.conv_final.weight": 1e-7},  # its input has values of 1e7
+        ),
     ),
-    Architecture(("pp_ocrv5_mobile_rec",), tiny=Tiny(image_size=(80, 320))),
+    Architecture(
+        ("pp_ocrv5_mobile_rec",),
+        image_size=_LINE_OF_TEXT,
+        tiny=Tiny(base={"backbone_config": _HALVING_HEIGHTS}),
+    ),
     Architecture(("pp_ocrv5_server_det",), tiny=Tiny(fields=_TEXT_REGIONS)),
-    Architecture(("pp_ocrv5_server_rec",), tiny=Tiny(image_size=(48, 320))),
+    Architecture(("pp_ocrv5_server_rec",), image_size=_LINE_OF_TEXT),
+    Architecture(("pp_ocrv6_tiny_rec", "pp_ocrv6_small_rec"), image_size=_LINE_OF_TEXT),
     Architecture(("pp_ocrv6_medium_det",), tiny=Tiny(fields=_TEXT_REGIONS, base={"backbone_config": _HALVING})),
     Architecture(
         ("pp_ocrv6_small_det",),

@@ -49,12 +49,15 @@ _TIME_FIRST = "SeamlessM4TFeatureExtractor"
 """Its `input_features` are [batch, frames, mel bins], as most models but Whisper take them."""
 
 
-def complete_preprocessor(model: PreTrainedModel, preprocessor: Preprocessor | None) -> Preprocessor:
+def complete_preprocessor(
+    model: PreTrainedModel, preprocessor: Preprocessor | None, image_size: tuple[int, int] | None = None
+) -> Preprocessor:
     """Return a checkpoint's preprocessor with those added that the model's inputs need and the checkpoint lacks.
 
     Args:
         model: the model, whose forward names its inputs.
         preprocessor: the checkpoint's, None if it has none.
+        image_size: height and width of images, in pixels; None for the configuration's.
     """
     names = inspect.signature(type(model).forward).parameters
     has_images, has_audio = (any(name in names for name in kind) for kind in (_IMAGE_INPUTS, _AUDIO_INPUTS))
@@ -65,7 +68,7 @@ def complete_preprocessor(model: PreTrainedModel, preprocessor: Preprocessor | N
         tokenizer = _tokenizer_of(model)
     part: dict[str, Any] = {}
     if has_images:
-        part = {"image_processor": image_processor_of(model.config)}
+        part = {"image_processor": image_processor_of(model.config, image_size)}
     elif has_audio:
         audio_input = next(name for name in _AUDIO_INPUTS if name in names)
         part = {"feature_extractor": feature_extractor_of(model.config, audio_input)}

@@ -27,17 +27,22 @@ if TYPE_CHECKING:
 
 
 def _squeeze(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Squeeze only the axes whose size is statically 1."""
+    """Squeeze only the axes whose size is statically 1, or depends on other sizes and is 1 in the example."""
 
     def squeeze(tensor: torch.Tensor, *dims: Any, **named: Any) -> torch.Tensor:
         requested = named.get("dim", dims[0] if len(dims) == 1 else dims or range(tensor.dim()))
         axes = [requested] if isinstance(requested, int) else [*requested]
         for axis in sorted((axis % max(tensor.dim(), 1) for axis in axes), reverse=True):
-            if tensor.dim() and isinstance(tensor.shape[axis], int) and tensor.shape[axis] == 1:
-                tensor = original(tensor, axis)
+            if tensor.dim() and _example_size(tensor.shape[axis]) == 1:
+                tensor = original(tensor, axis)  # which limits a dynamic size to 1
         return tensor
 
     return squeeze
+
+
+def _example_size(size: Size) -> int | None:
+    """Return a size in the example; None if it depends on values. Dynamic axes of inputs have at least 2 elements."""
+    return size if isinstance(size, int) else size.node.hint
 
 
 def _symbolic_adaptive_pool(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
