@@ -14,6 +14,7 @@ class Caching(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.window_size, self.sizes, self.bias_by_device = 7, [1], {"cpu": 0}
+        self._embed: torch.Tensor | None = None
         self.register_buffer("inv_freq", torch.ones(2))
         self.weight = torch.nn.Parameter(torch.ones(2))
 
@@ -22,7 +23,7 @@ class Caching(torch.nn.Module):
         self.window_size, self.longest = min(self.window_size, size), size
         self.sizes.append(size)
         self.bias_by_device["meta"] = size
-        self.inv_freq = torch.zeros(3)
+        self.inv_freq = self._embed = torch.zeros(3)
 
 
 def test_attributes_buffers_and_containers_are_restored() -> None:
@@ -35,7 +36,7 @@ def test_attributes_buffers_and_containers_are_restored() -> None:
     assert (module.window_size, module.sizes, module.bias_by_device) == (7, [1], {"cpu": 0})
     assert module.sizes is sizes and module.bias_by_device is biases
     assert not hasattr(module, "longest")
-    assert module.inv_freq.tolist() == [1, 1]
+    assert module.inv_freq.tolist() == [1, 1] and module._embed is None
 
 
 def test_an_error_restores_them_too() -> None:

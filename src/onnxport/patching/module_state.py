@@ -8,6 +8,7 @@ short examples must not change what is traced.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 _CONTAINERS = (dict, list, set)
+_HOOKS_INSTALLED = "_output_capturing_hooks_installed"
+"""Transformers' forwards install the hooks that capture hidden states once, and note it here."""
 
 
 @contextmanager
@@ -52,8 +55,15 @@ def _state_of(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _is_restored(name: str) -> bool:
-    """Return whether an attribute is a model's own: PyTorch's registries and Transformers' hooks are private."""
-    return not name.startswith("_") or name == "_buffers"
+    """Return whether an attribute is a model's own, not one of PyTorch's registries or what says that hooks are set."""
+    return name == "_buffers" or name not in (*_registries(), _HOOKS_INSTALLED)
+
+
+@functools.cache
+def _registries() -> frozenset[str]:
+    import torch
+
+    return frozenset(vars(torch.nn.Module()))
 
 
 def _restore(attributes: dict[str, Any], state: dict[str, tuple[Any, Any]]) -> None:
