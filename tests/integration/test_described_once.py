@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, SamHQVisionConfig, SamHQVisionModel
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
@@ -122,6 +122,19 @@ def test_a_bug_is_not_hidden_by_a_slower_export(
     with pytest.raises(AttributeError, match="a bug"):
         onnxport.export(six_layers, tmp_path / "out", ExportOptions(cache=False, validate="none"))
     assert not (tmp_path / "out").exists()
+
+
+def test_outputs_of_each_layer_are_those_of_all_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = SamHQVisionConfig(
+        hidden_size=8, output_channels=4, num_hidden_layers=4, num_attention_heads=2, image_size=32, patch_size=16,
+        window_size=2, global_attn_indexes=[0, 1, 2, 3], mlp_dim=8,
+    )  # fmt: skip
+    SamHQVisionModel(config).save_pretrained(tmp_path / "model")
+    manifest = onnxport.export(tmp_path / "model", tmp_path / "out").manifest
+    (graph,) = manifest.components
+    assert manifest.validation["status"] == "passed"
+    assert [output.name for output in graph.outputs][1:] == [f"intermediate_embeddings.{n}" for n in range(4)]
 
 
 def facts(graph: GraphDescription) -> tuple[Any, ...]:

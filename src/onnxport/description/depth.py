@@ -1,12 +1,14 @@
 """Extend the description of a model with few layers to the same model with more layers.
 
 Only the cache is described by layer: a layer of the deeper model has the cache of the first described layer of its
-type. All references to the shallow model's configuration and modules are replaced with those of the deeper model.
+type. Lists of other outputs aren't: a deeper model may return more. All references to the shallow model's configuration
+and modules are replaced with those of the deeper model.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,8 +58,11 @@ def at_depth(
         stacks: every stack whose layers differ in the deeper model.
 
     Raises:
-        NotExtendableError: the cache's entries aren't those of the layers of one stack.
+        NotExtendableError: the cache's entries aren't those of the layers of one stack, or outputs are listed.
     """
+    listed = [name for name in config.outputs if re.search(r"\.\d+$", name) and not name.startswith("present")]
+    if listed and any(stack.shallow != stack.deep for stack in stacks):
+        raise NotExtendableError(f"there may be one for each layer: {', '.join(listed)}")
     extended: OnnxConfig = _Extension(shallow, deep, stacks).extended(config)
     return extended
 

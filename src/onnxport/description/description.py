@@ -266,7 +266,7 @@ class Description:
             stacks: every stack whose layers differ in the deeper model.
 
         Raises:
-            NotExtendableError: the cache's entries aren't those of the layers of one stack.
+            NotExtendableError: the cache's entries aren't those of the layers of one stack, or outputs are listed.
         """
         return replace(self, graphs=tuple(graph.at_depth(shallow, deep, stacks) for graph in self.graphs))
 
