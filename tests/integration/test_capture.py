@@ -98,3 +98,24 @@ def test_the_graph_returns_what_forward_returns(
         expected = function(x.clone()).numpy()
         assert found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def squeezed_rows(x: torch.Tensor) -> torch.Tensor:
+    """Keep every fifth of up to 5 rows, and drop their axis."""
+    return x[::5].squeeze(0).sum()
+
+
+def no_more_than_a_table_has(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.arange(12.0)[: x.shape[0], None] if x.shape[0] // 4 <= 2 else x
+
+
+@pytest.mark.parametrize(
+    ("function", "limits"),
+    [(squeezed_rows, {("x", 0): 5}), (no_more_than_a_table_has, {("x", 0): 11}), (in_place, {})],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_size_up_to_which_a_graph_is_valid_is_known(
+    function: Callable[[torch.Tensor], torch.Tensor], limits: dict[tuple[str, int], int]
+) -> None:
+    captured = capture(Module(function).eval(), {"x": torch.zeros(3, 4)}, {"x": (0,)}, None)
+    assert captured.max_sizes == limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -95,10 +96,43 @@ def _max_sizes(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[s
             continue
         for axis, size in enumerate(getattr(node.meta["val"], "shape", ())):
             limits = None if isinstance(size, int) else exported.range_constraints.get(size.node.expr)
-            if limits is not None and limits.upper.is_Integer and limits.upper < _UNLIMITED:
-                yield (str(node.name), axis), int(limits.upper)
+            if limits is None:
+                continue
+            upper = min(limits.upper, guarded_limit(size)) if size.node.expr.is_symbol else limits.upper
+            if upper < _UNLIMITED:
+                yield (str(node.name), axis), int(upper)
 
 
+def guarded_limit(size: torch.SymInt) -> int:
+    """Return up to which value of a dynamic size the branches that were taken for the example are taken.
+
+    `range_constraints` has only what PyTorch can solve for the size: not that of `(size - 33) // 48 == 0`.
+
+    Args:
+        size: a symbol. Guards that relate it to other symbols aren't considered.
+
+    Returns:
+        The largest value; `2**31 - 1` if the guards hold for all multiples of the example's that were tried.
+    """
+    import sympy
+
+    symbol, example = size.node.expr, size.node.hint
+    guards = {guard.expr for guard in size.node.shape_env.guards if guard.expr.free_symbols == {symbol}}
+    guards = {guard for guard in guards if not isinstance(guard, sympy.Ne)}  # broadcasting: a size of 1 would differ
+
+    def fails(guard: sympy.Basic, value: int) -> bool:
+        return bool(guard.xreplace({symbol: sympy.Integer(value)}) == sympy.false)
+
+    limit = _UNLIMITED
+    for guard in guards:  # multiples of the example are as divisible
+        last = next((n for n in range(_DOUBLINGS) if fails(guard, example * 2 ** (n + 1))), None)
+        if last is not None and fails(guard, example * 2**_DOUBLINGS):
+            values = range(example * 2**last, example * 2 ** (last + 1))
+            limit = min(limit, values[bisect_left(values, True, key=lambda value: fails(guard, value)) - 1])
+    return limit
+
+
+_DOUBLINGS = 12
 _UNLIMITED = 2**31 - 1
 
 
