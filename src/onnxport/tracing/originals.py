@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
 from onnxport.description.signature import solve
+from onnxport.patching.module_state import preserving_state
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> 
 
 
 def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
-    """Run a model and return its outputs by flat name."""
+    """Run a model, whose state isn't changed, and return its outputs by flat name."""
     import torch
 
     device = next(model.parameters()).device
@@ -80,7 +81,7 @@ def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> d
         name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
         for name, tensor in layout.flat.items()
     }
-    with torch.no_grad(), overridden(model, examples.config):
+    with torch.no_grad(), overridden(model, examples.config), preserving_state(model):
         return call(model, examples.config, layout, flat)
 
 
