@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from onnxport._foreign_errors import translating
+from onnxport._transformers_api import cache_parameter
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
-from onnxport.description.cache_layout import CACHE_NAMES
 from onnxport.description.completion import completed
 from onnxport.description.component_types import (
     can_be_split,
@@ -133,8 +133,10 @@ def _takes_cache(architecture: str) -> bool:
     import transformers
 
     known_class = getattr(transformers, architecture, None)
-    names = {*CACHE_NAMES, "state"}
-    return known_class is None or not names.isdisjoint(inspect.signature(known_class.forward).parameters)
+    if known_class is None:
+        return True
+    parameters = inspect.signature(known_class.forward).parameters
+    return cache_parameter(parameters) is not None or "state" in parameters
 
 
 _MULTIMODAL_TASKS = ("image-to-text", "audio-text-to-text")

@@ -23,15 +23,13 @@ _MODULE = "transformers.models.fsmt.modeling_fsmt"
 
 
 def _fixed_table(_: object) -> Callable[..., torch.Tensor]:
-    """Look up positions in the table as the constructor created it."""
+    """Look up positions in the table as the constructor created it; `cached` is the number of cached tokens."""
 
-    def forward(
-        self: SinusoidalPositionalEmbedding, tokens: torch.Tensor, *, past_key_values_length: int = 0
-    ) -> torch.Tensor:
+    def forward(self: SinusoidalPositionalEmbedding, tokens: torch.Tensor, **cached: int) -> torch.Tensor:
         from torch.nn import functional
 
         positions = self.make_positions(tokens, self.padding_idx)
-        return functional.embedding(positions + past_key_values_length, self.weight, self.padding_idx)
+        return functional.embedding(positions + sum(cached.values()), self.weight, self.padding_idx)
 
     return forward
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import PAST, cache_name
 from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import model_of
 from onnxport.description.multimodal import EmbedsDecoderOnnxConfig, ModalityEncoderOnnxConfig
@@ -82,14 +83,14 @@ class GitDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
                 config=model.config,
                 inputs_embeds=hidden_states,
                 attention_mask=attention_mask,
-                past_key_values=cache,
                 block_sequence_ids=torch.where(is_image, 0, -1),
+                **{cache_name(): cache},
             )
             hidden_states = model.git.encoder(
-                hidden_states, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+                hidden_states, attention_mask=mask, use_cache=cache is not None, **{cache_name(): cache}
             ).last_hidden_state
             logits = model.output(hidden_states[:, -logits_to_keep:])
-            return {"logits": logits, **({} if cache is None else {"past_key_values": cache})}
+            return {"logits": logits, **({} if cache is None else {PAST: cache})}
 
         return super().run(decode, arguments)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import cache_argument
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
@@ -72,8 +73,7 @@ def _lightning_attention(
     hidden_states: torch.Tensor,
     position_embeddings: Any = None,
     attention_mask: torch.Tensor | None = None,
-    past_key_values: Any = None,
-    **_: Any,
+    **named: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `MiniMaxLightningAttention.forward` without a loop.
 
@@ -82,8 +82,7 @@ def _lightning_attention(
         hidden_states: [batch, sequence, hidden_size].
         position_embeddings: not used: the decay encodes the distance between tokens.
         attention_mask: [batch, sequence]; 0 for padding.
-        past_key_values: the cache, which is updated.
-        **_: not used.
+        **named: the cache, which is updated; others aren't used.
 
     Returns:
         Hidden states, [batch, sequence, hidden_size], and the recurrent state, [batch, heads, head_dim, head_dim].
@@ -102,13 +101,14 @@ def _lightning_attention(
     output = ((query @ key.transpose(-1, -2)) * decay) @ value
     key_decay = torch.exp(-slope * (tokens - 1 - position)[:, None]).to(key.dtype)
     state = (key * key_decay).transpose(-1, -2) @ value
-    past_state = None if past_key_values is None else past_key_values.get_linear_cache(self.layer_idx)
+    cache = cache_argument(named)
+    past_state = None if cache is None else cache.get_linear_cache(self.layer_idx)
     if past_state is not None:
         query_decay = torch.exp(-slope * (position + 1)[:, None]).to(query.dtype)
         output = output + (query * query_decay) @ past_state
         state = state + past_state * query_decay[:, -1:]
-    if past_key_values is not None:
-        past_key_values.set_linear_cache(self.layer_idx, state)
+    if cache is not None:
+        cache.set_linear_cache(self.layer_idx, state)
     output = self.norm(output.transpose(1, 2).reshape(batch, tokens, -1))
     return self.out_proj(torch.sigmoid(self.output_gate(hidden_states)) * output), state
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import PAST, call_forward
 from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
@@ -130,12 +131,10 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
             *, cross_attention_mask: torch.Tensor, logits_to_keep: int = 0, use_cache: bool = False, **named: Any
         ) -> dict[str, Any]:
             mask, attends = _masks(cross_attention_mask, model.dtype)
-            outputs = model.model.language_model(
-                **named, cross_attention_mask=mask, full_text_row_masked_out_mask=attends, use_cache=use_cache
-            )
-            logits = model.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
-            cache = outputs.past_key_values
-            return {"logits": logits, **({} if cache is None else {"past_key_values": cache})}
+            masks = {"cross_attention_mask": mask, "full_text_row_masked_out_mask": attends}
+            outputs = call_forward(model.model.language_model, {**named, **masks, "use_cache": use_cache})
+            logits = model.lm_head(outputs["last_hidden_state"][:, -logits_to_keep:])
+            return {"logits": logits, **{name: value for name, value in outputs.items() if name == PAST}}
 
         return super().run(decode, arguments)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxport._transformers_api import PAST
 from onnxport.architectures._architecture import Architecture
-from onnxport.description.arguments import PAST
 from onnxport.description.multimodal import EmbedsDecoderOnnxConfig
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching

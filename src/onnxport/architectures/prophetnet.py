@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import PAST, cache_argument, cache_name
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs import PatchingSpec
-from onnxport.description.arguments import PAST
 from onnxport.description.component_types import encoder_decoder, generates_from_encoder
 from onnxport.description.components import Component
 from onnxport.description.derived import DerivedOnnxConfig
@@ -69,8 +69,7 @@ def _decode(
     input_ids: torch.Tensor,
     encoder_hidden_states: torch.Tensor,
     encoder_attention_mask: torch.Tensor | None = None,
-    past_key_values: Any = None,
-    **_: Any,
+    **named: Any,
 ) -> Any:
     """Compute `ProphetNetDecoder.forward`.
 
@@ -79,15 +78,15 @@ def _decode(
         input_ids: [batch, sequence].
         encoder_hidden_states: [batch, encoder_sequence, hidden_size].
         encoder_attention_mask: [batch, encoder_sequence]; 0 for padding.
-        past_key_values: the cache, which is updated.
-        **_: not used.
+        **named: the cache, which is updated; others aren't used.
     """
     import torch
     from torch.nn import functional
     from transformers.models.prophetnet import modeling_prophetnet as modeling
 
     inputs_embeds = self.word_embeddings(input_ids)
-    past = 0 if past_key_values is None else past_key_values.get_seq_length()
+    cache = cache_argument(named)
+    past = 0 if cache is None else cache.get_seq_length()
     positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
     table, first = self.position_embeddings.weight, self.position_embeddings.padding_idx + 1
     predicted = functional.embedding(positions + first + 1, table)
@@ -109,13 +108,13 @@ def _decode(
             encoder_hidden_states,
             encoder_attn_mask=_additive_mask(self, encoder_attention_mask, inputs_embeds),
             main_relative_position_buckets=torch.stack(buckets).long(),
-            past_key_values=past_key_values,
+            **{cache_name(): cache},
         )[0]
     length = inputs_embeds.shape[1]
     return modeling.ProphetNetDecoderModelOutput(
         last_hidden_state=hidden_states[:, :length],
         last_hidden_state_ngram=hidden_states[:, length:],
-        past_key_values=past_key_values,
+        **{cache_name(): cache},
     )
 
 
@@ -132,20 +131,19 @@ def _additive_mask(decoder: Any, mask: torch.Tensor | None, like: torch.Tensor) 
 def _ngram_attention(
     self: Any,
     hidden_states: torch.Tensor,
-    past_key_values: Any = None,
+    *,
     attention_mask: Any = None,
     main_relative_position_buckets: Any = None,
-    **_: Any,
+    **named: Any,
 ) -> tuple[torch.Tensor, None, None]:
     """Compute `ProphetNetNgramSelfAttention.forward` for all streams at once.
 
     Args:
         self: the attention module.
         hidden_states: [batch, streams * tokens, hidden_size], with the main stream first.
-        past_key_values: the cache of the main stream's keys and values, which is updated.
         attention_mask: true for the keys that a token of a stream attends to, [streams, tokens, keys].
         main_relative_position_buckets: relative position bucket of each key, [streams, tokens, keys].
-        **_: not used.
+        **named: the cache of the main stream's keys and values, which is updated; others aren't used.
     """
     import torch
 
@@ -158,12 +156,13 @@ def _ngram_attention(
 
     query, key, value = split(self.query_proj) / self.head_dim**0.5, split(self.key_proj), split(self.value_proj)
     main_key, main_value = key[:, 0], value[:, 0]
-    if past_key_values is not None:
-        cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+    cache = cache_argument(named)
+    if cache is not None:
+        cache = getattr(cache, "self_attention_cache", cache)
         main_key, main_value = cache.update(main_key, main_value, self.layer_idx)
     table = self.relative_pos_embeddings(hidden_states).view(batch, streams, tokens, self.num_buckets, heads)
     biases = table.permute(0, 1, 4, 2, 3)
-    if past_key_values is None:  # mixed up like Transformers' implementation without a past
+    if cache is None:  # mixed up like Transformers' implementation without a past
         mixed = table[:, 1:].permute(0, 2, 1, 4, 3).reshape(biases[:, 1:].shape)
         biases = torch.cat([biases[:, :1], mixed], dim=1)
     buckets = main_relative_position_buckets[None, :, None].expand(batch, streams, heads, tokens, keys)

@@ -30,7 +30,7 @@ def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor,
-        past_key_values: Cache | None,
+        cache: Cache | None,
     ) -> torch.Tensor:
         import torch
 
@@ -39,8 +39,8 @@ def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
         cosine, sine = position_embeddings
         split = [heads * size, self.index_kv_heads * size]
         query, keys = self.index_qk_proj(hidden_states).split(split, dim=-1)
-        if past_key_values is not None:
-            keys = past_key_values.update_indexer(keys, self.layer_idx)
+        if cache is not None:
+            keys = cache.update_indexer(keys, self.layer_idx)
         rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb
         query = self.q_layernorm(query.reshape(batch, queries, heads, size))
         query = rotate(query, cos=cosine[:, -queries:], sin=sine[:, -queries:], unsqueeze_dim=2)

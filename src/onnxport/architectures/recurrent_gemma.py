@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import PAST
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
-from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import EAGER, Patch, Replacement

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import PAST
 from onnxport.architectures._architecture import Architecture, always
 from onnxport.configs._base import model_of
-from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import EAGER, Patch, Replacement
@@ -31,7 +31,7 @@ _NO_STATES: tuple[Any, Any] = (None, None)
 class RwkvOnnxConfig(DerivedOnnxConfig):
     """Describe RWKV for generation, with or without its state."""
 
-    cache_names = ("state",)
+    cache_name = "state"
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
         """Create dummy inputs; the sums of weights are positive, as after any token."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from packaging.version import Version
 
+from onnxport._transformers_api import call_forward
 from onnxport.configs import _dummies, caches
 from onnxport.configs._parameters import (
     ParameterFormat,
@@ -271,7 +272,7 @@ class OnnxConfig(ABC):
         Returns:
             Tensors, tuples or caches by output name.
         """
-        return forward(**arguments, return_dict=True)
+        return call_forward(forward, arguments)
 
     def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
         """Convert the graph's cache inputs, a list of tuples, to a Transformers 5 `Cache`; a hook.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import cache_argument
 from onnxport.configs._patching import PatchingSpec
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def _with_initial_state(forward: Callable[..., Any], state: list[Any]) -> Callab
     """
 
     @wraps(forward)
-    def wrapped(self: Any, hidden_states: Any, cache_params: Any = None, **more: Any) -> Any:
-        first = None if cache_params is None else cache_params.get_recurrent_state(self.layer_idx)
+    def wrapped(self: Any, hidden_states: Any, *arguments: Any, **named: Any) -> Any:
+        cache = cache_argument({"cache": next(iter(arguments), None), **named})
+        first = None if cache is None else cache.get_recurrent_state(self.layer_idx)
         if first is not None:
             state[:] = first.unbind(1) if first.dim() == 4 else [first]  # Zamba scans each head separately
-        return forward(self, hidden_states, cache_params=cache_params, **more)
+        return forward(self, hidden_states, *arguments, **named)
 
     return wrapped
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import PAST
 from onnxport.description.text_configs import text_config_of
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.configs import OnnxConfig
-
-PAST = "past_key_values"
 
 
 class Layout:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-CACHE_NAMES = ("past_key_values", "cache_params")
-"""Parameter names that models have for their cache."""
 _ATTENTION = ("keys", "values")
 _INDEXER = "indexer_keys"
 _SEQUENCE_AXES = {"keys": 2, "values": 2, _INDEXER: 1}

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from onnxport._transformers_api import CACHE_NAMES, PAST
 from onnxport.configs._dummies import extend_mask
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
-from onnxport.description.arguments import PAST, padding_defined
-from onnxport.description.cache_layout import CACHE_NAMES, CacheLayout
+from onnxport.description.arguments import padding_defined
+from onnxport.description.cache_layout import CacheLayout
 from onnxport.description.dummy_inputs import (
     PLACEHOLDER_TOKEN_FIELDS,
     DummyInput,
@@ -80,7 +81,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     """Describe a model from its forward's signature and outputs.
 
     Attributes:
-        cache_names: names that the parameter for the cache may have.
+        cache_name: name of the cache in parameters and outputs, if it isn't Transformers' name.
         attn_implementation: the attention implementation to export; None for the model's default.
         dummy_inputs: dummy inputs that no preprocessor makes and that the model always takes, by parameter name.
 
@@ -95,7 +96,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         UnsupportedError: the model's inputs or its cache can't be described, or it has no `logits_to_keep`.
     """
 
-    cache_names: ClassVar[tuple[str, ...]] = CACHE_NAMES
+    cache_name: ClassVar[str] = PAST
     attn_implementation: ClassVar[str | None] = None
     dummy_inputs: ClassVar[Mapping[str, DummyInput]] = {}
 
@@ -131,7 +132,6 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if not self._subprocessors and has_dummy_images and getattr(preprocessor, "tokenizer", None) is not None:
             self._subprocessors = ("tokenizer",)
         self._cache_layout = CacheLayout((), 0)
-        self._cache_name = next((name for name in self.cache_names if name in self._parameters), PAST)
         self._kwargs: dict[str, Any] = {"logits_to_keep": 1} if last_logits else {}
         if last_logits and "logits_to_keep" not in self._parameters:
             raise UnsupportedError(f"{type(model).__name__} has no logits_to_keep: leave out --last-logits")
@@ -242,7 +242,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return {**result, "logits": torch.cat(returned, dim=1)}
 
     def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        named = {self._cache_name if name == PAST else name: value for name, value in arguments.items()}
+        named = {self.cache_name if name == PAST else name: value for name, value in arguments.items()}
         if PAST in arguments and not self._cache_layout.grows:  # no cached tokens to mask
             tokens = named["input_ids"] if "input_ids" in named else named["inputs_embeds"]
             named["attention_mask"] = named["attention_mask"][:, -tokens.shape[1] :]
@@ -250,7 +250,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if not any(tensor_names(result)):
             result = _with_nested_tensors(result)
         inputs = {} if self._generates else {name: f"encoder_{name}" for name in named}  # a mask that is also an output
-        return {PAST if name == self._cache_name else inputs.get(name, name): value for name, value in result.items()}
+        return {PAST if name == self.cache_name else inputs.get(name, name): value for name, value in result.items()}
 
     def flatten_output_collection_property(  # type: ignore[override]  # an instance method in the original, too
         self, name: str, field: Any
@@ -406,7 +406,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         import torch
         from transformers import DynamicCache
 
-        if self._cache_name not in self._parameters:
+        if not {self.cache_name, *CACHE_NAMES}.intersection(self._parameters):
             return None
         empty = DynamicCache(config=text_config_of(model.config))
         with torch.no_grad():

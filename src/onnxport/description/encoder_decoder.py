@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from onnxport._transformers_api import PAST, call_forward
 from onnxport.configs._base import OnnxConfig, model_of
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.caches import cache_to_past
-from onnxport.description.arguments import PAST
 from onnxport.description.cache_layout import CrossAttentionLayout
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.modalities import accepts_modality, takes_modality
@@ -165,13 +165,9 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         is_complete = isinstance(cached, int) and cached == hidden_states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, is_complete)
         with _skipping_cached_states(model_of(forward), 0 if is_complete else cached, self.is_time_first):
-            return forward(
-                **self._encoder_arguments(hidden_states, arguments.get("encoder_attention_mask")),
-                **{self._input_ids_name: arguments["input_ids"]},
-                past_key_values=cache,
-                use_cache=True,
-                return_dict=True,
-            )
+            named = {self._input_ids_name: arguments["input_ids"], PAST: cache, "use_cache": True}
+            mask = arguments.get("encoder_attention_mask")
+            return call_forward(forward, {**self._encoder_arguments(hidden_states, mask), **named})
 
     def _encoder_arguments(self, hidden_states: Any, mask: Any) -> dict[str, Any]:
         """Return the arguments that replace the encoder's inputs: `encoder_outputs` and the mask."""
@@ -196,12 +192,8 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             mask = outputs.get("attention_mask", inputs.get("attention_mask"))
             self._output_class, self._returns_mask = type(outputs), "attention_mask" in outputs
             tokens = self._decoder_input_ids(hidden_states.shape[0], 2).to(hidden_states.device)
-            result = model(
-                **self._encoder_arguments(hidden_states, mask),
-                **{self._input_ids_name: tokens},
-                use_cache=True,
-                return_dict=True,
-            )
+            states = self._encoder_arguments(hidden_states, mask)
+            result = call_forward(model, {**states, self._input_ids_name: tokens, "use_cache": True})
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+from onnxport._transformers_api import CACHE_NAMES
 from onnxport.description.axes import is_cached
-from onnxport.description.cache_layout import CACHE_NAMES
 from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ _TRAINING = re.compile(
 )
 """Labels, and masks and permutations of pretraining."""
 _PRECOMPUTED = re.compile(
-    r"(\w+_)?(inputs_embeds|outputs|past_key_values|image_embeds|image_embeddings|vision_embeds|audio_embeds)"
+    r"(\w+_)?(inputs_embeds|outputs|past_key_values|cache|image_embeds|image_embeddings|vision_embeds|audio_embeds)"
     r"|(encoder|query)_embeds|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
 )
 _ENCODER_STATES = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")

@@ -12,6 +12,7 @@ from itertools import product
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
+from onnxport._transformers_api import CACHE_NAMES
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.components import MODALITY_ENCODERS
@@ -203,7 +204,7 @@ _FRAME_MULTIPLE = 64
 """Dummy audio is truncated to a multiple of this many frames for models that merge frames: a power of two, at least as
 many as models merge."""
 _ALTERNATIVE_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
-_EXCLUDED_PARAMETERS = ("input_ids", "inputs_embeds", "past_key_values")
+_EXCLUDED_PARAMETERS = ("input_ids", "inputs_embeds", *CACHE_NAMES)
 """Parameters of a method that aren't image or audio inputs, or that replace other inputs."""
 
 

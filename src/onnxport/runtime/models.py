@@ -20,6 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
+from onnxport._transformers_api import cache_name
 from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities
@@ -202,30 +203,26 @@ class _GenerativeModel(OnnxModel):
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any
     ) -> None:
-        if model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"]._is_user_defined = True
+        if model_kwargs.get(cache_name()) is not None:
+            model_kwargs[cache_name()]._is_user_defined = True
         elif generation_config.use_cache is not False and self._decoder.has_cache:
-            model_kwargs["past_key_values"] = OnnxCache(self._decoder)
+            model_kwargs[cache_name()] = OnnxCache(self._decoder)
 
     def _step(
         self,
         feed: Mapping[str, Tensor | None],
-        past_key_values: OnnxCache | None,
+        cache: OnnxCache | None,
         use_cache: bool | None,
         prefix: int = 0,
     ) -> dict[str, Any]:
         """Run the decoder once; return its logits, and the cache, None if no cache is used."""
-        if past_key_values is None and use_cache and self._decoder.has_cache:
-            past_key_values = OnnxCache(self._decoder)
+        if cache is None and use_cache and self._decoder.has_cache:
+            cache = OnnxCache(self._decoder)
         arrays = _arrays(feed)
         batch_size = len(next(iter(arrays.values())))
-        tensors = (
-            past_key_values.get_or_create(batch_size)
-            if past_key_values is not None
-            else self._decoder.empty_cache(batch_size)
-        )
+        tensors = cache.get_or_create(batch_size) if cache is not None else self._decoder.empty_cache(batch_size)
         logits = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
-        return {"logits": logits, "past_key_values": past_key_values}
+        return {"logits": logits, cache_name(): cache}
 
 
 class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
@@ -237,6 +234,7 @@ class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: OnnxCache | None = None,
+        cache: OnnxCache | None = None,
         use_cache: bool | None = None,
         **_: Any,
     ) -> ModelOutput:
@@ -247,13 +245,14 @@ class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             attention_mask: [batch, cached tokens + tokens].
             position_ids: [batch, tokens]; computed from the mask by default.
             past_key_values: the cache of earlier steps; it is updated in place.
+            cache: the same, as Transformers 5.24 calls it.
             use_cache: return a cache, even if none was passed.
 
         Returns:
-            `logits` [batch, tokens, vocabulary], and `past_key_values`.
+            `logits` [batch, tokens, vocabulary], and the cache.
         """
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        return model_output(self._step(feed, past_key_values, use_cache))
+        return model_output(self._step(feed, past_key_values if cache is None else cache, use_cache))
 
 
 class OnnxEncoder:
@@ -318,6 +317,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: ModelOutput | None = None,
         past_key_values: OnnxCache | None = None,
+        cache: OnnxCache | None = None,
         use_cache: bool | None = None,
         input_features: Tensor | None = None,
         input_values: Tensor | None = None,
@@ -335,6 +335,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             decoder_attention_mask: ignored: decoder sequences have no padding before their first token.
             encoder_outputs: the encoder's outputs; computed if None.
             past_key_values: the cache of earlier steps; it is updated in place.
+            cache: the same, as Transformers 5.24 calls it.
             use_cache: return a cache, even if none was passed.
             input_features: the encoder's spectrogram, for audio encoders.
             input_values: the encoder's waveform, for audio encoders.
@@ -344,7 +345,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             labels: ignored; Donut's processor returns them for every prompt.
 
         Returns:
-            `logits` [batch, tokens, vocabulary], `past_key_values` and `encoder_last_hidden_state`.
+            `logits` [batch, tokens, vocabulary], the cache and `encoder_last_hidden_state`.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -356,7 +357,7 @@ class OnnxSeq2Seq(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             mask = getattr(encoder_outputs, "encoder_attention_mask", attention_mask)
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64) if mask is None else mask
             feed["encoder_attention_mask"] = mask
-        step = self._step(feed, past_key_values, use_cache)
+        step = self._step(feed, past_key_values if cache is None else cache, use_cache)
         return model_output({**step, "encoder_last_hidden_state": hidden_states})
 
 
@@ -382,8 +383,8 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         text_positions: torch.Tensor = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         if not self._uses_mrope:
             return text_positions
-        past_key_values = model_kwargs.get("past_key_values")
-        if past_key_values is not None and past_key_values.get_seq_length():
+        cache = model_kwargs.get(cache_name())
+        if cache is not None and cache.get_seq_length():
             return (text_positions + self._rope_deltas).expand(3, -1, -1)
         input_ids = model_kwargs.get("input_ids", inputs_tensor)
         grids, token_types = (model_kwargs.get(name) for name in ("image_grid_thw", "mm_token_type_ids"))
@@ -462,6 +463,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: OnnxCache | None = None,
+        cache: OnnxCache | None = None,
         pixel_values: Tensor | None = None,
         input_features: Tensor | None = None,
         token_type_ids: Tensor | None = None,
@@ -479,6 +481,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             attention_mask: [batch, cached tokens + tokens].
             position_ids: [batch, tokens], or [3, batch, tokens] for M-RoPE; computed from the mask by default.
             past_key_values: the cache of earlier steps; it is updated in place.
+            cache: the same, as Transformers 5.24 calls it.
             pixel_values: images.
             input_features: audio.
             token_type_ids: [batch, tokens], 1 for image tokens, for models whose image tokens attend to each other in
@@ -490,7 +493,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
             **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
 
         Returns:
-            `logits` [batch, tokens, vocabulary], and `past_key_values`.
+            `logits` [batch, tokens, vocabulary], and the cache.
 
         Raises:
             OptionError: `input_ids` is missing, or has more or fewer placeholder tokens than there are embeddings.
@@ -501,7 +504,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if input_ids is None:
             raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
         if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):
-            inputs = {"attention_mask": attention_mask, "past_key_values": past_key_values}
+            inputs = {"attention_mask": attention_mask, cache_name(): past_key_values if cache is None else cache}
             inputs |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
             tokens = torch.as_tensor(input_ids)
             position_ids = self._prepare_position_ids_for_generation(tokens, inputs)[..., -tokens.shape[1] :]
@@ -513,7 +516,7 @@ class OnnxMultimodal(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
         feed: dict[str, Any] = modalities.embed_and_merge(self.directory, arrays["ids"], features, arrays.get("types"))
         prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
         feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
-        return model_output(self._step(feed, past_key_values, use_cache, prefix))
+        return model_output(self._step(feed, past_key_values if cache is None else cache, use_cache, prefix))
 
 
 class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[misc]

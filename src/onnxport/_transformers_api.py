@@ -1,0 +1,78 @@
+"""What differs between the minor versions of Transformers: only this module asks which one is installed.
+
+Transformers 5.24 renamed the cache, in parameters and in outputs, from `past_key_values` (`cache_params` in the Mamba
+family) to `cache`. Graphs and descriptions call it `past_key_values` in any version, as clients expect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+TESTED_VERSIONS = ("5.23", "5.24")
+"""Minor versions of Transformers that the tests run with."""
+PAST = "past_key_values"
+"""The cache's name in graphs and descriptions."""
+CACHE_NAMES = ("cache", PAST, "cache_params")
+"""Names of the cache in parameters and outputs: since 5.24, before, and before in the Mamba family."""
+
+
+def warn_if_untested() -> None:
+    """Warn if Transformers is newer than the versions that the tests run with."""
+    from packaging.version import Version
+
+    installed = Version(metadata.version("transformers"))
+    if installed.release[:2] > Version(TESTED_VERSIONS[-1]).release:
+        warnings.warn(
+            f"onnxport is tested with Transformers {' and '.join(TESTED_VERSIONS)}, and {installed} is installed: "
+            "compare exports with the original (--validate full, the default)",
+            stacklevel=2,
+        )
+
+
+@functools.cache
+def cache_name() -> str:
+    """Return the name that the installed version has for the cache, of modules and outputs but the Mamba family's."""
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    fields = {field.name for field in dataclasses.fields(BaseModelOutputWithPast)}
+    return next(name for name in CACHE_NAMES if name in fields)
+
+
+def cache_parameter(parameters: Mapping[str, inspect.Parameter]) -> str | None:
+    """Return the parameter that takes the cache; None if there is none.
+
+    Args:
+        parameters: those of a forward; code of a checkpoint has the names of the version that it was written for.
+    """
+    named = next((name for name in CACHE_NAMES if name in parameters), None)
+    if named is not None:
+        return named
+    annotated = [name for name, one in parameters.items() if "Cache | None" in str(one.annotation)]
+    return annotated[0] if len(annotated) == 1 else None
+
+
+def cache_argument(arguments: Mapping[str, Any]) -> Any:
+    """Return the cache among the keyword arguments of a module; None if there is none."""
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def call_forward(forward: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Call a model, and return its outputs.
+
+    Args:
+        forward: the model, or its bound forward.
+        arguments: arguments by name; the cache is `past_key_values`.
+
+    Returns:
+        Outputs by name; the cache is `past_key_values`.
+    """
+    name = cache_parameter(inspect.signature(getattr(forward, "forward", forward)).parameters) or cache_name()
+    named = {name if key == PAST else key: value for key, value in arguments.items()}
+    result = forward(**{**named, "return_dict": True})
+    return {PAST if key in CACHE_NAMES else key: value for key, value in result.items()}
