@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
+
+from packaging.version import Version
 
 TESTED_VERSIONS = ("5.23", "5.24")
 """Minor versions of Transformers that the tests run with."""
@@ -22,17 +23,23 @@ CACHE_NAMES = ("cache", PAST, "cache_params")
 """Names of the cache in parameters and outputs: since 5.24, before, and before in the Mamba family."""
 
 
-def warn_if_untested() -> None:
-    """Warn if Transformers is newer than the versions that the tests run with."""
-    from packaging.version import Version
+@functools.cache
+def _minor_version() -> tuple[int, ...]:
+    return Version(metadata.version("transformers")).release[:2]
 
-    installed = Version(metadata.version("transformers"))
-    if installed.release[:2] > Version(TESTED_VERSIONS[-1]).release:
-        warnings.warn(
-            f"onnxport is tested with Transformers {' and '.join(TESTED_VERSIONS)}, and {installed} is installed: "
-            "compare exports with the original (--validate full, the default)",
-            stacklevel=2,
-        )
+
+def untested_version() -> str | None:
+    """Return the installed version if it is newer than those that the tests run with; None if it isn't."""
+    newest = Version(TESTED_VERSIONS[-1]).release
+    return metadata.version("transformers") if _minor_version() > newest else None
+
+
+def pools_frames_by_scattering() -> bool:
+    """Return whether `get_vision_temporal_merge_index` (Kimi K2.5) returns where patches go, as since 5.24.
+
+    Before, it returned which patches are gathered.
+    """
+    return _minor_version() >= (5, 24)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
+from onnxport._transformers_api import cache_name
 from onnxport.description.forward import NOT_DESCRIBED, forward_parameters, left_out
 from onnxport.description.tasks import canonical_task
 
@@ -20,8 +21,8 @@ def test_kinds_and_shapes_are_those_of_the_documentation() -> None:
     parameters = forward_parameters(transformers.LayoutLMForQuestionAnswering)
     assert (parameters["bbox"].kind, parameters["bbox"].shape) == ("tensor", ("batch_size", "sequence_length", "4"))
     causal = forward_parameters(transformers.LlamaForCausalLM)
-    kinds = {name: causal[name].kind for name in ("past_key_values", "use_cache", "logits_to_keep", "labels")}
-    assert kinds == {"past_key_values": "cache", "use_cache": "flag", "logits_to_keep": "flag", "labels": "tensor"}
+    kinds = {name: causal[name].kind for name in (cache_name(), "use_cache", "logits_to_keep", "labels")}
+    assert kinds == {cache_name(): "cache", "use_cache": "flag", "logits_to_keep": "flag", "labels": "tensor"}
     assert forward_parameters(transformers.DetrForObjectDetection)["labels"].kind == "collection"
 
 
@@ -46,7 +47,7 @@ def test_kinds_and_shapes_are_those_of_the_documentation() -> None:
         ),
         (
             *("LlamaForCausalLM", "text-generation", ["input_ids"]),
-            *({}, "past_key_values", "a cache: text-generation-with-past has it"),
+            *({}, cache_name(), "a cache: text-generation-with-past has it"),
         ),
         (
             *("LlamaForCausalLM", "text-generation", ["input_ids"]),
@@ -64,5 +65,5 @@ def test_rules(
 def test_inputs_and_the_cache_of_a_graph_are_not_left_out() -> None:
     inputs = ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key", "past_key_values.0.value"]
     found = reasons("LlamaForCausalLM", "text-generation-with-past", inputs)
-    assert not {"input_ids", "attention_mask", "position_ids", "past_key_values"} & found.keys()
+    assert not {"input_ids", "attention_mask", "position_ids", cache_name()} & found.keys()
     assert NOT_DESCRIBED not in found.values()

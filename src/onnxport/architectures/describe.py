@@ -26,6 +26,7 @@ from onnxport.description.components import MODALITY_ENCODERS, Component
 from onnxport.description.default_preprocessor import complete_preprocessor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
+from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.forward import left_out
@@ -253,8 +254,10 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
     if task.name in _MULTIMODAL_TASKS:
         return not model.config.is_encoder_decoder
     has_encoder = any(method_of(model, part.method) is not None for part in MODALITY_ENCODERS.values())
-    is_decoder = not model.config.is_encoder_decoder and model.can_generate()
-    return task.name in _FROM_ENCODERS and is_decoder and has_encoder
+    if model.config.is_encoder_decoder or not has_encoder:
+        return False
+    has_placeholders = any(getattr(model.config, name, None) is not None for name in PLACEHOLDER_TOKEN_FIELDS)
+    return task.name in _FROM_ENCODERS if model.can_generate() else has_placeholders
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport._transformers_api import pools_frames_by_scattering
 from onnxport.description._packed_patch_methods import methods_of
 from onnxport.description._patch_positions import PatchPositions, interpolated, windows
 from onnxport.patching.patch import Replacement
@@ -157,8 +158,13 @@ def _temporal_merge_index(num_patches: Any) -> Callable[..., Any]:
     def get_vision_temporal_merge_index(
         grid_thw: Any, kernel_height: int, kernel_width: int, kwargs: Any = None
     ) -> Any:
-        order = PatchPositions.of(grid_thw, num_patches).block_order(kernel_height)
-        return order.reshape(-1, 1, kernel_height * kernel_width)  # images have one frame
+        import torch
+
+        positions, size = PatchPositions.of(grid_thw, num_patches), kernel_height * kernel_width
+        if not pools_frames_by_scattering():
+            return positions.block_order(kernel_height).reshape(-1, 1, size)  # images have one frame
+        index = positions.index_of(*positions.row_and_column(1), kernel_height)
+        return index, torch.ones_like(index, dtype=torch.float32), num_patches // size
 
     return get_vision_temporal_merge_index
 

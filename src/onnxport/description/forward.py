@@ -168,6 +168,8 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
         (name == "token_type_ids" and _token_types(model) < 2, "the model has no embeddings of several token types"),
         (name == "token_type_ids" and task.name == "text-generation", "generation has no token types"),
         (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
+        (name == "image_sizes" and "pixel_values" in inputs, "the size of pixel_values"),
+        (name == "mm_token_type_ids" and "position_ids" in inputs, "position_ids are computed from it"),
         (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
         (parameter.kind in ("collection", "other"), "not a tensor"),
     )

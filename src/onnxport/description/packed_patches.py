@@ -252,7 +252,9 @@ class MropeDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         import torch
 
         inputs = dict(super().generate_dummy_inputs(*arguments, **named))
-        inputs["position_ids"] = torch.stack([inputs["position_ids"] + offset for offset in range(3)])
+        batch, length = inputs["inputs_embeds"].shape[:2]
+        positions = inputs.get("position_ids", torch.arange(length).expand(batch, length))
+        inputs["position_ids"] = torch.stack([positions + offset for offset in range(3)])
         return inputs
 
 
@@ -265,7 +267,8 @@ class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOn
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder, which adds image features at positions selected by a mask; here it adds them at all."""
-        language_model = model_of(forward).model.language_model
+        model = model_of(forward)
+        language_model = getattr(model, "model", model).language_model
         inputs = dict(arguments)
         deepstack_embeds = inputs.pop("deepstack_embeds")
 

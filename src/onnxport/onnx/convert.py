@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from packaging.version import Version, parse
 
+from onnxport._transformers_api import PAST, cache_parameter
 from onnxport.description.arguments import Layout
 from onnxport.description.examples import Examples
 from onnxport.description.signature import signature_of, solve
@@ -65,8 +66,9 @@ def ensure_model_and_config_inputs_match(model: PreTrainedModel, model_inputs: I
         Whether `forward` has all of them, and the matching names in the order of `forward`.
     """
     parameters = python_signature(model.forward).parameters
+    known = [PAST if name == cache_parameter(parameters) else name for name in parameters]
     names = set(model_inputs)
-    return names.issubset(parameters), [name for name in parameters if name in names]
+    return names.issubset(known), [name for name in known if name in names]
 
 
 def export(

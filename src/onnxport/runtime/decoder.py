@@ -96,6 +96,11 @@ class Decoder:
         return bool(self.cache_outputs)
 
     @property
+    def result(self) -> str:
+        """Name of the output for each token: `logits`; of a decoder without a head, its first output."""
+        return "logits" if "logits" in self.graph.outputs else next(iter(self.graph.outputs))
+
+    @property
     def can_crop(self) -> bool:
         """Whether tokens can be removed: all cache entries but cross-attention's have a sequence axis."""
         return all(name in self.sequence_axes or _CROSS_ATTENTION in name for name in self.cache_outputs)
@@ -117,7 +122,7 @@ class Decoder:
                 in `feed` don't include them.
 
         Returns:
-            The logits, [batch, tokens, vocabulary].
+            The logits, [batch, tokens, vocabulary]; the first output of a decoder without logits.
         """
         first = cache.length == 0
         tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
@@ -134,10 +139,12 @@ class Decoder:
         if cache.prefix:
             inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
         updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}
-        outputs = self.graph.run({**inputs, **cache.tensors}, ["logits", *updated.values()], on_device=updated.values())
+        outputs = self.graph.run(
+            {**inputs, **cache.tensors}, [self.result, *updated.values()], on_device=updated.values()
+        )
         cache.tensors.update({name: outputs[output] for name, output in updated.items()})
         cache.length = length
-        return to_array(outputs["logits"])
+        return to_array(outputs[self.result])
 
 
 def _cross_attention_length(cache: DecoderCache) -> int:

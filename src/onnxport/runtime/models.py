@@ -215,14 +215,14 @@ class _GenerativeModel(OnnxModel):
         use_cache: bool | None,
         prefix: int = 0,
     ) -> dict[str, Any]:
-        """Run the decoder once; return its logits, and the cache, None if no cache is used."""
+        """Run the decoder once; return its logits or hidden states, and the cache, None if no cache is used."""
         if cache is None and use_cache and self._decoder.has_cache:
             cache = OnnxCache(self._decoder)
         arrays = _arrays(feed)
         batch_size = len(next(iter(arrays.values())))
         tensors = cache.get_or_create(batch_size) if cache is not None else self._decoder.empty_cache(batch_size)
-        logits = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
-        return {"logits": logits, cache_name(): cache}
+        result = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
+        return {self._decoder.result: result, cache_name(): cache}
 
 
 class OnnxCausalLM(_GenerativeModel, GenerationMixin):  # type: ignore[misc]
