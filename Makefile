@@ -7,6 +7,9 @@ BIN := .venv/bin
 READY := .venv/installed
 BENCH ?=
 JOBS ?= 2
+NEXT := .venv/transformers-5.24
+NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/integration/test_generation.py \
+	tests/unit/test_forward.py tests/unit/test_grids.py
 TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
 .PHONY: help demo test lint types format bench conformance real-models
@@ -18,8 +21,9 @@ demo: $(READY) ## export all-MiniLM-L6-v2, validate it, compare sentences with i
 	$(BIN)/python scripts/fetch_real_models.py minilm
 	$(BIN)/python scripts/demo.py
 
-test: $(READY) real-models ## run the tests (their time is in CONTRIBUTING.md)
-	@$(TIMED) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+test: $(READY) real-models $(NEXT) ## run the tests, and a sample with the next Transformers (their time is in CONTRIBUTING.md)
+	@$(TIMED) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal; \
+	PYTHONPATH=$(NEXT) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(NEXT_TESTS)
 
 lint: $(READY) ## check style and formatting
 	@$(TIMED) $(BIN)/ruff check .; $(BIN)/ruff format --check .
@@ -41,6 +45,10 @@ conformance: $(READY) ## compare all stamped graphs, export all 265 pairs of 4.3
 
 real-models: $(READY) ## fetch the trained models that tests use
 	$(BIN)/python scripts/fetch_real_models.py
+
+$(NEXT): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ transformers==5.24.0
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

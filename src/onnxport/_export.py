@@ -6,9 +6,11 @@ validated → renamed to the output directory
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxport._transformers_api import TESTED_VERSIONS, untested_version
 from onnxport.blueprints.blueprint import Blueprint, Trace
 from onnxport.blueprints.find import BlueprintSource
 from onnxport.blueprints.original import Original
@@ -33,6 +35,8 @@ from onnxport.errors import ValidationError
 from onnxport.options import ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ def export(
         OutputError: the output can't be written.
     """
     options, report, output = options or ExportOptions(), progress or _no_progress, Path(output)
+    if (version := untested_version()) is not None:
+        tested = " and ".join(TESTED_VERSIONS)
+        logger.warning("onnxport is tested with Transformers %s, and %s is installed", tested, version)
     if not options.dry_run:
         check_output(output, force=options.force)
     report("read the checkpoint", None)
