@@ -234,6 +234,23 @@ def test_without_past_the_graphs_take_images_or_audio_too(name: str, tmp_path: P
         assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
 
 
+@pytest.mark.parametrize("name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "Idefics3"), ("Llava", "Qwen3VL")))
+def test_a_base_model_takes_images_too(name: str, tmp_path: Path) -> None:
+    whole, source = checkpoint(name, tmp_path / "checkpoint")
+    model = whole.model
+    model.save_pretrained(source)
+    result = onnxport.export(source, tmp_path / "out")
+    assert result.manifest.source["architecture"] == type(model).__name__
+    assert "pixel_values" in {value.name for item in result.manifest.components for value in item.inputs}
+    ours = onnxport.load(tmp_path / "out")
+    for batch in (1, 3):
+        inputs = inputs_for(name, whole, batch)
+        with torch.no_grad():
+            expected = model(**inputs).last_hidden_state
+        unpadded = inputs["attention_mask"].bool()
+        torch.testing.assert_close(ours(**inputs).last_hidden_state[unpadded], expected[unpadded], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("task", ["automatic-speech-recognition", "text2text-generation"])
 def test_a_decoder_takes_audio_under_any_task(task: str, tmp_path: Path) -> None:
     _, source = checkpoint("Voxtral", tmp_path / "checkpoint")

@@ -66,7 +66,7 @@ class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder with the features added at every position, not only at those of Transformers' mask."""
-        layers, decoder_arguments = model_of(forward).model.language_model.layers, dict(arguments)
+        layers, decoder_arguments = model_of(forward).base_model.language_model.layers, dict(arguments)
         features_by_layer = zip(self._deepstack_layers, decoder_arguments.pop("deepstack_embeds"), strict=True)
         handles = [
             layers[index].register_forward_pre_hook(partial(_add_features, features))

@@ -41,7 +41,7 @@ class TiledImageEncoderOnnxConfig(OnnxConfig):
 
     def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the encoder on all tiles, and drop the features of padding tiles."""
-        model = model_of(forward).model
+        model = model_of(forward).base_model
         tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
         side = self._config.vision_config.patch_size
         patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)

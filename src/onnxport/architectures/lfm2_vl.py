@@ -67,7 +67,7 @@ class Lfm2VlVisionOnnxConfig(OnnxConfig):
         if not torch.compiler.is_exporting():
             features = model.get_image_features(**arguments, return_dict=True).pooler_output
             return {self._output: torch.cat(list(features))}
-        model = model.model
+        model = model.base_model
         hidden_states = model.vision_tower(**arguments, return_dict=True).last_hidden_state
         blocks, mask = _join_blocks(hidden_states, arguments["spatial_shapes"], self._config.downsample_factor)
         projector = model.multi_modal_projector

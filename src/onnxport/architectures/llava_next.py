@@ -72,11 +72,11 @@ class AnyresEncoderOnnxConfig(OnnxConfig):
             return {"image_features": torch.cat(model.get_image_features(**arguments, return_dict=True).pooler_output)}
         tiles, sizes = arguments["pixel_values"], arguments["image_sizes"]
         is_tiled = _is_tiled(arguments["batch_num_images"], sizes.shape[0]) if self._is_onevision else None
-        features = self._encode_tiles(model.model, tiles.flatten(0, 1))
+        features = self._encode_tiles(model.base_model, tiles.flatten(0, 1))
         sources = self._feature_sources(sizes, tiles.shape[1], is_tiled)
         valid = sources.valid.flatten().nonzero().squeeze(-1)
         neighbors = [(index.flatten()[valid], weight) for index, weight in sources.neighbors]
-        newline = model.model.image_newline[None]
+        newline = model.base_model.image_newline[None]
         tables = [torch.cat([layer.flatten(0, 1), newline.to(layer.dtype)]) for layer in features]
         if len(neighbors) == 1:
             return self._to_outputs([table[neighbors[0][0]] for table in tables])

@@ -70,7 +70,7 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
 
     def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the encoder and the projector, as `MllamaModel.forward` does."""
-        model = model_of(forward).model
+        model = model_of(forward).base_model
         features = model.multi_modal_projector(model.vision_model(**arguments, return_dict=True).last_hidden_state)
         return {"image_features": features.flatten(1, 3)}
 

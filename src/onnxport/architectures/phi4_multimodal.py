@@ -59,7 +59,7 @@ class Phi4ImageEncoderOnnxConfig(OnnxConfig):
         """Run the encoder; when exporting, on all crops at once, with feature indices computed arithmetically."""
         import torch
 
-        embed = model_of(forward).model.embed_tokens_extend.image_embed
+        embed = model_of(forward).base_model.embed_tokens_extend.image_embed
         if not torch.compiler.is_exporting():
             return {"image_features": _embed_placeholders(embed, arguments, self._feature_count(arguments))}
         up = torch.nn.functional.gelu(embed.img_projection_up(self._unprojected_features(embed, arguments)))
@@ -137,7 +137,7 @@ class Phi4AudioEncoderOnnxConfig(OnnxConfig):
         """Run the encoder; when exporting, without the branch on the audio's length."""
         import torch
 
-        embed = model_of(forward).model.embed_tokens_extend.audio_embed
+        embed = model_of(forward).base_model.embed_tokens_extend.audio_embed
         if not torch.compiler.is_exporting():
             max_size = -(-arguments["audio_input_features"].shape[1] // self._config.audio_config.time_reduction)
             count = int(arguments["audio_embed_sizes"].clamp(max=max_size).sum())

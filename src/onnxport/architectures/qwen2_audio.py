@@ -43,7 +43,7 @@ class Qwen2AudioEncoderOnnxConfig(OnnxConfig):
         """Run the encoder on all frames, and drop the features of padding."""
         import torch
 
-        model = model_of(forward).model
+        model = model_of(forward).base_model
         features, frame_mask = arguments["input_features"], arguments["feature_attention_mask"]
         encoded, pooled = model.audio_tower._get_feat_extract_output_lengths(frame_mask.sum(-1))
         positions = torch.arange(self._config.audio_config.max_source_positions, device=frame_mask.device)

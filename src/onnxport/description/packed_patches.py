@@ -267,8 +267,7 @@ class DeepstackMropeDecoderOnnxConfig(DeepstackDecoderOnnxConfig, MropeDecoderOn
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder, which adds image features at positions selected by a mask; here it adds them at all."""
-        model = model_of(forward)
-        language_model = getattr(model, "model", model).language_model
+        language_model = model_of(forward).base_model.language_model
         inputs = dict(arguments)
         deepstack_embeds = inputs.pop("deepstack_embeds")
 
