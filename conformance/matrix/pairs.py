@@ -6,12 +6,11 @@ Pairs that only the predecessors had, such as models without a head with past, a
 from __future__ import annotations
 
 import inspect
-import re
 from functools import cache
 from typing import Any
 
 from conformance.matrix.predecessors import GONE, predecessors
-from onnxport.architectures.describe import class_named
+from onnxport.architectures.describe import TRANSDUCERS, class_named
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
@@ -24,9 +23,6 @@ GENERATING = (
     "audio-text-to-text",
 )
 """Tasks whose models may return a KV cache, which makes a separate pair with past."""
-
-_TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
-"""Classes that generate without a cache that a graph could have as input."""
 
 _CACHES = {"past_key_values", "cache_params", "state"}
 """Names of forward's cache parameters: keys and values, or recurrent states."""
@@ -110,7 +106,7 @@ def _generates_with_cache(task: Task, class_name: str) -> bool:
     """
     import transformers
 
-    if _TRANSDUCERS.search(class_name):
+    if TRANSDUCERS.search(class_name):
         return False
     try:
         model = getattr(transformers, class_name)

@@ -77,9 +77,11 @@ def call_forward(forward: Callable[..., Any], arguments: Mapping[str, Any]) -> d
         arguments: arguments by name; the cache is `past_key_values`.
 
     Returns:
-        Outputs by name; the cache is `past_key_values`.
+        Outputs by name; the cache is `past_key_values`. One tensor without a name is `waveform`, or else `output`.
     """
     name = cache_parameter(inspect.signature(getattr(forward, "forward", forward)).parameters) or cache_name()
     named = {name if key == PAST else key: value for key, value in arguments.items()}
     result = forward(**{**named, "return_dict": True})
+    if not hasattr(result, "items"):  # a vocoder or another part of a model
+        return {"waveform" if "spectrogram" in arguments else "output": result}
     return {PAST if key in CACHE_NAMES else key: value for key, value in result.items()}

@@ -11,9 +11,12 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import make_config, randomize
+from conformance.matrix.shrink import tiny_config
 from conformance.matrix.tiny import checkpoint_of
 from onnxport._describe import describe_checkpoint
+from onnxport.architectures.describe import class_named, describe, infer_task
 from onnxport.options import ExportOptions
+from onnxport.tracing.scope import without_values
 from tests.breadth import sampled
 
 PAIRS = {
@@ -105,3 +108,34 @@ def test_a_classifier_without_a_padding_token_classifies_the_last_token(name: st
     with torch.no_grad():
         expected = torch.cat([model(ids[row : row + 1]).logits for row in range(3)])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+CLASSES = {
+    "entities, which the code requires and the signature doesn't": (
+        *("LukeForEntityClassification", "luke"),
+        {"entity_ids": ("batch", "entity_length"), "entity_position_ids": ("batch", "entity_length", None)},
+    ),
+    "an axis of choices for every input": (
+        *("LukeForMultipleChoice", "luke"),
+        {"token_type_ids": ("batch", "choice", "sequence"), "entity_ids": ("batch", "choice", "entity_length")},
+    ),
+    "the token that a head reads": ("GPT2DoubleHeadsModel", "gpt2", {"mc_token_ids": ("batch",)}),
+    "an encoder's mask": ("AriaModel", "aria", {"pixel_mask": ("batch", None, None)}),
+    "a vocoder": ("SpeechT5HifiGan", "speecht5_hifigan", {"spectrogram": ("batch", "frames", None)}),
+    "images of the smallest size that the code scales": ("DepthProModel", "depth_pro", {"pixel_values": ("batch",)}),
+}
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_what_a_class_takes_is_described_without_a_preprocessor(case: str) -> None:
+    class_name, model_type, expected = CLASSES[case]
+    config = tiny_config(model_type)
+    config.architectures = [class_name]
+    model = class_named(class_name, model_type)(config).eval()
+    with without_values(model):
+        components = describe(model, infer_task(config), None)
+    axes = {name: labels for component in components for name, labels in component.config.inputs.items()}
+    for name, labels in expected.items():
+        assert {index: label for index, label in enumerate(labels) if label} == {
+            index: label for index, label in axes[name].items() if index < len(labels) and labels[index]
+        }

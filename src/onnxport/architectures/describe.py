@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -22,8 +23,8 @@ from onnxport.description.component_types import (
     generates_from_encoder,
     multimodal,
 )
-from onnxport.description.components import MODALITY_ENCODERS, Component
-from onnxport.description.default_preprocessor import complete_preprocessor
+from onnxport.description.components import Component
+from onnxport.description.default_preprocessor import ImageDefaults, complete_preprocessor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
 from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
@@ -31,7 +32,6 @@ from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.forward import left_out
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
-from onnxport.description.multimodal import method_of
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import ARCHITECTURE, PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
@@ -109,7 +109,7 @@ def _preferred(config: PreTrainedConfig, candidates: list[Task], architecture: s
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Return whether a class generates autoregressively, with a cache."""
     if config.is_encoder_decoder:
-        return task.name in _FROM_ENCODERS and not architecture.endswith("ForCTC")
+        return task.name in _FROM_ENCODERS and not TRANSDUCERS.search(architecture)
     if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is only registered for the latter
         return _can_generate(architecture)
     return task.name == "text-generation" and _takes_cache(architecture)
@@ -140,6 +140,8 @@ def _takes_cache(architecture: str) -> bool:
     return cache_parameter(parameters) is not None or "state" in parameters
 
 
+TRANSDUCERS = re.compile(r"For(CTC|RNNT|TDT)$")
+"""Classes that generate without a cache that a graph could have as input."""
 _MULTIMODAL_TASKS = ("image-to-text", "audio-text-to-text")
 _FROM_ENCODERS = ("text2text-generation", "automatic-speech-recognition", "image-to-text")
 
@@ -253,8 +255,7 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
     """Return whether a model is a decoder whose placeholder tokens are replaced by the embeddings of an encoder."""
     if task.name in _MULTIMODAL_TASKS:
         return not model.config.is_encoder_decoder
-    has_encoder = any(method_of(model, part.method) is not None for part in MODALITY_ENCODERS.values())
-    if model.config.is_encoder_decoder or not has_encoder:
+    if model.config.is_encoder_decoder or not can_be_split(model, _record_of(model).encoders):
         return False
     has_placeholders = any(getattr(model.config, name, None) is not None for name in PLACEHOLDER_TOKEN_FIELDS)
     return task.name in _FROM_ENCODERS if model.can_generate() else has_placeholders
@@ -363,7 +364,7 @@ def describe(
         UnsupportedError: the model can't be described for this task.
         OptionError: `description` doesn't name a description.
     """
-    preprocessor = complete_preprocessor(model, preprocessor, _record_of(model).image_size)
+    preprocessor = complete_preprocessor(model, preprocessor, _image_defaults(model))
     options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
@@ -452,6 +453,11 @@ def describe_left_out(
     """
     reasons = left_out(model, task, inputs, unused)
     return reasons | {name: reason for name, reason in _record_of(model).left_out.items() if name in reasons}
+
+
+def _image_defaults(model: PreTrainedModel) -> ImageDefaults:
+    record = _record_of(model)
+    return ImageDefaults(record.image_size and record.image_size(model.config), record.image_processor)
 
 
 def _record_of(model: PreTrainedModel) -> Architecture:

@@ -132,7 +132,9 @@ class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
         ) -> dict[str, Any]:
             mask, attends = _masks(cross_attention_mask, model.dtype)
             masks = {"cross_attention_mask": mask, "full_text_row_masked_out_mask": attends}
-            outputs = call_forward(model.model.language_model, {**named, **masks, "use_cache": use_cache})
+            outputs = call_forward(model.base_model.language_model, {**named, **masks, "use_cache": use_cache})
+            if model is model.base_model:
+                return outputs
             logits = model.lm_head(outputs["last_hidden_state"][:, -logits_to_keep:])
             return {"logits": logits, **{name: value for name, value in outputs.items() if name == PAST}}
 

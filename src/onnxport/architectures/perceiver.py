@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny
 
-ARCHITECTURES = (Architecture(("perceiver",), tiny=Tiny(fields={"num_latents": 8})),)
+ARCHITECTURES = (Architecture(("perceiver",), tiny=Tiny(fields={"num_latents": 8, "num_cross_attention_heads": 1})),)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from onnxport.architectures._architecture import Architecture, Tiny
 
-_LINE_OF_TEXT = (48, 320)
-"""Height and width of images; the recognizers' backbones reduce the height to 1."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 _RATIOS = (("longratio", 7), ("midratio", 5), ("shortratio", 3))
 _TEXT_REGIONS = {
     "scale_factor_list": [1, 2, 4, 8],
@@ -34,6 +37,13 @@ _HALVING_HEIGHTS = {
     ],
     "out_features": ["stage2", "stage3", "stage4", "stage5"],
 }
+
+
+def _line_of_text(_: PreTrainedConfig) -> tuple[int, int]:
+    """Return the height and width of images; the recognizers' backbones reduce the height to 1."""
+    return 48, 320
+
+
 ARCHITECTURES = (
     Architecture(
         ("pp_ocrv5_mobile_det",),
@@ -44,12 +54,12 @@ ARCHITECTURES = (
     ),
     Architecture(
         ("pp_ocrv5_mobile_rec",),
-        image_size=_LINE_OF_TEXT,
+        image_size=_line_of_text,
         tiny=Tiny(base={"backbone_config": _HALVING_HEIGHTS}),
     ),
     Architecture(("pp_ocrv5_server_det",), tiny=Tiny(fields=_TEXT_REGIONS)),
-    Architecture(("pp_ocrv5_server_rec",), image_size=_LINE_OF_TEXT),
-    Architecture(("pp_ocrv6_tiny_rec", "pp_ocrv6_small_rec"), image_size=_LINE_OF_TEXT),
+    Architecture(("pp_ocrv5_server_rec",), image_size=_line_of_text),
+    Architecture(("pp_ocrv6_tiny_rec", "pp_ocrv6_small_rec"), image_size=_line_of_text),
     Architecture(("pp_ocrv6_medium_det",), tiny=Tiny(fields=_TEXT_REGIONS, base={"backbone_config": _HALVING})),
     Architecture(
         ("pp_ocrv6_small_det",),

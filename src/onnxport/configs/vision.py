@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from packaging.version import Version
 
 from onnxport.configs import OnnxConfig, compute_effective_axis_dimension
+from onnxport.configs._dummies import zeros
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -209,7 +210,7 @@ class ImageGPTOnnxConfig(OnnxConfig):
         """Create dummy images as color cluster ids.
 
         Args:
-            preprocessor: an ImageGPT image processor.
+            preprocessor: an ImageGPT image processor; without one, all pixels have the first color.
             batch_size: number of images; -1 for the default.
             seq_length: ignored; the image processor determines it.
             is_pair: ignored.
@@ -219,6 +220,9 @@ class ImageGPTOnnxConfig(OnnxConfig):
             image_height: height of the images, in pixels.
         """
         batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+        if not hasattr(preprocessor, "clusters"):
+            ids = zeros((batch, self._config.n_positions), framework)
+            return {"input_ids": ids.long() if hasattr(ids, "long") else ids.astype("int64")}
         images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
         return dict(preprocessor(images=images, return_tensors=framework))
 

@@ -51,8 +51,6 @@ def completed(
     completion = _Completion(model, config, preprocessor)
     reasons = left_out(model, task, completion.layout.flat)
     missing = [name for name, reason in reasons.items() if reason == NOT_DESCRIBED and name not in excluded]
-    if task.name == "multiple-choice":  # the documented shapes of others lack the axis of choices
-        missing = [name for name in missing if name == "token_type_ids"]
     if not missing:
         return config
     parameters = [completion.parameters[name] for name in missing]

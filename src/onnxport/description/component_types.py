@@ -5,6 +5,7 @@ An architecture's file calls these functions with custom descriptions of the com
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from onnxport.description.encoder_decoder import (
     InnerEncoderOnnxConfig,
     Seq2SeqDecoderOnnxConfig,
 )
+from onnxport.description.forward import forward_parameters
 from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
 from onnxport.description.multimodal import (
     EmbeddingOnnxConfig,
@@ -140,7 +142,7 @@ def multimodal(
             Component(
                 name,
                 model,
-                encoders[name](model, preprocessor) if name in encoders else _encoder(model, name, preprocessor),
+                encoders[name](model, preprocessor) if name in encoders else _encoder(model, name, preprocessor, task),
                 preprocessor,
             )
             for name in names
@@ -175,7 +177,7 @@ def _decoder_type(model: PreTrainedModel) -> type[EmbedsDecoderOnnxConfig]:
     return packed_patches.MropeDecoderOnnxConfig
 
 
-def _encoder(model: PreTrainedModel, component: str, preprocessor: Preprocessor) -> OnnxConfig:
+def _encoder(model: PreTrainedModel, component: str, preprocessor: Preprocessor, task: Task) -> OnnxConfig:
     if component == "vision_encoder" and packed_patches.takes_packed_patches(model):
         if packed_patches.has_deepstack(model.config):
             return packed_patches.DeepstackPatchEncoderOnnxConfig(model)
@@ -183,8 +185,11 @@ def _encoder(model: PreTrainedModel, component: str, preprocessor: Preprocessor)
     if ImageSizesEncoderOnnxConfig.fits(model, component):
         return ImageSizesEncoderOnnxConfig(model, component, preprocessor)
     try:
-        return ModalityEncoderOnnxConfig(model, component, preprocessor)
+        encoder = ModalityEncoderOnnxConfig(model, component, preprocessor)
     except UnsupportedError:
         if not ImagePatchesEncoderOnnxConfig.fits(model, component):
             raise
         return ImagePatchesEncoderOnnxConfig(model, component, preprocessor)
+    taken = inspect.signature(encoder.method_of(model)).parameters
+    parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
+    return completed(model, encoder, preprocessor, task, [name for name in parameters if name not in taken])

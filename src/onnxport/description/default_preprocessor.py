@@ -10,6 +10,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxport._foreign_errors import translating
@@ -32,6 +33,7 @@ _IMAGE_CONFIGS = (
     "encoder",
     "thinker_config",
     "vision_model_config",
+    "vlm_config",
 )
 _AUDIO_CONFIGS = (
     *("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config"),
@@ -49,15 +51,31 @@ _TIME_FIRST = "SeamlessM4TFeatureExtractor"
 """Its `input_features` are [batch, frames, mel bins], as most models but Whisper take them."""
 
 
+@dataclass(frozen=True)
+class ImageDefaults:
+    """Hold what neither a configuration nor Transformers' mapping says about a model's images.
+
+    Attributes:
+        size: height and width in pixels; None for the configuration's.
+        processor: image processor class; empty for that of Transformers' mapping.
+    """
+
+    size: tuple[int, int] | None = None
+    processor: str = ""
+
+
+_NO_DEFAULTS = ImageDefaults()
+
+
 def complete_preprocessor(
-    model: PreTrainedModel, preprocessor: Preprocessor | None, image_size: tuple[int, int] | None = None
+    model: PreTrainedModel, preprocessor: Preprocessor | None, images: ImageDefaults = _NO_DEFAULTS
 ) -> Preprocessor:
     """Return a checkpoint's preprocessor with those added that the model's inputs need and the checkpoint lacks.
 
     Args:
         model: the model, whose forward names its inputs.
         preprocessor: the checkpoint's, None if it has none.
-        image_size: height and width of images, in pixels; None for the configuration's.
+        images: what neither the configuration nor Transformers' mapping says about images.
     """
     names = inspect.signature(type(model).forward).parameters
     has_images, has_audio = (any(name in names for name in kind) for kind in (_IMAGE_INPUTS, _AUDIO_INPUTS))
@@ -68,10 +86,10 @@ def complete_preprocessor(
         tokenizer = _tokenizer_of(model)
     part: dict[str, Any] = {}
     if has_images:
-        part = {"image_processor": image_processor_of(model.config, image_size)}
-    elif has_audio:
+        part["image_processor"] = image_processor_of(model.config, images)
+    if has_audio:
         audio_input = next(name for name in _AUDIO_INPUTS if name in names)
-        part = {"feature_extractor": feature_extractor_of(model.config, audio_input)}
+        part["feature_extractor"] = feature_extractor_of(model.config, audio_input)
     found = {name: value for name, value in part.items() if value is not None}
     if tokenizer is None:
         return cast("Preprocessor", next(iter(found.values()), None) or _tokenizer_of(model))
@@ -89,12 +107,12 @@ def _is_tokenizer(preprocessor: Preprocessor) -> bool:
     return isinstance(preprocessor, PreTrainedTokenizerBase)
 
 
-def image_processor_of(config: PreTrainedConfig, size: tuple[int, int] | None = None) -> BaseImageProcessor | None:
+def image_processor_of(config: PreTrainedConfig, images: ImageDefaults = _NO_DEFAULTS) -> BaseImageProcessor | None:
     """Return an image processor of the class that Transformers maps a model type to, ViT's if there is none.
 
     Args:
         config: the model's configuration; `image_size` is the size of its images.
-        size: height and width of images, in pixels, instead of the configuration's.
+        images: size and class, instead of the configuration's and the mapping's.
 
     Returns:
         The processor; None if none of both classes makes `pixel_values` of images.
@@ -103,9 +121,9 @@ def image_processor_of(config: PreTrainedConfig, size: tuple[int, int] | None = 
     from PIL import Image
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-    height, width = size or image_size_of(config) or _IMAGE_SIZE
+    height, width = images.size or image_size_of(config) or _IMAGE_SIZE
     entry = _entry_of(IMAGE_PROCESSOR_MAPPING_NAMES, config.model_type) or {}
-    for name in (entry.get("pil"), "ViTImageProcessorPil"):
+    for name in (images.processor or entry.get("pil"), "ViTImageProcessorPil"):
         image_class = getattr(transformers, name, None) if name else None
         if image_class is None:
             continue
@@ -117,8 +135,9 @@ def image_processor_of(config: PreTrainedConfig, size: tuple[int, int] | None = 
         except _Unusable as error:
             logger.debug("%s can't be used with default settings: %s", name, error)
             continue
-        is_mapped = config.model_type in IMAGE_PROCESSOR_MAPPING_NAMES  # an encoder alone takes single tiles
-        if first == "pixel_values" and pixels is not None and (is_mapped or pixels.ndim <= 4):
+        is_mapped = bool(images.processor) or config.model_type in IMAGE_PROCESSOR_MAPPING_NAMES
+        takes_tiles = is_mapped or (pixels is not None and pixels.ndim <= 4)  # an encoder alone takes single tiles
+        if first == "pixel_values" and pixels is not None and takes_tiles:
             return cast("BaseImageProcessor", processor)
     return None
 
@@ -166,7 +185,9 @@ def feature_extractor_of(
         except _Unusable as error:
             logger.debug("%s can't be used with default settings: %s", name, error)
             continue
-        if audio_input in features:
+        if audio_input not in features:
+            continue
+        if not bins or audio_input != "input_features" or bins in features[audio_input].shape[1:]:
             return cast("FeatureExtractionMixin", extractor)
     return None
 
@@ -196,6 +217,8 @@ def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any
     arguments |= {
         name: square for name in ("crop_size", "high_res_size", "pad_size") if getattr(image_class, name, None)
     }
+    if getattr(image_class, "max_image_size", None):  # of a tile
+        arguments["max_image_size"] = {"longest_edge": height}
     if getattr(image_class, "apply_ocr", None):  # it needs tesseract
         arguments["apply_ocr"] = False
     return arguments

@@ -18,17 +18,21 @@ from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
 from onnxport.description.arguments import padding_defined
 from onnxport.description.cache_layout import CacheLayout
+from onnxport.description.documented_dummies import documented_dummies
 from onnxport.description.dummy_inputs import (
-    PLACEHOLDER_TOKEN_FIELDS,
     DummyInput,
     InputContext,
     dummy_input,
-    is_vision_language_action,
     leading_placeholders,
     parameters_named_in,
-    takes_frames,
 )
 from onnxport.description.fitting import fit, fitted_axes
+from onnxport.description.requirements import (
+    forwarded_parameters,
+    required_dummies,
+    subprocessors_named_in,
+    subprocessors_of,
+)
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OnnxportError, UnsupportedError
@@ -58,15 +62,6 @@ _RANKS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
 """Input name to the rank for which `AXES` labels its axes."""
 _AUDIO_INPUTS = ("input_values", "input_features")
 _DECODER_INPUT_IDS = "decoder_input_ids"
-_TRAJECTORY = ("states", "actions", "rewards", "returns_to_go", "timesteps")
-_RANDOM_INPUTS = ("noise", "noise_sequence")
-"""Parameters for which a forward samples random values if they are None."""
-_SPEECHT5_INPUTS = ("decoder_input_values", "speaker_embeddings")
-_EXPORTED_OPTIONALS = (
-    *("input_points", "input_labels", "global_attention_mask", "image_embeds_position_mask"),
-    *("image_attention_mask", "timestep", *_TRAJECTORY, *_RANDOM_INPUTS, *_SPEECHT5_INPUTS),
-)
-"""Parameters that are optional in a forward, but that a user needs as inputs of the graph."""
 _REQUIRED_MASKS = ("input_features_mask",)
 """Parameters that a forward requires although they have a default."""
 _OVERRIDDEN = ("token_type_ids", "pixel_values")
@@ -114,7 +109,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         known = inspect.signature(type(model).forward).parameters
         parameters = {name: known[name] for name in self._parameters if name in known}
         self._has_decoder = model.config.is_encoder_decoder and _DECODER_INPUT_IDS in parameters
-        self._dummies = _required_dummies(model, parameters, self._has_decoder)
+        self._dummies = required_dummies(model, parameters, self._has_decoder)
         self._dummies += [name for name in self.dummy_inputs if name in parameters and name not in self._dummies]
         text = text_config_of(model.config)
         if getattr(text, "use_bidirectional_attention", False) and "token_type_ids" in parameters and not use_past:
@@ -122,12 +117,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if use_past and "attention_mask" not in known and "kwargs" in known:  # forwarded to the language model
             self._parameters = (*self._parameters, "attention_mask")
         self._omitted: set[str] = set()
+        self._documented: dict[str, DummyInput] = {}
         main = model.main_input_name
         self._inputs: dict[str, Mapping[int, str]] = {  # selects the sub-processor
             name: {} for name in ([main] if isinstance(main, str) else main)
         }
         self._outputs: dict[str, Mapping[int, str]] = {}
-        self._subprocessors = _subprocessors_of(model, preprocessor, parameters)
+        self._subprocessors = subprocessors_of(model, preprocessor, parameters)
         has_dummy_images = "input_ids" in parameters and "pixel_values" in self._dummies
         if not self._subprocessors and has_dummy_images and getattr(preprocessor, "tokenizer", None) is not None:
             self._subprocessors = ("tokenizer",)
@@ -209,13 +205,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return inputs
         if "token_type_ids" not in self._dummies:
             inputs.pop("token_type_ids", None)
-        batch, length = tokens.shape
+        length = tokens.shape[-1]
         past = length + 2 if self.use_past else 0
         if "position_ids" in self._parameters:
-            inputs["position_ids"] = torch.arange(past, past + length).expand(batch, length).clone()
+            inputs["position_ids"] = torch.arange(past, past + length).expand(tokens.shape).clone()
         if self.use_past:
             inputs["attention_mask"] = extend_mask(inputs["attention_mask"], past)
-            inputs[PAST] = self._cache_layout.zeros(batch, past)
+            inputs[PAST] = self._cache_layout.zeros(len(tokens), past)
         return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
@@ -268,7 +264,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
 
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Return the names of the model's parameters; a hook."""
-        return (*inspect.signature(type(model).forward).parameters, *_forwarded_parameters(model))
+        return (*inspect.signature(type(model).forward).parameters, *forwarded_parameters(model))
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
         """Change dummy inputs in place to what the model takes; a hook.
@@ -328,7 +324,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return "pixel_values" in (*inputs, *self._dummies) and hasattr(self._config, "vlm_config")
 
     def _dummy_input(self, name: str) -> DummyInput | None:
-        return self.dummy_inputs.get(name) or dummy_input(name)
+        return self.dummy_inputs.get(name) or dummy_input(name) or self._documented.get(name)
 
     def _add_dummy_inputs(self, inputs: dict[str, Any]) -> None:
         """Add the inputs that no preprocessor makes."""
@@ -372,7 +368,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         import torch
 
         use_past, self.use_past = self.use_past, False
-        flags = {"use_cache": True} if use_past else {}
+        flags = {"use_cache": use_past} if use_past or "use_cache" in self._parameters else {}
         generated = self.generate_dummy_inputs(preprocessor)
         self._omitted = {name for name in generated if name not in AXES and not self._dummy_input(name)}
         inputs = {name: value for name, value in generated.items() if name not in self._omitted}
@@ -382,7 +378,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                     result = self.run(model, {**move(inputs, model), **flags})
                 break
             except Exception as error:
-                if not self._add_missing_inputs(error, inputs, preprocessor):
+                if not self._add_missing_inputs(model, error, inputs, preprocessor):
                     if isinstance(error, OnnxportError):
                         raise
                     raise UnsupportedError(_run_failure_message(model, list(inputs), error)) from error
@@ -412,7 +408,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         with torch.no_grad():
             return self.run(model, {**move(dict(inputs), model), PAST: empty, "use_cache": True}).get(PAST)
 
-    def _add_missing_inputs(self, error: Exception, inputs: Mapping[str, Any], preprocessor: Any) -> bool:
+    def _add_missing_inputs(
+        self, model: PreTrainedModel, error: Exception, inputs: Mapping[str, Any], preprocessor: Any
+    ) -> bool:
         """Add the inputs that an error of the forward names; return whether there are any to add."""
         missing = [name for name in parameters_named_in(error, self._parameters) if name not in (*inputs, *_OVERRIDDEN)]
         if not missing and self._has_decoder and _DECODER_INPUT_IDS not in inputs:
@@ -422,14 +420,17 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if missing:
             self._dummies += missing
             return True
-        names = _subprocessors_named_in(error, preprocessor, [name for name in self._parameters if name not in inputs])
+        names = subprocessors_named_in(error, preprocessor, [name for name in self._parameters if name not in inputs])
         if names and names != self._subprocessors:
             self._subprocessors = names
             return True
         if self._omitted:
             self._omitted = set()
             return True
-        return False
+        documented = {} if self._documented else documented_dummies(model, inputs)
+        self._documented = documented
+        self._dummies += documented
+        return bool(documented)
 
 
 def _run_failure_message(model: PreTrainedModel, inputs: list[str], error: Exception) -> str:
@@ -480,86 +481,6 @@ def _is_tensor_sequence(value: Any) -> bool:
     import torch
 
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, torch.Tensor) for item in value)
-
-
-def _required_dummies(model: PreTrainedModel, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
-    """Return the dummy inputs that a model requires in its first forward, in the order in which they are made."""
-    config = model.config
-    added = [name for name, parameter in parameters.items() if dummy_input(name) and _is_required(name, parameter)]
-    if decodes and (model.can_generate() or "labels" not in parameters):
-        added.append(_DECODER_INPUT_IDS)
-    if _DECODER_INPUT_IDS in parameters and hasattr(config, "canvas_length"):  # a canvas of random tokens
-        added.append(_DECODER_INPUT_IDS)
-    if hasattr(config, "type_vocab_sizes"):  # one id per type vocabulary, which tokenizers don't return
-        added.append("token_type_ids")
-    added += _forwarded_parameters(model)
-    is_vla = is_vision_language_action(config)
-    if is_vla:  # actions are labels
-        added = [*(name for name in added if name != "actions"), "pixel_attention_mask"]
-    if "noise" in added and not (is_vla or hasattr(config, "norm_pix_loss")):  # neither a VLA nor a masked autoencoder
-        added.remove("noise")
-    if "pixel_values" in added:
-        added.remove("pixel_values")
-    is_idefics = "perceiver_embeddings" in parameters  # several images per prompt
-    if "image_attention_mask" in added and not is_idefics:  # FLAVA's is a different mask
-        added.remove("image_attention_mask")
-    replaced = takes_frames(config) or is_vla or is_idefics or "pixel_position_ids" in parameters
-    first = ["pixel_values"] if replaced and "pixel_values" in parameters else []  # the shapes of masks depend on it
-    return first + added
-
-
-def _forwarded_parameters(model: PreTrainedModel) -> list[str]:
-    """Return parameters that a retriever accepts through **kwargs and forwards to its inner model (ColPali)."""
-    inner, outer = getattr(model, "vlm", None), inspect.signature(type(model).forward).parameters
-    has_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in outer.values())
-    if inner is None or is_vision_language_action(model.config) or not has_kwargs:
-        return []
-    known = inspect.signature(type(inner).forward).parameters
-    return [name for name in ("token_type_ids",) if name in known and name not in outer and "input_ids" in outer]
-
-
-def _is_required(name: str, parameter: inspect.Parameter) -> bool:
-    return parameter.default is inspect.Parameter.empty or name in _EXPORTED_OPTIONALS
-
-
-def _subprocessors_of(
-    model: PreTrainedModel, preprocessor: Any, parameters: Mapping[str, inspect.Parameter]
-) -> tuple[str, ...]:
-    """Return the sub-processors that make a model's inputs; empty if one is enough, which `_component` selects.
-
-    A model that compares text with images or audio takes both. One that replaces placeholder tokens with image
-    embeddings takes text only here; both go to its graphs with past.
-    """
-    if "input_ids" not in parameters:
-        return ()
-    for subprocessor, names in _modality_subprocessors(preprocessor):
-        name = next((name for name in names if name in parameters), None)
-        if name is None:
-            continue
-        required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
-        has_placeholders = any(getattr(model.config, field, None) is not None for field in PLACEHOLDER_TOKEN_FIELDS)
-        if required or not (model.can_generate() or has_placeholders):
-            return ("tokenizer", subprocessor)
-    return ()
-
-
-def _modality_subprocessors(preprocessor: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the sub-processors that a processor has besides a tokenizer, each with the inputs that it may make."""
-    for subprocessor, names in (("image_processor", ("pixel_values",)), ("feature_extractor", _AUDIO_INPUTS)):
-        if all(getattr(preprocessor, name, None) is not None for name in ("tokenizer", subprocessor)):
-            yield subprocessor, names
-
-
-def _subprocessors_named_in(error: Exception, preprocessor: Any, parameters: list[str]) -> tuple[str, ...]:
-    """Return the tokenizer and the sub-processor of the modality that an error message names; empty if it names none.
-
-    Models that can't be run on text alone name the missing input, or fail on a `NoneType`.
-    """
-    words = set(re.findall(r"\w+", str(error)))
-    for subprocessor, names in _modality_subprocessors(preprocessor):
-        if any(not words.isdisjoint((name, "NoneType")) and name in parameters for name in names):
-            return ("tokenizer", subprocessor)
-    return ()
 
 
 def move(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:

@@ -182,15 +182,28 @@ def documented_inputs(
         config: the model's configuration, whose fields name sizes.
     """
     name, known = parameter.name, dummy_input(parameter.name)
-    if known is not None:
+    if known is not None and _choices(inputs) is None:
         yield DocumentedInput(name, parameter.dtype, (), known.axes)
         return
     usual = ("int64", "bool", "float32") if name.endswith("mask") else ("int64",) if "id" in name else ("float32",)
-    for axes in _axes_of(parameter, inputs, config):
+    for axes in (_with_choices(axes, parameter, inputs) for axes in _axes_of(parameter, inputs, config)):
         labels = {index: axis.label for index, axis in enumerate(axes) if axis.label}
         for dtype in dict.fromkeys((parameter.dtype, *usual)):
             if dtype:
                 yield DocumentedInput(name, dtype, tuple(axis.size for axis in axes), labels)
+
+
+def _with_choices(axes: list[Axis], parameter: ForwardParameter, inputs: Sequence[KnownInput]) -> list[Axis]:
+    """Return axes with that of the choices after the batch, which the documentation of most inputs omits."""
+    choices = _choices(inputs)
+    if choices is None or "num_choices" in parameter.shape:
+        return axes
+    return [axes[0], choices, *(axis for axis in axes[1:] if axis != choices)]
+
+
+def _choices(inputs: Sequence[KnownInput]) -> Axis | None:
+    """Return the axis of the choices; None if the model has none."""
+    return next((one.axis(1) for one in inputs if one.name == "input_ids" and one.labels.get(1) == "choice"), None)
 
 
 def _axes_of(
@@ -214,7 +227,7 @@ def _axes_of(
         for one in (one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)):
             yield from ([one.axis(0), one.axis(axis)] for axis in range(one.rank - 1, 0, -1))
     else:
-        axes = [_axis_named(name, inputs, config) for name in parameter.shape]
+        axes = [axis_named(name, inputs, config) for name in parameter.shape]
         known = [axis for axis in axes if axis is not None]
         if axes and len(known) == len(axes):
             yield known
@@ -226,7 +239,7 @@ _RANKS = {"input_values": 2}
 """Number of axes beyond which an input isn't a sequence: `input_values` of three axes are a spectrogram in patches."""
 
 
-def _axis_named(name: str, inputs: Sequence[KnownInput], config: PreTrainedConfig) -> Axis | None:
+def axis_named(name: str, inputs: Sequence[KnownInput], config: PreTrainedConfig) -> Axis | None:
     """Return the axis with a documented name: another input's, a number, a field of the configuration, or a new one."""
     if name.isdecimal():
         return Axis(int(name))

@@ -432,5 +432,9 @@ _DUMMY_INPUTS: dict[str, DummyInput] = {
     "speaker_embeddings": DummyInput(
         _BATCH, lambda s: _zeros(s.batch, s.config_int("speaker_embedding_dim", default=512))
     ),
+    "mc_token_ids": DummyInput({0: "batch"}, lambda s: _int_ones(s.batch) * (s.length - 1)),
+    "spectrogram": DummyInput(
+        {0: "batch", 1: "frames"}, lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, s.config_int("model_in_dim", default=80))
+    ),
     "latents": DummyInput({0: "batch", 2: "latent_sequence"}, _latents),
 }

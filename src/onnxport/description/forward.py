@@ -121,12 +121,12 @@ def left_out(
 _TRAINING = re.compile(
     r"(\w+_)?(labels?|targets|target_values)|(start|end)_positions|labels_mask|mask_time_indices"
     r"|sampled_negative_indices|is_impossible|cls_index|future_(values|observed_mask)|bool_masked_pos|perm_mask"
-    r"|target_mapping"
+    r"|target_mapping|ans|actions|text_inputs|\w+_loss_mask"
 )
 """Labels, and masks and permutations of pretraining."""
 _PRECOMPUTED = re.compile(
     r"(\w+_)?(inputs_embeds|outputs|past_key_values|cache|image_embeds|image_embeddings|vision_embeds|audio_embeds)"
-    r"|(encoder|query)_embeds|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
+    r"|(encoder|query)_embeds|per_layer_inputs|conditional_embeddings|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
 )
 _ENCODER_STATES = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
 _DECODER_TOKENS = re.compile(r"decoder_(input_ids|attention_mask)")
@@ -136,7 +136,8 @@ _POSITIONS = re.compile(r"(decoder_)?position_ids")
 _OTHER_MODALITIES = re.compile(
     r"(pixel|image|images|video|videos|audio|input_features|feature|mm|spatial|aspect|num_frames|num_local)(_\w+)?|grid_thw"
 )
-_VIDEOS = re.compile(r"(\w+_)?videos?(_\w+)?|num_frames_per_video")
+_AUDIO = re.compile(r"audio(_\w+)?|input_(features|values)(_mask)?|feature_attention_mask")
+_VIDEOS = re.compile(r"(\w+_)?videos?(_\w+)?|num_frames_per_video|second_per_grid_ts")
 
 
 def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collection[str], task: Task) -> str:
@@ -170,6 +171,13 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
         (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
         (name == "image_sizes" and "pixel_values" in inputs, "the size of pixel_values"),
         (name == "mm_token_type_ids" and "position_ids" in inputs, "position_ids are computed from it"),
+        (name == "conditional_pixel_values" and "input_ids" in inputs, "an image instead of the text"),
+        (
+            _AUDIO.fullmatch(name) and getattr(model.config, "audio_config", model.config) is None,
+            "the configuration has no audio encoder",
+        ),
+        (name == "audio_feature_lengths" and "feature_attention_mask" in inputs, "the sums of feature_attention_mask"),
+        (name == "flip_pairs", "for averaging with the mirrored image"),
         (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
         (parameter.kind in ("collection", "other"), "not a tensor"),
     )

@@ -55,7 +55,13 @@ def encoder_feed(graph: Graph, inputs: Inputs) -> dict[str, NDArray[Any]] | None
     main = next((feed[name] for name in MAIN_INPUTS if name in feed), None)
     if main is None:
         return None
-    return {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
+    feed = {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
+    sizes = {axis: size for name in feed for axis, size in zip(graph.inputs[name].axes, feed[name].shape, strict=False)}
+    for name, spec in graph.inputs.items():
+        shape = [axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes]
+        if name not in feed and name.endswith("mask") and -1 not in shape:
+            feed[name] = np.ones(shape, dtype=spec.dtype)
+    return feed
 
 
 def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs) -> tuple[EncoderFeatures, ...]:
