@@ -12,7 +12,9 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import make_checkpoint, randomize
+from conformance.matrix.tiny import checkpoint_of
 from onnxport import ExportOptions
+from onnxport.description.dummy_inputs import placeholder_token_id
 from tests.breadth import sampled
 
 TOKENS = 64
@@ -176,3 +178,27 @@ def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> No
     result = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options)
     assert result.manifest.validation["status"] == "passed"
     assert not any("in memory" in note for component in result.manifest.components for note in component.notes)
+
+
+@pytest.mark.parametrize("name", sampled(("florence2", "t5gemma2"), ("florence2",)))
+def test_an_encoder_of_a_prompt_takes_its_image(name: str, tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of(name, IMAGE, tmp_path / "checkpoints")
+    model = original(checkpoint)
+    manifest = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=IMAGE)).manifest
+    encoder, decoder = manifest.components
+    assert {"input_ids", "attention_mask", "pixel_values"} == {spec.name for spec in encoder.inputs}
+    assert "pixel_values" not in {spec.name for spec in decoder.inputs}
+    (images,) = (spec for spec in encoder.inputs if spec.name == "pixel_values")
+    ours, token = onnxport.load(tmp_path / "out"), placeholder_token_id(model.config, "image")
+    for batch in (1, 3):
+        torch.manual_seed(batch)
+        pixels = torch.randn(batch, *(axis if isinstance(axis, int) else 64 for axis in images.axes[1:]))
+        count = model.get_image_features(pixels).pooler_output.shape[1]
+        ids = torch.randint(5, 60, (batch, 9 + count))
+        ids[:, 2 : 2 + count] = token
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+        settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "num_beams": 1}
+        assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
+        with torch.no_grad():
+            expected = model(**inputs, decoder_input_ids=ids[:, :2]).logits
+        torch.testing.assert_close(ours(**inputs, decoder_input_ids=ids[:, :2]).logits, expected, atol=1e-4, rtol=1e-4)

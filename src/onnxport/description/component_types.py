@@ -21,6 +21,7 @@ from onnxport.description.encoder_decoder import (
 )
 from onnxport.description.forward import forward_parameters
 from onnxport.description.image_patches import ImagePatchesEncoderOnnxConfig
+from onnxport.description.image_text_encoder import ImageTextDecoderOnnxConfig, ImageTextEncoderOnnxConfig
 from onnxport.description.multimodal import (
     EmbeddingOnnxConfig,
     EmbedsDecoderOnnxConfig,
@@ -73,6 +74,17 @@ def encoder_decoder(
         decoder: class that describes the decoder.
         excluded: names of the encoder's parameters that can't be inputs.
     """
+    if ImageTextEncoderOnnxConfig.fits(model):
+        with_images = ImageTextEncoderOnnxConfig(model, preprocessor)
+        return (
+            Component("encoder_model", model, with_images, preprocessor),
+            Component(
+                "decoder_model_merged",
+                model,
+                ImageTextDecoderOnnxConfig(model, with_images, preprocessor),
+                preprocessor,
+            ),
+        )
     module = model.get_encoder()
     if hasattr(module, "main_input_name"):
         described = completed(

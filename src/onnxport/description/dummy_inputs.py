@@ -27,6 +27,12 @@ PLACEHOLDER_TOKEN_FIELDS = ("image_token_id", "image_token_index", "audio_token_
 """Configuration fields with the id of the placeholder token of images or audio."""
 
 
+def placeholder_token_id(config: PreTrainedConfig, modality: str) -> int | None:
+    """Return the id of the placeholder token of a modality, `image` or `audio`; None if there is none."""
+    fields = (name for name in PLACEHOLDER_TOKEN_FIELDS if name.startswith(modality))
+    return next((value for name in fields if isinstance(value := getattr(config, name, None), int)), None)
+
+
 @dataclass(frozen=True)
 class InputContext:
     """Hold what a dummy input may depend on.

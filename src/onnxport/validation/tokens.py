@@ -91,7 +91,8 @@ class _Generated:
 def _prompt(graph: GraphDescription, batch: int) -> dict[str, NDArray[Any]]:
     """Return inputs of the decoder or the encoder; sequences but the first are padded, on the left for a decoder."""
     sizes = {symbol: batch for symbol in graph.sizes if "batch" in symbol}
-    sizes |= {symbol: _PROMPT for symbol in graph.sizes if symbol == "sequence_length"}
+    if not any(spec.name == "pixel_values" for spec in graph.inputs):  # whose prompt has a placeholder for each feature
+        sizes |= {symbol: _PROMPT for symbol in graph.sizes if symbol == "sequence_length"}
     layout = graph.code.examples.at({**graph.sizes, **sizes}, padding=batch > 1)
     inputs = {name: tensor.numpy() for name, tensor in layout.flat.items() if not is_cached(name)}
     if graph.name in _DECODERS:

@@ -1,0 +1,114 @@
+"""Describe an encoder-decoder whose encoder takes a prompt and an image (Florence-2, T5Gemma 2).
+
+The encoder's graph computes the image's features and puts them in place of the prompt's placeholder tokens; the decoder
+is that of any encoder-decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.description.derived import move
+from onnxport.description.dummy_inputs import placeholder_token_id
+from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
+from onnxport.description.multimodal import ModalityEncoderOnnxConfig, method_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class ImageTextEncoderOnnxConfig(OnnxConfig):
+    """Describe an encoder of token ids, some of which are placeholders of image features.
+
+    Args:
+        model: the encoder-decoder; the encoder of its images is run once.
+        preprocessor: a processor with a tokenizer and an image processor.
+
+    Raises:
+        UnsupportedError: the encoder of its images can't be described.
+    """
+
+    def __init__(self, model: PreTrainedModel, preprocessor: Any) -> None:
+        import torch
+
+        super().__init__(model.config, task="default")
+        self._token = placeholder_token_id(model.config, "image") or 0
+        self._images = ModalityEncoderOnnxConfig(model, "vision_encoder", preprocessor)
+        with torch.no_grad():
+            images = move(dict(self._images.generate_dummy_inputs(preprocessor)), model)
+            self._count = int(self._features(model, images).shape[1])
+
+    @property
+    def inputs(self) -> Axes:
+        """Token ids and their mask, [batch, sequence], and images, one for each prompt."""
+        tokens = {0: "batch", 1: "sequence"}
+        return {"input_ids": tokens, "attention_mask": tokens, **self._images.inputs}
+
+    @property
+    def outputs(self) -> Axes:
+        """Hidden states, [batch, sequence, hidden_size]."""
+        return {"last_hidden_state": {0: "batch", 1: "sequence"}}
+
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Any, batch_size: int = -1, **named: Any
+    ) -> Mapping[str, Any]:
+        """Make prompts that begin with the placeholders of an image; see `OnnxConfig`."""
+        import torch
+
+        tokens = super().generate_dummy_inputs(preprocessor, batch_size, **{**named, "framework": "pt"})
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        placeholders = torch.full((len(ids), self._count), self._token)
+        return {
+            "input_ids": torch.cat([placeholders, ids], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(placeholders), mask], dim=1),
+            **self._images.generate_dummy_inputs(preprocessor, len(ids)),
+        }
+
+    def _component(self, preprocessor: Any) -> Any:
+        return getattr(preprocessor, "tokenizer", None) or preprocessor
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the image encoder, and the text encoder on embeddings with its features."""
+        import torch
+
+        model = model_of(forward)
+        features = self._features(forward, {name: arguments[name] for name in self._images.inputs}).flatten(0, 1)
+        embeds = model.get_encoder().get_input_embeddings()(arguments["input_ids"])
+        is_image = arguments["input_ids"] == self._token
+        index = is_image.flatten().cumsum(0).reshape(is_image.shape) - 1  # of the feature in a placeholder's place
+        placed = features[index.clamp(0, features.shape[0] - 1)].to(embeds.dtype)
+        embeds = torch.where(is_image[..., None], placed, embeds)
+        encoder = model.get_encoder()
+        outputs = encoder(inputs_embeds=embeds, attention_mask=arguments["attention_mask"], return_dict=True)
+        return {"last_hidden_state": outputs.last_hidden_state}
+
+    def _features(self, forward: Any, images: Mapping[str, Any]) -> torch.Tensor:
+        """Return the features of each image, [batch, features, hidden_size]."""
+        features: torch.Tensor = self._images.run(forward, images)["image_features"]
+        return features.reshape(images["pixel_values"].shape[0], -1, features.shape[-1])
+
+    @staticmethod
+    def fits(model: PreTrainedModel) -> bool:
+        """Return whether a model has such an encoder."""
+        has_images = method_of(model, "get_image_features") is not None
+        return has_images and placeholder_token_id(model.config, "image") is not None
+
+
+class ImageTextDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
+    """Describe the decoder for such an encoder."""
+
+    def __init__(self, model: PreTrainedModel, encoder: OnnxConfig, preprocessor: Any) -> None:
+        self._encoder = encoder
+        super().__init__(model, encoder, preprocessor)
+        del self._encoder
+
+    def _encoder_of(self, model: PreTrainedModel) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        def encode(*, return_dict: bool, **inputs: Any) -> BaseModelOutput:
+            return BaseModelOutput(**self._encoder.run(model, inputs))
+
+        return encode
