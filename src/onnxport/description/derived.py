@@ -427,7 +427,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if self._omitted:
             self._omitted = set()
             return True
-        documented = {} if self._documented else documented_dummies(model, inputs)
+        is_lacking = re.search(r"\bNone(Type)?\b|missing", str(error)) is not None
+        documented = documented_dummies(model, inputs) if is_lacking and not self._documented else {}
         self._documented = documented
         self._dummies += documented
         return bool(documented)
