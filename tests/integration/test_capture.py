@@ -119,3 +119,11 @@ def test_the_size_up_to_which_a_graph_is_valid_is_known(
 ) -> None:
     captured = capture(Module(function).eval(), {"x": torch.zeros(3, 4)}, {"x": (0,)}, None)
     assert captured.max_sizes == limits
+
+
+def test_the_size_from_which_a_graph_is_valid_is_known() -> None:
+    def beyond_the_first_block(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.shape[0] // 4 >= 2 else x
+
+    captured = capture(Module(beyond_the_first_block).eval(), {"x": torch.zeros(12, 4)}, {"x": (0,)}, None)
+    assert (captured.min_sizes, captured.max_sizes) == ({("x", 0): 8}, {})

@@ -218,7 +218,7 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
 
 
 def _trace_beyond_limits(graph: GraphDescription, module: PreTrainedModel, options: GraphOptions) -> Traced:
-    """Trace a graph; with longer sequences if its limit isn't the model's, and the longer trace's axes have none."""
+    """Trace a graph; with longer sequences if its limit isn't the model's, and that trace holds for any length."""
     traced = _trace(graph, module, options)
     hidden = _hidden_limits(graph, module, traced.max_sizes)
     if not hidden:
@@ -228,7 +228,8 @@ def _trace_beyond_limits(graph: GraphDescription, module: PreTrainedModel, optio
     except TraceError:
         return traced
     dims = {str(dim) for value in longer.graph.graph.inputs for dim in value.shape or ()}
-    return longer if hidden.keys() <= dims and hidden.keys().isdisjoint(longer.max_sizes) else traced
+    holds = all(longer.min_sizes.get(symbol, 0) <= graph.sizes[symbol] for symbol in hidden)
+    return longer if holds and hidden.keys() <= dims and hidden.keys().isdisjoint(longer.max_sizes) else traced
 
 
 def _trace(graph: GraphDescription, module: PreTrainedModel, options: GraphOptions) -> Traced:

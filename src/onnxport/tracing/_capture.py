@@ -25,10 +25,12 @@ class Captured:
         graph: the graph.
         max_sizes: input name and axis to the largest size for which the model's code takes the traced branches, of axes
             that have one.
+        min_sizes: input name and axis to the smallest such size.
     """
 
     graph: onnx_ir.Model
     max_sizes: Mapping[tuple[str, int], int]
+    min_sizes: Mapping[tuple[str, int], int]
 
 
 def capture(
@@ -58,7 +60,7 @@ def capture(
         exporter = _exporter_class()()
         program = exporter.export(model, dict(inputs), config).program
     _name_parameters(program, model)
-    return Captured(program, exporter.max_sizes)
+    return Captured(program, exporter.max_sizes, exporter.min_sizes)
 
 
 @cache
@@ -73,10 +75,13 @@ def _exporter_class() -> Any:
 
     class Recorder(DynamoExporter):  # type: ignore[misc]  # Transformers' exporters aren't typed
         max_sizes: Mapping[tuple[str, int], int]
+        min_sizes: Mapping[tuple[str, int], int]
 
         def export_program(self, *arguments: Any, **named: Any) -> Any:
             exported, metadata = super().export_program(*arguments, **named)
-            self.max_sizes = dict(_max_sizes(exported))
+            limits = dict(_limits(exported))
+            self.min_sizes = {axis: lower for axis, (lower, _) in limits.items()}
+            self.max_sizes = {axis: upper for axis, (_, upper) in limits.items() if upper < _UNLIMITED}
             return exported, metadata
 
     class RecordingExporter(OnnxExporter, Recorder):  # type: ignore[misc]  # see above
@@ -85,11 +90,11 @@ def _exporter_class() -> Any:
     return RecordingExporter
 
 
-def _max_sizes(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[str, int], int]]:
-    """Yield the input axes whose size has an upper bound, each with the bound.
+def _limits(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
+    """Yield the dynamic input axes, each with the smallest and the largest size for which the graph is valid.
 
-    Lower bounds aren't kept: PyTorch assumes that every dynamic axis has at least 2 elements, and derives others from
-    it that don't hold for the model, such as 4 for a sum of two axes.
+    PyTorch's own lower bounds aren't kept: it assumes that every dynamic axis has at least 2 elements, and derives
+    others from it that don't hold for the model, such as 4 for a sum of two axes.
     """
     for node in exported.graph.nodes:
         if node.op != "placeholder" or node.name not in exported.graph_signature.user_inputs:
@@ -98,13 +103,12 @@ def _max_sizes(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[s
             limits = None if isinstance(size, int) else exported.range_constraints.get(size.node.expr)
             if limits is None:
                 continue
-            upper = min(limits.upper, guarded_limit(size)) if size.node.expr.is_symbol else limits.upper
-            if upper < _UNLIMITED:
-                yield (str(node.name), axis), int(upper)
+            lower, upper = _guarded_range(size) if size.node.expr.is_symbol else (0, _UNLIMITED)
+            yield (str(node.name), axis), (lower, int(min(limits.upper, upper)))
 
 
-def guarded_limit(size: torch.SymInt) -> int:
-    """Return up to which value of a dynamic size the branches that were taken for the example are taken.
+def _guarded_range(size: torch.SymInt) -> tuple[int, int]:
+    """Return for which values of a dynamic size the branches that were taken for the example are taken.
 
     `range_constraints` has only what PyTorch can solve for the size: not that of `(size - 33) // 48 == 0`.
 
@@ -112,7 +116,8 @@ def guarded_limit(size: torch.SymInt) -> int:
         size: a symbol. Guards that relate it to other symbols aren't considered.
 
     Returns:
-        The largest value; `2**31 - 1` if the guards hold for all multiples of the example's that were tried.
+        The smallest and the largest value; 0 and `2**31 - 1` if the guards hold for all fractions and multiples of the
+        example's that were tried.
     """
     import sympy
 
@@ -123,13 +128,16 @@ def guarded_limit(size: torch.SymInt) -> int:
     def fails(guard: sympy.Basic, value: int) -> bool:
         return bool(guard.xreplace({symbol: sympy.Integer(value)}) == sympy.false)
 
-    limit = _UNLIMITED
+    lower, upper = 0, _UNLIMITED
     for guard in guards:  # multiples of the example are as divisible
         last = next((n for n in range(_DOUBLINGS) if fails(guard, example * 2 ** (n + 1))), None)
         if last is not None and fails(guard, example * 2**_DOUBLINGS):
             values = range(example * 2**last, example * 2 ** (last + 1))
-            limit = min(limit, values[bisect_left(values, True, key=lambda value: fails(guard, value)) - 1])
-    return limit
+            upper = min(upper, values[bisect_left(values, True, key=lambda value: fails(guard, value)) - 1])
+        if fails(guard, 2):
+            values = range(2, example + 1)
+            lower = max(lower, values[bisect_left(values, True, key=lambda value: not fails(guard, value))])
+    return lower, upper
 
 
 _DOUBLINGS = 12

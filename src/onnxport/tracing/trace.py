@@ -7,7 +7,7 @@ which axes are dynamic, and its symbols are renamed to the description's labels 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,11 @@ def trace(
     CleanUpPass()(graph_model)
     RoundAfterwardsPass()(graph_model)
     clone = graph_model.clone()  # the engine's values overload ==; their copies are plain `ir.Value`s
-    limits = {(aliases[alias], axis): size for (alias, axis), size in captured.max_sizes.items()}
-    return Traced(clone, _max_sizes(signature, limits))
+    upper, lower = (
+        {(aliases[alias], axis): size for (alias, axis), size in sizes.items()}
+        for sizes in (captured.max_sizes, captured.min_sizes)
+    )
+    return Traced(clone, _by_label(signature, upper, min), _by_label(signature, lower, max))
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,21 @@ class Traced:
         graph: the graph.
         max_sizes: label of an input axis to the largest size for which the model's code takes the traced branches, of
             axes that have one.
+        min_sizes: label of an input axis to the smallest such size.
     """
 
     graph: onnx_ir.Model
     max_sizes: Mapping[str, int]
+    min_sizes: Mapping[str, int]
 
 
-def _max_sizes(signature: Signature, limits: Mapping[InputAxis, int]) -> dict[str, int]:
+def _by_label(
+    signature: Signature, limits: Mapping[InputAxis, int], stricter: Callable[[int, int], int]
+) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for (name, axis), size in limits.items():
         label = today_label(signature.inputs[name][axis])
-        sizes[label] = min(size, sizes.get(label, size))
+        sizes[label] = stricter(size, sizes.get(label, size))
     return sizes
 
 

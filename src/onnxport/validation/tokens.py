@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 TOKENS = 32
 """Number of generated tokens."""
 _PROMPT, _PADDING = 8, 3
+_RANK = 2
 _DECODER_INPUTS = {"input_ids", "attention_mask", "position_ids", "encoder_hidden_states", "encoder_attention_mask"}
 
 
@@ -77,6 +78,8 @@ _ENCODERS, _DECODERS = ("encoder_model",), ("model", "decoder_model_merged")
 
 def _takes_tokens(graph: GraphDescription) -> bool:
     names = {spec.name for spec in graph.inputs if not is_cached(spec.name)}
+    if any(spec.name == "input_ids" and len(spec.axes) != _RANK for spec in graph.inputs):
+        return False  # several codes for each token
     return len(names) < len(graph.inputs) and "input_ids" in names and names <= _DECODER_INPUTS
 
 
@@ -165,9 +168,10 @@ def _logits(
     import torch
 
     inputs: dict[str, NDArray[Any]] = {"input_ids": generated.tokens, "attention_mask": generated.mask}
-    if from_encoder:
-        inputs = {**prompt, "decoder_input_ids": generated.tokens}
-    elif "position_ids" in inspect.signature(model.forward).parameters:
+    parameters = inspect.signature(model.forward).parameters
+    if from_encoder:  # BLIP's decoder of captions has the only token ids
+        inputs = {**prompt, "decoder_input_ids" if "decoder_input_ids" in parameters else "input_ids": generated.tokens}
+    elif "position_ids" in parameters:
         inputs["position_ids"] = position_ids(generated.mask, generated.tokens.shape[1])
     with torch.no_grad():
         result = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}, use_cache=False)
