@@ -485,7 +485,7 @@ _REFUSED = r"has no method that encodes images|would take text only"
 
 @pytest.mark.parametrize("past", ["", "-with-past"])
 def test_graphs_that_would_take_text_only_are_refused(past: str, tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of("florence2", "image-to-text", tmp_path / "checkpoints")
+    checkpoint, _ = checkpoint_of("evolla", "image-to-text", tmp_path / "checkpoints")
     with pytest.raises(UnsupportedError, match=_REFUSED) as raised:
         onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=f"image-text-to-text{past}"))
     assert "--no-past" not in str(raised.value)

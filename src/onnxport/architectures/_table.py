@@ -99,6 +99,7 @@ MODULES: dict[str, str] = {
     "hiera": "hiera",
     "higgs_audio_v2": "higgs_audio_v2",
     "higgs_audio_v2_tokenizer": "higgs_audio_v2",
+    "idefics2": "idefics2",
     "idefics3": "idefics3",
     "informer": "autoformer",
     "inkling_vision": "inkling",

@@ -126,7 +126,10 @@ def _guarded_range(size: torch.SymInt) -> tuple[int, int]:
     guards = {guard for guard in guards if not isinstance(guard, sympy.Ne)}  # broadcasting: a size of 1 would differ
 
     def fails(guard: sympy.Basic, value: int) -> bool:
-        return bool(guard.xreplace({symbol: sympy.Integer(value)}) == sympy.false)
+        try:
+            return bool(guard.xreplace({symbol: sympy.Integer(value)}) == sympy.false)
+        except ZeroDivisionError:  # a remainder by a size that is 0 for this value
+            return True
 
     lower, upper = 0, _UNLIMITED
     for guard in guards:  # multiples of the example are as divisible
