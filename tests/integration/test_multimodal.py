@@ -60,6 +60,14 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "SmolVLM": {"text_config": TEXT, "vision_config": VISION, "scale_factor": 2, "pad_token_id": 0},
     "Idefics3": {"text_config": TEXT, "vision_config": VISION, "scale_factor": 2, "pad_token_id": 0},
+    "Idefics2": {
+        "text_config": {**TEXT, "model_type": "mistral"},
+        "vision_config": VISION,
+        "perceiver_config": {
+            **{"hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 4},
+            **{"resampler_head_dim": 8, "num_key_value_heads": 2},
+        },
+    },
     "Qwen2VL": {
         "text_config": {**QWEN, "model_type": "qwen2_vl_text"},
         "vision_config": {**GRID, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
@@ -160,7 +168,7 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             features = model.get_image_features(**modality).pooler_output
         return {**padded_prompts([len(embeddings) for embeddings in features]), **modality}
-    elif name in ("SmolVLM", "Idefics3"):
+    elif name in ("SmolVLM", "Idefics3", "Idefics2"):
         modality = {
             "pixel_values": torch.randn(batch, 2, 3, 32, 32),
             "pixel_attention_mask": torch.ones(batch, 2, 32, 32, dtype=torch.bool),
