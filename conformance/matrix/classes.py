@@ -19,6 +19,7 @@ from conformance.exports import FAILED, command
 from conformance.matrix.exports import commit, failure_of, success_of
 from conformance.matrix.shrink import tiny_config, tiny_of
 from conformance.matrix.tiny import MOST_PARAMETERS
+from onnxport._transformers_api import call_forward
 from onnxport.architectures.describe import class_named, infer_task
 from onnxport.description.forward import NOT_DESCRIBED
 
@@ -148,7 +149,7 @@ def _misuse(model: Any, manifest: Mapping[str, Any], output: Path) -> str | None
         return None
     try:
         with torch.no_grad():
-            expected = model(**inputs)
+            expected = call_forward(model, inputs)
     except Exception:  # random inputs that the model refuses, such as boxes beyond the page
         return None
     try:
