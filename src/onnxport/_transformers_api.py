@@ -51,13 +51,18 @@ def cache_name() -> str:
     return next(name for name in CACHE_NAMES if name in fields)
 
 
+def is_cache(parameter: inspect.Parameter) -> bool:
+    """Return whether a parameter has a name of the cache, and isn't a dictionary, as XLM's `cache` is."""
+    return parameter.name in CACHE_NAMES and not str(parameter.annotation).startswith("dict")
+
+
 def cache_parameter(parameters: Mapping[str, inspect.Parameter]) -> str | None:
     """Return the parameter that takes the cache; None if there is none.
 
     Args:
         parameters: those of a forward; code of a checkpoint has the names of the version that it was written for.
     """
-    named = next((name for name in CACHE_NAMES if name in parameters), None)
+    named = next((name for name in CACHE_NAMES if name in parameters and is_cache(parameters[name])), None)
     if named is not None:
         return named
     annotated = [name for name, one in parameters.items() if "Cache | None" in str(one.annotation)]

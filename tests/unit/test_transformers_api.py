@@ -29,11 +29,12 @@ def test_the_cache_parameter_is_found_by_its_name_or_annotation() -> None:
     def before(input_ids: Any, past_key_values: Any = None) -> None: ...
     def mamba(input_ids: Any, cache_params: Any = None) -> None: ...
     def renamed(input_ids: Any, memory: Cache | None = None) -> None: ...  # type: ignore[name-defined] # noqa: F821
+    def dictionary(input_ids: Any, cache: dict[str, Any] | None = None) -> None: ...
     def without(input_ids: Any) -> None: ...
 
-    functions = (today, before, mamba, renamed, without)
+    functions = (today, before, mamba, renamed, dictionary, without)
     found = [api.cache_parameter(parameters(function)) for function in functions]
-    assert found == ["cache", "past_key_values", "cache_params", "memory", None]
+    assert found == ["cache", "past_key_values", "cache_params", "memory", None, None]
 
 
 def test_a_model_is_called_and_returns_its_cache_under_the_name_of_the_graphs() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from onnxport._transformers_api import CACHE_NAMES
+from onnxport._transformers_api import is_cache
 from onnxport.description.axes import is_cached
 from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
 
@@ -73,7 +73,7 @@ def _describe(parameter: inspect.Parameter, documentation: str) -> ForwardParame
     annotation = parameter.annotation
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     kind = _kind_of(documentation if annotation is parameter.empty else text, parameter.default)
-    if parameter.name in CACHE_NAMES:
+    if is_cache(parameter):
         kind = "cache"
     shape = _SHAPE.search(documentation)
     axes = tuple(axis.strip() for axis in shape[1].split(",") if axis.strip()) if shape else ()
