@@ -56,14 +56,14 @@ def _state_of(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
 
 def _is_restored(name: str) -> bool:
     """Return whether an attribute is a model's own, not one of PyTorch's registries or what says that hooks are set."""
-    return name == "_buffers" or name not in (*_registries(), _HOOKS_INSTALLED)
+    return name not in _kept_names()
 
 
 @functools.cache
-def _registries() -> frozenset[str]:
+def _kept_names() -> frozenset[str]:
     import torch
 
-    return frozenset(vars(torch.nn.Module()))
+    return frozenset(vars(torch.nn.Module())) - {"_buffers"} | {_HOOKS_INSTALLED}
 
 
 def _restore(attributes: dict[str, Any], state: dict[str, tuple[Any, Any]]) -> None:

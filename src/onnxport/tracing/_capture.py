@@ -96,6 +96,7 @@ def _limits(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[str,
     PyTorch's own lower bounds aren't kept: it assumes that every dynamic axis has at least 2 elements, and derives
     others from it that don't hold for the model, such as 4 for a sum of two axes.
     """
+    guarded: dict[object, tuple[int, int]] = {}  # by symbol, which several inputs share
     for node in exported.graph.nodes:
         if node.op != "placeholder" or node.name not in exported.graph_signature.user_inputs:
             continue
@@ -103,7 +104,10 @@ def _limits(exported: torch.export.ExportedProgram) -> Iterator[tuple[tuple[str,
             limits = None if isinstance(size, int) else exported.range_constraints.get(size.node.expr)
             if limits is None:
                 continue
-            lower, upper = _guarded_range(size) if size.node.expr.is_symbol else (0, _UNLIMITED)
+            symbol = size.node.expr
+            if symbol not in guarded:
+                guarded[symbol] = _guarded_range(size) if symbol.is_symbol else (0, _UNLIMITED)
+            lower, upper = guarded[symbol]
             yield (str(node.name), axis), (lower, int(min(limits.upper, upper)))
 
 
@@ -133,8 +137,8 @@ def _guarded_range(size: torch.SymInt) -> tuple[int, int]:
 
     lower, upper = 0, _UNLIMITED
     for guard in guards:  # multiples of the example are as divisible
-        last = next((n for n in range(_DOUBLINGS) if fails(guard, example * 2 ** (n + 1))), None)
-        if last is not None and fails(guard, example * 2**_DOUBLINGS):
+        if fails(guard, example * 2**_DOUBLINGS):
+            last = next(n for n in range(_DOUBLINGS) if fails(guard, example * 2 ** (n + 1)))
             values = range(example * 2**last, example * 2 ** (last + 1))
             upper = min(upper, values[bisect_left(values, True, key=lambda value: fails(guard, value)) - 1])
         if fails(guard, 2):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from onnxport.description.examples import Examples
 
-_LARGE_IMAGE = 384
+_LARGE_SIDE = 384
 """Side in pixels of square images that are traced with one side doubled, which takes a third of the memory.
 
 Emu3 attends to all 64 x 64 patches of 512 x 512 pixels.
@@ -42,7 +42,7 @@ def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, 
     changes |= {symbol: 2 for symbol, size in sizes.items() if size < 2 and "batch" in symbol}
     if "height" in sizes and sizes["height"] == sizes.get("width"):
         side = sizes["height"]
-        height, width = (side * 2, side * 3) if side <= _LARGE_IMAGE else (side, side * 2)
+        height, width = (side * 2, side * 3) if side <= _LARGE_SIDE else (side, side * 2)
         wide = {**changes, "height": height, "width": width}
         try:
             try_sizes(model, examples, examples.at(wide))

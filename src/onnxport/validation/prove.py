@@ -149,6 +149,8 @@ def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Itera
 
 def _dummy_image(request: ProofRequest) -> dict[str, int]:
     """Return the size of images as the preprocessor makes them; empty without images."""
+    if "height" not in request.traced:
+        return {}
     layout = request.examples.at()
     signature = request.examples.signature.for_inputs(layout.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
