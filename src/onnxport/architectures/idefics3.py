@@ -9,6 +9,7 @@ from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -44,12 +45,31 @@ class TiledImageEncoderOnnxConfig(OnnxConfig):
         model = model_of(forward).base_model
         tiles, mask = (arguments[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask"))
         side = self._config.vision_config.patch_size
-        patches = mask.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1)
+        patches = self.patches_of(mask.unfold(1, side, side).unfold(2, side, side).flatten(3))
         hidden_states = model.vision_model(
             pixel_values=tiles, patch_attention_mask=patches, return_dict=True
         ).last_hidden_state
         valid = (tiles != 0).flatten(1).any(-1)
-        return {"image_features": model.connector(hidden_states)[valid]}
+        return {"image_features": self.connected(model, hidden_states, patches)[valid]}
+
+    def patches_of(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the mask of patches, [tiles, rows, columns]: those with a pixel that isn't padding; a hook.
+
+        Args:
+            pixels: the mask of the pixels of each patch, [tiles, rows, columns, pixels].
+        """
+        return pixels.any(-1)
+
+    def connected(self, model: PreTrainedModel, hidden_states: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        """Return the features of all tiles; a hook.
+
+        Args:
+            model: the base model.
+            hidden_states: those of the encoder, [tiles, patches, hidden_size].
+            patches: the mask of patches, [tiles, rows, columns].
+        """
+        features: torch.Tensor = model.connector(hidden_states)
+        return features
 
 
 def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
