@@ -151,6 +151,16 @@ class Graph:
                     )
 
 
+def missing_shapes(specs: Mapping[str, TensorSpec], feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs that a feed lacks; -1 for an axis whose size no input of the feed has."""
+    sizes = {axis: size for name in feed for axis, size in zip(specs[name].axes, feed[name].shape, strict=False)}
+    return {
+        name: tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes)
+        for name, spec in specs.items()
+        if name not in feed
+    }
+
+
 def to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
     """Return a value as an array, without a copy if it is on the host."""
     return np.asarray(value.numpy())

@@ -13,7 +13,7 @@ from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.graph import Graph, TensorSpec, to_array
+from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
 from onnxport.runtime.modalities import embed_and_merge, encode
 from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps
 
@@ -215,16 +215,9 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     first = next(iter(feed.values()), None)
     if first is None:
         return {}
-    sizes = {
-        axis: size
-        for name, array in feed.items()
-        for axis, size in zip(graph.inputs[name].axes, array.shape, strict=False)
-    }
-    for name, spec in graph.inputs.items():
-        if name in feed:
-            continue
+    for name, shape in missing_shapes(graph.inputs, feed).items():
+        spec = graph.inputs[name]
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
-        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes)
         if is_cached(name):
             feed[name] = spec.empty(len(first))
         elif name.endswith("attention_mask"):

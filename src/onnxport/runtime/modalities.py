@@ -11,7 +11,7 @@ import numpy as np
 from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import STATES
-from onnxport.runtime.graph import Graph, TensorSpec, to_array
+from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,11 +56,9 @@ def encoder_feed(graph: Graph, inputs: Inputs) -> dict[str, NDArray[Any]] | None
     if main is None:
         return None
     feed = {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
-    sizes = {axis: size for name in feed for axis, size in zip(graph.inputs[name].axes, feed[name].shape, strict=False)}
-    for name, spec in graph.inputs.items():
-        shape = [axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes]
-        if name not in feed and name.endswith("mask") and -1 not in shape:
-            feed[name] = np.ones(shape, dtype=spec.dtype)
+    for name, shape in missing_shapes(graph.inputs, feed).items():
+        if name.endswith("mask") and -1 not in shape:
+            feed[name] = np.ones(shape, dtype=graph.inputs[name].dtype)
     return feed
 
 
