@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import json
@@ -14,11 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.checkpoints import randomize
 from conformance.exports import FAILED, command
 from conformance.matrix.exports import commit, failure_of, success_of
 from conformance.matrix.shrink import tiny_config, tiny_of
-from conformance.matrix.tiny import MOST_PARAMETERS
+from conformance.matrix.tiny import random_model
 from onnxport._transformers_api import call_forward
 from onnxport.architectures.describe import class_named, infer_task
 from onnxport.description.forward import NOT_DESCRIBED
@@ -98,19 +96,10 @@ def run_class(model_type: str, class_name: str, directory: Path) -> dict[str, An
 
 def _save(model_type: str, class_name: str, directory: Path) -> Any:
     """Write the tiny checkpoint of a class, and return its model."""
-    import torch
-
-    model_class: Any = class_named(class_name, model_type)
     config = tiny_config(model_type)
     config.architectures = [class_name]
     config = tiny_config(model_type, infer_task(config).name)
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in model_class(copy.deepcopy(config)).parameters())
-    if size > MOST_PARAMETERS:
-        raise ValueError(f"{class_name} still has {size / 1e6:.0f} million parameters")
-    torch.manual_seed(0)
-    model = model_class(config)
-    randomize(model)
+    model, _ = random_model(class_named(class_name, model_type), config)
     for name, scale in tiny_of(model_type).scales.items():
         if name in dict(model.named_parameters()):
             model.get_parameter(name).data.mul_(scale)

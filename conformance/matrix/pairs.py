@@ -5,12 +5,11 @@ Pairs that only the predecessors had, such as models without a head with past, a
 
 from __future__ import annotations
 
-import inspect
 from functools import cache
 from typing import Any
 
 from conformance.matrix.predecessors import GONE, predecessors
-from onnxport.architectures.describe import TRANSDUCERS, class_named
+from onnxport.architectures.describe import TRANSDUCERS, class_named, takes_cache
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
@@ -23,9 +22,6 @@ GENERATING = (
     "audio-text-to-text",
 )
 """Tasks whose models may return a KV cache, which makes a separate pair with past."""
-
-_CACHES = {"past_key_values", "cache_params", "state"}
-"""Names of forward's cache parameters: keys and values, or recurrent states."""
 
 FAMILIES = {
     "text": "fill-mask text-generation text2text-generation text-classification token-classification "
@@ -114,7 +110,7 @@ def _generates_with_cache(task: Task, class_name: str) -> bool:
     except (ImportError, AttributeError):
         return False
     is_decoder = task.name == "text-generation"
-    return generates and not (is_decoder and _CACHES.isdisjoint(inspect.signature(model.forward).parameters))
+    return generates and (not is_decoder or takes_cache(model))
 
 
 def chosen(tasks: str | None = None, types: str | None = None) -> list[Pair]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from conformance.matrix.shrink import tiny_of
 from conformance.preprocessors import make_image_processor, make_tokenizer
-from onnxport.architectures._table import architecture_of
+from onnxport.architectures.describe import image_defaults
 from onnxport.description.default_preprocessor import (
     ImageDefaults,
     feature_extractor_of,
@@ -40,9 +40,7 @@ def save_preprocessors(model_class: Any, config: Any, directory: Path) -> None:
     if "input_ids" in names:
         tokenizer_for(config, names).save_pretrained(directory)
     if "pixel_values" in names:
-        record = architecture_of(config.model_type)
-        processor = record.image_processor if record is not None else ""
-        _saved(image_processor_of(config, ImageDefaults(_image_size(config), processor)), config, directory)
+        _saved(image_processor_of(config, _image_defaults(config)), config, directory)
     elif input_name := next((name for name in ("input_values", "input_features") if name in names), None):
         tiny = tiny_of(config.model_type)
         extractor = feature_extractor_of(
@@ -61,10 +59,10 @@ def _saved(preprocessor: Any, config: Any, directory: Path) -> None:
     preprocessor.save_pretrained(directory)
 
 
-def _image_size(config: Any) -> tuple[int, int]:
-    record = architecture_of(config.model_type)
-    known = record and (record.tiny.image_size or (record.image_size and record.image_size(config)))
-    return known or image_size_of(config) or _IMAGE_SIZE
+def _image_defaults(config: Any) -> ImageDefaults:
+    known = image_defaults(config)
+    size = tiny_of(config.model_type).image_size or known.size or image_size_of(config) or _IMAGE_SIZE
+    return ImageDefaults(size, known.processor)
 
 
 def tokenizer_for(config: Any, names: tuple[str, ...]) -> Any:

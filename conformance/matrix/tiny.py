@@ -71,9 +71,25 @@ def _facts(model_type: str, task: str, target: Path) -> dict[str, Any]:
     return facts
 
 
-def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
+def random_model(class_of_model: Any, config: Any) -> tuple[Any, int]:
+    """Return a model with random weights, and its number of parameters.
+
+    Raises:
+        ValueError: it has too many.
+    """
     import torch
 
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in class_of_model(copy.deepcopy(config)).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{class_of_model.__name__} still has {size / 1e6:.0f} million parameters")
+    torch.manual_seed(0)
+    model = class_of_model(config)
+    randomize(model)
+    return model, size
+
+
+def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
     config = tiny_config(model_type, task)
     saved_class = model_class(model_type, task)
     tiny = tiny_of(model_type)
@@ -81,13 +97,7 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
         config = config_for(saved_class, config)
     else:
         saved_class = _checkpoint_class(model_type, task, type(config))
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in saved_class(copy.deepcopy(config)).parameters())
-    if size > MOST_PARAMETERS:
-        raise ValueError(f"{saved_class.__name__} still has {size / 1e6:.0f} million parameters")
-    torch.manual_seed(0)
-    model = saved_class(config)
-    randomize(model)
+    model, size = random_model(saved_class, config)
     for name, scale in tiny.scales.items():
         model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(target, save_original_format=saved_class.__name__ not in tiny.original_names)

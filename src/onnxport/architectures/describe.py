@@ -27,7 +27,7 @@ from onnxport.description.components import Component
 from onnxport.description.default_preprocessor import ImageDefaults, complete_preprocessor
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
-from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
+from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.forward import left_out
@@ -134,9 +134,12 @@ def _takes_cache(architecture: str) -> bool:
     import transformers
 
     known_class = getattr(transformers, architecture, None)
-    if known_class is None:
-        return True
-    parameters = inspect.signature(known_class.forward).parameters
+    return known_class is None or takes_cache(known_class)
+
+
+def takes_cache(model_class: type[PreTrainedModel]) -> bool:
+    """Return whether forward has a parameter for keys and values, or for recurrent states."""
+    parameters = inspect.signature(model_class.forward).parameters
     return cache_parameter(parameters) is not None or "state" in parameters
 
 
@@ -257,8 +260,7 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
         return not model.config.is_encoder_decoder
     if model.config.is_encoder_decoder or not can_be_split(model, _record_of(model).encoders):
         return False
-    has_placeholders = any(getattr(model.config, name, None) is not None for name in PLACEHOLDER_TOKEN_FIELDS)
-    return task.name in _FROM_ENCODERS if model.can_generate() else has_placeholders
+    return task.name in _FROM_ENCODERS if model.can_generate() else has_placeholders(model.config)
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
@@ -364,7 +366,7 @@ def describe(
         UnsupportedError: the model can't be described for this task.
         OptionError: `description` doesn't name a description.
     """
-    preprocessor = complete_preprocessor(model, preprocessor, _image_defaults(model))
+    preprocessor = complete_preprocessor(model, preprocessor, image_defaults(model.config))
     options = options or GraphOptions()
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
@@ -455,9 +457,12 @@ def describe_left_out(
     return reasons | {name: reason for name, reason in _record_of(model).left_out.items() if name in reasons}
 
 
-def _image_defaults(model: PreTrainedModel) -> ImageDefaults:
-    record = _record_of(model)
-    return ImageDefaults(record.image_size and record.image_size(model.config), record.image_processor)
+def image_defaults(config: PreTrainedConfig) -> ImageDefaults:
+    """Return what the record of a model type says about its images."""
+    record = architecture_of(config.model_type)
+    if record is None:
+        return ImageDefaults()
+    return ImageDefaults(record.image_size and record.image_size(config), record.image_processor)
 
 
 def _record_of(model: PreTrainedModel) -> Architecture:

@@ -27,6 +27,11 @@ PLACEHOLDER_TOKEN_FIELDS = ("image_token_id", "image_token_index", "audio_token_
 """Configuration fields with the id of the placeholder token of images or audio."""
 
 
+def has_placeholders(config: PreTrainedConfig) -> bool:
+    """Return whether a model has a placeholder token for images or audio."""
+    return any(getattr(config, name, None) is not None for name in PLACEHOLDER_TOKEN_FIELDS)
+
+
 def placeholder_token_id(config: PreTrainedConfig, modality: str) -> int | None:
     """Return the id of the placeholder token of a modality, `image` or `audio`; None if there is none."""
     fields = (name for name in PLACEHOLDER_TOKEN_FIELDS if name.startswith(modality))

@@ -74,14 +74,13 @@ class ImageTextEncoderOnnxConfig(OnnxConfig):
         """Run the image encoder, and the text encoder on embeddings with its features."""
         import torch
 
-        model = model_of(forward)
+        encoder = model_of(forward).get_encoder()
         features = self._features(forward, {name: arguments[name] for name in self._images.inputs}).flatten(0, 1)
-        embeds = model.get_encoder().get_input_embeddings()(arguments["input_ids"])
+        embeds = encoder.get_input_embeddings()(arguments["input_ids"])
         is_image = arguments["input_ids"] == self._token
         index = is_image.flatten().cumsum(0).reshape(is_image.shape) - 1  # of the feature in a placeholder's place
         placed = features[index.clamp(0, features.shape[0] - 1)].to(embeds.dtype)
         embeds = torch.where(is_image[..., None], placed, embeds)
-        encoder = model.get_encoder()
         outputs = encoder(inputs_embeds=embeds, attention_mask=arguments["attention_mask"], return_dict=True)
         return {"last_hidden_state": outputs.last_hidden_state}
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description.dummy_inputs import (
-    PLACEHOLDER_TOKEN_FIELDS,
     dummy_input,
+    has_placeholders,
     is_vision_language_action,
     takes_frames,
 )
@@ -84,8 +84,7 @@ def subprocessors_of(
         if name is None:
             continue
         required = parameters[name].default is inspect.Parameter.empty or name in model.main_input_name
-        has_placeholders = any(getattr(model.config, field, None) is not None for field in PLACEHOLDER_TOKEN_FIELDS)
-        if required or not (model.can_generate() or has_placeholders):
+        if required or not (model.can_generate() or has_placeholders(model.config)):
             return ("tokenizer", subprocessor)
     return ()
 
