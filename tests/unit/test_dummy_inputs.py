@@ -17,7 +17,6 @@ from onnxport.description.dummy_inputs import (
     parameters_named_in,
     takes_frames,
 )
-from onnxport.errors import UnsupportedError
 from onnxport.loading.load import config_for
 from onnxport.patching.scope import patching
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averaging_matrix, _symbolic_adaptive_pool
@@ -148,16 +147,6 @@ def test_a_masked_autoencoder_takes_noise_for_each_patch() -> None:
 def test_a_prompt_starts_with_image_placeholder_tokens() -> None:
     mask = make("image_embeds_position_mask", {"latent_query_num": 2}, input_ids=torch.ones(2, 5, dtype=torch.int64))
     assert mask.tolist() == [[1, 1, 0, 0, 0]] * 2
-
-
-@pytest.mark.parametrize(("half", "shape"), [("encoder", (2, 1, 18)), ("decoder", (2, 16, 3))])
-def test_encoder_and_decoder_of_an_audio_tokenizer_take_samples_or_latents(half: str, shape: tuple[int, ...]) -> None:
-    config = SimpleNamespace(model_type=f"any_{half}", downsampling_ratios=(2, 3), channels=1, hidden_size=16)
-    dummy = dummy_input("hidden_states")
-    assert dummy is not None
-    assert dummy.make(InputContext(config, 2, {})).shape == shape
-    with pytest.raises(UnsupportedError, match="hidden_states"):
-        dummy.make(InputContext(SimpleNamespace(model_type="any"), 2, {}))
 
 
 def test_each_token_attends_to_one_more_image_than_the_previous_one() -> None:

@@ -18,6 +18,7 @@ from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
 from onnxport.description.arguments import padding_defined
 from onnxport.description.cache_layout import CacheLayout
+from onnxport.description.default_preprocessor import image_size_of
 from onnxport.description.documented_dummies import documented_dummies
 from onnxport.description.dummy_inputs import (
     DummyInput,
@@ -27,6 +28,7 @@ from onnxport.description.dummy_inputs import (
     parameters_named_in,
 )
 from onnxport.description.fitting import fit, fitted_axes
+from onnxport.description.layer_probing import probed_dummies
 from onnxport.description.requirements import (
     forwarded_parameters,
     required_dummies,
@@ -48,6 +50,8 @@ AXES: dict[str, dict[int, str]] = {
     "input_ids": {0: "batch", 1: "sequence"},
     "attention_mask": {0: "batch", 1: "sequence"},
     "token_type_ids": {0: "batch", 1: "sequence"},
+    "mm_token_type_ids": {0: "batch", 1: "sequence"},
+    "moe_mm_token_type_ids": {0: "batch", 1: "sequence"},
     "position_ids": {0: "batch", 1: "sequence"},
     "global_attention_mask": {0: "batch", 1: "sequence"},
     "deepstack_embeds": {1: "batch", 2: "sequence"},
@@ -64,6 +68,7 @@ _AUDIO_INPUTS = ("input_values", "input_features")
 _DECODER_INPUT_IDS = "decoder_input_ids"
 _REQUIRED_MASKS = ("input_features_mask",)
 """Parameters that a forward requires although they have a default."""
+_SAMPLES = ("pixel_values", "input_features", "input_values")
 _OVERRIDDEN = ("token_type_ids", "pixel_values")
 """Dummy inputs that replace those of the preprocessor."""
 _MULTIPLE_CHOICE_AXES = {0: "batch", 1: "choice", 2: "sequence"}
@@ -118,6 +123,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._parameters = (*self._parameters, "attention_mask")
         self._omitted: set[str] = set()
         self._documented: dict[str, DummyInput] = {}
+        self._probed: dict[str, DummyInput] | None = None
         main = model.main_input_name
         self._inputs: dict[str, Mapping[int, str]] = {  # selects the sub-processor
             name: {} for name in ([main] if isinstance(main, str) else main)
@@ -324,7 +330,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return "pixel_values" in (*inputs, *self._dummies) and hasattr(self._config, "vlm_config")
 
     def _dummy_input(self, name: str) -> DummyInput | None:
-        return self.dummy_inputs.get(name) or dummy_input(name) or self._documented.get(name)
+        probed = (self._probed or {}).get(name)
+        return probed or self.dummy_inputs.get(name) or dummy_input(name) or self._documented.get(name)
 
     def _add_dummy_inputs(self, inputs: dict[str, Any]) -> None:
         """Add the inputs that no preprocessor makes."""
@@ -337,7 +344,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 inputs[name] = torch.cat([first.expand(-1, count), inputs[name]], dim=1)
         for name in self._dummies:
             dummy = self._dummy_input(name)
-            if dummy is not None and (name not in inputs or name in _OVERRIDDEN):
+            if dummy is not None and (name not in inputs or name in _OVERRIDDEN or name in (self._probed or ())):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
                 inputs[name] = dummy.make(InputContext(self._config, batch, inputs))
         if "flattened_patches" in inputs and "attention_mask" in self._parameters:  # it masks patches, not tokens
@@ -358,6 +365,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if _DECODER_INPUT_IDS in inputs and inputs[_DECODER_INPUT_IDS].shape[1] == 1:  # a transducer's token
             axes[_DECODER_INPUT_IDS] = {0: "batch"}
         axes |= {name: dummy.axes for name, dummy in dummies.items() if dummy is not None and name not in axes}
+        axes |= {name: dummy.axes for name, dummy in (self._probed or {}).items()}
         axes |= {name: {0: "batch"} for name in inputs if name not in axes}
         if self.task == "multiple-choice":
             axes |= {name: _MULTIPLE_CHOICE_AXES for name in inputs if name in _TEXT_INPUTS}
@@ -431,7 +439,33 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         documented = documented_dummies(model, inputs) if is_lacking and not self._documented else {}
         self._documented = documented
         self._dummies += documented
-        return bool(documented)
+        return bool(documented) or self._probe_layers(model, inputs)
+
+    def _probe_layers(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
+        """Find the shapes of the required inputs that are missing, else of the samples; return whether they are found.
+
+        The samples that a preprocessor made may have another number of channels or mel bins than the model takes.
+        """
+        import torch
+
+        if self._probed is not None:
+            return False
+        known = inspect.signature(type(model).forward).parameters
+        required = [
+            name for name in self._parameters if name in known and known[name].default is inspect.Parameter.empty
+        ]
+        missing = [name for name in required if name not in (*inputs, "self", "args", "kwargs")]
+        names = missing or [name for name in _SAMPLES if name in inputs]
+
+        def run(changed: Mapping[str, torch.Tensor]) -> object:
+            with torch.no_grad(), patching(*padding_defined(model.config)):
+                return self.run(model, move(changed, model))
+
+        channels = InputContext(model.config, 1, {}).config_int("num_channels", "in_channels", "in_chans", default=3)
+        image = (channels, *(image_size_of(model.config) or (64, 64)))
+        self._probed = probed_dummies(run, inputs, names, image) if names else {}
+        self._dummies += self._probed
+        return bool(self._probed)
 
 
 def _run_failure_message(model: PreTrainedModel, inputs: list[str], error: Exception) -> str:

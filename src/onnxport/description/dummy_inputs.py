@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import UnsupportedError
-
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
@@ -188,23 +186,6 @@ def _latents(context: InputContext) -> torch.Tensor:
     return _zeros(context.batch, size, _DECODER_LENGTH)
 
 
-def _audio_codec_input(context: InputContext) -> torch.Tensor:
-    """Make the input of an audio codec's encoder (samples) or decoder (latents).
-
-    Raises:
-        UnsupportedError: the model isn't an audio codec.
-    """
-    ratios = getattr(context.config, "downsampling_ratios", None)
-    if not ratios:
-        raise UnsupportedError(
-            f"{context.config.model_type} requires hidden_states, for which there is no dummy input; "
-            "describe its inputs in a custom OnnxConfig (docs/api.md)"
-        )
-    if context.config.model_type.endswith("_decoder"):
-        return _zeros(context.batch, context.config_int("hidden_size", default=64), _DECODER_LENGTH)
-    return _zeros(context.batch, context.config_int("channels", default=1), _DECODER_LENGTH * math.prod(ratios))
-
-
 def _zeros_like_images(context: InputContext) -> torch.Tensor:
     import torch
 
@@ -324,6 +305,13 @@ def _flattened_patches(context: InputContext) -> torch.Tensor:
     return patches
 
 
+def _patch_mask(context: InputContext) -> torch.Tensor:
+    """Make the mask of the patches of images without padding, [batch, rows, columns]."""
+    side = context.config_int("patch_size", default=16)
+    rows, columns = (size // side for size in context.inputs["pixel_values"].shape[-2:])
+    return _int_ones(context.batch, rows, columns) == 1
+
+
 def _action_embeds(context: InputContext) -> torch.Tensor:
     """Make the embeddings of a robot's state and of an action chunk, [batch, 1 + chunk_size, hidden_size]."""
     import torch
@@ -413,6 +401,7 @@ _DUMMY_INPUTS: dict[str, DummyInput] = {
     "input_points": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
     "input_labels": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _int_ones(s.batch, 2, 3)),
     "input_features_mask": DummyInput(_BATCH, _input_features_mask),
+    "patch_attention_mask": DummyInput({0: "batch", 1: "patch_rows", 2: "patch_columns"}, _patch_mask),
     "flattened_patches": DummyInput(_SEQUENCE, _flattened_patches),
     "past_values": DummyInput(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": DummyInput(_BATCH, lambda s: _ones(*s.past)),
@@ -435,7 +424,6 @@ _DUMMY_INPUTS: dict[str, DummyInput] = {
         {0: "batch", 1: "noise_length"},
         lambda s: _normal(s.batch, s.inputs["input_features"].shape[1], s.config_int("model_in_channels", default=64)),
     ),
-    "hidden_states": DummyInput(_BATCH, _audio_codec_input),
     "decoder_input_values": DummyInput(
         {0: "batch", 1: "decoder_sequence"},
         lambda s: _zeros(s.batch, _DECODER_LENGTH, s.config_int("num_mel_bins", default=80)),
