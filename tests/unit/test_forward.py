@@ -26,6 +26,20 @@ def test_kinds_and_shapes_are_those_of_the_documentation() -> None:
     assert forward_parameters(transformers.DetrForObjectDetection)["labels"].kind == "collection"
 
 
+def test_a_shape_may_be_in_the_description() -> None:
+    parameters = forward_parameters(transformers.EvollaModel)
+    assert parameters["protein_input_ids"].shape == ("batch_size", "protein_seq_length")
+
+
+def test_axes_have_one_name() -> None:
+    assert "sequence_length" in forward_parameters(transformers.PatchTSMixerModel)["past_values"].shape
+
+
+def test_what_the_documentation_calls_unused_is_left_out() -> None:
+    assert forward_parameters(transformers.VoxtralEncoder)["attention_mask"].is_ignored
+    assert not forward_parameters(transformers.BertModel)["attention_mask"].is_ignored
+
+
 @pytest.mark.parametrize(
     ("name", "task", "inputs", "arguments", "parameter", "reason"),
     [

@@ -51,6 +51,7 @@ ARCHITECTURES = (
     Architecture(
         ("kosmos-2.5",),
         encoders={"vision_encoder": _vision_encoder},
+        left_out={"width": "forward returns it unchanged", "height": "forward returns it unchanged"},
         tiny=Tiny({"vision_config": {"...": 0, "patch_embed_hidden_size": 768}}),
     ),
 )

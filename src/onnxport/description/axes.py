@@ -25,6 +25,9 @@ _CURRENT_SYMBOLS = {
 
 PAST_INPUTS = "past_key_values."
 
+PADDING_MASKS = ("p_mask", "audio_mel_mask")
+"""Masks that are 1 for padding; all others are 1 for what isn't padding, which is the value without padding."""
+
 
 def is_cached(name: str) -> bool:
     """Return whether an input is a tensor of a cache, not one such as `past_values` of a time series.

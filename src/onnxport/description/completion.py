@@ -51,12 +51,10 @@ def completed(
     completion = _Completion(model, config, preprocessor)
     reasons = left_out(model, task, completion.layout.flat)
     missing = [name for name, reason in reasons.items() if reason == NOT_DESCRIBED and name not in excluded]
-    if not missing:
-        return config
     parameters = [completion.parameters[name] for name in missing]
-    completion.drop_empty(parameters)
+    completion.drop_unused(parameters)
     together = [found[0] for found in map(completion.candidates, parameters) if found]
-    if not completion.add(*together):  # some need each other: LUKE's entities
+    if together and not completion.add(*together):  # some need each other: LUKE's entities
         for parameter in parameters:
             any(completion.add(candidate) for candidate in completion.candidates(parameter))
     return completion.config if completion.config.added or completion.config.unused else config
@@ -90,20 +88,28 @@ class _Completion:
         known = known_inputs(self.layout, self.config, self.parameters)
         return list(documented_inputs(parameter, known, self._model.config))
 
-    def drop_empty(self, parameters: Collection[ForwardParameter]) -> None:
-        """Note the parameters as unused that have no elements: the configuration has none of what they hold."""
+    def drop_unused(self, parameters: Collection[ForwardParameter]) -> None:
+        """Note parameters as unused that the documentation calls so, and those that have no elements.
+
+        Of what the latter hold, the configuration has none.
+        """
+        ignored = [one.name for one in self.parameters.values() if one.is_ignored]
         empty = [one.name for one in parameters if any(0 in candidate.shape for candidate in self.candidates(one))]
-        self.config = CompletedOnnxConfig(self._trunk, (), (), empty)
+        self.config = CompletedOnnxConfig(self._trunk, (), (), [*ignored, *empty])
 
     def add(self, *inputs: DocumentedInput) -> bool:
         """Add inputs whose values the model uses; return whether the model runs with them."""
+        from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
         if self._outputs is None:
             self._outputs = _run(self._model, self._trunk, self.layout).outputs
         trial = CompletedOnnxConfig(self._trunk, (*self.config.added, *inputs))
         try:
-            with translating(_RefusedInputError):
+            with translating(_refused):
                 layout = self._layout(trial)
                 run = _run(self._model, trial, layout)
+        except DynamicOutputShapeException:  # without values, the model stops where its mask selects features
+            run = _Run(frozenset(trial.inputs), self._outputs)
         except _RefusedInputError as error:
             logger.debug("%s refuses %s: %s", type(self._model).__name__, inputs, error)
             return False
@@ -119,6 +125,12 @@ class _Completion:
 
 class _RefusedInputError(Exception):
     """A model raised an exception, of any type, for an input."""
+
+
+def _refused(error: Exception) -> Exception | None:
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+    return None if isinstance(error, DynamicOutputShapeException) else _RefusedInputError(str(error))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._base import Axes, OnnxConfig
 from onnxport.description.arguments import Layout
+from onnxport.description.axes import PADDING_MASKS
 from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.dummy_inputs import InputContext, dummy_input
 from onnxport.description.forward import ForwardParameter
@@ -55,7 +56,7 @@ class DocumentedInput:
     labels: Mapping[int, str]
 
     def make(self, config: PreTrainedConfig, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Make a dummy tensor: ones for a mask, else alternating 0 and 1, the values that any vocabulary has.
+        """Make a dummy tensor: a mask without padding, else alternating 0 and 1, the values that any vocabulary has.
 
         Args:
             config: the model's configuration.
@@ -63,12 +64,12 @@ class DocumentedInput:
         """
         import torch
 
-        known = dummy_input(self.name)
+        known = dummy_input(self.name) if not self.shape else None
         if known is not None:
             return known.make(InputContext(config, len(next(iter(inputs.values()))), inputs))
         shape = [axis if isinstance(axis, int) else inputs[axis.input].shape[axis.axis] for axis in self.shape]
         if self.is_mask:
-            return torch.ones(shape, dtype=getattr(torch, self.dtype))
+            return torch.full(shape, int(self.name not in PADDING_MASKS), dtype=getattr(torch, self.dtype))
         if self.dtype == "float32":
             return torch.zeros(shape)  # replaced with random values, see `Examples`
         positions: torch.Tensor = torch.arange(shape[-1] if len(shape) > 1 else 1) % 2
@@ -184,7 +185,8 @@ def documented_inputs(
     name, known = parameter.name, dummy_input(parameter.name)
     if known is not None and _choices(inputs) is None:
         yield DocumentedInput(name, parameter.dtype, (), known.axes)
-        return
+        if name not in _MASKS:
+            return
     usual = ("int64", "bool", "float32") if name.endswith("mask") else ("int64",) if "id" in name else ("float32",)
     for axes in (_with_choices(axes, parameter, inputs) for axes in _axes_of(parameter, inputs, config)):
         labels = {index: axis.label for index, axis in enumerate(axes) if axis.label}
@@ -214,17 +216,18 @@ def _axes_of(
     The mask of an encoder covers the tokens, the samples, or the frames of features, which are the first or the second
     axis after the batch; its documentation, if it has any, calls all of them `sequence_length`.
     """
-    is_mask = parameter.name.endswith("attention_mask")
-    prefix = parameter.name.removesuffix("attention_mask") if is_mask else ""
-    masked = next((one for one in inputs if prefix and one.name.startswith(prefix)), None)
+    is_mask = parameter.name.endswith(_MASKS)
+    prefix = re.sub(r"_?(attention_|padding_)?mask$", "", parameter.name) if is_mask else ""
+    masked = next((one for one in inputs if prefix and one.name.startswith(prefix) and one.rank > 1), None)
     same = next((one for one in inputs if parameter.shape and one.documented == parameter.shape), None)
+    sequences = [one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)]
     documented_axes = {name for one in inputs for name in one.documented}
     if masked is not None:
         yield [masked.axis(0), masked.axis(1)]
     elif same is not None:
         yield [same.axis(index) for index in range(same.rank)]
-    elif parameter.name == "attention_mask" and documented_axes.isdisjoint(parameter.shape[1:]):
-        for one in (one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)):
+    elif parameter.name in _MASKS and sequences and documented_axes.isdisjoint(parameter.shape[1:]):
+        for one in sequences:
             yield from ([one.axis(0), one.axis(axis)] for axis in range(one.rank - 1, 0, -1))
     else:
         axes = [axis_named(name, inputs, config) for name in parameter.shape]
@@ -233,6 +236,7 @@ def _axes_of(
             yield known
 
 
+_MASKS = ("attention_mask", "padding_mask", "input_features_mask")
 _SEQUENCES = ("input_ids", "input_values", "input_features")
 """Inputs that a mask without documented axes may cover."""
 _RANKS = {"input_values": 2}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from onnxport._transformers_api import is_cache
 from onnxport.description.axes import is_cached
+from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
+from onnxport.description.unread_parameters import is_unread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +42,7 @@ class ForwardParameter:
         dtype: element type of a tensor: `int64`, `float32` or `bool`; empty if neither its annotation nor its
             documentation has it.
         default: its default; `inspect.Parameter.empty` if it has none.
+        is_ignored: whether its documentation says that the model doesn't use it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ForwardParameter:
     shape: tuple[str, ...]
     dtype: str
     default: object
+    is_ignored: bool = False
 
 
 @cache
@@ -56,31 +60,57 @@ def forward_parameters(model_class: type[PreTrainedModel]) -> Mapping[str, Forwa
     Args:
         model_class: a model class of Transformers, or of a checkpoint's code.
     """
-    documented = dict(_DOCUMENTED.findall(inspect.getdoc(model_class.forward) or ""))
+    documented = _documentation(inspect.getdoc(model_class.forward) or "")
     parameters = [p for p in inspect.signature(model_class.forward).parameters.values() if p.name != "self"]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return {p.name: _describe(p, documented.get(p.name, "")) for p in named}
+    return {p.name: _describe(p, documented.get(p.name, _Documentation())) for p in named}
 
 
-_DOCUMENTED = re.compile(r"^[ \t]*(\w+) \((.+)\):?[ \t]*$", re.M)
-"""Name and description of a parameter in a docstring of Transformers."""
+@dataclass(frozen=True)
+class _Documentation:
+    """Hold the type of a parameter and its description, as a docstring has them."""
+
+    type: str = ""
+    text: str = ""
+
+
+def _documentation(docstring: str) -> dict[str, _Documentation]:
+    found = {}
+    for match in _DOCUMENTED.finditer(docstring):
+        body = re.match(rf"(?:\n(?:{match[1]}[ \t]+.*|[ \t]*(?=\n|$)))*", docstring[match.end() :])
+        found[match[2]] = _Documentation(match[3], " ".join(body[0].split()) if body else "")
+    return found
+
+
+_DOCUMENTED = re.compile(r"^([ \t]*)(\w+) \((.+)\):?[ \t]*$", re.M)
+"""Indentation, name and type of a parameter in a docstring of Transformers."""
 _SHAPE = re.compile(r"\bshape `{0,2}[(\[](.*?)[)\]]`{0,2}(?:\W|$)")
+_IGNORED = re.compile(r"\bit is not used\b|\bDummy input for now\b")
 _COLLECTION = re.compile(r"\b(list|tuple|dict|List|Tuple|Dict|Sequence|Mapping|Iterable|\w*Output\w*)\b")
 _FLAG = re.compile(r"\b(bool|int|float|str)\b")
 
 
-def _describe(parameter: inspect.Parameter, documentation: str) -> ForwardParameter:
+def _describe(parameter: inspect.Parameter, documentation: _Documentation) -> ForwardParameter:
     annotation = parameter.annotation
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    kind = _kind_of(documentation if annotation is parameter.empty else text, parameter.default)
+    kind = _kind_of(documentation.type if annotation is parameter.empty else text, parameter.default)
     if is_cache(parameter):
         kind = "cache"
-    shape = _SHAPE.search(documentation)
+    shape = _SHAPE.search(documentation.type) or _SHAPE.search(documentation.text)
     axes = tuple(axis.strip() for axis in shape[1].split(",") if axis.strip()) if shape else ()
-    dtype = next((dtype for name, dtype in _DTYPES.items() if name in f"{text} {documentation}"), "")
-    return ForwardParameter(parameter.name, kind, axes, dtype, parameter.default)
+    types = f"{text} {documentation.type}"
+    return ForwardParameter(
+        parameter.name,
+        kind,
+        tuple(_SYNONYMS.get(axis, axis) for axis in axes),
+        next((dtype for name, dtype in _DTYPES.items() if name in types), ""),
+        parameter.default,
+        is_ignored=_IGNORED.search(documentation.text) is not None,
+    )
 
 
+_SYNONYMS = {"seq_length": "sequence_length", "seq_len": "sequence_length", "batch": "batch_size"}
+"""Name of an axis in some docstrings to its name in most."""
 _DTYPES = {"BoolTensor": "bool", "LongTensor": "int64", "IntTensor": "int64", "FloatTensor": "float32"}
 """Type of a tensor in an annotation or docstring to its element type in a graph."""
 
@@ -88,7 +118,9 @@ _DTYPES = {"BoolTensor": "bool", "LongTensor": "int64", "IntTensor": "int64", "F
 def _kind_of(text: str, default: object) -> Kind:
     if "Cache" in text:
         return "cache"
-    if isinstance(default, bool | int | float | str):  # `logits_to_keep: int | torch.Tensor = 0`
+    if isinstance(default, bool | int | float | str) or text.startswith(
+        "int | "
+    ):  # `logits_to_keep: int | torch.Tensor = 0`
         return "flag"
     if _COLLECTION.search(text):
         return "collection"
@@ -115,6 +147,10 @@ def left_out(
     has_cache = any(map(is_cached, inputs))
     missing = [p for p in parameters.values() if p.name not in inputs and not (has_cache and p.kind == "cache")]
     reasons = {p.name: _reason(p, model, inputs, task) for p in missing}
+    unread = (
+        p.name for p in missing if reasons[p.name] == NOT_DESCRIBED and is_unread(type(model).forward, p.name, model)
+    )
+    reasons |= dict.fromkeys(unread, "forward doesn't read it")
     return reasons | {name: UNUSED for name in unused if reasons.get(name) == NOT_DESCRIBED}
 
 
@@ -125,8 +161,8 @@ _TRAINING = re.compile(
 )
 """Labels, and masks and permutations of pretraining."""
 _PRECOMPUTED = re.compile(
-    r"(\w+_)?(inputs_embeds|outputs|past_key_values|cache|image_embeds|image_embeddings|vision_embeds|audio_embeds)"
-    r"|(encoder|query)_embeds|per_layer_inputs|conditional_embeddings|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
+    r"(\w+_)?(inputs_embeds|outputs|past_key_values|cache|image_embeds|image_embeddings|vision_embeds|audio_embeds|text_embeds)"
+    r"|image_hidden_states|(encoder|query)_embeds|per_layer_inputs|conditional_embeddings|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
 )
 _ENCODER_STATES = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
 _DECODER_TOKENS = re.compile(r"decoder_(input_ids|attention_mask)")
@@ -145,6 +181,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
     has_decoder_graph = "encoder_hidden_states" in inputs
     rules = (
         (parameter.kind == "cache", f"a cache: {task.name}{PAST_SUFFIX} has it"),
+        (parameter.is_ignored, "the model doesn't use it, as its documentation says"),
         (name == "mems", "a cache of earlier segments: a graph computes one segment"),
         (parameter.kind == "flag", f"an option of forward: the graph has its value {parameter.default!r}"),
         (_TRAINING.fullmatch(name), "for training"),
@@ -169,19 +206,36 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
         (name == "token_type_ids" and _token_types(model) < 2, "the model has no embeddings of several token types"),
         (name == "token_type_ids" and task.name == "text-generation", "generation has no token types"),
         (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
+        *_modality_rules(name, model, inputs),
+        (parameter.kind in ("collection", "other"), "not a tensor"),
+    )
+    return next((reason for applies, reason in rules if applies), NOT_DESCRIBED)
+
+
+def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) -> tuple[tuple[object, str], ...]:
+    """Return the rules about images, audio and videos: whether each applies to a parameter, and the reason."""
+    return (
+        (
+            name in ("pixel_values_images", "image_patches") and "pixel_values" in inputs,
+            "pixel_values of the encoder's graph",
+        ),
+        (name in ("input_ids", "pixel_values") and "inputs" in inputs, "another name of inputs"),
         (name == "image_sizes" and "pixel_values" in inputs, "the size of pixel_values"),
         (name == "mm_token_type_ids" and "position_ids" in inputs, "position_ids are computed from it"),
+        (
+            name == "mm_token_type_ids" and has_placeholders(model.config),
+            "the attention of this configuration doesn't depend on it",
+        ),
         (name == "conditional_pixel_values" and "input_ids" in inputs, "an image instead of the text"),
         (
             _AUDIO.fullmatch(name) and getattr(model.config, "audio_config", model.config) is None,
             "the configuration has no audio encoder",
         ),
         (name == "audio_feature_lengths" and "feature_attention_mask" in inputs, "the sums of feature_attention_mask"),
+        (name in ("attention_similarity", "target_embedding"), "for personalization with a reference image (PerSAM)"),
         (name == "flip_pairs", "for averaging with the mirrored image"),
         (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
-        (parameter.kind in ("collection", "other"), "not a tensor"),
     )
-    return next((reason for applies, reason in rules if applies), NOT_DESCRIBED)
 
 
 def _takes_patches(model: PreTrainedModel, inputs: Collection[str]) -> bool:
