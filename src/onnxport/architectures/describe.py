@@ -260,7 +260,7 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
         return not model.config.is_encoder_decoder
     if model.config.is_encoder_decoder or not can_be_split(model, _record_of(model).encoders):
         return False
-    return task.name in _FROM_ENCODERS if model.can_generate() else has_placeholders(model.config)
+    return task.name in (*_FROM_ENCODERS, ARCHITECTURE) if model.can_generate() else has_placeholders(model.config)
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:

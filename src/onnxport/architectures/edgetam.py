@@ -1,10 +1,16 @@
-"""EdgeTAM: fields of its tiny configuration."""
+"""EdgeTAM: prompts as inputs, each of which may be left out; fields of its tiny configuration."""
 
 from __future__ import annotations
 
-from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.architectures._architecture import Architecture, Tiny, always
+from onnxport.architectures._sam_prompts import SamOnnxConfig, optional_prompts
 
-ARCHITECTURES = (
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        ("edgetam",),
+        model=always(SamOnnxConfig),
+        patches=(optional_prompts("transformers.models.edgetam.modeling_edgetam", "EdgeTamPromptEncoder"),),
+    ),
     Architecture(
         ("edgetam_vision_model",),
         tiny=Tiny(

@@ -59,7 +59,7 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
     @property
     def inputs(self) -> Axes:
         """Features, [batch, mel bins, frames], and a mask of the frames, [batch, frames]."""
-        return {"input_features": {0: "batch"}, self._mask: {0: "batch"}}
+        return {"input_features": {0: "batch", 2: "audio_sequence"}, self._mask: {0: "batch", 1: "audio_sequence"}}
 
     @property
     def outputs(self) -> Axes:
@@ -92,6 +92,8 @@ class WindowedAudioEncoderOnnxConfig(OnnxConfig):
 
         model, batch = model_of(forward), features.shape[0]
         encoder = audio_encoder_of(model)
+        padding = (0, -features.shape[2] % (2 * self._window))  # an even number of windows
+        features, mask = (torch.nn.functional.pad(tensor, padding) for tensor in (features, mask))
         encode_audio = encoder if self._is_full_model else forward
         count, size = features.shape[2] // self._window, _conv_length(encoder, self._window)
         lengths = mask.sum(-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import product
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,8 @@ from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.components import MODALITY_ENCODERS
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.dummy_inputs import DummyInput, InputContext, dummy_input, takes_videos
+from onnxport.description.joined_features import keeping_features_joined
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -91,7 +94,9 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         model = model_of(forward)
         if self._output_format == _PROJECTOR_OUTPUT:
             return {self._output: _projector_output(model, self.method_of(model), arguments)}
-        features = encoded(model, self.method_of(model), arguments)
+        unsplit = self._output_format == _CONCATENATED and torch.compiler.is_exporting()
+        with keeping_features_joined() if unsplit else nullcontext():
+            features = encoded(model, self.method_of(model), arguments)
         return {self._output: torch.cat(list(features)) if isinstance(features, list | tuple) else features}
 
     def method_of(self, model: PreTrainedModel) -> Callable[..., Any]:
@@ -147,8 +152,9 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         every = [name for name in known if name not in _EXCLUDED_PARAMETERS]
         multiples = (1, _FRAME_MULTIPLE) if self._method == MODALITY_ENCODERS["audio_encoder"].method else (1,)
         for names, self._frame_multiple in product((required, every), multiples):
-            others = {name: _axes_of(name) for name in names if name != self._input}
-            self._axes = {self._input: self._image_axes, **others}
+            others = {name: self._mask_axes(name, available) for name in names if name != self._input}
+            patches = {1: "patches"} if any(axes.get(1) == "patches" for axes in others.values()) else {}
+            self._axes = {self._input: {**self._image_axes, **patches, **self._time_axis(available)}, **others}
             arguments = move(dict(self.generate_dummy_inputs(preprocessor)), model)
             try:
                 self._output_format = self._output_format_of(model, arguments)
@@ -159,6 +165,23 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
             except (TypeError, AttributeError, ValueError, KeyError, RuntimeError) as error:
                 failure = error
         raise missing_inputs(model, f"{', '.join(self._axes)} to encode them", failure) from failure
+
+    def _time_axis(self, inputs: Mapping[str, Any]) -> dict[int, str]:
+        """Return the axis of an audio encoder's frames or samples, with its label; empty for images.
+
+        A mask covers it; without a mask, it is the longest.
+        """
+        sizes = list(getattr(inputs.get(self._input), "shape", ())[1:])
+        if self._method != MODALITY_ENCODERS["audio_encoder"].method or not sizes:
+            return {}
+        shapes = [tuple(getattr(value, "shape", ())) for name, value in inputs.items() if name.endswith("mask")]
+        masked = (shape[1] for shape in shapes if len(shape) == _MASK_RANK and shape[1] in sizes)
+        return {1 + sizes.index(next(masked, max(sizes))): "audio_sequence"}
+
+    def _mask_axes(self, name: str, inputs: Mapping[str, Any]) -> Mapping[int, str]:
+        """Return the dynamic axes of another input; those of a mask of frames are the frames'."""
+        time = self._time_axis(inputs)
+        return {0: "batch", 1: "audio_sequence"} if time and name.endswith("mask") else _axes_of(name)
 
     def _output_format_of(self, model: PreTrainedModel, arguments: Mapping[str, Any]) -> str:
         """Return the format of the features: a tensor, the projector's output split by sample, or a list of tensors."""
@@ -203,6 +226,7 @@ _ONE_TENSOR, _PROJECTOR_OUTPUT, _CONCATENATED = "tensor", "projected", "concaten
 _FRAME_MULTIPLE = 64
 """Dummy audio is truncated to a multiple of this many frames for models that merge frames: a power of two, at least as
 many as models merge."""
+_MASK_RANK = 2
 _ALTERNATIVE_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
 _EXCLUDED_PARAMETERS = ("input_ids", "inputs_embeds", *CACHE_NAMES)
 """Parameters of a method that aren't image or audio inputs, or that replace other inputs."""
@@ -275,13 +299,18 @@ def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mappi
     """
     defaults = {"sample": False, "padding_mask": None}  # no training noise; frames have another mask
     known = {name: value for name, value in defaults.items() if name in inspect.signature(encode).parameters}
-    outputs = encode(**{**known, **arguments}, return_dict=True)
+    projector, calls = _projector(model), list[object]()
+    handle = None if projector is None else projector.register_forward_pre_hook(lambda module, _: calls.append(module))
+    try:
+        outputs = encode(**{**known, **arguments}, return_dict=True)
+    finally:
+        if handle is not None:
+            handle.remove()
     features = getattr(outputs, "pooler_output", outputs)
     if features is not None or not hasattr(outputs, "last_hidden_state"):
         return features
-    features, size = outputs.last_hidden_state, model.get_input_embeddings().weight.shape[1]
-    projector = _projector(model)
-    return features if projector is None or features.shape[-1] == size else projector(features)
+    features = outputs.last_hidden_state
+    return features if projector is None or calls else projector(features)
 
 
 def _projector(model: PreTrainedModel) -> Any:
@@ -388,6 +417,21 @@ class EmbeddingOnnxConfig(OnnxConfig):
         return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
 
 
+def token_type_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the names of a decoder's inputs that are 1 for an image's tokens, and 0 for text.
+
+    Some models attend to an image's tokens in both directions, some have other experts for them.
+
+    Args:
+        model: the model; one of its modules makes the attention mask.
+    """
+    attention = getattr(text_config_of(model.config), "use_bidirectional_attention", "vision")
+    sources = (type(model.base_model).forward, type(model).forward)
+    makes_blocks = any("block_sequence_ids" in inspect.getsource(source) for source in map(inspect.unwrap, sources))
+    is_bidirectional = attention == "vision" and makes_blocks
+    return ("token_type_ids", "moe_mm_token_type_ids", *(("mm_token_type_ids",) if is_bidirectional else ()))
+
+
 class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
     """Describe a decoder that takes `inputs_embeds` instead of `input_ids`.
 
@@ -405,6 +449,7 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         self, model: PreTrainedModel, preprocessor: Any, last_logits: bool = False, use_past: bool = True
     ) -> None:
         self._hidden_size = model.get_input_embeddings().weight.shape[1]
+        self._token_types = token_type_names(model)
         super().__init__(model, preprocessor, use_past=use_past, last_logits=last_logits)
 
     def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:
@@ -415,9 +460,9 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         tokens = inputs.pop("input_ids", None)
         if tokens is None:
             return inputs
-        if "token_type_ids" in self._parameters:  # 1 for an image's tokens, whose attention is bidirectional
-            inputs["token_type_ids"] = torch.zeros_like(tokens)
-            inputs["token_type_ids"][:, 1:3] = 1
+        for name in (name for name in self._token_types if name in self._parameters):
+            inputs[name] = torch.zeros_like(tokens)
+            inputs[name][:, 1:3] = 1
         return {_EMBEDS: torch.zeros(*tokens.shape, self._hidden_size), **inputs}
 
     def _component(self, preprocessor: Any) -> Any:
