@@ -95,16 +95,19 @@ class Original:
         if self._described is not None:
             shallow, stacks = self._described.draft.reduction.model, self._described.draft.reduction.stacks
             if model is shallow:
-                return _with_limits(self._described.description, description)
+                return _as_traced(self._described.description, description)
             layers = tuple(LayerTypes(stack.path, stack.traced, stack.full) for stack in stacks)
             try:
-                return _with_limits(self._described.description.at_depth(shallow, model, layers), description)
+                return _as_traced(self._described.description.at_depth(shallow, model, layers), description)
             except NotExtendableError as error:
                 logger.info("%s is described again: %s", type(model).__name__, error)
         return with_code(description, model, self.subject, self._options.graph)
 
 
-def _with_limits(described: Description, traced: Description) -> Description:
-    """Return a description with the largest sizes that the traces of its graphs are valid for."""
-    graphs = zip(described.graphs, traced.graphs, strict=True)
-    return replace(described, graphs=tuple(replace(graph, max_sizes=known.max_sizes) for graph, known in graphs))
+def _as_traced(described: Description, traced: Description) -> Description:
+    """Return a description with the sizes at which its graphs were traced, and up to which they are valid."""
+    graphs = tuple(
+        replace(graph, sizes=known.sizes, max_sizes=known.max_sizes)
+        for graph, known in zip(described.graphs, traced.graphs, strict=True)
+    )
+    return replace(described, graphs=graphs)

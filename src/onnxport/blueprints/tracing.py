@@ -6,7 +6,7 @@ with more layers, or with the weights in memory, and the blueprint has a note wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -201,6 +201,8 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
     """
     module, code = graph.module_of(reduction.model), graph.code
     traced = _trace_beyond_limits(graph, module, options)
+    if batches := _fixed_batches(graph, traced):
+        graph, traced = _trace_one_sample(graph, batches, module, options) or (graph, traced)
     inputs = {str(value.name): value for value in traced.graph.graph.inputs}
     fixed = tuple(
         f"{name}: {today_label(label)} = {inputs[name].shape[axis]}"  # type: ignore[index]
@@ -217,6 +219,31 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
     return TracedGraph(replace(graph, outputs=outputs, fixed_axes=fixed, max_sizes=traced.max_sizes), traced.graph)
 
 
+def _fixed_batches(graph: GraphDescription, traced: Traced) -> set[str]:
+    """Return the symbols of batches of several samples whose size the model's code fixes, by a loop over them."""
+    shapes = {str(value.name): value.shape for value in traced.graph.graph.inputs if value.shape is not None}
+    labels = {
+        today_label(label)
+        for name, axes in graph.code.config.inputs.items()
+        for axis, label in axes.items()
+        if name in shapes and isinstance(shapes[name][axis], int)
+    }
+    return {label for label in labels if "batch" in label and graph.sizes.get(label, 1) > 1}
+
+
+def _trace_one_sample(
+    graph: GraphDescription, batches: Collection[str], module: PreTrainedModel, options: GraphOptions
+) -> tuple[GraphDescription, Traced] | None:
+    """Trace a graph with a batch of 1; the runtime runs it for each sample. Return None if the model refuses that."""
+    single = replace(graph, sizes={**graph.sizes, **dict.fromkeys(batches, 1)})
+    try:
+        with without_values(module):
+            try_sizes(module, graph.code.examples, graph.code.examples.at(single.sizes))
+        return single, _trace(single, module, options)
+    except (RefusedSizesError, TraceError):
+        return None
+
+
 def _trace_beyond_limits(graph: GraphDescription, module: PreTrainedModel, options: GraphOptions) -> Traced:
     """Trace a graph; with longer sequences if its limit isn't the model's, and that trace holds for any length."""
     traced = _trace(graph, module, options)
@@ -229,7 +256,8 @@ def _trace_beyond_limits(graph: GraphDescription, module: PreTrainedModel, optio
         return traced
     dims = {str(dim) for value in longer.graph.graph.inputs for dim in value.shape or ()}
     holds = all(longer.min_sizes.get(symbol, 0) <= graph.sizes[symbol] for symbol in hidden)
-    return longer if holds and hidden.keys() <= dims and hidden.keys().isdisjoint(longer.max_sizes) else traced
+    reaches = all(longer.max_sizes.get(symbol, size) >= size for symbol, size in hidden.items())
+    return longer if holds and reaches and hidden.keys() <= dims else traced
 
 
 def _trace(graph: GraphDescription, module: PreTrainedModel, options: GraphOptions) -> Traced:

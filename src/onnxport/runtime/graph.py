@@ -115,6 +115,9 @@ class Graph:
         import onnxruntime
 
         self._check_sizes(feed)
+        batch = self._batch_of_single(feed)
+        if batch is not None:
+            return self._run_each(feed, batch, outputs)
         missing = [name for name in self.inputs if name not in feed]
         if missing:
             raise OptionError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
@@ -139,6 +142,32 @@ class Graph:
         self.seconds += time.perf_counter() - start
         return dict(zip(names, binding.get_outputs(), strict=True))
 
+    def _batch_of_single(self, feed: Feed) -> int | None:
+        """Return the batch size of a feed if the graph computes one sample at a time, and the feed has more."""
+        if any(spec.axes[:1] != (1,) for spec in self.inputs.values()):
+            return None
+        arrays = [feed[name] for name in self.inputs if name in feed]
+        sizes = {value.shape[0] if isinstance(value, np.ndarray) and value.ndim else 1 for value in arrays}
+        return sizes.pop() if len(sizes) == 1 and sizes != {1} else None
+
+    def _run_each(self, feed: Feed, batch: int, outputs: Collection[str] | None) -> dict[str, onnxruntime.OrtValue]:
+        """Run the graph for each sample, and concatenate its outputs, padded with zeros if one of them is a mask."""
+        given = {name: np.asarray(feed[name]) for name in self.inputs if name in feed}
+        samples = ({name: value[index : index + 1] for name, value in given.items()} for index in range(batch))
+        results = [self.run(sample, outputs) for sample in samples]
+        arrays = {name: [to_array(result[name]) for result in results] for name in results[0]}
+        for name, values in arrays.items():
+            shapes = [value.shape[1:] for value in values]
+            if len(set(shapes)) > 1 and "mask" not in arrays:
+                raise OptionError(
+                    f"{self.file.name} computes one sample at a time, and the shapes of {name} differ "
+                    f"({', '.join(str(list(shape)) for shape in shapes)}): pass the samples one by one"
+                )
+            largest = np.max(shapes, axis=0)
+            padding = [[(0, 0), *((0, most - size) for most, size in zip(largest, s, strict=True))] for s in shapes]
+            arrays[name] = [np.pad(value, pad) for value, pad in zip(values, padding, strict=True)]
+        return {name: _owned_value(np.concatenate(values)) for name, values in arrays.items()}
+
     def _check_sizes(self, feed: Feed) -> None:
         for name, spec in self.inputs.items() if self._max_sizes else ():
             value = feed.get(name)
@@ -149,6 +178,16 @@ class Graph:
                         f"the {label} of {name} is {size}, and {self.file.name} computes what the model does up to "
                         f"{limit}; shorten the input"
                     )
+
+
+def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    """Return a value with a copy of an array; `ortvalue_from_numpy` would refer to the array's memory."""
+    import onnxruntime
+
+    value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type)
+    if array.size:
+        value.update_inplace(np.ascontiguousarray(array))
+    return value
 
 
 def missing_shapes(specs: Mapping[str, TensorSpec], feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:

@@ -126,8 +126,9 @@ def _guarded_range(size: torch.SymInt) -> tuple[int, int]:
     import sympy
 
     symbol, example = size.node.expr, size.node.hint
-    guards = {guard.expr for guard in size.node.shape_env.guards if guard.expr.free_symbols == {symbol}}
-    guards = {guard for guard in guards if not isinstance(guard, sympy.Ne)}  # broadcasting: a size of 1 would differ
+    known = (guard for guard in size.node.shape_env.guards if guard.expr.free_symbols == {symbol})
+    known = (guard for guard in known if isinstance(guard.expr, sympy.Eq) or _STRIDES not in str(guard.sloc))
+    guards = {guard.expr for guard in known if not isinstance(guard.expr, sympy.Ne)}  # a size of 1 is broadcast
 
     def fails(guard: sympy.Basic, value: int) -> bool:
         try:
@@ -147,6 +148,8 @@ def _guarded_range(size: torch.SymInt) -> tuple[int, int]:
     return lower, upper
 
 
+_STRIDES = "_prims_common"
+"""Module of PyTorch whose inequalities of sizes compare strides, which a graph doesn't have."""
 _DOUBLINGS = 12
 _UNLIMITED = 2**31 - 1
 

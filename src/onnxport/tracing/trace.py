@@ -73,7 +73,10 @@ def trace(
         return TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}")
 
     inputs = {alias: layout.flat[name] for alias, name in aliases.items()}
-    dynamic = {alias: tuple(signature.inputs[name]) for alias, name in aliases.items()}
+    dynamic = {  # an axis of size 1 would be fixed with a warning
+        alias: tuple(axis for axis in signature.inputs[name] if layout.flat[name].shape[axis] != 1)
+        for alias, name in aliases.items()
+    }
     described = patching(Replacement(model, "forward", described_forward))
     with translating(untraceable), evaluating(model), described, overridden(model, config):
         config.patch_ops()
