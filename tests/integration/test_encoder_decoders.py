@@ -15,6 +15,7 @@ from conformance.checkpoints import make_checkpoint, randomize
 from conformance.matrix.tiny import checkpoint_of
 from onnxport import ExportOptions
 from onnxport.description.dummy_inputs import placeholder_token_id
+from onnxport.errors import OptionError
 from tests.breadth import sampled
 
 TOKENS = 64
@@ -134,6 +135,16 @@ WINDOWS, STREAMS, EXPERTS = (
     "n-gram prediction streams",
     "experts in a loop",
 )
+
+
+def test_a_decoder_mask_that_the_graph_lacks_is_an_error(export: Any) -> None:
+    ours = onnxport.load(export("t5")[1])
+    ids = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    logits = ours(input_ids=ids, decoder_input_ids=ids)["logits"]
+    after = ours(input_ids=ids, decoder_input_ids=ids, decoder_attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    assert torch.equal(after["logits"], logits)
+    with pytest.raises(OptionError, match="decoder_attention_mask masks a token before others"):
+        ours(input_ids=ids, decoder_input_ids=ids, decoder_attention_mask=torch.tensor([[1, 1, 1], [1, 0, 1]]))
 
 
 @pytest.mark.parametrize("case", sampled(OTHERS, (STREAMS, EXPERTS)))

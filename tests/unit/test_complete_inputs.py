@@ -53,3 +53,28 @@ def test_an_input_without_a_default_stays_missing() -> None:
         {"input_ids": np.ones((2, 3))},
     )
     assert set(found) == {"input_ids"}
+
+
+def test_prompts_of_sam_are_empty() -> None:
+    prompts = {
+        "input_points": ("float32", ("batch_size", "prompts", "points", 2)),
+        "input_labels": ("int64", ("batch_size", "prompts", "points")),
+        "input_boxes": ("float32", ("batch_size", "prompts", "box_coordinates")),
+        "input_masks": ("float32", ("num_masks", 1, 16, 16)),
+    }
+    pixels = {"pixel_values": ("float32", ("batch_size", 3, 64, 64))}
+    found = complete_inputs(graph(**pixels, **prompts), {"pixel_values": np.zeros((2, 3, 64, 64))})
+    shapes = {name: found[name].shape for name in prompts}
+    assert shapes["input_points"] == (2, 1, 0, 2)
+    assert shapes["input_labels"] == (2, 1, 0)
+    assert shapes["input_boxes"] == (2, 1, 0)
+    assert shapes["input_masks"] == (0, 1, 16, 16)
+    boxes = {"pixel_values": np.zeros((2, 3, 64, 64)), "input_boxes": np.zeros((2, 5, 4))}
+    assert complete_inputs(graph(**pixels, **prompts), boxes)["input_points"].shape == (2, 5, 0, 2)
+
+
+def test_a_mask_without_padding() -> None:
+    tokens = ("int64", ("batch_size", "sequence_length"))
+    names = ("input_ids", "attention_mask", "p_mask")
+    found = complete_inputs(graph(**dict.fromkeys(names, tokens)), {"input_ids": np.full((2, 3), 7)})
+    assert (found["attention_mask"].all(), found["p_mask"].any()) == (True, False)

@@ -15,6 +15,7 @@ from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
+from onnxport.description.positions import counted_positions
 from onnxport.description.tolerances import default_tolerance
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
@@ -124,6 +125,7 @@ def _description(
         options.dtype,
         graphs,
         left_out=describe_left_out(model, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
+        positions=counted_positions(model),
     )
 
 

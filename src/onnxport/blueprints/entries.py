@@ -77,7 +77,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
     ).encode()
 
 
-_DESCRIPTION_FIELDS = ("model_type", "architecture", "task", "dtype")
+_DESCRIPTION_FIELDS = ("model_type", "architecture", "task", "dtype", "positions")
 """Fields of a description in the entry of an export; the descriptions of its graphs are in the entry of the graphs."""
 
 
@@ -125,6 +125,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         graphs=described,
         modalities=modalities,
         left_out=left_out,
+        positions=fields["positions"],
     )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 

@@ -65,6 +65,7 @@ def make_manifest(
         files=tuple(name for name in sizes if name not in in_components),
         modalities=blueprint.description.modalities,
         left_out=dict(blueprint.description.left_out),
+        positions=blueprint.description.positions,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxport.containment import check_links, inside
 from onnxport.description.encoder_outputs import Modality
+from onnxport.description.positions import TOKENS
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 
 FILE_NAME = "onnxport.json"
@@ -78,6 +79,7 @@ class Manifest:
         files: every other file of the directory.
         modalities: how the encoders' outputs are merged into the decoder's inputs; empty without separate encoders.
         left_out: parameter of the model's forward that no graph has as an input to the reason.
+        positions: what the model's forward counts as position ids if it gets none; see `description.positions`.
         format_version: version of the format.
     """
 
@@ -90,6 +92,7 @@ class Manifest:
     files: tuple[str, ...] = ()
     modalities: tuple[Modality, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+    positions: str = TOKENS
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:

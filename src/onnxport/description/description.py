@@ -18,6 +18,7 @@ from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import LayerTypes, at_depth
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.examples import Examples
+from onnxport.description.positions import TOKENS
 from onnxport.description.signature import signature_of, solve
 from onnxport.description.tasks import Task, canonical_task
 
@@ -238,6 +239,7 @@ class Description:
         graphs: one for each component.
         modalities: how the decoder takes the encoders' outputs; empty until the graphs are traced.
         left_out: parameter of forward that no graph has as an input to the reason.
+        positions: what forward counts as position ids if it gets none; see `description.positions`.
         notes: differences from an actual export.
         model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
     """
@@ -251,6 +253,7 @@ class Description:
     notes: tuple[str, ...] = ()
     model: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
+    positions: str = TOKENS
 
     @property
     def canonical_task(self) -> Task:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.description.axes import is_cached
+from onnxport.description.axes import PADDING_MASKS, is_cached
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
-from onnxport.runtime.modalities import embed_and_merge, encode
+from onnxport.runtime.modalities import TOKEN_TYPES, embed_and_merge, encode
 from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ Arrays = dict[str, "NDArray[Any]"]
 
 _ENCODER, _DECODER, _MODEL = "encoder_model", "decoder_model_merged", "model"
 _TEXT_MODEL, _EMBED_TOKENS = "text_model", "embed_tokens"
-_TOKEN_TYPES = "token_type_ids"
 _ENCODER_MASK = "encoder_attention_mask"
 _MROPE_RANK = 3
 """Rank of `position_ids` in models with multimodal rotary embeddings: [3, batch, tokens], for time, height, width."""
@@ -123,7 +122,7 @@ class LightModel:
                 "install torch and transformers to generate with it: pip install 'onnxport[export]'"
             )
         features = encode(self.directory, self.directory.modalities, arrays)
-        token_types = arrays.get(_TOKEN_TYPES)
+        token_types = next((arrays[name] for name in TOKEN_TYPES if name in arrays), None)
 
         def embed(tokens: NDArray[Any]) -> Arrays:
             nonlocal features, token_types
@@ -208,8 +207,8 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
         inputs: arrays by name; names that the graph lacks are ignored.
 
     Returns:
-        The inputs. Missing masks are ones (zeros for global attention), token types zeros, position ids consecutive,
-        and caches empty.
+        The inputs. Prompts of SAM are empty, missing masks are those without padding, token types zeros,
+        position ids consecutive, and caches empty.
     """
     feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
     first = next(iter(feed.values()), None)
@@ -220,16 +219,22 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
         if is_cached(name):
             feed[name] = spec.empty(len(first))
+        elif optional := [axis for axis, label in enumerate(spec.axes) if label in _OPTIONAL_AXES]:
+            sizes = [1 if size == -1 else size for size in shape]  # one prompt
+            feed[name] = np.zeros([0 if axis in optional else size for axis, size in enumerate(sizes)], spec.dtype)
         elif name.endswith("attention_mask"):
             value = int(name != "global_attention_mask")
             feed[name] = np.full(ids.shape[: len(spec.axes)] if -1 in shape else shape, value, dtype=spec.dtype)
         elif name == "position_ids":
             feed[name] = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
         elif name.endswith(_MASKS_AND_TYPES) and -1 not in shape:
-            feed[name] = np.full(shape, int(name.endswith("mask")), dtype=spec.dtype)
+            is_one = name.endswith("mask") and name not in PADDING_MASKS
+            feed[name] = np.full(shape, int(is_one), dtype=spec.dtype)
     return feed
 
 
+_OPTIONAL_AXES = ("points", "box_coordinates", "num_masks")
+"""Labels of axes that have size 0 if an input is left out (SAM's prompts)."""
 _MASKS_AND_TYPES = ("mask", "token_type_ids", "task_type_ids")
 
 

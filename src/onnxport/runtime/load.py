@@ -52,7 +52,7 @@ def load(
     opened = Directory(directory, settings)
     if not has_torch:
         return LightModel(opened)
-    from onnxport.runtime.models import torch_model
+    from onnxport.runtime.torch_model import torch_model
 
     return torch_model(opened)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.description.axes import PADDING_MASKS
 from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import STATES
@@ -22,7 +23,11 @@ Inputs = Mapping[str, "NDArray[Any] | None"]
 """A model's inputs by name; None for missing ones."""
 ENCODED = "encoder_features"
 """Argument of `forward` with the encoders' outputs, if they were computed before the first step."""
-_TOKEN_TYPES = "token_type_ids"
+_IMAGE_SIZES = "image_sizes"
+POSITION_MASK = "image_embeds_position_mask"
+"""Mask of the tokens that images replace, [batch, sequence], of models without a placeholder token (Kosmos-2)."""
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+"""Names of a decoder's input that is 1 for an image's tokens."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def encoder_feed(graph: Graph, inputs: Inputs) -> dict[str, NDArray[Any]] | None
     feed = {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
     for name, shape in missing_shapes(graph.inputs, feed).items():
         if name.endswith("mask") and -1 not in shape:
-            feed[name] = np.ones(shape, dtype=graph.inputs[name].dtype)
+            feed[name] = np.full(shape, int(name not in PADDING_MASKS), dtype=graph.inputs[name].dtype)
     return feed
 
 
@@ -81,11 +86,12 @@ def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs)
         if (feed := encoder_feed(graph, inputs)) is None:
             continue
         _check_length(modality, feed)
-        _check_merge(modality)
-        outputs = {name: to_array(value) for name, value in graph.run(feed).items()}
+        _check_merge(modality, inputs)
         output = modality.output_with_images if with_images and modality.output_with_images else modality.output
-        embeddings = outputs[output]
-        embeddings = embeddings.reshape(-1, embeddings.shape[-1])
+        runs = [graph.run(part) for part in _cropped(graph, modality.input, feed, inputs.get(_IMAGE_SIZES))]
+        outputs = {name: to_array(value) for name, value in runs[-1].items()}
+        rows = [to_array(run[output]) for run in runs]
+        embeddings = np.concatenate([values.reshape(-1, values.shape[-1]) for values in rows])
         features.append(EncoderFeatures(modality, embeddings, outputs.get(modality.deepstack_output)))
     return tuple(features)
 
@@ -99,13 +105,30 @@ def _check_length(modality: Modality, feed: Mapping[str, NDArray[Any]]) -> None:
         )
 
 
-def _check_merge(modality: Modality) -> None:
+def _cropped(
+    graph: Graph, name: str, feed: dict[str, NDArray[Any]], sizes: NDArray[Any] | None
+) -> list[dict[str, NDArray[Any]]]:
+    """Return the inputs of an encoder of one image: each image without its padding; else the feed itself.
+
+    Args:
+        graph: the encoder.
+        name: its main input.
+        feed: its inputs.
+        sizes: height and width of each image, [images, 2]; None if no image is padded.
+    """
+    if sizes is None or _IMAGE_SIZES in graph.inputs or graph.inputs[name].axes[0] != 1:
+        return [feed]
+    images = zip(feed[name], sizes, strict=True)
+    return [{**feed, name: image[None, :, :height, :width]} for image, (height, width) in images]
+
+
+def _check_merge(modality: Modality, inputs: Inputs) -> None:
     if modality.merge == "add":
         raise UnsupportedError(
             f"{modality.output} is added to the token embeddings of each step, which isn't supported: run the graphs "
             "one by one"
         )
-    if modality.merge == "replace" and modality.placeholder_token_id is None:
+    if modality.merge == "replace" and modality.placeholder_token_id is None and inputs.get(POSITION_MASK) is None:
         raise UnsupportedError(
             f"config.json has no placeholder token id for {modality.output}: run the graphs one by one"
         )
@@ -116,6 +139,7 @@ def embed_and_merge(
     input_ids: NDArray[Any],
     features: Sequence[EncoderFeatures],
     token_type_ids: NDArray[Any] | None = None,
+    position_mask: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
     """Embed tokens, and merge the encoders' outputs into the token embeddings.
 
@@ -124,9 +148,10 @@ def embed_and_merge(
         input_ids: [batch, sequence].
         features: the encoders' outputs; see `encode`.
         token_type_ids: [batch, sequence]; zeros by default.
+        position_mask: the tokens that images replace, [batch, sequence]; by default the placeholder tokens.
 
     Returns:
-        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if they are decoder inputs, `token_type_ids`
+        `inputs_embeds` [batch, prefix + sequence, hidden size] and, if they are decoder inputs, the token types
         [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
         `cross_attention_states` [batch, embeddings, hidden size].
 
@@ -139,7 +164,9 @@ def embed_and_merge(
     for item in features:
         if item.modality.merge != "replace":
             continue
-        placeholders = input_ids == item.modality.placeholder_token_id
+        token = item.modality.placeholder_token_id
+        marks = position_mask if token is None and position_mask is not None else input_ids == token
+        placeholders = np.asarray(marks, dtype=bool)
         embeds = merge_embeddings(embeds, item.embeddings, placeholders)
         if deepstack is not None and item.deepstack is not None:
             deepstack[:, placeholders] = item.deepstack
@@ -153,8 +180,9 @@ def embed_and_merge(
     for item in features:
         if item.modality.merge == "cross-attention":
             feed[STATES] = _per_sequence(item, embeds)
-    if _TOKEN_TYPES in decoder:
-        feed[_TOKEN_TYPES] = types
+    feed |= {name: types for name in TOKEN_TYPES if name in decoder}
+    if POSITION_MASK in decoder:
+        feed[POSITION_MASK] = np.zeros_like(input_ids) if position_mask is None else position_mask
     return feed if deepstack is None else {**feed, "deepstack_embeds": deepstack}
 
 

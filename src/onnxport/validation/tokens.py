@@ -64,6 +64,8 @@ def compare_tokens(
     cases = []
     for name, batch in ((f"{TOKENS} tokens", 1), (f"{TOKENS} tokens, padded batch", 2)):
         prompt = _prompt(encoder or decoder, batch)
+        if encoder is None and len(prompt["input_ids"]) != batch:
+            return []  # a sequence for each codebook
         encoder_graph = None if encoder is None else loaded[encoder.name]
         generated = _generate(Decoder(loaded[decoder.name]), encoder_graph, prompt, model)
         problem = _difference(generated, prompt, model, encoder is not None, tolerance)

@@ -1,0 +1,31 @@
+"""What a decoder's forward counts as position ids if it gets none; `generate` always passes them, from the mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENS = "tokens"
+"""All tokens, padding included: 0, 1, 2 and so on, beginning after the cache."""
+MASK = "attention_mask"
+"""The tokens that aren't masked."""
+INPUT_IDS = "input_ids"
+"""The tokens that aren't the padding token, beginning after its id (RoBERTa)."""
+
+
+def counted_positions(model: torch.nn.Module) -> str:
+    """Return what a model's forward counts: `TOKENS`, `MASK` or `INPUT_IDS`.
+
+    Args:
+        model: the model.
+    """
+    classes = {type(module) for module in model.modules()}
+    if any(hasattr(each, "create_position_ids_from_input_ids") for each in classes):
+        return INPUT_IDS
+    return MASK if any(each.__name__ in _COUNT_MASK for each in classes) else TOKENS
+
+
+_COUNT_MASK = ("OPTLearnedPositionalEmbedding",)
+"""Classes of position embeddings whose models compute position ids from the attention mask."""

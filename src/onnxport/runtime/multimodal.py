@@ -1,0 +1,200 @@
+"""A decoder with encoders of images or audio, as a Transformers model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModel, GenerationMixin, PreTrainedConfig
+
+from onnxport._transformers_api import cache_name
+from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
+from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime import modalities
+from onnxport.runtime.cross_attention import MASK
+from onnxport.runtime.light import is_mrope
+from onnxport.runtime.models import GenerativeModel, as_arrays
+from onnxport.runtime.outputs import model_output
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from onnxport.runtime.cache import OnnxCache
+    from onnxport.runtime.directory import Directory
+    from onnxport.runtime.graph import Graph
+
+    Tensor = torch.Tensor | NDArray[Any]
+
+
+class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
+    """Run a decoder with image or audio encoders, whose outputs replace the embeddings of placeholder tokens."""
+
+    decoder_name = "decoder_model_merged"
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        super().__init__(directory, config)
+        self._uses_mrope = is_mrope(self._decoder.graph.inputs.get("position_ids"))
+        self._modalities = completed_modalities(directory.modalities, config)
+        self.input_modalities += tuple(modality.name for modality in self._modalities)
+        self._rope_deltas: torch.Tensor | int = 0
+
+    def _main_graph(self) -> Graph:
+        return self.directory.graph("embed_tokens")
+
+    def _prepare_position_ids_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return position ids, [batch, tokens], or [3, batch, tokens] for multimodal rotary embeddings (M-RoPE)."""
+        text_positions: torch.Tensor = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if not self._uses_mrope:
+            return text_positions
+        cache = model_kwargs.get(cache_name())
+        if cache is not None and cache.get_seq_length():
+            return (text_positions + self._rope_deltas).expand(3, -1, -1)
+        input_ids = model_kwargs.get("input_ids", inputs_tensor)
+        has_images = any(model_kwargs.get(name) is not None for name in _IMAGE_SIZES)
+        if not has_images or not hasattr(self._original, "get_rope_index"):
+            self._rope_deltas = 0
+            return text_positions.expand(3, len(input_ids), -1)
+        inputs = {"input_ids": input_ids, **model_kwargs}
+        if inputs.get("mm_token_type_ids") is None:
+            inputs["mm_token_type_ids"] = (input_ids == self.config.image_token_id).int()
+        if inputs.get("feature_attention_mask") is not None:
+            inputs["audio_seqlens"] = inputs["feature_attention_mask"].sum(-1)
+        get_rope_index = self._original.get_rope_index  # its parameters differ by model
+        known = inspect.signature(get_rope_index).parameters
+        found: torch.Tensor
+        found, self._rope_deltas = get_rope_index(**{k: value for k, value in inputs.items() if k in known})
+        return found
+
+    @cached_property
+    def _original(self) -> PreTrainedModel:
+        """Transformers' model without weights, for its `get_rope_index`."""
+        with torch.device("meta"):
+            return AutoModel.from_config(self.config, trust_remote_code=False)
+
+    def prepare_inputs_for_generation(
+        self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Select the inputs of a step: images and audio are inputs of the first one only.
+
+        Args:
+            *arguments: the token ids; see Transformers.
+            is_first_iteration: whether this is the first step.
+            **kwargs: see Transformers.
+
+        Returns:
+            Arguments of `forward`.
+        """
+        inputs = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            return dict(inputs)
+        first_only = (*MAIN_INPUTS, modalities.ENCODED)
+        return {name: value for name, value in inputs.items() if name not in first_only}
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Repeat each sequence and the encoders' outputs for it; the encoders run once."""
+        if expand_size > 1 and (features := self._encode(inputs)):
+            encoder_inputs = modalities.encoder_inputs(self._encoders())
+            inputs = {name: value for name, value in inputs.items() if name not in encoder_inputs}
+            repeated = modalities.repeat_features(features, as_arrays({"ids": input_ids})["ids"], expand_size)
+        else:
+            repeated = None
+        if isinstance(self._rope_deltas, torch.Tensor):
+            self._rope_deltas = self._rope_deltas.repeat_interleave(expand_size, dim=0)
+        tokens, expanded = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids=input_ids, **inputs
+        )
+        return tokens, expanded | ({modalities.ENCODED: repeated} if repeated else {})
+
+    def _encoders(self) -> list[Graph]:
+        return [self.directory.graph(modality.component) for modality in self._modalities]
+
+    def _encode(self, inputs: Mapping[str, Any]) -> tuple[modalities.EncoderFeatures, ...]:
+        """Run the encoders whose main input isn't missing."""
+        return modalities.encode(self.directory, self._modalities, as_arrays(inputs))
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: OnnxCache | None = None,
+        cache: OnnxCache | None = None,
+        pixel_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        use_cache: bool | None = None,
+        **encoder_inputs: Any,
+    ) -> ModelOutput:
+        """Run one step.
+
+        Args:
+            input_ids: token ids, [batch, tokens], with a placeholder token for each embedding of an image or audio
+                clip, if the model replaces token embeddings.
+            attention_mask: [batch, cached tokens + tokens].
+            position_ids: [batch, tokens], or [3, batch, tokens] for M-RoPE; counted as the model's forward counts
+                them by default.
+            past_key_values: the cache of earlier steps; it is updated in place.
+            cache: the same, as Transformers 5.24 calls it.
+            pixel_values: images.
+            input_features: audio.
+            token_type_ids: [batch, tokens], 1 for image tokens, for models whose image tokens attend to each other in
+                both directions.
+            image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
+            mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
+            pixel_values_videos: must be None: the graphs don't support videos.
+            use_cache: return a cache, even if none was passed.
+            **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
+
+        Returns:
+            `logits` [batch, tokens, vocabulary], and the cache.
+
+        Raises:
+            OptionError: `input_ids` is missing, or has more or fewer placeholder tokens than there are embeddings.
+            UnsupportedError: a video is passed.
+        """
+        if pixel_values_videos is not None:
+            raise UnsupportedError("the exported graphs support images, not videos: pass the frames as images")
+        if input_ids is None:
+            raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
+        cache = past_key_values if cache is None else cache
+        if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):
+            inputs = {"attention_mask": attention_mask, cache_name(): cache}
+            inputs |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids, **encoder_inputs}
+            tokens = torch.as_tensor(input_ids)
+            position_ids = self._prepare_position_ids_for_generation(tokens, inputs)[..., -tokens.shape[1] :]
+        elif position_ids is None:
+            position_ids = self._positions(input_ids, cache)
+        features = encoder_inputs.get(modalities.ENCODED)
+        if features is None:
+            main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
+            features = self._encode({**main, **encoder_inputs})
+        types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
+        token_types = next((value for value in types if value is not None), None)
+        mask = encoder_inputs.get(modalities.POSITION_MASK) if features else None
+        arrays = as_arrays({"ids": input_ids, "types": token_types, "mask": mask})
+        feed: dict[str, Any] = modalities.embed_and_merge(
+            self.directory, arrays["ids"], features, arrays.get("types"), arrays.get("mask")
+        )
+        prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
+        feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
+        return model_output(self._step(feed, cache, use_cache, prefix))
+
+
+_IMAGE_SIZES = ("image_grid_thw", "target_sizes")
+"""Inputs with the rows and columns of an image's patches."""

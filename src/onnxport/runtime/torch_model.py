@@ -1,0 +1,45 @@
+"""Choose the class that runs an exported directory as a Transformers model."""
+
+from __future__ import annotations
+
+import transformers
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+from onnxport.errors import UnsupportedError
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.models import OnnxCausalLM, OnnxModel, OnnxSeq2Seq, OnnxSpeechSeq2Seq, OnnxSplitEncoders
+from onnxport.runtime.multimodal import OnnxMultimodal
+
+
+def torch_model(directory: Directory) -> OnnxModel:
+    """Return the model class for a directory's components.
+
+    Raises:
+        UnsupportedError: no class runs them.
+    """
+    config = _load_config(directory)
+    if directory.has("embed_tokens"):
+        return OnnxMultimodal(directory, config)
+    if directory.has("decoder_model_merged"):
+        exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
+        if issubclass(exported, WhisperGenerationMixin):
+            return OnnxSpeechSeq2Seq(directory, config)
+        return OnnxSeq2Seq(directory, config)
+    if directory.has("text_model"):
+        return OnnxSplitEncoders(directory, config)
+    if not directory.has("model"):
+        names = ", ".join(directory.component_names)
+        raise UnsupportedError(f"{directory.path} has the graphs {names}, which onnxport.load can't run together")
+    if directory.task == "text-generation":
+        return OnnxCausalLM(directory, config)
+    return OnnxModel(directory, config)
+
+
+def _load_config(directory: Directory) -> PreTrainedConfig:
+    """Load the configuration; if its class is code of the directory, load its values without that class."""
+    auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
+    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
+        return PreTrainedConfig.from_dict(directory.config)
+    return AutoConfig.from_pretrained(directory.path, trust_remote_code=False, local_files_only=True)
