@@ -8,28 +8,18 @@ import json
 import pkgutil
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conformance.exports import FAILED, command
 from conformance.matrix.exports import commit, failure_of, success_of
 from conformance.matrix.shrink import tiny_config, tiny_of
 from conformance.matrix.tiny import random_model
-from onnxport._transformers_api import call_forward
+from conformance.matrix.use import misuse
 from onnxport.architectures.describe import class_named, infer_task
 from onnxport.description.forward import NOT_DESCRIBED
-
-if TYPE_CHECKING:
-    import torch
-
-_SIZES = {
-    **{"batch_size": 2, "sequence_length": 13, "decoder_sequence_length": 5, "encoder_sequence_length": 9},
-    **{"image_batch_size": 2, "num_choices": 3, "past_sequence_length + sequence_length": 13},
-}
-"""Label of an axis to the size at which a class is used; a graph with other dynamic axes isn't."""
-_TOLERANCE = {"atol": 2e-3, "rtol": 2e-3}
 
 
 @cache
@@ -95,7 +85,7 @@ def run_class(model_type: str, class_name: str, directory: Path) -> dict[str, An
 
 
 def _save(model_type: str, class_name: str, directory: Path) -> Any:
-    """Write the tiny checkpoint of a class, and return its model."""
+    """Write the tiny checkpoint of a class, and return its model as Transformers loads it."""
     config = tiny_config(model_type)
     config.architectures = [class_name]
     config = tiny_config(model_type, infer_task(config).name)
@@ -104,7 +94,7 @@ def _save(model_type: str, class_name: str, directory: Path) -> Any:
         if name in dict(model.named_parameters()):
             model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(directory, save_original_format=class_name not in tiny_of(model_type).original_names)
-    return model.eval()
+    return type(model).from_pretrained(directory).eval()  # Youtu's sets the padding token's embedding to zero
 
 
 def _export(model: Any, checkpoint: Path, output: Path) -> dict[str, Any]:
@@ -121,64 +111,7 @@ def _export(model: Any, checkpoint: Path, output: Path) -> dict[str, Any]:
     if facts["open"]:
         message = f"not inputs: {', '.join(facts['open'])}"
         return {**found, "status": FAILED, "category": "interface", "message": message}
-    message = _misuse(model, manifest, output)
+    message = misuse(model, checkpoint, output, manifest)
     if message:
         return {**found, "status": FAILED, "category": "use", "message": message[:300]}
     return {**found, "used": message is not None}
-
-
-def _misuse(model: Any, manifest: Mapping[str, Any], output: Path) -> str | None:
-    """Return how a loaded export differs from the model; empty if it doesn't, None if they aren't compared."""
-    import torch
-
-    import onnxport
-
-    inputs = _inputs(model, manifest)
-    if inputs is None or len(manifest["components"]) > 1:
-        return None
-    try:
-        with torch.no_grad():
-            expected = call_forward(model, inputs)
-    except Exception:  # random inputs that the model refuses, such as boxes beyond the page
-        return None
-    try:
-        found = onnxport.load(output)(**inputs)
-    except Exception as error:  # what a user would see
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    listed = {tensor["name"] for tensor in manifest["components"][0]["outputs"]}
-    for name in (name for name, value in expected.items() if isinstance(value, torch.Tensor) and name in listed):
-        if not torch.allclose(found[name].float(), expected[name].float(), **_TOLERANCE, equal_nan=True):
-            return f"{name} differs by {float((found[name].float() - expected[name].float()).abs().max()):.3g}"
-    return ""
-
-
-def _inputs(model: Any, manifest: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
-    """Return random inputs of a single graph without past; None if the size of an axis is unknown."""
-    import torch
-
-    generator, inputs = torch.Generator().manual_seed(1), {}
-    for tensor in manifest["components"][0]["inputs"]:
-        if any(axis not in _SIZES for axis in tensor["axes"] if isinstance(axis, str)):
-            return None
-        shape = [axis if isinstance(axis, int) else _SIZES[axis] for axis in tensor["axes"]]
-        if tensor["name"].startswith("past_key_values"):
-            return None
-        inputs[tensor["name"]] = _values(tensor["name"], tensor["dtype"], shape, generator)
-    return inputs
-
-
-def _values(name: str, dtype: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
-    import torch
-
-    if name.endswith("mask"):
-        mask = torch.ones(shape, dtype=getattr(torch, dtype))
-        if len(shape) > 1:
-            mask[1:, ..., -2:] = 0
-        return mask
-    if dtype == "int64" and name == "position_ids":
-        return torch.arange(shape[-1]).expand(shape).clone()
-    if name == "bbox" and dtype == "int64":
-        return torch.randint(0, 20, shape, generator=generator).sort(dim=-1).values
-    if dtype == "int64":
-        return torch.randint(0, 20 if name.endswith("input_ids") else 2, shape, generator=generator)
-    return torch.randn(shape, generator=generator) if dtype.startswith("float") else torch.ones(shape) == 1

@@ -25,6 +25,40 @@ def test_a_class_is_exported_and_used(tmp_path: Path) -> None:
     assert not any((tmp_path / kind / "ElectraForPreTraining").exists() for kind in ("checkpoints", "outputs"))
 
 
+KINDS = {
+    "positions of all tokens": "GPT2LMHeadModel",
+    "positions of tokens that aren't masked": "OPTForCausalLM",
+    "positions of tokens that aren't padding": "RobertaForCausalLM",
+    "features split by the values of a tensor": "Gemma4Model",
+    "a loop over the samples": "Wav2Vec2BertForXVector",
+    "samples with results of different sizes": "SuperPointForKeypointDetection",
+    "a projector between equal sizes": "Llama4ForConditionalGeneration",
+    "tokens of an image that attend to each other": "Gemma4UnifiedModel",
+    "experts of an image's tokens": "Ernie4_5_VLMoeModel",
+    "features for several layers": "GraniteDoclingModel",
+    "sizes of images": "Mistral3ForConditionalGeneration",
+    "marks instead of placeholder tokens": "Kosmos2ForConditionalGeneration",
+    "positions of images and sounds": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "tiles of images": "ModernVBertForMaskedLM",
+    "an encoder of patches": "Pix2StructForConditionalGeneration",
+    "feature maps of a size that a layer tells": "PPOCRV5MobileDetModel",
+    "mel bins that a layer tells": "GraniteSpeech5Encoder",
+    "lengths beyond the traced ones": "CanineModel",
+    "frames with a mask": "NeuCodecModel",
+    "patches with a mask": "Idefics3VisionTransformer",
+    "a mask that is 1 for padding": "XLNetForQuestionAnswering",
+    "audio of any length": "GraniteSpeechModel",
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_an_export_computes_what_the_class_does(kind: str, tmp_path: Path) -> None:
+    name = KINDS[kind]
+    record = run_class(dict((name, model_type) for model_type, name in classes())[name], name, tmp_path)
+    assert (record["status"], record.get("message")) == (PASSED, None)
+    assert (record["open"], record["used"]) == ([], True)
+
+
 def test_a_class_without_a_whole_interface_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def described(arguments: list[str]) -> tuple[int, str]:
         code, text = command(arguments)

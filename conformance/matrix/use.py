@@ -1,0 +1,216 @@
+"""Use an export as Transformers' model is used: with its own forward's inputs, and to generate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnxport
+from onnxport._transformers_api import call_forward
+from onnxport.blueprints.describing import describe_model
+from onnxport.blueprints.subject import subject_of
+from onnxport.checkpoint.checkpoint import open_checkpoint
+from onnxport.description.axes import PADDING_MASKS, is_cached
+from onnxport.options import ExportOptions
+from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, encode
+from onnxport.runtime.models import as_arrays
+from onnxport.runtime.multimodal import OnnxMultimodal
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxport.description.description import Description, GraphDescription
+
+    Inputs = dict[str, torch.Tensor]
+
+SIZES = {
+    **{"batch_size": 2, "sequence_length": 13, "decoder_sequence_length": 5, "encoder_sequence_length": 9},
+    **{"image_batch_size": 2, "num_choices": 3, "past_sequence_length + sequence_length": 13},
+    **{"prompts": 2, "points": 4, "box_coordinates": 4, "num_masks": 2},
+}
+"""Label of an axis to the size at which a class is used; a graph with other dynamic axes is at the traced sizes."""
+_TOLERANCE = 2e-3
+"""Largest difference, relative to the largest expected value, at least 1."""
+_PROMPT, _PADDING, _NEW_TOKENS = 9, 3, 6
+_TEXT = (5, 40)
+"""Range of the ids of random tokens: neither special tokens nor placeholders."""
+
+
+def misuse(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Return how a loaded export differs from the model; empty if it doesn't, None if they aren't compared.
+
+    Args:
+        model: as Transformers loads it.
+        checkpoint: its directory.
+        output: directory of the export.
+        manifest: content of `onnxport.json`.
+    """
+    import torch
+
+    loaded = onnxport.load(output)
+    inputs = _inputs(model, checkpoint, loaded, manifest)
+    if inputs is None:
+        return None
+    try:
+        with torch.no_grad():
+            expected = call_forward(model, inputs)
+    except Exception:  # random inputs that the model refuses, such as boxes beyond the page
+        return None
+    try:
+        found = loaded(**inputs)
+    except Exception as error:  # what a user would see
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    mask = inputs.get("attention_mask")
+    for name in (name for name, value in expected.items() if isinstance(value, torch.Tensor) and name in found):
+        wanted, actual = expected[name].float(), found[name].float()
+        if actual.ndim > 1 and loaded.can_generate():
+            actual = actual[:, -wanted.shape[1] :]  # an image before the prompt
+        if actual.shape != wanted.shape:
+            return f"{name} has the shape {list(actual.shape)} instead of {list(wanted.shape)}"
+        difference = (actual - wanted).abs()
+        if loaded.can_generate() and mask is not None and mask.shape == difference.shape[:2]:
+            difference, wanted = difference[mask == 1], wanted[mask == 1]  # what padding computes depends on the mask
+        largest = 1 if wanted.isinf().any() else max(1, float(wanted.abs().max()))
+        if not bool((difference.nan_to_num() <= _TOLERANCE * largest).all()):
+            return f"{name} differs by {float(difference.max()):.3g}"
+    return _generated_differently(model, loaded, inputs)
+
+
+def _generated_differently(model: Any, loaded: Any, inputs: Inputs) -> str:
+    """Return how generated tokens differ; empty if they don't, or if one of both doesn't generate."""
+    import torch
+
+    if not (loaded.can_generate() and model.can_generate()):
+        return ""
+    given = {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
+    settings = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
+    try:
+        with torch.no_grad():
+            expected = model.generate(**given, **settings)
+    except Exception:  # some models generate with methods or inputs of their own
+        return ""
+    try:
+        found = loaded.generate(**given, **settings)
+    except Exception as error:  # what a user would see
+        return f"generate: {type(error).__name__}: {' '.join(str(error).split())}"
+    return "" if torch.equal(expected, found) else f"generates {found.tolist()}, not {expected.tolist()}"
+
+
+def _inputs(model: Any, checkpoint: Path, loaded: Any, manifest: Mapping[str, Any]) -> Inputs | None:
+    """Return random inputs: of other sizes than the traced ones, if those of all axes are known."""
+    import torch
+
+    if isinstance(loaded, OnnxMultimodal):
+        return _multimodal_inputs(model, loaded, _description(model, checkpoint))
+    if loaded.can_generate():
+        return _generation_inputs(model, _description(model, checkpoint).graphs[0])
+    if len(manifest["components"]) > 1:
+        return None
+    random = _random_inputs(manifest)
+    graph = _description(model, checkpoint).graphs[0]
+    return _randomized(graph, graph.sizes, torch.Generator().manual_seed(1)) if random is None else random
+
+
+def _description(model: Any, checkpoint: Path) -> Description:
+    options = ExportOptions()
+    return describe_model(model, subject_of(open_checkpoint(checkpoint, options.checkpoint), options), options.graph)
+
+
+def _random_inputs(manifest: Mapping[str, Any]) -> Inputs | None:
+    """Return inputs of a single graph without past; None if the size of an axis is unknown."""
+    import torch
+
+    generator, inputs = torch.Generator().manual_seed(1), {}
+    for tensor in manifest["components"][0]["inputs"]:
+        if is_cached(tensor["name"]) or any(axis not in SIZES for axis in tensor["axes"] if isinstance(axis, str)):
+            return None
+        shape = [axis if isinstance(axis, int) else SIZES[axis] for axis in tensor["axes"]]
+        inputs[tensor["name"]] = _values(tensor["name"], tensor["dtype"], shape, generator)
+    return inputs
+
+
+def _values(name: str, dtype: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    if name in PADDING_MASKS:
+        return torch.zeros(shape, dtype=getattr(torch, dtype))
+    if name.endswith("mask"):
+        mask = torch.ones(shape, dtype=getattr(torch, dtype))
+        if len(shape) > 1:
+            mask[1:, ..., -2:] = 0
+        return mask
+    if dtype == "int64" and name == "position_ids":
+        return torch.arange(shape[-1]).expand(shape).clone()
+    if name == "bbox" and dtype == "int64":
+        return torch.randint(0, 20, shape, generator=generator).sort(dim=-1).values
+    if dtype == "int64":
+        return torch.randint(0, 20 if name.endswith("input_ids") else 2, shape, generator=generator)
+    return torch.randn(shape, generator=generator) if dtype.startswith("float") else torch.ones(shape) == 1
+
+
+def _generation_inputs(model: Any, graph: GraphDescription) -> Inputs | None:
+    """Return the inputs of a decoder or of an encoder, the second sequence of the batch with padding."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    inputs = _randomized(graph, graph.sizes, generator)
+    if "input_ids" in inputs:
+        batch = len(inputs["input_ids"])
+        if len(inputs) > len({"input_ids", "attention_mask", "position_ids"} & inputs.keys()):
+            return None  # others depend on the tokens
+        mask = torch.ones(batch, _PROMPT, dtype=torch.int64)
+        mask[1:, :_PADDING] = 0
+        if model.config.is_encoder_decoder:
+            mask = mask.flip(-1)
+        tokens = torch.randint(*_TEXT, (batch, _PROMPT), generator=generator)
+        padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
+        inputs = {"input_ids": torch.where(mask == 1, tokens, padding or 0), "attention_mask": mask}
+    known = inspect.signature(type(model).forward).parameters
+    if model.config.is_encoder_decoder and "decoder_input_ids" in known:
+        batch = len(next(iter(inputs.values())))
+        inputs["decoder_input_ids"] = torch.randint(*_TEXT, (batch, _PADDING), generator=generator)
+    return {name: value for name, value in inputs.items() if name in known}
+
+
+def _multimodal_inputs(model: Any, loaded: OnnxMultimodal, description: Description) -> Inputs | None:
+    """Return an image or a sound and a prompt with a placeholder token for each of its embeddings."""
+    import torch
+
+    generator, graph = torch.Generator().manual_seed(1), description.graphs[0]
+    encoded = _randomized(graph, {**graph.sizes, "batch_size": 1}, generator)
+    marks = {POSITION_MASK: torch.ones(1)}  # of models without a placeholder token
+    (features,) = encode(loaded.directory, loaded._modalities[:1], as_arrays({**encoded, **marks}))
+    modality, count = features.modality, len(features.embeddings)
+    token = 3 if modality.placeholder_token_id is None else modality.placeholder_token_id
+    tokens = torch.randint(*_TEXT, (1, _PROMPT), generator=generator)
+    if modality.merge == "replace":
+        tokens = torch.cat([tokens[:, :3], torch.full((1, count), token), tokens[:, 3:]], dim=1)
+    types = (tokens == token).long()
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **encoded}
+    inputs |= dict.fromkeys((*TOKEN_TYPES, "mm_token_type_ids"), types)
+    if modality.placeholder_token_id is None:
+        inputs[POSITION_MASK] = types
+    if loaded.directory.graph(modality.component).inputs[modality.input].axes[0] == 1:  # an image without padding
+        inputs["image_sizes"] = torch.tensor([encoded[modality.input].shape[-2:]])
+    known = inspect.signature(type(model).forward).parameters
+    return {name: value for name, value in inputs.items() if name in known}
+
+
+def _randomized(graph: GraphDescription, sizes: Mapping[str, int], generator: torch.Generator) -> Inputs:
+    """Return the dummy inputs of a graph without its cache, samples and hidden states with random values."""
+    import torch
+
+    found = graph.code.layout(sizes).flat
+    inputs = {name: value for name, value in found.items() if not is_cached(name)}
+    return {
+        name: torch.randn(value.shape, generator=generator)
+        if value.is_floating_point() and name not in _POSITIONS and not name.endswith("mask")
+        else value
+        for name, value in inputs.items()
+    }
+
+
+_POSITIONS = ("flattened_patches",)
+"""Floating-point inputs with indices among their values."""
