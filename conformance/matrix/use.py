@@ -181,7 +181,7 @@ def _multimodal_inputs(model: Any, loaded: OnnxMultimodal, description: Descript
     generator, graph = torch.Generator().manual_seed(1), description.graphs[0]
     encoded = _randomized(graph, {**graph.sizes, "batch_size": 1}, generator)
     marks = {POSITION_MASK: torch.ones(1)}  # of models without a placeholder token
-    (features,) = encode(loaded.directory, loaded._modalities[:1], as_arrays({**encoded, **marks}))
+    features = encode(loaded.directory, loaded._modalities[:1], as_arrays({**encoded, **marks}))[0]
     modality, count = features.modality, len(features.embeddings)
     token = 3 if modality.placeholder_token_id is None else modality.placeholder_token_id
     tokens = torch.randint(*_TEXT, (1, _PROMPT), generator=generator)

@@ -14,11 +14,12 @@ import transformers
 
 from onnxport.architectures.describe import describe_modalities
 from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription
-from onnxport.description.encoder_outputs import Interface, Modality, completed_modalities
+from onnxport.description.encoder_outputs import MAIN_INPUTS, Interface, Modality, completed_modalities
 from onnxport.errors import OptionError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.modalities import EncoderFeatures, merge_embeddings, repeat_features
+from onnxport.runtime.graph import TensorSpec
+from onnxport.runtime.modalities import EncoderFeatures, encoder_feed, merge_embeddings, repeat_features
 
 IMAGE = Modality("image", "vision_encoder", "pixel_values", "image_features", placeholder_token_id=9)
 ENCODER = Interface(["pixel_values"], ["image_features"])
@@ -88,6 +89,18 @@ def test_repeated_prompts_have_their_own_embeddings() -> None:
     prefix = EncoderFeatures(replace(IMAGE, merge="prefix"), rows)
     (found,) = repeat_features([prefix], np.array([[1, 2], [3, 4]]), 2)
     assert found.embeddings[:, 0].tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+
+
+@pytest.mark.parametrize("name", MAIN_INPUTS)
+def test_an_encoder_is_fed_its_main_input_and_a_mask_without_padding(name: str) -> None:
+    samples = TensorSpec(name, "float32", ("batch_size", "audio_sequence"))
+    mask = TensorSpec("samples_mask", "int64", ("batch_size", "audio_sequence"))
+    graph: Any = SimpleNamespace(inputs={name: samples, "samples_mask": mask})
+    feed = encoder_feed(graph, {name: np.zeros((2, 5)), "input_ids": np.ones((2, 3))})
+    assert feed is not None
+    assert feed.keys() == {name, "samples_mask"}
+    assert feed["samples_mask"].tolist() == [[1] * 5] * 2
+    assert encoder_feed(graph, {"input_ids": np.ones((2, 3))}) is None
 
 
 class RecordingGraph:

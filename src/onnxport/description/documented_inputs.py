@@ -222,7 +222,10 @@ def _axes_of(
     same = next((one for one in inputs if parameter.shape and one.documented == parameter.shape), None)
     sequences = [one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)]
     documented_axes = {name for one in inputs for name in one.documented}
-    if masked is not None:
+    samples = next((one for one in inputs if one.name == "input_values" and parameter.name == "padding_mask"), None)
+    if samples is not None and len(parameter.shape) == len(_SAMPLES_MASK):
+        yield [samples.axis(0), samples.axis(samples.rank - 1)]
+    elif masked is not None:
         yield [masked.axis(0), masked.axis(1)]
     elif same is not None:
         yield [same.axis(index) for index in range(same.rank)]
@@ -237,6 +240,7 @@ def _axes_of(
 
 
 _MASKS = ("attention_mask", "padding_mask", "input_features_mask")
+_SAMPLES_MASK = ("batch_size", "sequence_length")
 _SEQUENCES = ("input_ids", "input_values", "input_features")
 """Inputs that a mask without documented axes may cover."""
 _RANKS = {"input_values": 2}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Merge = Literal["replace", "prefix", "add", "cross-attention"]
 MAIN_INPUTS = (
     *("pixel_values", "input_features", "image_pixel_values", "audio_input_features", "audio_input_ids"),
-    "flattened_patches",
+    *("flattened_patches", "input_values"),
 )
 """Inputs with the images or audio themselves, not their masks or sizes."""
 
