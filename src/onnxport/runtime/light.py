@@ -14,7 +14,7 @@ from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
-from onnxport.runtime.modalities import TOKEN_TYPES, embed_and_merge, encode
+from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, embed_and_merge, encode
 from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps
 
 if TYPE_CHECKING:
@@ -123,14 +123,17 @@ class LightModel:
             )
         features = encode(self.directory, self.directory.modalities, arrays)
         token_types = next((arrays[name] for name in TOKEN_TYPES if name in arrays), None)
+        marks = arrays.get(POSITION_MASK)
+
+        def padded(values: NDArray[Any] | None, tokens: NDArray[Any]) -> NDArray[Any] | None:
+            """Return values of the prompt's tokens, and 0 for generated ones."""
+            return None if values is None else np.pad(values, ((0, 0), (0, tokens.shape[1] - values.shape[1])))
 
         def embed(tokens: NDArray[Any]) -> Arrays:
-            nonlocal features, token_types
-            if token_types is not None:  # generated tokens have the type 0
-                token_types = np.pad(token_types, ((0, 0), (0, tokens.shape[1] - token_types.shape[1])))
-            feed = embed_and_merge(self.directory, tokens, features, token_types)
+            nonlocal features, token_types, marks
+            feed = embed_and_merge(self.directory, tokens, features, padded(token_types, tokens), padded(marks, tokens))
             if decoder.has_cache:
-                features, token_types = (), None
+                features, token_types, marks = (), None, None
             return {**feed, MASK: arrays[MASK]} if MASK in arrays else feed
 
         return embed
