@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.architectures.llava_next import AnyresEncoderOnnxConfig
@@ -13,6 +13,9 @@ from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.description.multimodal import DeepstackDecoderOnnxConfig
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -66,17 +69,31 @@ class DeepstackTextDecoderOnnxConfig(DeepstackDecoderOnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the decoder with the features added at every position, not only at those of Transformers' mask."""
-        layers, decoder_arguments = model_of(forward).base_model.language_model.layers, dict(arguments)
+        layers, decoder_arguments = self.layers_of(model_of(forward).base_model), dict(arguments)
         features_by_layer = zip(self._deepstack_layers, decoder_arguments.pop("deepstack_embeds"), strict=True)
-        handles = [
-            layers[index].register_forward_pre_hook(partial(_add_features, features))
-            for index, features in features_by_layer
-        ]
+        handles = [self.add_to(layers[index], features) for index, features in features_by_layer]
         try:
             return super().run(forward, decoder_arguments)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def layers_of(self, model: PreTrainedModel) -> nn.ModuleList:
+        """Return the decoder's layers; a hook.
+
+        Args:
+            model: the base model.
+        """
+        return cast("nn.ModuleList", model.language_model.layers)
+
+    def add_to(self, layer: nn.Module, features: torch.Tensor) -> RemovableHandle:
+        """Add features to the hidden states that a layer takes, until the handle is removed; a hook.
+
+        Args:
+            layer: a layer of the decoder.
+            features: [batch, sequence, hidden_size].
+        """
+        return layer.register_forward_pre_hook(partial(_add_features, features))
 
 
 def _add_features(features: Any, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from onnxport._needs import MoreLayersNeededError
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures.granite4_vision import DeepstackTextDecoderOnnxConfig
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.joined_features import keeping_features_joined
-from onnxport.description.multimodal import DeepstackDecoderOnnxConfig, ModalityEncoderOnnxConfig
+from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -57,25 +60,20 @@ class DeepstackTilesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         return {"image_features": torch.cat(list(outputs.pooler_output)), "deepstack_features": torch.stack(layers)}
 
 
-class DeepstackAfterLayersOnnxConfig(DeepstackDecoderOnnxConfig):
+class DeepstackAfterLayersOnnxConfig(DeepstackTextDecoderOnnxConfig):
     """Describe a decoder that adds image features to the hidden states that its first layers return."""
 
     @property
     def _deepstack_layers(self) -> Sequence[int]:
         return range(len(self._config.vision_config.deepstack_visual_indexes))
 
-    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Run the decoder with the features added at every position, not only at those of Transformers' mask."""
-        layers, decoder_arguments = model_of(forward).base_model.text_model.layers, dict(arguments)
-        features_by_layer = zip(self._deepstack_layers, decoder_arguments.pop("deepstack_embeds"), strict=True)
-        handles = [
-            layers[index].register_forward_hook(partial(_add, features)) for index, features in features_by_layer
-        ]
-        try:
-            return super().run(forward, decoder_arguments)
-        finally:
-            for handle in handles:
-                handle.remove()
+    def layers_of(self, model: PreTrainedModel) -> nn.ModuleList:
+        """Return the decoder's layers."""
+        return cast("nn.ModuleList", model.text_model.layers)
+
+    def add_to(self, layer: nn.Module, features: torch.Tensor) -> RemovableHandle:
+        """Add features to the hidden states that a layer returns."""
+        return layer.register_forward_hook(partial(_add, features))
 
 
 def _add(features: torch.Tensor, _: object, __: object, hidden_states: torch.Tensor) -> torch.Tensor:
