@@ -123,7 +123,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             self._parameters = (*self._parameters, "attention_mask")
         self._omitted: set[str] = set()
         self._documented: dict[str, DummyInput] = {}
-        self._probed: dict[str, DummyInput] | None = None
+        self._probed: dict[str, DummyInput] = {}
         main = model.main_input_name
         self._inputs: dict[str, Mapping[int, str]] = {  # selects the sub-processor
             name: {} for name in ([main] if isinstance(main, str) else main)
@@ -330,8 +330,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return "pixel_values" in (*inputs, *self._dummies) and hasattr(self._config, "vlm_config")
 
     def _dummy_input(self, name: str) -> DummyInput | None:
-        probed = (self._probed or {}).get(name)
-        return probed or self.dummy_inputs.get(name) or dummy_input(name) or self._documented.get(name)
+        known = self._probed.get(name) or self.dummy_inputs.get(name)
+        return known or dummy_input(name) or self._documented.get(name)
 
     def _add_dummy_inputs(self, inputs: dict[str, Any]) -> None:
         """Add the inputs that no preprocessor makes."""
@@ -344,7 +344,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 inputs[name] = torch.cat([first.expand(-1, count), inputs[name]], dim=1)
         for name in self._dummies:
             dummy = self._dummy_input(name)
-            if dummy is not None and (name not in inputs or name in _OVERRIDDEN or name in (self._probed or ())):
+            if dummy is not None and (name not in inputs or name in _OVERRIDDEN or name in self._probed):
                 batch = next((len(value) for value in inputs.values()), self.default_batch_size)
                 inputs[name] = dummy.make(InputContext(self._config, batch, inputs))
         if "flattened_patches" in inputs and "attention_mask" in self._parameters:  # it masks patches, not tokens
@@ -365,7 +365,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if _DECODER_INPUT_IDS in inputs and inputs[_DECODER_INPUT_IDS].shape[1] == 1:  # a transducer's token
             axes[_DECODER_INPUT_IDS] = {0: "batch"}
         axes |= {name: dummy.axes for name, dummy in dummies.items() if dummy is not None and name not in axes}
-        axes |= {name: dummy.axes for name, dummy in (self._probed or {}).items()}
+        axes |= {name: dummy.axes for name, dummy in self._probed.items()}
         axes |= {name: {0: "batch"} for name in inputs if name not in axes}
         if self.task == "multiple-choice":
             axes |= {name: _MULTIPLE_CHOICE_AXES for name in inputs if name in _TEXT_INPUTS}
@@ -448,7 +448,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         """
         import torch
 
-        if self._probed is not None:
+        if self._probed:
             return False
         known = inspect.signature(type(model).forward).parameters
         required = [

@@ -223,7 +223,7 @@ def _axes_of(
     sequences = [one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)]
     documented_axes = {name for one in inputs for name in one.documented}
     samples = next((one for one in inputs if one.name == "input_values" and parameter.name == "padding_mask"), None)
-    if samples is not None and len(parameter.shape) == len(_SAMPLES_MASK):
+    if samples is not None and len(parameter.shape) == 2:
         yield [samples.axis(0), samples.axis(samples.rank - 1)]
     elif masked is not None:
         yield [masked.axis(0), masked.axis(1)]
@@ -240,7 +240,6 @@ def _axes_of(
 
 
 _MASKS = ("attention_mask", "padding_mask", "input_features_mask")
-_SAMPLES_MASK = ("batch_size", "sequence_length")
 _SEQUENCES = ("input_ids", "input_values", "input_features")
 """Inputs that a mask without documented axes may cover."""
 _RANKS = {"input_values": 2}

@@ -118,10 +118,8 @@ _DTYPES = {"BoolTensor": "bool", "LongTensor": "int64", "IntTensor": "int64", "F
 def _kind_of(text: str, default: object) -> Kind:
     if "Cache" in text:
         return "cache"
-    if isinstance(default, bool | int | float | str) or text.startswith(
-        "int | "
-    ):  # `logits_to_keep: int | torch.Tensor = 0`
-        return "flag"
+    if isinstance(default, bool | int | float | str) or text.startswith("int | "):
+        return "flag"  # `logits_to_keep: int | torch.Tensor = 0`, `num_delay_tokens: int | torch.Tensor = None`
     if _COLLECTION.search(text):
         return "collection"
     if "Tensor" in text:

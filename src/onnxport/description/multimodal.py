@@ -175,7 +175,7 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         if self._method != MODALITY_ENCODERS["audio_encoder"].method or not sizes:
             return {}
         shapes = [tuple(getattr(value, "shape", ())) for name, value in inputs.items() if name.endswith("mask")]
-        masked = (shape[1] for shape in shapes if len(shape) == _MASK_RANK and shape[1] in sizes)
+        masked = (shape[1] for shape in shapes if len(shape) == 2 and shape[1] in sizes)
         return {1 + sizes.index(next(masked, max(sizes))): "audio_sequence"}
 
     def _mask_axes(self, name: str, inputs: Mapping[str, Any]) -> Mapping[int, str]:
@@ -226,7 +226,6 @@ _ONE_TENSOR, _PROJECTOR_OUTPUT, _CONCATENATED = "tensor", "projected", "concaten
 _FRAME_MULTIPLE = 64
 """Dummy audio is truncated to a multiple of this many frames for models that merge frames: a power of two, at least as
 many as models merge."""
-_MASK_RANK = 2
 _ALTERNATIVE_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
 _EXCLUDED_PARAMETERS = ("input_ids", "inputs_embeds", *CACHE_NAMES)
 """Parameters of a method that aren't image or audio inputs, or that replace other inputs."""
