@@ -7,8 +7,9 @@ validated → renamed to the output directory
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from onnxport._transformers_api import TESTED_VERSIONS, untested_version
 from onnxport.blueprints.blueprint import Blueprint, Trace
@@ -95,19 +96,25 @@ def export(
         graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output)
         plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output)
         if options.dry_run:
-            skipped = ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run").to_dict()
-            manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, skipped), options)
+            manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, _skipped(options)), options)
             return ExportResult(None, manifest, plan.files)
         with staged(output, force=options.force) as stage:
             original = Original(checkpoint, options, source.draft, source.described)
             written: Written = write_export(stage, plan, graphs, original, options.output, report)
+            outcome = Outcome(written.files, _skipped(options), written.digests)
+            manifest = make_manifest(checkpoint, blueprint, graphs, outcome, options)
+            (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")  # the validation loads the directory
             validation: ValidationReport = _validate(written, blueprint, original, options, report)
             _check(validation, options.output)
             report("write the manifest", None)
-            outcome = Outcome(written.files, validation.to_dict(), written.digests)
-            manifest = make_manifest(checkpoint, blueprint, graphs, outcome, options)
+            manifest = replace(manifest, validation=validation.to_dict())
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return ExportResult(output, manifest, list_files(output))
+
+
+def _skipped(options: ExportOptions) -> dict[str, Any]:
+    """Return the report of a validation that hasn't been done."""
+    return ValidationReport("skipped", options.validate, 0.0, 0.0, note="dry run").to_dict()
 
 
 def _no_progress(stage: str, done: float | None) -> None:

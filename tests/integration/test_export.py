@@ -32,6 +32,7 @@ def test_the_directory_has_a_validation_report(bert: Path, tmp_path: Path) -> No
         "odd lengths",
         "padding",
         "long",
+        "sentences",
     ]
     (component,) = manifest.components
     assert [tensor.name for tensor in component.inputs] == ["input_ids", "attention_mask", "token_type_ids"]

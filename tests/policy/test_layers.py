@@ -14,7 +14,7 @@ from tests.policy.source import FILES, SOURCE, label, syntax_tree
 
 LAYERS = (
     ("errors", "_foreign_errors", "_garbage", "_locking"),
-    ("containment",),
+    ("containment", "samples"),
     ("options", "_needs", "_onnxruntime", "_transformers_api"),
     ("patching",),
     ("configs",),

@@ -27,6 +27,9 @@ Kind = Literal["tensor", "cache", "collection", "flag", "other"]
 NOT_DESCRIBED = "not described yet: the graph computes with forward's default"
 """Reason for a parameter that can change an output, and that no rule leaves out."""
 
+NO_TOKEN_TYPES = "generation has no token types"
+"""Reason for the token types that some tokenizers make, for a decoder that generates."""
+
 UNUSED = "the model doesn't use it with its configuration"
 """Reason for a parameter whose values no operator takes."""
 
@@ -201,8 +204,8 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
             name == "attention_mask" and getattr(model.config, "feat_extract_norm", "") == "group",
             "Transformers advises against it for this feature encoder, whose norm includes padding",
         ),
+        (name == "token_type_ids" and task.name == "text-generation", NO_TOKEN_TYPES),
         (name == "token_type_ids" and _token_types(model) < 2, "the model has no embeddings of several token types"),
-        (name == "token_type_ids" and task.name == "text-generation", "generation has no token types"),
         (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
         *_modality_rules(name, model, inputs),
         (parameter.kind in ("collection", "other"), "not a tensor"),

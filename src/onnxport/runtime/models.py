@@ -322,7 +322,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         """Run one step.
 
         Args:
-            input_ids: the encoder's token ids, [batch, length], for text encoders.
+            input_ids: the encoder's token ids, [batch, length], for text encoders; the decoder's for an encoder that
+                takes none (BLIP).
             attention_mask: mask of the encoder's input, [batch, length].
             decoder_input_ids: token ids, [batch, tokens].
             decoder_attention_mask: [batch, tokens], 0 for padding, which may only follow the tokens.
@@ -344,6 +345,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             OptionError: `decoder_attention_mask` masks a token before others.
         """
         _check_decoder_mask(decoder_attention_mask)
+        if decoder_input_ids is None and "input_ids" not in self.encoder.graph.inputs:
+            decoder_input_ids = input_ids
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids, attention_mask, input_features, input_values, pixel_values, **encoder_inputs

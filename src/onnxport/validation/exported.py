@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from onnxport.validation.memory import Strategy, choose_strategy
 from onnxport.validation.original import original_model
 from onnxport.validation.prove import ProofRequest, prove
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
-from onnxport.validation.report import ValidationReport, merged, with_note
+from onnxport.validation.report import Case, ValidationReport, merged, with_note
+from onnxport.validation.samples import compare_samples
 from onnxport.validation.tokens import compare_tokens
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
@@ -72,6 +73,12 @@ def validate_export(
         if options.validate == "full" and strategy.name == "whole" and blueprint.description.canonical_task.with_past:
             report("validate generation", None)
             reports += _compare_tokens(described, model, written.directory, options.validation)
+        if options.validate == "full" and strategy.name == "whole" and merged(reports).status == "passed":
+            report("validate samples", None)
+            tolerance = tolerance_of(described.graphs[-1], options.validation)
+            reports += _report_of(
+                compare_samples(model, written.directory, original.subject.preprocessor, tolerance), tolerance
+            )
     return with_note(merged(reports), note)
 
 
@@ -80,7 +87,11 @@ def _compare_tokens(
 ) -> list[ValidationReport]:
     """Return the report of the tokens that the graphs generate; empty if they aren't compared."""
     tolerance = tolerance_of(described.graphs[-1], options)
-    cases = compare_tokens(described.graphs, model, directory, tolerance)
+    return _report_of(compare_tokens(described.graphs, model, directory, tolerance), tolerance)
+
+
+def _report_of(cases: Sequence[Case], tolerance: Tolerance) -> list[ValidationReport]:
+    """Return the report of cases that `full` adds; empty without any."""
     status = "passed" if all(case.passed for case in cases) else "failed"
     return [ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))] if cases else []
 

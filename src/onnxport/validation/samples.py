@@ -1,0 +1,271 @@
+"""Compare a loaded export with the original on real samples, as the checkpoint's preprocessor makes inputs of them.
+
+Unlike the other cases, which run each graph with inputs of its own, these call `onnxport.load` as users do.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport import samples
+from onnxport._foreign_errors import translating
+from onnxport._transformers_api import call_forward
+from onnxport.description.dummy_inputs import placeholder_token_id
+from onnxport.description.forward import NO_TOKEN_TYPES
+from onnxport.description.tolerances import Tolerance
+from onnxport.errors import NoKernelError, UnsupportedError
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.settings import RunSettings
+from onnxport.runtime.torch_model import torch_model
+from onnxport.tracing.originals import to_array
+from onnxport.validation.compare import compare
+from onnxport.validation.report import Case, OutputDifference
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from onnxport.runtime.models import OnnxModel
+
+_LONG_SECONDS = 30.0
+"""Length of the long recording, in seconds: as long as Whisper's frames."""
+_TOKENS = 32
+"""Number of tokens that a model with images or audio generates."""
+_IMAGE_INPUTS = ("pixel_values", "flattened_patches", "pixel_values_images", "image_pixel_values")
+_AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
+_COMPONENT = "load"
+
+
+def compare_samples(model: PreTrainedModel, directory: Path, preprocessor: Any, tolerance: Tolerance) -> list[Case]:
+    """Compare an export with the original on each sample that its preprocessor takes.
+
+    Args:
+        model: the original.
+        directory: directory of the export, with its manifest.
+        preprocessor: tokenizer, processor, image processor or feature extractor of the checkpoint.
+        tolerance: bounds of the comparison.
+
+    Returns:
+        One case for each sample; empty if `onnxport.load` has no class for the graphs.
+    """
+    opened = Directory(directory, RunSettings())
+    try:
+        loaded = torch_model(opened)
+    except (NoKernelError, UnsupportedError):
+        return []
+    components = [one for one in opened.manifest.components if not one.name.startswith("decoder")]
+    taken = {tensor.name for component in components for tensor in component.inputs}
+    ignored = {name for name, reason in opened.manifest.left_out.items() if reason == NO_TOKEN_TYPES}
+    has_decoder = opened.has("decoder_model_merged")
+    request = _Request(model, loaded, preprocessor, frozenset(taken), frozenset(ignored), has_decoder, tolerance)
+    return [_compare(request, sample) for sample in _samples(request)]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Hold both models and the preprocessor.
+
+    Attributes:
+        model: the original.
+        loaded: the export.
+        preprocessor: of the checkpoint.
+        taken: names of the inputs of all graphs but decoders.
+        ignored: names of parameters that decoders generate without, though tokenizers make them.
+        has_decoder: whether a graph of its own decodes.
+        tolerance: bounds of the comparison.
+    """
+
+    model: PreTrainedModel
+    loaded: OnnxModel
+    preprocessor: Any
+    taken: frozenset[str]
+    ignored: frozenset[str]
+    has_decoder: bool
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Hold a sample as arguments of a preprocessor.
+
+    Attributes:
+        name: name of its case.
+        sizes: what the report shows of its size.
+        arguments: `text`, `images` and `audio`, as a processor of Transformers names them.
+    """
+
+    name: str
+    sizes: dict[str, int]
+    arguments: dict[str, Any]
+
+
+def _samples(request: _Request) -> Iterator[_Sample]:
+    """Yield the samples of the modalities that graphs and preprocessor have in common."""
+    text = [samples.SENTENCES[0]] if "input_ids" in request.taken and _part(request, "tokenizer") else None
+    texts = {} if text is None else {"text": text}
+    if request.taken.intersection(_IMAGE_INPUTS) and _part(request, "image_processor"):
+        image = samples.image()
+        sizes = {"height": image.height, "width": image.width}
+        yield _Sample("image", sizes, {"images": [image], **_with_placeholder(request, texts, "image")})
+    elif request.taken.intersection(_AUDIO_INPUTS) and (extractor := _part(request, "feature_extractor")):
+        rate = int(getattr(extractor, "sampling_rate", 16_000))
+        for seconds in (0.0, _LONG_SECONDS):
+            audio = samples.recording(rate, seconds)
+            name = f"{round(seconds)} s of audio" if seconds else "recording"
+            arguments = {"audio": [audio], "sampling_rate": rate, **_with_placeholder(request, texts, "audio")}
+            yield _Sample(name, {"samples": len(audio)}, arguments)
+    elif text:
+        batch = list(samples.SENTENCES) if _part(request, "tokenizer").pad_token is not None else text
+        yield _Sample("sentences", {"batch_size": len(batch)}, {"text": batch, "padding": len(batch) > 1})
+
+
+def _part(request: _Request, name: str) -> Any:
+    """Return a sub-processor, or the preprocessor if it is one itself; None if there is none."""
+    from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    classes = {
+        "tokenizer": PreTrainedTokenizerBase,
+        "image_processor": ImageProcessingMixin,
+        "feature_extractor": FeatureExtractionMixin,
+    }
+    preprocessor = request.preprocessor
+    return preprocessor if isinstance(preprocessor, classes[name]) else getattr(preprocessor, name, None)
+
+
+def _with_placeholder(request: _Request, texts: Mapping[str, list[str]], modality: str) -> dict[str, list[str]]:
+    """Return the text with the placeholder token of an image or of audio before it, if the model has one."""
+    token_id = placeholder_token_id(request.model.config, modality)
+    token = getattr(request.preprocessor, f"{modality}_token", None)
+    if token is None and token_id is not None and texts:
+        token = _part(request, "tokenizer").convert_ids_to_tokens(token_id)
+    return {name: [f"{token or ''}{text}" for text in values] for name, values in texts.items()}
+
+
+class _RefusedSampleError(Exception):
+    """A preprocessor or a model raised an exception, of any type."""
+
+
+def _refusal(error: Exception) -> Exception:
+    return _RefusedSampleError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _compare(request: _Request, sample: _Sample) -> Case:
+    try:
+        with translating(_refusal):
+            inputs = _inputs(request, sample)
+    except _RefusedSampleError as error:
+        return Case(_COMPONENT, sample.name, sample.sizes, (), f"the preprocessor refuses the sample: {error}")
+    try:
+        with translating(_refusal):
+            expected = _run(request.model, inputs)
+    except _RefusedSampleError as error:
+        return Case(_COMPONENT, sample.name, sample.sizes, (), f"the original refuses the sample: {error}")
+    try:
+        with translating(_refusal):
+            outputs = _differences(request, inputs, expected)
+    except _RefusedSampleError as error:
+        outputs = (_failed("outputs", str(error)),)
+    return Case(_COMPONENT, sample.name, sample.sizes, outputs)
+
+
+def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
+    """Return the inputs of the model's forward that the preprocessor makes of a sample."""
+    import torch
+
+    encoded = dict(_encode(request, sample.arguments))
+    known = inspect.signature(type(request.model).forward).parameters.keys() - request.ignored
+    inputs = {name: value for name, value in encoded.items() if name in known and isinstance(value, torch.Tensor)}
+    if not inputs:
+        raise ValueError(f"forward takes none of {', '.join(encoded)}")
+    dtype = request.model.dtype
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    start = getattr(request.model.config, "decoder_start_token_id", None) or 0
+    tokens = torch.full((len(next(iter(inputs.values()))), 1), start)
+    if request.model.config.is_encoder_decoder and "decoder_input_ids" in known:
+        inputs["decoder_input_ids"] = tokens
+    elif request.has_decoder and "input_ids" not in request.taken:  # BLIP's decoder of captions
+        inputs["input_ids"] = tokens
+    return inputs
+
+
+def _encode(request: _Request, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    from transformers import ProcessorMixin
+
+    only_text = arguments.keys() <= {"text", "padding"}
+    if isinstance(request.preprocessor, ProcessorMixin) and not only_text:
+        encoded: Mapping[str, Any] = request.preprocessor(**arguments, return_tensors="pt")
+        return encoded
+    found: dict[str, Any] = {}
+    options = {name: value for name, value in arguments.items() if name == "padding"}
+    if "text" in arguments:
+        found |= _part(request, "tokenizer")(arguments["text"], return_tensors="pt", **options)
+    if "images" in arguments:
+        found |= _part(request, "image_processor")(arguments["images"], return_tensors="pt")
+    if "audio" in arguments:
+        extractor = _part(request, "feature_extractor")
+        found |= extractor(arguments["audio"], sampling_rate=arguments["sampling_rate"], return_tensors="pt")
+    return found
+
+
+def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    import torch
+
+    with torch.no_grad():
+        result = call_forward(model, dict(inputs))
+    return {name: value for name, value in result.items() if isinstance(value, torch.Tensor)}
+
+
+def _differences(
+    request: _Request, inputs: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> tuple[OutputDifference, ...]:
+    """Compare the outputs that the export has, and the tokens that it generates for an image or for audio."""
+    found, outputs = request.loaded(**inputs), []
+    generates = request.loaded.can_generate()
+    mask = inputs.get("attention_mask")
+    for name in (name for name in expected if name in found):
+        wanted, actual = to_array(expected[name]), to_array(found[name])
+        if generates and mask is not None and wanted.shape[:2] == mask.shape:
+            real = mask.numpy() == 1  # what padding computes depends on the mask's form
+            wanted, actual = wanted[real], actual[:, -mask.shape[1] :][real]
+        outputs.append(compare(name, wanted, actual, request.tolerance))
+    has_samples = not inputs.keys().isdisjoint((*_IMAGE_INPUTS, *_AUDIO_INPUTS))
+    if generates and has_samples and request.model.can_generate():
+        outputs.append(_tokens(request, inputs))
+    return tuple(outputs)
+
+
+def _tokens(request: _Request, inputs: Mapping[str, torch.Tensor]) -> OutputDifference:
+    """Compare greedily generated tokens; where they first differ, those whose logits are equal count as equal."""
+    import torch
+
+    start = ("decoder_input_ids",) if "input_ids" in request.taken else ("decoder_input_ids", "input_ids")
+    given = {name: value for name, value in inputs.items() if name not in start}
+    settings: dict[str, Any] = {"max_new_tokens": _TOKENS, "do_sample": False, "num_beams": 1}
+    generate: Callable[..., Any] = request.model.generate  # type: ignore[assignment]
+    with torch.no_grad():
+        wanted = generate(**given, **settings).numpy()
+    loaded: Callable[..., Any] = request.loaded.generate  # type: ignore[attr-defined]  # of those that can generate
+    found = loaded(**given, **settings).numpy()
+    count = min(wanted.shape[1], found.shape[1])
+    different = np.flatnonzero((wanted[:, :count] != found[:, :count]).any(axis=0))
+    problem = "" if wanted.shape == found.shape else f"{found.shape[1]} tokens instead of {wanted.shape[1]}"
+    if len(different):
+        first = int(different[0])
+        with torch.no_grad():
+            scores = generate(**given, **settings, return_dict_in_generate=True, output_scores=True).scores
+        step = to_array(scores[first - wanted.shape[1]])[0]
+        bound = request.tolerance.atol + request.tolerance.rtol * float(np.abs(step[np.isfinite(step)]).max())
+        is_tie = bool(step.max() - step[found[0, first]] <= bound)
+        problem = "" if is_tie else f"token {first} is {found[0, first]}, the original's is {wanted[0, first]}"
+    return OutputDifference("tokens", "int64", found.shape, None if problem else 0.0, None, not problem, problem)
+
+
+def _failed(name: str, problem: str) -> OutputDifference:
+    return OutputDifference(name, "", (), None, None, False, problem)
