@@ -1,4 +1,4 @@
-"""Run `make DIR`, `run` and `page` for the pairs of 4.37.2; `matrix`, `coverage` and `classes` for those of today."""
+"""Run `make DIR`, `run` and `page` for the pairs of 4.37.2; the other verbs for pairs and classes of today."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from conformance.runner import PAIR_SECONDS, Job, Pair, read, run
 _WORK = Path("build/conformance")
 _MATRIX = Path("build/matrix")
 _CLASSES = Path("build/classes")
+_INTERFACES = Path("build/interfaces")
 MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
 CLASSES = Job("conformance.matrix.classes:run_class", "class")
+INTERFACES = Job("conformance.matrix.interfaces:describe_class", "class")
 _PAGE = Path("docs/conformance-4.37.md")
 
 
@@ -45,6 +47,8 @@ def main() -> int:
         return 0
     if arguments.verb == "classes":
         return _run_classes(arguments)
+    if arguments.verb == "interfaces":
+        return _run_interfaces(arguments)
     return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
 
 
@@ -55,6 +59,15 @@ def _run_classes(arguments: argparse.Namespace) -> int:
     if arguments.sample:
         found = random.Random(arguments.seed).sample(found, arguments.sample)
     return _summarize(_records(found, arguments, CLASSES))
+
+
+def _run_interfaces(arguments: argparse.Namespace) -> int:
+    from conformance.matrix.classes import classes
+    from conformance.matrix.interfaces import publish as publish_interfaces
+
+    records = _records(list(classes()), arguments, INTERFACES)
+    publish_interfaces(records)
+    return _summarize(records)
 
 
 def _run_matrix(arguments: argparse.Namespace) -> int:
@@ -125,6 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     class_runs.add_argument("--results", type=Path, default=_CLASSES / "results.jsonl", help="file of JSON lines")
     class_runs.add_argument("--resume", action="store_true", help="run only the classes that the results file lacks")
     class_runs.add_argument("--directory", type=Path, default=_CLASSES, help="directory of checkpoints and outputs")
+    interfaces = verbs.add_parser(
+        "interfaces", help="describe all classes of Transformers, and write docs/interfaces.md"
+    )
+    interfaces.add_argument("--jobs", type=int, default=2, help="worker processes")
+    interfaces.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one class")
+    interfaces.add_argument("--results", type=Path, default=_INTERFACES / "results.jsonl", help="file of JSON lines")
+    interfaces.add_argument("--resume", action="store_true", help="run only the classes that the results file lacks")
+    interfaces.add_argument("--directory", type=Path, default=_INTERFACES, help="directory of checkpoints")
     documentation = verbs.add_parser("page", help="write docs/conformance-4.37.md from a results file")
     documentation.add_argument("--results", type=Path, default=_WORK / "results.jsonl")
     documentation.add_argument("--page", type=Path, default=_PAGE)

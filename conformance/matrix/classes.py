@@ -72,7 +72,7 @@ def run_class(model_type: str, class_name: str, directory: Path) -> dict[str, An
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         try:
-            model = _save(model_type, class_name, checkpoint)
+            model = save_class(model_type, class_name, checkpoint)
         except Exception as error:  # configurations and models raise any exception
             text = " ".join(str(error).split())
             found = {"status": FAILED, "category": "make", "message": f"{type(error).__name__}: {text}"[:300]}
@@ -84,8 +84,14 @@ def run_class(model_type: str, class_name: str, directory: Path) -> dict[str, An
     return {**found, "commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _save(model_type: str, class_name: str, directory: Path) -> Any:
-    """Write the tiny checkpoint of a class, and return its model as Transformers loads it."""
+def save_class(model_type: str, class_name: str, directory: Path) -> Any:
+    """Write the tiny checkpoint of a class, and return its model as Transformers loads it.
+
+    Args:
+        model_type: as in `config.json`.
+        class_name: the class, as `architectures` names it.
+        directory: the checkpoint's directory.
+    """
     config = tiny_config(model_type)
     config.architectures = [class_name]
     config = tiny_config(model_type, infer_task(config).name)
