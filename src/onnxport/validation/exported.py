@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
 from onnxport.options import ExportOptions, Progress, ValidationOptions
 from onnxport.passes.finish import finish
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.settings import RunSettings
 from onnxport.validation.digests import compare_tensors, merged_digests
 from onnxport.validation.memory import Strategy, choose_strategy
 from onnxport.validation.original import original_model
@@ -70,30 +72,30 @@ def validate_export(
             except NoKernelError as error:
                 validation = _skipped_without_kernel(error, options.validation, tolerance)
             reports.append(validation)
-        if options.validate == "full" and strategy.name == "whole" and blueprint.description.canonical_task.with_past:
-            report("validate generation", None)
-            reports += _compare_tokens(described, model, written.directory, options.validation)
-        if options.validate == "full" and strategy.name == "whole" and merged(reports).status == "passed":
-            report("validate samples", None)
-            tolerance = tolerance_of(described.graphs[-1], options.validation)
-            reports += _report_of(
-                compare_samples(model, written.directory, original.subject.preprocessor, tolerance), tolerance
-            )
+        if options.validate == "full" and strategy.name == "whole" and merged(reports).status != "skipped":
+            directory = Directory(written.directory, RunSettings())
+            reports.append(_use(directory, described, model, original, options, report))
     return with_note(merged(reports), note)
 
 
-def _compare_tokens(
-    described: Description, model: PreTrainedModel, directory: Path, options: ValidationOptions
-) -> list[ValidationReport]:
-    """Return the report of the tokens that the graphs generate; empty if they aren't compared."""
-    tolerance = tolerance_of(described.graphs[-1], options)
-    return _report_of(compare_tokens(described.graphs, model, directory, tolerance), tolerance)
-
-
-def _report_of(cases: Sequence[Case], tolerance: Tolerance) -> list[ValidationReport]:
-    """Return the report of cases that `full` adds; empty without any."""
+def _use(
+    directory: Directory,
+    described: Description,
+    model: PreTrainedModel,
+    original: Original,
+    options: ExportOptions,
+    report: Progress,
+) -> ValidationReport:
+    """Use the export as a whole: generate with it, then load it and pass samples through it."""
+    tolerance = tolerance_of(described.graphs[-1], options.validation)
+    cases: list[Case] = []
+    if described.canonical_task.with_past:
+        report("validate generation", None)
+        cases += compare_tokens(described.graphs, model, directory, tolerance)
+    report("validate samples", None)
+    cases += compare_samples(model, directory, original.subject.preprocessor, tolerance)
     status = "passed" if all(case.passed for case in cases) else "failed"
-    return [ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))] if cases else []
+    return ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))
 
 
 def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path, strategy: Strategy) -> ProofRequest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from onnxport.description.dummy_inputs import placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import NoKernelError, UnsupportedError
-from onnxport.runtime.directory import Directory
-from onnxport.runtime.settings import RunSettings
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
 from onnxport.validation.compare import compare
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from onnxport.runtime.directory import Directory
     from onnxport.runtime.models import OnnxModel
 
 _LONG_SECONDS = 30.0
@@ -42,27 +40,28 @@ _AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
 _COMPONENT = "load"
 
 
-def compare_samples(model: PreTrainedModel, directory: Path, preprocessor: Any, tolerance: Tolerance) -> list[Case]:
+def compare_samples(
+    model: PreTrainedModel, directory: Directory, preprocessor: Any, tolerance: Tolerance
+) -> list[Case]:
     """Compare an export with the original on each sample that its preprocessor takes.
 
     Args:
         model: the original.
-        directory: directory of the export, with its manifest.
+        directory: the export.
         preprocessor: tokenizer, processor, image processor or feature extractor of the checkpoint.
         tolerance: bounds of the comparison.
 
     Returns:
         One case for each sample; empty if `onnxport.load` has no class for the graphs.
     """
-    opened = Directory(directory, RunSettings())
     try:
-        loaded = torch_model(opened)
+        loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
         return []
-    components = [one for one in opened.manifest.components if not one.name.startswith("decoder")]
+    components = [one for one in directory.manifest.components if not one.name.startswith("decoder")]
     taken = {tensor.name for component in components for tensor in component.inputs}
-    ignored = {name for name, reason in opened.manifest.left_out.items() if reason == NO_TOKEN_TYPES}
-    has_decoder = opened.has("decoder_model_merged")
+    ignored = {name for name, reason in directory.manifest.left_out.items() if reason == NO_TOKEN_TYPES}
+    has_decoder = directory.has("decoder_model_merged")
     request = _Request(model, loaded, preprocessor, frozenset(taken), frozenset(ignored), has_decoder, tolerance)
     return [_compare(request, sample) for sample in _samples(request)]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +20,15 @@ from onnxport.description.description import GraphDescription
 from onnxport.description.lengths import positions_of
 from onnxport.description.tolerances import Tolerance
 from onnxport.runtime.decoder import Decoder, position_ids
-from onnxport.runtime.graph import Graph
 from onnxport.runtime.light import encode_for_decoder
-from onnxport.runtime.settings import RunSettings
 from onnxport.validation.report import Case, OutputDifference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
+
+    from onnxport.runtime.directory import Directory
+    from onnxport.runtime.graph import Graph
 
 TOKENS = 32
 """Number of generated tokens."""
@@ -38,14 +38,14 @@ _DECODER_INPUTS = {"input_ids", "attention_mask", "position_ids", "encoder_hidde
 
 
 def compare_tokens(
-    graphs: Sequence[GraphDescription], model: PreTrainedModel, directory: Path, tolerance: Tolerance
+    graphs: Sequence[GraphDescription], model: PreTrainedModel, directory: Directory, tolerance: Tolerance
 ) -> list[Case]:
     """Generate with the graphs of a decoder or of an encoder-decoder, and compare the tokens with the original's.
 
     Args:
         graphs: their descriptions, with code.
         model: the original.
-        directory: the directory of the graphs.
+        directory: the export.
         tolerance: bounds of logits that count as equal.
 
     Returns:
@@ -53,12 +53,12 @@ def compare_tokens(
     """
     if min(positions_of(model.config), default=TOKENS + _PROMPT) < TOKENS + _PROMPT:
         return []
-    loaded = {graph.name: Graph(directory / graph.file, RunSettings()) for graph in graphs if _takes_tokens(graph)}
+    loaded = {graph.name: directory.graph(graph.name) for graph in graphs if _takes_tokens(graph)}
     encoder, decoder = (next((g for g in graphs if g.name in names), None) for names in (_ENCODERS, _DECODERS))
     if decoder is None or decoder.name not in loaded or len(graphs) > 1 + (encoder is not None):
         return []
     if encoder is not None:
-        loaded[encoder.name] = Graph(directory / encoder.file, RunSettings())
+        loaded[encoder.name] = directory.graph(encoder.name)
     if any(isinstance(spec.axes[0], int) for graph in loaded.values() for spec in graph.inputs.values() if spec.axes):
         return []  # the batch is fixed
     cases = []
