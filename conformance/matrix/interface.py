@@ -47,6 +47,7 @@ OTHER_INPUTS: dict[tuple[str, str], tuple[str, ...]] = {
         ("kyutai_speech_to_text", task): ("text",)  # its processor encodes audio as token ids
         for task in ("audio-text-to-text", "automatic-speech-recognition")
     },
+    ("mistral4", "image-to-text"): ("text",),  # a text decoder, but is registered in AutoModelForImageTextToText
     ("imagegpt", "image-classification"): ("text",),  # its image processor maps colours to token ids
 }
 """Pairs whose model takes other modalities than those of its task."""

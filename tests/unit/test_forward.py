@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from onnxport._transformers_api import cache_name
-from onnxport.description.forward import NOT_DESCRIBED, forward_parameters, left_out
+from onnxport.description.forward import NO_TOKEN_TYPES, NOT_DESCRIBED, forward_parameters, left_out
 from onnxport.description.tasks import canonical_task
 
 
@@ -67,6 +67,15 @@ def test_what_the_documentation_calls_unused_is_left_out() -> None:
             *("LlamaForCausalLM", "text-generation", ["input_ids"]),
             *({}, "logits_to_keep", "an option of forward: the graph has its value 0"),
         ),
+        (
+            *("GPT2LMHeadModel", "text-generation", ["input_ids"]),
+            *({}, "token_type_ids", NO_TOKEN_TYPES),
+        ),
+        (
+            *("PerceiverForImageClassificationLearned", "image-classification", ["inputs"], {}, "attention_mask"),
+            "it would mask patches of images or spectrograms, of which preprocessors pad none",
+        ),
+        ("PerceiverForMaskedLM", "fill-mask", ["inputs"], {}, "attention_mask", NOT_DESCRIBED),
         ("LayoutLMForQuestionAnswering", "document-question-answering", ["input_ids"], {}, "bbox", NOT_DESCRIBED),
     ],
 )

@@ -129,7 +129,9 @@ def image_processor_of(config: PreTrainedConfig, images: ImageDefaults = _NO_DEF
             continue
         try:
             with translating(_Unusable):
-                processor = image_class(**_image_arguments(image_class, height, width))
+                processor = image_class(
+                    **_image_arguments(image_class, height, width), **_patch_arguments(image_class, config)
+                )
                 first = next(iter(processor.model_input_names))
                 pixels = processor(images=[Image.new("RGB", (40, 40))] * 2, return_tensors="pt").get(first)
         except _Unusable as error:
@@ -222,6 +224,20 @@ def _image_arguments(image_class: Any, height: int, width: int) -> dict[str, Any
     if getattr(image_class, "apply_ocr", None):  # it needs tesseract
         arguments["apply_ocr"] = False
     return arguments
+
+
+def _patch_arguments(image_class: Any, config: PreTrainedConfig) -> dict[str, int]:
+    """Return the sizes of patches for a class that makes packed patches (Qwen2-VL's and its relatives')."""
+    if not hasattr(image_class, "merge_size"):
+        return {}
+    configs = [*sub_configs(config, _IMAGE_CONFIGS), config]
+    names = {
+        "patch_size": "patch_size",
+        "temporal_patch_size": "temporal_patch_size",
+        "merge_size": "spatial_merge_size",
+    }
+    found = {name: first_int(configs, field) for name, field in names.items() if hasattr(image_class, name)}
+    return {name: size for name, size in found.items() if size is not None}
 
 
 def _audio_arguments(extractor_class: Any, audio_input: str, bins: int | None) -> dict[str, Any]:

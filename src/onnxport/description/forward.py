@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from onnxport._transformers_api import is_cache
 from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import has_placeholders
+from onnxport.description.modalities import needed_modality
 from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
 from onnxport.description.unread_parameters import is_unread
 
@@ -197,7 +198,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
         (_OTHER_MASKS.fullmatch(name) and "attention_mask" in inputs, "another form of attention_mask"),
         (_POSITIONS.fullmatch(name), "counted from the other inputs"),
         (
-            name == "attention_mask" and (_MASKED.isdisjoint(inputs) or _takes_patches(model, inputs)),
+            name == "attention_mask" and (_MASKED.isdisjoint(inputs) or _takes_patches(model, inputs, task)),
             "it would mask patches of images or spectrograms, of which preprocessors pad none",
         ),
         (
@@ -239,7 +240,10 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
     )
 
 
-def _takes_patches(model: PreTrainedModel, inputs: Collection[str]) -> bool:
+def _takes_patches(model: PreTrainedModel, inputs: Collection[str], task: Task) -> bool:
+    """Return whether the inputs are patches or pixels: of Perceiver's `inputs`, the task tells."""
+    if "inputs" in inputs:
+        return needed_modality(type(model), task, decodes=False) == "images"
     return hasattr(model.config, "patch_size") and "input_ids" not in inputs
 
 
