@@ -17,6 +17,8 @@ from conformance.matrix.pairs import Pair
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 
 _STAMPED = re.compile(r"layers traced and proved isomorphic")
+_TRACE = 2000
+"""Characters of each end of a traceback that a record keeps."""
 _CATEGORIES = {
     "UnsupportedError": "describe",
     "WeightsMismatchError": "bind",
@@ -86,7 +88,12 @@ def failure_of(text: str) -> dict[str, Any]:
     category = _CATEGORIES.get(raised[-1] if raised else "", "crash")
     if category == "trace" and re.search(r"ConversionError|Failed to (convert|decompose)|No ONNX function", text):
         category = "convert"
-    return {"status": FAILED, "category": category, "message": message[:400], "trace": text[-3000:]}
+    return {"status": FAILED, "category": category, "message": message[:400], "trace": _ends(text)}
+
+
+def _ends(text: str) -> str:
+    """Return the beginning of a traceback, with its first cause, and its end."""
+    return text if len(text) <= 2 * _TRACE else f"{text[:_TRACE]}\n...\n{text[-_TRACE:]}"
 
 
 def success_of(manifest: dict[str, Any]) -> dict[str, Any]:
