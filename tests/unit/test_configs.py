@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BartConfig,
     BertConfig,
+    EfficientLoFTRConfig,
+    EfficientLoFTRImageProcessorPil,
     GPT2Config,
     LayoutLMv3Config,
     LlamaConfig,
@@ -301,3 +303,11 @@ def test_the_configuration_of_a_decoder_is_unchanged() -> None:
     described = VisionEncoderDecoderOnnxConfig(decoder).get_decoder_config(encoder, decoder)
     assert described._config.encoder_hidden_size == 8
     assert not hasattr(decoder, "encoder_hidden_size")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_matcher_of_keypoints_gets_pairs_of_images(batch_size: int) -> None:
+    processor = EfficientLoFTRImageProcessorPil(size={"height": 32, "width": 48})
+    config = Encoder(EfficientLoFTRConfig())
+    pixels = config.generate_dummy_inputs(processor, batch_size=batch_size, framework="pt")["pixel_values"]
+    assert pixels.shape == (batch_size, 2, 3, 32, 48)

@@ -208,6 +208,8 @@ class OnnxConfig(ABC):
         input_name = _main_input_name(preprocessor)
         if input_name == "pixel_values":
             images = self._generate_dummy_images(batch, num_channels, image_height, image_width)
+            if hasattr(preprocessor, "post_process_keypoint_matching"):  # it takes pairs of images
+                images = list(zip(images, reversed(images), strict=True))
             return dict(preprocessor(images=images, return_tensors=return_tensors))
         if input_name in _AUDIO_INPUTS:
             rate = getattr(preprocessor, "sampling_rate", None) or sampling_rate

@@ -108,10 +108,12 @@ def _samples(request: _Request) -> Iterator[_Sample]:
     """Yield the samples of the modalities that graphs and preprocessor have in common."""
     text = [samples.SENTENCES[0]] if "input_ids" in request.taken and _part(request, "tokenizer") else None
     texts = {} if text is None else {"text": text}
-    if request.taken.intersection(_IMAGE_INPUTS) and _part(request, "image_processor"):
+    if request.taken.intersection(_IMAGE_INPUTS) and (processor := _part(request, "image_processor")):
         image = samples.image()
         sizes = {"height": image.height, "width": image.width}
-        yield _Sample("image", sizes, {"images": [image], **_with_placeholder(request, texts, "image")})
+        takes_pairs = hasattr(processor, "post_process_keypoint_matching")
+        images = [(image, image)] if takes_pairs else [image]
+        yield _Sample("image", sizes, {"images": images, **_with_placeholder(request, texts, "image")})
     elif request.taken.intersection(_AUDIO_INPUTS) and (extractor := _part(request, "feature_extractor")):
         rate = int(getattr(extractor, "sampling_rate", 16_000))
         for seconds in (0.0, _LONG_SECONDS):
