@@ -400,8 +400,7 @@ def _components(
         return cross_attention(model, preprocessor)
     if not task.with_past or not _decodes_modalities(model, task):
         config = _describe_single(model, task, preprocessor, last_logits)
-        if not task.with_past:
-            config = completed(model, config, preprocessor, task, record.left_out)
+        config = completed(model, config, preprocessor, task, record.left_out)
         if takes_modality(config) or not _decodes_modalities(model, task):
             return (Component("model", model, config, preprocessor),)
     if not can_be_split(model, record.encoders):

@@ -43,7 +43,8 @@ def completed(
 
     Args:
         model: the model, which is run with them: with all, or with one at a time if it refuses that.
-        config: description of the single graph of the model, or of an encoder; without past.
+        config: description of the single graph of the model, or of an encoder. With past, the inputs are those of new
+            tokens.
         preprocessor: makes the described inputs.
         task: the task.
         excluded: names of parameters that aren't added.

@@ -12,7 +12,7 @@ class DelegatingOnnxConfig(OnnxConfig):
     """Describe a graph like another description; a subclass overrides what differs.
 
     Args:
-        trunk: the other description; not of a graph with past.
+        trunk: the other description.
         task: task of the graph, as in `OnnxConfig`; None for the other description's.
     """
 
@@ -80,6 +80,14 @@ class DelegatingOnnxConfig(OnnxConfig):
     ) -> dict[str, Any]:
         """Flatten a collection as it does; see `OnnxConfig`."""
         return self._trunk.flatten_output_collection_property(name, field)
+
+    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+        """Build the cache as it does; see `OnnxConfig`."""
+        return self._trunk.past_to_cache(past, arguments)
+
+    def cache_to_past(self, cache: Any) -> Any:
+        """Return the cache's tensors by layer as it does; see `OnnxConfig`."""
+        return self._trunk.cache_to_past(cache)
 
     def patch_ops(self) -> None:
         """Apply its patches."""

@@ -90,9 +90,10 @@ class Runnable:
     @property
     def cache(self) -> CacheLayout | CrossAttentionLayout | None:
         """Layout of the graph's cache; None if it has none, or if only the class's code describes it."""
-        layouts = (
-            value for value in vars(self.config).values() if isinstance(value, CacheLayout | CrossAttentionLayout)
-        )
+        config = self.config
+        while isinstance(config, DelegatingOnnxConfig):
+            config = config.trunk
+        layouts = (value for value in vars(config).values() if isinstance(value, CacheLayout | CrossAttentionLayout))
         return next((layout for layout in layouts if layout.layers), None)
 
     def layout(self, sizes: Mapping[str, int]) -> Layout:

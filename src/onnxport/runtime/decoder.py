@@ -101,6 +101,14 @@ class Decoder:
         return "logits" if "logits" in self.graph.outputs else next(iter(self.graph.outputs))
 
     @property
+    def token_inputs(self) -> tuple[str, ...]:
+        """Names of further inputs of each token, besides its id and position: integers, [batch, tokens]."""
+        tokens = self.graph.inputs.get("input_ids")
+        specs = self.graph.inputs.items() if tokens is not None else ()
+        known = ("input_ids", "position_ids")
+        return tuple(n for n, spec in specs if n not in known and (spec.axes, spec.dtype) == (tokens.axes, tokens.dtype))
+
+    @property
     def can_crop(self) -> bool:
         """Whether tokens can be removed: all cache entries but cross-attention's have a sequence axis."""
         return all(name in self.sequence_axes or _CROSS_ATTENTION in name for name in self.cache_outputs)
@@ -116,7 +124,7 @@ class Decoder:
 
         Args:
             feed: the graph's other inputs; `attention_mask` covers earlier tokens, too. A missing mask and missing
-                position ids are filled in as for sequences without padding.
+                position ids are filled in as for sequences without padding, missing `token_inputs` as zeros.
             cache: the cache of earlier steps; it is updated in place.
             prefix: number of embeddings in this step that come before its first token; the mask and the position ids
                 in `feed` don't include them.
@@ -136,6 +144,8 @@ class Decoder:
         if "position_ids" in self.graph.inputs and inputs.get("position_ids") is None:
             mask = inputs.get("attention_mask")
             inputs["position_ids"] = position_ids(no_padding if mask is None else mask, tokens - prefix)
+        for name in self.token_inputs:
+            inputs.setdefault(name, np.zeros((cache.batch_size, tokens), dtype=self.graph.inputs[name].dtype))
         if cache.prefix:
             inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
         updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}

@@ -228,7 +228,7 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         past_key_values: OnnxCache | None = None,
         cache: OnnxCache | None = None,
         use_cache: bool | None = None,
-        **_: Any,
+        **others: Any,
     ) -> ModelOutput:
         """Run one step.
 
@@ -239,6 +239,8 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             past_key_values: the cache of earlier steps; it is updated in place.
             cache: the same, as Transformers 5.24 calls it.
             use_cache: return a cache, even if none was passed.
+            **others: further inputs of each token, such as `input_shape_ids` (RoCBert), zeros by default; names that
+                the graph lacks are ignored.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and the cache.
@@ -247,6 +249,9 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if position_ids is None:
             position_ids = self._positions(input_ids, cache)
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        if input_ids is not None:  # `generate` passes those of the prompt in each step
+            names = (name for name in self._decoder.token_inputs if others.get(name) is not None)
+            feed |= {name: others[name][:, -input_ids.shape[1] :] for name in names}
         return model_output(self._step(feed, cache, use_cache))
 
 
