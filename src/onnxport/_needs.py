@@ -60,6 +60,11 @@ def translating_missing_values() -> AbstractContextManager[None]:
     return translating(_weights_needed)
 
 
+def needs_weights(error: Exception) -> bool:
+    """Return whether an error was caused by the missing values of a tensor."""
+    return _missing_values_cause(error) is not None
+
+
 def _weights_needed(error: Exception) -> WeightsNeededError | None:
     cause = _missing_values_cause(error)
     return None if cause is None else WeightsNeededError(_one_line(cause))

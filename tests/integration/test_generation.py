@@ -328,6 +328,21 @@ def test_unsupported_recurrent_states_are_an_error(tmp_path: Path) -> None:
         exported(source)
 
 
+def test_an_inferred_task_is_exported_without_an_unsupported_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXPORT_CACHE", str(tmp_path / "cache"))
+    source, original = checkpoint(tmp_path, "ZayaConfig", {**_ZAYA, "attention_bias": True})
+    directory = exported(source, task=None)
+    assert "ZayaForCausalLM is exported without past: ZayaForCausalLM can't be exported with past" in caplog.text
+    assert onnxport.inspect(directory).task == "text-generation"
+    assert generated(onnxport.load(directory), padded_prompts())[0] == generated(original, padded_prompts())[0]
+    deeper, _ = checkpoint(tmp_path / "deeper", "ZayaConfig", {**_ZAYA, "attention_bias": True, "num_hidden_layers": 6})
+    assert (
+        onnxport.inspect(exported(deeper, task=None)).task == "text-generation"
+    )  # cached graphs
+
+
 def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:
     kinds = ["linear_attention", "full_attention"] * 2
     source, original = checkpoint(tmp_path, "MiniMaxConfig", {**_MINIMAX, "layer_types": kinds})

@@ -6,17 +6,25 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values, with_few_layers
+from onnxport._needs import (
+    MoreLayersNeededError,
+    WeightsNeededError,
+    needs_weights,
+    translating_missing_values,
+    with_few_layers,
+)
 from onnxport.architectures.describe import describe, describe_left_out
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.axes import is_cached
 from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
 from onnxport.description.positions import counted_positions
 from onnxport.description.tolerances import default_tolerance
+from onnxport.errors import UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
 from onnxport.tracing.originals import trace_examples
@@ -76,7 +84,8 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
         if draft.reduction.stacks:
             try:
                 with without_values(draft.reduction.model), with_few_layers():
-                    return Described(draft, describe_model(draft.reduction.model, draft.subject, options.graph))
+                    model = draft.reduction.model
+                    return Described(draft, describe_model(model, draft.subject, options.graph, is_reduced=True))
             except MoreLayersNeededError as error:
                 draft = draft.at_full_depth(f"with few layers, {error}")
         if draft.build is None:
@@ -92,26 +101,51 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
         return Described(loaded, describe_model(loaded.reduction.model, loaded.subject, options.graph))
 
 
-def describe_model(model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:
+def describe_model(
+    model: PreTrainedModel, subject: Subject, options: GraphOptions, *, is_reduced: bool = False
+) -> Description:
     """Describe every graph of a model's export, by running it.
+
+    An inferred task becomes the task without past if the model can only be exported for that.
 
     Args:
         model: its parameters may be fake.
         subject: task and preprocessor.
         options: `description`, `last_logits`, `split_encoders`, `opset` and `dtype`.
+        is_reduced: whether the model has few layers, with which it may fail.
 
     Raises:
         UnsupportedError: the model can't be described for the task.
         OptionError: `description` isn't a file with a description.
     """
-    components = describe(model, subject.task, subject.preprocessor, options)
+    try:
+        components = describe(model, subject.task, subject.preprocessor, options)
+    except UnsupportedError as error:
+        if _may_run_later(error, is_reduced) or not (subject.is_inferred and subject.task.with_past):
+            raise
+        subject = replace(subject, task=subject.task.past(False))
+        try:
+            components = describe(model, subject.task, subject.preprocessor, options)
+        except UnsupportedError as other:
+            failure = other if _may_run_later(other, is_reduced) else error
+            raise failure from failure.__cause__
+        logger.warning("%s is exported without past: %s", type(model).__name__, error)
     graphs = tuple(_describe_graph(component, model, options) for component in components)
     return _description(model, subject, graphs, options)
 
 
+def _may_run_later(error: UnsupportedError, is_reduced: bool) -> bool:
+    """Return whether a model that failed may run with more layers, or with its weights."""
+    return error.__cause__ is not None and (is_reduced or needs_weights(error))
+
+
 def description_of(draft: Draft, graphs: tuple[GraphDescription, ...], options: GraphOptions) -> Description:
     """Return the description of a draft, from the descriptions of its graphs."""
-    return _description(draft.bound.model, draft.subject, graphs, options)
+    subject = draft.subject
+    has_past = subject.task.with_past and any(is_cached(spec.name) for graph in graphs for spec in graph.inputs)
+    if subject.is_inferred and not has_past:  # see `describe_model`
+        subject = replace(subject, task=subject.task.past(False))
+    return _description(draft.bound.model, subject, graphs, options)
 
 
 def _description(
@@ -155,10 +189,10 @@ def with_code(description: Description, model: PreTrainedModel, subject: Subject
     Args:
         description: the cached description; its sizes are unchanged.
         model: the model at full depth.
-        subject: task and preprocessor.
+        subject: its preprocessor makes the inputs.
         options: the options of the export.
     """
-    components = describe(model, subject.task, subject.preprocessor, options)
+    components = describe(model, description.canonical_task, subject.preprocessor, options)
     graphs = zip(description.graphs, components, strict=True)
     return replace(
         description,

@@ -26,12 +26,14 @@ class Subject:
         model_class: the model class, of Transformers or of the checkpoint's code.
         config: the model's configuration.
         preprocessor: tokenizer, processor, image processor or feature extractor; None if the checkpoint has none.
+        is_inferred: whether the task was inferred, not requested.
     """
 
     task: Task
     model_class: type[PreTrainedModel]
     config: PreTrainedConfig
     preprocessor: Any
+    is_inferred: bool = False
 
 
 def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
@@ -58,4 +60,5 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
     task = text_only(task, loaded_class)
     if checkpoint.sentence:
         loaded_class = with_head(loaded_class, checkpoint.sentence.modules)
-    return Subject(task, loaded_class, config, load_preprocessor(checkpoint, options.checkpoint))
+    preprocessor = load_preprocessor(checkpoint, options.checkpoint)
+    return Subject(task, loaded_class, config, preprocessor, is_inferred=options.task is None)

@@ -164,7 +164,7 @@ _TRAINING = re.compile(
 """Labels, and masks and permutations of pretraining."""
 _PRECOMPUTED = re.compile(
     r"(\w+_)?(inputs_embeds|outputs|past_key_values|cache|image_embeds|image_embeddings|vision_embeds|audio_embeds|text_embeds)"
-    r"|image_hidden_states|(encoder|query)_embeds|per_layer_inputs|conditional_embeddings|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
+    r"|image_hidden_states|(encoder|query)_embeds|patch_lengths|per_layer_inputs|conditional_embeddings|(image_encoder|perceiver)_embeddings|question_lengths|audio_(codes|scales)"
 )
 _ENCODER_STATES = re.compile(r"encoder_(hidden_states|attention_mask)|cross_attention_\w+|memory_mask")
 _DECODER_TOKENS = re.compile(r"decoder_(input_ids|attention_mask)")

@@ -253,6 +253,14 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "the exporter adds no inputs that the caller doesn't pass",
     ),
     Patch(
+        "torch.distributions:Distribution._validate_args",
+        lambda _: False,
+        "a distribution checks the values of its parameters (BLT's patcher)",
+        EAGER,
+        "torch.distributions checks none while exporting",
+        without_values=True,
+    ),
+    Patch(
         "torch.nn.functional:adaptive_avg_pool2d",
         _symbolic_adaptive_pool,
         "the pooling windows are specialized to the example's size (UperNet and other feature pyramids)",
