@@ -167,7 +167,12 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         with _skipping_cached_states(model_of(forward), 0 if is_complete else cached, self.is_time_first):
             named = {self._input_ids_name: arguments["input_ids"], PAST: cache, "use_cache": True}
             mask = arguments.get("encoder_attention_mask")
+            named |= self._further_arguments(arguments)
             return call_forward(forward, {**self._encoder_arguments(hidden_states, mask), **named})
+
+    def _further_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the decoder's other arguments; a hook."""
+        return {}
 
     def _encoder_arguments(self, hidden_states: Any, mask: Any) -> dict[str, Any]:
         """Return the arguments that replace the encoder's inputs: `encoder_outputs` and the mask."""
@@ -231,6 +236,24 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
         super().__init__(model, encoder, preprocessor)
         del self._vision_model
 
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """Token ids, the mask of cached and new tokens, the encoder's hidden states, and the cache."""
+        inputs = dict(super().inputs)
+        first = {"input_ids": inputs.pop("input_ids"), "attention_mask": _DECODER_MASK}
+        return {**first, **inputs}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make the decoder's inputs, and a mask without padding."""
+        import torch
+
+        inputs = super().generate_dummy_inputs(*arguments, **named)
+        length = _LENGTHS["past"] + _LENGTHS["decoder"]
+        return {**inputs, "attention_mask": torch.ones(len(inputs["input_ids"]), length, dtype=torch.int64)}
+
+    def _further_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"attention_mask": arguments["attention_mask"]}
+
     def _encoder_of(self, model: PreTrainedModel) -> Any:
         return self._vision_model
 
@@ -243,6 +266,9 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
         decoder = getattr(model, "text_decoder", None)
         takes = decoder is not None and "encoder_hidden_states" in inspect.signature(type(decoder).forward).parameters
         return takes and hasattr(model, "vision_model") and not hasattr(model, "text_encoder")
+
+
+_DECODER_MASK = {0: "batch", 1: "past_decoder_sequence + decoder_sequence"}
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def signature_of(config: OnnxConfig) -> Signature:
     if "decoder_input_ids" in inputs:
         inputs["decoder_input_ids"].setdefault(1, "decoder_sequence")
     corrections = {"past_decoder_sequence + sequence": "past_decoder_sequence + decoder_sequence"}
-    if "attention_mask" in inputs:  # it masks the encoder's hidden states, and so the cross-attention keys
+    mask = inputs.get("attention_mask", {}).get(1, "past_decoder_sequence")
+    if "past_decoder_sequence" not in mask:  # it masks the encoder's hidden states, and so the cross-attention keys
         inputs["attention_mask"][1] = "encoder_sequence"
         corrections["past_encoder_sequence"] = "encoder_sequence"
     return Signature(inputs, outputs).relabelled(lambda label: corrections.get(label, label))

@@ -329,9 +329,10 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         Args:
             input_ids: the encoder's token ids, [batch, length], for text encoders; the decoder's for an encoder that
                 takes none (BLIP).
-            attention_mask: mask of the encoder's input, [batch, length].
+            attention_mask: mask of these, or of the encoder's other input, [batch, length].
             decoder_input_ids: token ids, [batch, tokens].
-            decoder_attention_mask: [batch, tokens], 0 for padding, which may only follow the tokens.
+            decoder_attention_mask: [batch, cached tokens + tokens], 0 for padding, which may only follow the tokens
+                unless it is an input of the decoder's graph.
             encoder_outputs: the encoder's outputs; computed if None.
             past_key_values: the cache of earlier steps; it is updated in place.
             cache: the same, as Transformers 5.24 calls it.
@@ -349,15 +350,19 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         Raises:
             OptionError: `decoder_attention_mask` masks a token before others.
         """
-        _check_decoder_mask(decoder_attention_mask)
+        is_masked = "attention_mask" in self._decoder.graph.inputs
         if decoder_input_ids is None and "input_ids" not in self.encoder.graph.inputs:
-            decoder_input_ids = input_ids
+            decoder_input_ids, decoder_attention_mask, attention_mask = input_ids, attention_mask, None
+        if not is_masked:
+            _check_decoder_mask(decoder_attention_mask)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids, attention_mask, input_features, input_values, pixel_values, **encoder_inputs
             )
         hidden_states = encoder_outputs[0]
         feed = {"input_ids": decoder_input_ids, "encoder_hidden_states": hidden_states}
+        if is_masked:
+            feed["attention_mask"] = decoder_attention_mask
         if "encoder_attention_mask" in self._decoder.graph.inputs:
             mask = getattr(encoder_outputs, "encoder_attention_mask", attention_mask)
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64) if mask is None else mask
