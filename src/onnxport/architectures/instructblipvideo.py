@@ -25,16 +25,24 @@ class InstructBlipVideoEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         return MethodType(_encode, model)
 
 
-def _encode(model: PreTrainedModel, pixel_values: torch.Tensor, qformer_input_ids: torch.Tensor, **_: Any) -> Any:
+def _encode(
+    model: PreTrainedModel,
+    pixel_values: torch.Tensor,
+    qformer_input_ids: torch.Tensor,
+    qformer_attention_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> Any:
     """Encode video frames as InstructBLIP encodes images.
 
     Args:
         model: the full model.
         pixel_values: [batch, frames, channels, height, width].
         qformer_input_ids: [batch, sequence].
+        qformer_attention_mask: [batch, sequence].
         **_: not used.
     """
-    return model.get_video_features(pixel_values, qformer_input_ids=qformer_input_ids, return_dict=True)
+    inputs = {"qformer_input_ids": qformer_input_ids, "qformer_attention_mask": qformer_attention_mask}
+    return model.get_video_features(pixel_values, **inputs, return_dict=True)
 
 
 def _vision_encoder(model: PreTrainedModel, preprocessor: Preprocessor) -> OnnxConfig:

@@ -154,7 +154,9 @@ def multimodal(
             Component(
                 name,
                 model,
-                encoders[name](model, preprocessor) if name in encoders else _encoder(model, name, preprocessor, task),
+                _completed(model, encoders[name](model, preprocessor), preprocessor, task)
+                if name in encoders
+                else _encoder(model, name, preprocessor, task),
                 preprocessor,
             )
             for name in names
@@ -202,6 +204,13 @@ def _encoder(model: PreTrainedModel, component: str, preprocessor: Preprocessor,
         if not ImagePatchesEncoderOnnxConfig.fits(model, component):
             raise
         return ImagePatchesEncoderOnnxConfig(model, component, preprocessor)
+    return _completed(model, encoder, preprocessor, task)
+
+
+def _completed(model: PreTrainedModel, encoder: OnnxConfig, preprocessor: Preprocessor, task: Task) -> OnnxConfig:
+    """Return the description of an encoder with the further inputs of the method that encodes."""
+    if not isinstance(encoder, ModalityEncoderOnnxConfig):
+        return encoder
     taken = inspect.signature(encoder.method_of(model)).parameters
     parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
     return completed(model, encoder, preprocessor, task, [name for name in parameters if name not in taken])
