@@ -104,6 +104,18 @@ def always(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
     return describe
 
 
+def of_class(class_name: str, config_class: type[DerivedOnnxConfig]) -> DescribeModel:
+    """Return a function that describes the single graph of one class of the family, by its name."""
+    describe = always(config_class)
+
+    def describe_class(
+        model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
+    ) -> OnnxConfig | None:
+        return describe(model, task, preprocessor, last_logits) if type(model).__name__ == class_name else None
+
+    return describe_class
+
+
 def when_generating(config_class: type[DerivedOnnxConfig]) -> DescribeModel:
     """Return a function that describes a single graph with a class if the model is a decoder or an encoder-decoder."""
     describe = always(config_class)

@@ -26,6 +26,7 @@ PATCHED: dict[str, str] = {
     "eomt": "eomt",
     "eomt_dinov3": "eomt",
     "ernie4_5_vl_moe": "ernie4_5_vl_moe",
+    "evolla": "evolla",
     "fastspeech2_conformer": "fastspeech2_conformer",
     "fsmt": "fsmt",
     "granite_speech5": "granite_speech5",

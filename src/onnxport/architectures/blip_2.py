@@ -9,7 +9,10 @@ ARCHITECTURES = (
         ("blip-2",),
         tiny=Tiny(
             fields={"image_token_index": 120},
-            tasks={"zero-shot-image-classification": {"qformer_config": {"use_qformer_text_input": True}}},
+            tasks={
+                "architecture": {"qformer_config": {"use_qformer_text_input": True}},
+                "zero-shot-image-classification": {"qformer_config": {"use_qformer_text_input": True}},
+            },
         ),
     ),
 )

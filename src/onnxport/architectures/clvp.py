@@ -26,14 +26,16 @@ def _uncached(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
     return forward
 
 
+_ENCODER: dict[str, object] = {"num_attention_heads": 1}
+"""Rotary embeddings have at least 32 dimensions, all of one head."""
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("clvp",),
         tiny=Tiny(
             fields={
                 "decoder_config": {"...": 0, "decoder_fixing_codes": [83, 45, 45, 100], "feature_size": 80},
-                "text_config": {"...": 0, "num_attention_heads": 1},
-                "speech_config": {"...": 0, "num_attention_heads": 1},
+                "text_config": {"...": 0, **_ENCODER},
+                "speech_config": {"...": 0, **_ENCODER},
             }
         ),
         patches=(
@@ -46,4 +48,5 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             ),
         ),
     ),
+    Architecture(("clvp_encoder",), tiny=Tiny(fields=_ENCODER)),
 )

@@ -30,7 +30,7 @@ from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_enco
 from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
-from onnxport.description.forward import left_out
+from onnxport.description.forward import forward_parameters, left_out
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
@@ -258,7 +258,9 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
     """Return whether a model is a decoder whose placeholder tokens are replaced by the embeddings of an encoder."""
     if task.name in _MULTIMODAL_TASKS:
         return not model.config.is_encoder_decoder
-    if model.config.is_encoder_decoder or not can_be_split(model, _record_of(model).encoders):
+    if model.config.is_encoder_decoder or not accepts_modality(type(model)):
+        return False
+    if not can_be_split(model, _record_of(model).encoders):
         return False
     return task.name in (*_FROM_ENCODERS, ARCHITECTURE) if model.can_generate() else has_placeholders(model.config)
 
@@ -481,12 +483,18 @@ def _describe_single(model: PreTrainedModel, task: Task, preprocessor: Preproces
     decodes = task.name == "text-generation" and not model.config.is_encoder_decoder
     task = _task_of_4_37(model, task, known.features if known is not None else ())
     if known is None or decodes or task.full_feature not in known.features:
-        is_multiple_choice = task.name == "multiple-choice"
+        is_multiple_choice = task.name == "multiple-choice" or _has_choices(model)
         return DerivedOnnxConfig(model, preprocessor, task.with_past, last_logits, is_multiple_choice)
     config_class = load_config_class(known.config)
     make = config_class.with_past if task.with_past else config_class.from_model_config
     config: OnnxConfig = make(model.config, task=task.feature)
     return config
+
+
+def _has_choices(model: PreTrainedModel) -> bool:
+    """Return whether a class takes several texts for each example; not all such classes are listed for that task."""
+    tokens = forward_parameters(type(model)).get("input_ids")  # type: ignore[arg-type]  # classes are hashable
+    return tokens is not None and "num_choices" in tokens.shape
 
 
 def _task_of_4_37(model: PreTrainedModel, task: Task, features: tuple[str, ...]) -> Task:

@@ -226,7 +226,7 @@ def _axes_of(
     if samples is not None and len(parameter.shape) == 2:
         yield [samples.axis(0), samples.axis(samples.rank - 1)]
     elif masked is not None:
-        yield [masked.axis(0), masked.axis(1)]
+        yield [masked.axis(index) for index in range(3 if masked.labels.get(1) == "choice" else 2)]
     elif same is not None:
         yield [same.axis(index) for index in range(same.rank)]
     elif parameter.name in _MASKS and sequences and documented_axes.isdisjoint(parameter.shape[1:]):

@@ -104,9 +104,10 @@ class Decoder:
     def token_inputs(self) -> tuple[str, ...]:
         """Names of further inputs of each token, besides its id and position: integers, [batch, tokens]."""
         tokens = self.graph.inputs.get("input_ids")
-        specs = self.graph.inputs.items() if tokens is not None else ()
-        known = ("input_ids", "position_ids")
-        return tuple(n for n, spec in specs if n not in known and (spec.axes, spec.dtype) == (tokens.axes, tokens.dtype))
+        if tokens is None:
+            return ()
+        same = (name for name, spec in self.graph.inputs.items() if (spec.axes, spec.dtype) == (tokens.axes, "int64"))
+        return tuple(name for name in same if name not in ("input_ids", "position_ids"))
 
     @property
     def can_crop(self) -> bool:
