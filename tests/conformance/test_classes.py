@@ -48,6 +48,8 @@ KINDS = {
     "patches with a mask": "Idefics3VisionTransformer",
     "a mask that is 1 for padding": "XLNetForQuestionAnswering",
     "audio of any length": "GraniteSpeechModel",
+    "further inputs of each token": "RoCBertForCausalLM",
+    "spans of entities": "LukeForEntitySpanClassification",
 }
 
 
