@@ -98,10 +98,10 @@ def test_a_model_that_needs_values_is_loaded_and_described_with_them(
     name = "build_fake" if place is draft else "describe_model"
     original = getattr(place, name)
 
-    def refuse(model: Any, *arguments: Any) -> Any:
+    def refuse(model: Any, *arguments: Any, **named: Any) -> Any:
         if place is draft or is_fake(next(model.parameters())):
             raise DataDependentOutputException(torch.ops.aten.item.default)
-        return original(model, *arguments)
+        return original(model, *arguments, **named)
 
     monkeypatch.setattr(place, name, refuse)
     result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(cache=False, validate="quick"))

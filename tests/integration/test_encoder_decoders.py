@@ -213,3 +213,17 @@ def test_an_encoder_of_a_prompt_takes_its_image(name: str, tmp_path: Path) -> No
         with torch.no_grad():
             expected = model(**inputs, decoder_input_ids=ids[:, :2]).logits
         torch.testing.assert_close(ours(**inputs, decoder_input_ids=ids[:, :2]).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("blip", "image-to-text", tmp_path / "checkpoints")
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=IMAGE, validate="none"))
+    ours, model = onnxport.load(tmp_path / "out"), original(checkpoint)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, *(2 * [model.config.vision_config.image_size]), generator=generator)
+    tokens = torch.randint(5, 40, (2, 6), generator=generator)
+    mask = torch.tensor([[1] * 6, [0] * 2 + [1] * 4])
+    with torch.no_grad():
+        expected = model(pixel_values=images, input_ids=tokens, attention_mask=mask).logits
+    found = ours(pixel_values=images, decoder_input_ids=tokens, decoder_attention_mask=mask).logits
+    torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=0, atol=1e-4)

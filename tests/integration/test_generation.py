@@ -338,9 +338,7 @@ def test_an_inferred_task_is_exported_without_an_unsupported_cache(
     assert onnxport.inspect(directory).task == "text-generation"
     assert generated(onnxport.load(directory), padded_prompts())[0] == generated(original, padded_prompts())[0]
     deeper, _ = checkpoint(tmp_path / "deeper", "ZayaConfig", {**_ZAYA, "attention_bias": True, "num_hidden_layers": 6})
-    assert (
-        onnxport.inspect(exported(deeper, task=None)).task == "text-generation"
-    )  # cached graphs
+    assert onnxport.inspect(exported(deeper, task=None)).task == "text-generation"  # cached graphs
 
 
 def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:
