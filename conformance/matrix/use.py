@@ -124,14 +124,13 @@ def _random_inputs(manifest: Mapping[str, Any]) -> Inputs | None:
     import torch
 
     generator, inputs = torch.Generator().manual_seed(1), {}
-    component = manifest["components"][0]
-    for tensor in component["inputs"]:
+    for tensor in manifest["components"][0]["inputs"]:
         if is_cached(tensor["name"]) or any(axis not in SIZES for axis in tensor["axes"] if isinstance(axis, str)):
             return None
         shape = [axis if isinstance(axis, int) else SIZES[axis] for axis in tensor["axes"]]
         inputs[tensor["name"]] = _values(tensor["name"], tensor["dtype"], shape, generator)
-    if any(tensor["name"].endswith("_top_index") for tensor in component["outputs"]) and "attention_mask" in inputs:
-        inputs["attention_mask"].fill_(1)  # padding has equal scores, of which runtimes choose different ones
+    if "p_mask" in inputs and "attention_mask" in inputs:  # else padding of equal scores is among the answers
+        inputs["p_mask"] = (1 - inputs["attention_mask"]).to(inputs["p_mask"].dtype)
     return inputs
 
 

@@ -60,6 +60,7 @@ MODULES: dict[str, str] = {
     "depth_anything": "depth_anything",
     "depth_pro": "depth_pro",
     "detr": "detr",
+    "diffusion_gemma": "gemma4",
     "donut-swin": "swin",
     "dots1": "dots1",
     "dots3_note": "dots3_note",

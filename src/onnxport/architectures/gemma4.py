@@ -1,10 +1,11 @@
-"""Gemma 4: fields of their tiny configurations."""
+"""Gemma 4 and DiffusionGemma: an image processor, and fields of their tiny configurations."""
 
 from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny
 
 ARCHITECTURES = (
+    Architecture(("diffusion_gemma",), image_processor="Gemma4ImageProcessorPil"),
     Architecture(
         ("gemma4",),
         tiny=Tiny(

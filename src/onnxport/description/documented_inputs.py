@@ -200,7 +200,7 @@ def _with_choices(axes: list[Axis], parameter: ForwardParameter, inputs: Sequenc
     choices = _choices(inputs)
     if choices is None or "num_choices" in parameter.shape:
         return axes
-    return [axes[0], choices, *(axis for axis in axes[1:] if axis != choices)]
+    return [axes[0], choices, *(axis for axis in axes[1:] if axis.label != choices.label)]
 
 
 def _choices(inputs: Sequence[KnownInput]) -> Axis | None:

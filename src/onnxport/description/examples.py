@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout
+from onnxport.description.axes import PADDING_MASKS
 from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
 from onnxport.description.signature import Signature, axis_size, solve
 from onnxport.description.text_configs import text_config_of
@@ -130,3 +131,7 @@ def _pad(flat: dict[str, torch.Tensor]) -> None:
             count = max(tensor.shape[1] // 3, 1)
             padded[1:, slice(0, count) if past else slice(-count, None)] = 0
             flat[name] = padded
+    mask = flat.get("attention_mask")
+    for name in (name for name in PADDING_MASKS if name in flat):
+        if mask is not None and flat[name].shape == mask.shape:  # else padding of equal scores is an answer (XLM)
+            flat[name] = (1 - mask).to(flat[name].dtype)
