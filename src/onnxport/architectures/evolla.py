@@ -10,13 +10,14 @@ from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers.models.evolla.modeling_evolla import EvollaSequenceAlignerCrossAttention
 
 
 def _always(_: object) -> Callable[..., torch.Tensor]:
     """Attend to the protein's embeddings, of which none is masked: the model makes a mask of ones."""
 
     def forward(
-        self: torch.nn.Module,
+        self: EvollaSequenceAlignerCrossAttention,
         query_states: torch.Tensor,
         protein_kv_states: torch.Tensor | None,
         structure_kv_states: None,

@@ -158,8 +158,10 @@ def _run(model: PreTrainedModel, config: OnnxConfig, layout: Layout) -> _Run:
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
             names = {named[id(value)][0] for value in tree_leaves((args, kwargs)) if id(value) in named}
-            if names and function.__name__ in _SAME_VALUES:
-                named[id(result)] = (names.pop(), result)
+            if function.__name__ in _SAME_VALUES and args and id(args[0]) in named:
+                name = named[id(args[0])][0]
+                named[id(result)] = (name, result)
+                used.update(names - {name})  # a mask that selects elements
             elif function.__name__ not in _METADATA:
                 used.update(names)
             return result
