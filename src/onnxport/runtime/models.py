@@ -351,7 +351,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             OptionError: `decoder_attention_mask` masks a token before others.
         """
         is_masked = "attention_mask" in self._decoder.graph.inputs
-        if decoder_input_ids is None and "input_ids" not in self.encoder.graph.inputs:
+        takes_tokens = "input_ids" in self.encoder.graph.inputs
+        if input_ids is not None and decoder_input_ids is None and not takes_tokens:
             decoder_input_ids, decoder_attention_mask, attention_mask = input_ids, attention_mask, None
         if not is_masked:
             _check_decoder_mask(decoder_attention_mask)
