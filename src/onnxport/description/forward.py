@@ -91,6 +91,7 @@ _DOCUMENTED = re.compile(r"^([ \t]*)(\w+) \((.+)\):?[ \t]*$", re.M)
 _SHAPE = re.compile(r"\bshape `{0,2}[(\[](.*?)[)\]]`{0,2}(?:\W|$)")
 _IGNORED = re.compile(r"\bit is not used\b|\bDummy input for now\b")
 _COLLECTION = re.compile(r"\b(list|tuple|dict|List|Tuple|Dict|Sequence|Mapping|Iterable|\w*Output\w*)\b")
+_TENSOR = re.compile(r"(torch\.)?\w*Tensor")
 _FLAG = re.compile(r"\b(bool|int|float|str)\b")
 
 
@@ -124,7 +125,8 @@ def _kind_of(text: str, default: object) -> Kind:
         return "cache"
     if isinstance(default, bool | int | float | str) or text.startswith("int | "):
         return "flag"  # `logits_to_keep: int | torch.Tensor = 0`, `num_delay_tokens: int | torch.Tensor = None`
-    if _COLLECTION.search(text):
+    is_tensor = any(_TENSOR.fullmatch(part.strip()) for part in text.split("|"))
+    if not is_tensor and _COLLECTION.search(text):
         return "collection"
     if "Tensor" in text:
         return "tensor"
