@@ -13,7 +13,8 @@ ARCHITECTURES = (
                 "vision_config": {"...": 0, "hidden_size": 64},
                 "hidden_size": 64,
                 "num_attention_heads": 4,
-            }
+            },
+            tasks={"architecture": {"contrastive_hidden_size": 64, "logit_scale_init_value": 2.6592}},
         ),
     ),
 )

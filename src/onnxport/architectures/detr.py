@@ -8,14 +8,14 @@ from onnxport.architectures._tiny import BACKBONE, THREE_STAGES
 _WITHOUT_TIMM = {"use_timm_backbone": False, "backbone": None, "use_pretrained_backbone": False}
 ARCHITECTURES = (
     Architecture(
-        ("conditional_detr", "dab-detr", "table-transformer"),
+        ("dab-detr", "table-transformer"),
         tiny=Tiny(base={**_WITHOUT_TIMM, "backbone_config": BACKBONE}),
     ),
     Architecture(
         ("deformable_detr", "omdet-turbo"), tiny=Tiny(base={**_WITHOUT_TIMM, "backbone_config": THREE_STAGES})
     ),
     Architecture(
-        ("detr",),
+        ("detr", "conditional_detr"),
         tiny=Tiny(
             fields={"encoder_attention_heads": 8, "decoder_attention_heads": 8},
             base={**_WITHOUT_TIMM, "backbone_config": BACKBONE},

@@ -12,6 +12,7 @@ _EFFICIENTNET = {
     "out_channels": [16, 24, 40, 80, 112, 192, 320],
 }
 ARCHITECTURES = (
+    Architecture(("align_vision_model",), tiny=Tiny(fields=_EFFICIENTNET)),
     Architecture(("align",), tiny=Tiny(fields={"vision_config": {"...": 0, **_EFFICIENTNET}, "projection_dim": 80})),
     Architecture(("efficientnet",), tiny=Tiny(fields=_EFFICIENTNET)),
 )

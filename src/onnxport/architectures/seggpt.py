@@ -15,4 +15,7 @@ def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
     return height // 2, width
 
 
-ARCHITECTURES = (Architecture(("seggpt",), image_size=_image_size, tiny=Tiny(image_size=(32, 32))),)
+_FIELDS = {"merge_index": 1, "intermediate_hidden_state_indices": [1, 2, 3]}
+"""Layers of a tiny model, which has four."""
+
+ARCHITECTURES = (Architecture(("seggpt",), image_size=_image_size, tiny=Tiny(image_size=(32, 32), fields=_FIELDS)),)
