@@ -134,7 +134,7 @@ def _pixel_values(context: InputContext) -> torch.Tensor:
         vision = context.config.vlm_config.vision_config
         side = vision.image_size
         return torch.rand(context.batch, _CAMERAS, vision.num_channels, side, side, generator=_generator())
-    side = context.config_int("image_size", "crop_size", default=64)
+    side = context.config_int("image_size", "crop_size", "max_img_size", default=64)
     count = context.config_int("num_frames", "frames_per_clip", default=_FRAMES)
     return _zeros(context.batch, count, context.config_int("num_channels", "in_chans", default=3), side, side)
 
@@ -223,12 +223,17 @@ def _normal(*shape: int) -> torch.Tensor:
 
 
 def _masking_noise(context: InputContext) -> torch.Tensor:
-    """Make the `noise` of a masked autoencoder, [batch, patches]; the patches with the largest values are masked."""
+    """Make the `noise` of a masked autoencoder, [batch, patches]; the patches with the largest values are masked.
+
+    Hiera masks units of several patches.
+    """
     import torch
 
     height, width = context.inputs["pixel_values"].shape[-2:]
-    side = context.config_int("patch_size", default=16)
-    return torch.rand(context.batch, (height // side) * (width // side), generator=_generator())
+    strides = getattr(context.config, "patch_stride", None) or [context.config_int("patch_size", default=16)] * 2
+    units = getattr(context.config, "masked_unit_size", None) or (1, 1)
+    rows, columns = (size // stride // unit for size, stride, unit in zip((height, width), strides, units, strict=True))
+    return torch.rand(context.batch, rows * columns, generator=_generator())
 
 
 def _image_position_mask(context: InputContext) -> torch.Tensor:
