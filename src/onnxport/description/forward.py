@@ -236,6 +236,10 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
             "the configuration has no audio encoder",
         ),
         (name == "audio_feature_lengths" and "feature_attention_mask" in inputs, "the sums of feature_attention_mask"),
+        (
+            name == "image_attention_mask" and "pixel_values" in inputs,
+            "it would mask patches of images, of which preprocessors pad none",
+        ),
         (name in ("attention_similarity", "target_embedding"), "for personalization with a reference image (PerSAM)"),
         (name == "flip_pairs", "for averaging with the mirrored image"),
         (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
