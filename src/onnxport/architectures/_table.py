@@ -22,6 +22,7 @@ ENTRY_POINTS = "onnxport.architectures"
 MODULES: dict[str, str] = {
     "aimv2": "aimv2",
     "align": "efficientnet",
+    "align_vision_model": "efficientnet",
     "aria": "aria",
     "audio-spectrogram-transformer": "audio_spectrogram_transformer",
     "autoformer": "autoformer",
@@ -202,6 +203,7 @@ MODULES: dict[str, str] = {
     "qwen3_omni_moe_talker_text": "qwen_omni",
     "qwen3_omni_moe_thinker": "qwen_omni",
     "qwen4_exp_text": "qwen4_exp",
+    "radio": "radio",
     "rag": "rag",
     "recurrent_gemma": "recurrent_gemma",
     "reformer": "reformer",
@@ -239,6 +241,7 @@ MODULES: dict[str, str] = {
     "time_series_transformer": "autoformer",
     "timm_backbone": "timm_wrapper",
     "timm_wrapper": "timm_wrapper",
+    "tvp": "tvp",
     "udop": "udop",
     "ultravbert": "modernvbert",
     "univnet": "univnet",

@@ -139,6 +139,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             raise UnsupportedError(f"{type(model).__name__} has no logits_to_keep: leave out --last-logits")
         if "sample" in self._parameters:  # noise in the latents of an audio encoder, for training
             self._kwargs["sample"] = False
+        if "return_loss" in self._parameters and getattr(model.config, "return_loss", False):  # it requires labels
+            self._kwargs["return_loss"] = False
         self._drops_state = recurrences.drops_state(model)
         self._generates = model.can_generate() and not model.config.is_encoder_decoder
         self._inspect_forward(model, preprocessor)
@@ -345,7 +347,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name in self._dummies:
             dummy = self._dummy_input(name)
             if dummy is not None and (name not in inputs or name in _OVERRIDDEN or name in self._probed):
-                batch = next((len(value) for value in inputs.values()), self.default_batch_size)
+                others = (len(value) for key, value in inputs.items() if key != name)
+                batch = next(others, self.default_batch_size)
                 inputs[name] = dummy.make(InputContext(self._config, batch, inputs))
         if "flattened_patches" in inputs and "attention_mask" in self._parameters:  # it masks patches, not tokens
             patches = inputs["flattened_patches"]
