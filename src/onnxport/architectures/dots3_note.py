@@ -21,6 +21,6 @@ ARCHITECTURES = (
     ),
     Architecture(("dots3_note_text",), tiny=Tiny(fields=_WINDOWED_HEADS)),
     Architecture(
-        ("dots3_note_vision",), tiny=Tiny(base={"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]})
+        ("dots3_note_vision", "dots3_note_vision_encoder"), tiny=Tiny(base={"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 4]})
     ),
 )

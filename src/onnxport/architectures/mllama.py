@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
 
 _DUMMY_FEATURES = 5
 """Number of image features in dummy inputs."""
@@ -53,7 +54,7 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
         """Create dummy images with different numbers of tiles."""
         import torch
 
-        vision = self._config.vision_config
+        vision = getattr(self._config, "vision_config", self._config)
         batch, images, tiles = (
             compute_effective_axis_dimension(batch_size, self.default_batch_size),
             2,
@@ -73,6 +74,19 @@ class MllamaImageEncoderOnnxConfig(OnnxConfig):
         model = model_of(forward).base_model
         features = model.multi_modal_projector(model.vision_model(**arguments, return_dict=True).last_hidden_state)
         return {"image_features": features.flatten(1, 3)}
+
+
+class MllamaVisionModelOnnxConfig(MllamaImageEncoderOnnxConfig):
+    """Describe the encoder of image tiles that is exported on its own."""
+
+    @property
+    def outputs(self) -> Axes:
+        """Hidden states, [batch, images, tiles, patches + 1, hidden_size * (1 + intermediate layers)]."""
+        return {"last_hidden_state": {0: "batch"}}
+
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder."""
+        return call_forward(model_of(forward), arguments)
 
 
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):
@@ -169,7 +183,13 @@ def _modality(modality: Modality, _: PreTrainedConfig) -> Modality:
     return replace(modality, merge="cross-attention")
 
 
+def _vision_model(model: PreTrainedModel, _: Task, __: Preprocessor, ___: bool) -> OnnxConfig:
+    return MllamaVisionModelOnnxConfig(model.config)
+
+
+_TINY_VISION = {"intermediate_layers_indices": [0, 2], "vision_output_dim": 96}
 ARCHITECTURES = (
+    Architecture(("mllama_vision_model",), model=_vision_model, tiny=Tiny(fields=_TINY_VISION)),
     Architecture(
         ("mllama",),
         encoders={"vision_encoder": _vision_encoder},
@@ -177,7 +197,7 @@ ARCHITECTURES = (
         modalities=_modality,
         tiny=Tiny(
             fields={
-                "vision_config": {"...": True, "intermediate_layers_indices": [0, 2], "vision_output_dim": 96},
+                "vision_config": {"...": True, **_TINY_VISION},
                 "text_config": {"...": True, "cross_attention_layers": [1, 3]},
             }
         ),

@@ -32,9 +32,10 @@ _SIZES = ((4, 6), (6, 4))
 """Heights and widths of dummy images, in merged patches: larger than one window, with equal numbers of patches."""
 _GRIDS = ("image_grid_thw", "target_sizes")
 """Parameter names of a multimodal model for the grids; with the second, which has no frames, patches are one image."""
-_VECTOR, _IMAGE, _BLOCK = "vector", "image", "block"
-_PATCH_FORMATS = (_VECTOR, _IMAGE, _BLOCK)
-"""Formats of a patch: a vector of its values, an image, or an image of a block of patches, channels last."""
+_VECTOR, _IMAGE, _BLOCK, _SAMPLE = "vector", "image", "block", "sample"
+_PATCH_FORMATS = (_VECTOR, _IMAGE, _BLOCK, _SAMPLE)
+"""Formats of a patch: a vector of its values, an image, an image of a block of patches, channels last, or an image in
+a sample of all patches."""
 _ENCODER_GRIDS = ("grid_thw", *_GRIDS)
 
 
@@ -94,8 +95,11 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
     @property
     def inputs(self) -> Axes:
         """Grids, [images, 3] (frames, rows and columns of patches), and packed patches, [patches, values per patch]."""
-        patch_axis = 3 if self._grid_name == _GRIDS[1] else 0
-        return {self._grid_name: {0: "batch"}, self._patches_name: {patch_axis: "batch"}}
+        return {self._grid_name: {0: "batch"}, self._patches_name: {self._patch_axis: "batch"}}
+
+    @property
+    def _patch_axis(self) -> int:
+        return 3 if self._grid_name == _GRIDS[1] else int(self._patch_format == _SAMPLE)
 
     def _input_names(self, model: PreTrainedModel) -> tuple[str, str]:
         """Return the model's parameter names for grids and patches."""
@@ -122,7 +126,8 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         shape = _patch_shape_of(self._encoder, self._patch_format)
         if self._grid_name == _GRIDS[1]:
             return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
-        return torch.tensor(grids), torch.zeros(patches, *shape)
+        batch = (1,) if self._patch_format == _SAMPLE else ()
+        return torch.tensor(grids), torch.zeros(*batch, patches, *shape)
 
     def _inspect_forward(self, model: PreTrainedModel) -> dict[str, Any]:
         """Run the model with each format of patches until one is accepted; return its outputs.
@@ -163,7 +168,7 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
             side = _merge_size(self._encoder.config)
             return grids * grids.new_tensor([1, side, side]), patches.shape[0] * side**2
         if self._grid_name != _GRIDS[1]:
-            return grids, patches.shape[0]
+            return grids, patches.shape[self._patch_axis]
         return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
