@@ -45,6 +45,7 @@ _MEL_BINS = (
     "input_feat_size",
 )
 """Configuration fields with the number of mel bins of an audio frame."""
+_PLACEHOLDER = re.compile(r"(image|video|audio)_token_(id|index)$")
 _IMAGE_SIZE = (224, 224)
 _SAMPLES = 24000
 _TIME_FIRST = "SeamlessM4TFeatureExtractor"
@@ -98,7 +99,15 @@ def complete_preprocessor(
 
 def _tokenizer_of(model: PreTrainedModel) -> Preprocessor:
     config = model.config if hasattr(model.config, "vocab_size") else text_config_of(model.config)
-    return cast("Preprocessor", plain_tokenizer(config, ends_with_eos=model.config.is_encoder_decoder))
+    placeholders = _placeholder_tokens(model.config)
+    ends_with_eos = model.config.is_encoder_decoder
+    return cast("Preprocessor", plain_tokenizer(config, ends_with_eos=ends_with_eos, placeholders=placeholders))
+
+
+def _placeholder_tokens(config: PreTrainedConfig) -> set[int]:
+    """Return the ids of placeholder tokens in a configuration and its sub-configurations."""
+    fields = [field for part in (config, *sub_configs(config, _IMAGE_CONFIGS)) for field in vars(part).items()]
+    return {value for name, value in fields if _PLACEHOLDER.search(name) and isinstance(value, int)}
 
 
 def _is_tokenizer(preprocessor: Preprocessor) -> bool:
