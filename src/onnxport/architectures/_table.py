@@ -73,6 +73,7 @@ MODULES: dict[str, str] = {
     "edgetam_vision_model": "edgetam",
     "efficientloftr": "efficientloftr",
     "efficientnet": "efficientnet",
+    "embedding_gemma2": "gemma4",
     "emu3": "emu3",
     "emu3_vqgan": "emu3",
     "encodec": "encodec",

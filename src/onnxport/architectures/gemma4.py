@@ -1,4 +1,4 @@
-"""Gemma 4 and DiffusionGemma: an image processor, and fields of their tiny configurations."""
+"""Gemma 4, DiffusionGemma and EmbeddingGemma 2: an image processor, and fields of their tiny configurations."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ARCHITECTURES = (
         tiny=Tiny(base={"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}),
     ),
     Architecture(("gemma4_audio",), tiny=Tiny(fields={"subsampling_conv_channels": [128, 32]})),
+    Architecture(("embedding_gemma2",), tiny=Tiny(base={"vision_config": {"model_type": "gemma4_vision"}})),
     Architecture(("gemma4_unified",), tiny=Tiny(base={"vision_config": {"model_type": "gemma4_unified_vision"}})),
     Architecture(
         ("gemma4_unified_assistant",),

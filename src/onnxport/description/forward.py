@@ -177,6 +177,7 @@ _OTHER_MODALITIES = re.compile(
     r"(pixel|image|images|video|videos|audio|input_features|feature|mm|spatial|aspect|num_frames|num_local)(_\w+)?|grid_thw"
 )
 _AUDIO = re.compile(r"audio(_\w+)?|input_(features|values)(_mask)?|feature_attention_mask")
+_IMAGES = re.compile(r"(pixel_values|(image|video)_position_ids|num_frames_per_video)(_\w+)?")
 _VIDEOS = re.compile(r"(\w+_)?videos?(_\w+)?|num_frames_per_video|second_per_grid_ts")
 
 
@@ -234,6 +235,10 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
         (
             _AUDIO.fullmatch(name) and getattr(model.config, "audio_config", model.config) is None,
             "the configuration has no audio encoder",
+        ),
+        (
+            _IMAGES.fullmatch(name) and getattr(model.config, "vision_config", model.config) is None,
+            "the configuration has no vision encoder",
         ),
         (name == "audio_feature_lengths" and "feature_attention_mask" in inputs, "the sums of feature_attention_mask"),
         (
