@@ -86,7 +86,7 @@ class MllamaVisionModelOnnxConfig(MllamaImageEncoderOnnxConfig):
 
     def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Run the encoder."""
-        return call_forward(model_of(forward), arguments)
+        return call_forward(forward, arguments)
 
 
 class MllamaDecoderOnnxConfig(EmbedsDecoderOnnxConfig):

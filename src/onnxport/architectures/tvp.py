@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.architectures._tiny import BACKBONE
 from onnxport.description.derived import DerivedOnnxConfig
@@ -9,6 +11,13 @@ from onnxport.description.derived import DerivedOnnxConfig
 
 class TvpOnnxConfig(DerivedOnnxConfig):
     """Describe a model that adds position embeddings in the shape of one video."""
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[int, str]]:
+        """The inputs, of one video."""
+        return {
+            name: {axis: label for axis, label in axes.items() if axis > 0} for name, axes in super().inputs.items()
+        }
 
     @property
     def default_batch_size(self) -> int:
