@@ -31,10 +31,19 @@ from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.forward import forward_parameters, left_out
+from onnxport.description.image_text_model import ImageTextModelOnnxConfig
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
-from onnxport.description.tasks import ARCHITECTURE, PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
+from onnxport.description.tasks import (
+    ARCHITECTURE,
+    PAST_SUFFIX,
+    SENTENCE_SIMILARITY,
+    TASKS,
+    TEXT_TASKS,
+    Task,
+    canonical_task,
+)
 from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import GraphOptions
@@ -479,6 +488,8 @@ def _describe_single(model: PreTrainedModel, task: Task, preprocessor: Preproces
             return described
     if is_packed_patch_model(model):
         return PackedPatchModelOnnxConfig(model)
+    if task.name not in TEXT_TASKS and ImageTextModelOnnxConfig.fits(model):
+        return ImageTextModelOnnxConfig(model, preprocessor)
     known = MODEL_TYPES.get(model.config.model_type.replace("_", "-"))
     decodes = task.name == "text-generation" and not model.config.is_encoder_decoder
     task = _task_of_4_37(model, task, known.features if known is not None else ())

@@ -34,6 +34,7 @@ _IMAGE_CONFIGS = (
     "thinker_config",
     "vision_model_config",
     "vlm_config",
+    "sam_config",
 )
 _AUDIO_CONFIGS = (
     *("audio_config", "asr_config", "encoder_config", "speech_encoder", "thinker_config", "audio_encoder_config"),

@@ -72,15 +72,10 @@ class ImageTextEncoderOnnxConfig(OnnxConfig):
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the image encoder, and the text encoder on embeddings with its features."""
-        import torch
-
         encoder = model_of(forward).get_encoder()
         features = self._features(forward, {name: arguments[name] for name in self._images.inputs}).flatten(0, 1)
         embeds = encoder.get_input_embeddings()(arguments["input_ids"])
-        is_image = arguments["input_ids"] == self._token
-        index = is_image.flatten().cumsum(0).reshape(is_image.shape) - 1  # of the feature in a placeholder's place
-        placed = features[index.clamp(0, features.shape[0] - 1)].to(embeds.dtype)
-        embeds = torch.where(is_image[..., None], placed, embeds)
+        embeds = with_features(embeds, arguments["input_ids"] == self._token, features)
         outputs = encoder(inputs_embeds=embeds, attention_mask=arguments["attention_mask"], return_dict=True)
         return {"last_hidden_state": outputs.last_hidden_state}
 
@@ -94,6 +89,21 @@ class ImageTextEncoderOnnxConfig(OnnxConfig):
         """Return whether a model has such an encoder."""
         has_images = method_of(model, "get_image_features") is not None
         return has_images and placeholder_token_id(model.config, "image") is not None
+
+
+def with_features(embeds: torch.Tensor, is_image: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Return embeddings in which image features, in order, replace those of placeholder tokens.
+
+    Args:
+        embeds: [batch, sequence, hidden_size].
+        is_image: which tokens are placeholders, [batch, sequence].
+        features: [placeholder tokens, hidden_size].
+    """
+    import torch
+
+    index = is_image.flatten().cumsum(0).reshape(is_image.shape) - 1  # of the feature in a placeholder's place
+    placed = features[index.clamp(0, features.shape[0] - 1)].to(embeds.dtype)
+    return torch.where(is_image[..., None], placed, embeds)
 
 
 class ImageTextDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):

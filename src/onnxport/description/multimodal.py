@@ -261,10 +261,14 @@ def _axes_of(name: str) -> Mapping[int, str]:
 
 
 def method_of(model: PreTrainedModel, name: str) -> Any:
-    """Return a method of a model, of its base model, or of the base model's class bound to it; None if none has it."""
+    """Return a method of a model, of its base model or encoder, or of the base model's class bound to it.
+
+    None if none of them has it.
+    """
     from transformers import AutoModel
 
-    method, inner = getattr(model, name, None), getattr(getattr(model, "model", None), name, None)
+    method = getattr(model, name, None)
+    inner = getattr(getattr(model, "model", None), name, None) or getattr(getattr(model, "encoder", None), name, None)
     if method is None or (inner is not None and _forwards_kwargs(method, inner)):
         method = inner
     if method is not None:
