@@ -24,6 +24,8 @@ Inputs = Mapping[str, "NDArray[Any] | None"]
 ENCODED = "encoder_features"
 """Argument of `forward` with the encoders' outputs, if they were computed before the first step."""
 _IMAGE_SIZES = "image_sizes"
+_CROPS = "pixel_values_local"
+"""Crops of all images; an image that is small has none."""
 POSITION_MASK = "image_embeds_position_mask"
 """Mask of the tokens that images replace, [batch, sequence], of models without a placeholder token (Kosmos-2)."""
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -62,7 +64,9 @@ def encoder_feed(graph: Graph, inputs: Inputs) -> dict[str, NDArray[Any]] | None
         return None
     feed = {name: make(main) for name, make in _DEFAULTS.items() if name in graph.inputs} | feed
     for name, shape in missing_shapes(graph.inputs, feed).items():
-        if name.endswith("mask") and -1 not in shape:
+        if name == _CROPS and -1 not in shape[1:]:
+            feed[name] = np.zeros((0, *shape[1:]), dtype=graph.inputs[name].dtype)
+        elif name.endswith("mask") and -1 not in shape:
             feed[name] = np.full(shape, int(name not in PADDING_MASKS), dtype=graph.inputs[name].dtype)
     return feed
 
@@ -269,6 +273,16 @@ def _one_image_each(images: NDArray[Any]) -> NDArray[np.int64]:
     return np.ones(len(images), dtype=np.int64)
 
 
+def _no_crops(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of crops of each image, 0."""
+    return np.zeros(len(images), dtype=np.int64)
+
+
+def _single_crops(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the columns and rows of crops of each image, as of an image without crops."""
+    return np.ones((len(images), 2), dtype=np.int64)
+
+
 def _mel_mask(features: NDArray[Any]) -> NDArray[np.int64]:
     """Return a mask of features, [batch, mel bins, frames], without padding."""
     return np.ones((len(features), features.shape[-1]), dtype=np.int64)
@@ -282,6 +296,8 @@ def _frame_mask(features: NDArray[Any]) -> NDArray[np.bool_]:
 _DEFAULTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "pixel_attention_mask": _pixel_mask,
     "batch_num_images": _one_image_each,
+    "num_local_patches": _no_crops,
+    "patches_grid": _single_crops,
     "feature_attention_mask": _mel_mask,
     "audio_attention_mask": _frame_mask,
 }
