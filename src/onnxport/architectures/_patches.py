@@ -43,6 +43,7 @@ PATCHED: dict[str, str] = {
     "moonshine": "moonshine",
     "neucodec": "neucodec",
     "nllb_moe": "nllb_moe",
+    "omdet_turbo": "omdet_turbo",
     "parakeet": "parakeet",
     "pegasus_x": "pegasus_x",
     "pocket_tts_audio_tokenizer": "pocket_tts_audio_tokenizer",

@@ -11,9 +11,7 @@ ARCHITECTURES = (
         ("dab-detr", "table-transformer"),
         tiny=Tiny(base={**_WITHOUT_TIMM, "backbone_config": BACKBONE}),
     ),
-    Architecture(
-        ("deformable_detr", "omdet-turbo"), tiny=Tiny(base={**_WITHOUT_TIMM, "backbone_config": THREE_STAGES})
-    ),
+    Architecture(("deformable_detr",), tiny=Tiny(base={**_WITHOUT_TIMM, "backbone_config": THREE_STAGES})),
     Architecture(
         ("detr", "conditional_detr"),
         tiny=Tiny(
