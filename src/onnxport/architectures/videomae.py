@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.architectures._architecture import Architecture, always
+from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dummy_inputs import DummyInput, InputContext
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +33,15 @@ def _mask(context: InputContext) -> torch.Tensor:
 class MaskedVideosOnnxConfig(DerivedOnnxConfig):
     """Describe a masked autoencoder of videos, each with the same number of masked patches."""
 
+    # SDPA branches on the number of patches that aren't masked, which depends on the mask's values.
+    attn_implementation: ClassVar[str | None] = "eager"
     dummy_inputs: ClassVar[Mapping[str, DummyInput]] = {"bool_masked_pos": DummyInput({0: "batch"}, _mask)}
+
+    def run(self, forward: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Run the model; its decoder has a configuration of its own."""
+        decoder = model_of(forward).decoder.config
+        with patching(Replacement(decoder, "_attn_implementation", self.attn_implementation)):
+            return super().run(forward, arguments)
 
 
 def _describe(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig | None:
