@@ -46,6 +46,7 @@ MODULES: dict[str, str] = {
     "cohere_compass_text": "cohere_compass",
     "colmodernvbert": "modernvbert",
     "colpali": "colpali",
+    "colqwen2": "colqwen2",
     "conditional_detr": "detr",
     "cosmos3_edge_text": "cosmos3_edge",
     "cpmant": "cpmant",
