@@ -50,6 +50,9 @@ KINDS = {
     "audio of any length": "GraniteSpeechModel",
     "further inputs of each token": "RoCBertForCausalLM",
     "spans of entities": "LukeForEntitySpanClassification",
+    "frames of videos as samples": "XCLIPVisionModel",
+    "patches as samples": "InklingVisionModel",
+    "indices of pooled patches": "Molmo2Adapter",
 }
 
 

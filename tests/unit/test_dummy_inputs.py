@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from onnxport.architectures._mask_value import _TorchWithHalfMinimum
+from onnxport.configs.plain_tokenizer import plain_tokenizer
 from onnxport.description.derived import _run_failure_message
 from onnxport.description.dummy_inputs import (
     InputContext,
@@ -33,6 +35,18 @@ def test_required_parameters_are_found_in_error_messages() -> None:
     assert parameters_named_in(ValueError("Bbox is required"), parameters) == ["bbox"]
     assert parameters_named_in(TypeError("missing 'decoder_input_ids'"), parameters) == ["decoder_input_ids"]
     assert parameters_named_in(ValueError("input_ids"), parameters) == []
+
+
+def test_noise_masks_patches_or_units_of_patches() -> None:
+    images = torch.zeros(2, 3, 32, 64)
+    assert make("noise", {"patch_size": 8}, pixel_values=images).shape == (2, 32)
+    config = {"patch_size": [7, 7], "patch_stride": [4, 4], "masked_unit_size": [8, 8]}
+    assert make("noise", config, pixel_values=images).shape == (2, 2)
+
+
+def test_words_are_no_placeholder_tokens() -> None:
+    tokenizer = plain_tokenizer(BertConfig(vocab_size=9), placeholders={8, 7})
+    assert set(tokenizer("no word of the vocabulary")["input_ids"]) == {6}
 
 
 def test_there_is_a_box_for_each_token() -> None:

@@ -103,6 +103,19 @@ def test_an_encoder_is_fed_its_main_input_and_a_mask_without_padding(name: str) 
     assert encoder_feed(graph, {"input_ids": np.ones((2, 3))}) is None
 
 
+def test_images_without_crops_are_fed_none() -> None:
+    specs = {
+        "pixel_values": TensorSpec("pixel_values", "float32", ("batch_size", 3, 8, 8)),
+        "pixel_values_local": TensorSpec("pixel_values_local", "float32", ("num_crops", 3, 6, 6)),
+        "num_local_patches": TensorSpec("num_local_patches", "int64", ("batch_size",)),
+    }
+    graph: Any = SimpleNamespace(inputs=specs)
+    feed = encoder_feed(graph, {"pixel_values": np.zeros((2, 3, 8, 8))})
+    assert feed is not None
+    assert feed["pixel_values_local"].shape == (0, 3, 6, 6)
+    assert feed["num_local_patches"].tolist() == [0, 0]
+
+
 class RecordingGraph:
     """A substitute for a decoder's graph that records its inputs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import transformers
 
 from onnxport._transformers_api import cache_name
@@ -83,6 +84,14 @@ def test_rules(
     name: str, task: str, inputs: list[str], arguments: dict[str, object], parameter: str, reason: str
 ) -> None:
     assert reasons(name, task, inputs, **arguments)[parameter] == reason
+
+
+def test_images_need_a_vision_encoder() -> None:
+    config = transformers.EmbeddingGemma2Config(text_config={"num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 9})
+    with torch.device("meta"):
+        model = transformers.EmbeddingGemma2Model(config)
+    found = left_out(model, canonical_task("feature-extraction"), ["input_ids", "attention_mask"])
+    assert found["image_position_ids"] == found["pixel_values"] == "the configuration has no vision encoder"
 
 
 def test_inputs_and_the_cache_of_a_graph_are_not_left_out() -> None:
