@@ -178,7 +178,7 @@ def _with_newlines(model: Any, features: torch.Tensor) -> torch.Tensor:
 
     side = int(features.shape[1] ** 0.5)
     newline = model.image_newline.to(features.dtype).expand(features.shape[0], side, 1, -1)
-    return torch.cat([features.unflatten(1, (side, side)), newline], dim=2)
+    return torch.cat([features.reshape(features.shape[0], side, side, features.shape[-1]), newline], dim=2)
 
 
 def _crops_of(counts: torch.Tensor, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
