@@ -56,6 +56,16 @@ def test_feature_maps_have_the_channels_of_a_convolution() -> None:
     assert dummy.axes == {0: "batch", 2: "height", 3: "width"}
 
 
+def test_feature_maps_are_not_square_unless_the_model_needs_it() -> None:
+    def maps(convolve: Callable[[torch.Tensor], torch.Tensor]) -> tuple[int, ...]:
+        found = probed_dummies(lambda inputs: convolve(inputs["x"]), {}, ["x"], None)
+        return shape(found.get("x"))
+
+    layer = nn.Conv2d(12, 4, 3)
+    assert maps(lambda x: layer(x[:, :, 8:])) == (4, 12, 64, 96)
+    assert maps(lambda x: layer(x).reshape(len(x), 4, 62, 62)) == (4, 12, 64, 64)
+
+
 def test_hidden_states_are_as_large_as_the_token_before_them() -> None:
     token = nn.Parameter(torch.zeros(1, 1, 20))
     assert shape(found(lambda x: torch.cat([token.expand(len(x), 1, 20), x], dim=1)))[-1] == 20

@@ -465,8 +465,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 return self.run(model, move(changed, model))
 
         channels = InputContext(model.config, 1, {}).config_int("num_channels", "in_channels", "in_chans", default=3)
-        image = (channels, *(image_size_of(model.config) or (64, 64)))
-        self._probed = probed_dummies(run, inputs, names, image) if names else {}
+        size = image_size_of(model.config)
+        self._probed = probed_dummies(run, inputs, names, size and (channels, *size)) if names else {}
         self._dummies += self._probed
         return bool(self._probed)
 

@@ -34,7 +34,7 @@ def probed_dummies(
     run: Callable[[Mapping[str, torch.Tensor]], object],
     inputs: Mapping[str, torch.Tensor],
     names: Sequence[str],
-    image: tuple[int, ...],
+    image: tuple[int, ...] | None,
 ) -> dict[str, DummyInput]:
     """Return dummies of the shapes with which a model runs; none if no shape is found.
 
@@ -42,11 +42,12 @@ def probed_dummies(
         run: runs the model.
         inputs: inputs by name.
         names: inputs whose shape is sought; one that is among `inputs` begins with its shape there.
-        image: channels, height and width of the configuration's images.
+        image: channels, height and width of the configuration's images; None if it doesn't have them.
     """
     given = {name: tuple(inputs[name].shape) for name in names if name in inputs}
     starts = [given] if given else []
-    starts += [dict.fromkeys(names, shape) for shape in (*_SHAPES[:1], (2, *image), *_SHAPES[1:])]
+    images = () if image is None else ((2, *image),)
+    starts += [dict.fromkeys(names, shape) for shape in (*_SHAPES[:1], *images, *_SHAPES[1:])]
     for start in starts:
         found = _probe(run, inputs, {name: start.get(name, _SHAPES[0]) for name in names})
         if found:
