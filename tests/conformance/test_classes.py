@@ -53,6 +53,7 @@ KINDS = {
     "frames of videos as samples": "XCLIPVisionModel",
     "patches as samples": "InklingVisionModel",
     "indices of pooled patches": "Molmo2Adapter",
+    "audio in place of placeholder tokens": "PocketTTSForConditionalGeneration",
 }
 
 

@@ -17,6 +17,7 @@ from onnxport.description.dummy_inputs import (
     dummy_input,
     leading_placeholders,
     parameters_named_in,
+    replaced_token_id,
     takes_frames,
 )
 from onnxport.loading.load import config_for
@@ -47,6 +48,13 @@ def test_noise_masks_patches_or_units_of_patches() -> None:
 def test_words_are_no_placeholder_tokens() -> None:
     tokenizer = plain_tokenizer(BertConfig(vocab_size=9), placeholders={8, 7})
     assert set(tokenizer("no word of the vocabulary")["input_ids"]) == {6}
+
+
+def test_the_audio_prompt_of_a_decoder_replaces_its_placeholder_tokens() -> None:
+    config: Any = SimpleNamespace(audio_prompt_token_id=3, audio_latent_token_id=4, image_token_id=5)
+    names = ("audio_prompt_latents", "audio_latents", "audio_latents_mask", "image_sizes")
+    assert [replaced_token_id(config, name) for name in names] == [3, 4, None, None]
+    assert replaced_token_id(SimpleNamespace(audio_token_id=6), "audio_input_ids") == 6  # type: ignore[arg-type]
 
 
 def test_there_is_a_box_for_each_token() -> None:

@@ -152,16 +152,15 @@ def _run(model: PreTrainedModel, config: OnnxConfig, layout: Layout) -> _Run:
     from torch.utils._pytree import tree_leaves
 
     inputs = move(layout.flat, model)
-    named, used = {id(tensor): (name, tensor) for name, tensor in inputs.items()}, set[str]()
+    named, used = {id(tensor): ({name}, tensor) for name, tensor in inputs.items()}, set[str]()
 
     class Recording(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
-            names = {named[id(value)][0] for value in tree_leaves((args, kwargs)) if id(value) in named}
-            if function.__name__ in _SAME_VALUES and args and id(args[0]) in named:
-                name = named[id(args[0])][0]
-                named[id(result)] = (name, result)
-                used.update(names - {name})  # a mask that selects elements
+            leaves = (id(value) for value in tree_leaves((args, kwargs)))
+            names = {name for leaf in leaves if leaf in named for name in named[leaf][0]}
+            if names and function.__name__ in _SAME_VALUES:
+                named[id(result)] = (names, result)  # also that of a mask that selects values
             elif function.__name__ not in _METADATA:
                 used.update(names)
             return result

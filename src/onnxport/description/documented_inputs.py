@@ -15,7 +15,7 @@ from onnxport.configs._base import Axes, OnnxConfig
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import PADDING_MASKS
 from onnxport.description.delegating import DelegatingOnnxConfig
-from onnxport.description.dummy_inputs import InputContext, dummy_input
+from onnxport.description.dummy_inputs import InputContext, dummy_input, replaced_token_id
 from onnxport.description.forward import ForwardParameter
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ class DocumentedInput:
         dtype: element type, as PyTorch names it.
         shape: for each axis its size, or the axis of another input that has the same size.
         labels: dynamic axis to its label.
+        token_id: id of the placeholder token in the prompt for each element of its second axis; None if it has none.
     """
 
     name: str
     dtype: str
     shape: tuple[int | SameAxis, ...]
     labels: Mapping[int, str]
+    token_id: int | None = None
 
     def make(self, config: PreTrainedConfig, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Make a dummy tensor: a mask without padding, else alternating 0 and 1, the values that any vocabulary has.
@@ -121,9 +123,28 @@ class CompletedOnnxConfig(DelegatingOnnxConfig):
     ) -> Mapping[str, Any]:
         """Make all inputs; see `OnnxConfig`."""
         inputs = dict(self.trunk.generate_dummy_inputs(preprocessor, *sizes, **named))
+        counts = {one.token_id: one.shape[1] for one in self.added if one.token_id is not None}
+        tokens = [token_id for token_id, count in counts.items() if isinstance(count, int) for _ in range(count)]
+        if tokens and "input_ids" in inputs:
+            self._prepend(tokens, inputs)
         for one in self.added:
             inputs[one.name] = one.make(self._config, inputs)
         return inputs
+
+    def _prepend(self, tokens: Sequence[int], inputs: dict[str, Any]) -> None:
+        """Prepend tokens to every prompt, and extend the other inputs that have a value for each token."""
+        import torch
+
+        length = inputs["input_ids"].shape[-1]
+        for name, tensor in inputs.items():
+            if self.trunk.inputs.get(name, {}).get(1) != "sequence" or tensor.shape[1] != length:
+                continue
+            extended = torch.cat([tensor[:, :1].repeat_interleave(len(tokens), 1), tensor], dim=1)
+            if name == "input_ids":
+                extended[:, : len(tokens)] = torch.tensor(tokens)
+            if name == "position_ids":
+                extended = torch.arange(extended.shape[1]).expand(extended.shape).clone()
+            inputs[name] = extended
 
 
 @dataclass(frozen=True)
@@ -183,7 +204,8 @@ def documented_inputs(
         config: the model's configuration, whose fields name sizes.
     """
     name, known = parameter.name, dummy_input(parameter.name)
-    if known is not None and _choices(inputs) is None:
+    token_id = replaced_token_id(config, name)
+    if known is not None and token_id is None and _choices(inputs) is None:
         yield DocumentedInput(name, parameter.dtype, (), known.axes)
         if name not in _MASKS:
             return
@@ -192,7 +214,7 @@ def documented_inputs(
         labels = {index: axis.label for index, axis in enumerate(axes) if axis.label}
         for dtype in dict.fromkeys((parameter.dtype, *usual)):
             if dtype:
-                yield DocumentedInput(name, dtype, tuple(axis.size for axis in axes), labels)
+                yield DocumentedInput(name, dtype, tuple(axis.size for axis in axes), labels, token_id)
 
 
 def _with_choices(axes: list[Axis], parameter: ForwardParameter, inputs: Sequence[KnownInput]) -> list[Axis]:

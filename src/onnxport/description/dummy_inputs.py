@@ -36,6 +36,21 @@ def placeholder_token_id(config: PreTrainedConfig, modality: str) -> int | None:
     return next((value for name in fields if isinstance(value := getattr(config, name, None), int)), None)
 
 
+def replaced_token_id(config: PreTrainedConfig, name: str) -> int | None:
+    """Return the id of the token whose embeddings those of an input replace in the prompt; None if there is none.
+
+    Args:
+        config: the model's configuration.
+        name: an input of a text-to-speech decoder, such as `audio_prompt_latents` or `audio_input_ids`.
+    """
+    stem = _FEATURES.sub("", name)
+    fields = () if stem == name else (f"{name.removesuffix('s')}_token_id", f"{stem}_token_id")
+    return next((value for field in fields if isinstance(value := getattr(config, field, None), int)), None)
+
+
+_FEATURES = re.compile(r"_(latents|input_ids)$")
+
+
 @dataclass(frozen=True)
 class InputContext:
     """Hold what a dummy input may depend on.

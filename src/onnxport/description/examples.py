@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import PADDING_MASKS
-from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS
+from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS, replaced_token_id
 from onnxport.description.signature import Signature, axis_size, solve
 from onnxport.description.text_configs import text_config_of
 
@@ -81,8 +81,8 @@ class Examples:
             constant = tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all())
             is_filler = constant and "mask" not in name
             return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) if is_filler else tensor
-        if not name.endswith("input_ids"):
-            return tensor
+        if not name.endswith("input_ids") or replaced_token_id(self.config._config, name) is not None:
+            return tensor  # the latter are codes of an audio tokenizer
         placeholders = self._placeholder_token_ids()
         text = tensor[~torch.isin(tensor, torch.tensor(placeholders, dtype=tensor.dtype))]
         filler = int(text.mode().values) if text.numel() else 0
@@ -95,7 +95,8 @@ class Examples:
         config = self.config._config
         configs = (config, getattr(config, "vlm_config", None))
         token_ids = (getattr(part, name, None) for part in configs for name in PLACEHOLDER_TOKEN_FIELDS)
-        return [token_id for token_id in token_ids if isinstance(token_id, int)]
+        replaced = (replaced_token_id(config, name) for name in self.signature.inputs)
+        return [token_id for token_id in (*token_ids, *replaced) if isinstance(token_id, int)]
 
     def _ordinary_tokens(self, filler: int) -> torch.Tensor:
         """Return the ids of ordinary tokens: neither special tokens of the tokenizer nor `*_token_id` in the config."""
