@@ -166,7 +166,11 @@ ARCHITECTURES = (
         generation_classes=_generation_classes("Qwen3OmniMoe"),
         tiny=Tiny({"talker_config": {"...": 0, "spatial_merge_size": 2}}),
     ),
-    Architecture(("qwen3_omni_moe_talker_text",), tiny=Tiny({"shared_expert_intermediate_size": 64})),
+    Architecture(
+        ("qwen3_omni_moe_talker_text",),
+        left_out={"visual_pos_masks": "the positions of deepstack_visual_embeds, which the talker doesn't get"},
+        tiny=Tiny({"shared_expert_intermediate_size": 64}),
+    ),
     Architecture(
         ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
         encoders={"audio_encoder": _audio_encoder},

@@ -65,6 +65,9 @@ AXES: dict[str, dict[int, str]] = {
 _RANKS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
 """Input name to the rank for which `AXES` labels its axes."""
 _AUDIO_INPUTS = ("input_values", "input_features")
+_EMBEDS = "inputs_embeds"
+_EMBEDS_NEEDED = re.compile(r"\b(inputs_embeds|embed_tokens)\b|`input_ids` is expected to be `None`")
+"""Errors of models that have no embeddings of token ids."""
 _DECODER_INPUT_IDS = "decoder_input_ids"
 _REQUIRED_MASKS = ("input_features_mask",)
 """Parameters that a forward requires although they have a default."""
@@ -122,6 +125,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if use_past and "attention_mask" not in known and "kwargs" in known:  # forwarded to the language model
             self._parameters = (*self._parameters, "attention_mask")
         self._omitted: set[str] = set()
+        self._takes_embeds = False
         self._documented: dict[str, DummyInput] = {}
         self._probed: dict[str, DummyInput] = {}
         main = model.main_input_name
@@ -194,8 +198,6 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         framework: Any = "pt",
     ) -> Mapping[str, Any]:
         """Make inputs with the preprocessor and `position_ids`; with past, also a cache; see `OnnxConfigWithPast`."""
-        import torch
-
         generate = super(OnnxConfigWithPast, self).generate_dummy_inputs
         processors = [getattr(tokenizer, name) for name in self._subprocessors] or [tokenizer]
         encoded: dict[str, Any] = {}
@@ -209,8 +211,16 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         tokens = inputs.get("input_ids")
         if tokens is not None:
             inputs["input_ids"] = self.to_codes(tokens)
-        if not self._generates or tokens is None:
-            return inputs
+        if self._generates and tokens is not None:
+            self._add_generation_inputs(inputs, tokens)
+        if self._takes_embeds:
+            del inputs["input_ids"]
+        return inputs
+
+    def _add_generation_inputs(self, inputs: dict[str, Any], tokens: torch.Tensor) -> None:
+        """Add `position_ids` and, with past, a cache."""
+        import torch
+
         if "token_type_ids" not in self._dummies:
             inputs.pop("token_type_ids", None)
         length = tokens.shape[-1]
@@ -220,7 +230,6 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if self.use_past:
             inputs["attention_mask"] = extend_mask(inputs["attention_mask"], past)
             inputs[PAST] = self._cache_layout.zeros(len(tokens), past)
-        return inputs
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`. One that drops its recurrent state runs token by token, unless traced."""
@@ -423,6 +432,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self, model: PreTrainedModel, error: Exception, inputs: Mapping[str, Any], preprocessor: Any
     ) -> bool:
         """Add the inputs that an error of the forward names; return whether there are any to add."""
+        if _EMBEDS_NEEDED.search(str(error)) and self._replace_tokens(inputs):
+            return True
         missing = [name for name in parameters_named_in(error, self._parameters) if name not in (*inputs, *_OVERRIDDEN)]
         if not missing and self._has_decoder and _DECODER_INPUT_IDS not in inputs:
             missing = [_DECODER_INPUT_IDS]
@@ -442,7 +453,15 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         documented = documented_dummies(model, inputs) if is_lacking and not self._documented else {}
         self._documented = documented
         self._dummies += documented
-        return bool(documented) or self._probe_layers(model, inputs)
+        return bool(documented) or (is_lacking and self._replace_tokens(inputs)) or self._probe_layers(model, inputs)
+
+    def _replace_tokens(self, inputs: Mapping[str, Any]) -> bool:
+        """Take `inputs_embeds` instead of `input_ids`, if the forward has both; return whether that is a change."""
+        if self._takes_embeds or "input_ids" not in inputs or _EMBEDS not in self._parameters:
+            return False
+        self._takes_embeds = True
+        self._dummies.append(_EMBEDS)
+        return True
 
     def _probe_layers(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
         """Find the shapes of the required inputs that are missing, else of the samples; return whether they are found.

@@ -225,6 +225,7 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
             "pixel_values of the encoder's graph",
         ),
         (name in ("input_ids", "pixel_values") and "inputs" in inputs, "another name of inputs"),
+        (name == "input_ids" and "inputs_embeds" in inputs, "the model takes inputs_embeds instead"),
         (name == "image_sizes" and "pixel_values" in inputs, "the size of pixel_values"),
         (name == "mm_token_type_ids" and "position_ids" in inputs, "position_ids are computed from it"),
         (
