@@ -206,8 +206,9 @@ def feature_extractor_of(
 
 def _entry_of(mapping: Mapping[str, Any], model_type: str) -> Any:
     """Return a mapping's entry for a model type; for that of a submodel, the whole model's."""
+    modality = re.sub(r"_(model|encoder|decoder)$", "", model_type)
     whole = re.sub(r"_(vision|audio|image|text)?_?(model|encoder|decoder|vision|audio)?$", "", model_type)
-    return mapping.get(model_type) or mapping.get(whole)
+    return mapping.get(model_type) or mapping.get(modality) or mapping.get(whole)
 
 
 def image_size_of(config: PreTrainedConfig) -> tuple[int, int] | None:

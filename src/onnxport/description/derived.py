@@ -65,6 +65,8 @@ AXES: dict[str, dict[int, str]] = {
 _RANKS = {"pixel_values": 4, "input_values": 2, "input_features": 3}
 """Input name to the rank for which `AXES` labels its axes."""
 _AUDIO_INPUTS = ("input_values", "input_features")
+_SPEECH_RATE = 16000
+"""Sampling rate of speech, in Hz; codecs have a higher one."""
 _EMBEDS = "inputs_embeds"
 _EMBEDS_NEEDED = re.compile(r"\b(inputs_embeds|embed_tokens)\b|`input_ids` is expected to be `None`")
 """Errors of models that have no embeddings of token ids."""
@@ -230,6 +232,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if self.use_past:
             inputs["attention_mask"] = extend_mask(inputs["attention_mask"], past)
             inputs[PAST] = self._cache_layout.zeros(len(tokens), past)
+
+    def _generate_dummy_audio(
+        self, batch_size: int = 2, sampling_rate: int = 22050, time_duration: float = 5.0, frequency: int = 220
+    ) -> list[Any]:
+        """Make audio; for codecs a second of it: their first layers have a hidden state for each sample."""
+        seconds = min(time_duration, 1.0) if sampling_rate > _SPEECH_RATE else time_duration
+        return super()._generate_dummy_audio(batch_size, sampling_rate, seconds, frequency)
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`. One that drops its recurrent state runs token by token, unless traced."""
@@ -451,9 +460,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
             return True
         is_lacking = re.search(r"\bNone(Type)?\b|missing", str(error)) is not None
         documented = documented_dummies(model, inputs) if is_lacking and not self._documented else {}
-        self._documented = documented
-        self._dummies += documented
-        return bool(documented) or (is_lacking and self._replace_tokens(inputs)) or self._probe_layers(model, inputs)
+        self._documented = {name: dummy for name, dummy in documented.items() if name in self._parameters}
+        self._dummies += self._documented
+        return bool(self._documented) or (is_lacking and self._replace_tokens(inputs)) or self._probe_layers(model, inputs)
 
     def _replace_tokens(self, inputs: Mapping[str, Any]) -> bool:
         """Take `inputs_embeds` instead of `input_ids`, if the forward has both; return whether that is a change."""

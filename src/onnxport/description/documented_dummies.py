@@ -45,7 +45,7 @@ def _dummy(parameter: ForwardParameter, config: PreTrainedConfig) -> DummyInput 
     known = [axis for axis in axes if axis is not None]
     if len(known) < len(axes):
         return None
-    is_integer = parameter.name.endswith("mask") or "id" in parameter.name
+    is_integer = parameter.name.endswith(("mask", "codes")) or "id" in parameter.name
     dtype = parameter.dtype or ("int64" if is_integer else "float32")
     labels = {index: axis.label for index, axis in enumerate(known) if axis.label}
 
