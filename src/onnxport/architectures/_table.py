@@ -189,6 +189,7 @@ MODULES: dict[str, str] = {
     "pocket_tts_audio_tokenizer": "pocket_tts_audio_tokenizer",
     "pocket_tts_audio_tokenizer_decoder": "pocket_tts_audio_tokenizer",
     "pocket_tts_audio_tokenizer_encoder": "pocket_tts_audio_tokenizer",
+    "pop2piano": "pop2piano",
     "pp_doclayout_v2": "pp_doclayout",
     "pp_doclayout_v3": "pp_doclayout",
     "pp_formulanet": "pp_formulanet",
