@@ -462,7 +462,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         documented = documented_dummies(model, inputs) if is_lacking and not self._documented else {}
         self._documented = {name: dummy for name, dummy in documented.items() if name in self._parameters}
         self._dummies += self._documented
-        return bool(self._documented) or (is_lacking and self._replace_tokens(inputs)) or self._probe_layers(model, inputs)
+        return (
+            bool(self._documented) or (is_lacking and self._replace_tokens(inputs)) or self._probe_layers(model, inputs)
+        )
 
     def _replace_tokens(self, inputs: Mapping[str, Any]) -> bool:
         """Take `inputs_embeds` instead of `input_ids`, if the forward has both; return whether that is a change."""
