@@ -13,7 +13,7 @@ _VOCABULARY = {f"<|visual token {i:06}|>": 64 + i for i in range(16)}
 
 
 def _small_image(_: PreTrainedConfig) -> tuple[int, int]:
-    """Return a height and width; Emu3's processor makes at least 512 x 512 pixels, all of which attend to each other."""
+    """Return a height and width; its processor makes 512 x 512 pixels or more, all of which attend to each other."""
     return 64, 64
 
 

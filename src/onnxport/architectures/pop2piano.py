@@ -26,7 +26,8 @@ class Pop2PianoEncoderOnnxConfig(OnnxConfig):
     @property
     def inputs(self) -> Axes:
         """Frames, [batch, frames, d_model], and a mask of those that aren't padding."""
-        return dict.fromkeys(("input_features", "attention_mask"), {0: "batch", 1: "encoder_sequence"})
+        frames = {0: "batch", 1: "encoder_sequence"}
+        return {"input_features": frames, "attention_mask": frames}
 
     @property
     def outputs(self) -> Axes:
