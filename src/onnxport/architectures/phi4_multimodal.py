@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
+from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from onnxport.description.encoder_outputs import Modality
     from onnxport.description.preprocessor import Preprocessor
+    from onnxport.description.tasks import Task
 
 _MAX_EMBEDDINGS = 500
 """Longest audio, in embeddings: Transformers splits longer audio into chunks, depending on the batch's padding."""
@@ -157,6 +159,20 @@ class Phi4AudioEncoderOnnxConfig(OnnxConfig):
         return dict(zip(self.outputs, outputs, strict=True))
 
 
+class Phi4AudioModelOnnxConfig(DerivedOnnxConfig):
+    """Describe the audio encoder alone, for audio that Transformers doesn't split."""
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the encoder; when exporting, without the branch on the audio's length."""
+        import torch
+
+        if not torch.compiler.is_exporting():
+            return super().run(forward, arguments)
+        frames = arguments["hidden_states"].shape[1]
+        torch._check(frames <= _MAX_EMBEDDINGS * self._config.time_reduction)  # type: ignore[no-untyped-call]
+        return {"output": _encode_audio(model_of(forward), arguments["hidden_states"], arguments["mask"])}
+
+
 def _encode_audio(encoder: Any, features: Any, mask: Any) -> Any:
     """Return the hidden states of audio, [batch, sequence, hidden_size]; the mask is additive, as in Transformers."""
     hidden_states, frame_mask = encoder.embed(encoder.encoder_embedding(features), mask)
@@ -200,17 +216,26 @@ def _vision_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
 
 
 def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
-    """Describe the audio encoder.
+    _check_chunks(model, model.config.audio_config)
+    return Phi4AudioEncoderOnnxConfig(model.config)
+
+
+def _audio_model(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
+    _check_chunks(model, model.config)
+    return always(Phi4AudioModelOnnxConfig)(model, task, preprocessor, last_logits)
+
+
+def _check_chunks(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Check that an audio encoder attends to all of its audio.
 
     Raises:
         UnsupportedError: the encoder attends within chunks.
     """
-    if model.config.audio_config.chunk_size > 0:
+    if config.chunk_size > 0:
         raise UnsupportedError(
-            f"{type(model).__name__} encodes audio in chunks of {model.config.audio_config.chunk_size} hidden states "
-            "(chunk_size in config.json), which can't be described yet"
+            f"{type(model).__name__} encodes audio in chunks of {config.chunk_size} hidden states (chunk_size in "
+            "config.json), which can't be described yet"
         )
-    return Phi4AudioEncoderOnnxConfig(model.config)
 
 
 def _modality(modality: Modality, config: PreTrainedConfig) -> Modality:
@@ -227,4 +252,5 @@ ARCHITECTURES = (
         modalities=_modality,
         tiny=Tiny({"audio_config": {"...": 0, "nemo_conv_channels": 32}}),
     ),
+    Architecture(("phi4_multimodal_audio",), model=_audio_model, tiny=Tiny({"nemo_conv_channels": 32})),
 )

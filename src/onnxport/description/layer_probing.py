@@ -187,7 +187,8 @@ _BROADCAST = ("add", "sub", "mul", "div", "__add__", "__sub__", "__mul__", "__tr
 
 def _dummy(name: str, shape: tuple[int, ...], fixed: frozenset[int]) -> DummyInput:
     """Return a dummy of a shape; the axes that a layer fixes, and those of channels, aren't dynamic."""
-    labels = {axis: label for axis, label in _LABELS.get(len(shape), {0: "batch"}).items() if axis not in fixed}
+    rank = _tensor(name, shape).dim()
+    labels = {axis: label for axis, label in _LABELS.get(rank, {0: "batch"}).items() if axis not in fixed}
 
     def make(context: InputContext) -> torch.Tensor:
         return _tensor(name, (context.batch, *shape[1:]))

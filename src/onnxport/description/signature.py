@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description.axes import PAST_INPUTS, symbols_of, today_label, true_label
+from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
@@ -94,12 +95,17 @@ def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:
     Returns:
         Symbol to size: the smallest if some axes are multiples of it. A symbol that occurs only in sums is found by
         subtraction.
+
+    Raises:
+        UnsupportedError: an axis has a label that the input doesn't have.
     """
     sizes: dict[str, int] = {}
     sums: list[tuple[tuple[str, ...], int]] = []
     for name, axes in signature.inputs.items():
         for axis, label in axes.items():
             symbols = symbols_of(label)
+            if name in shapes and axis >= len(shapes[name]):
+                raise UnsupportedError(f"the description labels axis {axis} of {name}, whose shape is {shapes[name]}")
             if name in shapes and len(symbols) == 1:
                 known, size = sizes.setdefault(label, shapes[name][axis]), shapes[name][axis]
                 if 0 < size < known and known % size == 0:  # the first was a multiple of it
