@@ -7,27 +7,33 @@ to full length, attention takes the window index of each position, and padding i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description._packed_patch_tracing import PackedPatchTracing
 from onnxport.description.components import MODALITY_ENCODERS
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.dummy_inputs import DummyInput
 from onnxport.description.multimodal import encoded, method_of
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
+    from onnxport.description.dummy_inputs import InputContext
     from onnxport.description.preprocessor import Preprocessor
     from onnxport.description.tasks import Task
 
 _FRAMES = 3000
 """Upper bound of the number of frames of dummy audio: thirty seconds, to which such audio is padded."""
+_MEL_FRAMES = 24
+"""Number of frames of a dummy mel spectrogram."""
 _PART = MODALITY_ENCODERS["audio_encoder"]
 _MASKS = ("feature_attention_mask", "input_features_mask")
 
@@ -147,6 +153,37 @@ def _all_positions(encoder: Any, size: int) -> Iterator[None]:
         yield
 
 
+def _zeros(*fields: str | int) -> Callable[[InputContext], torch.Tensor]:
+    """Return a function that makes zeros of shape [batch, *fields]; a field is a number or the name of one."""
+
+    def make(context: InputContext) -> torch.Tensor:
+        import torch
+
+        return torch.zeros(
+            context.batch, *(getattr(context.config, one) if isinstance(one, str) else one for one in fields)
+        )
+
+    return make
+
+
+def _codes(context: InputContext) -> torch.Tensor:
+    import torch
+
+    return torch.ones(context.batch, _MEL_FRAMES // context.config.repeats, dtype=torch.int64)
+
+
+class DiffusionTransformerOnnxConfig(DerivedOnnxConfig):
+    """Describe one step that denoises a mel spectrogram, of `repeats` frames for each code."""
+
+    dummy_inputs: ClassVar[Mapping[str, DummyInput]] = {
+        "hidden_states": DummyInput({0: "batch", 1: "sequence"}, _zeros(_MEL_FRAMES, "mel_dim")),
+        "condition_vector": DummyInput({0: "batch", 1: "audio_sequence"}, _zeros(2 * _MEL_FRAMES, "mel_dim")),
+        "speaker_embedding": DummyInput({0: "batch", 1: "sequence"}, _zeros(_MEL_FRAMES, "enc_emb_dim")),
+        "quantized_code": DummyInput({0: "batch", 1: "sequence"}, _codes),
+        "time_step": DummyInput({0: "batch"}, _zeros()),
+    }
+
+
 def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
     return WindowedAudioEncoderOnnxConfig(model)
 
@@ -176,6 +213,7 @@ ARCHITECTURES = (
         encoders={"audio_encoder": _audio_encoder},
         tiny=Tiny({"vision_start_token_id": 101, "vision_end_token_id": 102}),
     ),
+    Architecture(("qwen2_5_omni_dit",), model=always(DiffusionTransformerOnnxConfig)),
     Architecture(("qwen3_asr",), encoders={"audio_encoder": _audio_encoder}),
     Architecture(
         ("qwen2_5_omni_audio_encoder", "qwen3_omni_moe_audio_encoder", "qwen3_asr_encoder"), model=_encoder_alone

@@ -88,7 +88,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     Attributes:
         cache_name: name of the cache in parameters and outputs, if it isn't Transformers' name.
         attn_implementation: the attention implementation to export; None for the model's default.
-        dummy_inputs: dummy inputs that no preprocessor makes and that the model always takes, by parameter name.
+        dummy_inputs: dummy inputs that the model always takes, instead of the preprocessor's, by parameter name.
 
     Args:
         model: a Transformers model; its forward is run on a batch of two short examples.
@@ -364,7 +364,8 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 inputs[name] = torch.cat([first.expand(-1, count), inputs[name]], dim=1)
         for name in self._dummies:
             dummy = self._dummy_input(name)
-            if dummy is not None and (name not in inputs or name in _OVERRIDDEN or name in self._probed):
+            overrides = name in _OVERRIDDEN or name in self._probed or name in self.dummy_inputs
+            if dummy is not None and (name not in inputs or overrides):
                 others = (len(value) for key, value in inputs.items() if key != name)
                 batch = next(others, self.default_batch_size)
                 inputs[name] = dummy.make(InputContext(self._config, batch, inputs))
@@ -386,7 +387,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if _DECODER_INPUT_IDS in inputs and inputs[_DECODER_INPUT_IDS].shape[1] == 1:  # a transducer's token
             axes[_DECODER_INPUT_IDS] = {0: "batch"}
         axes |= {name: dummy.axes for name, dummy in dummies.items() if dummy is not None and name not in axes}
-        axes |= {name: dummy.axes for name, dummy in self._probed.items()}
+        axes |= {name: dummy.axes for name, dummy in {**self.dummy_inputs, **self._probed}.items() if name in inputs}
         axes |= {name: {0: "batch"} for name in inputs if name not in axes}
         if self.task == "multiple-choice":
             axes |= {name: _MULTIPLE_CHOICE_AXES for name in inputs if name in _TEXT_INPUTS}

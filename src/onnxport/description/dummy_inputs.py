@@ -27,7 +27,8 @@ PLACEHOLDER_TOKEN_FIELDS = ("image_token_id", "image_token_index", "audio_token_
 
 def has_placeholders(config: PreTrainedConfig) -> bool:
     """Return whether a model has a placeholder token for images or audio."""
-    return any(getattr(config, name, None) is not None for name in PLACEHOLDER_TOKEN_FIELDS)
+    configs = (config, *(getattr(config, name, None) for name in ("vision_config", "audio_config")))
+    return any(getattr(part, name, None) is not None for part in configs for name in PLACEHOLDER_TOKEN_FIELDS)
 
 
 def placeholder_token_id(config: PreTrainedConfig, modality: str) -> int | None:
@@ -452,6 +453,7 @@ _DUMMY_INPUTS: dict[str, DummyInput] = {
         _BATCH, lambda s: _zeros(s.batch, s.config_int("speaker_embedding_dim", default=512))
     ),
     "mc_token_ids": DummyInput({0: "batch"}, lambda s: _int_ones(s.batch) * (s.length - 1)),
+    **dict.fromkeys(("spkr_id", "speaker_id", "lang_id"), DummyInput(_BATCH, lambda s: _int_ones(s.batch, 1))),
     "spectrogram": DummyInput(
         {0: "batch", 1: "frames"}, lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, s.config_int("model_in_dim", default=80))
     ),

@@ -21,7 +21,7 @@ from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
 from onnxport.description.unread_parameters import is_unread
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Kind = Literal["tensor", "cache", "collection", "flag", "other"]
 """What a parameter is: a tensor, a cache, a collection of tensors, a bool, int, float or str, or anything else."""
@@ -205,7 +205,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
             "it would mask patches of images or spectrograms, of which preprocessors pad none",
         ),
         (
-            name == "attention_mask" and getattr(model.config, "feat_extract_norm", "") == "group",
+            name == "attention_mask" and getattr(_encoder_config(model), "feat_extract_norm", "") == "group",
             "Transformers advises against it for this feature encoder, whose norm includes padding",
         ),
         (name == "token_type_ids" and task.name == "text-generation", NO_TOKEN_TYPES),
@@ -225,6 +225,7 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
             "pixel_values of the encoder's graph",
         ),
         (name in ("input_ids", "pixel_values") and "inputs" in inputs, "another name of inputs"),
+        *_synonym_rules(name, model, inputs),
         (name == "input_ids" and "inputs_embeds" in inputs, "the model takes inputs_embeds instead"),
         (name == "image_sizes" and "pixel_values" in inputs, "the size of pixel_values"),
         (name == "mm_token_type_ids" and "position_ids" in inputs, "position_ids are computed from it"),
@@ -250,6 +251,20 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
         (name == "flip_pairs", "for averaging with the mirrored image"),
         (_VIDEOS.fullmatch(name) and "pixel_values" in inputs, "for videos instead of images"),
     )
+
+
+def _synonym_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) -> tuple[tuple[object, str], ...]:
+    """Return the rules of a forward whose encoder takes samples or a spectrogram, both also by the name `inputs`."""
+    names = ("inputs", "input_values", "input_features")
+    parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
+    known = next((known for known in names[1:] if known in inputs), None)
+    has_all = known is not None and all(one in parameters for one in names)
+    return ((has_all and name in names, f"another name of {known}"),)
+
+
+def _encoder_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the configuration of a model's encoder, if that is a model of its own, else the model's."""
+    return getattr(model.config, "encoder", model.config)
 
 
 def _takes_patches(model: PreTrainedModel, inputs: Collection[str], task: Task) -> bool:
