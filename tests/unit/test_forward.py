@@ -78,6 +78,10 @@ def test_what_the_documentation_calls_unused_is_left_out() -> None:
         ),
         ("PerceiverForMaskedLM", "fill-mask", ["inputs"], {}, "attention_mask", NOT_DESCRIBED),
         ("LayoutLMForQuestionAnswering", "document-question-answering", ["input_ids"], {}, "bbox", NOT_DESCRIBED),
+        (
+            *("LlamaModel", "feature-extraction", ["inputs_embeds", "attention_mask"]),
+            *({}, "input_ids", "the model takes inputs_embeds instead"),
+        ),
     ],
 )
 def test_rules(
@@ -92,6 +96,23 @@ def test_images_need_a_vision_encoder() -> None:
         model = transformers.EmbeddingGemma2Model(config)
     found = left_out(model, canonical_task("feature-extraction"), ["input_ids", "attention_mask"])
     assert found["image_position_ids"] == found["pixel_values"] == "the configuration has no vision encoder"
+
+
+def test_an_encoder_takes_one_of_three_names() -> None:
+    encoder = transformers.Wav2Vec2Config(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        conv_dim=[8] * 7,
+        num_conv_pos_embedding_groups=2,
+    )
+    decoder = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    config = transformers.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    model = transformers.SpeechEncoderDecoderModel(config)
+    found = left_out(model, canonical_task("automatic-speech-recognition"), ["input_values", "input_ids"])
+    assert found["inputs"] == found["input_features"] == "another name of input_values"
+    assert found["attention_mask"].startswith("Transformers advises against it")
 
 
 def test_inputs_and_the_cache_of_a_graph_are_not_left_out() -> None:

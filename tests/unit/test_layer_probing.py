@@ -80,6 +80,13 @@ def test_mel_bins_are_a_factor_of_a_linear_layers_size() -> None:
     assert shape(dummy) == (4, 100, 32)
 
 
+def test_a_mask_has_an_axis_less_than_the_hidden_states_that_it_covers() -> None:
+    layer = nn.Linear(24, 5)
+    dummies = probed_dummies(lambda inputs: layer(inputs["x"]) * inputs["mask"][..., None], {}, ["x", "mask"], None)
+    assert shape(dummies["mask"]) == shape(dummies["x"])[:2]
+    assert dummies["mask"].axes == {0: "batch", 1: "sequence"}
+
+
 def test_samples_that_a_preprocessor_made_keep_their_length() -> None:
     assert shape(found(lambda x: functional.conv1d(x, torch.zeros(4, 1, 320)), torch.zeros(2, 2, 800))) == (4, 1, 800)
 

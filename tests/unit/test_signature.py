@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from transformers import BartConfig, BloomConfig, CLIPConfig, DetrConfig, GPT2Config
 
 from onnxport.configs.model_types import load_config_class
 from onnxport.description.signature import Signature, axis_size, signature_of, solve
+from onnxport.errors import UnsupportedError
 
 
 def test_the_label_of_a_past_input() -> None:
@@ -31,6 +33,11 @@ def _t5() -> object:
     from transformers import T5Config
 
     return T5Config(num_layers=1)
+
+
+def test_a_label_beyond_the_axes_of_an_input_is_an_error() -> None:
+    with pytest.raises(UnsupportedError, match=r"labels axis 2 of mask, whose shape is \(2, 8\)"):
+        solve(Signature({"mask": {0: "b", 2: "s"}}, {}), {"mask": (2, 8)})
 
 
 def test_sizes_are_solved_and_applied() -> None:

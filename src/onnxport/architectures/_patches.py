@@ -41,6 +41,7 @@ PATCHED: dict[str, str] = {
     "minimax": "minimax",
     "mobilevit": "mobilevit",
     "moonshine": "moonshine",
+    "musicflamingo": "musicflamingo",
     "neucodec": "neucodec",
     "nllb_moe": "nllb_moe",
     "omdet_turbo": "omdet_turbo",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._length_regulator import repeat_states
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -26,14 +27,7 @@ def _regulate_length(_: object) -> Callable[..., torch.Tensor]:
         if speaking_speed != 1.0:
             durations = torch.round(durations.float() * speaking_speed).long()
         durations = torch.where(durations.sum() == 0, 1, durations)
-        ends = durations.cumsum(1)
-        frames = ends[:, -1].max().item()
-        torch._check(frames > 1)  # type: ignore[no-untyped-call]  # needed to trace; the graph also works with 1 frame
-        torch._check(frames <= _MAX_FRAMES)  # type: ignore[no-untyped-call]
-        frame = torch.arange(frames, device=hidden_states.device)
-        token = (frame[None, :, None] >= ends[:, None]).sum(-1).clamp(max=hidden_states.shape[1] - 1)
-        repeated = hidden_states.gather(1, token[..., None].expand(-1, -1, hidden_states.shape[2]))
-        return repeated * (frame[None] < ends[:, -1:])[..., None]
+        return repeat_states(hidden_states, durations, _MAX_FRAMES)
 
     return length_regulator
 

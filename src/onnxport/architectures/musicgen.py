@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxport.architectures._architecture import Architecture, always
+from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dummy_inputs import DummyInput
 
@@ -52,5 +52,9 @@ class MusicgenMelodyOnnxConfig(DerivedOnnxConfig):
 
 ARCHITECTURES = (
     Architecture(("musicgen_decoder", "musicgen_melody_decoder"), model=always(MusicgenDecoderOnnxConfig)),
-    Architecture(("musicgen_melody",), model=always(MusicgenMelodyOnnxConfig)),
+    Architecture(
+        ("musicgen_melody",),
+        model=always(MusicgenMelodyOnnxConfig),
+        tiny=Tiny(fields={"decoder": {"...": 0, "max_position_embeddings": 2048}}),  # text, melody and codes
+    ),
 )
