@@ -26,7 +26,8 @@ class VocoderOnnxConfig(DerivedOnnxConfig):
         import torch
 
         if not torch.compiler.is_exporting():
-            return super().run(forward, arguments)
+            waveform, lengths = super().run(forward, arguments)["output"]
+            return {"output": (waveform, lengths.reshape(-1))}  # Transformers drops the axis of a single sequence
         return {"output": _vocode(model_of(forward), **arguments)}
 
 
