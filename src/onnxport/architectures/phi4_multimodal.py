@@ -220,7 +220,9 @@ def _audio_encoder(model: PreTrainedModel, _: Preprocessor) -> OnnxConfig:
     return Phi4AudioEncoderOnnxConfig(model.config)
 
 
-def _audio_model(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
+def _audio_model(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
+) -> OnnxConfig | None:
     _check_chunks(model, model.config)
     return always(Phi4AudioModelOnnxConfig)(model, task, preprocessor, last_logits)
 
