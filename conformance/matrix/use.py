@@ -193,7 +193,7 @@ def _multimodal_inputs(model: Any, loaded: OnnxMultimodal, description: Descript
     if modality.merge == "replace":
         tokens = torch.cat([tokens[:, :3], torch.full((1, count), token), tokens[:, 3:]], dim=1)
     types = (tokens == token).long()
-    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **encoded}
+    inputs = {"attention_mask": torch.ones_like(tokens), **encoded, "input_ids": tokens}  # some encoders take a prompt
     inputs |= dict.fromkeys((*TOKEN_TYPES, "mm_token_type_ids"), types)
     if modality.placeholder_token_id is None:
         inputs[POSITION_MASK] = types

@@ -188,6 +188,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
         (parameter.kind == "cache", f"a cache: {task.name}{PAST_SUFFIX} has it"),
         (parameter.is_ignored, "the model doesn't use it, as its documentation says"),
         (name == "mems", "a cache of earlier segments: a graph computes one segment"),
+        (name == "sample", "noise for training, which the graph doesn't add"),
         (parameter.kind == "flag", f"an option of forward: the graph has its value {parameter.default!r}"),
         (_TRAINING.fullmatch(name), "for training"),
         (_PRECOMPUTED.fullmatch(name), "computed from the other inputs"),

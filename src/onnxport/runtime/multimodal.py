@@ -105,7 +105,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         **inputs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Repeat each sequence and the encoders' outputs for it; the encoders run once."""
-        if expand_size > 1 and (features := self._encode(inputs)):
+        if expand_size > 1 and (features := self._encode({"input_ids": input_ids, **inputs})):
             encoder_inputs = modalities.encoder_inputs(self._encoders())
             inputs = {name: value for name, value in inputs.items() if name not in encoder_inputs}
             repeated = modalities.repeat_features(features, as_arrays({"ids": input_ids})["ids"], expand_size)
@@ -183,7 +183,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         features = encoder_inputs.get(modalities.ENCODED)
         if features is None:
             main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
-            features = self._encode({**main, **encoder_inputs})
+            features = self._encode({"input_ids": input_ids, **main, **encoder_inputs})
         types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
         token_types = next((value for value in types if value is not None), None)
         mask = encoder_inputs.get(modalities.POSITION_MASK) if features else None
