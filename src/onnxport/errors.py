@@ -26,6 +26,10 @@ class OptionError(OnnxportError, ValueError):
     """An option has an invalid value; the message names the option, the value and the valid ones."""
 
 
+class MissingInputError(OptionError):
+    """An input that a graph requires is missing; the message names it."""
+
+
 class MissingDependencyError(OnnxportError, ImportError):
     """A required package isn't installed; the message has the command that installs it."""
 

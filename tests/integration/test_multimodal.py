@@ -493,7 +493,7 @@ _REFUSED = r"has no method that encodes images|would take text only"
 
 @pytest.mark.parametrize(
     ("model_type", "task"),
-    [("evolla", "image-text-to-text-with-past"), ("pop2piano", "automatic-speech-recognition-with-past")],
+    [("evolla", "image-text-to-text-with-past"), ("udop", "image-text-to-text")],
 )
 def test_graphs_that_would_take_text_only_are_refused(model_type: str, task: str, tmp_path: Path) -> None:
     matrix_task = task.replace("image-text-to-text", "image-to-text").removesuffix("-with-past")

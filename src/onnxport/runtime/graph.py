@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxport._onnxruntime import runtime_errors
 from onnxport.bundles.inspection import check_graph
-from onnxport.errors import OptionError, UnsupportedError, ValidationError
+from onnxport.errors import MissingInputError, OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Graph:
             The outputs by name.
 
         Raises:
-            OptionError: an input is missing, or has an unsupported shape or value; an axis is longer than the graph's
-                limit.
+            MissingInputError: an input is missing.
+            OptionError: an input has an unsupported shape or value; an axis is longer than the graph's limit.
         """
         import onnxruntime
 
@@ -120,7 +120,7 @@ class Graph:
             return self._run_each(feed, batch, outputs)
         missing = [name for name in self.inputs if name not in feed]
         if missing:
-            raise OptionError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
+            raise MissingInputError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
         names = list(self.outputs) if outputs is None else list(outputs)
         binding = self.session.io_binding()
         for name, spec in self.inputs.items():
