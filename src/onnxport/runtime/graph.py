@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxport._onnxruntime import runtime_errors
 from onnxport.bundles.inspection import check_graph
-from onnxport.errors import MissingInputError, OptionError, UnsupportedError, ValidationError
+from onnxport.errors import MissingInputError, NoKernelError, OptionError, UnsupportedError, ValidationError
 from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Graph:
 
     Raises:
         CheckpointError: a file is truncated, damaged or lacking.
-        ValidationError: ONNX Runtime can't load the graph.
+        ValidationError: ONNX Runtime can't load the graph; `NoKernelError` if it lacks a kernel.
         OptionError: an execution provider isn't installed.
         UnsupportedError: an input or output has an element type that NumPy lacks.
     """
@@ -85,7 +85,8 @@ class Graph:
         except runtime_errors() as error:
             if find_spec("onnx_ir") is not None:  # of onnxport[export]; its errors are more specific
                 check_graph(file)
-            raise ValidationError(f"ONNX Runtime can't load {file}: {error}") from error
+            error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
+            raise error_type(f"ONNX Runtime can't load {file}: {error}") from error
         self.file = file
         self._max_sizes = dict(max_sizes or {})
         self.seconds = 0.0

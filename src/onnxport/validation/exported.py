@@ -28,6 +28,7 @@ from onnxport.validation.prove import ProofRequest, prove
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
 from onnxport.validation.report import Case, ValidationReport, merged, with_note
 from onnxport.validation.samples import compare_samples
+from onnxport.validation.sessions import few_runs
 from onnxport.validation.tokens import compare_tokens
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import write_graph
@@ -64,22 +65,23 @@ def validate_export(
         note,
     ):
         described = original.describe(blueprint.description, model)
+        is_used = options.validate == "full" and strategy.name == "whole"
+        export = Directory(written.directory, RunSettings(session_options=few_runs())) if is_used else None
         for graph in described.graphs:
-            request = request_for(graph, model, written.directory, strategy)
+            request = replace(request_for(graph, model, written.directory, strategy), export=export)
             tolerance = tolerance_of(graph, options.validation)
             try:
                 validation = prove(request, options.validate, tolerance, report)
             except NoKernelError as error:
                 validation = _skipped_without_kernel(error, options.validation, tolerance)
             reports.append(validation)
-        if options.validate == "full" and strategy.name == "whole" and merged(reports).status != "skipped":
-            directory = Directory(written.directory, RunSettings())
-            reports.append(_use(directory, described, model, original, options, report))
+        if export is not None and merged(reports).status != "skipped":
+            reports.append(_use(export, described, model, original, options, report))
     return with_note(merged(reports), note)
 
 
 def _use(
-    directory: Directory,
+    export: Directory,
     described: Description,
     model: PreTrainedModel,
     original: Original,
@@ -91,9 +93,9 @@ def _use(
     cases: list[Case] = []
     if described.canonical_task.with_past:
         report("validate generation", None)
-        cases += compare_tokens(described.graphs, model, directory, tolerance)
+        cases += compare_tokens(described.graphs, model, export, tolerance)
     report("validate samples", None)
-    cases += compare_samples(model, directory, original.subject.preprocessor, tolerance)
+    cases += compare_samples(model, export, original.subject.preprocessor, tolerance)
     status = "passed" if all(case.passed for case in cases) else "failed"
     return ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))
 

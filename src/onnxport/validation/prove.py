@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import onnxruntime
     from transformers import PreTrainedModel
 
+    from onnxport.runtime.directory import Directory
+
 
 @dataclass(frozen=True)
 class ProofRequest:
@@ -39,6 +41,7 @@ class ProofRequest:
         traced: symbol to size at which the graph was traced.
         max_sizes: label of an input axis to the largest size that the graph is valid for, of axes that have one.
         mapped: whether ONNX Runtime memory-maps the graph's weights.
+        export: the export, whose session of the graph is used; None to open one.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ProofRequest:
     traced: Mapping[str, int]
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     mapped: bool = False
+    export: Directory | None = None
 
 
 def prove(
@@ -67,7 +71,7 @@ def prove(
     Raises:
         ValidationError: ONNX Runtime can't load or run the graph.
     """
-    session = open_mapped(request.file) if request.mapped else open_session(request.file, few_runs=True)
+    session = _session(request)
     plan = list(_plan(session, request)) if level == "full" else [_PlannedCase("traced", dict(request.traced))]
     cases = []
     for index, planned in enumerate(plan):
@@ -76,6 +80,12 @@ def prove(
         cases.append(_run_case(request, session, planned, tolerance))
     status = "passed" if all(case.passed for case in cases) else "failed"
     return ValidationReport(status, level, tolerance.atol, tolerance.rtol, tuple(cases))
+
+
+def _session(request: ProofRequest) -> onnxruntime.InferenceSession:
+    if request.export is not None:
+        return request.export.graph(request.name).session
+    return open_mapped(request.file) if request.mapped else open_session(request.file)
 
 
 def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:

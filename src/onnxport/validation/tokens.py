@@ -1,4 +1,4 @@
-"""Compare the tokens that an export generates with those of the original: greedy, alone and in a left-padded batch.
+"""Compare the tokens that an export generates with those of the original: greedy, in a left-padded batch and alone.
 
 The graphs generate step by step from their own cache. The original then reads the whole sequence at once: the most
 probable token after each of its tokens is the one that the graphs have chosen, or has the same logit within the
@@ -19,6 +19,7 @@ from onnxport.description.axes import is_cached
 from onnxport.description.description import GraphDescription
 from onnxport.description.lengths import positions_of
 from onnxport.description.tolerances import Tolerance
+from onnxport.errors import OnnxportError
 from onnxport.runtime.decoder import Decoder, position_ids
 from onnxport.runtime.light import encode_for_decoder
 from onnxport.validation.report import Case, OutputDifference
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 TOKENS = 32
 """Number of generated tokens."""
-_PROMPT, _PADDING = 8, 3
+_BATCH, _PROMPT, _PADDING = 2, 8, 3
 _RANK = 2
 _DECODER_INPUTS = {"input_ids", "attention_mask", "position_ids", "encoder_hidden_states", "encoder_attention_mask"}
 
@@ -61,18 +62,23 @@ def compare_tokens(
         loaded[encoder.name] = directory.graph(encoder.name)
     if any(isinstance(spec.axes[0], int) for graph in loaded.values() for spec in graph.inputs.values() if spec.axes):
         return []  # the batch is fixed
-    cases = []
-    for name, batch in ((f"{TOKENS} tokens", 1), (f"{TOKENS} tokens, padded batch", 2)):
-        prompt = _prompt(encoder or decoder, batch)
-        if encoder is None and len(prompt["input_ids"]) != batch:
-            return []  # a sequence for each codebook
-        encoder_graph = None if encoder is None else loaded[encoder.name]
-        generated = _generate(Decoder(loaded[decoder.name]), encoder_graph, prompt, model)
-        problem = _difference(generated, prompt, model, encoder is not None, tolerance)
-        shape = (batch, TOKENS)
-        output = OutputDifference("tokens", "int64", shape, None if problem else 0.0, None, not problem, problem)
-        cases.append(Case(decoder.name, name, {"batch_size": batch}, (output,)))
-    return cases
+    prompt = _prompt(encoder or decoder)
+    if encoder is None and len(prompt["input_ids"]) != _BATCH:
+        return []  # a sequence for each codebook
+    run = _Run(Decoder(loaded[decoder.name]), None if encoder is None else loaded[encoder.name], model, tolerance)
+    padded = _generate(run, prompt)
+    problem = _difference(run, padded, prompt)
+    first = {name: array[:1] for name, array in prompt.items()}
+    alone = problem if _chooses_alone(run, padded, first) else _difference(run, _generate(run, first), first)
+    names = {f"{TOKENS} tokens": (1, alone), f"{TOKENS} tokens, padded batch": (_BATCH, problem)}
+    return [
+        Case(decoder.name, name, {"batch_size": batch}, (_output(batch, problem),))
+        for name, (batch, problem) in names.items()
+    ]
+
+
+def _output(batch: int, problem: str) -> OutputDifference:
+    return OutputDifference("tokens", "int64", (batch, TOKENS), None if problem else 0.0, None, not problem, problem)
 
 
 _ENCODERS, _DECODERS = ("encoder_model",), ("model", "decoder_model_merged")
@@ -93,12 +99,12 @@ class _Generated:
     mask: NDArray[Any]
 
 
-def _prompt(graph: GraphDescription, batch: int) -> dict[str, NDArray[Any]]:
+def _prompt(graph: GraphDescription) -> dict[str, NDArray[Any]]:
     """Return inputs of the decoder or the encoder; sequences but the first are padded, on the left for a decoder."""
-    sizes = {symbol: batch for symbol in graph.sizes if "batch" in symbol}
+    sizes = {symbol: _BATCH for symbol in graph.sizes if "batch" in symbol}
     if not any(spec.name == "pixel_values" for spec in graph.inputs):  # whose prompt has a placeholder for each feature
         sizes |= {symbol: _PROMPT for symbol in graph.sizes if symbol == "sequence_length"}
-    layout = graph.code.examples.at({**graph.sizes, **sizes}, padding=batch > 1)
+    layout = graph.code.examples.at({**graph.sizes, **sizes}, padding=True)
     inputs = {name: tensor.numpy() for name, tensor in layout.flat.items() if not is_cached(name)}
     if graph.name in _DECODERS:
         mask = np.ones_like(inputs["input_ids"])
@@ -107,10 +113,44 @@ def _prompt(graph: GraphDescription, batch: int) -> dict[str, NDArray[Any]]:
     return inputs
 
 
-def _generate(
-    decoder: Decoder, encoder: Graph | None, prompt: Mapping[str, NDArray[Any]], model: PreTrainedModel
-) -> _Generated:
+@dataclass(frozen=True)
+class _Run:
+    """Hold the graphs that generate, and the original.
+
+    Attributes:
+        decoder: the decoder.
+        encoder: the encoder of an encoder-decoder.
+        model: the original.
+        tolerance: bounds of logits that count as equal.
+    """
+
+    decoder: Decoder
+    encoder: Graph | None
+    model: PreTrainedModel
+    tolerance: Tolerance
+
+
+def _chooses_alone(run: _Run, padded: _Generated, prompt: Mapping[str, NDArray[Any]]) -> bool:
+    """Return whether the first sequence of a batch, which has no padding, gets the same tokens in a batch of its own.
+
+    The decoder reads its tokens in two steps, the prompt and the tokens that were generated.
+    """
+    tokens, count = padded.tokens[:1], padded.tokens.shape[1] - TOKENS
+    fixed = {} if run.encoder is None else encode_for_decoder(run.encoder, prompt, run.decoder.graph)
+    cache, logits = run.decoder.empty_cache(1), []
+    for start, end in ((0, count), (count, count + TOKENS - 1)):
+        masks = {"attention_mask": np.ones_like(tokens[:, :end])} if run.encoder is None else {}
+        try:
+            logits.append(run.decoder.step({"input_ids": tokens[:, start:end], **masks, **fixed}, cache))
+        except OnnxportError:  # of a graph for one token at a time
+            return False
+    chosen = np.concatenate([logits[0][:, -1:], logits[1]], axis=1).argmax(-1)
+    return np.array_equal(chosen, tokens[:, -TOKENS:])
+
+
+def _generate(run: _Run, prompt: Mapping[str, NDArray[Any]]) -> _Generated:
     """Generate greedily with the graphs."""
+    decoder, encoder, model = run.decoder, run.encoder, run.model
     if encoder is None:
         tokens, mask, fixed = prompt["input_ids"], prompt["attention_mask"], {}
     else:
@@ -126,13 +166,7 @@ def _generate(
     return _Generated(tokens, mask)
 
 
-def _difference(
-    generated: _Generated,
-    prompt: Mapping[str, NDArray[Any]],
-    model: PreTrainedModel,
-    from_encoder: bool,
-    tolerance: Tolerance,
-) -> str:
+def _difference(run: _Run, generated: _Generated, prompt: Mapping[str, NDArray[Any]]) -> str:
     """Return the first token that the original wouldn't choose; empty if there is none.
 
     Models whose code reads a whole sequence in another way than one token after another, such as recurrent ones with
@@ -140,16 +174,16 @@ def _difference(
     """
     try:
         with translating(_UnreadableError):
-            logits = _logits(generated, prompt, model, from_encoder)
+            logits = _logits(generated, prompt, run.model, run.encoder is not None)
     except _UnreadableError as error:
         problem = f"the original can't read the tokens: {error}"
     else:
-        problem = _first_difference(generated, logits, tolerance)
+        problem = _first_difference(generated, logits, run.tolerance)
     if not problem:
         return ""
     try:
         with translating(_UnreadableError):
-            expected = _original_tokens(prompt, model)
+            expected = _original_tokens(prompt, run.model)
     except _UnreadableError:
         return problem
     return "" if np.array_equal(expected, generated.tokens) else problem
