@@ -68,6 +68,7 @@ MODULES: dict[str, str] = {
     "donut-swin": "swin",
     "dots1": "dots1",
     "dots3_note": "dots3_note",
+    "dots3_note_audio_encoder": "dots3_note",
     "dots3_note_text": "dots3_note",
     "dots3_note_vision": "dots3_note",
     "dots3_note_vision_encoder": "dots3_note",
