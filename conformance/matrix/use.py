@@ -13,6 +13,7 @@ from onnxport.blueprints.describing import describe_model
 from onnxport.blueprints.subject import subject_of
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.description.axes import PADDING_MASKS, is_cached
+from onnxport.errors import UnsupportedError
 from onnxport.options import ExportOptions
 from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, encode
 from onnxport.runtime.models import as_arrays
@@ -50,7 +51,10 @@ def misuse(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, An
     import torch
 
     loaded = onnxport.load(output)
-    inputs = _inputs(model, checkpoint, loaded, manifest)
+    try:
+        inputs = _inputs(model, checkpoint, loaded, manifest)
+    except UnsupportedError as error:  # graphs that `onnxport.load` can't run together
+        return str(error)
     if inputs is None:
         return None
     try:

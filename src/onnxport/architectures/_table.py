@@ -101,7 +101,6 @@ MODULES: dict[str, str] = {
     "gemma4_unified_assistant": "gemma4",
     "gemma4_unified_text": "gemma4",
     "git": "git",
-    "glm5_next_text": "glm5_next",
     "gpt_neo": "gpt_neo",
     "gradium_phonon_tts": "pocket_tts",
     "granite4_vision": "granite4_vision",
