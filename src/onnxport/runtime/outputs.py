@@ -19,6 +19,12 @@ def model_output(values: Mapping[str, Any]) -> ModelOutput:
     Args:
         values: output name of the graph to its value, in the graph's order.
     """
+    fields = _fields(values)
+    return _model_output_class(tuple(fields))(**fields)
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by the part of their name before the first dot; those with the same part are nested."""
     nested: dict[str, Any] = {}
     for name, value in values.items():
         field, _, rest = name.partition(".")
@@ -26,12 +32,14 @@ def model_output(values: Mapping[str, Any]) -> ModelOutput:
             nested.setdefault(field, {})[rest] = value
         else:
             nested[field] = value
-    fields = {name: _nested(value) if isinstance(value, dict) else value for name, value in nested.items()}
-    return _model_output_class(tuple(fields))(**fields)
+    return {name: _nested(value) if isinstance(value, dict) else value for name, value in nested.items()}
 
 
-def _nested(values: dict[str, Any]) -> ModelOutput | tuple[Any, ...]:
-    return tuple(values.values()) if all(name.isdecimal() for name in values) else model_output(values)
+def _nested(values: Mapping[str, Any]) -> ModelOutput | tuple[Any, ...]:
+    """Return a tuple of values with numbers for names, such as those of `present.0.key`; else a `ModelOutput`."""
+    fields = _fields(values)
+    is_sequence = all(name.isdecimal() for name in fields)
+    return tuple(fields.values()) if is_sequence else _model_output_class(tuple(fields))(**fields)
 
 
 @cache

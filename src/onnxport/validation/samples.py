@@ -6,7 +6,7 @@ Unlike the other cases, which run each graph with inputs of its own, these call 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from onnxport import samples
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
+from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES
 from onnxport.description.tolerances import Tolerance
@@ -60,13 +61,14 @@ def compare_samples(
         loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
         return []
-    if isinstance(loaded, OnnxSplitEncoders):
-        return []
     components = [one for one in directory.manifest.components if not one.name.startswith("decoder")]
-    taken = {tensor.name for component in components for tensor in component.inputs}
+    taken = {tensor.name: tensor.axes for component in components for tensor in component.inputs}
+    needs_cache = not loaded.can_generate() and any(map(is_cached, taken))
+    if isinstance(loaded, OnnxSplitEncoders) or needs_cache:
+        return []
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason == NO_TOKEN_TYPES}
     has_decoder = directory.has("decoder_model_merged")
-    request = _Request(model, loaded, preprocessor, frozenset(taken), frozenset(ignored), has_decoder, tolerance)
+    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance)
     return [_compare(request, sample) for sample in _samples(request)]
 
 
@@ -78,7 +80,7 @@ class _Request:
         model: the original.
         loaded: the export.
         preprocessor: of the checkpoint.
-        taken: names of the inputs of all graphs but decoders.
+        taken: inputs of all graphs but decoders, with their axes.
         ignored: names of parameters that decoders generate without, though tokenizers make them.
         has_decoder: whether a graph of its own decodes.
         tolerance: bounds of the comparison.
@@ -87,10 +89,26 @@ class _Request:
     model: PreTrainedModel
     loaded: OnnxModel
     preprocessor: Any
-    taken: frozenset[str]
+    taken: Mapping[str, tuple[int | str, ...]]
     ignored: frozenset[str]
     has_decoder: bool
     tolerance: Tolerance
+
+    def takes(self, names: Collection[str]) -> bool:
+        """Return whether a graph has one of these inputs."""
+        return not self.taken.keys().isdisjoint(names)
+
+    def misfit(self, inputs: Mapping[str, torch.Tensor]) -> str:
+        """Return which input doesn't have the size that a graph fixes; empty if all have it."""
+        for name, tensor in inputs.items():
+            axes = self.taken.get(name, ())
+            if len(axes) == tensor.dim() and any(
+                isinstance(axis, int) and axis != size for axis, size in zip(axes, tensor.shape, strict=True)
+            ):
+                return (
+                    f"the graph takes {name} of the size {list(axes)}, and the preprocessor makes {list(tensor.shape)}"
+                )
+        return ""
 
 
 @dataclass(frozen=True)
@@ -112,13 +130,13 @@ def _samples(request: _Request) -> Iterator[_Sample]:
     """Yield the samples of the modalities that graphs and preprocessor have in common."""
     text = [samples.SENTENCES[0]] if "input_ids" in request.taken and _part(request, "tokenizer") else None
     texts = {} if text is None else {"text": text}
-    if request.taken.intersection(_IMAGE_INPUTS) and (processor := _part(request, "image_processor")):
+    if request.takes(_IMAGE_INPUTS) and (processor := _part(request, "image_processor")):
         image = samples.image()
         sizes = {"height": image.height, "width": image.width}
         takes_pairs = hasattr(processor, "post_process_keypoint_matching")
         images = [(image, image)] if takes_pairs else [image]
         yield _Sample("image", sizes, {"images": images, **_with_placeholder(request, texts, "image")})
-    elif request.taken.intersection(_AUDIO_INPUTS) and (extractor := _part(request, "feature_extractor")):
+    elif request.takes(_AUDIO_INPUTS) and (extractor := _part(request, "feature_extractor")):
         rate = int(getattr(extractor, "sampling_rate", 16_000))
         for seconds in (0.0, _LONG_SECONDS):
             audio = samples.recording(rate, seconds)
@@ -167,6 +185,9 @@ def _compare(request: _Request, sample: _Sample) -> Case:
             inputs = _inputs(request, sample)
     except _RefusedSampleError as error:
         return Case(_COMPONENT, sample.name, sample.sizes, (), f"the preprocessor refuses the sample: {error}")
+    misfit = request.misfit(inputs)
+    if misfit:
+        return Case(_COMPONENT, sample.name, sample.sizes, (), misfit)
     try:
         with translating(_refusal):
             expected = _run(request.model, inputs)
