@@ -26,6 +26,10 @@ class OptionError(OnnxportError, ValueError):
     """An option has an invalid value; the message names the option, the value and the valid ones."""
 
 
+class SizeLimitError(OptionError):
+    """An axis of an input is longer than the size up to which a graph computes as the model."""
+
+
 class MissingInputError(OptionError):
     """An input that a graph requires is missing; the message names it."""
 

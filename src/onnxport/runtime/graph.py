@@ -13,7 +13,14 @@ import numpy as np
 
 from onnxport._onnxruntime import runtime_errors
 from onnxport.bundles.inspection import check_graph
-from onnxport.errors import MissingInputError, NoKernelError, OptionError, UnsupportedError, ValidationError
+from onnxport.errors import (
+    MissingInputError,
+    NoKernelError,
+    OptionError,
+    SizeLimitError,
+    UnsupportedError,
+    ValidationError,
+)
 from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -111,7 +118,8 @@ class Graph:
 
         Raises:
             MissingInputError: an input is missing.
-            OptionError: an input has an unsupported shape or value; an axis is longer than the graph's limit.
+            SizeLimitError: an axis is longer than the graph's limit.
+            OptionError: an input has an unsupported shape or value.
         """
         import onnxruntime
 
@@ -175,7 +183,7 @@ class Graph:
             for label, size in zip(spec.axes, value.shape if isinstance(value, np.ndarray) else (), strict=False):
                 limit = self._max_sizes.get(str(label), size)
                 if size > limit:
-                    raise OptionError(
+                    raise SizeLimitError(
                         f"the {label} of {name} is {size}, and {self.file.name} computes what the model does up to "
                         f"{limit}; shorten the input"
                     )

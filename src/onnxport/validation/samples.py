@@ -19,7 +19,7 @@ from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES
 from onnxport.description.tolerances import Tolerance
-from onnxport.errors import MissingInputError, NoKernelError, UnsupportedError
+from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
 from onnxport.runtime.models import OnnxSplitEncoders
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
@@ -197,8 +197,8 @@ def _compare(request: _Request, sample: _Sample) -> Case:
         with translating(_refusal):
             outputs = _differences(request, inputs, expected)
     except _RefusedSampleError as error:
-        if isinstance(error.__cause__, MissingInputError):
-            return Case(_COMPONENT, sample.name, sample.sizes, (), f"the preprocessor doesn't make all inputs: {error}")
+        if isinstance(error.__cause__, MissingInputError | SizeLimitError):
+            return Case(_COMPONENT, sample.name, sample.sizes, (), f"the export refuses the sample: {error}")
         outputs = (_failed("outputs", str(error)),)
     return Case(_COMPONENT, sample.name, sample.sizes, outputs)
 
