@@ -14,12 +14,10 @@ from typing import Any
 from conformance.exports import FAILED, PASSED
 from conformance.matrix.classes import save_class
 from conformance.matrix.exports import commit
-from onnxport.blueprints.describing import describe_model
-from onnxport.blueprints.subject import subject_of
-from onnxport.checkpoint.checkpoint import open_checkpoint
+from conformance.matrix.page import reason
+from conformance.matrix.use import describe_checkpoint
 from onnxport.description.forward import NOT_DESCRIBED
 from onnxport.errors import OnnxportError
-from onnxport.options import ExportOptions
 
 PAGE = Path("docs/interfaces.md")
 _HEAD = """# Inputs that graphs leave out
@@ -59,11 +57,9 @@ def describe_class(model_type: str, class_name: str, directory: Path) -> dict[st
 
 
 def _describe(model_type: str, class_name: str, checkpoint: Path) -> dict[str, Any]:
-    model, options = save_class(model_type, class_name, checkpoint), ExportOptions()
-    subject = subject_of(open_checkpoint(checkpoint, options.checkpoint), options)
-    left_out = describe_model(model, subject, options.graph).left_out
-    missing = [name for name, reason in left_out.items() if reason == NOT_DESCRIBED]
-    rules = {name: rule_of(reason) for name, reason in left_out.items()}
+    left_out = describe_checkpoint(save_class(model_type, class_name, checkpoint), checkpoint).left_out
+    missing = [name for name, text in left_out.items() if text == NOT_DESCRIBED]
+    rules = {name: rule_of(text) for name, text in left_out.items()}
     if missing:
         return {
             "status": FAILED,
@@ -74,9 +70,9 @@ def _describe(model_type: str, class_name: str, checkpoint: Path) -> dict[str, A
     return {"status": PASSED, "left_out": rules}
 
 
-def rule_of(reason: str) -> str:
+def rule_of(text: str) -> str:
     """Return the rule of a reason, without the value of an option or the name of a task."""
-    return re.sub(r"^(an option of forward|a cache): .*", r"\1", reason)
+    return re.sub(r"^(an option of forward|a cache): .*", r"\1", text)
 
 
 def publish(records: Iterable[Mapping[str, Any]], page: Path = PAGE) -> None:
@@ -92,7 +88,7 @@ def publish(records: Iterable[Mapping[str, Any]], page: Path = PAGE) -> None:
         for name, rule in record.get("left_out", {}).items():
             counts[rule][name] += 1
     rules = {rule: dict(sorted(names.items())) for rule, names in sorted(counts.items())}
-    failed = {record["class"]: record["message"] for record in found if record["status"] != PASSED}
+    failed = {record["class"]: reason(record) for record in found if record["status"] != PASSED}
     lines = [f"{json.dumps(rule)}: {json.dumps(names)}" for rule, names in rules.items()]
     page.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     page.write_text(_text(rules, failed, found), encoding="utf-8")
@@ -114,11 +110,5 @@ def _text(rules: Mapping[str, Mapping[str, int]], failed: Mapping[str, str], rec
         listed = ", ".join(f"`{name}` {count}" for name, count in sorted(names.items(), key=lambda one: -one[1]))
         lines.append(f"| {rule} | {listed} |")
     lines += ["", "## Classes without their whole interface", "", "| class | reason |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(message)} |" for name, message in sorted(failed.items())]
+    lines += [f"| {name} | {message} |" for name, message in sorted(failed.items())]
     return "\n".join(lines) + "\n"
-
-
-def _cell(message: str) -> str:
-    """Return a message as the text of a table cell, without paths and markup."""
-    text = re.sub(r"(?<!\w)/\S+/([\w.-]+)", r"\1", " ".join(message.split()))
-    return text[:160].replace("|", "\\|").replace("<", "&lt;").strip()

@@ -44,10 +44,8 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"lora_rank$|laurel_rank$|dt_rank$|time_step_rank$|adapter_rank$", HEAD),
     (r"experts_per_tok(en)?$|^(moe_k|moe_top_?k|top_k_experts|num_experts_per_tok)$", 2),
     (r"(^|_)(num_experts|routed_experts|local_experts)$|^num_hash(es)?$", EXPERTS),
-    (
-        r"^(index_topk|indexer_budget)$",
-        LENGTH,
-    ),  # at least the number of example tokens: runtimes break ties differently
+    # At least the number of example tokens: runtimes break ties differently.
+    (r"^(index_topk|indexer_budget)$", LENGTH),
     (r"^(n_group|num_expert_group)$", 2),
     (r"^topk_group$", 1),
     (

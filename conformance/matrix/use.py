@@ -106,19 +106,25 @@ def _inputs(model: Any, checkpoint: Path, loaded: Any, manifest: Mapping[str, An
     import torch
 
     if isinstance(loaded, OnnxMultimodal):
-        return _multimodal_inputs(model, loaded, _description(model, checkpoint))
+        return _multimodal_inputs(model, loaded, describe_checkpoint(model, checkpoint))
     if loaded.can_generate():
-        return _generation_inputs(model, _description(model, checkpoint).graphs[0])
+        return _generation_inputs(model, describe_checkpoint(model, checkpoint).graphs[0])
     if len(manifest["components"]) > 1:
         return None
     random = _random_inputs(manifest)
     if random is not None:
         return random
-    graph = _description(model, checkpoint).graphs[0]
+    graph = describe_checkpoint(model, checkpoint).graphs[0]
     return _randomized(graph, graph.sizes, torch.Generator().manual_seed(1))
 
 
-def _description(model: Any, checkpoint: Path) -> Description:
+def describe_checkpoint(model: Any, checkpoint: Path) -> Description:
+    """Describe a model with the task and the preprocessor of its checkpoint.
+
+    Args:
+        model: as Transformers loads it.
+        checkpoint: its directory.
+    """
     options = ExportOptions()
     return describe_model(model, subject_of(open_checkpoint(checkpoint, options.checkpoint), options), options.graph)
 

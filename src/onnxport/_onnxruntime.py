@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from onnxport.errors import NoKernelError, ValidationError
+
 
 @cache
 def runtime_errors() -> tuple[type[Exception], ...]:
@@ -16,3 +18,14 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
     classes = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     return (*classes, RuntimeError, ValueError)
+
+
+def load_error(name: object, error: Exception) -> ValidationError:
+    """Return the error for a graph that ONNX Runtime can't load; `NoKernelError` if it lacks a kernel.
+
+    Args:
+        name: the graph's file, as the message shows it.
+        error: ONNX Runtime's exception.
+    """
+    error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
+    return error_type(f"ONNX Runtime can't load {name}: {error}")

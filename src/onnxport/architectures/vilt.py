@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from onnxport.architectures._architecture import Architecture, Tiny, always
+from onnxport.architectures._architecture import Architecture, Tiny, of_class
 from onnxport.description.derived import DerivedOnnxConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from onnxport.configs import OnnxConfig
-    from onnxport.description.preprocessor import Preprocessor
-    from onnxport.description.tasks import Task
 
 _IMAGES = ("pixel_values", "pixel_mask")
 
@@ -39,14 +32,10 @@ class SeveralImagesOnnxConfig(DerivedOnnxConfig):
         return {**super()._axes_of(inputs), **{name: axes for name, axes in images.items() if name in inputs}}
 
 
-def _describe(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig | None:
-    if type(model).__name__ != "ViltForImagesAndTextClassification":
-        return None
-    return always(SeveralImagesOnnxConfig)(model, task, preprocessor, last_logits)
-
-
 ARCHITECTURES = (
     Architecture(
-        ("vilt",), model=_describe, tiny=Tiny(tasks={"architecture": {"num_images": 2, "modality_type_vocab_size": 3}})
+        ("vilt",),
+        model=of_class("ViltForImagesAndTextClassification", SeveralImagesOnnxConfig),
+        tiny=Tiny(tasks={"architecture": {"num_images": 2, "modality_type_vocab_size": 3}}),
     ),
 )

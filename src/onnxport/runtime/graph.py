@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport._onnxruntime import runtime_errors
+from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
 from onnxport.errors import (
     MissingInputError,
-    NoKernelError,
     OptionError,
     SizeLimitError,
     UnsupportedError,
-    ValidationError,
 )
 from onnxport.runtime.settings import RunSettings
 
@@ -92,8 +90,7 @@ class Graph:
         except runtime_errors() as error:
             if find_spec("onnx_ir") is not None:  # of onnxport[export]; its errors are more specific
                 check_graph(file)
-            error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
-            raise error_type(f"ONNX Runtime can't load {file}: {error}") from error
+            raise load_error(file, error) from error
         self.file = file
         self._max_sizes = dict(max_sizes or {})
         self.seconds = 0.0

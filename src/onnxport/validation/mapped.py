@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport._onnxruntime import runtime_errors
-from onnxport.errors import NoKernelError, ValidationError
+from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.writing.protobuf import outline
 
 if TYPE_CHECKING:
@@ -38,5 +37,4 @@ def open_mapped(file: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(outline(file), options, providers=["CPUExecutionProvider"])
     except (*runtime_errors(), LookupError, DecodeError) as error:
-        error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
-        raise error_type(f"ONNX Runtime can't load {file.name}: {error}") from error
+        raise load_error(file.name, error) from error

@@ -25,6 +25,7 @@ from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
 from onnxport.validation.compare import compare
 from onnxport.validation.report import Case, OutputDifference
+from onnxport.validation.tokens import TOKENS, start_token, tokens_output
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 _LONG_SECONDS = 30.0
 """Length of the long recording, in seconds: as long as Whisper's frames."""
-_TOKENS = 32
-"""Number of tokens that a model with images or audio generates."""
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches", "pixel_values_images", "image_pixel_values")
 _AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
 _COMPONENT = "load"
@@ -50,13 +49,15 @@ def compare_samples(
     Args:
         model: the original.
         directory: the export.
-        preprocessor: tokenizer, processor, image processor or feature extractor of the checkpoint.
+        preprocessor: tokenizer, processor, image processor or feature extractor of the checkpoint; None if it has none.
         tolerance: bounds of the comparison.
 
     Returns:
-        One case for each sample; empty if `onnxport.load` has no class for the graphs, or returns other outputs than
-        the original: separate encoders return embeddings that aren't normalized.
+        One case for each sample; empty without a preprocessor, or if `onnxport.load` has no class for the graphs, or
+        returns other outputs than the original: separate encoders return embeddings that aren't normalized.
     """
+    if preprocessor is None:
+        return []
     try:
         loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
@@ -214,8 +215,7 @@ def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
         raise ValueError(f"forward takes none of {', '.join(encoded)}")
     dtype = request.model.dtype
     inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-    start = getattr(request.model.config, "decoder_start_token_id", None) or 0
-    tokens = torch.full((len(next(iter(inputs.values()))), 1), start)
+    tokens = torch.full((len(next(iter(inputs.values()))), 1), start_token(request.model))
     if request.model.config.is_encoder_decoder and "decoder_input_ids" in known:
         inputs["decoder_input_ids"] = tokens
     elif request.has_decoder and "input_ids" not in request.taken:  # BLIP's decoder of captions
@@ -275,7 +275,7 @@ def _tokens(request: _Request, inputs: Mapping[str, torch.Tensor]) -> OutputDiff
 
     start = ("decoder_input_ids",) if "input_ids" in request.taken else ("decoder_input_ids", "input_ids")
     given = {name: value for name, value in inputs.items() if name not in start}
-    settings: dict[str, Any] = {"max_new_tokens": _TOKENS, "do_sample": False, "num_beams": 1}
+    settings: dict[str, Any] = {"max_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
     generate: Callable[..., Any] = request.model.generate  # type: ignore[assignment]
     with torch.no_grad():
         wanted = generate(**given, **settings).numpy()
@@ -292,7 +292,7 @@ def _tokens(request: _Request, inputs: Mapping[str, torch.Tensor]) -> OutputDiff
         bound = request.tolerance.atol + request.tolerance.rtol * float(np.abs(step[np.isfinite(step)]).max())
         is_tie = bool(step.max() - step[found[0, first]] <= bound)
         problem = "" if is_tie else f"token {first} is {found[0, first]}, the original's is {wanted[0, first]}"
-    return OutputDifference("tokens", "int64", found.shape, None if problem else 0.0, None, not problem, problem)
+    return tokens_output(found.shape, problem)
 
 
 def _failed(name: str, problem: str) -> OutputDifference:

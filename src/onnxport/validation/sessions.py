@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport._onnxruntime import runtime_errors
+from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
 from onnxport.description.arguments import Layout
-from onnxport.errors import NoKernelError, ValidationError
+from onnxport.errors import ValidationError
 from onnxport.tracing.originals import to_array
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(file, few_runs(), providers=["CPUExecutionProvider"])
     except runtime_errors() as error:
         check_graph(file)
-        error_type = NoKernelError if "NOT_IMPLEMENTED" in str(error) else ValidationError
-        raise error_type(f"ONNX Runtime can't load {file.name}: {error}") from error
+        raise load_error(file.name, error) from error
 
 
 def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str, NDArray[Any]]:

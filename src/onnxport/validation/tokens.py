@@ -72,13 +72,19 @@ def compare_tokens(
     alone = problem if _chooses_alone(run, padded, first) else _difference(run, _generate(run, first), first)
     names = {f"{TOKENS} tokens": (1, alone), f"{TOKENS} tokens, padded batch": (_BATCH, problem)}
     return [
-        Case(decoder.name, name, {"batch_size": batch}, (_output(batch, problem),))
+        Case(decoder.name, name, {"batch_size": batch}, (tokens_output((batch, TOKENS), problem),))
         for name, (batch, problem) in names.items()
     ]
 
 
-def _output(batch: int, problem: str) -> OutputDifference:
-    return OutputDifference("tokens", "int64", (batch, TOKENS), None if problem else 0.0, None, not problem, problem)
+def tokens_output(shape: tuple[int, ...], problem: str) -> OutputDifference:
+    """Return the comparison of generated tokens.
+
+    Args:
+        shape: shape of the export's tokens.
+        problem: the difference; empty if there is none.
+    """
+    return OutputDifference("tokens", "int64", shape, None if problem else 0.0, None, not problem, problem)
 
 
 _ENCODERS, _DECODERS = ("encoder_model",), ("model", "decoder_model_merged")
@@ -155,7 +161,7 @@ def _generate(run: _Run, prompt: Mapping[str, NDArray[Any]]) -> _Generated:
         tokens, mask, fixed = prompt["input_ids"], prompt["attention_mask"], {}
     else:
         batch = len(next(iter(prompt.values())))
-        tokens = np.full((batch, 1), _start_token(model), dtype=np.int64)
+        tokens = np.full((batch, 1), start_token(model), dtype=np.int64)
         mask, fixed = np.ones_like(tokens), encode_for_decoder(encoder, prompt, decoder.graph)
     cache, step = decoder.empty_cache(len(tokens)), tokens
     for _ in range(TOKENS):
@@ -189,7 +195,12 @@ def _difference(run: _Run, generated: _Generated, prompt: Mapping[str, NDArray[A
     return "" if np.array_equal(expected, generated.tokens) else problem
 
 
-def _start_token(model: PreTrainedModel) -> int:
+def start_token(model: PreTrainedModel) -> int:
+    """Return the id of the token with which a decoder begins.
+
+    Args:
+        model: the original.
+    """
     return getattr(model.config, "decoder_start_token_id", None) or 0
 
 
@@ -237,7 +248,7 @@ def _original_tokens(prompt: Mapping[str, NDArray[Any]], model: PreTrainedModel)
         min_new_tokens=TOKENS,
         do_sample=False,
         pad_token_id=0,
-        decoder_start_token_id=_start_token(model),
+        decoder_start_token_id=start_token(model),
     )
     inputs = {name: torch.from_numpy(array) for name, array in prompt.items()}
     tokens: NDArray[Any] = model.generate(**inputs, generation_config=settings).numpy()  # type: ignore[operator]
