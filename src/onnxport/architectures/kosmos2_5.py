@@ -7,6 +7,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.description.forward import RETURNED
 from onnxport.description.multimodal import ModalityEncoderOnnxConfig
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ ARCHITECTURES = (
     Architecture(
         ("kosmos-2.5",),
         encoders={"vision_encoder": _vision_encoder},
-        left_out={"width": "forward returns it unchanged", "height": "forward returns it unchanged"},
+        left_out=dict.fromkeys(("width", "height"), RETURNED),
         tiny=Tiny({"vision_config": {"...": 0, "patch_embed_hidden_size": 768}}),
     ),
 )

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.description.forward import OPTION
 
-ARCHITECTURES = (Architecture(("video_llama_3",), left_out={"image_merge_sizes": "1 for images; 2 is for videos"}),)
+ARCHITECTURES = (Architecture(("video_llama_3",), left_out={"image_merge_sizes": f"{OPTION}1"}),)

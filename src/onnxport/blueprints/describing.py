@@ -22,7 +22,7 @@ from onnxport.description.components import Component
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
-from onnxport.description.positions import counted_positions
+from onnxport.description.positions import counted_positions, reread_length
 from onnxport.description.tolerances import default_tolerance
 from onnxport.errors import UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
@@ -160,6 +160,7 @@ def _description(
         graphs,
         left_out=describe_left_out(model, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
         positions=counted_positions(model),
+        reread_length=reread_length(model),
     )
 
 

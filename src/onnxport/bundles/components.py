@@ -66,6 +66,7 @@ def make_manifest(
         modalities=blueprint.description.modalities,
         left_out=dict(blueprint.description.left_out),
         positions=blueprint.description.positions,
+        reread_length=blueprint.description.reread_length,
     )
 
 

@@ -80,6 +80,7 @@ class Manifest:
         modalities: how the encoders' outputs are merged into the decoder's inputs; empty without separate encoders.
         left_out: parameter of the model's forward that no graph has as an input to the reason.
         positions: what the model's forward counts as position ids if it gets none; see `description.positions`.
+        reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
         format_version: version of the format.
     """
 
@@ -93,6 +94,7 @@ class Manifest:
     modalities: tuple[Modality, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     positions: str = TOKENS
+    reread_length: int = 0
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:

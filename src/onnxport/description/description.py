@@ -241,6 +241,7 @@ class Description:
         modalities: how the decoder takes the encoders' outputs; empty until the graphs are traced.
         left_out: parameter of forward that no graph has as an input to the reason.
         positions: what forward counts as position ids if it gets none; see `description.positions`.
+        reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
         notes: differences from an actual export.
         model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
     """
@@ -255,6 +256,7 @@ class Description:
     model: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
     positions: str = TOKENS
+    reread_length: int = 0
 
     @property
     def canonical_task(self) -> Task:

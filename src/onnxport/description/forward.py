@@ -31,8 +31,34 @@ NOT_DESCRIBED = "not described yet: the graph computes with forward's default"
 NO_TOKEN_TYPES = "generation has no token types"
 """Reason for the token types that some tokenizers make, for a decoder that generates."""
 
+NO_TYPE_EMBEDDINGS = "the model has no embeddings of several token types"
+"""Reason for the token types of a model with at most one; some, such as XLM, would add word embeddings of them."""
+
 UNUSED = "the model doesn't use it with its configuration"
 """Reason for a parameter whose values no operator takes."""
+
+OPTION = "an option of forward: the graph has its value "
+"""Beginning of the reason for a flag, before its value."""
+
+OTHER_NAME = "another name of "
+"""Beginning of the reason for a synonym, before the input's name."""
+
+OTHER_MASK = "another form of attention_mask"
+"""Reason for lengths and masks that forward converts to the mask."""
+
+RETURNED = "forward returns it unchanged"
+"""Reason for a parameter that is an output."""
+
+_UNREAD = "forward doesn't read it"
+_DOCUMENTED_AS_UNUSED = "the model doesn't use it, as its documentation says"
+_IMAGE_SIZE = "the size of pixel_values"
+_FEATURE_LENGTHS = "the sums of feature_attention_mask"
+_MROPE_TYPES = "position_ids are computed from it"
+_NO_TYPED_ATTENTION = "the attention of this configuration doesn't depend on it"
+WITHOUT_EFFECT = frozenset(
+    (UNUSED, _UNREAD, RETURNED, _DOCUMENTED_AS_UNUSED, _IMAGE_SIZE, _FEATURE_LENGTHS, _MROPE_TYPES, _NO_TYPED_ATTENTION)
+)
+"""Reasons of parameters that change no output, whatever their value: the model doesn't use them, or has them."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +180,7 @@ def left_out(
     unread = (
         p.name for p in missing if reasons[p.name] == NOT_DESCRIBED and is_unread(type(model).forward, p.name, model)
     )
-    reasons |= dict.fromkeys(unread, "forward doesn't read it")
+    reasons |= dict.fromkeys(unread, _UNREAD)
     return reasons | {name: UNUSED for name in unused if reasons.get(name) == NOT_DESCRIBED}
 
 
@@ -186,10 +212,10 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
     has_decoder_graph = "encoder_hidden_states" in inputs
     rules = (
         (parameter.kind == "cache", f"a cache: {task.name}{PAST_SUFFIX} has it"),
-        (parameter.is_ignored, "the model doesn't use it, as its documentation says"),
+        (parameter.is_ignored, _DOCUMENTED_AS_UNUSED),
         (name == "mems", "a cache of earlier segments: a graph computes one segment"),
         (name == "sample", "noise for training, which the graph doesn't add"),
-        (parameter.kind == "flag", f"an option of forward: the graph has its value {parameter.default!r}"),
+        (parameter.kind == "flag", f"{OPTION}{parameter.default!r}"),
         (_TRAINING.fullmatch(name), "for training"),
         (_PRECOMPUTED.fullmatch(name), "computed from the other inputs"),
         (_ENCODER_STATES.fullmatch(name), "the export has no encoder that computes it"),
@@ -199,7 +225,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
             _DECODER_TOKENS.fullmatch(name) and "decoder_input_ids" not in inputs,
             "the model makes the decoder's tokens itself",
         ),
-        (_OTHER_MASKS.fullmatch(name) and "attention_mask" in inputs, "another form of attention_mask"),
+        (_OTHER_MASKS.fullmatch(name) and "attention_mask" in inputs, OTHER_MASK),
         (_POSITIONS.fullmatch(name), "counted from the other inputs"),
         (
             name == "attention_mask" and (_MASKED.isdisjoint(inputs) or _takes_patches(model, inputs, task)),
@@ -210,7 +236,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
             "Transformers advises against it for this feature encoder, whose norm includes padding",
         ),
         (name == "token_type_ids" and task.name == "text-generation", NO_TOKEN_TYPES),
-        (name == "token_type_ids" and _token_types(model) < 2, "the model has no embeddings of several token types"),
+        (name == "token_type_ids" and _token_types(model) < 2, NO_TYPE_EMBEDDINGS),
         (task.name in TEXT_TASKS and _OTHER_MODALITIES.fullmatch(name), "the task takes text only"),
         *_modality_rules(name, model, inputs),
         (parameter.kind in ("collection", "other"), "not a tensor"),
@@ -225,14 +251,14 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
             name in ("pixel_values_images", "image_patches") and "pixel_values" in inputs,
             "pixel_values of the encoder's graph",
         ),
-        (name in ("input_ids", "pixel_values") and "inputs" in inputs, "another name of inputs"),
+        (name in ("input_ids", "pixel_values") and "inputs" in inputs, f"{OTHER_NAME}inputs"),
         *_synonym_rules(name, model, inputs),
         (name == "input_ids" and "inputs_embeds" in inputs, "the model takes inputs_embeds instead"),
-        (name == "image_sizes" and "pixel_values" in inputs, "the size of pixel_values"),
-        (name == "mm_token_type_ids" and "position_ids" in inputs, "position_ids are computed from it"),
+        (name == "image_sizes" and "pixel_values" in inputs, _IMAGE_SIZE),
+        (name == "mm_token_type_ids" and "position_ids" in inputs, _MROPE_TYPES),
         (
             name == "mm_token_type_ids" and has_placeholders(model.config),
-            "the attention of this configuration doesn't depend on it",
+            _NO_TYPED_ATTENTION,
         ),
         (name == "conditional_pixel_values" and "input_ids" in inputs, "an image instead of the text"),
         (
@@ -243,7 +269,7 @@ def _modality_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) 
             _IMAGES.fullmatch(name) and getattr(model.config, "vision_config", model.config) is None,
             "the configuration has no vision encoder",
         ),
-        (name == "audio_feature_lengths" and "feature_attention_mask" in inputs, "the sums of feature_attention_mask"),
+        (name == "audio_feature_lengths" and "feature_attention_mask" in inputs, _FEATURE_LENGTHS),
         (
             name == "image_attention_mask" and "pixel_values" in inputs,
             "it would mask patches of images, of which preprocessors pad none",
@@ -260,7 +286,7 @@ def _synonym_rules(name: str, model: PreTrainedModel, inputs: Collection[str]) -
     parameters = forward_parameters(type(model))  # type: ignore[arg-type]  # classes are hashable
     known = next((known for known in names[1:] if known in inputs), None)
     has_all = known is not None and all(one in parameters for one in names)
-    return ((has_all and name in names, f"another name of {known}"),)
+    return ((has_all and name in names, f"{OTHER_NAME}{known}"),)
 
 
 def _encoder_config(model: PreTrainedModel) -> PreTrainedConfig:

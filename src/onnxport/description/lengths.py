@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -31,7 +31,12 @@ def long_length(config: PreTrainedConfig, parameters: int) -> int:
 
 def positions_of(config: PreTrainedConfig) -> list[int]:
     """Return the numbers of positions that a configuration and its sub-configurations have."""
-    return [value for name, value in _integers(config.to_dict()) if name in _POSITIONS and value > 1]
+    return positions_in(config.to_dict())
+
+
+def positions_in(values: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of positions in the contents of a `config.json`."""
+    return [value for name, value in _integers(values) if name in _POSITIONS and value > 1]
 
 
 def _integers(values: object, name: str = "") -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 TOKENS = "tokens"
 """All tokens, padding included: 0, 1, 2 and so on, beginning after the cache."""
@@ -25,6 +26,23 @@ def counted_positions(model: torch.nn.Module) -> str:
     if any(hasattr(each, "create_position_ids_from_input_ids") for each in classes):
         return INPUT_IDS
     return MASK if any(each.__name__ in _COUNT_MASK for each in classes) else TOKENS
+
+
+_LIMIT = "original_max_position_embeddings"
+
+
+def reread_length(model: PreTrainedModel) -> int:
+    """Return the number of tokens beyond which `generate` reads all tokens again, without the cache; 0 for none.
+
+    Phi-3's rotary embeddings of all tokens change there (`longrope`), and its `prepare_inputs_for_generation` compares
+    the number of tokens with this field of its configuration.
+
+    Args:
+        model: the model.
+    """
+    prepare = getattr(type(model), "prepare_inputs_for_generation", None)
+    reads_limit = _LIMIT in prepare.__code__.co_names if prepare is not None else False
+    return int(getattr(model.config, _LIMIT, None) or 0) if reads_limit else 0
 
 
 _COUNT_MASK = ("OPTLearnedPositionalEmbedding",)

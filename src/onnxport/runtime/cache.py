@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from transformers import Cache
 
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.decoder import Decoder, DecoderCache
+from onnxport.runtime.graph import to_array
 
 
 class OnnxCache(Cache):  # type: ignore[misc]
@@ -36,6 +39,25 @@ class OnnxCache(Cache):  # type: ignore[misc]
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of cached tokens."""
         return self.tensors.length if self.tensors is not None else 0
+
+    @property
+    def self_attention_cache(self) -> SimpleNamespace:
+        """Keys and values of an encoder-decoder's self-attention, as `layers[i].keys` and `.values`."""
+        return self._part("decoder")
+
+    @property
+    def cross_attention_cache(self) -> SimpleNamespace:
+        """Keys and values of an encoder-decoder's cross-attention, as `layers[i].keys` and `.values`."""
+        return self._part("encoder")
+
+    def _part(self, name: str) -> SimpleNamespace:
+        tensors = {} if self.tensors is None else self.tensors.tensors
+        found = {key: value for key, value in tensors.items() if f".{name}." in key}
+        arrays = [value if isinstance(value, np.ndarray) else to_array(value) for value in found.values()]
+        keys, values = ([torch.from_numpy(array) for array in arrays[start::2]] for start in (0, 1))
+        return SimpleNamespace(
+            layers=[SimpleNamespace(keys=key, values=value) for key, value in zip(keys, values, strict=True)]
+        )
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Select sequences by their batch index, in this order."""

@@ -71,11 +71,13 @@ class Decoder:
     Attributes:
         graph: its inputs are `input_ids` or `inputs_embeds`, and optionally masks, position ids, an encoder's hidden
             states and a cache.
+        reread_length: number of tokens beyond which all are read again, as the manifest has it; 0 for none.
         cache_outputs: cache input name to the output that becomes that input in the next step.
         sequence_axes: cache input name to its sequence axis, for those that grow with each token.
     """
 
     graph: Graph
+    reread_length: int = 0
     cache_outputs: Mapping[str, str] = field(init=False)
     sequence_axes: Mapping[str, int] = field(init=False)
 
@@ -119,6 +121,15 @@ class Decoder:
         return DecoderCache(
             {name: self.graph.inputs[name].empty(batch_size) for name in self.cache_outputs}, batch_size
         )
+
+    def is_stale(self, cache: DecoderCache, length: int) -> bool:
+        """Return whether the next step must read all tokens again, as their rotary embeddings have changed.
+
+        Args:
+            cache: the cache.
+            length: number of tokens, those of the next step included.
+        """
+        return 0 < cache.length <= self.reread_length < length
 
     def step(self, feed: Feed, cache: DecoderCache, prefix: int = 0) -> NDArray[Any]:
         """Run one step and update the cache.

@@ -12,6 +12,7 @@ from typing import Any, cast
 from onnxport.bundles.manifest import open_manifest
 from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
+from onnxport.description.lengths import positions_in
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.errors import CorruptCheckpointError
 from onnxport.runtime.graph import Graph
@@ -57,7 +58,8 @@ class Directory:
         """Return a component's graph, loaded on the first call."""
         if component not in self._graphs:
             found = next(item for item in self.manifest.components if item.name == component)
-            self._graphs[component] = Graph(inside(self.path, found.file), self.settings, found.max_sizes)
+            file, positions = inside(self.path, found.file), positions_in(self.config)
+            self._graphs[component] = Graph(file, self.settings, found.max_sizes, positions)
         return self._graphs[component]
 
     @property

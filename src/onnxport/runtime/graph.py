@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +68,7 @@ class Graph:
         file: the `.onnx` file.
         settings: device, execution providers and session options.
         max_sizes: label of an input axis to the largest size that the graph computes as the model.
+        positions: numbers of positions that the model has, for the message of an error.
 
     Attributes:
         inputs: input name to its element type and axes.
@@ -81,7 +82,13 @@ class Graph:
         UnsupportedError: an input or output has an element type that NumPy lacks.
     """
 
-    def __init__(self, file: Path, settings: RunSettings, max_sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        settings: RunSettings,
+        max_sizes: Mapping[str, int] | None = None,
+        positions: Sequence[int] = (),
+    ) -> None:
         import onnxruntime
 
         providers, options = settings.resolve_providers(), settings.resolve_session_options()
@@ -93,6 +100,7 @@ class Graph:
             raise load_error(file, error) from error
         self.file = file
         self._max_sizes = dict(max_sizes or {})
+        self._positions = tuple(positions)
         self.seconds = 0.0
         self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
         self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}
@@ -115,7 +123,7 @@ class Graph:
 
         Raises:
             MissingInputError: an input is missing.
-            SizeLimitError: an axis is longer than the graph's limit.
+            SizeLimitError: an axis is longer than the graph's limit, or doesn't have the size that the graph fixes.
             OptionError: an input has an unsupported shape or value.
         """
         import onnxruntime
@@ -124,6 +132,7 @@ class Graph:
         batch = self._batch_of_single(feed)
         if batch is not None:
             return self._run_each(feed, batch, outputs)
+        self._check_fixed_sizes(feed)
         missing = [name for name in self.inputs if name not in feed]
         if missing:
             raise MissingInputError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
@@ -144,7 +153,7 @@ class Graph:
         try:
             self.session.run_with_iobinding(binding, self._run_options)
         except runtime_errors() as error:
-            raise OptionError(f"ONNX Runtime can't run {self.file.name}: {error}") from error
+            raise self._run_error(feed, error) from error
         self.seconds += time.perf_counter() - start
         return dict(zip(names, binding.get_outputs(), strict=True))
 
@@ -184,6 +193,32 @@ class Graph:
                         f"the {label} of {name} is {size}, and {self.file.name} computes what the model does up to "
                         f"{limit}; shorten the input"
                     )
+
+    def _check_fixed_sizes(self, feed: Feed) -> None:
+        for name, spec in self.inputs.items():
+            value = feed.get(name)
+            shape = value.shape if isinstance(value, np.ndarray) else spec.axes
+            fits = [not isinstance(axis, int) or axis == size for axis, size in zip(spec.axes, shape, strict=False)]
+            if len(shape) != len(spec.axes) or not all(fits):
+                raise SizeLimitError(
+                    f"{name} has the shape {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]"
+                    "; pass that shape, as the checkpoint's preprocessor does"
+                )
+
+    def _run_error(self, feed: Feed, error: Exception) -> OptionError:
+        """Return the error for inputs that ONNX Runtime can't run: contradicting sizes, too long, or its own words."""
+        sizes: dict[str, tuple[str, int]] = {}
+        for name, spec in self.inputs.items():
+            value = feed[name]
+            for label, size in zip(spec.axes, value.shape if isinstance(value, np.ndarray) else (), strict=False):
+                other, other_size = sizes.setdefault(str(label), (name, size))
+                if size != other_size:
+                    return OptionError(f"the {label} of {other} is {other_size}, and that of {name} is {size}")
+        tokens = max((size for label, (_, size) in sizes.items() if "sequence" in label), default=0)
+        limit = max((number for number in self._positions if number < tokens), default=None)
+        if limit is not None:
+            return SizeLimitError(f"the sequence is {tokens} long, and the model has {limit} positions; shorten it")
+        return OptionError(f"ONNX Runtime can't run {self.file.name}: {error}")
 
 
 def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:

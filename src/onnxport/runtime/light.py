@@ -10,6 +10,7 @@ import numpy as np
 from onnxport.description.axes import PADDING_MASKS, is_cached
 from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
@@ -43,16 +44,18 @@ class LightModel:
         """Run the graph once or, with split encoders, each whose main input is passed.
 
         Args:
-            **inputs: arrays by input name; names that the graph lacks are ignored, and missing masks, token types,
-                position ids and caches are filled in as for sequences without padding.
+            **inputs: arrays by input name; missing masks, token types, position ids and caches are filled in as for
+                sequences without padding.
 
         Returns:
             The outputs by name.
 
         Raises:
             UnsupportedError: the directory has several graphs that only run together.
-            OptionError: an input is missing or has the wrong shape.
+            OptionError: an input is missing or has the wrong shape, or no graph takes it and it would change the
+                outputs.
         """
+        check_arguments(self.directory, inputs)
         if self.directory.has(_TEXT_MODEL):
             return run_split_encoders(self.directory, inputs)
         if not self.directory.has(_MODEL):
@@ -99,8 +102,10 @@ class LightModel:
         config = {**self.directory.config, **self.directory.generation_config}
         config["eos_token_id"] = self.directory.setting("eos_token_id")
         generation = GenerationSettings.from_defaults(config, settings)
+        check_arguments(self.directory, inputs, ("attention_mask", "decoder_input_ids"))
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
-        decoder = Decoder(self.directory.graph(_DECODER if self.directory.has(_DECODER) else _MODEL))
+        graph = self.directory.graph(_DECODER if self.directory.has(_DECODER) else _MODEL)
+        decoder = Decoder(graph, self.directory.manifest.reread_length)
         encoder_outputs: Arrays = {}
         if self.directory.has(_ENCODER):
             start, encoder_outputs = self._encode(arrays)
@@ -207,7 +212,7 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
 
     Args:
         graph: the graph.
-        inputs: arrays by name; names that the graph lacks are ignored.
+        inputs: arrays by name, those of other graphs too.
 
     Returns:
         The inputs. Prompts of SAM are empty, missing masks are those without padding, token types zeros,
@@ -266,6 +271,8 @@ def _steps(
     sampler, tokens = TokenSampler(settings, start), start
     cache = decoder.empty_cache(len(start))
     for _ in range(settings.max_new_tokens):
+        if decoder.is_stale(cache, cache.length - cache.prefix + tokens.shape[1]):
+            cache, tokens = decoder.empty_cache(len(start)), sampler.token_ids
         feed = {**embed(tokens), **(encoder_outputs if mask is None else {"attention_mask": mask})}
         if not decoder.has_cache:  # the whole sequence is recomputed in every step
             cache = decoder.empty_cache(len(start))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from onnxport._transformers_api import cache_name
 from onnxport.description import positions
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cache import OnnxCache
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
@@ -32,6 +34,7 @@ from onnxport.runtime.outputs import model_output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from transformers import PreTrainedModel
 
     Tensor = torch.Tensor | NDArray[Any]
 
@@ -70,25 +73,28 @@ class OnnxModel:
     def _main_graph(self) -> Graph:
         return self.directory.graph("model")
 
-    def __call__(self, *arguments: Any, **inputs: Any) -> ModelOutput:
-        """Run the model; see `forward`."""
-        return self.forward(*arguments, **inputs)
+    def __call__(self, *arguments: Any, **inputs: Any) -> Any:
+        """Run the model; see `forward`. With `return_dict=False`, its outputs are a tuple."""
+        outputs = self.forward(*arguments, **inputs)
+        return outputs.to_tuple() if inputs.get("return_dict") is False else outputs
 
     def forward(self, *arguments: Any, **inputs: Any) -> ModelOutput:
         """Run the graph.
 
         Args:
             *arguments: at most one, the main input.
-            **inputs: tensors or arrays by input name; names that the graph lacks are ignored, and missing masks, token
-                types and position ids are filled in as for sequences without padding.
+            **inputs: tensors or arrays by input name; missing masks, token types and position ids are filled in as for
+                sequences without padding.
 
         Returns:
             The graph's outputs: tensors if any input is a tensor, arrays otherwise.
 
         Raises:
-            OptionError: an input is missing or has the wrong shape.
+            OptionError: an input is missing or has the wrong shape, or no graph takes it and it would change the
+                outputs.
         """
         named = {**dict(zip((self.main_input_name,), arguments, strict=False)), **inputs}
+        check_arguments(self.directory, named)
         outputs = self._run(as_arrays(named))
         tensors = any(isinstance(value, torch.Tensor) for value in named.values())
         return model_output({name: torch.from_numpy(array) if tensors else array for name, array in outputs.items()})
@@ -143,27 +149,64 @@ class GenerativeModel(OnnxModel):
     """Provide the methods and attributes that `generate` requires of a model in addition to `forward`."""
 
     decoder_name = "model"
+    _handled: Collection[str] = ()
+    """Arguments of `generate` that no graph takes, and that `forward` computes with."""
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
-        self._decoder = Decoder(directory.graph(self.decoder_name))
+        self._decoder = Decoder(directory.graph(self.decoder_name), directory.manifest.reread_length)
         has_file = (directory.path / "generation_config.json").is_file()
         self.generation_config = (
             GenerationConfig.from_pretrained(directory.path, local_files_only=True)
             if has_file
             else GenerationConfig.from_model_config(config)
         )
-        if not self._decoder.has_cache:
-            self.generation_config.use_cache = False
+        # Training leaves these in configurations: without the cache, each token would cost as all before it.
+        self.generation_config.use_cache = self._decoder.has_cache
+        self.generation_config.output_attentions = self.generation_config.output_hidden_states = False
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """Check the arguments of `generate`: those of the original's forward, which a processor returns, are valid."""
-        original = getattr(transformers, self.architecture, None)
-        known = {} if original is None else dict(inspect.signature(original.forward).parameters)
+        """Check the arguments of `generate`: those of the original's forward, which a processor returns, are valid.
+
+        Raises:
+            OptionError: one of them would change the tokens, and no graph takes it.
+            ValueError: the original has no such argument.
+        """
+        check_arguments(self.directory, model_kwargs, self._handled)
+        known = {} if self._original_class is None else inspect.signature(self._original_class.forward).parameters
         graphs = [self.directory.graph(name) for name in self.directory.component_names]
         taken = {*known, *(name for graph in graphs for name in graph.inputs)}
         others = {name: value for name, value in model_kwargs.items() if name not in taken}
         super()._validate_model_kwargs(others)  # type: ignore[misc]  # of `GenerationMixin`
+
+    @property
+    def _original_class(self) -> type[PreTrainedModel] | None:
+        """Transformers' class of the exported model; None for code of a checkpoint."""
+        return getattr(transformers, self.architecture, None)
+
+    @cached_property
+    def _original(self) -> PreTrainedModel:
+        """The exported model without weights, for methods that compute with its configuration only."""
+        assert self._original_class is not None
+        with torch.device("meta"):
+            return self._original_class(self.config)
+
+    def prepare_inputs_for_generation(self, *arguments: Any, **kwargs: Any) -> dict[str, Any]:
+        """Select the inputs of a step as the exported model's class does.
+
+        Phi-3, for example, reads all tokens again where its rotary embeddings change (`longrope`).
+
+        Args:
+            *arguments: the token ids; see Transformers.
+            **kwargs: see Transformers.
+
+        Returns:
+            Arguments of `forward`.
+        """
+        name = "prepare_inputs_for_generation"
+        if getattr(self._original_class, name, None) in (None, getattr(GenerationMixin, name)):
+            return dict(super().prepare_inputs_for_generation(*arguments, **kwargs))  # type: ignore[misc]
+        return dict(self._original.prepare_inputs_for_generation(*arguments, **kwargs))
 
     def get_experts_implementation(self) -> dict[str, str]:
         """Return an empty dictionary: experts are part of the graph."""
@@ -228,6 +271,7 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         past_key_values: OnnxCache | None = None,
         cache: OnnxCache | None = None,
         use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         **others: Any,
     ) -> ModelOutput:
         """Run one step.
@@ -239,20 +283,32 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             past_key_values: the cache of earlier steps; it is updated in place.
             cache: the same, as Transformers 5.24 calls it.
             use_cache: return a cache, even if none was passed.
-            **others: further inputs of each token, such as `input_shape_ids` (RoCBert), zeros by default; names that
-                the graph lacks are ignored.
+            logits_to_keep: number of last tokens to return, 0 for all, or the indices of tokens.
+            **others: further inputs of each token, such as `input_shape_ids` (RoCBert), zeros by default.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and the cache.
+
+        Raises:
+            OptionError: an argument would change the logits, and the graph doesn't take it.
         """
         cache = past_key_values if cache is None else cache
         if position_ids is None:
             position_ids = self._positions(input_ids, cache)
+        check_arguments(self.directory, {"attention_mask": attention_mask, **others})
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         if input_ids is not None:  # `generate` passes those of the prompt in each step
             names = (name for name in self._decoder.token_inputs if others.get(name) is not None)
             feed |= {name: others[name][:, -input_ids.shape[1] :] for name in names}
-        return model_output(self._step(feed, cache, use_cache))
+        return model_output(kept_logits(self._step(feed, cache, use_cache), logits_to_keep))
+
+
+def kept_logits(outputs: dict[str, Any], logits_to_keep: int | Tensor) -> dict[str, Any]:
+    """Return the outputs of a step with the logits that `logits_to_keep` selects; see `OnnxCausalLM.forward`."""
+    if isinstance(logits_to_keep, int) and logits_to_keep == 0:
+        return outputs
+    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else torch.as_tensor(logits_to_keep)
+    return {name: value[:, kept] if name == "logits" else value for name, value in outputs.items()}
 
 
 class OnnxEncoder:
@@ -273,19 +329,24 @@ class OnnxEncoder:
         input_features: Tensor | None = None,
         input_values: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        **others: Any,
+        **kwargs: Any,  # `generate` passes the encoder's other inputs only to a parameter of this name
     ) -> ModelOutput:
-        """Return the encoder's outputs, `last_hidden_state` [batch, sequence, hidden size] first."""
+        """Return the encoder's outputs, `last_hidden_state` [batch, sequence, hidden size] first.
+
+        The mask that was passed, or that of an input without padding, follows as `attention_mask`.
+        """
         inputs = {
-            **others,
+            **kwargs,
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "input_features": input_features,
             "input_values": input_values,
             "pixel_values": pixel_values,
         }
-        outputs = self.graph.run(complete_inputs(self.graph, as_arrays(inputs)))
-        return model_output({name: torch.from_numpy(to_array(value)) for name, value in outputs.items()})
+        feed = complete_inputs(self.graph, as_arrays(inputs))
+        outputs = {name: torch.from_numpy(to_array(value)) for name, value in self.graph.run(feed).items()}
+        masks = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
+        return model_output({**outputs, **masks})
 
     __call__ = forward
 
@@ -294,6 +355,7 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     """Run an encoder-decoder like a Transformers model, with Transformers' `generate`."""
 
     decoder_name = "decoder_model_merged"
+    _handled = ("decoder_attention_mask", "decoder_input_ids", "encoder_outputs", "labels")
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
@@ -314,6 +376,7 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
         encoder_outputs: ModelOutput | None = None,
         past_key_values: OnnxCache | None = None,
         cache: OnnxCache | None = None,
@@ -333,6 +396,7 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             decoder_input_ids: token ids, [batch, tokens].
             decoder_attention_mask: [batch, cached tokens + tokens], 0 for padding, which may only follow the tokens
                 unless it is an input of the decoder's graph.
+            decoder_position_ids: must be those of tokens without padding, [batch, tokens], as the graph counts them.
             encoder_outputs: the encoder's outputs; computed if None.
             past_key_values: the cache of earlier steps; it is updated in place.
             cache: the same, as Transformers 5.24 calls it.
@@ -348,7 +412,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             `logits` [batch, tokens, vocabulary], the cache and `encoder_last_hidden_state`.
 
         Raises:
-            OptionError: `decoder_attention_mask` masks a token before others.
+            OptionError: `decoder_attention_mask` masks a token before others, `decoder_position_ids` aren't those of
+                the graph, or an argument would change the logits, and no graph takes it.
         """
         is_masked = "attention_mask" in self._decoder.graph.inputs
         takes_tokens = "input_ids" in self.encoder.graph.inputs
@@ -356,6 +421,10 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             decoder_input_ids, decoder_attention_mask, attention_mask = input_ids, attention_mask, None
         if not is_masked:
             _check_decoder_mask(decoder_attention_mask)
+        cache = past_key_values if cache is None else cache
+        _check_positions(decoder_position_ids, 0 if cache is None else cache.get_seq_length())
+        main = {"input_features": input_features, "input_values": input_values, "pixel_values": pixel_values}
+        check_arguments(self.directory, {"attention_mask": attention_mask, **main, **encoder_inputs}, self._handled)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids, attention_mask, input_features, input_values, pixel_values, **encoder_inputs
@@ -365,11 +434,28 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if is_masked:
             feed["attention_mask"] = decoder_attention_mask
         if "encoder_attention_mask" in self._decoder.graph.inputs:
-            mask = getattr(encoder_outputs, "encoder_attention_mask", attention_mask)
-            mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64) if mask is None else mask
-            feed["encoder_attention_mask"] = mask
-        step = self._step(feed, past_key_values if cache is None else cache, use_cache)
+            feed["encoder_attention_mask"] = self._encoder_mask(attention_mask, encoder_outputs)
+        step = self._step(feed, cache, use_cache)
         return model_output({**step, "encoder_last_hidden_state": hidden_states})
+
+    def _encoder_mask(self, attention_mask: Tensor | None, encoder_outputs: ModelOutput) -> Tensor:
+        """Return the mask for cross-attention: the encoder's own, that of its input, or one without padding.
+
+        Raises:
+            OptionError: the graph takes a mask of the encoder's input (of the samples that SpeechT5 subsamples, for
+                example), and neither it nor the encoder's outputs as `load` returns them were passed.
+        """
+        computed, of_input = (getattr(encoder_outputs, f"{part}attention_mask", None) for part in ("encoder_", ""))
+        found = next((mask for mask in (computed, attention_mask, of_input) if mask is not None), None)
+        if found is not None:
+            return found
+        inputs = self._decoder.graph.inputs
+        if inputs["encoder_attention_mask"].axes[1] != inputs["encoder_hidden_states"].axes[1]:
+            raise OptionError(
+                "attention_mask: the decoder's graph needs the mask of the encoder's input, which encoder_outputs "
+                "don't have; pass it, or ones without padding"
+            )
+        return torch.ones(encoder_outputs[0].shape[:2], dtype=torch.int64)
 
 
 def _check_decoder_mask(mask: Tensor | None) -> None:
@@ -378,6 +464,17 @@ def _check_decoder_mask(mask: Tensor | None) -> None:
         raise OptionError(
             "decoder_attention_mask masks a token before others, but the exported decoder attends to all earlier "
             "tokens: put padding after the tokens"
+        )
+
+
+def _check_positions(position_ids: Tensor | None, cached: int) -> None:
+    if position_ids is None:
+        return
+    counted = np.arange(cached, cached + position_ids.shape[-1])
+    if (np.asarray(position_ids) != counted).any():
+        raise OptionError(
+            f"decoder_position_ids are {np.asarray(position_ids).tolist()}, but the exported decoder counts "
+            f"{counted.tolist()}: leave them out, and put padding after the tokens"
         )
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModel, GenerationMixin, PreTrainedConfig
+from transformers import GenerationMixin, PreTrainedConfig
 
 from onnxport._transformers_api import cache_name
 from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities
+from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.light import is_mrope
-from onnxport.runtime.models import GenerativeModel, as_arrays
+from onnxport.runtime.models import GenerativeModel, as_arrays, kept_logits
 from onnxport.runtime.outputs import model_output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
 
     from onnxport.runtime.cache import OnnxCache
@@ -35,6 +34,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     """Run a decoder with image or audio encoders, whose outputs replace the embeddings of placeholder tokens."""
 
     decoder_name = "decoder_model_merged"
+    _handled = (modalities.ENCODED, modalities.POSITION_MASK, "mm_token_type_ids", "pixel_values_videos")
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
@@ -58,7 +58,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             return (text_positions + self._rope_deltas).expand(3, -1, -1)
         input_ids = model_kwargs.get("input_ids", inputs_tensor)
         has_images = any(model_kwargs.get(name) is not None for name in _IMAGE_SIZES)
-        if not has_images or not hasattr(self._original, "get_rope_index"):
+        if not has_images or (get_rope_index := self._get_rope_index) is None:
             self._rope_deltas = 0
             return text_positions.expand(3, len(input_ids), -1)
         inputs = {"input_ids": input_ids, **model_kwargs}
@@ -66,17 +66,18 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             inputs["mm_token_type_ids"] = (input_ids == self.config.image_token_id).int()
         if inputs.get("feature_attention_mask") is not None:
             inputs["audio_seqlens"] = inputs["feature_attention_mask"].sum(-1)
-        get_rope_index = self._original.get_rope_index  # its parameters differ by model
-        known = inspect.signature(get_rope_index).parameters
+        known = inspect.signature(get_rope_index).parameters  # they differ by model
         found: torch.Tensor
         found, self._rope_deltas = get_rope_index(**{k: value for k, value in inputs.items() if k in known})
         return found
 
-    @cached_property
-    def _original(self) -> PreTrainedModel:
-        """Transformers' model without weights, for its `get_rope_index`."""
-        with torch.device("meta"):
-            return AutoModel.from_config(self.config, trust_remote_code=False)
+    @property
+    def _get_rope_index(self) -> Callable[..., Any] | None:
+        """The method of the original, or of its base model, that counts position ids with images; None without."""
+        if self._original_class is None:
+            return None
+        owners = (self._original, self._original.base_model)
+        return next((getattr(owner, _ROPE_INDEX) for owner in owners if hasattr(owner, _ROPE_INDEX)), None)
 
     def prepare_inputs_for_generation(
         self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any
@@ -139,6 +140,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         mm_token_type_ids: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
         use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         **encoder_inputs: Any,
     ) -> ModelOutput:
         """Run one step.
@@ -159,19 +161,23 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
             pixel_values_videos: must be None: the graphs don't support videos.
             use_cache: return a cache, even if none was passed.
+            logits_to_keep: number of last tokens to return, 0 for all, or the indices of tokens.
             **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
 
         Returns:
             `logits` [batch, tokens, vocabulary], and the cache.
 
         Raises:
-            OptionError: `input_ids` is missing, or has more or fewer placeholder tokens than there are embeddings.
+            OptionError: `input_ids` is missing, or has more or fewer placeholder tokens than there are embeddings; or
+                an argument would change the logits, and no graph takes it.
             UnsupportedError: a video is passed.
         """
         if pixel_values_videos is not None:
             raise UnsupportedError("the exported graphs support images, not videos: pass the frames as images")
         if input_ids is None:
             raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
+        main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
+        check_arguments(self.directory, {"attention_mask": attention_mask, **main, **encoder_inputs}, self._handled)
         cache = past_key_values if cache is None else cache
         if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):
             inputs = {"attention_mask": attention_mask, cache_name(): cache}
@@ -182,7 +188,6 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             position_ids = self._positions(input_ids, cache)
         features = encoder_inputs.get(modalities.ENCODED)
         if features is None:
-            main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
             features = self._encode({"input_ids": input_ids, **main, **encoder_inputs})
         types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
         token_types = next((value for value in types if value is not None), None)
@@ -193,8 +198,9 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         )
         prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
         feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
-        return model_output(self._step(feed, cache, use_cache, prefix))
+        return model_output(kept_logits(self._step(feed, cache, use_cache, prefix), logits_to_keep))
 
 
+_ROPE_INDEX = "get_rope_index"
 _IMAGE_SIZES = ("image_grid_thw", "target_sizes")
 """Inputs with the rows and columns of an image's patches."""

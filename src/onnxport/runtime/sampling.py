@@ -100,12 +100,15 @@ class TokenSampler:
     Args:
         settings: greedy decoding or sampling, and when a sequence ends.
         prompt: ids of the tokens before the first step, [batch, length].
+
+    Attributes:
+        token_ids: ids of all tokens, those of the prompt included, [batch, length].
     """
 
     def __init__(self, settings: GenerationSettings, prompt: NDArray[Any]) -> None:
         self._settings = settings
         self._random = np.random.default_rng(settings.seed)
-        self._token_ids = prompt
+        self.token_ids = prompt
         self._finished = np.zeros(len(prompt), dtype=bool)
 
     @property
@@ -118,11 +121,11 @@ class TokenSampler:
         settings = self._settings
         scores = logits.astype(np.float32)
         if settings.repetition_penalty != 1:
-            scores = _apply_repetition_penalty(scores, self._token_ids, settings.repetition_penalty)
+            scores = _apply_repetition_penalty(scores, self.token_ids, settings.repetition_penalty)
         chosen = self._sample(scores) if settings.do_sample else scores.argmax(axis=-1)
         tokens = np.where(self._finished, settings.pad_token_id, chosen).astype(np.int64)
         self._finished |= np.isin(tokens, list(settings.eos_token_ids))
-        self._token_ids = np.concatenate([self._token_ids, tokens[:, None]], axis=1)
+        self.token_ids = np.concatenate([self.token_ids, tokens[:, None]], axis=1)
         return tokens
 
     def _sample(self, scores: NDArray[Any]) -> NDArray[Any]:

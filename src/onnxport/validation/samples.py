@@ -17,7 +17,7 @@ from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
 from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import placeholder_token_id
-from onnxport.description.forward import NO_TOKEN_TYPES
+from onnxport.description.forward import NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
 from onnxport.runtime.models import OnnxSplitEncoders
@@ -39,6 +39,8 @@ _LONG_SECONDS = 30.0
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches", "pixel_values_images", "image_pixel_values")
 _AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
 _COMPONENT = "load"
+_NO_TYPES = (NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS)
+"""Reasons for the token types of tokenizers that make some for any model."""
 
 
 def compare_samples(
@@ -67,7 +69,7 @@ def compare_samples(
     needs_cache = not loaded.can_generate() and any(map(is_cached, taken))
     if isinstance(loaded, OnnxSplitEncoders) or needs_cache:
         return []
-    ignored = {name for name, reason in directory.manifest.left_out.items() if reason == NO_TOKEN_TYPES}
+    ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
     request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance)
     return [_compare(request, sample) for sample in _samples(request)]
@@ -82,7 +84,7 @@ class _Request:
         loaded: the export.
         preprocessor: of the checkpoint.
         taken: inputs of all graphs but decoders, with their axes.
-        ignored: names of parameters that decoders generate without, though tokenizers make them.
+        ignored: names of token types that the export does without, though tokenizers make them.
         has_decoder: whether a graph of its own decodes.
         tolerance: bounds of the comparison.
     """

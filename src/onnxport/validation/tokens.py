@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TOKENS = 32
 """Number of generated tokens."""
 _BATCH, _PROMPT, _PADDING = 2, 8, 3
+_NO_TOKEN = 2**31 - 1
+"""Id that no vocabulary has: the graphs generate beyond the end of a text, too."""
 _RANK = 2
 _DECODER_INPUTS = {"input_ids", "attention_mask", "position_ids", "encoder_hidden_states", "encoder_attention_mask"}
 
@@ -65,7 +67,12 @@ def compare_tokens(
     prompt = _prompt(encoder or decoder)
     if encoder is None and len(prompt["input_ids"]) != _BATCH:
         return []  # a sequence for each codebook
-    run = _Run(Decoder(loaded[decoder.name]), None if encoder is None else loaded[encoder.name], model, tolerance)
+    run = _Run(
+        Decoder(loaded[decoder.name], directory.manifest.reread_length),
+        None if encoder is None else loaded[encoder.name],
+        model,
+        tolerance,
+    )
     padded = _generate(run, prompt)
     problem = _difference(run, padded, prompt)
     first = {name: array[:1] for name, array in prompt.items()}
@@ -165,6 +172,8 @@ def _generate(run: _Run, prompt: Mapping[str, NDArray[Any]]) -> _Generated:
         mask, fixed = np.ones_like(tokens), encode_for_decoder(encoder, prompt, decoder.graph)
     cache, step = decoder.empty_cache(len(tokens)), tokens
     for _ in range(TOKENS):
+        if decoder.is_stale(cache, tokens.shape[1]):
+            cache, step = decoder.empty_cache(len(tokens)), tokens
         masks = {} if encoder is not None else {"attention_mask": mask}
         step = decoder.step({"input_ids": step, **masks, **fixed}, cache)[:, -1:].argmax(-1)
         tokens = np.concatenate([tokens, step], axis=1)
@@ -245,7 +254,7 @@ def _original_tokens(prompt: Mapping[str, NDArray[Any]], model: PreTrainedModel)
 
     settings = GenerationConfig(
         max_new_tokens=TOKENS,
-        min_new_tokens=TOKENS,
+        eos_token_id=_NO_TOKEN,
         do_sample=False,
         pad_token_id=0,
         decoder_start_token_id=start_token(model),
