@@ -218,7 +218,8 @@ def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
     dtype = request.model.dtype
     inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     tokens = torch.full((len(next(iter(inputs.values()))), 1), start_token(request.model))
-    if request.model.config.is_encoder_decoder and "decoder_input_ids" in known:
+    takes_start = request.has_decoder or request.takes(("decoder_input_ids",))
+    if takes_start and request.model.config.is_encoder_decoder and "decoder_input_ids" in known:
         inputs["decoder_input_ids"] = tokens
     elif request.has_decoder and "input_ids" not in request.taken:  # BLIP's decoder of captions
         inputs["input_ids"] = tokens
