@@ -27,7 +27,7 @@ class OptionError(OnnxportError, ValueError):
 
 
 class SizeLimitError(OptionError):
-    """An axis of an input is longer than a graph computes as the model, or doesn't have the size that it fixes."""
+    """An axis of an input is longer than the size up to which a graph computes as the model."""
 
 
 class MissingInputError(OptionError):

@@ -185,4 +185,13 @@ def _components(
     return encoder_decoder(model, preprocessor, decoder=ProphetNetDecoderOnnxConfig)
 
 
-ARCHITECTURES = (Architecture(("prophetnet",), components=_components, model=when_generating(ProphetNetOnnxConfig)),)
+ARCHITECTURES = (
+    Architecture(
+        ("prophetnet",),
+        components=_components,
+        model=when_generating(ProphetNetOnnxConfig),
+        left_out={
+            "decoder_attention_mask": "the decoder for any number of tokens has no mask: padding follows the tokens"
+        },
+    ),
+)

@@ -123,7 +123,7 @@ class Graph:
 
         Raises:
             MissingInputError: an input is missing.
-            SizeLimitError: an axis is longer than the graph's limit, or doesn't have the size that the graph fixes.
+            SizeLimitError: an axis is longer than the graph's limit.
             OptionError: an input has an unsupported shape or value.
         """
         import onnxruntime
@@ -200,7 +200,7 @@ class Graph:
             shape = value.shape if isinstance(value, np.ndarray) else spec.axes
             fits = [not isinstance(axis, int) or axis == size for axis, size in zip(spec.axes, shape, strict=False)]
             if len(shape) != len(spec.axes) or not all(fits):
-                raise SizeLimitError(
+                raise OptionError(
                     f"{name} has the shape {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]"
                     "; pass that shape, as the checkpoint's preprocessor does"
                 )
