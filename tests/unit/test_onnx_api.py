@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from packaging.version import Version
 from transformers import BertConfig, GPT2Config, T5Config
 
+from onnxport.description.arguments import flatten_outputs
 from onnxport.onnx import FeaturesManager, OnnxConfig, OnnxConfigWithPast, OnnxSeq2SeqConfigWithPast, PatchingSpec
 from onnxport.onnx.convert import check_onnxruntime_requirements, ensure_model_and_config_inputs_match
 from onnxport.onnx.features import supported_features_mapping
@@ -86,6 +88,15 @@ def test_collections_flatten_by_one_level() -> None:
         "present.0.key": 1,
         "present.0.value": 2,
     }
+
+
+def test_a_tuple_of_tensors_isnt_iterated_over_their_batch() -> None:
+    class WithStates(Encoder):
+        outputs = property(lambda self: {f"hidden_states.{index}": {0: "batch"} for index in (0, 1)})
+
+    states = (torch.zeros(2, 3), torch.ones(2, 3))
+    found = flatten_outputs(WithStates(BertConfig()), {"logits": torch.zeros(2), "hidden_states": states})
+    assert [found["hidden_states.0"] is states[0], found["hidden_states.1"] is states[1]] == [True, True]
 
 
 def test_patches_are_restored() -> None:

@@ -83,7 +83,10 @@ def flatten_outputs(config: OnnxConfig, result: Any) -> dict[str, torch.Tensor]:
         if name == PAST:
             flat.update(config.flatten_output_collection_property("present", config.cache_to_past(value)))
         elif isinstance(value, (list, tuple)):
-            flat.update(config.flatten_output_collection_property(name, value))
+            is_nested = any(isinstance(item, (list, tuple)) for item in value)
+            # 4.37.2 iterates over each item: over a tensor, that would fix the batch
+            items = value if is_nested else [(item,) for item in value]
+            flat.update(config.flatten_output_collection_property(name, items))
         elif value is not None:
             flat[name] = value
     listed = list(config.outputs)
