@@ -6,6 +6,7 @@ requires their values; `Description.notes` then has the reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,17 +86,21 @@ def _describe_with_axes(full_model: PreTrainedModel, subject: Subject, options: 
 def _probe_graph(graph: GraphDescription, full_model: PreTrainedModel, options: ExportOptions) -> GraphDescription:
     module, code = graph.module_of(full_model), graph.code
     examples = Examples(code.config, signature_of(code.config), code.preprocessor)
-    probed = probe(module, examples, code.layout(graph.sizes))
+    probed = probe(module, examples, code.layout(graph.sizes), graph.fixed_sizes)
     dtype = str(module.dtype).removeprefix("torch.")
     tolerance = tolerance_of(graph, options.validation)
     return replace(
         graph,
         atol=tolerance.atol,
         rtol=tolerance.rtol,
-        inputs=input_specs(code, probed.layout, dtype, probed.fixed),
+        inputs=input_specs(code, probed.layout, dtype, {**graph.fixed_sizes, **_today(probed.fixed)}),
         outputs=_output_specs(probed, examples),
         fixed_axes=_fixed_axes(probed, examples),
     )
+
+
+def _today(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {today_label(symbol): size for symbol, size in sizes.items()}
 
 
 def _fixed_axes(probed: Probe, examples: Examples) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Literal, TypeVar, get_args
@@ -33,6 +33,7 @@ class GraphOptions:
     last_logits: bool = False
     split_encoders: bool = False
     description: str | None = None
+    fix: Mapping[str, int] | None = None
     opset: int | None = None
     dtype: Dtype = "fp32"
     stamping: bool = True
@@ -120,6 +121,13 @@ class ExportOptions:
             "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
         },
     )
+    fix: Mapping[str, int] | None = field(
+        default=None,
+        metadata={
+            "help": "axes to fix, and their sizes: batch_size=1,sequence_length=128; the names are those of describe "
+            "and of the manifest (default: axes are dynamic)"
+        },
+    )
     opset: int | None = field(
         default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
     )
@@ -199,6 +207,7 @@ class ExportOptions:
             )
         if self.split_encoders and self.description is not None:
             raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
+        _check_sizes(self.fix)
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"--memory {self.memory} is not a number of bytes above zero")
         for name in ("atol", "rtol"):
@@ -228,6 +237,16 @@ class ExportOptions:
 
     def _group(self, group: type[Group]) -> Group:
         return group(**{option.name: getattr(self, option.name) for option in fields(group)})
+
+
+def _check_sizes(fix: Mapping[str, int] | None) -> None:
+    """Check the sizes of `--fix`: an axis has at least one element, that of a cache may have none."""
+    if fix is not None and not isinstance(fix, Mapping):
+        raise OptionError(f"--fix {fix!r} doesn't map axes to sizes: pass batch_size=1,sequence_length=128")
+    for axis, size in (fix or {}).items():
+        least = 0 if str(axis).startswith("past_") else 1
+        if type(size) is not int or size < least:
+            raise OptionError(f"--fix {axis}={size!r}: the size of an axis is an integer from {least}")
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {

@@ -115,7 +115,7 @@ class Graph:
 
         Raises:
             MissingInputError: an input is missing.
-            SizeLimitError: an axis is longer than the graph's limit.
+            SizeLimitError: an axis is longer than the graph's limit, or has another size than the graph fixes.
             OptionError: an input has an unsupported shape or value.
         """
         import onnxruntime
@@ -124,6 +124,7 @@ class Graph:
         batch = self._batch_of_single(feed)
         if batch is not None:
             return self._run_each(feed, batch, outputs)
+        self._check_static_sizes(feed)
         missing = [name for name in self.inputs if name not in feed]
         if missing:
             raise MissingInputError(f"{self.file.name} requires the inputs {', '.join(missing)}, which are missing")
@@ -185,6 +186,17 @@ class Graph:
                         f"{limit}; shorten the input"
                     )
 
+    def _check_static_sizes(self, feed: Feed) -> None:
+        for name, spec in self.inputs.items():
+            value = feed.get(name)
+            shape = value.shape if isinstance(value, np.ndarray) else ()
+            fixed = [(axis, size) for axis, size in zip(spec.axes, shape, strict=False) if isinstance(axis, int)]
+            if len(shape) == len(spec.axes) and any(axis != size for axis, size in fixed):
+                raise SizeLimitError(
+                    f"{name} is {list(shape)}, and {self.file.name} takes {list(spec.axes)} only: pad, cut or resize "
+                    "it, or export the model with another size"
+                )
+
 
 def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
     """Return a value with a copy of an array; `ortvalue_from_numpy` would refer to the array's memory."""
@@ -197,10 +209,22 @@ def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
 
 
 def missing_shapes(specs: Mapping[str, TensorSpec], feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the inputs that a feed lacks; -1 for an axis whose size no input of the feed has."""
-    sizes = {axis: size for name in feed for axis, size in zip(specs[name].axes, feed[name].shape, strict=False)}
+    """Return the shapes of the inputs that a feed lacks; -1 for an axis whose size no input of the feed has.
+
+    Their batch size is the feed's, also of a graph that computes one sample at a time.
+    """
+    sizes: dict[int | str, int] = {
+        axis: size for name in feed for axis, size in zip(specs[name].axes, feed[name].shape, strict=False)
+    }
+    batch = next((feed[name].shape[0] for name in feed if specs[name].axes[:1] == (1,)), 1)
+
+    def size_of(position: int, axis: int | str) -> int:
+        if isinstance(axis, int):
+            return batch if (position, axis) == (0, 1) else axis
+        return sizes.get(axis, -1)
+
     return {
-        name: tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes)
+        name: tuple(size_of(position, axis) for position, axis in enumerate(spec.axes))
         for name, spec in specs.items()
         if name not in feed
     }

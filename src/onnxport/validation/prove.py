@@ -142,7 +142,8 @@ def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Itera
             if symbol in dynamic
         }
         applies = not rule.requires or any(_axis_type(symbol) == rule.requires for symbol in sizes)
-        if (has_mask or not rule.padding) and applies:
+        differs = rule.padding or any(size != traced[symbol] for symbol, size in sizes.items())
+        if (has_mask or not rule.padding) and applies and differs:
             yield _PlannedCase(rule.name, {**traced, **sizes}, rule.padding)
     for name, image in (
         ("preprocessor's image size", _dummy_image(request)),
@@ -185,7 +186,7 @@ def _long_sizes(request: ProofRequest, dynamic: set[str]) -> dict[str, int]:
     parameters = sum(parameter.numel() for parameter in request.model.parameters())
     config = request.examples.config._config
     length = long_length(config, parameters) - past
-    if past:
+    if any(_axis_type(symbol) == "past" for symbol in request.traced):
         length = min(length, (min(positions_of(config), default=sys.maxsize) - 2) // 2)
     sizes = {symbol: min(length, _limit(symbol, request)) for symbol in sequences}
     if not any(size > request.traced[symbol] for symbol, size in sizes.items()):

@@ -39,6 +39,8 @@ _LONG_SECONDS = 30.0
 _IMAGE_INPUTS = ("pixel_values", "flattened_patches", "pixel_values_images", "image_pixel_values")
 _AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
 _COMPONENT = "load"
+_PADDING = ("padding", "max_length", "truncation")
+"""Arguments of a tokenizer."""
 
 
 def compare_samples(
@@ -145,8 +147,19 @@ def _samples(request: _Request) -> Iterator[_Sample]:
             arguments = {"audio": [audio], "sampling_rate": rate, **_with_placeholder(request, texts, "audio")}
             yield _Sample(name, {"samples": len(audio)}, arguments)
     elif text:
-        batch = list(samples.SENTENCES) if _part(request, "tokenizer").pad_token is not None else text
-        yield _Sample("sentences", {"batch_size": len(batch)}, {"text": batch, "padding": len(batch) > 1})
+        yield _sentences(request)
+
+
+def _sentences(request: _Request) -> _Sample:
+    """Return the sentences in a padded batch, of the size that the graph fixes, if it does."""
+    has_padding = _part(request, "tokenizer").pad_token is not None
+    batch, length = (*request.taken["input_ids"], "")[:2]
+    count = batch if isinstance(batch, int) else len(samples.SENTENCES) if has_padding else 1
+    texts = (samples.SENTENCES * count)[:count]
+    arguments: dict[str, Any] = {"text": list(texts), "padding": count > 1}
+    if isinstance(length, int) and has_padding:
+        arguments |= {"padding": "max_length", "max_length": length, "truncation": True}
+    return _Sample("sentences", {"batch_size": count}, arguments)
 
 
 def _part(request: _Request, name: str) -> Any:
@@ -226,12 +239,12 @@ def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
 def _encode(request: _Request, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     from transformers import ProcessorMixin
 
-    only_text = arguments.keys() <= {"text", "padding"}
+    only_text = arguments.keys() <= {"text", *_PADDING}
     if isinstance(request.preprocessor, ProcessorMixin) and not only_text:
         encoded: Mapping[str, Any] = request.preprocessor(**arguments, return_tensors="pt")
         return encoded
     found: dict[str, Any] = {}
-    options = {name: value for name, value in arguments.items() if name == "padding"}
+    options = {name: value for name, value in arguments.items() if name in _PADDING}
     if "text" in arguments:
         found |= _part(request, "tokenizer")(arguments["text"], return_tensors="pt", **options)
     if "images" in arguments:
