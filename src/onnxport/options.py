@@ -33,6 +33,7 @@ class GraphOptions:
     last_logits: bool = False
     split_encoders: bool = False
     description: str | None = None
+    outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     opset: int | None = None
     dtype: Dtype = "fp32"
@@ -119,6 +120,13 @@ class ExportOptions:
         metadata={
             "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
             "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
+        },
+    )
+    outputs: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "further outputs of the model, by their names in Transformers: hidden_states,attentions (default: "
+            "those of the task)"
         },
     )
     fix: Mapping[str, int] | None = field(
@@ -208,6 +216,7 @@ class ExportOptions:
         if self.split_encoders and self.description is not None:
             raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
         _check_sizes(self.fix)
+        _check_outputs(self)
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"--memory {self.memory} is not a number of bytes above zero")
         for name in ("atol", "rtol"):
@@ -247,6 +256,16 @@ def _check_sizes(fix: Mapping[str, int] | None) -> None:
         least = 0 if str(axis).startswith("past_") else 1
         if type(size) is not int or size < least:
             raise OptionError(f"--fix {axis}={size!r}: the size of an axis is an integer from {least}")
+
+
+def _check_outputs(options: ExportOptions) -> None:
+    names = options.outputs
+    if names is None:
+        return
+    if isinstance(names, str) or not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise OptionError(f"--outputs {names!r} isn't a list of names: pass hidden_states,attentions")
+    if options.split_encoders:
+        raise OptionError("--split-encoders exports encoders that return embeddings only: leave out --outputs")
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {

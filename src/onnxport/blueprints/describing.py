@@ -20,6 +20,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import is_cached
 from onnxport.description.components import Component
+from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
@@ -33,6 +34,8 @@ from onnxport.tracing.scope import without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
 
 logger = logging.getLogger(__name__)
 
@@ -193,11 +196,18 @@ def _describe_graph(component: Component, model: PreTrainedModel, options: Graph
         rtol=tolerance.rtol,
         inputs=input_specs(runnable, layout, str(component.model.dtype).removeprefix("torch."), fixed),
         sizes=sizes,
-        unused=component.config.unused if isinstance(component.config, CompletedOnnxConfig) else (),
+        unused=_unused(component.config),
         cache=runnable.cache,
         fixed_sizes=fixed,
         runnable=runnable,
     )
+
+
+def _unused(config: OnnxConfig) -> tuple[str, ...]:
+    """Return the parameters that the description of a graph knows to be unused."""
+    while isinstance(config, DelegatingOnnxConfig) and not isinstance(config, CompletedOnnxConfig):
+        config = config.trunk
+    return config.unused if isinstance(config, CompletedOnnxConfig) else ()
 
 
 def _at_fixed_sizes(

@@ -95,10 +95,15 @@ def sizes_from(text: str) -> dict[str, int]:
     return sizes
 
 
+def names_from(text: str) -> tuple[str, ...]:
+    """Parse a list of names, such as `hidden_states,attentions`."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base ** (power + 1)
     for power, prefix in enumerate("kmgt")
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
-_PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from, "fix": sizes_from}
+_PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from, "outputs": names_from, "fix": sizes_from}
 """Fields with a custom parser."""

@@ -71,7 +71,15 @@ class OnnxModel:
         return self.directory.graph("model")
 
     def __call__(self, *arguments: Any, **inputs: Any) -> ModelOutput:
-        """Run the model; see `forward`."""
+        """Run the model; see `forward`.
+
+        Raises:
+            UnsupportedError: `output_attentions` or `output_hidden_states` is set, and no graph has such outputs.
+        """
+        graphs = [self.directory.graph(name) for name in self.directory.component_names]
+        for kind in (kind for kind in ("attentions", "hidden_states") if inputs.get(f"output_{kind}")):
+            if not any(name.partition(".")[0].endswith(kind) for graph in graphs for name in graph.outputs):
+                raise UnsupportedError(f"no exported graph returns {kind}: export with --outputs {kind}")
         return self.forward(*arguments, **inputs)
 
     def forward(self, *arguments: Any, **inputs: Any) -> ModelOutput:
@@ -143,6 +151,8 @@ class GenerativeModel(OnnxModel):
     """Provide the methods and attributes that `generate` requires of a model in addition to `forward`."""
 
     decoder_name = "model"
+    _optional_outputs: tuple[str, ...] = ("hidden_states", "attentions")
+    """Outputs that `generate` reads if it is to return any of them; None if the decoder lacks them."""
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
@@ -207,14 +217,17 @@ class GenerativeModel(OnnxModel):
         use_cache: bool | None,
         prefix: int = 0,
     ) -> dict[str, Any]:
-        """Run the decoder once; return its logits or hidden states, and the cache, None if no cache is used."""
+        """Run the decoder once; return its logits or hidden states, the cache, None if no cache is used, and others."""
         if cache is None and use_cache and self._decoder.has_cache:
             cache = OnnxCache(self._decoder)
         arrays = as_arrays(feed)
         batch_size = len(next(iter(arrays.values())))
         tensors = cache.get_or_create(batch_size) if cache is not None else self._decoder.empty_cache(batch_size)
-        result = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
-        return {self._decoder.result: result, cache_name(): cache}
+        outputs = self._decoder.run(arrays, tensors, prefix, self._decoder.others)
+        result, *others = ((name, torch.from_numpy(array)) for name, array in outputs.items())
+        returned = {name.partition(".")[0] for name, _ in others}
+        absent = [(name, None) for name in self._optional_outputs if name not in returned]
+        return dict([result, (cache_name(), cache), *others, *absent])
 
 
 class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
@@ -285,15 +298,21 @@ class OnnxEncoder:
             "pixel_values": pixel_values,
         }
         outputs = self.graph.run(complete_inputs(self.graph, as_arrays(inputs)))
-        return model_output({name: torch.from_numpy(to_array(value)) for name, value in outputs.items()})
+        names = {name: name.removeprefix("encoder_") if name.startswith(_OF_ENCODER) else name for name in outputs}
+        return model_output({names[name]: torch.from_numpy(to_array(value)) for name, value in outputs.items()})
 
     __call__ = forward
+
+
+_OF_ENCODER = ("encoder_hidden_states", "encoder_attentions")
+"""Outputs of an encoder's graph whose names are those of the encoder-decoder's outputs."""
 
 
 class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     """Run an encoder-decoder like a Transformers model, with Transformers' `generate`."""
 
     decoder_name = "decoder_model_merged"
+    _optional_outputs = ("decoder_hidden_states", "decoder_attentions", "cross_attentions")
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
@@ -345,7 +364,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 `flattened_patches` (Pix2Struct) and `bbox` (UDOP).
 
         Returns:
-            `logits` [batch, tokens, vocabulary], the cache and `encoder_last_hidden_state`.
+            `logits` [batch, tokens, vocabulary], the cache, `encoder_last_hidden_state`, and the other outputs of both
+            graphs.
 
         Raises:
             OptionError: `decoder_attention_mask` masks a token before others.
@@ -369,7 +389,10 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64) if mask is None else mask
             feed["encoder_attention_mask"] = mask
         step = self._step(feed, past_key_values if cache is None else cache, use_cache)
-        return model_output({**step, "encoder_last_hidden_state": hidden_states})
+        own = dict(encoder_outputs) if isinstance(encoder_outputs, Mapping) else {}
+        others = {name: own.get(name.removeprefix("encoder_")) for name in _OF_ENCODER}
+        named = {"encoder_last_hidden_state": hidden_states, **others}
+        return model_output({**step, **{name: value for name, value in named.items() if value is not None}})
 
 
 def _check_decoder_mask(mask: Tensor | None) -> None:
@@ -386,27 +409,44 @@ class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[mi
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
-        # Whisper's generate reads the strides of the encoder's convolutions to convert frames to seconds.
+        # Whisper's generate reads the strides of the encoder's convolutions to convert frames to seconds. For
+        # timestamps of tokens, it sets the attention implementation.
         convolutions = SimpleNamespace(conv1=SimpleNamespace(stride=(1,)), conv2=SimpleNamespace(stride=(2,)))
-        self.model = SimpleNamespace(encoder=convolutions)
+        self.model = SimpleNamespace(encoder=convolutions, config=copy.copy(config))
+
+    def __call__(self, *arguments: Any, **inputs: Any) -> ModelOutput:
+        """Run one step; see `OnnxSeq2Seq.forward`."""
+        outputs = super().__call__(*arguments, **inputs)
+        absent = [name for name in self._optional_outputs if getattr(outputs, name) is None]
+        vars(outputs).update(dict.fromkeys(absent, ()))  # Whisper's generate iterates over all of them
+        return outputs
+
+    def _postprocess_outputs(self, seek_outputs: Any, *arguments: Any, **named: Any) -> Any:
+        """Split the outputs of a batch, without the cache, whose tensors aren't those of Transformers' cache."""
+        if isinstance(seek_outputs, ModelOutput):
+            kept = {name: value for name, value in seek_outputs.items() if not isinstance(value, OnnxCache)}
+            seek_outputs = type(seek_outputs)(**kept)
+        return super()._postprocess_outputs(seek_outputs, *arguments, **named)
 
     def generate(self, *arguments: Any, return_token_timestamps: bool | None = None, **settings: Any) -> Any:
         """Transcribe or translate audio; see `WhisperGenerationMixin.generate`.
 
         Args:
             *arguments: the input features, and further arguments of Whisper's `generate`.
-            return_token_timestamps: must not be set: they are computed from attention weights, which no graph returns.
+            return_token_timestamps: return the time of each token, which is computed from the attention weights of a
+                decoder that was exported with `--outputs cross_attentions`.
             **settings: see Whisper's `generate`.
 
         Raises:
-            UnsupportedError: token timestamps are requested.
+            UnsupportedError: token timestamps are requested, and the decoder returns no attention weights.
         """
-        if return_token_timestamps:
+        if return_token_timestamps and "cross_attentions.0" not in self._decoder.others:
             raise UnsupportedError(
-                "token and word timestamps are computed from attention weights, which the exported graphs don't "
-                "return; use return_timestamps=True, the timestamps of segments"
+                "token and word timestamps are computed from attention weights, which the exported decoder doesn't "
+                "return; export with --outputs cross_attentions, or use return_timestamps=True, the timestamps of "
+                "segments"
             )
-        return super().generate(*arguments, **settings)
+        return super().generate(*arguments, return_token_timestamps=return_token_timestamps, **settings)
 
 
 def as_arrays(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

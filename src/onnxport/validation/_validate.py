@@ -64,6 +64,7 @@ def validate(
         dtype=recorded["dtype"],
         last_logits=last_logits,
         split_encoders=split_encoders,
+        outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
         fix=recorded.get("fix"),
     )
     original = choose_reference(directory, manifest, reference, requested)
