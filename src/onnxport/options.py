@@ -10,6 +10,7 @@ from typing import Literal, TypeVar, get_args
 from onnxport.errors import OptionError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
+TokenDtype = Literal["int64", "int32"]
 ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
 Weights = Literal["copy", "link"]
@@ -35,6 +36,8 @@ class GraphOptions:
     description: str | None = None
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
+    token_dtype: TokenDtype = "int64"
+    io_dtype: Dtype | None = None
     opset: int | None = None
     dtype: Dtype = "fp32"
     stamping: bool = True
@@ -135,6 +138,14 @@ class ExportOptions:
             "help": "axes to fix, and their sizes: batch_size=1,sequence_length=128; the names are those of describe "
             "and of the manifest (default: axes are dynamic)"
         },
+    )
+    token_dtype: TokenDtype = field(
+        default="int64",
+        metadata={"help": "integer type of token ids, masks, position ids and all other integers that are inputs"},
+    )
+    io_dtype: Dtype | None = field(
+        default=None,
+        metadata={"help": "floating-point type of inputs and outputs, except for the cache (default: that of --dtype)"},
     )
     opset: int | None = field(
         default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
@@ -269,6 +280,8 @@ def _check_outputs(options: ExportOptions) -> None:
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
+    "token_dtype": get_args(TokenDtype),
+    "io_dtype": (None, *get_args(Dtype)),
     "dtype": get_args(Dtype),
     "validate": get_args(ValidationLevel),
     "external_data": get_args(ExternalData),

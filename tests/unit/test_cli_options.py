@@ -23,6 +23,8 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "description": (["--description", "mine.py"], "mine.py"),
     "outputs": (["--outputs", "hidden_states, attentions"], ("hidden_states", "attentions")),
     "fix": (["--fix", "batch_size=1,past_sequence_length=0"], {"batch_size": 1, "past_sequence_length": 0}),
+    "token_dtype": (["--token-dtype", "int32"], "int32"),
+    "io_dtype": (["--io-dtype", "fp32"], "fp32"),
     "opset": (["--opset", "21"], 21),
     "atol": (["--atol", "1e-4"], 1e-4),
     "rtol": (["--rtol", "0.5"], 0.5),

@@ -112,7 +112,9 @@ class Decoder:
         tokens = self.graph.inputs.get("input_ids")
         if tokens is None:
             return ()
-        same = (name for name, spec in self.graph.inputs.items() if (spec.axes, spec.dtype) == (tokens.axes, "int64"))
+        same = (
+            name for name, spec in self.graph.inputs.items() if (spec.axes, spec.dtype) == (tokens.axes, tokens.dtype)
+        )
         return tuple(name for name in same if name not in ("input_ids", "position_ids"))
 
     @property

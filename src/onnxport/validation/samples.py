@@ -23,7 +23,7 @@ from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, Un
 from onnxport.runtime.models import OnnxSplitEncoders
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
-from onnxport.validation.compare import compare
+from onnxport.validation.compare import compare, like
 from onnxport.validation.report import Case, OutputDifference
 from onnxport.validation.tokens import TOKENS, start_token, tokens_output
 
@@ -71,7 +71,8 @@ def compare_samples(
         return []
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason == NO_TOKEN_TYPES}
     has_decoder = directory.has("decoder_model_merged")
-    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance)
+    casts = directory.manifest.options.get("io_dtype") is not None
+    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
     return [_compare(request, sample) for sample in _samples(request)]
 
 
@@ -87,6 +88,7 @@ class _Request:
         ignored: names of parameters that decoders generate without, though tokenizers make them.
         has_decoder: whether a graph of its own decodes.
         tolerance: bounds of the comparison.
+        casts: whether graphs cast their outputs.
     """
 
     model: PreTrainedModel
@@ -96,6 +98,7 @@ class _Request:
     ignored: frozenset[str]
     has_decoder: bool
     tolerance: Tolerance
+    casts: bool = False
 
     def takes(self, names: Collection[str]) -> bool:
         """Return whether a graph has one of these inputs."""
@@ -272,6 +275,8 @@ def _differences(
     mask = inputs.get("attention_mask")
     for name in (name for name in expected if name in found):
         wanted, actual = to_array(expected[name]), to_array(found[name])
+        if request.casts:
+            wanted = like(wanted, actual)
         if generates and mask is not None and wanted.shape[:2] == mask.shape:
             real = mask.numpy() == 1  # what padding computes depends on the mask's form
             wanted, actual = wanted[real], actual[:, -mask.shape[1] :][real]
