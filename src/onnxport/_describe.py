@@ -6,6 +6,7 @@ requires their values; `Description.notes` then has the reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ from onnxport.blueprints.describing import describe_model
 from onnxport.blueprints.subject import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.description.axes import symbols_of, today_label
+from onnxport.description.border_dtypes import border_dtype
 from onnxport.description.description import Description, GraphDescription, TensorSpec, input_specs
 from onnxport.description.examples import Examples
 from onnxport.description.signature import signature_of
 from onnxport.description.tolerances import tolerance_of
 from onnxport.loading.load import dtype_of, load_model
-from onnxport.options import CheckpointOptions, ExportOptions
+from onnxport.options import CheckpointOptions, ExportOptions, GraphOptions
 from onnxport.patching.scope import exclusive
 from onnxport.tracing.fake import build_fake, like_full
 from onnxport.tracing.probe import Probe, probe
@@ -79,23 +81,37 @@ def _build_fake_model(
 def _describe_with_axes(full_model: PreTrainedModel, subject: Subject, options: ExportOptions) -> Description:
     """Describe a model, with the dynamic and fixed axes found by running it at several sizes."""
     description = describe_model(full_model, subject, options.graph)
-    return replace(description, graphs=tuple(_probe_graph(graph, full_model, options) for graph in description.graphs))
+    graphs = (_probe_graph(graph, full_model, options) for graph in description.graphs)
+    return replace(description, graphs=tuple(_with_border_dtypes(graph, options.graph) for graph in graphs))
+
+
+def _with_border_dtypes(graph: GraphDescription, options: GraphOptions) -> GraphDescription:
+    """Return a description with the dtypes of the options."""
+    inputs, outputs = (
+        tuple(replace(one, dtype=border_dtype(one.name, one.dtype, options, is_input=is_input)) for one in specs)
+        for specs, is_input in ((graph.inputs, True), (graph.outputs, False))
+    )
+    return replace(graph, inputs=inputs, outputs=outputs)
 
 
 def _probe_graph(graph: GraphDescription, full_model: PreTrainedModel, options: ExportOptions) -> GraphDescription:
     module, code = graph.module_of(full_model), graph.code
     examples = Examples(code.config, signature_of(code.config), code.preprocessor)
-    probed = probe(module, examples, code.layout(graph.sizes))
+    probed = probe(module, examples, code.layout(graph.sizes), graph.fixed_sizes)
     dtype = str(module.dtype).removeprefix("torch.")
     tolerance = tolerance_of(graph, options.validation)
     return replace(
         graph,
         atol=tolerance.atol,
         rtol=tolerance.rtol,
-        inputs=input_specs(code, probed.layout, dtype, probed.fixed),
+        inputs=input_specs(code, probed.layout, dtype, {**graph.fixed_sizes, **_today(probed.fixed)}),
         outputs=_output_specs(probed, examples),
         fixed_axes=_fixed_axes(probed, examples),
     )
+
+
+def _today(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {today_label(symbol): size for symbol, size in sizes.items()}
 
 
 def _fixed_axes(probed: Probe, examples: Examples) -> tuple[str, ...]:

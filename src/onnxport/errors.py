@@ -27,7 +27,7 @@ class OptionError(OnnxportError, ValueError):
 
 
 class SizeLimitError(OptionError):
-    """An axis of an input is longer than the size up to which a graph computes as the model."""
+    """An input is longer than the size up to which a graph computes as the model, or has another size than it fixes."""
 
 
 class MissingInputError(OptionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Literal, TypeVar, get_args
@@ -10,6 +10,7 @@ from typing import Literal, TypeVar, get_args
 from onnxport.errors import OptionError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
+TokenDtype = Literal["int64", "int32"]
 ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
 Weights = Literal["copy", "link"]
@@ -33,6 +34,10 @@ class GraphOptions:
     last_logits: bool = False
     split_encoders: bool = False
     description: str | None = None
+    outputs: tuple[str, ...] | None = None
+    fix: Mapping[str, int] | None = None
+    token_dtype: TokenDtype = "int64"
+    io_dtype: Dtype | None = None
     opset: int | None = None
     dtype: Dtype = "fp32"
     stamping: bool = True
@@ -120,6 +125,28 @@ class ExportOptions:
             "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
         },
     )
+    outputs: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "further outputs of the model, by their names in Transformers: hidden_states,attentions (default: "
+            "those of the task)"
+        },
+    )
+    fix: Mapping[str, int] | None = field(
+        default=None,
+        metadata={
+            "help": "axes to fix, and their sizes: batch_size=1,sequence_length=128; the names are those of describe "
+            "and of the manifest (default: axes are dynamic)"
+        },
+    )
+    token_dtype: TokenDtype = field(
+        default="int64",
+        metadata={"help": "integer type of token ids, masks, position ids and all other integers that are inputs"},
+    )
+    io_dtype: Dtype | None = field(
+        default=None,
+        metadata={"help": "floating-point type of inputs and outputs, except for the cache (default: that of --dtype)"},
+    )
     opset: int | None = field(
         default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
     )
@@ -199,6 +226,8 @@ class ExportOptions:
             )
         if self.split_encoders and self.description is not None:
             raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
+        _check_sizes(self.fix)
+        _check_outputs(self)
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"--memory {self.memory} is not a number of bytes above zero")
         for name in ("atol", "rtol"):
@@ -230,7 +259,29 @@ class ExportOptions:
         return group(**{option.name: getattr(self, option.name) for option in fields(group)})
 
 
+def _check_sizes(fix: Mapping[str, int] | None) -> None:
+    """Check the sizes of `--fix`: an axis has at least one element, that of a cache may have none."""
+    if fix is not None and not isinstance(fix, Mapping):
+        raise OptionError(f"--fix {fix!r} doesn't map axes to sizes: pass batch_size=1,sequence_length=128")
+    for axis, size in (fix or {}).items():
+        least = 0 if str(axis).startswith("past_") else 1
+        if type(size) is not int or size < least:
+            raise OptionError(f"--fix {axis}={size!r}: the size of an axis is an integer from {least}")
+
+
+def _check_outputs(options: ExportOptions) -> None:
+    names = options.outputs
+    if names is None:
+        return
+    if isinstance(names, str) or not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise OptionError(f"--outputs {names!r} isn't a list of names: pass hidden_states,attentions")
+    if options.split_encoders:
+        raise OptionError("--split-encoders exports encoders that return embeddings only: leave out --outputs")
+
+
 _CHOICES: dict[str, tuple[str | None, ...]] = {
+    "token_dtype": get_args(TokenDtype),
+    "io_dtype": (None, *get_args(Dtype)),
     "dtype": get_args(Dtype),
     "validate": get_args(ValidationLevel),
     "external_data": get_args(ExternalData),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxport.description.forward import OPTION, OTHER_MASK, UNUSED
-from onnxport.errors import OptionError
+from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
 
 LEFT_OUT = {
@@ -60,7 +60,6 @@ def test_arguments_that_change_nothing_are_ignored(arguments: dict[str, Any]) ->
         {"labels": np.array([1])},
         {"lengths": np.array([2])},
         {"multimask_output": False},
-        {"output_attentions": True},
         {"bogus": [1.0]},
     ],
     ids=lambda arguments: next(iter(arguments)),
@@ -68,6 +67,11 @@ def test_arguments_that_change_nothing_are_ignored(arguments: dict[str, Any]) ->
 def test_other_arguments_are_errors_that_name_them(arguments: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=f"{next(iter(arguments))}: no graph of exported takes it.*take input_ids"):
         check_arguments(directory(("input_ids", "past_key_values.0.key")), arguments)
+
+
+def test_outputs_that_no_graph_returns_are_an_error_with_the_option_that_adds_them() -> None:
+    with pytest.raises(UnsupportedError, match="export with --outputs attentions"):
+        check_arguments(directory(("input_ids",)), {"output_attentions": True})
 
 
 def test_lengths_are_ignored_beside_the_mask_that_has_them() -> None:

@@ -34,6 +34,7 @@ from onnxport.description.forward import forward_parameters, left_out
 from onnxport.description.image_text_model import ImageTextModelOnnxConfig
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
+from onnxport.description.requested_outputs import with_outputs
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
 from onnxport.description.tasks import (
     ARCHITECTURE,
@@ -370,15 +371,22 @@ def describe(
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: the checkpoint's preprocessor; None if it has none.
-        options: graph options, of which `description`, `last_logits` and `split_encoders` are used; None for the
-            defaults.
+        options: graph options, of which `description`, `last_logits`, `split_encoders` and `outputs` are used; None for
+            the defaults.
 
     Raises:
         UnsupportedError: the model can't be described for this task.
-        OptionError: `description` doesn't name a description.
+        OptionError: `description` doesn't name a description, or `outputs` one that the model doesn't return.
     """
     preprocessor = complete_preprocessor(model, preprocessor, image_defaults(model.config))
     options = options or GraphOptions()
+    components = _components_with(model, task, preprocessor, options)
+    return with_outputs(components, options.outputs) if options.outputs else components
+
+
+def _components_with(
+    model: PreTrainedModel, task: Task, preprocessor: Preprocessor, options: GraphOptions
+) -> tuple[Component, ...]:
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
     if options.split_encoders:

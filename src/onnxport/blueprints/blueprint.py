@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError
 from onnxport.binding.bind import Binding
+from onnxport.description.border_dtypes import border_dtype
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
 from onnxport.description.description import Description, GraphDescription, TensorSpec
+from onnxport.options import GraphOptions
 from onnxport.stamping import Layers, StampError, stamp
 
 if TYPE_CHECKING:
@@ -104,6 +106,26 @@ def describe_graph(traced: TracedGraph, depth: Depth, graph: ir.Model) -> GraphD
     return replace(described, inputs=inputs, outputs=outputs, cache=_cache_at(described.cache, depth))
 
 
+def cast_borders(model: ir.Model, options: GraphOptions) -> None:
+    """Give the inputs and outputs of a graph the dtypes of the options, in place.
+
+    Args:
+        model: the graph at full depth.
+        options: `token_dtype` and `io_dtype`.
+    """
+    import onnx_ir as ir
+
+    from onnxport.passes.borders import CastBordersPass
+
+    dtypes = {}
+    for values, is_input in ((model.graph.inputs, True), (model.graph.outputs, False)):
+        for spec in map(spec_of, values):
+            dtype = border_dtype(spec.name, spec.dtype, options, is_input=is_input)
+            if dtype != spec.dtype:
+                dtypes[spec.name] = ir.DataType[_ONNX_DTYPES.get(dtype, dtype).upper()]
+    CastBordersPass(dtypes)(model)
+
+
 def spec_of(value: ir.Value, described: TensorSpec | None = None) -> TensorSpec:
     """Describe an input or an output of a graph.
 
@@ -120,6 +142,7 @@ def spec_of(value: ir.Value, described: TensorSpec | None = None) -> TensorSpec:
 
 _DTYPES = {"float": "float32", "double": "float64"}
 """ONNX's dtype names that differ from NumPy's and PyTorch's, to those."""
+_ONNX_DTYPES = {name: onnx_name for onnx_name, name in _DTYPES.items()}
 
 
 def _cache_at(

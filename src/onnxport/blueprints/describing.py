@@ -17,21 +17,25 @@ from onnxport.architectures.describe import describe, describe_left_out
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint
+from onnxport.description.arguments import Layout
 from onnxport.description.axes import is_cached
 from onnxport.description.components import Component
+from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
 from onnxport.description.positions import counted_positions, reread_length
 from onnxport.description.tolerances import default_tolerance
-from onnxport.errors import UnsupportedError
+from onnxport.errors import OptionError, UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.tracing._capture import default_opset
-from onnxport.tracing.originals import trace_examples
+from onnxport.tracing.originals import RefusedSizesError, trace_examples, try_sizes
 from onnxport.tracing.scope import without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from onnxport.configs import OnnxConfig
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +115,13 @@ def describe_model(
     Args:
         model: its parameters may be fake.
         subject: task and preprocessor.
-        options: `description`, `last_logits`, `split_encoders`, `opset` and `dtype`.
+        options: `description`, `last_logits`, `split_encoders`, `fix`, `opset` and `dtype`.
         is_reduced: whether the model has few layers, with which it may fail.
 
     Raises:
         UnsupportedError: the model can't be described for the task.
-        OptionError: `description` isn't a file with a description.
+        OptionError: `description` isn't a file with a description, or `fix` names an unknown axis or a size that the
+            model refuses.
     """
     try:
         components = describe(model, subject.task, subject.preprocessor, options)
@@ -131,7 +136,18 @@ def describe_model(
             raise failure from failure.__cause__
         logger.warning("%s is exported without past: %s", type(model).__name__, error)
     graphs = tuple(_describe_graph(component, model, options) for component in components)
+    _check_axes(graphs, options)
     return _description(model, subject, graphs, options)
+
+
+def _check_axes(graphs: tuple[GraphDescription, ...], options: GraphOptions) -> None:
+    """Check that every axis that the options fix is one of a graph's inputs."""
+    known = {symbol: None for graph in graphs for symbol in graph.sizes}
+    unknown = [axis for axis in options.fix or () if axis not in known]
+    if unknown:
+        raise OptionError(
+            f"--fix names {', '.join(unknown)}, which no input has as an axis; the axes are {', '.join(known)}"
+        )
 
 
 def _may_run_later(error: UnsupportedError, is_reduced: bool) -> bool:
@@ -167,6 +183,9 @@ def _description(
 def _describe_graph(component: Component, model: PreTrainedModel, options: GraphOptions) -> GraphDescription:
     runnable = Runnable(component.config, component.preprocessor)
     layout, sizes = trace_examples(component.model, runnable.examples)
+    fixed = {symbol: size for symbol, size in (options.fix or {}).items() if symbol in sizes}
+    if fixed:
+        layout, sizes = _at_fixed_sizes(component, runnable, layout, sizes | fixed)
     prefix = next(name for name, module in model.named_modules() if module is component.model)
     tolerance = default_tolerance(component.config.atol_for_validation, options.dtype)
     return GraphDescription(
@@ -176,12 +195,48 @@ def _describe_graph(component: Component, model: PreTrainedModel, options: Graph
         opset=options.opset or default_opset(),
         atol=tolerance.atol,
         rtol=tolerance.rtol,
-        inputs=input_specs(runnable, layout, str(component.model.dtype).removeprefix("torch.")),
+        inputs=input_specs(runnable, layout, str(component.model.dtype).removeprefix("torch."), fixed),
         sizes=sizes,
-        unused=component.config.unused if isinstance(component.config, CompletedOnnxConfig) else (),
+        unused=_unused(component.config),
         cache=runnable.cache,
+        fixed_sizes=fixed,
         runnable=runnable,
     )
+
+
+def _unused(config: OnnxConfig) -> tuple[str, ...]:
+    """Return the parameters that the description of a graph knows to be unused."""
+    while isinstance(config, DelegatingOnnxConfig) and not isinstance(config, CompletedOnnxConfig):
+        config = config.trunk
+    return config.unused if isinstance(config, CompletedOnnxConfig) else ()
+
+
+def _at_fixed_sizes(
+    component: Component, runnable: Runnable, default: Layout, sizes: dict[str, int]
+) -> tuple[Layout, dict[str, int]]:
+    """Make the inputs to trace with at the sizes that the options fix.
+
+    Args:
+        component: the component.
+        runnable: makes its inputs.
+        default: its inputs at other sizes.
+        sizes: symbol to size.
+
+    Raises:
+        OptionError: the model runs at other sizes, and not at these.
+    """
+    examples = runnable.examples
+    layout = runnable.layout(sizes)
+    try:
+        try_sizes(component.model, examples, layout)
+    except RefusedSizesError as error:
+        try:
+            try_sizes(component.model, examples, default)
+        except RefusedSizesError:  # for another reason, with which the description continues or fails
+            return layout, sizes
+        text = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
+        raise OptionError(f"--fix: {type(component.model).__name__} doesn't run with {text} ({error})") from error
+    return layout, sizes
 
 
 def with_code(description: Description, model: PreTrainedModel, subject: Subject, options: GraphOptions) -> Description:

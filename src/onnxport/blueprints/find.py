@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnxport.binding.bind import rebind
 from onnxport.blueprints import entries
-from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth, describe_graph
+from onnxport.blueprints.blueprint import Blueprint, Trace, TracedGraph, at_full_depth, cast_borders, describe_graph
 from onnxport.blueprints.keys import export_key, trace_key
 from onnxport.blueprints.store import Store
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -119,6 +119,8 @@ class BlueprintSource:
             description: the result of `describe`.
             trace: the result of `trace`.
         """
+        for model in self._graphs:
+            cast_borders(model, self._options.graph)
         graphs = map(describe_graph, trace.graphs, trace.depths, self._graphs)
         described = replace(description, graphs=tuple(graphs))
         if self._cached is not None:

@@ -31,7 +31,18 @@ _IGNORED_OF_ADAPTERS = (
     "auto_mapping",
 )
 """Settings of an adapter that describe its origin, or follow from the names of its tensors."""
-_GRAPH_OPTIONS = ("task", "past", "last_logits", "split_encoders", "opset", "dtype", "framework", "stamping")
+_GRAPH_OPTIONS = (
+    "task",
+    "past",
+    "last_logits",
+    "split_encoders",
+    "outputs",
+    "fix",
+    "opset",
+    "dtype",
+    "framework",
+    "stamping",
+)
 _PREPROCESSOR_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",

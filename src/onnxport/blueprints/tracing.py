@@ -15,7 +15,7 @@ from onnxport.blueprints.blueprint import Depth, TracedGraph, at_full_depth, spe
 from onnxport.blueprints.describing import Described
 from onnxport.blueprints.draft import Draft
 from onnxport.checkpoint.checkpoint import Checkpoint
-from onnxport.description.axes import today_label
+from onnxport.description.axes import is_fixed, today_label
 from onnxport.description.description import GraphDescription
 from onnxport.description.lengths import long_length, positions_of
 from onnxport.errors import TraceError
@@ -209,6 +209,7 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
         for name, axes in code.config.inputs.items()
         for axis, label in axes.items()
         if name in inputs and isinstance(inputs[name].shape[axis], int)  # type: ignore[index]
+        if not is_fixed(label, graph.fixed_sizes)
     )
     if fixed and options.description is not None:
         raise TraceError(
@@ -228,7 +229,8 @@ def _fixed_batches(graph: GraphDescription, traced: Traced) -> set[str]:
         for axis, label in axes.items()
         if name in shapes and isinstance(shapes[name][axis], int)
     }
-    return {label for label in labels if "batch" in label and graph.sizes.get(label, 1) > 1}
+    fixed = graph.fixed_sizes
+    return {label for label in labels if "batch" in label and graph.sizes.get(label, 1) > 1 and label not in fixed}
 
 
 def _trace_one_sample(
@@ -264,7 +266,8 @@ def _trace(graph: GraphDescription, module: PreTrainedModel, options: GraphOptio
     with without_values(module):
         layout = graph.code.layout(graph.sizes)
     layout.flat = {name: tensor.to(module.device) for name, tensor in layout.flat.items()}
-    return trace(module, graph.code.config, layout, graph.code.examples.signature, opset=options.opset)
+    signature = graph.code.examples.signature
+    return trace(module, graph.code.config, layout, signature, opset=options.opset, fixed=graph.fixed_sizes)
 
 
 def _hidden_limits(graph: GraphDescription, module: PreTrainedModel, max_sizes: Mapping[str, int]) -> dict[str, int]:

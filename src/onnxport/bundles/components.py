@@ -58,7 +58,7 @@ def make_manifest(
     return Manifest(
         task=blueprint.description.task,
         source=_source(checkpoint, blueprint, outcome.digests),
-        options={name: value for name, value in asdict(options).items() if name not in _PRIVATE_OPTIONS},
+        options=_recorded(options),
         versions={name: metadata.version(name) for name in VERSIONS},
         components=components,
         validation=dict(outcome.validation),
@@ -68,6 +68,12 @@ def make_manifest(
         positions=blueprint.description.positions,
         reread_length=blueprint.description.reread_length,
     )
+
+
+def _recorded(options: ExportOptions) -> dict[str, Any]:
+    """Return the options as JSON values, without those that nobody else may see."""
+    values = {name: value for name, value in asdict(options).items() if name not in _PRIVATE_OPTIONS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _source(checkpoint: Checkpoint, blueprint: Blueprint, digests: Mapping[str, str]) -> dict[str, Any]:

@@ -79,10 +79,31 @@ def bytes_from(text: str) -> int:
     return int(Fraction(match[1]) * factor)
 
 
+def sizes_from(text: str) -> dict[str, int]:
+    """Parse the sizes of axes, such as `batch_size=1,sequence_length=128`.
+
+    Raises:
+        argparse.ArgumentTypeError: a part isn't an axis and its size, or an axis is named twice.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([0-9]{1,10})\s*", part)
+        if match is None or match[1] in sizes:
+            problem = "names an axis twice" if match else f"{part!r} isn't an axis and its size"
+            raise argparse.ArgumentTypeError(f"{text!r}: {problem}; pass batch_size=1,sequence_length=128")
+        sizes[match[1]] = int(match[2])
+    return sizes
+
+
+def names_from(text: str) -> tuple[str, ...]:
+    """Parse a list of names, such as `hidden_states,attentions`."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base ** (power + 1)
     for power, prefix in enumerate("kmgt")
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
-_PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from}
+_PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from, "outputs": names_from, "fix": sizes_from}
 """Fields with a custom parser."""

@@ -121,8 +121,23 @@ def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
     The model returns a ModelOutput instead of a tuple, and computes no loss.
     """
     values = {"return_dict": True, "return_loss": False, **config.model_values}
-    with patching(*_replacements(model.config, values), *padding_defined(model.config)):
+    replacements = {(id(one.owner), one.name): one for one in _replacements(model.config, values)}
+    if _ATTENTION in values:
+        for config in _configs_of_modules(model):
+            attention = {_ATTENTION: values[_ATTENTION]}
+            replacements |= {(id(one.owner), one.name): one for one in _replacements(config, attention)}
+    with patching(*replacements.values(), *padding_defined(model.config)):
         yield
+
+
+def _configs_of_modules(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
+    """Yield the configurations of a model's submodels; T5's encoder and decoder have copies of the model's."""
+    from transformers import PreTrainedModel
+
+    yield from (module.config for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+_ATTENTION = "_attn_implementation"
 
 
 def padding_defined(config: PreTrainedConfig) -> tuple[Replacement, ...]:
@@ -152,7 +167,7 @@ def _replacements(config: PreTrainedConfig, values: Mapping[str, object]) -> Ite
     for name, value in values.items():
         if not hasattr(config, name):
             continue
-        if name != "_attn_implementation":
+        if name != _ATTENTION:
             yield Replacement(config, name, value)
             continue
         yield Replacement(config, "_attn_implementation_internal", value)

@@ -43,6 +43,21 @@ def symbols_of(label: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in label.split("+"))
 
 
+def with_sizes(label: str, sizes: Mapping[str, int]) -> str:
+    """Return a label with sizes instead of the symbols that have one: `past_sequence + 1`.
+
+    Args:
+        label: label of an axis.
+        sizes: symbol that today's clients expect to size.
+    """
+    return " + ".join(str(sizes.get(today_label(symbol), symbol)) for symbol in symbols_of(label))
+
+
+def is_fixed(label: str, sizes: Mapping[str, int]) -> bool:
+    """Return whether every symbol of a label has a size; see `with_sizes`."""
+    return all(today_label(symbol) in sizes for symbol in symbols_of(label))
+
+
 def true_label(name: str, label: str) -> str:
     """Return the corrected label of a past input, which 4.37.2 labels with the length of the present output.
 

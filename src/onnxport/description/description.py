@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxport.description.arguments import Layout
-from onnxport.description.axes import symbols_of, today_label
+from onnxport.description.axes import is_fixed, today_label, with_sizes
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
 from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import LayerTypes, at_depth
@@ -129,6 +129,7 @@ class GraphDescription:
         unused: parameters of the module's forward whose values it doesn't use.
         max_sizes: label of an input axis to the largest size that the graph computes as the model, of axes that have
             one.
+        fixed_sizes: symbol to the size that the export fixes its axes to.
         runnable: the code; None in a description that was read from a cache entry.
     """
 
@@ -145,6 +146,7 @@ class GraphDescription:
     fixed_axes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     max_sizes: Mapping[str, int] = field(default_factory=dict)
+    fixed_sizes: Mapping[str, int] = field(default_factory=dict)
     runnable: Runnable | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -171,7 +173,7 @@ class GraphDescription:
         """Return the description of the same graph of a deeper model; see `description.depth`."""
         runnable = replace(self.code, config=at_depth(self.code.config, shallow, deep, stacks))
         dtype = next(iter(spec.dtype for spec in self.inputs if spec.dtype.startswith(("float", "bfloat"))), "float32")
-        inputs = input_specs(runnable, runnable.layout(self.sizes), dtype)
+        inputs = input_specs(runnable, runnable.layout(self.sizes), dtype, self.fixed_sizes)
         return replace(self, inputs=inputs, cache=runnable.cache, runnable=runnable)
 
     def to_json(self) -> dict[str, Any]:
@@ -179,6 +181,7 @@ class GraphDescription:
         values = {name: value for name, value in vars(self).items() if name not in ("runnable", "cache")}
         specs = {side: [asdict(spec) for spec in getattr(self, side)] for side in ("inputs", "outputs")}
         mappings = {"sizes": dict(self.sizes), "max_sizes": dict(self.max_sizes)}
+        mappings["fixed_sizes"] = dict(self.fixed_sizes)
         return {**values, **specs, **mappings, "cache": self.cache and self.cache.to_json()}
 
     @classmethod
@@ -216,13 +219,14 @@ def input_specs(
         runnable: its description labels their axes.
         layout: example inputs.
         dtype: floating-point type of the model and its inputs.
-        fixed: symbols whose axes the model requires to be static.
+        fixed: symbol that today's clients expect to size, of symbols whose axes are static.
     """
     labels = signature_of(runnable.config).for_inputs(layout.flat).inputs
     specs = []
     for name, axes in labels.items():
         tensor = layout.flat[name]
-        dynamic = {axis: label for axis, label in axes.items() if not set(symbols_of(label)) & set(fixed or ())}
+        sizes = fixed or {}
+        dynamic = {axis: with_sizes(label, sizes) for axis, label in axes.items() if not is_fixed(label, sizes)}
         tensor_dtype = dtype if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
         specs.append(TensorSpec.of(name, tensor_dtype, tuple(tensor.shape), dynamic))
     return tuple(specs)

@@ -45,7 +45,8 @@ class Examples:
 
         Args:
             sizes: symbol to size; other symbols keep the size of the dummy inputs.
-            padding: mask a third of every sequence but the first: its end, or its start if there is a past.
+            padding: mask a third of every sequence but the first, unless it is the only one: its end, or its start if
+                there is a past.
 
         Returns:
             Inputs with every known symbol at its requested size.
@@ -124,13 +125,13 @@ def _resize(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 def _pad(flat: dict[str, torch.Tensor]) -> None:
-    """Mask a third of every sequence but the first: its end (right padding), or its start if there is a past."""
+    """Mask a third of every sequence but the first of several: its end (right padding), or its start with a past."""
     past = any(name.startswith("past_") for name in flat)
     for name, tensor in flat.items():
-        if name.endswith("attention_mask") and tensor.dim() == 2 and tensor.shape[0] > 1:
+        if name.endswith("attention_mask") and tensor.dim() == 2 and tensor.shape[1] > 1:
             padded = tensor.clone()
             count = max(tensor.shape[1] // 3, 1)
-            padded[1:, slice(0, count) if past else slice(-count, None)] = 0
+            padded[min(len(padded) - 1, 1) :, slice(0, count) if past else slice(-count, None)] = 0
             flat[name] = padded
     mask = flat.get("attention_mask")
     for name in (name for name in PADDING_MASKS if name in flat):

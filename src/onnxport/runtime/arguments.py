@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxport.description.axes import PADDING_MASKS, is_cached
 from onnxport.description.forward import OPTION, OTHER_MASK, OTHER_NAME, WITHOUT_EFFECT
-from onnxport.errors import OptionError
+from onnxport.errors import OptionError, UnsupportedError
 
 if TYPE_CHECKING:
     from onnxport.runtime.directory import Directory
@@ -48,6 +48,7 @@ def check_arguments(directory: Directory, arguments: Mapping[str, Any], handled:
 
     Raises:
         OptionError: an argument would change the outputs, and no graph takes it.
+        UnsupportedError: an option such as `output_attentions` asks for outputs that no graph returns.
     """
     passed = {name: value for name, value in arguments.items() if value is not None and name not in handled}
     graphs = {spec.name for component in directory.manifest.components for spec in component.inputs}
@@ -55,7 +56,11 @@ def check_arguments(directory: Directory, arguments: Mapping[str, Any], handled:
         if name in graphs or name in _RETURNS or name in PREPROCESSOR_OUTPUTS:
             continue
         reason = directory.manifest.left_out.get(name, "")
-        if not _changes_nothing(name, value, reason, arguments) and not _is_returned(directory, name):
+        if _changes_nothing(name, value, reason, arguments):
+            continue
+        if name.startswith(_OUTPUT):
+            _check_returned(directory, name.removeprefix(_OUTPUT))
+        else:
             taken = ", ".join(sorted(one for one in graphs if not is_cached(one)))
             raise OptionError(
                 f"{name}: no graph of {directory.path} takes it ({reason or 'the model was exported without it'}); "
@@ -92,8 +97,7 @@ def _has_value(value: Any, recorded: str) -> bool:
     return bool(np.all(np.asarray(value) == expected)) or not (np.any(value) or expected)
 
 
-def _is_returned(directory: Directory, name: str) -> bool:
-    """Return whether an option such as `output_attentions` asks for outputs that a graph has."""
-    field = name.removeprefix(_OUTPUT)
+def _check_returned(directory: Directory, field: str) -> None:
     outputs = (spec.name for component in directory.manifest.components for spec in component.outputs)
-    return field != name and any(output.partition(".")[0].endswith(field) for output in outputs)
+    if not any(output.partition(".")[0].endswith(field) for output in outputs):
+        raise UnsupportedError(f"no exported graph returns {field}: export with --outputs {field}")

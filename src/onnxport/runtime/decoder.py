@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +103,20 @@ class Decoder:
         return "logits" if "logits" in self.graph.outputs else next(iter(self.graph.outputs))
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the outputs that are neither `result` nor the cache, such as hidden states and attentions."""
+        known = {self.result, *self.cache_outputs.values()}
+        return tuple(name for name in self.graph.outputs if name not in known)
+
+    @property
     def token_inputs(self) -> tuple[str, ...]:
         """Names of further inputs of each token, besides its id and position: integers, [batch, tokens]."""
         tokens = self.graph.inputs.get("input_ids")
         if tokens is None:
             return ()
-        same = (name for name, spec in self.graph.inputs.items() if (spec.axes, spec.dtype) == (tokens.axes, "int64"))
+        same = (
+            name for name, spec in self.graph.inputs.items() if (spec.axes, spec.dtype) == (tokens.axes, tokens.dtype)
+        )
         return tuple(name for name in same if name not in ("input_ids", "position_ids"))
 
     @property
@@ -132,6 +140,16 @@ class Decoder:
         return 0 < cache.length <= self.reread_length < length
 
     def step(self, feed: Feed, cache: DecoderCache, prefix: int = 0) -> NDArray[Any]:
+        """Run one step and update the cache; see `run`.
+
+        Returns:
+            The logits, [batch, tokens, vocabulary]; the first output of a decoder without logits.
+        """
+        return self.run(feed, cache, prefix)[self.result]
+
+    def run(
+        self, feed: Feed, cache: DecoderCache, prefix: int = 0, others: Collection[str] = ()
+    ) -> dict[str, NDArray[Any]]:
         """Run one step and update the cache.
 
         Args:
@@ -140,9 +158,10 @@ class Decoder:
             cache: the cache of earlier steps; it is updated in place.
             prefix: number of embeddings in this step that come before its first token; the mask and the position ids
                 in `feed` don't include them.
+            others: names of further outputs.
 
         Returns:
-            The logits, [batch, tokens, vocabulary]; the first output of a decoder without logits.
+            `result` and the further outputs by name.
         """
         first = cache.length == 0
         tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
@@ -161,12 +180,13 @@ class Decoder:
         if cache.prefix:
             inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
         updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}
+        returned = (self.result, *others)
         outputs = self.graph.run(
-            {**inputs, **cache.tensors}, [self.result, *updated.values()], on_device=updated.values()
+            {**inputs, **cache.tensors}, [*returned, *updated.values()], on_device=updated.values()
         )
         cache.tensors.update({name: outputs[output] for name, output in updated.items()})
         cache.length = length
-        return to_array(outputs[self.result])
+        return {name: to_array(outputs[name]) for name in returned}
 
 
 def _cross_attention_length(cache: DecoderCache) -> int:

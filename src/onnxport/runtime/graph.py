@@ -123,7 +123,7 @@ class Graph:
 
         Raises:
             MissingInputError: an input is missing.
-            SizeLimitError: an axis is longer than the graph's limit.
+            SizeLimitError: an axis is longer than the graph's limit, or has another size than the graph fixes.
             OptionError: an input has an unsupported shape or value.
         """
         import onnxruntime
@@ -201,8 +201,8 @@ class Graph:
             fits = [not isinstance(axis, int) or axis == size for axis, size in zip(spec.axes, shape, strict=False)]
             if len(shape) != len(spec.axes) or not all(fits):
                 raise OptionError(
-                    f"{name} has the shape {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]"
-                    "; pass that shape, as the checkpoint's preprocessor does"
+                    f"{name} is {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]: pad, cut or "
+                    "resize it, or export the model with another size"
                 )
 
     def _run_error(self, feed: Feed, error: Exception) -> OptionError:
@@ -232,10 +232,22 @@ def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
 
 
 def missing_shapes(specs: Mapping[str, TensorSpec], feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the inputs that a feed lacks; -1 for an axis whose size no input of the feed has."""
-    sizes = {axis: size for name in feed for axis, size in zip(specs[name].axes, feed[name].shape, strict=False)}
+    """Return the shapes of the inputs that a feed lacks; -1 for an axis whose size no input of the feed has.
+
+    Their batch size is the feed's, also of a graph that computes one sample at a time.
+    """
+    sizes: dict[int | str, int] = {
+        axis: size for name in feed for axis, size in zip(specs[name].axes, feed[name].shape, strict=False)
+    }
+    batch = next((feed[name].shape[0] for name in feed if specs[name].axes[:1] == (1,)), 1)
+
+    def size_of(position: int, axis: int | str) -> int:
+        if isinstance(axis, int):
+            return batch if (position, axis) == (0, 1) else axis
+        return sizes.get(axis, -1)
+
     return {
-        name: tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes)
+        name: tuple(size_of(position, axis) for position, axis in enumerate(spec.axes))
         for name, spec in specs.items()
         if name not in feed
     }

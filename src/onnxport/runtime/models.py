@@ -151,6 +151,8 @@ class GenerativeModel(OnnxModel):
     decoder_name = "model"
     _handled: Collection[str] = ()
     """Arguments of `generate` that no graph takes, and that `forward` computes with."""
+    _optional_outputs: tuple[str, ...] = ("hidden_states", "attentions")
+    """Outputs that `generate` reads if it is to return any of them; None if the decoder lacks them."""
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
@@ -250,14 +252,17 @@ class GenerativeModel(OnnxModel):
         use_cache: bool | None,
         prefix: int = 0,
     ) -> dict[str, Any]:
-        """Run the decoder once; return its logits or hidden states, and the cache, None if no cache is used."""
+        """Run the decoder once; return its logits or hidden states, the cache, None if no cache is used, and others."""
         if cache is None and use_cache and self._decoder.has_cache:
             cache = OnnxCache(self._decoder)
         arrays = as_arrays(feed)
         batch_size = len(next(iter(arrays.values())))
         tensors = cache.get_or_create(batch_size) if cache is not None else self._decoder.empty_cache(batch_size)
-        result = torch.from_numpy(self._decoder.step(arrays, tensors, prefix))
-        return {self._decoder.result: result, cache_name(): cache}
+        outputs = self._decoder.run(arrays, tensors, prefix, self._decoder.others)
+        result, *others = ((name, torch.from_numpy(array)) for name, array in outputs.items())
+        returned = {name.partition(".")[0] for name, _ in others}
+        absent = [(name, None) for name in self._optional_outputs if name not in returned]
+        return dict([result, (cache_name(), cache), *others, *absent])
 
 
 class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
@@ -345,10 +350,15 @@ class OnnxEncoder:
         }
         feed = complete_inputs(self.graph, as_arrays(inputs))
         outputs = {name: torch.from_numpy(to_array(value)) for name, value in self.graph.run(feed).items()}
+        names = {name: name.removeprefix("encoder_") if name.startswith(_OF_ENCODER) else name for name in outputs}
         masks = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
-        return model_output({**outputs, **masks})
+        return model_output({**{names[name]: value for name, value in outputs.items()}, **masks})
 
     __call__ = forward
+
+
+_OF_ENCODER = ("encoder_hidden_states", "encoder_attentions")
+"""Outputs of an encoder's graph whose names are those of the encoder-decoder's outputs."""
 
 
 class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
@@ -356,6 +366,7 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
 
     decoder_name = "decoder_model_merged"
     _handled = ("decoder_attention_mask", "decoder_input_ids", "encoder_outputs", "labels")
+    _optional_outputs = ("decoder_hidden_states", "decoder_attentions", "cross_attentions")
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         self.encoder = OnnxEncoder(directory.graph("encoder_model"))
@@ -409,7 +420,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 `flattened_patches` (Pix2Struct) and `bbox` (UDOP).
 
         Returns:
-            `logits` [batch, tokens, vocabulary], the cache and `encoder_last_hidden_state`.
+            `logits` [batch, tokens, vocabulary], the cache, `encoder_last_hidden_state`, and the other outputs of both
+            graphs.
 
         Raises:
             OptionError: `decoder_attention_mask` masks a token before others, `decoder_position_ids` aren't those of
@@ -436,7 +448,10 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if "encoder_attention_mask" in self._decoder.graph.inputs:
             feed["encoder_attention_mask"] = self._encoder_mask(attention_mask, encoder_outputs)
         step = self._step(feed, cache, use_cache)
-        return model_output({**step, "encoder_last_hidden_state": hidden_states})
+        own = dict(encoder_outputs) if isinstance(encoder_outputs, Mapping) else {}
+        others = {name: own.get(name.removeprefix("encoder_")) for name in _OF_ENCODER}
+        named = {"encoder_last_hidden_state": hidden_states, **others}
+        return model_output({**step, **{name: value for name, value in named.items() if value is not None}})
 
     def _encoder_mask(self, attention_mask: Tensor | None, encoder_outputs: ModelOutput) -> Tensor:
         """Return the mask for cross-attention: the encoder's own, that of its input, or one without padding.
@@ -483,27 +498,37 @@ class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[mi
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
-        # Whisper's generate reads the strides of the encoder's convolutions to convert frames to seconds.
+        # Whisper's generate reads the strides of the encoder's convolutions to convert frames to seconds. For
+        # timestamps of tokens, it sets the attention implementation.
         convolutions = SimpleNamespace(conv1=SimpleNamespace(stride=(1,)), conv2=SimpleNamespace(stride=(2,)))
-        self.model = SimpleNamespace(encoder=convolutions)
+        self.model = SimpleNamespace(encoder=convolutions, config=copy.copy(config))
+
+    def __call__(self, *arguments: Any, **inputs: Any) -> ModelOutput:
+        """Run one step; see `OnnxSeq2Seq.forward`."""
+        outputs = super().__call__(*arguments, **inputs)
+        absent = [name for name in self._optional_outputs if getattr(outputs, name) is None]
+        vars(outputs).update(dict.fromkeys(absent, ()))  # Whisper's generate iterates over all of them
+        return outputs
 
     def generate(self, *arguments: Any, return_token_timestamps: bool | None = None, **settings: Any) -> Any:
         """Transcribe or translate audio; see `WhisperGenerationMixin.generate`.
 
         Args:
             *arguments: the input features, and further arguments of Whisper's `generate`.
-            return_token_timestamps: must not be set: they are computed from attention weights, which no graph returns.
+            return_token_timestamps: return the time of each token, which is computed from the attention weights of a
+                decoder that was exported with `--outputs cross_attentions`.
             **settings: see Whisper's `generate`.
 
         Raises:
-            UnsupportedError: token timestamps are requested.
+            UnsupportedError: token timestamps are requested, and the decoder returns no attention weights.
         """
-        if return_token_timestamps:
+        if return_token_timestamps and "cross_attentions.0" not in self._decoder.others:
             raise UnsupportedError(
-                "token and word timestamps are computed from attention weights, which the exported graphs don't "
-                "return; use return_timestamps=True, the timestamps of segments"
+                "token and word timestamps are computed from attention weights, which the exported decoder doesn't "
+                "return; export with --outputs cross_attentions, or use return_timestamps=True, the timestamps of "
+                "segments"
             )
-        return super().generate(*arguments, **settings)
+        return super().generate(*arguments, return_token_timestamps=return_token_timestamps, **settings)
 
 
 def as_arrays(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

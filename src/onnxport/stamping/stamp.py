@@ -375,23 +375,39 @@ class _CacheCopy:
 
 
 def _all_caches(traced: list[ir.Value], full: dict[str, ir.Value], copies: list[_CacheCopy]) -> list[ir.Value]:
-    """Return graph inputs or outputs with the caches of all layers at the position of the traced caches.
+    """Return graph inputs or outputs with those of all layers at the position of the traced layers'.
+
+    The caches are together, and so are outputs with another name, such as `attentions.0`.
 
     Args:
         traced: inputs or outputs of the traced graph, in order.
         full: inputs or outputs of the full graph, by name.
         copies: caches of the full graph.
     """
-    indices = {value: cache_index(str(value.name)) for value in traced}
-    blocks: dict[int, list[str]] = {}
-    for value, cache in indices.items():
-        if cache is not None:
-            blocks.setdefault(cache, []).append(str(value.name))
-    caches = [full[with_cache_index(name, copy.full)] for copy in copies for name in blocks.get(copy.traced, ())]
-    first = next((index for index, value in enumerate(traced) if indices[value] is not None), len(traced))
-    others = [value for value in traced if indices[value] is None]
-    before = sum(indices[value] is None for value in traced[:first])
-    return [*others[:before], *caches, *others[before:]]
+    groups: dict[str, dict[int, list[str]]] = {}
+    result: list[ir.Value | str] = []
+    for value in traced:
+        name = str(value.name)
+        cache = cache_index(name)
+        if cache is None:
+            result.append(value)
+            continue
+        root = "" if name.startswith(_CACHES) else name.partition(".")[0]
+        if root not in groups:
+            result.append(root)
+        groups.setdefault(root, {}).setdefault(cache, []).append(name)
+    return [
+        value
+        for item in result
+        for value in (
+            [full[with_cache_index(n, copy.full)] for copy in copies for n in groups[item].get(copy.traced, ())]
+            if isinstance(item, str)
+            else [item]
+        )
+    ]
+
+
+_CACHES = ("past_", "present")
 
 
 def copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], metadata: dict[str, str]) -> ir.Node:

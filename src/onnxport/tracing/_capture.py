@@ -133,7 +133,7 @@ def _guarded_range(size: torch.SymInt) -> tuple[int, int]:
     def fails(guard: sympy.Basic, value: int) -> bool:
         try:
             return bool(guard.xreplace({symbol: sympy.Integer(value)}) == sympy.false)
-        except ZeroDivisionError:  # a remainder by a size that is 0 for this value
+        except (ZeroDivisionError, AssertionError):  # a remainder by a size that is 0 for this value, or of a negative
             return True
 
     lower, upper = 0, _UNLIMITED

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxport.description.arguments import Layout
-from onnxport.description.axes import symbols_of
+from onnxport.description.axes import symbols_of, today_label
 from onnxport.description.examples import Examples
 from onnxport.description.signature import solve
 from onnxport.tracing.originals import RefusedSizesError, run_tensors, try_sizes
@@ -38,13 +38,14 @@ class Probe:
     labels: Mapping[str, dict[int, str]]
 
 
-def probe(model: PreTrainedModel, examples: Examples, layout: Layout) -> Probe:
+def probe(model: PreTrainedModel, examples: Examples, layout: Layout, static: Collection[str] = ()) -> Probe:
     """Run a model at the sizes that it is traced with, and once per symbol with another size.
 
     Args:
         model: the model; its parameters may be fake.
         examples: creates inputs of other sizes.
         layout: the inputs that are traced.
+        static: symbols whose sizes aren't varied, with the names that today's clients expect.
     """
     signature = examples.signature.for_inputs(layout.flat)
     sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
@@ -53,7 +54,7 @@ def probe(model: PreTrainedModel, examples: Examples, layout: Layout) -> Probe:
     fixed: dict[str, int] = {}
     varied: dict[str, tuple[int, dict[str, Shape]]] = {}
     for symbol in dict.fromkeys(_symbols(examples, layout)):
-        if symbol not in sizes:
+        if symbol not in sizes or today_label(symbol) in static:
             continue
         size = _other_size(symbol, sizes[symbol])
         try:

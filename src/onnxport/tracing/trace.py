@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
-from onnxport.description.axes import symbols_of, today_label
+from onnxport.description.axes import is_fixed, symbols_of, today_label
 from onnxport.description.signature import Signature, solve
 from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
@@ -39,6 +39,7 @@ def trace(
     signature: Signature,
     *,
     opset: int | None = None,
+    fixed: Mapping[str, int] | None = None,
 ) -> Traced:
     """Capture a model as an ONNX graph.
 
@@ -48,6 +49,7 @@ def trace(
         layout: example inputs; every dynamic axis must have at least two elements.
         signature: the labels of the graph's axes.
         opset: ONNX opset version to produce; None for the engine's default.
+        fixed: symbol to size, of symbols whose axes are static in the graph; `layout` has these sizes.
 
     Returns:
         A clean graph, and up to which sizes it is valid. It has the signature's inputs and outputs, in order. An axis
@@ -74,7 +76,11 @@ def trace(
 
     inputs = {alias: layout.flat[name] for alias, name in aliases.items()}
     dynamic = {  # an axis of size 1 would be fixed with a warning
-        alias: tuple(axis for axis in signature.inputs[name] if layout.flat[name].shape[axis] != 1)
+        alias: tuple(
+            axis
+            for axis, label in signature.inputs[name].items()
+            if layout.flat[name].shape[axis] != 1 and not is_fixed(label, fixed or {})
+        )
         for alias, name in aliases.items()
     }
     described = patching(Replacement(model, "forward", described_forward))

@@ -64,6 +64,8 @@ def validate(
         dtype=recorded["dtype"],
         last_logits=last_logits,
         split_encoders=split_encoders,
+        outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
+        fix=recorded.get("fix"),
     )
     original = choose_reference(directory, manifest, reference, requested)
     options = original.options
@@ -74,7 +76,8 @@ def validate(
     with original_model(checkpoint, subject.model_class, options.checkpoint, strategy) as (model, note):
         for graph in describe_model(model, subject, options.graph).graphs:
             file = inside(directory, _file_of(manifest, graph.name, directory))
-            request = replace(request_for(graph, model, directory, strategy), file=file)
+            casts = recorded.get("io_dtype") is not None
+            request = replace(request_for(graph, model, directory, strategy), file=file, cast_outputs=casts)
             reports.append(prove(request, options.validate, tolerance_of(graph, options.validation), progress))
     return with_note(merged(reports), note)
 

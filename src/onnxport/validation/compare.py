@@ -44,5 +44,15 @@ def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: T
     return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem)
 
 
+def like(original: NDArray[Any], graph: NDArray[Any]) -> NDArray[Any]:
+    """Return the original's output in the dtype to which the graph casts its own, if both are floating-point.
+
+    Args:
+        original: PyTorch's output.
+        graph: ONNX Runtime's output.
+    """
+    return original.astype(graph.dtype) if original.dtype.kind == graph.dtype.kind == "f" else original
+
+
 def _failed(name: str, graph: NDArray[Any], problem: str) -> OutputDifference:
     return OutputDifference(name, str(graph.dtype), graph.shape, None, None, False, problem)

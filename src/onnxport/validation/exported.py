@@ -68,7 +68,9 @@ def validate_export(
         is_used = options.validate == "full" and strategy.name == "whole"
         export = Directory(written.directory, RunSettings(session_options=few_runs())) if is_used else None
         for graph in described.graphs:
-            request = replace(request_for(graph, model, written.directory, strategy), export=export)
+            casts = options.io_dtype is not None
+            request = request_for(graph, model, written.directory, strategy)
+            request = replace(request, export=export, cast_outputs=casts)
             tolerance = tolerance_of(graph, options.validation)
             try:
                 validation = prove(request, options.validate, tolerance, report)

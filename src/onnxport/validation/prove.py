@@ -17,7 +17,7 @@ from onnxport.description.tolerances import Tolerance
 from onnxport.errors import ValidationError
 from onnxport.options import Progress, ValidationLevel
 from onnxport.tracing.originals import RefusedSizesError, to_array, try_sizes
-from onnxport.validation.compare import compare
+from onnxport.validation.compare import compare, like
 from onnxport.validation.mapped import open_mapped
 from onnxport.validation.report import Case, ValidationReport
 from onnxport.validation.sessions import open_session, run_graph
@@ -40,6 +40,7 @@ class ProofRequest:
         examples: generates the inputs; its signature has the graph's axis labels.
         traced: symbol to size at which the graph was traced.
         max_sizes: label of an input axis to the largest size that the graph is valid for, of axes that have one.
+        cast_outputs: whether the graph casts its floating-point outputs.
         mapped: whether ONNX Runtime memory-maps the graph's weights.
         export: the export, whose session of the graph is used; None to open one.
     """
@@ -50,6 +51,7 @@ class ProofRequest:
     examples: Examples
     traced: Mapping[str, int]
     max_sizes: Mapping[str, int] = field(default_factory=dict)
+    cast_outputs: bool = False
     mapped: bool = False
     export: Directory | None = None
 
@@ -142,7 +144,8 @@ def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Itera
             if symbol in dynamic
         }
         applies = not rule.requires or any(_axis_type(symbol) == rule.requires for symbol in sizes)
-        if (has_mask or not rule.padding) and applies:
+        differs = rule.padding or any(size != traced[symbol] for symbol, size in sizes.items())
+        if (has_mask or not rule.padding) and applies and differs:
             yield _PlannedCase(rule.name, {**traced, **sizes}, rule.padding)
     for name, image in (
         ("preprocessor's image size", _dummy_image(request)),
@@ -185,7 +188,7 @@ def _long_sizes(request: ProofRequest, dynamic: set[str]) -> dict[str, int]:
     parameters = sum(parameter.numel() for parameter in request.model.parameters())
     config = request.examples.config._config
     length = long_length(config, parameters) - past
-    if past:
+    if any(_axis_type(symbol) == "past" for symbol in request.traced):
         length = min(length, (min(positions_of(config), default=sys.maxsize) - 2) // 2)
     sizes = {symbol: min(length, _limit(symbol, request)) for symbol in sequences}
     if not any(size > request.traced[symbol] for symbol, size in sizes.items()):
@@ -255,5 +258,7 @@ def _run_case(
         raise ValidationError(
             f"ONNX Runtime can't run {request.file.name}, {planned.name} ({sizes}): {error}"
         ) from error
+    if request.cast_outputs:
+        original = {name: like(array, graph[name]) for name, array in original.items()}
     outputs = tuple(compare(key, original[key], graph[key], tolerance) for key in graph)
     return Case(request.name, planned.name, sizes, outputs)

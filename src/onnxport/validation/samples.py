@@ -23,7 +23,7 @@ from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, Un
 from onnxport.runtime.models import OnnxSplitEncoders
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
-from onnxport.validation.compare import compare
+from onnxport.validation.compare import compare, like
 from onnxport.validation.report import Case, OutputDifference
 from onnxport.validation.tokens import TOKENS, start_token, tokens_output
 
@@ -41,6 +41,8 @@ _AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
 _COMPONENT = "load"
 _NO_TYPES = (NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS)
 """Reasons for the token types of tokenizers that make some for any model."""
+_PADDING = ("padding", "max_length", "truncation")
+"""Arguments of a tokenizer."""
 
 
 def compare_samples(
@@ -71,7 +73,8 @@ def compare_samples(
         return []
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
-    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance)
+    casts = directory.manifest.options.get("io_dtype") is not None
+    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
     return [_compare(request, sample) for sample in _samples(request)]
 
 
@@ -87,6 +90,7 @@ class _Request:
         ignored: names of token types that the export does without, though tokenizers make them.
         has_decoder: whether a graph of its own decodes.
         tolerance: bounds of the comparison.
+        casts: whether graphs cast their outputs.
     """
 
     model: PreTrainedModel
@@ -96,6 +100,7 @@ class _Request:
     ignored: frozenset[str]
     has_decoder: bool
     tolerance: Tolerance
+    casts: bool = False
 
     def takes(self, names: Collection[str]) -> bool:
         """Return whether a graph has one of these inputs."""
@@ -147,8 +152,19 @@ def _samples(request: _Request) -> Iterator[_Sample]:
             arguments = {"audio": [audio], "sampling_rate": rate, **_with_placeholder(request, texts, "audio")}
             yield _Sample(name, {"samples": len(audio)}, arguments)
     elif text:
-        batch = list(samples.SENTENCES) if _part(request, "tokenizer").pad_token is not None else text
-        yield _Sample("sentences", {"batch_size": len(batch)}, {"text": batch, "padding": len(batch) > 1})
+        yield _sentences(request)
+
+
+def _sentences(request: _Request) -> _Sample:
+    """Return the sentences in a padded batch, of the size that the graph fixes, if it does."""
+    has_padding = _part(request, "tokenizer").pad_token is not None
+    batch, length = (*request.taken["input_ids"], "")[:2]
+    count = batch if isinstance(batch, int) else len(samples.SENTENCES) if has_padding else 1
+    texts = (samples.SENTENCES * count)[:count]
+    arguments: dict[str, Any] = {"text": list(texts), "padding": count > 1}
+    if isinstance(length, int) and has_padding:
+        arguments |= {"padding": "max_length", "max_length": length, "truncation": True}
+    return _Sample("sentences", {"batch_size": count}, arguments)
 
 
 def _part(request: _Request, name: str) -> Any:
@@ -229,12 +245,12 @@ def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
 def _encode(request: _Request, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     from transformers import ProcessorMixin
 
-    only_text = arguments.keys() <= {"text", "padding"}
+    only_text = arguments.keys() <= {"text", *_PADDING}
     if isinstance(request.preprocessor, ProcessorMixin) and not only_text:
         encoded: Mapping[str, Any] = request.preprocessor(**arguments, return_tensors="pt")
         return encoded
     found: dict[str, Any] = {}
-    options = {name: value for name, value in arguments.items() if name == "padding"}
+    options = {name: value for name, value in arguments.items() if name in _PADDING}
     if "text" in arguments:
         found |= _part(request, "tokenizer")(arguments["text"], return_tensors="pt", **options)
     if "images" in arguments:
@@ -262,6 +278,8 @@ def _differences(
     mask = inputs.get("attention_mask")
     for name in (name for name in expected if name in found):
         wanted, actual = to_array(expected[name]), to_array(found[name])
+        if request.casts:
+            wanted = like(wanted, actual)
         if generates and mask is not None and wanted.shape[:2] == mask.shape:
             real = mask.numpy() == 1  # what padding computes depends on the mask's form
             wanted, actual = wanted[real], actual[:, -mask.shape[1] :][real]

@@ -65,9 +65,13 @@ def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str
     feed = {}
     for value in session.get_inputs():
         array = to_array(layout.flat[value.name])
-        feed[value.name] = array.astype(_NUMPY[value.type]) if array.dtype.kind == "f" else array
+        feed[value.name] = array.astype(_NUMPY.get(value.type, array.dtype))
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, feed), strict=True))
 
 
-_NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+_NUMPY = {
+    **{"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"},
+    **{"tensor(int64)": "int64", "tensor(int32)": "int32"},
+}
+"""Element types of inputs that may differ from those of the original's."""

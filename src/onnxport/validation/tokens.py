@@ -62,8 +62,9 @@ def compare_tokens(
         return []
     if encoder is not None:
         loaded[encoder.name] = directory.graph(encoder.name)
-    if any(isinstance(spec.axes[0], int) for graph in loaded.values() for spec in graph.inputs.values() if spec.axes):
-        return []  # the batch is fixed
+    specs = [spec for graph in loaded.values() for spec in graph.inputs.values()]
+    if _fixes_length(decoder) or any(isinstance(spec.axes[0], int) for spec in specs if spec.axes):
+        return []  # the batch or the number of tokens is fixed
     prompt = _prompt(encoder or decoder)
     if encoder is None and len(prompt["input_ids"]) != _BATCH:
         return []  # a sequence for each codebook
@@ -94,6 +95,11 @@ def tokens_output(shape: tuple[int, ...], problem: str) -> OutputDifference:
     return OutputDifference("tokens", "int64", shape, None if problem else 0.0, None, not problem, problem)
 
 
+def _fixes_length(decoder: GraphDescription) -> bool:
+    """Return whether the export fixes the number of a decoder's tokens or of its cached ones."""
+    return any("sequence" in symbol and symbol != "encoder_sequence_length" for symbol in decoder.fixed_sizes)
+
+
 _ENCODERS, _DECODERS = ("encoder_model",), ("model", "decoder_model_merged")
 
 
@@ -114,9 +120,10 @@ class _Generated:
 
 def _prompt(graph: GraphDescription) -> dict[str, NDArray[Any]]:
     """Return inputs of the decoder or the encoder; sequences but the first are padded, on the left for a decoder."""
-    sizes = {symbol: _BATCH for symbol in graph.sizes if "batch" in symbol}
+    sizes: dict[str, int] = {symbol: _BATCH for symbol in graph.sizes if "batch" in symbol}
     if not any(spec.name == "pixel_values" for spec in graph.inputs):  # whose prompt has a placeholder for each feature
         sizes |= {symbol: _PROMPT for symbol in graph.sizes if symbol == "sequence_length"}
+    sizes |= graph.fixed_sizes
     layout = graph.code.examples.at({**graph.sizes, **sizes}, padding=True)
     inputs = {name: tensor.numpy() for name, tensor in layout.flat.items() if not is_cached(name)}
     if graph.name in _DECODERS:
