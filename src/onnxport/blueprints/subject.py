@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures.describe import infer_task, model_class, text_only
+from onnxport.architectures.describe import infer_task, model_class, text_only, transformer_task
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.sentence_head import with_head
-from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
+from onnxport.description.tasks import Task, canonical_task
 from onnxport.errors import OptionError
 from onnxport.loading.load import load_config, load_preprocessor
 from onnxport.options import ExportOptions
@@ -50,15 +50,16 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
         requested = requested or canonical_task("text-generation-with-past")
     code = checkpoint.directory if options.trust_remote_code else None
     if checkpoint.sentence:
-        requested = requested or canonical_task(SENTENCE_SIMILARITY)
+        requested = requested or canonical_task(checkpoint.sentence.task)
     task = requested or infer_task(config, code=code)
     if not options.past:
         task = task.past(False)
     if options.last_logits and task.name != "text-generation":
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
-    loaded_class = model_class(config, task, code=code)
+    loaded = task if checkpoint.sentence is None else transformer_task(checkpoint.sentence.model)
+    loaded_class = model_class(config, loaded, code=code)
     task = text_only(task, loaded_class)
     if checkpoint.sentence:
-        loaded_class = with_head(loaded_class, checkpoint.sentence.modules)
+        loaded_class = with_head(loaded_class, checkpoint.sentence.model)
     preprocessor = load_preprocessor(checkpoint, options.checkpoint)
     return Subject(task, loaded_class, config, preprocessor, is_inferred=options.task is None)

@@ -246,7 +246,7 @@ def _open_directory(
         return opened
     if sentence and sentence.weights and opened.format not in ("safetensors", "pytorch"):
         raise UnsupportedError(
-            f"{name}: the Dense modules of {root} need a model with safetensors or PyTorch weights, and its weights "
+            f"{name}: the modules of {root} need a model with safetensors or PyTorch weights, and its weights "
             f"are {opened.format}; --task feature-extraction exports the model alone"
         )
     return replace(
