@@ -250,6 +250,44 @@ def test_convolutions_keep_the_number_of_tokens(tmp_path: Path) -> None:
             opened(tmp_path)
 
 
+def static(root: Path, module_type: str, tensors: dict[str, list[int]], path: str = "") -> Checkpoint:
+    """Open a directory with a table of token embeddings alone."""
+    (root / path).mkdir(exist_ok=True)
+    write_safetensors(root / path / "model.safetensors", tensors)
+    write(root / "modules.json", [{"path": path, "type": f"{OLD}{module_type}"}])
+    return opened(root)
+
+
+@pytest.mark.parametrize(
+    ("module_type", "tensors", "path", "expected"),
+    [
+        ("StaticEmbedding", {"embedding.weight": [9, 4]}, "", (9, 9, 4, False, False)),
+        ("StaticEmbedding", {"embeddings": [9, 4]}, ".", (9, 9, 4, False, False)),
+        ("StaticEmbedding", {"embeddings": [3, 4], "mapping": [9]}, "0_StaticEmbedding", (9, 3, 4, True, False)),
+        ("StaticEmbedding", {"embeddings": [3, 4], "mapping": [9], "weights": [9]}, "", (9, 3, 4, True, True)),
+    ],
+)
+def test_static_embeddings(
+    tmp_path: Path, module_type: str, tensors: dict[str, list[int]], path: str, expected: tuple[Any, ...]
+) -> None:
+    checkpoint = static(tmp_path, module_type, tensors, path)
+    names = ("vocab_size", "rows", "hidden_size", "is_mapped", "is_weighted")
+    assert tuple(checkpoint.config[name] for name in names) == expected
+    assert checkpoint.sentence is not None and checkpoint.sentence.model.modules == (Pooling(("mean",)),)
+    assert checkpoint.in_parts
+
+
+def test_static_embeddings_without_a_table(tmp_path: Path) -> None:
+    with pytest.raises(CorruptCheckpointError, match=r"has weight, and no table of token embeddings"):
+        static(tmp_path, "StaticEmbedding", {"weight": [9]})
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"has no model\.safetensors, the weights of StaticEmbedding"):
+        opened(tmp_path)
+    write(tmp_path / "modules.json", [{"path": "", "type": f"{OLD}BoW"}])
+    with pytest.raises(UnsupportedError, match="lists BoW, which isn't supported: it counts words"):
+        opened(tmp_path)
+
+
 def test_the_task_requires_modules(tmp_path: Path) -> None:
     make(tmp_path, [(f"{OLD}Pooling", {})])
     (tmp_path / "modules.json").unlink()

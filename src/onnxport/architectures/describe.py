@@ -541,6 +541,10 @@ def _describe_sentences(model: PreTrainedModel, task: Task, preprocessor: Prepro
     if task.with_past:
         raise UnsupportedError(f"{task.name} has no past: leave {PAST_SUFFIX} out")
     described = cast("SentenceModel", getattr(model, HEAD).described)
+    if not described.task:
+        from onnxport.description.static_embedding import StaticEmbeddingOnnxConfig
+
+        return SentenceEmbeddingOnnxConfig(StaticEmbeddingOnnxConfig(model.config), described)
     if type(model).__name__.endswith(_ENCODER):
         return SentenceEmbeddingOnnxConfig(DerivedOnnxConfig(model, preprocessor), described)
     parameters = inspect.signature(type(model).forward).parameters

@@ -83,7 +83,12 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
 
 
 def write_side_files(
-    stage: Path, originals: list[Path], original: CheckpointObjects, *, labelled: bool = False
+    stage: Path,
+    originals: list[Path],
+    original: CheckpointObjects,
+    *,
+    labelled: bool = False,
+    own_tokenizer: bool = True,
 ) -> None:
     """Copy the checkpoint's files, and save the missing ones that clients require.
 
@@ -95,7 +100,11 @@ def write_side_files(
         original: saves the configuration if the checkpoint has none (GGUF), and the preprocessor if the checkpoint has
             older formats without `tokenizer.json`; files of the checkpoint take precedence.
         labelled: whether the outputs of the exported task are scores of labels.
+        own_tokenizer: whether the checkpoint's tokenizer files are copied; otherwise, its tokenizer is saved as it was
+            loaded.
     """
+    if not own_tokenizer:
+        originals = [path for path in originals if not path.name.startswith(_TOKENIZER_FILES)]
     names = {path.name for path in originals}
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
     with exclusive():
@@ -103,7 +112,8 @@ def write_side_files(
             original.config.save_pretrained(stage)
             if "generation_config.json" not in names and original.generation_config is not None:
                 original.generation_config.save_pretrained(stage)
-        if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+        is_saved = "config.json" not in names or has_old_format or not own_tokenizer
+        if is_saved and original.preprocessor is not None:
             original.preprocessor.save_pretrained(stage)
     for path in originals:
         if path.name == "config.json" and b"quantization_config" in path.read_bytes():

@@ -145,7 +145,11 @@ def write_export(
         OSError: a file can't be written.
     """
     digests = _write_graphs(stage, plan, graphs, original.checkpoint, options, report)
-    write_side_files(stage, _side_files(original.checkpoint), original, labelled=plan.labelled)
+    sentence = original.checkpoint.sentence
+    rewritten = sentence is not None and bool(sentence.static)
+    write_side_files(
+        stage, _side_files(original.checkpoint), original, labelled=plan.labelled, own_tokenizer=not rewritten
+    )
     write_module_files(stage, original.checkpoint)
     return Written(stage, graphs, plan, digests)
 

@@ -236,7 +236,12 @@ def _open_directory(
     root, listed = directory, list_modules(directory)
     directory = transformer_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)
-    opened = _open_model(name, directory, revision, options)
+    if sentence and sentence.static:
+        opened: Checkpoint | Adapter = _assemble(
+            name, directory, revision, dict(sentence.static), find_weights(directory, None, {})
+        )
+    else:
+        opened = _open_model(name, directory, revision, options)
     if isinstance(opened, Adapter):
         if listed:
             raise UnsupportedError(

@@ -42,6 +42,9 @@ SIDE_FILES = (
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
+    "cnn_config.json",
+    "wordembedding_config.json",
+    "*tokenizer_config.json",
 )
 """Patterns of files other than weights: configuration, tokenizer and processor."""
 

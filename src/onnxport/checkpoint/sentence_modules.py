@@ -337,6 +337,43 @@ def _special_token(folder: ModuleFolder, name: str) -> str | None:
     return None
 
 
+def static_settings(folder: Path, module_type: str) -> dict[str, Any]:
+    """Return the configuration of a model that is a table of token embeddings, from the header of its file.
+
+    Args:
+        folder: directory of the module.
+        module_type: its class name.
+
+    Raises:
+        CheckpointNotFoundError: there is no `model.safetensors`.
+        CorruptCheckpointError: the file is damaged, or has no table.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise CheckpointNotFoundError(
+            f"{folder} has no model.safetensors, the weights of {module_type}; download it, or load and save the model "
+            "with sentence-transformers 6"
+        )
+    inside(folder, file)
+    shapes = {name: entry.shape for name, entry in read_header(file).items()}
+    base = {"model_type": "static_embedding", "architectures": [module_type]}
+    if module_type == "SparseStaticEmbedding" and len(shapes.get("weight", ())) == 1:
+        return {**base, "vocab_size": shapes["weight"][0], "hidden_size": 0}
+    table = next((name for name in _TABLES.get(module_type, ()) if len(shapes.get(name, ())) == 2), None)
+    if table is None:
+        raise CorruptCheckpointError(f"{file} has {', '.join(shapes)}, and no table of token embeddings; save it again")
+    rows, size = shapes[table]
+    is_folded = table == "embeddings"
+    mapping, weights = (shapes.get(name) if is_folded else None for name in ("mapping", "weights"))
+    (vocabulary,) = mapping or weights or (rows,)
+    flags = {"is_mapped": mapping is not None, "is_weighted": weights is not None}
+    return {**base, "vocab_size": vocabulary, "hidden_size": size, "rows": rows, "table": table, **flags}
+
+
+_TABLES = {"StaticEmbedding": ("embedding.weight", "embeddings"), "WordEmbeddings": ("emb_layer.weight",)}
+"""Class name to the names of its table in the checkpoint."""
+
+
 def weights_in(folder: Path) -> Path:
     """Return the file with a module's tensors.
 
@@ -380,7 +417,6 @@ WITH_WEIGHTS = (
     sentence.SparseAutoEncoder,
     sentence.Convolutions,
     sentence.LayerPooling,
-    sentence.TokenPresence,
 )
 """Modules with a file of tensors."""
 REASONS: Mapping[str, str] = {

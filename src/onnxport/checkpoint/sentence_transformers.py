@@ -20,6 +20,7 @@ from onnxport.checkpoint.sentence_modules import (
     ModuleFolder,
     activation_of,
     scoring_mask_of_pylate,
+    static_settings,
     weights_in,
 )
 from onnxport.containment import check_links, files_inside, inside
@@ -54,6 +55,14 @@ TRANSFORMER_SETTINGS = "sentence_*_config.json"
 
 _TRANSFORMERS = {"Transformer": "feature-extraction", "MLMTransformer": "fill-mask"}
 """Class name of a module that runs a model of Transformers to its default task."""
+_STATIC = {
+    "StaticEmbedding": ("last_hidden_state", TOKENS),
+    "WordEmbeddings": ("last_hidden_state", TOKENS),
+    "SparseStaticEmbedding": (SENTENCE, SENTENCE),
+}
+"""Class name of a module that is a table of token embeddings to its output and the feature that it becomes."""
+_WORD_FILES = ("wordembedding_config.json", "whitespacetokenizer_config.json", "phrasetokenizer_config.json")
+"""Settings and tokenizers of a WordEmbeddings module."""
 _PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TEXT_MODALITIES = frozenset(("text", "message"))
 _LOADING = frozenset(
@@ -109,11 +118,13 @@ class SentenceModules:
         task: the task that it is exported for: sentence-similarity or text-ranking.
         model: the transformer's output and the modules after it.
         weights: weight files by the prefix of the module's parameter names in the exported model.
+        static: configuration of a model that is a table of token embeddings; empty for a transformer.
     """
 
     task: str
     model: SentenceModel
     weights: Mapping[str, Path] = field(default_factory=dict)
+    static: Mapping[str, Any] = field(default_factory=dict)
 
 
 def list_modules(directory: Path) -> tuple[ListedModule, ...]:
@@ -162,7 +173,7 @@ def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path
     """List the files of a sentence-transformers directory that don't belong to the Transformer module."""
     transformer = transformer_directory(directory, listed)
     files = [*files_inside(directory, LIST_FILE), *files_inside(directory, SETTINGS_FILE)] if listed else []
-    files += files_inside(transformer, TRANSFORMER_SETTINGS) if listed else []
+    files += files_inside(transformer, TRANSFORMER_SETTINGS, *_WORD_FILES) if listed else []
     for module in listed[1:]:
         if module.path:
             files += files_inside(directory / module.path, "*")
@@ -246,34 +257,37 @@ def read_sentence_modules(
 def _read(directory: _Directory, options: CheckpointOptions) -> SentenceModules:
     _check_types(directory)
     _check_precision(directory, options)
-    transformer = _transformer_settings(directory)
-    task, output, feature = _transformer_output(directory, transformer)
+    first, *others = directory.listed
+    static = static_settings(directory.transformer, first.type) if first.type in _STATIC else {}
+    transformer = {} if static else _transformer_settings(directory)
+    task, output, feature = ("", *_STATIC[first.type]) if static else _transformer_output(directory, transformer)
     transformer = {**_pylate_settings(directory), **transformer}
-    modules: list[SentenceModule] = []
+    modules: list[SentenceModule] = [Pooling(("mean",))] if first.type == "StaticEmbedding" else []
     weights: dict[str, Path] = {}
-    for index, listed in enumerate(directory.listed[1:]):
+    for listed in others:
         folder = directory.folder(directory.root / listed.path, transformer)
         modules.append(READERS[listed.type](folder))
         if isinstance(modules[-1], WITH_WEIGHTS):
-            weights[prefix_of(index)] = weights_in(folder.path)
+            weights[prefix_of(len(modules) - 1)] = weights_in(folder.path)
     modules += _implied(directory, modules, transformer)
     result = SCORES if directory.task == TEXT_RANKING else SENTENCE
     if directory.model_type in (MULTI_VECTOR, PYLATE):
         result = TOKENS
     model = SentenceModel(task, output, feature, tuple(modules), result)
     _check_features(directory, model)
-    return SentenceModules(directory.task, model, weights)
+    return SentenceModules(directory.task, model, weights, static)
 
 
 def _check_types(directory: _Directory) -> None:
     unknown = [module.type for module in directory.listed[1:] if module.type not in READERS]
-    if directory.listed[0].type not in _TRANSFORMERS:
+    if directory.listed[0].type not in (*_TRANSFORMERS, *_STATIC):
         unknown.insert(0, directory.listed[0].type)
     if unknown:
         reason = next((f": {REASONS[name]}" for name in unknown if name in REASONS), "")
         raise UnsupportedError(
             f"{directory.file} lists {', '.join(unknown)}, which isn't supported{reason}. Supported are a Transformer "
-            f"followed by {', '.join(READERS)}; --task feature-extraction exports the Transformer alone"
+            f"or {', '.join(_STATIC)}, followed by {', '.join(READERS)}; --task feature-extraction exports a "
+            "Transformer alone"
         )
 
 
@@ -382,9 +396,9 @@ def _label_count(modules: list[SentenceModule], config: Mapping[str, Any]) -> in
 
 def _check_features(directory: _Directory, model: SentenceModel) -> None:
     """Check that each module reads what an earlier one writes, and that one writes the result."""
-    names = [module.type for module in directory.listed[1:]]
     written, masked = {INPUT_IDS, MASK, LAYERS, model.feature}, False
-    for module, name in zip(model.modules, [*names, *["the activation"] * 2], strict=False):
+    for module in model.modules:
+        name = type(module).__name__
         missing = [feature for feature in module.reads if feature not in written]
         if missing:
             raise CorruptCheckpointError(

@@ -240,18 +240,6 @@ class _SpladePooling(nn.Module):
         return {SENTENCE: values.amax(dim=1) if self._is_max else values.sum(dim=1)}
 
 
-class _TokenPresence(nn.Module):
-    def __init__(self, settings: sentence.TokenPresence) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(settings.size))
-
-    def forward(self, features: Features) -> Features:
-        ids, mask = features[INPUT_IDS], features[MASK]
-        presence = torch.zeros(ids.shape[0], self.weight.shape[0], dtype=torch.int64, device=ids.device)
-        weights = presence.scatter_reduce(1, ids, mask.to(torch.int64), "amax") * self.weight
-        return {SENTENCE: weights * features[SENTENCE] if SENTENCE in features else weights}
-
-
 class _ScoringMask(nn.Module):
     def __init__(self, settings: sentence.ScoringMask) -> None:
         super().__init__()
@@ -375,6 +363,5 @@ _MODULES: dict[type, Callable[..., nn.Module]] = {
     sentence.LayerPooling: _LayerPooling,
     sentence.WordWeights: _WordWeights,
     sentence.SpladePooling: _SpladePooling,
-    sentence.TokenPresence: _TokenPresence,
     sentence.ScoringMask: _ScoringMask,
 }

@@ -234,27 +234,6 @@ class SpladePooling:
 
 
 @dataclass(frozen=True)
-class TokenPresence:
-    """Return a trained weight for each token of the vocabulary that a sequence has, and 0 for the others.
-
-    Attributes:
-        size: size of the vocabulary.
-    """
-
-    size: int
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Features that it reads."""
-        return (INPUT_IDS, MASK)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """Features that it writes."""
-        return (SENTENCE,)
-
-
-@dataclass(frozen=True)
 class Expansion:
     """Describe the tokens that extend short queries to a length, and count in the score.
 
@@ -307,7 +286,6 @@ SentenceModule = (
     | LayerPooling
     | WordWeights
     | SpladePooling
-    | TokenPresence
     | ScoringMask
 )
 """A module after the transformer."""
@@ -318,7 +296,7 @@ class SentenceModel:
     """A model of sentence-transformers: a transformer and the modules after it.
 
     Attributes:
-        task: task for which the transformer is loaded.
+        task: task for which the transformer is loaded; empty for a table of token embeddings.
         output: the transformer's output that becomes a feature.
         feature: name of that feature.
         modules: the modules, in order of computation.

@@ -66,6 +66,10 @@ def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTraine
     """
     from transformers import AutoConfig
 
+    if checkpoint.sentence and checkpoint.sentence.static:
+        from onnxport.description.static_embedding import StaticEmbeddingConfig
+
+        return StaticEmbeddingConfig(**checkpoint.sentence.static)
     source = checkpoint.weight_files[0] if checkpoint.format == "gguf" else checkpoint.directory / "config.json"
     extra = {"gguf_file": source.name} if checkpoint.format == "gguf" else {}
     if checkpoint.format != "gguf":
