@@ -368,10 +368,58 @@ def test_tied_weights(tmp_path: Path) -> None:
     both = {**one, "cls.predictions.decoder.weight": saved}
     names = ["word_embeddings", "decoder"]
     check(adapter(found, "../base", both, modules_to_save=names), "BertForMaskedLM", both)
-    table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
-    for tensors in (one, {**both, "cls.predictions.decoder.weight": saved + 1}, table_factors):
-        with pytest.raises(UnsupportedError, match=r"tied to .*tie_word_embeddings"):
-            check(adapter(found, "../base", tensors, modules_to_save=names), "BertForMaskedLM", {})
+    binding = check(adapter(found, "../base", one, modules_to_save=names, ensure_weight_tying=True), *tied_check(both))
+    assert "cls.predictions.decoder.weight" in binding.tied
+    with pytest.raises(UnsupportedError, match=r"has different values for .* which are tied.*tie_word_embeddings"):
+        check(adapter(found, "../base", {**both, "cls.predictions.decoder.weight": saved + 1}), *tied_check({}))
+
+
+def tied_check(expected: State) -> tuple[str, State]:
+    return "BertForMaskedLM", expected
+
+
+def test_changes_of_one_of_two_tied_weights_untie_them(tmp_path: Path) -> None:
+    source = base(tmp_path / "base", "BertForMaskedLM", BERT)
+    table, decoder = "bert.embeddings.word_embeddings", "cls.predictions.decoder"
+    saved, lora = (
+        random(64, 32),
+        {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)},
+    )
+    names = ["word_embeddings", "decoder"]
+    found = tmp_path / "lora"
+    weight = load_file(source / "model.safetensors")[f"{table}.weight"]
+    changed = weight + 1.5 * (lora[f"{table}.lora_embedding_B"] @ lora[f"{table}.lora_embedding_A"]).T
+    for tensors, settings, expected in (
+        ({f"{table}.weight": saved}, {"modules_to_save": names}, {f"{table}.weight": saved}),
+        ({f"{decoder}.weight": saved}, {"modules_to_save": names}, {f"{decoder}.weight": saved}),
+        *(
+            ({f"{table}.weight": saved, f"{decoder}.weight": other}, {"modules_to_save": names}, None)
+            for other in (saved + 1,)
+        ),
+        (lora, {}, {f"{table}.weight": changed}),
+    ):
+        wanted = expected or tensors
+        binding = check(adapter(found, "../base", tensors, **settings), *tied_check(wanted))
+        assert f"{decoder}.weight" in binding.expressions
+
+
+def test_trained_rows_of_token_embeddings(tmp_path: Path) -> None:
+    source = base(tmp_path / "base", "BertForMaskedLM", BERT)
+    table = "bert.embeddings.word_embeddings"
+    rows, indices = random(4, 32), [9, 3, 4, 63]
+    expected = load_file(source / "model.safetensors")[f"{table}.weight"]
+    expected[indices] = rows
+    found = adapter(
+        tmp_path / "lora", "../base", {f"{table}.token_adapter.trainable_tokens_delta": rows},
+        trainable_token_indices=indices,
+    )  # fmt: skip
+    check(found, *tied_check({f"{table}.weight": expected, "cls.predictions.decoder.weight": expected}))
+    named = {"decoder": indices}
+    tensors = {"cls.predictions.decoder.token_adapter.trainable_tokens_delta": rows}
+    check(
+        adapter(found, "../base", tensors, trainable_token_indices=named),
+        *tied_check({"cls.predictions.decoder.weight": expected}),
+    )
 
 
 def load(directory: Path) -> State:
@@ -382,12 +430,17 @@ def load(directory: Path) -> State:
 
 
 GOOD = factors(QUERY, 32, 32)
+ROWS = {"bert.embeddings.word_embeddings.token_adapter.trainable_tokens_delta": random(1, 32)}
 ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "another method": ({"peft_type": "IA3"}, GOOD, UnsupportedError, "peft_type is 'IA3'"),
     "biases of LoRA factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
     "an unknown setting": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
     "PiSSA": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
-    "trainable tokens": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
+    "no trained tokens": ({"trainable_token_indices": [1]}, GOOD, CorruptCheckpointError, "has no trained tokens"),
+    "other trained tokens": ({"trainable_token_indices": [1, 2]}, ROWS, CorruptCheckpointError, "one token id for"),
+    "trained tokens that don't exist": (
+        {"trainable_token_indices": [64]}, ROWS, WeightsMismatchError, r"token ids up to 64.*\[64, 32\]",
+    ),
     "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
     "an invalid pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
     "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, but 8 in adapter_config.json"),
@@ -398,7 +451,8 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "no such parameter": ({}, {**GOOD, "bert.x.weight": random(2)}, WeightsMismatchError, "bert.x.weight"),
     "another shape": ({}, factors(QUERY, 32, 31), WeightsMismatchError, r"\[32, 4\] and \[4, 31\].*\[32, 32\]"),
     "another vocabulary": (
-        {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
+        {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError,
+        r"bias is \[64\], must be \[65\]",
     ),
     "a layer norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
     "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base model"),
@@ -476,3 +530,59 @@ def test_the_result_equals_that_of_peft(name: str, tmp_path: Path) -> None:
     expected = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
     assert expected
     check(tmp_path / "lora", class_name, expected)
+
+
+TIED = {**LLAMA, "tie_word_embeddings": True}
+TRAINED: dict[str, tuple[dict[str, Any], int, Targets]] = {
+    "a resized vocabulary": (LLAMA, 67, {"target_modules": ["q_proj"]}),
+    "a resized vocabulary, tied": (TIED, 67, {"target_modules": ["q_proj"]}),
+    "a resized vocabulary, smaller": (TIED, 60, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "a resized vocabulary and its LoRA, tied": (TIED, 67, {"target_modules": ["embed_tokens", "q_proj"]}),
+    "a copy of tied embeddings": (TIED, 64, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "a copy of a tied head": (TIED, 64, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "copies that stay tied": (
+        TIED, 64, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "LoRA of tied embeddings": (TIED, 64, {"target_modules": ["embed_tokens", "q_proj"]}),
+    "LoRA that stays tied": (TIED, 64, {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True}),
+    "LoRA of both": (TIED, 64, {"target_modules": ["embed_tokens", "lm_head"]}),
+    "tokens": (
+        LLAMA, 64,
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 3], "lm_head": [5]}},
+    ),
+    "tokens of tied embeddings": (TIED, 64, {"target_modules": ["q_proj"], "trainable_token_indices": [3, 9]}),
+    "new tokens": (TIED, 67, {"target_modules": ["q_proj"], "trainable_token_indices": [66, 64, 65]}),
+}  # fmt: skip
+"""Case to the settings of the base model, the size of the vocabulary in training, and those of the adapter."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_outputs_equal_those_of_peft(name: str, tmp_path: Path) -> None:
+    """The adapter runs unmerged in PEFT: merging it there changes weights that were tied to the changed ones, too."""
+    import peft
+
+    settings, size, chosen = TRAINED[name]
+    source = base(tmp_path / "base", "LlamaForCausalLM", settings)
+    model = transformers.LlamaForCausalLM.from_pretrained(source)
+    model.resize_token_embeddings(size)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**({"r": 4, "lora_alpha": 7} | chosen)))
+    with torch.no_grad():
+        for parameter in {id(p): p for p in wrapped.parameters() if p.requires_grad}.values():
+            parameter.add_(random(*parameter.shape))
+    wrapped.save_pretrained(tmp_path / "lora")
+    ids = torch.tensor([[1, 3, 9, 5, size - 1, 2]])
+    with torch.no_grad():
+        expected = wrapped.eval()(ids).logits
+    options = ExportOptions(task="text-generation", validate="quick")
+    checkpoint = open_checkpoint(tmp_path / "lora", options)
+    loaded = load_model(checkpoint, transformers.LlamaForCausalLM, options)
+    assert loaded.config.vocab_size == size
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-5)
+    if name in ("a resized vocabulary, tied", "a copy of tied embeddings", "new tokens"):
+        export(tmp_path / "lora", tmp_path / "out", options)
+        positions = torch.arange(6)[None]
+        found = run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == size

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
+from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels, with_vocabulary
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
 from onnxport.containment import files_inside
 from onnxport.patching.scope import exclusive
@@ -89,6 +89,7 @@ def write_side_files(
     *,
     labelled: bool = False,
     own_tokenizer: bool = True,
+    has_adapter: bool = False,
 ) -> None:
     """Copy the checkpoint's files, and save the missing ones that clients require.
 
@@ -102,6 +103,7 @@ def write_side_files(
         labelled: whether the outputs of the exported task are scores of labels.
         own_tokenizer: whether the checkpoint's tokenizer files are copied; otherwise, its tokenizer is saved as it was
             loaded.
+        has_adapter: whether an adapter may have resized the vocabulary.
     """
     if not own_tokenizer:
         originals = [path for path in originals if not path.name.startswith(_TOKENIZER_FILES)]
@@ -123,6 +125,8 @@ def write_side_files(
     rewrite_json(
         stage / "config.json", lambda settings: with_labels(settings, lambda: original.config, labelled=labelled)
     )
+    if has_adapter:
+        rewrite_json(stage / "config.json", lambda settings: with_vocabulary(settings, original.config))
     if (stage / "tokenizer_config.json").is_file():
         rewrite_json(stage / "tokenizer_config.json", portable_tokenizer_settings)
 

@@ -145,10 +145,14 @@ def write_export(
         OSError: a file can't be written.
     """
     digests = _write_graphs(stage, plan, graphs, original.checkpoint, options, report)
-    sentence = original.checkpoint.sentence
-    rewritten = sentence is not None and bool(sentence.static)
+    checkpoint = original.checkpoint
     write_side_files(
-        stage, _side_files(original.checkpoint), original, labelled=plan.labelled, own_tokenizer=not rewritten
+        stage,
+        _side_files(checkpoint),
+        original,
+        labelled=plan.labelled,
+        own_tokenizer=not (checkpoint.sentence and checkpoint.sentence.static),
+        has_adapter=checkpoint.adapter is not None,
     )
     write_module_files(stage, original.checkpoint)
     return Written(stage, graphs, plan, digests)
