@@ -144,6 +144,13 @@ class ExportOptions:
         default=None,
         metadata={"help": "directory or repository of a LoRA adapter to merge into the checkpoint's weights"},
     )
+    adapter_inputs: bool = field(
+        default=False,
+        metadata={
+            "help": "keep the adapter apart: the base model's graph takes the matrices of adapters as optional inputs, "
+            "and the adapter is a file that ONNX Runtime loads"
+        },
+    )
     revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the hub"})
     cache_dir: str | None = field(
         default=None, metadata={"help": "cache directory of downloads (default: the hub client's)"}

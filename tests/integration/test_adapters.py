@@ -15,6 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import onnxport
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export, validate
 from onnxport.binding.bind import Binding, bind
@@ -22,11 +23,13 @@ from onnxport.blueprints.find import BlueprintSource
 from onnxport.bundles.manifest import read_manifest
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.checkpoint.reading import Reader
+from onnxport.cli import main
 from onnxport.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     CorruptCheckpointError,
     OnnxportError,
+    OptionError,
     UnsupportedError,
     WeightsMismatchError,
 )
@@ -586,3 +589,101 @@ def test_the_outputs_equal_those_of_peft(name: str, tmp_path: Path) -> None:
         found = run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == size
+
+
+LINEAR = {"self_attn.q_proj": (32, 32), "mlp.down_proj": (32, 48)}
+
+
+def llama_adapter(directory: Path, source: Path, rank: int, modules: dict[str, tuple[int, int]] = LINEAR) -> Path:
+    tensors: State = {}
+    for layer in (0, 1):
+        for module, (out, into) in modules.items():
+            tensors |= factors(f"model.layers.{layer}.{module}", out, into, rank)
+    return adapter(directory, str(source), tensors, r=rank, lora_alpha=3 * rank)
+
+
+def merged_llama(found: Path) -> Any:
+    """Return the base model with the adapter merged into its weights."""
+    options = ExportOptions()
+    return load_model(open_checkpoint(found, options), transformers.LlamaForCausalLM, options)
+
+
+IDS = torch.tensor([[1, 5, 9, 7], [3, 4, 2, 8]])
+
+
+def logits_of(directory: Path, **settings: Any) -> np.ndarray[Any, Any]:
+    loaded = onnxport.load(directory, **settings)
+    return np.asarray(loaded(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits)
+
+
+@pytest.mark.parametrize("weights", ["copy", "link"])
+def test_one_base_runs_with_several_adapters(tmp_path: Path, weights: Any) -> None:
+    source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
+    first = llama_adapter(tmp_path / "first", source, 4)
+    options = ExportOptions(adapter_inputs=True, weights=weights, task="text-generation")
+    result = export(first, tmp_path / "out", options)
+    names = {case["component"] for case in result.manifest.validation["cases"]}
+    assert (result.manifest.validation["status"], names) == ("passed", {"model", "model with the adapter"})
+    second = llama_adapter(tmp_path / "second", source, 2, {"mlp.down_proj": (32, 48)})
+    assert main(["adapter", str(second), str(tmp_path / "out")]) == 0
+    for model, settings in (
+        (transformers.LlamaForCausalLM.from_pretrained(source), {}),
+        (merged_llama(first), {"adapter": tmp_path / "out" / "first.onnx_adapter"}),
+        (merged_llama(second), {"adapter": tmp_path / "out" / "second.onnx_adapter"}),
+    ):
+        with torch.no_grad():
+            expected = model(IDS).logits
+        np.testing.assert_allclose(logits_of(tmp_path / "out", **settings), expected, atol=1e-5)
+    assert validate(tmp_path / "out").status == "passed"  # the base model
+
+
+def test_a_graph_with_a_cache_generates_with_an_adapter(tmp_path: Path) -> None:
+    source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
+    found = llama_adapter(tmp_path / "lora", source, 4)
+    export(source, tmp_path / "out", ExportOptions(adapter=str(found), adapter_inputs=True, validate="quick"))
+    loaded = onnxport.load(tmp_path / "out", adapter=tmp_path / "out" / "lora.onnx_adapter")
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    expected = merged_llama(found).generate(IDS[:1], attention_mask=torch.ones_like(IDS[:1]), **settings)
+    assert loaded.generate(input_ids=IDS[:1], **settings).tolist() == expected.tolist()
+
+
+def test_adapters_that_can_not_be_inputs(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, tensors = bert
+    options = ExportOptions(adapter_inputs=True)
+    for extra, settings, message in (
+        ({"bert.encoder.layer.0.attention.self.query.bias": random(32)}, {"bias": "all"}, "has bert.*query.bias"),
+        ({f"{QUERY}.lora_magnitude_vector.weight": random(32)}, {"use_dora": True}, "has DoRA's magnitudes"),
+        (
+            {
+                "bert.embeddings.word_embeddings.lora_embedding_A": random(4, 64),
+                "bert.embeddings.word_embeddings.lora_embedding_B": random(32, 4),
+            },
+            {}, "has factors of the embeddings bert.embeddings",
+        ),
+    ):  # fmt: skip
+        adapter(found, "../base", {**tensors, **extra}, **settings)
+        with pytest.raises(UnsupportedError, match=message):
+            export(found, tmp_path / "out", options)
+    with pytest.raises(OptionError, match="--adapter-inputs needs an adapter"):
+        export(source, tmp_path / "out", options)
+
+
+def test_adapters_of_another_model(bert: tuple[Path, Path, State], tmp_path: Path, capsys: Any) -> None:
+    source, found, tensors = bert
+    export(found, tmp_path / "out", ExportOptions(adapter_inputs=True, validate="none"))
+    export(source, tmp_path / "plain", ExportOptions(validate="none"))
+    other = factors("bert.encoder.layer.1.attention.self.query", 32, 32)
+    for changed, directory, message in (
+        (other, "out", "layer.1.attention.self.query, which the graph has no weights or inputs for"),
+        (factors(QUERY, 32, 16), "out", "lora_A.weight is [16, 4], and the graph takes [32,"),
+        (tensors, "plain", "has no inputs for adapters: export it with --adapter-inputs"),
+    ):
+        adapter(found, "../base", changed)
+        assert main(["adapter", str(found), str(tmp_path / directory)]) != 0
+        assert message in capsys.readouterr().err
+    with pytest.raises(OptionError, match="has no inputs for adapters"):
+        onnxport.load(tmp_path / "plain", adapter=tmp_path / "out" / "lora.onnx_adapter")
+    (tmp_path / "damaged.onnx_adapter").write_bytes(b"no adapter")
+    for name, error in (("gone", CheckpointNotFoundError), ("damaged", CorruptCheckpointError)):
+        with pytest.raises(error, match=f"{name}.onnx_adapter"):
+            onnxport.load(tmp_path / "out", adapter=tmp_path / f"{name}.onnx_adapter")
