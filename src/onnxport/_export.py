@@ -96,7 +96,7 @@ def export(
     blueprint: Blueprint = source.make(description, trace)
     with Reader(checkpoint.directory, blueprint.binding.files) as reader:
         graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output, adapter)
-        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output)
+        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output, adapter)
         if options.dry_run:
             manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, _skipped(options)), options)
             return ExportResult(None, manifest, plan.files)

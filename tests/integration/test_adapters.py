@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -622,6 +623,8 @@ def test_one_base_runs_with_several_adapters(tmp_path: Path, weights: Any) -> No
     first = llama_adapter(tmp_path / "first", source, 4)
     options = ExportOptions(adapter_inputs=True, weights=weights, task="text-generation")
     result = export(first, tmp_path / "out", options)
+    assert "first.onnx_adapter" in {file.name for file in export(first, "none", replace(options, dry_run=True)).plan}
+    assert "first.onnx_adapter" in result.manifest.files
     names = {case["component"] for case in result.manifest.validation["cases"]}
     assert (result.manifest.validation["status"], names) == ("passed", {"model", "model with the adapter"})
     second = llama_adapter(tmp_path / "second", source, 2, {"mlp.down_proj": (32, 48)})

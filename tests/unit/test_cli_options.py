@@ -28,6 +28,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "device": (["--device", "cuda:1"], "cuda:1"),
     "framework": (["--framework", "tf"], "tf"),
     "adapter": (["--adapter", "lora"], "lora"),
+    "adapter_inputs": (["--adapter-inputs"], True),
     "revision": (["--revision", "v1"], "v1"),
     "cache_dir": (["--cache-dir", "/c"], "/c"),
     "token": (["--token", "secret"], "secret"),

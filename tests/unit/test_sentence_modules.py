@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from onnxport.description.sentence_modules import Activation, Dense, Expansion, Normalize, Pooling, ScoringMask
+from onnxport.description.sentence_modules import (
+    Activation,
+    Dense,
+    Expansion,
+    LayerPooling,
+    Normalize,
+    Pooling,
+    ScoringMask,
+)
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
 from onnxport.options import ExportOptions
 from tests.unit.test_checkpoint import write_safetensors
@@ -240,6 +248,17 @@ def test_unknown_modules_are_named(tmp_path: Path, modules: list[tuple[str, Any]
 def test_modules_that_do_not_fit(tmp_path: Path, modules: list[tuple[str, Any]], message: str) -> None:
     with pytest.raises(CorruptCheckpointError, match=message):
         opened(make(tmp_path, modules))
+
+
+def test_the_weighted_layers_are_those_of_the_model(tmp_path: Path) -> None:
+    make(tmp_path, [(f"{OLD}WeightedLayerPooling", {"num_hidden_layers": 3, "layer_start": 1}), (f"{OLD}Pooling", {})])
+    write_safetensors(tmp_path / "1_WeightedLayerPooling" / "model.safetensors", {"layer_weights": [3]})
+    write(tmp_path / "config.json", {"model_type": "bert", "num_hidden_layers": 3})
+    found = opened(tmp_path).sentence
+    assert found is not None and found.model.modules[0] == LayerPooling(1, 3)
+    write(tmp_path / "config.json", {"model_type": "bert", "num_hidden_layers": 4})
+    with pytest.raises(CorruptCheckpointError, match="num_hidden_layers is 3, and 4 in"):
+        opened(tmp_path)
 
 
 def test_convolutions_keep_the_number_of_tokens(tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def _check_inputs(adapter: Adapter, models: Mapping[str, ir.Model]) -> None:
         )
 
 
-def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions) -> Plan:
+def plan_export(
+    checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions, adapter: Adapter | None = None
+) -> Plan:
     """Plan the files that will be written; sizes of weights are exact.
 
     Args:
@@ -140,6 +142,7 @@ def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options
         task: the exported task.
         graphs: its graphs, with their tensors.
         options: `external_data` and `weights`.
+        adapter: an adapter that is kept apart; None if there is none.
 
     Raises:
         OptionError: weights can't be linked.
@@ -149,7 +152,9 @@ def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
-    return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), task.name in LABELLED)
+    files += [PlannedFile(file_name(adapter), None)] if adapter else []
+    names = {task.name, *((checkpoint.sentence.model.task,) if checkpoint.sentence else ())}
+    return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), bool(names & LABELLED))
 
 
 def write_export(

@@ -239,7 +239,18 @@ def _read_layer_pooling(folder: ModuleFolder) -> sentence.LayerPooling:
             f"{folder.file}: layer_start is {start!r} and num_hidden_layers is {last!r}; the first must be the "
             "index of a layer"
         )
+    config = folder.tokenizer / "config.json"
+    model = read_json_object(config, purpose="the model's configuration") if config.is_file() else {}
+    depth = next((model[name] for name in _DEPTHS if isinstance(model.get(name), int)), last)
+    if depth != last:
+        raise CorruptCheckpointError(
+            f"{folder.file}: num_hidden_layers is {last}, and {depth} in {config}; correct the first, and layer_weights"
+        )
     return sentence.LayerPooling(start, last + 1 - start)
+
+
+_DEPTHS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+"""Settings of a model with its number of layers."""
 
 
 def _read_word_weights(folder: ModuleFolder) -> sentence.WordWeights:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from onnxport._needs import MoreLayersNeededError
 from onnxport.description import sentence_modules as sentence
 from onnxport.description.sentence_modules import (
     DOCUMENT_MASK,
@@ -207,12 +208,15 @@ class _LayerPooling(nn.Module):
     def __init__(self, settings: sentence.LayerPooling) -> None:
         super().__init__()
         self.layer_weights = nn.Parameter(torch.ones(settings.count))
-        self._start = settings.start
+        self._start, self._count = settings.start, settings.count
 
     def forward(self, features: Features) -> Features:
         if features.get(LAYERS) is None:  # sentence-transformers keeps the last hidden states then, too
             return {}
-        layers = torch.stack(features[LAYERS][self._start :])
+        chosen = features[LAYERS][self._start :]
+        if len(chosen) != self._count:
+            raise MoreLayersNeededError(f"the hidden states of {self._count} layers have weights")
+        layers = torch.stack(chosen)
         return {TOKENS: (self.layer_weights[:, None, None, None] * layers).sum(dim=0) / self.layer_weights.sum()}
 
 
