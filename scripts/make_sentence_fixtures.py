@@ -26,7 +26,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import (
@@ -237,6 +237,21 @@ def sparse_static_embedding(root: Path) -> Made:
     return SparseEncoder(modules=[SparseStaticEmbedding(tokenizer(), weights)]), texts
 
 
+def router(root: Path) -> Made:
+    routes = [[randomize(Dense(SIZE, size, activation_function=None))] for size in (4, 4)]
+    with torch.no_grad():
+        routes[0][0].linear.weight.mul_(2)
+    chosen = Router.for_query_document(*routes)
+    return SentenceTransformer(modules=[Transformer(bert(root)), Pooling(SIZE), chosen, Normalize()]), both_tasks
+
+
+def router_of_models(root: Path) -> Made:
+    document = Transformer(bert(root, transformers.BertForMaskedLM, is_decoder=False), transformer_task="fill-mask")
+    weights = torch.rand(len(tokenizer()), generator=torch.Generator().manual_seed(0))
+    chosen = Router.for_query_document([SparseStaticEmbedding(tokenizer(), weights)], [document, SpladePooling()])
+    return SparseEncoder(modules=[chosen]), both_tasks
+
+
 def edit(file: Path, change: Callable[[Any], Any]) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_text())), indent=1))
 
@@ -299,7 +314,7 @@ def write_reference(model: Any, batches: Callable[[Any], Iterable[Any]], target:
 MODELS = (
     pooling, pooling_without_prompt, dense, word_weights, layer_pooling, splade, mlm_transformer, sparse_auto_encoder,
     cross_encoder, cross_encoder_of_modules, logit_score, multi_vector, static_embedding, word_embeddings,
-    sparse_static_embedding,
+    sparse_static_embedding, router, router_of_models,
 )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ class CheckpointOptions:
 
     task: str | None = None
     split_encoders: bool = False
+    route: str | None = None
     framework: Framework | None = None
     adapter: str | None = None
     revision: str | None = None
@@ -112,6 +113,10 @@ class ExportOptions:
         metadata={
             "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs"
         },
+    )
+    route: str | None = field(
+        default=None,
+        metadata={"help": "route of a sentence-transformers model with a Router, such as query or document"},
     )
     description: str | None = field(
         default=None,

@@ -47,7 +47,10 @@ def run(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, feed(session, inputs)), strict=True))
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FIXTURES.iterdir()))
+ROUTERS = ("router", "router_of_models")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FIXTURES.iterdir() if path.name not in ROUTERS))
 def test_the_graph_computes_what_the_library_computes(name: str, tmp_path: Path) -> None:
     result = onnxport.export(FIXTURES / name, tmp_path / "out")
     assert result.manifest.task == TASKS.get(name, "sentence-similarity")
@@ -106,3 +109,18 @@ def test_the_tokenizer_of_static_embeddings_adds_no_special_tokens(tmp_path: Pat
 def test_a_cross_encoder_has_the_labels_of_its_model(tmp_path: Path) -> None:
     onnxport.export(FIXTURES / "cross_encoder", tmp_path / "out", onnxport.ExportOptions(validate="none"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "LABEL_0"}
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_each_route_of_a_router(name: str, tmp_path: Path) -> None:
+    reference = dict(np.load(FIXTURES / name / "reference.npz"))
+    for route, source, target in (("document", "input.", "output."), ("query", "query_input.", "query.")):
+        output = tmp_path / route
+        result = onnxport.export(FIXTURES / name, output, onnxport.ExportOptions(route=route))
+        assert result.manifest.validation["status"] == "passed"
+        session = onnxruntime.InferenceSession(output / "model.onnx", providers=["CPUExecutionProvider"])
+        found = run(session, arrays_of(reference, source))["sentence_embedding"]
+        np.testing.assert_allclose(found, reference[f"{target}sentence_embedding"], rtol=1e-5, atol=1e-5)
+        listed = json.loads((output / "modules.json").read_text())
+        assert listed[0]["path"] == "" and not any("Router" in module["type"] for module in listed)
+        assert onnxport.validate(output).status == "passed"

@@ -20,6 +20,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "past": (["--no-past"], False),
     "last_logits": (["--last-logits"], True),
     "split_encoders": (["--split-encoders"], True),
+    "route": (["--route", "query"], "query"),
     "description": (["--description", "mine.py"], "mine.py"),
     "opset": (["--opset", "21"], 21),
     "atol": (["--atol", "1e-4"], 1e-4),

@@ -18,7 +18,7 @@ from onnxport.description.sentence_modules import (
     Pooling,
     ScoringMask,
 )
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError, UnsupportedError
 from onnxport.options import ExportOptions
 from tests.unit.test_checkpoint import write_safetensors
 
@@ -219,7 +219,6 @@ SPARSE = "sentence_transformers.sparse_encoder.modules."
     ("modules", "message"),
     [
         ([(f"{OLD}Pooling", {}), (f"{OLD}LSTM", {})], "lists LSTM, which isn't supported: its recurrence"),
-        ([(f"{OLD}Pooling", {}), (f"{OLD}Router", {})], "lists Router, .*save the modules of one route"),
         ([("mine.Pooling", {})], r"lists mine\.Pooling, which isn't supported\. Supported are a Transformer"),
         ([(f"{OLD}Pooling", {"pooling_mode": "median"})], "unknown pooling mode 'median'"),
         ([(f"{OLD}Pooling", {}), (f"{OLD}Dense", {**DENSE, "activation_function": "os.system"})], "'os.system'"),
@@ -248,6 +247,40 @@ def test_unknown_modules_are_named(tmp_path: Path, modules: list[tuple[str, Any]
 def test_modules_that_do_not_fit(tmp_path: Path, modules: list[tuple[str, Any]], message: str) -> None:
     with pytest.raises(CorruptCheckpointError, match=message):
         opened(make(tmp_path, modules))
+
+
+def test_a_route_is_chosen(tmp_path: Path) -> None:
+    make(tmp_path, [(f"{OLD}Pooling", {}), (f"{OLD}Router", None)])
+    folder = tmp_path / "2_Router"
+    types = {f"{route}_0_Normalize": f"{OLD}Normalize" for route in ("query", "document")}
+    routes = {"query": ["query_0_Normalize"], "document": ["document_0_Normalize", "query_0_Normalize"]}
+    write(folder / "router_config.json", {"types": types, "structure": routes, "parameters": {}})
+    for name in types:
+        write(folder / name / "config.json", {})
+    with pytest.raises(
+        UnsupportedError, match=r"lists Router, .*choose one of its routes with --route: query, document"
+    ):
+        opened(tmp_path)
+    with pytest.raises(OptionError, match=r"--route image: the routes of .* are query, document"):
+        opened(tmp_path, route="image")
+    for route, count in (("query", 1), ("document", 2)):
+        found = opened(tmp_path, route=route).sentence
+        assert found is not None and found.model.modules == (Pooling(("mean",)), *[Normalize()] * count)
+    write(folder / "router_config.json", {"types": types, "structure": {"query": ["query_0_Normalize"]}})
+    assert opened(tmp_path).sentence is not None  # the only route
+    for structure in ({"query": ["other"]}, {"query": "other"}, {}, [], {"query": []}):
+        write(folder / "router_config.json", {"types": types, "structure": structure})
+        with pytest.raises(CorruptCheckpointError, match=r"router_config\.json"):
+            opened(tmp_path)
+    write(folder / "router_config.json", {"types": {"../x": f"{OLD}Dense"}, "structure": {"query": ["../x"]}})
+    with pytest.raises(CorruptCheckpointError, match="outside of its directory"):
+        opened(tmp_path)
+
+
+def test_a_route_needs_a_router(tmp_path: Path) -> None:
+    make(tmp_path, [(f"{OLD}Pooling", {})])
+    with pytest.raises(OptionError, match=r"--route query: .*modules\.json lists no Router"):
+        opened(tmp_path, route="query")
 
 
 def test_the_weighted_layers_are_those_of_the_model(tmp_path: Path) -> None:

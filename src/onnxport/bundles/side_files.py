@@ -163,9 +163,13 @@ def write_module_files(stage: Path, checkpoint: Checkpoint) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # linked weights
             continue
-        if name != LIST_FILE or checkpoint.root == checkpoint.directory:
+        listed = json.loads(path.read_text(encoding="utf-8")) if name == LIST_FILE else []
+        has_route = [entry["path"] for entry in listed] != [module.path for module in checkpoint.listed]
+        if name != LIST_FILE or (checkpoint.root == checkpoint.directory and not has_route):
             shutil.copyfile(path, target)
             continue
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        if has_route:
+            modules = enumerate(checkpoint.listed)
+            listed = [{"idx": i, "name": str(i), "path": one.path, "type": one.full_type} for i, one in modules]
         listed[0]["path"] = ""
         target.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")

@@ -18,11 +18,13 @@ from onnxport.checkpoint.hub import fetch_snapshot, find_snapshot, looks_like_re
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.sentence_transformers import (
+    ListedModule,
     SentenceModules,
     list_modules,
     module_files,
     read_sentence_modules,
     transformer_directory,
+    with_route,
 )
 from onnxport.containment import check_links
 from onnxport.errors import (
@@ -68,6 +70,7 @@ class Checkpoint:
         sentence: the sentence-transformers modules after the model, if they are exported too.
         root: the sentence-transformers directory that contains the model; None for other checkpoints.
         more_files: files in `root` that don't belong to the model.
+        listed: entries of `modules.json`, with those of the chosen route.
         adapter: adapter to merge into the weights, if any.
     """
 
@@ -81,6 +84,7 @@ class Checkpoint:
     sentence: SentenceModules | None = None
     root: Path | None = None
     more_files: tuple[Path, ...] = ()
+    listed: tuple[ListedModule, ...] = ()
     adapter: Adapter | None = None
 
     @property
@@ -234,6 +238,7 @@ def _open_directory(
 ) -> Checkpoint | Adapter:
     check_links(directory)
     root, listed = directory, list_modules(directory)
+    listed = with_route(root, listed, options.route)
     directory = transformer_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)
     if sentence and sentence.static:
@@ -255,7 +260,11 @@ def _open_directory(
             f"are {opened.format}; --task feature-extraction exports the model alone"
         )
     return replace(
-        opened, sentence=sentence, root=root if listed else None, more_files=tuple(module_files(root, listed))
+        opened,
+        sentence=sentence,
+        root=root if listed else None,
+        more_files=tuple(module_files(root, listed)),
+        listed=listed,
     )
 
 

@@ -431,8 +431,6 @@ WITH_WEIGHTS = (
 )
 """Modules with a file of tensors."""
 REASONS: Mapping[str, str] = {
-    "Router": "it chooses among models by the kind of text; save the modules of one route as a model of their own",
-    "Asym": "it chooses among models by the kind of text; save the modules of one route as a model of their own",
     "LSTM": "its recurrence over words isn't exported",
     "BoW": "it counts words before any tensor is computed",
     "CLIPModel": "it has one embedding for images and one for text; export the model in its directory with "

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxport.checkpoint.json_files import read_json_object
@@ -43,13 +43,13 @@ from onnxport.description.sentence_modules import (
     prefix_of,
 )
 from onnxport.description.tasks import MODULE_TASKS, SENTENCE_SIMILARITY, TEXT_RANKING, canonical_task
-from onnxport.errors import CorruptCheckpointError, UnsupportedError
+from onnxport.errors import CorruptCheckpointError, OptionError, UnsupportedError
 from onnxport.options import CheckpointOptions
 
 LIST_FILE = "modules.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
-MODULE_FOLDER = re.compile(r"\d+_\w+")
-"""Pattern of module directories, such as `1_Pooling`."""
+MODULE_FOLDER = re.compile(r"(\w+_)?\d+_\w+")
+"""Pattern of module directories, such as `1_Pooling`, and `query_0_Dense` in a Router's."""
 TRANSFORMER_SETTINGS = "sentence_*_config.json"
 """Pattern of the Transformer module's settings files (maximum sequence length, lower case)."""
 
@@ -104,10 +104,12 @@ class ListedModule:
         type: class name, such as `Transformer` for `sentence_transformers.models.Transformer`; the full path for
             classes from other packages.
         path: directory relative to the checkpoint's; empty for the checkpoint's directory.
+        full_type: full path of the class.
     """
 
     type: str
     path: str
+    full_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,74 @@ def list_modules(directory: Path) -> tuple[ListedModule, ...]:
     for _, path in entries:
         if path:  # empty for the directory itself
             check_links(inside(directory, path, file))
-    return tuple(ListedModule(_short_name(module_type), path) for module_type, path in entries)
+    return tuple(ListedModule(_short_name(module_type), path, module_type) for module_type, path in entries)
+
+
+def with_route(directory: Path, listed: tuple[ListedModule, ...], route: str | None) -> tuple[ListedModule, ...]:
+    """Replace a Router by the modules of one of its routes.
+
+    Args:
+        directory: directory of `modules.json`.
+        listed: its entries.
+        route: name of the route; None for the only one.
+
+    Returns:
+        The entries; unchanged if there are several routes, and none is chosen.
+
+    Raises:
+        OptionError: a route is named, and there is no Router with such a route.
+        CorruptCheckpointError: the Router's configuration is malformed, or names a directory outside of its own.
+    """
+    found = [module for module in listed if module.type in ROUTERS]
+    if not found and route is not None:
+        raise OptionError(f"--route {route}: {directory / LIST_FILE} lists no Router; leave --route out")
+    for router in found:
+        routes = read_routes(directory, router)
+        if route is not None and route not in routes:
+            raise OptionError(
+                f"--route {route}: the routes of {directory / router.path} are {', '.join(routes)}; name one of them"
+            )
+        chosen = route or (next(iter(routes)) if len(routes) == 1 else None)
+        if chosen is not None:
+            position = listed.index(router)
+            listed = (*listed[:position], *routes[chosen], *listed[position + 1 :])
+    return listed
+
+
+ROUTERS = ("Router", "Asym")
+
+
+def read_routes(directory: Path, router: ListedModule) -> dict[str, tuple[ListedModule, ...]]:
+    """Return the modules of each route of a Router.
+
+    Args:
+        directory: directory of `modules.json`.
+        router: its entry of the Router.
+
+    Raises:
+        CheckpointNotFoundError: the Router's configuration is missing.
+        CorruptCheckpointError: it is malformed, or names a directory outside of its own.
+    """
+    folder = directory / router.path
+    file = next((folder / name for name in ("router_config.json", "config.json") if (folder / name).is_file()), None)
+    file = file or folder / "router_config.json"
+    settings = read_json_object(file, purpose="the routes")
+    types, structure = settings.get("types"), settings.get("structure")
+    routes: dict[str, tuple[ListedModule, ...]] = {}
+    if not isinstance(structure, Mapping) or not isinstance(types, Mapping):
+        structure, types = {}, {}
+    for route, names in structure.items():
+        if not isinstance(names, list) or not all(isinstance(types.get(name), str) for name in names):
+            raise CorruptCheckpointError(f"{file}: the route {route!r} is {names!r}, not names of modules in types")
+        for name in names:
+            check_links(inside(folder, name, file))
+        routes[route] = tuple(
+            ListedModule(_short_name(types[name]), (PurePosixPath(router.path) / name).as_posix(), types[name])
+            for name in names
+        )
+    if not routes or not all(routes.values()):
+        raise CorruptCheckpointError(f"{file} needs types and structure, with a list of modules for each route")
+    return routes
 
 
 def _short_name(name: str) -> str:
@@ -164,9 +233,11 @@ def _short_name(name: str) -> str:
 
 def transformer_directory(directory: Path, listed: tuple[ListedModule, ...]) -> Path:
     """Return the Transformer module's directory: the checkpoint's, or the subdirectory that older releases created."""
-    if listed and not (directory / "config.json").is_file():
-        return directory / listed[0].path
-    return directory
+    if not listed:
+        return directory
+    first = directory / listed[0].path
+    has_own = (first / "config.json").is_file()
+    return first if has_own or not (directory / "config.json").is_file() else directory
 
 
 def module_files(directory: Path, listed: tuple[ListedModule, ...]) -> list[Path]:
@@ -284,6 +355,8 @@ def _check_types(directory: _Directory) -> None:
         unknown.insert(0, directory.listed[0].type)
     if unknown:
         reason = next((f": {REASONS[name]}" for name in unknown if name in REASONS), "")
+        for router in (module for module in directory.listed if module.type in ROUTERS):
+            reason = f": choose one of its routes with --route: {', '.join(read_routes(directory.root, router))}"
         raise UnsupportedError(
             f"{directory.file} lists {', '.join(unknown)}, which isn't supported{reason}. Supported are a Transformer "
             f"or {', '.join(_STATIC)}, followed by {', '.join(READERS)}; --task feature-extraction exports a "

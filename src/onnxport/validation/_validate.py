@@ -64,6 +64,7 @@ def validate(
         dtype=recorded["dtype"],
         last_logits=last_logits,
         split_encoders=split_encoders,
+        route=recorded.get("route"),
     )
     original = choose_reference(directory, manifest, reference, requested)
     options = original.options
