@@ -28,11 +28,12 @@ from onnxport.bundles.written import (
     plan_export,
     write_export,
 )
+from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import Description
 from onnxport.description.tolerances import tolerance_of
-from onnxport.errors import ValidationError
+from onnxport.errors import OptionError, ValidationError
 from onnxport.options import ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport
@@ -88,18 +89,19 @@ def export(
         check_output(output, force=options.force)
     report("read the checkpoint", None)
     checkpoint: Checkpoint = open_checkpoint(model, options.checkpoint)
+    checkpoint, adapter = _without_adapter(checkpoint) if options.adapter_inputs else (checkpoint, None)
     source = BlueprintSource(checkpoint, options, report)
     description: Description = source.describe()
     trace: Trace = source.trace(description)
     blueprint: Blueprint = source.make(description, trace)
     with Reader(checkpoint.directory, blueprint.binding.files) as reader:
-        graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output)
-        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output)
+        graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output, adapter)
+        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output, adapter)
         if options.dry_run:
             manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, _skipped(options)), options)
             return ExportResult(None, manifest, plan.files)
         with staged(output, force=options.force) as stage:
-            original = Original(checkpoint, options, source.draft, source.described)
+            original = Original(checkpoint, options, source.draft, source.described, adapter)
             written: Written = write_export(stage, plan, graphs, original, options.output, report)
             outcome = Outcome(written.files, _skipped(options), written.digests)
             manifest = make_manifest(checkpoint, blueprint, graphs, outcome, options)
@@ -110,6 +112,18 @@ def export(
             manifest = replace(manifest, validation=validation.to_dict())
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return ExportResult(output, manifest, list_files(output))
+
+
+def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:
+    """Return the base model of a checkpoint, and its adapter.
+
+    Raises:
+        OptionError: it has no adapter.
+    """
+    adapter = checkpoint.adapter
+    if adapter is None:
+        raise OptionError("--adapter-inputs needs an adapter: pass one as MODEL, or with --adapter")
+    return replace(checkpoint, name=adapter.base, adapter=None), adapter
 
 
 def _skipped(options: ExportOptions) -> dict[str, Any]:

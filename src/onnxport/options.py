@@ -52,6 +52,7 @@ class CheckpointOptions:
 
     task: str | None = None
     split_encoders: bool = False
+    route: str | None = None
     framework: Framework | None = None
     adapter: str | None = None
     revision: str | None = None
@@ -118,6 +119,10 @@ class ExportOptions:
             "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs"
         },
     )
+    route: str | None = field(
+        default=None,
+        metadata={"help": "route of a sentence-transformers model with a Router, such as query or document"},
+    )
     description: str | None = field(
         default=None,
         metadata={
@@ -170,6 +175,13 @@ class ExportOptions:
     adapter: str | None = field(
         default=None,
         metadata={"help": "directory or repository of a LoRA adapter to merge into the checkpoint's weights"},
+    )
+    adapter_inputs: bool = field(
+        default=False,
+        metadata={
+            "help": "keep the adapter apart: the base model's graph takes the matrices of adapters as optional inputs, "
+            "and the adapter is a file that ONNX Runtime loads"
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the hub"})
     cache_dir: str | None = field(

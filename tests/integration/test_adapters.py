@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import onnxport
 from conformance.checkpoints import randomize
 from onnxport import ExportOptions, export, validate
 from onnxport.binding.bind import Binding, bind
@@ -22,11 +24,13 @@ from onnxport.blueprints.find import BlueprintSource
 from onnxport.bundles.manifest import read_manifest
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.checkpoint.reading import Reader
+from onnxport.cli import main
 from onnxport.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     CorruptCheckpointError,
     OnnxportError,
+    OptionError,
     UnsupportedError,
     WeightsMismatchError,
 )
@@ -368,10 +372,58 @@ def test_tied_weights(tmp_path: Path) -> None:
     both = {**one, "cls.predictions.decoder.weight": saved}
     names = ["word_embeddings", "decoder"]
     check(adapter(found, "../base", both, modules_to_save=names), "BertForMaskedLM", both)
-    table_factors = {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)}
-    for tensors in (one, {**both, "cls.predictions.decoder.weight": saved + 1}, table_factors):
-        with pytest.raises(UnsupportedError, match=r"tied to .*tie_word_embeddings"):
-            check(adapter(found, "../base", tensors, modules_to_save=names), "BertForMaskedLM", {})
+    binding = check(adapter(found, "../base", one, modules_to_save=names, ensure_weight_tying=True), *tied_check(both))
+    assert "cls.predictions.decoder.weight" in binding.tied
+    with pytest.raises(UnsupportedError, match=r"has different values for .* which are tied.*tie_word_embeddings"):
+        check(adapter(found, "../base", {**both, "cls.predictions.decoder.weight": saved + 1}), *tied_check({}))
+
+
+def tied_check(expected: State) -> tuple[str, State]:
+    return "BertForMaskedLM", expected
+
+
+def test_changes_of_one_of_two_tied_weights_untie_them(tmp_path: Path) -> None:
+    source = base(tmp_path / "base", "BertForMaskedLM", BERT)
+    table, decoder = "bert.embeddings.word_embeddings", "cls.predictions.decoder"
+    saved, lora = (
+        random(64, 32),
+        {f"{table}.lora_embedding_A": random(4, 64), f"{table}.lora_embedding_B": random(32, 4)},
+    )
+    names = ["word_embeddings", "decoder"]
+    found = tmp_path / "lora"
+    weight = load_file(source / "model.safetensors")[f"{table}.weight"]
+    changed = weight + 1.5 * (lora[f"{table}.lora_embedding_B"] @ lora[f"{table}.lora_embedding_A"]).T
+    for tensors, settings, expected in (
+        ({f"{table}.weight": saved}, {"modules_to_save": names}, {f"{table}.weight": saved}),
+        ({f"{decoder}.weight": saved}, {"modules_to_save": names}, {f"{decoder}.weight": saved}),
+        *(
+            ({f"{table}.weight": saved, f"{decoder}.weight": other}, {"modules_to_save": names}, None)
+            for other in (saved + 1,)
+        ),
+        (lora, {}, {f"{table}.weight": changed}),
+    ):
+        wanted = expected or tensors
+        binding = check(adapter(found, "../base", tensors, **settings), *tied_check(wanted))
+        assert f"{decoder}.weight" in binding.expressions
+
+
+def test_trained_rows_of_token_embeddings(tmp_path: Path) -> None:
+    source = base(tmp_path / "base", "BertForMaskedLM", BERT)
+    table = "bert.embeddings.word_embeddings"
+    rows, indices = random(4, 32), [9, 3, 4, 63]
+    expected = load_file(source / "model.safetensors")[f"{table}.weight"]
+    expected[indices] = rows
+    found = adapter(
+        tmp_path / "lora", "../base", {f"{table}.token_adapter.trainable_tokens_delta": rows},
+        trainable_token_indices=indices,
+    )  # fmt: skip
+    check(found, *tied_check({f"{table}.weight": expected, "cls.predictions.decoder.weight": expected}))
+    named = {"decoder": indices}
+    tensors = {"cls.predictions.decoder.token_adapter.trainable_tokens_delta": rows}
+    check(
+        adapter(found, "../base", tensors, trainable_token_indices=named),
+        *tied_check({"cls.predictions.decoder.weight": expected}),
+    )
 
 
 def load(directory: Path) -> State:
@@ -382,12 +434,17 @@ def load(directory: Path) -> State:
 
 
 GOOD = factors(QUERY, 32, 32)
+ROWS = {"bert.embeddings.word_embeddings.token_adapter.trainable_tokens_delta": random(1, 32)}
 ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "another method": ({"peft_type": "IA3"}, GOOD, UnsupportedError, "peft_type is 'IA3'"),
     "biases of LoRA factors": ({"lora_bias": True}, GOOD, UnsupportedError, "lora_bias is True"),
     "an unknown setting": ({"use_tomorrow": True}, GOOD, UnsupportedError, "use_tomorrow is True"),
     "PiSSA": ({"init_lora_weights": "pissa"}, GOOD, UnsupportedError, "init_lora_weights is pissa"),
-    "trainable tokens": ({"trainable_token_indices": [1]}, GOOD, UnsupportedError, "trainable_token_indices"),
+    "no trained tokens": ({"trainable_token_indices": [1]}, GOOD, CorruptCheckpointError, "has no trained tokens"),
+    "other trained tokens": ({"trainable_token_indices": [1, 2]}, ROWS, CorruptCheckpointError, "one token id for"),
+    "trained tokens that don't exist": (
+        {"trainable_token_indices": [64]}, ROWS, WeightsMismatchError, r"token ids up to 64.*\[64, 32\]",
+    ),
     "no rank": ({"r": 0}, GOOD, CorruptCheckpointError, "r is 0"),
     "an invalid pattern": ({"alpha_pattern": {"(": 1}}, GOOD, CorruptCheckpointError, "alpha_pattern"),
     "another rank": ({"r": 8}, GOOD, CorruptCheckpointError, "rank of .* is 4, but 8 in adapter_config.json"),
@@ -398,7 +455,8 @@ ERRORS: dict[str, tuple[dict[str, Any], State, type[OnnxportError], str]] = {
     "no such parameter": ({}, {**GOOD, "bert.x.weight": random(2)}, WeightsMismatchError, "bert.x.weight"),
     "another shape": ({}, factors(QUERY, 32, 31), WeightsMismatchError, r"\[32, 4\] and \[4, 31\].*\[32, 32\]"),
     "another vocabulary": (
-        {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError, "vocab_size",
+        {}, {"bert.embeddings.word_embeddings.weight": random(65, 32)}, WeightsMismatchError,
+        r"bias is \[64\], must be \[65\]",
     ),
     "a layer norm": ({}, factors("bert.embeddings.LayerNorm", 32, 1), UnsupportedError, "which is a LayerNorm"),
     "no base": ({"base_model_name_or_path": None}, GOOD, CheckpointNotFoundError, "doesn't name its base model"),
@@ -476,3 +534,159 @@ def test_the_result_equals_that_of_peft(name: str, tmp_path: Path) -> None:
     expected = {key: tensor for key, tensor in merged.state_dict().items() if not torch.equal(tensor, plain[key])}
     assert expected
     check(tmp_path / "lora", class_name, expected)
+
+
+TIED = {**LLAMA, "tie_word_embeddings": True}
+TRAINED: dict[str, tuple[dict[str, Any], int, Targets]] = {
+    "a resized vocabulary": (LLAMA, 67, {"target_modules": ["q_proj"]}),
+    "a resized vocabulary, tied": (TIED, 67, {"target_modules": ["q_proj"]}),
+    "a resized vocabulary, smaller": (TIED, 60, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "a resized vocabulary and its LoRA, tied": (TIED, 67, {"target_modules": ["embed_tokens", "q_proj"]}),
+    "a copy of tied embeddings": (TIED, 64, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "a copy of a tied head": (TIED, 64, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "copies that stay tied": (
+        TIED, 64, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "LoRA of tied embeddings": (TIED, 64, {"target_modules": ["embed_tokens", "q_proj"]}),
+    "LoRA that stays tied": (TIED, 64, {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True}),
+    "LoRA of both": (TIED, 64, {"target_modules": ["embed_tokens", "lm_head"]}),
+    "tokens": (
+        LLAMA, 64,
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 3], "lm_head": [5]}},
+    ),
+    "tokens of tied embeddings": (TIED, 64, {"target_modules": ["q_proj"], "trainable_token_indices": [3, 9]}),
+    "new tokens": (TIED, 67, {"target_modules": ["q_proj"], "trainable_token_indices": [66, 64, 65]}),
+}  # fmt: skip
+"""Case to the settings of the base model, the size of the vocabulary in training, and those of the adapter."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_outputs_equal_those_of_peft(name: str, tmp_path: Path) -> None:
+    """The adapter runs unmerged in PEFT: merging it there changes weights that were tied to the changed ones, too."""
+    import peft
+
+    settings, size, chosen = TRAINED[name]
+    source = base(tmp_path / "base", "LlamaForCausalLM", settings)
+    model = transformers.LlamaForCausalLM.from_pretrained(source)
+    model.resize_token_embeddings(size)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**({"r": 4, "lora_alpha": 7} | chosen)))
+    with torch.no_grad():
+        for parameter in {id(p): p for p in wrapped.parameters() if p.requires_grad}.values():
+            parameter.add_(random(*parameter.shape))
+    wrapped.save_pretrained(tmp_path / "lora")
+    ids = torch.tensor([[1, 3, 9, 5, size - 1, 2]])
+    with torch.no_grad():
+        expected = wrapped.eval()(ids).logits
+    options = ExportOptions(task="text-generation", validate="quick")
+    checkpoint = open_checkpoint(tmp_path / "lora", options)
+    loaded = load_model(checkpoint, transformers.LlamaForCausalLM, options)
+    assert loaded.config.vocab_size == size
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-5)
+    if name in ("a resized vocabulary, tied", "a copy of tied embeddings", "new tokens"):
+        export(tmp_path / "lora", tmp_path / "out", options)
+        positions = torch.arange(6)[None]
+        found = run(tmp_path / "out", input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == size
+
+
+LINEAR = {"self_attn.q_proj": (32, 32), "mlp.down_proj": (32, 48)}
+
+
+def llama_adapter(directory: Path, source: Path, rank: int, modules: dict[str, tuple[int, int]] = LINEAR) -> Path:
+    tensors: State = {}
+    for layer in (0, 1):
+        for module, (out, into) in modules.items():
+            tensors |= factors(f"model.layers.{layer}.{module}", out, into, rank)
+    return adapter(directory, str(source), tensors, r=rank, lora_alpha=3 * rank)
+
+
+def merged_llama(found: Path) -> Any:
+    """Return the base model with the adapter merged into its weights."""
+    options = ExportOptions()
+    return load_model(open_checkpoint(found, options), transformers.LlamaForCausalLM, options)
+
+
+IDS = torch.tensor([[1, 5, 9, 7], [3, 4, 2, 8]])
+
+
+def logits_of(directory: Path, **settings: Any) -> np.ndarray[Any, Any]:
+    loaded = onnxport.load(directory, **settings)
+    return np.asarray(loaded(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits)
+
+
+@pytest.mark.parametrize("weights", ["copy", "link"])
+def test_one_base_runs_with_several_adapters(tmp_path: Path, weights: Any) -> None:
+    source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
+    first = llama_adapter(tmp_path / "first", source, 4)
+    options = ExportOptions(adapter_inputs=True, weights=weights, task="text-generation")
+    result = export(first, tmp_path / "out", options)
+    assert "first.onnx_adapter" in {file.name for file in export(first, "none", replace(options, dry_run=True)).plan}
+    assert "first.onnx_adapter" in result.manifest.files
+    names = {case["component"] for case in result.manifest.validation["cases"]}
+    assert (result.manifest.validation["status"], names) == ("passed", {"model", "model with the adapter"})
+    second = llama_adapter(tmp_path / "second", source, 2, {"mlp.down_proj": (32, 48)})
+    assert main(["adapter", str(second), str(tmp_path / "out")]) == 0
+    for model, settings in (
+        (transformers.LlamaForCausalLM.from_pretrained(source), {}),
+        (merged_llama(first), {"adapter": tmp_path / "out" / "first.onnx_adapter"}),
+        (merged_llama(second), {"adapter": tmp_path / "out" / "second.onnx_adapter"}),
+    ):
+        with torch.no_grad():
+            expected = model(IDS).logits
+        np.testing.assert_allclose(logits_of(tmp_path / "out", **settings), expected, atol=1e-5)
+    assert validate(tmp_path / "out").status == "passed"  # the base model
+
+
+def test_a_graph_with_a_cache_generates_with_an_adapter(tmp_path: Path) -> None:
+    source = base(tmp_path / "base", "LlamaForCausalLM", LLAMA)
+    found = llama_adapter(tmp_path / "lora", source, 4)
+    export(source, tmp_path / "out", ExportOptions(adapter=str(found), adapter_inputs=True, validate="quick"))
+    loaded = onnxport.load(tmp_path / "out", adapter=tmp_path / "out" / "lora.onnx_adapter")
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    expected = merged_llama(found).generate(IDS[:1], attention_mask=torch.ones_like(IDS[:1]), **settings)
+    assert loaded.generate(input_ids=IDS[:1], **settings).tolist() == expected.tolist()
+
+
+def test_adapters_that_can_not_be_inputs(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
+    source, found, tensors = bert
+    options = ExportOptions(adapter_inputs=True)
+    for extra, settings, message in (
+        ({"bert.encoder.layer.0.attention.self.query.bias": random(32)}, {"bias": "all"}, "has bert.*query.bias"),
+        ({f"{QUERY}.lora_magnitude_vector.weight": random(32)}, {"use_dora": True}, "has DoRA's magnitudes"),
+        (
+            {
+                "bert.embeddings.word_embeddings.lora_embedding_A": random(4, 64),
+                "bert.embeddings.word_embeddings.lora_embedding_B": random(32, 4),
+            },
+            {}, "has factors of the embeddings bert.embeddings",
+        ),
+    ):  # fmt: skip
+        adapter(found, "../base", {**tensors, **extra}, **settings)
+        with pytest.raises(UnsupportedError, match=message):
+            export(found, tmp_path / "out", options)
+    with pytest.raises(OptionError, match="--adapter-inputs needs an adapter"):
+        export(source, tmp_path / "out", options)
+
+
+def test_adapters_of_another_model(bert: tuple[Path, Path, State], tmp_path: Path, capsys: Any) -> None:
+    source, found, tensors = bert
+    export(found, tmp_path / "out", ExportOptions(adapter_inputs=True, validate="none"))
+    export(source, tmp_path / "plain", ExportOptions(validate="none"))
+    other = factors("bert.encoder.layer.1.attention.self.query", 32, 32)
+    for changed, directory, message in (
+        (other, "out", "layer.1.attention.self.query, which the graph has no weights or inputs for"),
+        (factors(QUERY, 32, 16), "out", "lora_A.weight is [16, 4], and the graph takes [32,"),
+        (tensors, "plain", "has no inputs for adapters: export it with --adapter-inputs"),
+    ):
+        adapter(found, "../base", changed)
+        assert main(["adapter", str(found), str(tmp_path / directory)]) != 0
+        assert message in capsys.readouterr().err
+    with pytest.raises(OptionError, match="has no inputs for adapters"):
+        onnxport.load(tmp_path / "plain", adapter=tmp_path / "out" / "lora.onnx_adapter")
+    (tmp_path / "damaged.onnx_adapter").write_bytes(b"no adapter")
+    for name, error in (("gone", CheckpointNotFoundError), ("damaged", CorruptCheckpointError)):
+        with pytest.raises(error, match=f"{name}.onnx_adapter"):
+            onnxport.load(tmp_path / "out", adapter=tmp_path / f"{name}.onnx_adapter")

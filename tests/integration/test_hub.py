@@ -245,6 +245,10 @@ def test_which_files_are_downloaded() -> None:
     assert set(modules) - set(choose_files(modules, ExportOptions())) == {
         "2_Dense/pytorch_model.bin", "onnx/config.json", "0_Transformer/model.onnx",
     }  # fmt: skip
+    routes = ["modules.json", "router_config.json", "query_0_StaticEmbedding/model.safetensors",
+              "query_0_StaticEmbedding/tokenizer.json", "2_Router/router_config.json",
+              "2_Router/document_0_Dense/model.safetensors", "1_CNN/cnn_config.json"]  # fmt: skip
+    assert choose_files(routes, ExportOptions()) == sorted(routes)
 
 
 @pytest.mark.parametrize(("name", "answer"), [("bert-base-uncased", True), ("a/b", True), ("a/b.c_d-e", True),

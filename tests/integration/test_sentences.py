@@ -35,7 +35,7 @@ def pool(states: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
     """Pool hidden states to one embedding for each sequence, without padding tokens."""
     rows = []
     for text, counts in zip(states, mask, strict=True):
-        tokens, places = text[counts == 1], np.flatnonzero(counts) + 1
+        tokens, places = text[counts == 1], np.flatnonzero(counts) - np.flatnonzero(counts)[0] + 1
         rows.append(
             {
                 "cls": lambda tokens=tokens: tokens[0],
@@ -215,7 +215,7 @@ def test_a_past_is_refused(root: Path, tmp_path: Path) -> None:
 def test_a_model_without_last_hidden_state(tmp_path: Path) -> None:
     root = make_checkpoint("vit", "default", tmp_path)
     add_modules(root, {"1_Pooling": {}})
-    with pytest.raises(UnsupportedError, match="needs input_ids and last_hidden_state"):
+    with pytest.raises(UnsupportedError, match="need input_ids and last_hidden_state"):
         onnxport.export(root, tmp_path / "out")
 
 

@@ -144,6 +144,25 @@ def test_sentence_embeddings(make: Make, run: Callable[..., Any]) -> None:
     assert values["similarities"][0][1] == pytest.approx(1)
 
 
+def test_scores_of_pairs(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
+    directory = make("text-ranking", per_sequence(LOGITS[:, :1], output="scores"))
+    values, lines = run(directory, "--text", "a", "--text-pair", "b", "--text", "c", "--text-pair", "d")
+    assert np.shape(values["scores"]) == (2, 1)
+    assert lines[0] == f"pair 1: {values['scores'][0][0]:.4f}"
+    assert "pass --text-pair with each --text" in fail(2, directory, "--text", "ab")
+
+
+def test_scores_of_late_interaction(make: Make, run: Callable[..., Any]) -> None:
+    parts = per_token(EYE / 10, output="token_embeddings")
+    masks = ("query_mask", "document_mask")
+    nodes = [helper.make_node("Cast", ["attention_mask"], [name], to=TensorProto.FLOAT) for name in masks]
+    parts = {**parts, "outputs": (*parts["outputs"], *masks), "nodes": [*parts["nodes"], *nodes]}
+    directory = make("sentence-similarity", parts)
+    values, lines = run(directory, "--text", "ab", "--text", "bcd")  # [CLS] and [SEP] are in both
+    assert values["scores"] == [[4, 3], [3, 5]]
+    assert lines[1] == "query 1, document 2: 3.0000"
+
+
 def test_fill_mask(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
     directory = make("fill-mask", per_token(np.tile(EYE[20], (VOCABULARY, 1))))
     values, lines = run(directory, "--text", "ab[MASK]", "--text", "[MASK]a[MASK]")

@@ -36,8 +36,10 @@ from onnxport.description.modalities import accepts_modality, needed_modality, t
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
 from onnxport.description.requested_outputs import with_outputs
 from onnxport.description.sentence_embedding import SentenceEmbeddingOnnxConfig
+from onnxport.description.sentence_modules import HEAD, SentenceModel
 from onnxport.description.tasks import (
     ARCHITECTURE,
+    MODULE_TASKS,
     PAST_SUFFIX,
     SENTENCE_SIMILARITY,
     TASKS,
@@ -56,8 +58,8 @@ if TYPE_CHECKING:
     from onnxport.description.preprocessor import Preprocessor
 
 
-_INFERRED = tuple(task for task in TASKS if task.name != SENTENCE_SIMILARITY)
-"""Tasks that can be inferred from a model class; sentence similarity is inferred from a directory's `modules.json`."""
+_INFERRED = tuple(task for task in TASKS if task.name not in MODULE_TASKS)
+"""Tasks that can be inferred from a model class; the others are inferred from a directory's `modules.json`."""
 
 
 def supported_tasks(model_type: str) -> list[Task]:
@@ -394,7 +396,7 @@ def _components_with(
             Component(name, model, SplitEncoderOnnxConfig(model, name, preprocessor), preprocessor)
             for name in split_encoders_of(model)
         )
-    if task.name == SENTENCE_SIMILARITY:
+    if task.name in MODULE_TASKS:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
     components = _components(model, task, preprocessor, options.last_logits)
     needed = needed_modality(type(model), task, decodes=_decodes_modalities(model, task))
@@ -531,10 +533,29 @@ def _loads(model: PreTrainedModel, task: Task) -> bool:
     return any(name in _class_names(auto_class).get(model_type, ()) for auto_class in task.auto_classes)
 
 
+def transformer_task(described: SentenceModel) -> Task:
+    """Return the task for which the transformer of a sentence-transformers model is loaded.
+
+    Args:
+        described: the model.
+    """
+    return canonical_task(SENTENCE_SIMILARITY if described.task == _BASE else described.task)
+
+
+_BASE = "feature-extraction"
+
+
 def _describe_sentences(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> OnnxConfig:
     if task.with_past:
         raise UnsupportedError(f"{task.name} has no past: leave {PAST_SUFFIX} out")
+    described = cast("SentenceModel", getattr(model, HEAD).described)
+    if not described.task:
+        from onnxport.description.static_embedding import StaticEmbeddingOnnxConfig
+
+        return SentenceEmbeddingOnnxConfig(StaticEmbeddingOnnxConfig(model.config), described)
     if type(model).__name__.endswith(_ENCODER):
-        return SentenceEmbeddingOnnxConfig(DerivedOnnxConfig(model, preprocessor))
-    config = _describe_single(model, canonical_task("feature-extraction"), preprocessor, False)
-    return SentenceEmbeddingOnnxConfig(config)
+        return SentenceEmbeddingOnnxConfig(DerivedOnnxConfig(model, preprocessor), described)
+    parameters = inspect.signature(type(model).forward).parameters
+    last_logits = described.task == "text-generation" and "logits_to_keep" in parameters
+    config = _describe_single(model, canonical_task(described.task), preprocessor, last_logits)
+    return SentenceEmbeddingOnnxConfig(config, described)

@@ -96,7 +96,7 @@ def _environment(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, An
         "options": {name: getattr(options, name) for name in _GRAPH_OPTIONS},
         "versions": {name: metadata.version(name) for name in PACKAGES} | added_versions(),
         "preprocessor": {name: _file_digest(directory / name) for name in _PREPROCESSOR_FILES},
-        "sentence": repr(checkpoint.sentence.modules) if checkpoint.sentence else None,
+        "sentence": repr(checkpoint.sentence.model) if checkpoint.sentence else None,
         "tokenizer": sorted(path.name for path in directory.glob("*token*")),
     }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.depth import LayerTypes, NotExtendableError
 from onnxport.description.description import Description
@@ -31,6 +32,7 @@ class Original:
         options: the options of the export.
         draft: the draft that was traced; None if the blueprint is from the cache.
         described: its description; None if the graphs are from the cache.
+        adapter: an adapter that is kept apart from the checkpoint's weights.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Original:
         options: ExportOptions,
         draft: Draft | None = None,
         described: Described | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.adapter = checkpoint, adapter
         self._options, self._draft, self._described = options, draft, described
 
     @cached_property

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures.describe import infer_task, model_class, text_only
+from onnxport.architectures.describe import infer_task, model_class, text_only, transformer_task
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.sentence_head import with_head
-from onnxport.description.tasks import SENTENCE_SIMILARITY, Task, canonical_task
+from onnxport.description.static_embedding import CLASSES
+from onnxport.description.tasks import Task, canonical_task
 from onnxport.errors import OptionError
 from onnxport.loading.load import load_config, load_preprocessor
 from onnxport.options import ExportOptions
@@ -50,15 +52,25 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
         requested = requested or canonical_task("text-generation-with-past")
     code = checkpoint.directory if options.trust_remote_code else None
     if checkpoint.sentence:
-        requested = requested or canonical_task(SENTENCE_SIMILARITY)
+        requested = requested or canonical_task(checkpoint.sentence.task)
     task = requested or infer_task(config, code=code)
     if not options.past:
         task = task.past(False)
     if options.last_logits and task.name != "text-generation":
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
-    loaded_class = model_class(config, task, code=code)
+    loaded_class = _model_class(checkpoint, config, task, code)
     task = text_only(task, loaded_class)
-    if checkpoint.sentence:
-        loaded_class = with_head(loaded_class, checkpoint.sentence.modules)
     preprocessor = load_preprocessor(checkpoint, options.checkpoint)
     return Subject(task, loaded_class, config, preprocessor, is_inferred=options.task is None)
+
+
+def _model_class(checkpoint: Checkpoint, config: PreTrainedConfig, task: Task, code: Path | None) -> type:
+    """Return the model class for a task; the modules of a sentence-transformers directory are part of it."""
+    sentence = checkpoint.sentence
+    if sentence is None:
+        return model_class(config, task, code=code)
+    if sentence.static:
+        loaded_class: type = CLASSES[checkpoint.architectures[0]]
+    else:
+        loaded_class = model_class(config, transformer_task(sentence.model), code=code)
+    return cast("type", with_head(loaded_class, sentence.model))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.description.text_configs import text_config_of
+
 _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 """Tokenizer class that Transformers 4 and 5, optimum and transformers.js support."""
 _ONLY_TRANSFORMERS_5 = "TokenizersBackend"
@@ -50,6 +52,22 @@ def with_labels(settings: Mapping[str, Any], config: Callable[[], Any], *, label
     loaded = config().label2id
     label2id = loaded if loaded and set(loaded) == set(labels.values()) else {name: i for i, name in labels.items()}
     return {**settings, "id2label": {str(i): name for i, name in labels.items()}, "label2id": dict(label2id)}
+
+
+def with_vocabulary(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return the content of a config.json with the size of the vocabulary that an adapter was trained with.
+
+    Args:
+        settings: the content.
+        config: the configuration of the exported model.
+    """
+    size = getattr(text_config_of(config), "vocab_size", None)
+    nested = {name: part for name, part in settings.items() if isinstance(part, Mapping) and "vocab_size" in part}
+    if size is None or ("vocab_size" not in settings and len(nested) != 1):
+        return dict(settings)
+    if "vocab_size" in settings:
+        return {**settings, "vocab_size": size}
+    return {**settings, **{name: {**part, "vocab_size": size} for name, part in nested.items()}}
 
 
 def rewrite_json(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:

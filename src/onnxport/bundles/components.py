@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.blueprints.blueprint import Blueprint, Depth
 from onnxport.blueprints.keys import PACKAGES
+from onnxport.bundles.adapter_files import adapter_inputs_of
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
 from onnxport.bundles.written import BoundGraphs, PlannedFile
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -119,6 +120,7 @@ def describe_component(
         fixed_axes=described.fixed_axes,
         max_sizes=dict(described.max_sizes),
         notes=tuple(_notes(depth, loading_note)),
+        adapter_inputs=adapter_inputs_of(model),
     )
 
 

@@ -50,6 +50,7 @@ class ComponentDescription:
         max_sizes: label of an input axis to the largest size that the graph computes as the model, of axes that have
             one.
         notes: the traced and stamped layers, and the reasons of slow fallbacks.
+        adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ComponentDescription:
     fixed_axes: tuple[str, ...] = ()
     max_sizes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    adapter_inputs: tuple[TensorDescription, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,12 @@ def _modalities(values: Iterable[Mapping[str, Any]]) -> tuple[Modality, ...]:
 
 def _component(values: dict[str, Any]) -> ComponentDescription:
     tensors = {
-        side: tuple(TensorDescription(t["name"], t["dtype"], tuple(t["axes"])) for t in values[side])
-        for side in ("inputs", "outputs")
+        side: tuple(TensorDescription(t["name"], t["dtype"], tuple(t["axes"])) for t in values.get(side, ()))
+        for side in ("inputs", "outputs", "adapter_inputs")
     }
+    for side in ("inputs", "outputs"):
+        if side not in values:
+            raise KeyError(side)
     lists = {key: tuple(values.get(key, ())) for key in ("external_data", "fixed_axes", "notes")}
     for name in (values["file"], *lists["external_data"]):
         if not isinstance(name, str):

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels
+from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels, with_vocabulary
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
 from onnxport.containment import files_inside
 from onnxport.patching.scope import exclusive
@@ -83,7 +83,13 @@ def side_files(directory: Path, preprocessor: Path | None = None) -> list[Path]:
 
 
 def write_side_files(
-    stage: Path, originals: list[Path], original: CheckpointObjects, *, labelled: bool = False
+    stage: Path,
+    originals: list[Path],
+    original: CheckpointObjects,
+    *,
+    labelled: bool = False,
+    own_tokenizer: bool = True,
+    has_adapter: bool = False,
 ) -> None:
     """Copy the checkpoint's files, and save the missing ones that clients require.
 
@@ -95,7 +101,12 @@ def write_side_files(
         original: saves the configuration if the checkpoint has none (GGUF), and the preprocessor if the checkpoint has
             older formats without `tokenizer.json`; files of the checkpoint take precedence.
         labelled: whether the outputs of the exported task are scores of labels.
+        own_tokenizer: whether the checkpoint's tokenizer files are copied; otherwise, its tokenizer is saved as it was
+            loaded.
+        has_adapter: whether an adapter may have resized the vocabulary.
     """
+    if not own_tokenizer:
+        originals = [path for path in originals if not path.name.startswith(_TOKENIZER_FILES)]
     names = {path.name for path in originals}
     has_old_format = "tokenizer.json" not in names and any(name.startswith(_TOKENIZER_FILES) for name in names)
     with exclusive():
@@ -103,7 +114,8 @@ def write_side_files(
             original.config.save_pretrained(stage)
             if "generation_config.json" not in names and original.generation_config is not None:
                 original.generation_config.save_pretrained(stage)
-        if ("config.json" not in names or has_old_format) and original.preprocessor is not None:
+        is_saved = "config.json" not in names or has_old_format or not own_tokenizer
+        if is_saved and original.preprocessor is not None:
             original.preprocessor.save_pretrained(stage)
     for path in originals:
         if path.name == "config.json" and b"quantization_config" in path.read_bytes():
@@ -113,6 +125,8 @@ def write_side_files(
     rewrite_json(
         stage / "config.json", lambda settings: with_labels(settings, lambda: original.config, labelled=labelled)
     )
+    if has_adapter:
+        rewrite_json(stage / "config.json", lambda settings: with_vocabulary(settings, original.config))
     if (stage / "tokenizer_config.json").is_file():
         rewrite_json(stage / "tokenizer_config.json", portable_tokenizer_settings)
 
@@ -149,9 +163,13 @@ def write_module_files(stage: Path, checkpoint: Checkpoint) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # linked weights
             continue
-        if name != LIST_FILE or checkpoint.root == checkpoint.directory:
+        listed = json.loads(path.read_text(encoding="utf-8")) if name == LIST_FILE else []
+        has_route = [entry["path"] for entry in listed] != [module.path for module in checkpoint.listed]
+        if name != LIST_FILE or (checkpoint.root == checkpoint.directory and not has_route):
             shutil.copyfile(path, target)
             continue
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        if has_route:
+            modules = enumerate(checkpoint.listed)
+            listed = [{"idx": i, "name": str(i), "path": one.path, "type": one.full_type} for i, one in modules]
         listed[0]["path"] = ""
         target.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 from onnxport.binding.bound_graphs import bind_graph
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
+from onnxport.bundles.adapter_files import adapted_weights, adapter_inputs_of, file_name, write_adapter_file
 from onnxport.bundles.manifest import FILE_NAME
 from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
+from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.tasks import LABELLED, Task
+from onnxport.errors import UnsupportedError
 from onnxport.options import OutputOptions, Progress
+from onnxport.passes.adapter_inputs import AdapterInputsPass
 from onnxport.passes.finish import finish
 from onnxport.writing.planning import GraphPlan, plan_graph
 from onnxport.writing.write import write_graph
@@ -88,26 +92,49 @@ class Written:
         return list_files(self.directory)
 
 
-def bind_graphs(blueprint: Blueprint, reader: Reader, options: OutputOptions) -> BoundGraphs:
+def bind_graphs(
+    blueprint: Blueprint, reader: Reader, options: OutputOptions, adapter: Adapter | None = None
+) -> BoundGraphs:
     """Bind every graph's parameters to the checkpoint.
 
     Args:
         blueprint: its graphs are modified in place.
         reader: reads the checkpoint when a tensor is written.
         options: `weights`; linked tensors have the checkpoint's layout.
+        adapter: an adapter whose matrices become optional inputs of the graphs; None for graphs without such inputs.
 
     Raises:
-        WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's.
+        WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's; or the
+            adapter changes a layer that isn't in a graph.
+        UnsupportedError: the adapter can't be inputs of a graph.
     """
     models = {}
+    weights = set(adapted_weights(adapter, list(blueprint.binding.expressions)).values()) if adapter else set()
     for traced, graph in zip(blueprint.trace.graphs, blueprint.graphs, strict=True):
         finish(graph, keep_layout=options.weights == "link")
+        if weights:
+            AdapterInputsPass({name.removeprefix(traced.prefix) for name in weights})(graph)
         bind_graph(graph, blueprint.binding, reader, prefix=traced.prefix)
         models[traced.file] = graph
+    if adapter is not None:
+        _check_inputs(adapter, models)
     return BoundGraphs(models, reader)
 
 
-def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions) -> Plan:
+def _check_inputs(adapter: Adapter, models: Mapping[str, ir.Model]) -> None:
+    """Check that one graph has inputs for all layers that an adapter changes."""
+    counts = {name: len(adapter_inputs_of(model)) for name, model in models.items()}
+    if [count for count in counts.values() if count] != [2 * len(adapter.factors)]:
+        found = ", ".join(f"{name} has {count // 2}" for name, count in counts.items())
+        raise UnsupportedError(
+            f"{adapter.name}: the adapter changes {len(adapter.factors)} layers, which must be in one graph to be "
+            f"inputs of it ({found}); merge it, without --adapter-inputs"
+        )
+
+
+def plan_export(
+    checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions, adapter: Adapter | None = None
+) -> Plan:
     """Plan the files that will be written; sizes of weights are exact.
 
     Args:
@@ -115,6 +142,7 @@ def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options
         task: the exported task.
         graphs: its graphs, with their tensors.
         options: `external_data` and `weights`.
+        adapter: an adapter that is kept apart; None if there is none.
 
     Raises:
         OptionError: weights can't be linked.
@@ -124,7 +152,9 @@ def plan_export(checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
-    return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), task.name in LABELLED)
+    files += [PlannedFile(file_name(adapter), None)] if adapter else []
+    names = {task.name, *((checkpoint.sentence.model.task,) if checkpoint.sentence else ())}
+    return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), bool(names & LABELLED))
 
 
 def write_export(
@@ -145,8 +175,19 @@ def write_export(
         OSError: a file can't be written.
     """
     digests = _write_graphs(stage, plan, graphs, original.checkpoint, options, report)
-    write_side_files(stage, _side_files(original.checkpoint), original, labelled=plan.labelled)
+    checkpoint = original.checkpoint
+    write_side_files(
+        stage,
+        _side_files(checkpoint),
+        original,
+        labelled=plan.labelled,
+        own_tokenizer=not (checkpoint.sentence and checkpoint.sentence.static),
+        has_adapter=checkpoint.adapter is not None,
+    )
     write_module_files(stage, original.checkpoint)
+    if original.adapter is not None:
+        (inputs,) = filter(None, map(adapter_inputs_of, graphs.models.values()))
+        write_adapter_file(original.adapter, stage / file_name(original.adapter), inputs)
     return Written(stage, graphs, plan, digests)
 
 

@@ -33,12 +33,13 @@ TASKS: Mapping[str, str] = {
 
 _USED = frozenset(
     {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save", "task_type",
-     "base_model_name_or_path", "revision", "peft_type", "bias", "init_lora_weights", "layers_to_transform"}
+     "base_model_name_or_path", "revision", "peft_type", "bias", "init_lora_weights", "layers_to_transform",
+     "trainable_token_indices", "ensure_weight_tying"}
 )  # fmt: skip
 _WITHOUT_EFFECT = frozenset(
     {"auto_mapping", "peft_version", "inference_mode", "target_modules", "exclude_modules", "lora_dropout",
      "fan_in_fan_out", "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
-     "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying"}
+     "lora_ga_config", "qalora_group_size", "runtime_config"}
 )  # fmt: skip
 """Training settings, and settings that tensor names or module classes determine more reliably."""
 _INITIAL_VALUES = (True, False, None, "gaussian", "orthogonal", "eva")
@@ -48,8 +49,9 @@ _PARTS = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(\.default)?(\.weight)?"
 )
+_TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(\.default)?")
 _OUTER = "base_model.model."
-_INNER = re.compile(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)")
+_INNER = re.compile(r"\.(modules_to_save(\.default)?|(token_adapter\.)?base_layer)(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,19 @@ class Factors:
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """Trained rows of a table of token embeddings, which replace those of the base model.
+
+    Attributes:
+        key: key of the rows, shape `[number of tokens, hidden_size]`.
+        indices: token id of each row.
+    """
+
+    key: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Adapter:
     """An adapter that passed all checks that require neither tensor data nor the base model.
 
@@ -79,6 +94,7 @@ class Adapter:
         shapes: tensor shapes by key.
         factors: LoRA tensors by module path.
         replacements: keys of the tensors that replace parameters (`modules_to_save`, biases), by parameter name.
+        tokens: trained rows of `trainable_token_indices`, by module path.
         base: path or repository id of the base model, for the manifest.
     """
 
@@ -89,6 +105,7 @@ class Adapter:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     factors: Mapping[str, Factors] = field(repr=False)
     replacements: Mapping[str, str] = field(repr=False)
+    tokens: Mapping[str, TokenRows] = field(default_factory=dict, repr=False)
     base: str = ""
 
     @property
@@ -113,6 +130,11 @@ class Adapter:
         rank = self.rank_of(module)
         alpha = float(_by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"]))
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
+
+    @property
+    def ensures_tying(self) -> bool:
+        """Whether a change of one of two tied weights is one of both (`ensure_weight_tying`)."""
+        return bool(self.config.get("ensure_weight_tying"))
 
     def replaces(self, parameter: str) -> bool:
         """Return whether a parameter belongs to a module in `modules_to_save`, of which PEFT trains a full copy."""
@@ -153,7 +175,17 @@ def open_adapter(name: str, directory: Path, revision: str | None = None) -> Ada
             f"{directory} has no {WEIGHTS_NAME}.{pickled} load the adapter with PEFT, and save it again as safetensors"
         )
     shapes = {key: entry.shape for key, entry in read_header(file).items()}
-    adapter = Adapter(name, directory, revision, config, shapes, *_classify_tensors(file, shapes))
+    if not shapes:
+        raise CorruptCheckpointError(f"{file} has no tensors; save the adapter again")
+    rows = {match["module"]: key for key in shapes if (match := _TOKENS.fullmatch(key.removeprefix(_OUTER)))}
+    tokens = {module: TokenRows(key, _token_indices(file, config, module, shapes[key])) for module, key in rows.items()}
+    if config.get("trainable_token_indices") and not rows:
+        raise CorruptCheckpointError(
+            f"{file} has no trained tokens, and {CONFIG_NAME} names some (trainable_token_indices); save the adapter "
+            "again"
+        )
+    others = [key for key in shapes if key not in rows.values()]
+    adapter = Adapter(name, directory, revision, config, shapes, *_classify_tensors(file, others), tokens)
     for module, factors in adapter.factors.items():
         _check_factors(adapter, module, factors)
     return adapter
@@ -256,7 +288,7 @@ def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Fact
     """Return the LoRA factors by module path, and the keys of the tensors that replace parameters by parameter name.
 
     Raises:
-        CorruptCheckpointError: the file has no tensors, or only one of a module's two factors.
+        CorruptCheckpointError: the file has only one of a module's two factors.
     """
     parts: dict[str, dict[str, str]] = {}
     replacements: dict[str, str] = {}
@@ -266,8 +298,6 @@ def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Fact
             parts.setdefault(match["module"], {})[match["part"].replace("embedding_", "")] = key
         elif ".original_module." not in name:  # with bias="all", PEFT also saves the base model's unused module
             replacements[name] = key
-    if not keys:
-        raise CorruptCheckpointError(f"{file} has no tensors; save the adapter again")
     factors = {}
     for module, keyed in parts.items():
         if not {"lora_A", "lora_B"} <= keyed.keys():
@@ -276,6 +306,28 @@ def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Fact
             )
         factors[module] = Factors(keyed["lora_B"], keyed["lora_A"], keyed.get("lora_magnitude_vector"))
     return factors, replacements
+
+
+def _token_indices(file: Path, config: Mapping[str, Any], module: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the token id of each row that was trained of a module.
+
+    Raises:
+        CorruptCheckpointError: the setting has none for the module, or not as many as there are rows.
+    """
+    setting = config.get("trainable_token_indices")
+    if isinstance(setting, Mapping):
+        named = [indices for name, indices in setting.items() if f".{module}".endswith(f".{name}")]
+        # a layer that is tied to the only one named has the same rows
+        setting = (named or list(setting.values()) if len(setting) == 1 else named or [None])[0]
+    indices = setting if isinstance(setting, list) else []
+    is_valid = all(type(index) is int and index >= 0 for index in indices)
+    if not is_valid or len(shape) != 2 or len(set(indices)) != shape[0]:
+        raise CorruptCheckpointError(
+            f"{file}: {module} has trained tokens of the shape {list(shape)}, and trainable_token_indices in "
+            f"{CONFIG_NAME} is {str(config.get('trainable_token_indices'))[:80]}, which must have one token id for "
+            "each row; correct it"
+        )
+    return tuple(indices)
 
 
 def _check_factors(adapter: Adapter, module: str, factors: Factors) -> None:

@@ -18,11 +18,13 @@ from onnxport.checkpoint.hub import fetch_snapshot, find_snapshot, looks_like_re
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.sentence_transformers import (
+    ListedModule,
     SentenceModules,
     list_modules,
     module_files,
     read_sentence_modules,
     transformer_directory,
+    with_route,
 )
 from onnxport.containment import check_links
 from onnxport.errors import (
@@ -68,6 +70,7 @@ class Checkpoint:
         sentence: the sentence-transformers modules after the model, if they are exported too.
         root: the sentence-transformers directory that contains the model; None for other checkpoints.
         more_files: files in `root` that don't belong to the model.
+        listed: entries of `modules.json`, with those of the chosen route.
         adapter: adapter to merge into the weights, if any.
     """
 
@@ -81,6 +84,7 @@ class Checkpoint:
     sentence: SentenceModules | None = None
     root: Path | None = None
     more_files: tuple[Path, ...] = ()
+    listed: tuple[ListedModule, ...] = ()
     adapter: Adapter | None = None
 
     @property
@@ -234,9 +238,15 @@ def _open_directory(
 ) -> Checkpoint | Adapter:
     check_links(directory)
     root, listed = directory, list_modules(directory)
+    listed = with_route(root, listed, options.route)
     directory = transformer_directory(root, listed)
     sentence = read_sentence_modules(root, listed, options)
-    opened = _open_model(name, directory, revision, options)
+    if sentence and sentence.static:
+        opened: Checkpoint | Adapter = _assemble(
+            name, directory, revision, dict(sentence.static), find_weights(directory, None, {})
+        )
+    else:
+        opened = _open_model(name, directory, revision, options)
     if isinstance(opened, Adapter):
         if listed:
             raise UnsupportedError(
@@ -246,11 +256,15 @@ def _open_directory(
         return opened
     if sentence and sentence.weights and opened.format not in ("safetensors", "pytorch"):
         raise UnsupportedError(
-            f"{name}: the Dense modules of {root} need a model with safetensors or PyTorch weights, and its weights "
+            f"{name}: the modules of {root} need a model with safetensors or PyTorch weights, and its weights "
             f"are {opened.format}; --task feature-extraction exports the model alone"
         )
     return replace(
-        opened, sentence=sentence, root=root if listed else None, more_files=tuple(module_files(root, listed))
+        opened,
+        sentence=sentence,
+        root=root if listed else None,
+        more_files=tuple(module_files(root, listed)),
+        listed=listed,
     )
 
 

@@ -42,6 +42,10 @@ SIDE_FILES = (
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
+    "cnn_config.json",
+    "router_config.json",
+    "wordembedding_config.json",
+    "*tokenizer_config.json",
 )
 """Patterns of files other than weights: configuration, tokenizer and processor."""
 
@@ -144,8 +148,8 @@ def choose_files(names: Iterable[str], options: CheckpointOptions) -> list[str]:
     chosen = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
     chosen += _choose_weights(names, options.framework)
     if "modules.json" in names:
-        folders = {name.partition("/")[0] for name in names if "/" in name}
-        for folder in filter(MODULE_FOLDER.fullmatch, folders):
+        folders = {name.rpartition("/")[0] for name in names if "/" in name}
+        for folder in (one for one in folders if all(map(MODULE_FOLDER.fullmatch, one.split("/")))):
             inside = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
             chosen += [f"{folder}/{name}" for name in choose_files(inside, options)]
     return sorted({*chosen})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOP_K = 5
-_PAIR_TASKS = ("text-classification", "multiple-choice")
+_PAIR_TASKS = ("text-classification", "multiple-choice", "text-ranking")
 _FILE_INPUTS = {"pixel_values": "--image", "input_features": "--audio", "input_values": "--audio"}
 """Graph inputs that are made from a file, to the option that names the file."""
 
@@ -124,13 +124,50 @@ def _feature_extraction(directory: Directory, request: RunRequest) -> RunResult:
 
 
 def _sentence_similarity(directory: Directory, request: RunRequest) -> RunResult:
-    """Return each text's sentence embedding, and the cosine similarity of each pair."""
+    """Return each text's sentence embedding, and the cosine similarity of each pair, or scores of late interaction."""
+    outputs = _run_graph(directory, _preprocess.token_inputs(_sentence_tokenizer(directory), request))
+    if "document_mask" in outputs:
+        return _late_interaction(outputs)
+    if "sentence_embedding" not in outputs:
+        return _describe_outputs(directory, outputs)
+    return _embeddings("sentence_embedding", outputs["sentence_embedding"])
+
+
+def _sentence_tokenizer(directory: Directory) -> Any:
+    """Load the tokenizer, with the maximum length in the settings of sentence-transformers."""
     tokenizer = _preprocess.load(directory, "AutoTokenizer")
     longest = directory.read("sentence_bert_config.json").get("max_seq_length")
     if longest:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    outputs = _run_graph(directory, _preprocess.token_inputs(tokenizer, request))
-    return _embeddings("sentence_embedding", outputs["sentence_embedding"])
+    return tokenizer
+
+
+def _late_interaction(outputs: Arrays) -> RunResult:
+    """Return the sum over each text's tokens of their largest product with a token of each text as a document."""
+    tokens, queries, documents = (outputs[name] for name in ("token_embeddings", "query_mask", "document_mask"))
+    products = np.einsum("iqd,jkd->ijqk", tokens, tokens)
+    best = np.where(documents[None, :, None, :] > 0, products, -np.inf).max(axis=-1)
+    scores = np.where(queries[:, None, :] > 0, best, 0).sum(axis=-1)
+    rows = range(len(scores))
+    lines = [f"query {i + 1}, document {j + 1}: {scores[i][j]:.4f}" for i in rows for j in rows]
+    return RunResult(lines, {"token_embeddings": list(tokens.shape), "scores": scores.astype(float).tolist()})
+
+
+def _text_ranking(directory: Directory, request: RunRequest) -> RunResult:
+    """Return the scores of each pair of texts."""
+    if not request.text_pairs:
+        raise OptionError("text-ranking takes pairs of texts: pass --text-pair with each --text")
+    tokenizer = _sentence_tokenizer(directory)
+    if getattr(tokenizer, "chat_template", None):
+        raise OptionError(
+            "the model's prompt is made of a pair of texts by its chat template, which onnxport run doesn't apply: "
+            "tokenize it yourself, and pass --input-ids"
+        )
+    if str(directory.manifest.source["architecture"]).endswith("ForCausalLM"):
+        tokenizer.padding_side = "left"  # the score is that of the last position
+    scores = _run_graph(directory, _preprocess.token_inputs(tokenizer, request))["scores"]
+    lines = [f"pair {i + 1}: {', '.join(f'{score:.4f}' for score in row)}" for i, row in enumerate(scores)]
+    return RunResult(lines, {"scores": scores.astype(float).tolist()})
 
 
 def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunResult:
@@ -215,6 +252,7 @@ _LOGITS_TASKS = (
 _TASKS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "feature-extraction": _feature_extraction,
     "sentence-similarity": _sentence_similarity,
+    "text-ranking": _text_ranking,
     "fill-mask": _fill_mask,
     "text-classification": _text_classification,
     "image-classification": _image_classification,

@@ -17,7 +17,7 @@ from onnxport._transformers_api import is_cache
 from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.modalities import needed_modality
-from onnxport.description.tasks import PAST_SUFFIX, TEXT_TASKS, Task
+from onnxport.description.tasks import MODULE_TASKS, PAST_SUFFIX, TEXT_TASKS, Task
 from onnxport.description.unread_parameters import is_unread
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
     name = parameter.name
     has_decoder_graph = "encoder_hidden_states" in inputs
     rules = (
+        (parameter.kind == "cache" and task.name in MODULE_TASKS, "a cache: a sequence is computed in one run"),
         (parameter.kind == "cache", f"a cache: {task.name}{PAST_SUFFIX} has it"),
         (parameter.is_ignored, _DOCUMENTED_AS_UNUSED),
         (name == "mems", "a cache of earlier segments: a graph computes one segment"),

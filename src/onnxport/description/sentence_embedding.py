@@ -1,109 +1,92 @@
-"""The modules of a sentence-transformers model after the transformer, and the description of the whole graph.
-
-Modules are values here; other files read them from a checkpoint, and build their PyTorch modules.
-"""
+"""Describe the graph of a sentence-transformers model: a transformer and the modules that follow it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.description.delegating import DelegatingOnnxConfig
+from onnxport.description.sentence_modules import (
+    DOCUMENT_MASK,
+    HEAD,
+    INPUT_IDS,
+    MASK,
+    PROMPT_LENGTH,
+    QUERY_MASK,
+    TOKENS,
+    SentenceModel,
+)
 from onnxport.errors import UnsupportedError
 
-POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""Pooling modes of sentence-transformers: the first token, the maximum, the mean, the sum divided by the square root of
-the number of tokens, the mean with weights 1, 2, 3 …, the last token."""
-HEAD = "sentence_head"
-"""Attribute of the model with the modules after it, and so the prefix of their parameters."""
-
-_HIDDEN_STATES = "last_hidden_state"
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """Pool the hidden states of a sequence to one embedding.
-
-    Attributes:
-        modes: modes in `POOLING_MODES`; the results of several are concatenated.
-    """
-
-    modes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Apply a linear layer and an activation to an embedding.
-
-    Attributes:
-        in_features: size of the embedding.
-        out_features: size of the output.
-        bias: whether the linear layer has a bias.
-        activation: class name of the activation in `torch.nn`.
-        residual: whether the embedding is added to the output.
-    """
-
-    in_features: int
-    out_features: int
-    bias: bool
-    activation: str
-    residual: bool
-
-
-@dataclass(frozen=True)
-class Normalize:
-    """Divide an embedding by its L2 norm."""
-
-
-SentenceModule = Pooling | Dense | Normalize
-"""A module after the transformer."""
-
-
-def prefix_of(index: int) -> str:
-    """Return the prefix of a module's parameter names in the model.
-
-    Args:
-        index: index among the modules after the transformer.
-    """
-    return f"{HEAD}.module_{index}."
+_PER_TOKEN = (TOKENS, QUERY_MASK, DOCUMENT_MASK)
+_POSITION_IDS = "position_ids"
 
 
 class SentenceEmbeddingOnnxConfig(DelegatingOnnxConfig):
-    """Describe a model with the modules that compute one embedding per sequence.
+    """Describe a model with the modules of a sentence-transformers directory.
+
+    The inputs are those that sentence-transformers passes: it leaves `position_ids` to the model, and a prompt that
+    isn't pooled is an input `prompt_length`, the number of its tokens in each sequence.
 
     Args:
         trunk: description of the transformer without the modules.
+        described: the transformer's output, the modules, and their results.
 
     Raises:
-        UnsupportedError: the transformer has no `input_ids` or no `last_hidden_state`.
+        UnsupportedError: the transformer has no `input_ids`, or not the output that the modules need.
     """
 
-    def __init__(self, trunk: OnnxConfig) -> None:
+    def __init__(self, trunk: OnnxConfig, described: SentenceModel) -> None:
         super().__init__(trunk, "default")
-        if _HIDDEN_STATES not in trunk.outputs or "input_ids" not in trunk.inputs:
+        self._described = described
+        if described.output not in trunk.outputs or INPUT_IDS not in trunk.inputs:
             raise UnsupportedError(
                 f"{trunk._config.model_type} takes {', '.join(trunk.inputs)} and returns {', '.join(trunk.outputs)}; "
-                f"sentence-similarity needs input_ids and {_HIDDEN_STATES}: export it with --task feature-extraction"
+                f"the modules of sentence-transformers need {INPUT_IDS} and {described.output}: export the model alone "
+                f"with --task {described.task}"
             )
 
     @property
+    def inputs(self) -> Axes:
+        """The transformer's inputs, the mask, and `prompt_length` [batch] if the prompt isn't pooled."""
+        inputs = {name: axes for name, axes in self.trunk.inputs.items() if name != _POSITION_IDS}
+        inputs.setdefault(MASK, dict(inputs[INPUT_IDS]))
+        if self._described.takes_prompt_length:
+            inputs[PROMPT_LENGTH] = {0: inputs[INPUT_IDS][0]}
+        return inputs
+
+    @property
     def outputs(self) -> Axes:
-        """The hidden states, [batch, sequence, hidden_size], and one embedding per sequence, [batch, embedding size].
+        """The transformer's output, and what the modules compute of it.
 
-        Optimum, and sentence-transformers through it, read the outputs by these names.
+        `last_hidden_state` and `token_embeddings` are [batch, sequence, size], `sentence_embedding` [batch, size],
+        `scores` [batch, labels], and masks [batch, sequence]. Optimum, and sentence-transformers through it, read the
+        outputs by these names.
         """
-        tokens = self.trunk.inputs["input_ids"]
-        return {_HIDDEN_STATES: dict(tokens), "sentence_embedding": {0: tokens[0]}}
+        tokens = self.trunk.inputs[INPUT_IDS]
+        output = self._described.output
+        axes = dict(tokens) if output == "last_hidden_state" else self.trunk.outputs[output]
+        results = {name: dict(tokens) if name in _PER_TOKEN else {0: tokens[0]} for name in self._described.results}
+        return {output: axes, **results}
 
-    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Run the transformer, then the modules on its hidden states; without a mask, no token is masked."""
+    def generate_dummy_inputs(  # type: ignore[override]
+        self, preprocessor: Any, *sizes: Any, **named: Any
+    ) -> Mapping[str, Any]:
+        """Make the transformer's inputs; the first token of each sequence is the prompt."""
         import torch
 
-        model = model_of(forward)
-        hidden_states = self.trunk.run(forward, arguments)[_HIDDEN_STATES]
-        mask = arguments.get("attention_mask")
-        if mask is None:
-            mask = torch.ones(hidden_states.shape[:2], dtype=torch.int64, device=hidden_states.device)
-        return {_HIDDEN_STATES: hidden_states, "sentence_embedding": getattr(model, HEAD)(hidden_states, mask)}
+        inputs = dict(self.trunk.generate_dummy_inputs(preprocessor, *sizes, **named))
+        inputs.pop(_POSITION_IDS, None)
+        ids = inputs[INPUT_IDS]
+        inputs.setdefault(MASK, torch.ones_like(ids))
+        if self._described.takes_prompt_length:
+            inputs[PROMPT_LENGTH] = torch.ones(len(ids), dtype=torch.int64)
+        return inputs
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the transformer, then the modules on its output."""
+        own = (PROMPT_LENGTH, *(() if MASK in self.trunk.inputs else (MASK,)))
+        result = self.trunk.run(forward, {name: value for name, value in arguments.items() if name not in own})
+        output = self._described.output
+        return {output: result[output], **getattr(model_of(forward), HEAD).results(result, arguments)}

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from onnxport.errors import UnsupportedError
 
 PAST_SUFFIX = "-with-past"
-SENTENCE_SIMILARITY = "sentence-similarity"
-"""The task of sentence-transformers directories, whose modules are part of the graph."""
+SENTENCE_SIMILARITY, TEXT_RANKING = "sentence-similarity", "text-ranking"
+MODULE_TASKS = (SENTENCE_SIMILARITY, TEXT_RANKING)
+"""The tasks of sentence-transformers directories, whose modules are part of the graph: embeddings; scores of pairs."""
 ARCHITECTURE = "architecture"
 """The task of a class that no Auto class lists: `config.json` names it, and the graph has all of its outputs."""
 
@@ -125,10 +126,11 @@ TASKS: tuple[Task, ...] = (
     Task("backbone", "backbone", ("AutoBackbone",)),
     Task(ARCHITECTURE, ARCHITECTURE, ()),
     Task(SENTENCE_SIMILARITY, SENTENCE_SIMILARITY, ("AutoModel", "AutoModelForTextEncoding")),
+    Task(TEXT_RANKING, TEXT_RANKING, ()),
 )
 """All tasks, heads before the base model: inference from `architectures` takes the first match.
 
-The last one is never inferred from a class: it requires the modules of a sentence-transformers directory."""
+The last two are never inferred from a class: they require the modules of a sentence-transformers directory."""
 
 LABELLED = frozenset(
     (

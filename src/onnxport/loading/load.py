@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from onnxport.architectures._table import architecture_of
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.quiet import hidden_bars, quiet
+from onnxport.checkpoint.safetensors import read_header
+from onnxport.description.text_configs import text_config_of
 from onnxport.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -30,6 +32,7 @@ from onnxport.errors import (
 )
 from onnxport.loading.accounting import LoadReport, check_complete
 from onnxport.loading.failures import construction_failures
+from onnxport.loading.merge_plan import untie
 from onnxport.loading.merging import check_with_adapter, merge_in_memory, plan_merge
 from onnxport.loading.preprocessors import load_preprocessor
 from onnxport.loading.quantized import cast_unquantized, let_loader_dequantize
@@ -66,6 +69,10 @@ def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTraine
     """
     from transformers import AutoConfig
 
+    if checkpoint.sentence and checkpoint.sentence.static:
+        from onnxport.description.static_embedding import StaticEmbeddingConfig
+
+        return StaticEmbeddingConfig(**checkpoint.sentence.static)
     source = checkpoint.weight_files[0] if checkpoint.format == "gguf" else checkpoint.directory / "config.json"
     extra = {"gguf_file": source.name} if checkpoint.format == "gguf" else {}
     if checkpoint.format != "gguf":
@@ -82,7 +89,27 @@ def load_config(checkpoint: Checkpoint, options: CheckpointOptions) -> PreTraine
         config.architectures = list(checkpoint.architectures)
     if checkpoint.format != "gguf":
         let_loader_dequantize(checkpoint, config)
+    _resize_vocabulary(checkpoint, config)
     return cast("PreTrainedConfig", config)
+
+
+def _resize_vocabulary(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+    """Set the size of the vocabulary to that with which an adapter was trained (`resize_token_embeddings`), in place.
+
+    PEFT saves the resized tables then: those that have as many rows as the vocabulary in the base model.
+    """
+    adapter, text = checkpoint.adapter, text_config_of(config)
+    size = getattr(text, "vocab_size", None)
+    if adapter is None or size is None or not checkpoint.in_parts:
+        return
+    resized = {name: adapter.shapes[key] for name, key in adapter.replacements.items()}
+    resized = {name: shape for name, shape in resized.items() if len(shape) == 2 and shape[0] != size}
+    for path in checkpoint.weight_files if resized else ():
+        for key, entry in read_header(path).items():
+            for name, shape in resized.items():
+                is_same = f".{key}".endswith(f".{name}") or f".{name}".endswith(f".{key}")
+                if is_same and entry.shape == (size, *shape[1:]):
+                    text.vocab_size = shape[0]
 
 
 def config_for(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
@@ -299,7 +326,9 @@ def _load_tensorflow(
     check_complete(report, model, checkpoint)
     model = model.to(dtype_of(options))
     if checkpoint.adapter is not None:
-        merge_in_memory(plan_merge(checkpoint.adapter, model), model)
+        merge = plan_merge(checkpoint.adapter, model)
+        untie(merge, model)
+        merge_in_memory(merge, model)
     return cast("PreTrainedModel", model)
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnxport.checkpoint.adapters import KEY_PREFIX, Adapter, Factors
+from onnxport.checkpoint.adapters import KEY_PREFIX, Adapter, TokenRows
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.errors import UnsupportedError, WeightsMismatchError
 from onnxport.loading.accounting import LoadReport, check_complete, remove_missing_poolers
+from onnxport.loading.merge_plan import Change, Merge, untie, with_tied
 from onnxport.weights import building
 from onnxport.weights.expressions import Expression, Stored
 
@@ -25,38 +26,6 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Change:
-    """Update of a weight: `W + scale * up @ down`, with rows rescaled to DoRA's magnitudes, if any.
-
-    Attributes:
-        parameter: name of the weight.
-        factors: keys of the LoRA tensors.
-        scale: factor of the product.
-        transposed: whether the weight is stored as `[in_features, out_features]`.
-    """
-
-    parameter: str
-    factors: Factors
-    scale: float
-    transposed: bool
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Plan for merging an adapter into a model.
-
-    Attributes:
-        adapter: the adapter.
-        replacements: key of the tensor that replaces each parameter, before the updates are added.
-        changes: updates of weights, one per weight.
-    """
-
-    adapter: Adapter
-    replacements: Mapping[str, str]
-    changes: tuple[Change, ...]
-
-
 def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
     """Assign every tensor of an adapter to a parameter.
 
@@ -66,11 +35,11 @@ def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
 
     Raises:
         WeightsMismatchError: a tensor matches no parameter, or its shape differs.
-        UnsupportedError: the class of a module isn't supported, or a changed weight is tied to another.
+        UnsupportedError: the class of a module isn't supported, or rows of a table are trained in two ways.
     """
     state = dict(model.state_dict(keep_vars=True))
     modules = dict(model.named_modules())
-    paths = {name: _model_name(name, modules, model) for name in adapter.factors}
+    paths = {name: _model_name(name, modules, model) for name in (*adapter.factors, *adapter.tokens)}
     parameters = {name: _model_name(name, state, model) for name in adapter.replacements}
     unmatched = [name for name, found in (*paths.items(), *parameters.items()) if found is None]
     if unmatched:
@@ -81,12 +50,15 @@ def plan_merge(adapter: Adapter, model: PreTrainedModel) -> Merge:
             "trained for"
         )
     changes = tuple(
-        _describe_change(adapter, name, path, modules[path]) for name, path in paths.items() if path is not None
+        _describe_change(adapter, name, path, modules[path])
+        for name, path in paths.items()
+        if path is not None and name in adapter.factors
     )
     replacements = {found: adapter.replacements[name] for name, found in parameters.items() if found}
-    merge = Merge(adapter, replacements, changes)
+    rows = {f"{paths[name]}.weight": trained for name, trained in adapter.tokens.items()}
+    merge = Merge(adapter, replacements, rows, changes)
     _check_shapes(merge, model, state)
-    return merge
+    return with_tied(merge, model)
 
 
 def check_with_adapter(
@@ -104,6 +76,7 @@ def check_with_adapter(
     if checkpoint.adapter is None:
         return None, check_complete(remove_missing_poolers(report, model), model, checkpoint)
     merge = plan_merge(checkpoint.adapter, model)
+    untie(merge, model)
     replaced = merge.replacements.keys()
     report = replace(
         report,
@@ -143,15 +116,33 @@ def merge_expressions(
         for owner, replacement in replaced.items():
             before = expressions[owner]
             expressions[owner] = replacement if before is None else building.cast(replacement, before.dtype)
+        for owner, trained in {tied.get(name, name): rows for name, rows in merge.rows.items()}.items():
+            expressions[owner] = _with_rows(_known(expressions, owner), tensors[KEY_PREFIX + trained.key], trained)
         for change in merge.changes:
-            before = expressions[change.parameter]
-            assert before is not None, "a parameter without data isn't updated"
-            base = building.uncast(before)
-            if change.parameter in replaced:
-                base = replaced[change.parameter]
-            expressions[change.parameter] = building.cast(_merged(change, base, tensors), before.dtype)
+            owner = tied.get(change.parameter, change.parameter)
+            before = _known(expressions, owner)
+            base = replaced[owner] if owner in replaced else building.uncast(before)
+            expressions[owner] = building.cast(_merged(change, base, tensors), before.dtype)
     except TypeError as error:
         raise UnsupportedError(f"{merge.adapter.name}: the adapter can't be merged: {error}") from error
+
+
+def _known(expressions: Mapping[str, Expression | None], name: str) -> Expression:
+    expression = expressions[name]
+    assert expression is not None, "a parameter without data isn't updated"
+    return expression
+
+
+def _with_rows(table: Expression, rows: Expression, trained: TokenRows) -> Expression:
+    """Replace rows of a table; those with consecutive token ids are one part of the result."""
+    rows = building.cast(rows, table.dtype)
+    parts, end = [], 0
+    for index, row in sorted(zip(trained.indices, range(len(trained.indices)), strict=True)):
+        parts.append(building.cut(table, 0, end, index))
+        parts.append(building.cut(rows, 0, row, row + 1))
+        end = index + 1
+    parts.append(building.cut(table, 0, end, table.shape[0]))
+    return building.concatenate(parts, 0)
 
 
 def _merged(change: Change, base: Expression, tensors: Mapping[str, Stored]) -> Expression:
@@ -198,7 +189,10 @@ def merge_in_memory(merge: Merge, model: PreTrainedModel) -> None:
             first = written.setdefault(id(parameter), key)
             if first != key and not torch.equal(file.get_tensor(first), replacement):
                 raise _tied_error(merge.adapter, name, first)
-            parameter.data = replacement.to(parameter.dtype)
+            parameter.data = replacement.to(parameter.dtype, copy=True)  # the file is mapped, and may be used twice
+        for name, trained in merge.rows.items():
+            table = state[name]
+            table.data[list(trained.indices)] = file.get_tensor(trained.key).to(table.dtype)
         for change in merge.changes:
             weight = state[change.parameter].data
             weight.copy_(_merged_values(change, weight, file.get_tensor))
@@ -266,8 +260,13 @@ def _check_shapes(merge: Merge, model: PreTrainedModel, state: Mapping[str, torc
                 f"{list(state[name].shape)}; correct the base model's config.json (num_labels, vocab_size), or give "
                 "the base model that the adapter was trained with"
             )
-    first: dict[int, str] = {}
-    shared = {id(tensor) for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
+    for name, trained in merge.rows.items():
+        if shapes[trained.key][1:] != tuple(state[name].shape)[1:] or max(trained.indices) >= len(state[name]):
+            raise WeightsMismatchError(
+                f"{merge.adapter.name}: the adapter has rows {list(shapes[trained.key])} of {name} for token ids up to "
+                f"{max(trained.indices)}, and the weight is {list(state[name].shape)}; give the base model that the "
+                "adapter was trained with"
+            )
     for change in merge.changes:
         weight = state[change.parameter]
         up, down = shapes[change.factors.up], shapes[change.factors.down]
@@ -278,18 +277,11 @@ def _check_shapes(merge: Merge, model: PreTrainedModel, state: Mapping[str, torc
                 f"{merge.adapter.name}: lora_B and lora_A of {change.parameter} are {list(up)} and {list(down)}, "
                 f"and the weight is {list(weight.shape)}; give the base model that the adapter was trained with"
             )
-        if id(weight) in shared:
-            raise _tied_error(merge.adapter, change.parameter, first[id(weight)])
-    replaced = merge.replacements.keys()
-    for name in replaced:
-        others = [other for other, tensor in state.items() if tensor is state[name] and other not in replaced]
-        if others and merge.adapter.replaces(name):
-            raise _tied_error(merge.adapter, name, others[0])
 
 
 def _tied_error(adapter: Adapter, name: str, other: str) -> UnsupportedError:
     tied = "another parameter" if name == other else other
     return UnsupportedError(
-        f"{adapter.name}: the adapter changes {name}, which is tied to {tied}: they would differ; save the base model "
+        f"{adapter.name}: the adapter has different values for {name} and {tied}, which are tied; save the base model "
         'with "tie_word_embeddings": false and both tensors, and give that as MODEL with --adapter'
     )

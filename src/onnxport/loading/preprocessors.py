@@ -44,6 +44,8 @@ def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Pre
         CheckpointNotFoundError: there is a `tokenizer_config.json` but no vocabulary.
         UntrustedCodeError: the preprocessor is remote code, and `trust_remote_code` is false.
     """
+    if checkpoint.sentence and checkpoint.sentence.static:
+        return _static_tokenizer(checkpoint)
     checkpoint = replace(checkpoint, directory=checkpoint.preprocessor_directory, adapter=None)
     check_audio_tokenizer(checkpoint.directory)
     failures: list[str] = []
@@ -66,6 +68,31 @@ def load_preprocessor(checkpoint: Checkpoint, options: CheckpointOptions) -> Pre
         _raise_if_vocabulary_missing(checkpoint, "; ".join(failures))
         logger.warning("%s: the preprocessor couldn't be loaded (%s)", checkpoint.name, "; ".join(failures))
     return None
+
+
+def _static_tokenizer(checkpoint: Checkpoint) -> Preprocessor | None:
+    """Load the tokenizer of static embeddings, which adds no special tokens; None for a tokenizer of words."""
+    path = checkpoint.directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    _raise_if_damaged(checkpoint)
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.post_processor = processors.Sequence([])
+    vocabulary = tokenizer.get_vocab()
+    padding = next(
+        (token for token in _PADDING_TOKENS if token in vocabulary), min(vocabulary, key=vocabulary.__getitem__)
+    )
+    names = ["input_ids", "attention_mask"]
+    return cast(
+        "Preprocessor", PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=padding, model_input_names=names)
+    )
+
+
+_PADDING_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>")
 
 
 def _combined(loaded: Preprocessor, checkpoint: Checkpoint, options: CheckpointOptions) -> Preprocessor:

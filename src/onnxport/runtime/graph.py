@@ -14,6 +14,8 @@ import numpy as np
 from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
 from onnxport.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
     MissingInputError,
     OptionError,
     SizeLimitError,
@@ -104,6 +106,7 @@ class Graph:
         self.seconds = 0.0
         self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
         self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}
+        self._adapter = _read_adapter(settings.adapter, self.session) if settings.adapter else {}
         self._device = (settings.device_type, settings.device_index)
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _LOG_FATAL_ONLY  # errors are raised, and reported by the caller
@@ -144,6 +147,8 @@ class Graph:
                 binding.bind_ortvalue_input(name, value)
             else:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=spec.dtype))
+        for name, value in self._adapter.items():  # a binding ignores the adapters of the run options
+            binding.bind_ortvalue_input(name, value)
         for name in names:
             if name in on_device:
                 binding.bind_output(name, *self._device)
@@ -201,8 +206,8 @@ class Graph:
             fits = [not isinstance(axis, int) or axis == size for axis, size in zip(spec.axes, shape, strict=False)]
             if len(shape) != len(spec.axes) or not all(fits):
                 raise OptionError(
-                    f"{name} is {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]: pad, cut or "
-                    "resize it, or export the model with another size"
+                    f"{name} is {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]: pad, cut "
+                    "or resize it, or export the model with another size"
                 )
 
     def _run_error(self, feed: Feed, error: Exception) -> OptionError:
@@ -219,6 +224,31 @@ class Graph:
         if limit is not None:
             return SizeLimitError(f"the sequence is {tokens} long, and the model has {limit} positions; shorten it")
         return OptionError(f"ONNX Runtime can't run {self.file.name}: {error}")
+
+
+def _read_adapter(file: Path, session: onnxruntime.InferenceSession) -> dict[str, onnxruntime.OrtValue]:
+    """Return the matrices of an adapter by input name; empty for a graph without inputs for adapters.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CorruptCheckpointError: it isn't an adapter of ONNX Runtime.
+        OptionError: the adapter changes layers that the graph has no inputs for.
+    """
+    import onnxruntime
+
+    optional = {value.name for value in session.get_overridable_initializers()}
+    if not file.is_file():
+        raise CheckpointNotFoundError(f"{file}: there is no such adapter; write it with onnxport adapter")
+    try:
+        found = onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters()
+    except runtime_errors() as error:
+        raise CorruptCheckpointError(
+            f"{file} isn't an adapter that ONNX Runtime reads ({error}); write it with onnxport adapter"
+        ) from error
+    unknown = [name for name in found if name not in optional]
+    if optional and unknown:
+        raise OptionError(f"{file}: the graph has no inputs for {', '.join(unknown[:5])}; it belongs to another export")
+    return dict(found) if optional else {}
 
 
 def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:

@@ -243,7 +243,7 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
 
 _OPTIONAL_AXES = ("points", "box_coordinates", "num_masks")
 """Labels of axes that have size 0 if an input is left out (SAM's prompts)."""
-_MASKS_AND_TYPES = ("mask", "token_type_ids", "task_type_ids")
+_MASKS_AND_TYPES = ("mask", "token_type_ids", "task_type_ids", "prompt_length")
 
 
 def _token_ids(tokens: NDArray[Any]) -> Arrays:

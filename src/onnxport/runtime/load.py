@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import MissingDependencyError, UnsupportedError
+from onnxport.errors import MissingDependencyError, OptionError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.settings import Provider, RunSettings
@@ -27,6 +27,7 @@ def load(
     providers: Sequence[Provider] | None = None,
     session_options: onnxruntime.SessionOptions | None = None,
     threads: int | None = None,
+    adapter: str | Path | None = None,
 ) -> OnnxModel | LightModel:
     """Load an exported directory.
 
@@ -36,6 +37,7 @@ def load(
         providers: ONNX Runtime execution providers; defaults to those of `device`.
         session_options: ONNX Runtime session options.
         threads: number of intra-op threads; defaults to the number of cores.
+        adapter: file of an adapter for an export with `--adapter-inputs`, `*.onnx_adapter`; None for the base model.
 
     Returns:
         A model that is called with the tensors or arrays of the tokenizer or processor and, if it was exported with a
@@ -48,8 +50,11 @@ def load(
         CheckpointError: a file of a graph is truncated, damaged or lacking.
     """
     has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
-    settings = RunSettings(device, providers, session_options, threads, spinning=not has_torch)
+    file = None if adapter is None else Path(adapter)
+    settings = RunSettings(device, providers, session_options, threads, spinning=not has_torch, adapter=file)
     opened = Directory(directory, settings)
+    if file is not None and not any(component.adapter_inputs for component in opened.manifest.components):
+        raise OptionError(f"{directory} has no inputs for adapters: export it with --adapter-inputs")
     if not has_torch:
         return LightModel(opened)
     from onnxport.runtime.torch_model import torch_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.errors import OptionError
@@ -38,6 +39,7 @@ class RunSettings:
         spinning: let intra-op threads spin between two operators and two steps; ignored with `session_options`. On two
             cores, a model of SmolLM2's shape generates 8 % faster with it if nothing else runs; in a process that also
             runs torch, Whisper-tiny generates 1.5 times as fast without.
+        adapter: file of the adapter that the graphs run with; None to run the base model.
     """
 
     device: str = "cpu"
@@ -45,6 +47,7 @@ class RunSettings:
     session_options: onnxruntime.SessionOptions | None = None
     threads: int | None = None
     spinning: bool = True
+    adapter: Path | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

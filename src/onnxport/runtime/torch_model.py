@@ -38,8 +38,8 @@ def torch_model(directory: Directory) -> OnnxModel:
 
 
 def _load_config(directory: Directory) -> PreTrainedConfig:
-    """Load the configuration; if its class is code of the directory, load its values without that class."""
-    auto_map, model_type = directory.config.get("auto_map"), str(directory.config.get("model_type"))
-    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and model_type not in CONFIG_MAPPING_NAMES:
+    """Load the configuration; without a class in Transformers, load its values alone."""
+    model_type = str(directory.config.get("model_type"))
+    if model_type not in CONFIG_MAPPING_NAMES:
         return PreTrainedConfig.from_dict(directory.config)
     return AutoConfig.from_pretrained(directory.path, trust_remote_code=False, local_files_only=True)

@@ -66,6 +66,7 @@ def validate(
         split_encoders=split_encoders,
         outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
         fix=recorded.get("fix"),
+        route=recorded.get("route"),
     )
     original = choose_reference(directory, manifest, reference, requested)
     options = original.options

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from onnxport.binding.bound_graphs import bind_graph
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
+from onnxport.bundles.adapter_files import adapter_inputs_of, file_name
 from onnxport.bundles.written import Written
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import Description, GraphDescription
@@ -79,7 +80,38 @@ def validate_export(
             reports.append(validation)
         if export is not None and merged(reports).status != "skipped":
             reports.append(_use(export, described, model, original, options, report))
+    if original.adapter is not None and merged(reports).status != "skipped":
+        reports += _with_adapter(written, blueprint, original, options, strategy, report)
     return with_note(merged(reports), note)
+
+
+def _with_adapter(
+    written: Written,
+    blueprint: Blueprint,
+    original: Original,
+    options: ExportOptions,
+    strategy: Strategy,
+    report: Progress,
+) -> list[ValidationReport]:
+    """Compare the graph that has inputs for an adapter, run with its file, with the original that it is merged into."""
+    adapter = original.adapter
+    assert adapter is not None
+    checkpoint, model_class = replace(original.checkpoint, adapter=adapter), original.subject.model_class
+    adapted = {name for name, graph in written.graphs.models.items() if adapter_inputs_of(graph)}
+    with original_model(checkpoint, model_class, options.checkpoint, strategy) as (model, _):
+        graphs = [graph for graph in original.describe(blueprint.description, model).graphs if graph.file in adapted]
+        requests = [
+            replace(
+                request_for(graph, model, written.directory, strategy),
+                name=f"{graph.name} with the adapter",
+                adapter=written.directory / file_name(adapter),
+            )
+            for graph in graphs
+        ]
+        return [
+            prove(request, options.validate, tolerance_of(graph, options.validation), report)
+            for request, graph in zip(requests, graphs, strict=True)
+        ]
 
 
 def _use(

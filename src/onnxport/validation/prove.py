@@ -20,7 +20,7 @@ from onnxport.tracing.originals import RefusedSizesError, to_array, try_sizes
 from onnxport.validation.compare import compare, like
 from onnxport.validation.mapped import open_mapped
 from onnxport.validation.report import Case, ValidationReport
-from onnxport.validation.sessions import open_session, run_graph
+from onnxport.validation.sessions import AdaptedSession, open_session, run_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,6 +43,7 @@ class ProofRequest:
         cast_outputs: whether the graph casts its floating-point outputs.
         mapped: whether ONNX Runtime memory-maps the graph's weights.
         export: the export, whose session of the graph is used; None to open one.
+        adapter: file of the adapter that the graph runs with, and that is merged into the original; None without one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ProofRequest:
     cast_outputs: bool = False
     mapped: bool = False
     export: Directory | None = None
+    adapter: Path | None = None
 
 
 def prove(
@@ -84,13 +86,14 @@ def prove(
     return ValidationReport(status, level, tolerance.atol, tolerance.rtol, tuple(cases))
 
 
-def _session(request: ProofRequest) -> onnxruntime.InferenceSession:
+def _session(request: ProofRequest) -> onnxruntime.InferenceSession | AdaptedSession:
     if request.export is not None:
         return request.export.graph(request.name).session
-    return open_mapped(request.file) if request.mapped else open_session(request.file)
+    session = open_mapped(request.file) if request.mapped else open_session(request.file)
+    return session if request.adapter is None else AdaptedSession(session, request.adapter)
 
 
-def dynamic_symbols(session: onnxruntime.InferenceSession) -> set[str]:
+def dynamic_symbols(session: onnxruntime.InferenceSession | AdaptedSession) -> set[str]:
     """Return the symbols of the dynamic axes of a graph's inputs."""
     labels = [dim for value in session.get_inputs() for dim in value.shape if isinstance(dim, str)]
     return {symbol for label in labels for symbol in symbols_of(label)}
@@ -128,7 +131,7 @@ class _CaseRule:
     requires: str = ""
 
 
-def _plan(session: onnxruntime.InferenceSession, request: ProofRequest) -> Iterator[_PlannedCase]:
+def _plan(session: onnxruntime.InferenceSession | AdaptedSession, request: ProofRequest) -> Iterator[_PlannedCase]:
     """Yield the cases: the traced sizes, batch 1, odd lengths, padding, an empty past, image sizes, a long input."""
     dynamic = dynamic_symbols(session)
     inputs = [value.name for value in session.get_inputs()]
@@ -240,7 +243,10 @@ _CASES = (
 
 
 def _run_case(
-    request: ProofRequest, session: onnxruntime.InferenceSession, planned: _PlannedCase, tolerance: Tolerance
+    request: ProofRequest,
+    session: onnxruntime.InferenceSession | AdaptedSession,
+    planned: _PlannedCase,
+    tolerance: Tolerance,
 ) -> Case:
     layout = request.examples.at(planned.sizes, padding=planned.padding)
     signature = request.examples.signature.for_inputs(layout.flat)

@@ -79,7 +79,7 @@ def choose_reference(directory: Path, manifest: Manifest, named: str | None, opt
 
 def _adapter(directory: Path, manifest: Manifest, options: ExportOptions) -> str | None:
     recorded = manifest.options.get("adapter")
-    if options.adapter is not None or recorded is None:
+    if options.adapter is not None or recorded is None or manifest.options.get("adapter_inputs"):
         return options.adapter
     source = manifest.source.get("adapter")
     revision = source.get("revision") if isinstance(source, dict) else None

@@ -18,6 +18,7 @@ from onnxport._transformers_api import call_forward
 from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS
+from onnxport.description.sentence_modules import HEAD
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
 from onnxport.runtime.models import OnnxSplitEncoders
@@ -266,6 +267,8 @@ def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str
 
     with torch.no_grad():
         result = call_forward(model, dict(inputs))
+        if hasattr(model, HEAD):
+            result = getattr(model, HEAD).results(result, inputs)
     return {name: value for name, value in result.items() if isinstance(value, torch.Tensor)}
 
 

@@ -51,7 +51,38 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
         raise load_error(file.name, error) from error
 
 
-def run_graph(session: onnxruntime.InferenceSession, layout: Layout) -> dict[str, NDArray[Any]]:
+class AdaptedSession:
+    """A session whose runs use an adapter.
+
+    Args:
+        session: a session of a graph with inputs for adapters.
+        file: the adapter's file.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, file: Path) -> None:
+        import onnxruntime
+
+        self._session, self._adapter = session, onnxruntime.LoraAdapter()
+        self._adapter.Load(str(file))
+
+    def get_inputs(self) -> list[onnxruntime.NodeArg]:
+        """Return the inputs that have no default."""
+        return list(self._session.get_inputs())
+
+    def get_outputs(self) -> list[onnxruntime.NodeArg]:
+        """Return the outputs."""
+        return list(self._session.get_outputs())
+
+    def run(self, names: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph with the adapter, and return the outputs of these names."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_active_adapter(self._adapter)
+        return list(self._session.run(names, feed, options))
+
+
+def run_graph(session: onnxruntime.InferenceSession | AdaptedSession, layout: Layout) -> dict[str, NDArray[Any]]:
     """Run a graph on flat inputs and return its outputs by name; names that the graph lacks are ignored.
 
     Raises:

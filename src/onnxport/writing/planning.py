@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -183,8 +184,9 @@ def _plan_links(large: list[tuple[str, ir.TensorProtocol]], file_name: str, opti
 
 def _name_of_link(file: str) -> str:
     """Return the link's name; weights of sentence-transformers modules share one file name and keep their directory."""
-    folder, name = PurePosixPath(file).parent.name, PurePosixPath(file).name
-    return f"{folder}/{name}" if MODULE_FOLDER.fullmatch(folder) else name
+    path = PurePosixPath(file)
+    folders = list(takewhile(MODULE_FOLDER.fullmatch, reversed(path.parent.parts)))
+    return "/".join((*reversed(folders), path.name))
 
 
 def linkable(tensor: ir.TensorProtocol) -> ByteRange | None:
