@@ -294,13 +294,16 @@ def test_without_torch(
 ) -> None:
     names = {"0": "sad", "1": "glad", "2": "neither"}
     directory = make("text-classification", per_sequence(LOGITS), id2label=names)
-    monkeypatch.setattr("onnxport.cli._preprocess.find_spec", lambda name: None)
+    monkeypatch.setattr("onnxport.runtime.generators.find_spec", lambda name: None)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "transformers")]:
         monkeypatch.setitem(sys.modules, name, None)
     values, lines = run(directory, "--text", "ab", "--text", "abc")
     assert [result["top"][0][0]["label"] for result in values] == ["glad", "glad"]
     assert lines[1].startswith("glad 0.9")
-    assert "pip install 'onnxport[export]'" in fail(1, directory, "--image", "a.png")
+    assert "pip install 'onnxport[export]'" in fail(1, directory, "--text", "a", "--text-pair", "b")
+    assert "--image doesn't apply: the graphs for text-classification take --text" in fail(
+        2, directory, "--image", "a.png"
+    )
 
 
 def test_damaged_settings(make: Make, fail: Callable[..., str]) -> None:
