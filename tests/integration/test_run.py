@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,52 @@ def test_images_are_turned_as_exif_says(media: Path, tmp_path: Path, capsys: pyt
     upright = answer(capsys, directory, "--image", str(media / "a.png"))
     assert answer(capsys, directory, "--image", str(tmp_path / "turned.png")) == upright
     assert answer(capsys, directory, "--image", str(media / "b.png")) != upright
+
+
+@pytest.mark.parametrize(
+    ("task", "model_type", "labels"),
+    [
+        ("zero-shot-image-classification", "clip", ("a cat", "a dog")),
+        ("semantic-segmentation", "segformer", ()),
+        ("object-detection", "yolos", ()),
+    ],
+)
+def test_image_tasks_print_what_the_pipeline_returns(
+    task: str, model_type: str, labels: tuple[str, ...], media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feature = "default" if model_type == "clip" else task
+    checkpoint = make_checkpoint(model_type, feature, tmp_path)
+    directory = tiny_models.exported(checkpoint, task)
+    name = task.replace("semantic", "image")
+    original = transformers.pipeline(name, model=str(checkpoint), device="cpu")
+    images = [Image.open(media / file).convert("RGB") for file in ("a.png", "b.png")]
+    options = {"candidate_labels": list(labels)} if labels else {}
+    arguments = [f"--text={label}" for label in labels]
+    arguments += [option for file in ("a.png", "b.png") for option in ("--image", str(media / file))]
+    found = answer(capsys, directory, *arguments)
+    for values, expected in zip(found, (original(image, **options) for image in images), strict=True):
+        assert [value["label"] for value in values] == [value["label"] for value in expected]
+        for value, other in zip(values, expected, strict=True):
+            if other["score"] is not None:
+                assert value["score"] == pytest.approx(other["score"], abs=1e-3)
+            if "mask" in other:
+                assert value["share"] == pytest.approx((np.asarray(other["mask"]) > 0).mean(), abs=1e-2)
+    assert main(["run", str(directory), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 2
+    assert labels or all(re.match(r"image \d: (\(nothing detected\)|\w+)", line) for line in lines)
+
+
+def test_an_image_that_a_text_model_takes_too(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = make_checkpoint("clip", "default", tmp_path)
+    directory = tiny_models.exported(checkpoint, "default")
+    image = ("--image", str(media / "a.png"))
+    values = answer(capsys, directory, *image, "--text", "a cat", "--text", "dogs")
+    assert values["logits_per_image"]["shape"] == [2, 2]
+    assert main(["run", str(directory), *image]) == 2
+    assert "pass --text, too" in capsys.readouterr().err
+    assert main(["run", str(directory), "--text", "a cat"]) == 2
+    assert "pass --image, too" in capsys.readouterr().err
 
 
 def test_a_prompt_beside_an_image(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

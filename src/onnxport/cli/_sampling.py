@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxport.runtime.sampling import directory_settings
-
 if TYPE_CHECKING:
     from onnxport.runtime.directory import Directory
 
@@ -43,6 +41,8 @@ def with_length(settings: Mapping[str, Any], directory: Directory, max_new_token
         directory: the exported directory.
         max_new_tokens: the default.
     """
+    from onnxport.runtime.sampling import directory_settings
+
     defaults = directory_settings(directory.generation_config, directory.config)
     has_length = any(defaults.get(name) is not None for name in ("max_new_tokens", "max_length"))
     return dict(settings) if has_length else {"max_new_tokens": max_new_tokens, **settings}

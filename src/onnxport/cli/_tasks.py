@@ -91,7 +91,8 @@ def _check_request(directory: Directory, request: RunRequest) -> None:
     option = request.options_for(names)
     is_labelled = directory.task.startswith("zero-shot")
     if (request.texts or request.input_ids) and option and "input_ids" not in names and not is_labelled:
-        raise OptionError(f"the graph has no text input, its inputs are {shown}: pass {option}")
+        remedy = "leave the text out" if request.images or request.audio else f"pass {option}"
+        raise OptionError(f"the graph has no text input, its inputs are {shown}: {remedy}")
     if request.question and directory.task != "question-answering":
         raise OptionError(f"--question doesn't apply to {directory.task}, only to question-answering")
     if not (request.texts or request.input_ids or request.images or request.audio):
@@ -126,17 +127,33 @@ def _sentence_similarity(directory: Directory, request: RunRequest) -> RunResult
 
 
 def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunResult:
-    """Run the graph on the request's preprocessed text, image and audio, and show its outputs."""
-    feed: Arrays = {}
-    if request.texts:
-        feed |= _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
-    if request.images:
-        feed |= _preprocess.image_inputs(directory, request)
-    if request.audio:
-        feed |= _preprocess.audio_inputs(directory, request)
+    """Run the graph on the request's preprocessed text, images and audio, and show its outputs."""
+    names = directory.graph("model").inputs if directory.has("model") else {}
+    if missing := request.missing_options(names):
+        raise OptionError(f"the graph takes {', '.join(names)}: pass {missing}, too")
+    feed: Arrays
+    if sum(map(bool, (request.texts, request.images, request.audio))) > 1:
+        feed = _joint_inputs(directory, request)
+    elif request.texts:
+        feed = _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
+    elif request.images:
+        feed = _preprocess.image_inputs(directory, request)
+    else:
+        feed = _preprocess.audio_inputs(directory, request)
     batch_size = max(len(array) for array in feed.values())  # the graph has one batch axis for all inputs
     feed = {name: np.repeat(array, batch_size, axis=0) if len(array) == 1 else array for name, array in feed.items()}
     return _describe_outputs(directory, _run_graph(directory, feed))
+
+
+def _joint_inputs(directory: Directory, request: RunRequest) -> Arrays:
+    """Preprocess text together with images or audio, as the directory's processor does."""
+    from onnxport.runtime.prompts import PromptEncoder
+
+    prompts = PromptEncoder(directory)
+    images = request.load_images() if request.images else ()
+    audio = request.load_audio(prompts.sampling_rate) if request.audio else ()
+    inputs = prompts.encode_batch(request.texts, Prompt(images=images, audio=audio))
+    return {name: np.asarray(value) for name, value in inputs.items()}
 
 
 def _run_loaded(directory: Directory, request: RunRequest) -> RunResult:

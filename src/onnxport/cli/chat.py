@@ -48,9 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_directory(directory: Directory) -> None:
-    from onnxport.errors import UnsupportedError
+    from onnxport.errors import CheckpointNotFoundError, UnsupportedError
     from onnxport.runtime.light import LightModel
 
+    if not any((directory.path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise CheckpointNotFoundError(
+            f"{directory.path} has no tokenizer.json, which onnxport chat needs: save the checkpoint's tokenizer in it"
+        )
     if not LightModel(directory).can_generate or directory.has("encoder_model"):
         raise UnsupportedError(
             f"{directory.path} was exported for {directory.manifest.task}: onnxport chat needs a decoder of text, "

@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,16 +74,18 @@ def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measur
     start = time.perf_counter()
     directory = Directory(path, settings)
     model = LightModel(directory)
-    graphs = {name: directory.graph(name) for name in directory.component_names}
+    for name in directory.component_names:
+        directory.graph(name)
     load_seconds = time.perf_counter() - start
     if directory.has("decoder_model_merged") or model.can_generate:
         return _measure_generation(directory, workload, load_seconds)
-    return _measure_runs(list(graphs.values()), workload, load_seconds)
+    return _measure_runs(directory, workload, load_seconds)
 
 
-def _measure_runs(graphs: list[Graph], workload: Workload, load_seconds: float) -> Measurements:
+def _measure_runs(directory: Directory, workload: Workload, load_seconds: float) -> Measurements:
     """Measure runs of all graphs, one after another."""
-    feeds = [(graph, complete_inputs(graph, _synthetic_inputs(graph, workload))) for graph in graphs]
+    graphs, sizes = [directory.graph(name) for name in directory.component_names], _image_size(directory)
+    feeds = [(graph, complete_inputs(graph, _synthetic_inputs(graph, workload, sizes))) for graph in graphs]
 
     def run() -> None:
         for graph, feed in feeds:
@@ -101,7 +103,9 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
     prompt_tokens = workload.prompt_tokens
     if merged is not None and directory.has("encoder_model"):
         encoder = directory.graph("encoder_model")
-        encoder_outputs = encode_for_decoder(encoder, _synthetic_inputs(encoder, workload), merged)
+        encoder_outputs = encode_for_decoder(
+            encoder, _synthetic_inputs(encoder, workload, _image_size(directory)), merged
+        )
         prompt_tokens = 1
     has_embeddings = directory.has("embed_tokens")
 
@@ -138,19 +142,20 @@ def _session_seconds(directory: Directory) -> float:
     return sum(directory.graph(name).seconds for name in directory.component_names)
 
 
-def _synthetic_inputs(graph: Graph, workload: Workload) -> dict[str, NDArray[Any]]:
+def _synthetic_inputs(graph: Graph, workload: Workload, image_size: Mapping[str, int]) -> dict[str, NDArray[Any]]:
     """Return main inputs of the workload's size: ones for integer inputs, 0.1 for floating-point ones.
 
     Raises:
         UnsupportedError: the graph has no main input.
     """
+    sizes = {**_AXIS_SIZES, **image_size}
     inputs: dict[str, NDArray[Any]] = {}
     for name, spec in graph.inputs.items():
         if "." in name or "mask" in name or name in ("position_ids", "token_type_ids"):
             continue
         shape = []
         for axis in spec.axes:
-            size = axis if isinstance(axis, int) else _AXIS_SIZES.get(axis, workload.prompt_tokens)
+            size = axis if isinstance(axis, int) else sizes.get(axis, workload.prompt_tokens)
             shape.append(workload.batch_size if isinstance(axis, str) and "batch" in axis else size)
         integer = np.dtype(spec.dtype).kind in "iub"
         inputs[name] = np.ones(shape, spec.dtype) if integer else np.full(shape, 0.1, spec.dtype)
@@ -161,8 +166,25 @@ def _synthetic_inputs(graph: Graph, workload: Workload) -> dict[str, NDArray[Any
     return inputs
 
 
-_AXIS_SIZES = {"height": 224, "width": 224, "num_choices": 2, "audio_sequence": 16_000}
+_AXIS_SIZES = {"num_choices": 2, "audio_sequence": 16_000}
 """Sizes of dynamic axes that aren't sequences of tokens."""
+_IMAGE_SIZE = 224
+
+
+def _image_size(directory: Directory) -> dict[str, int]:
+    """Return height and width of the images that the directory's preprocessor makes, or that the model is made for."""
+    config = directory.config
+    preprocessor = directory.read("preprocessor_config.json")
+    preprocessor = preprocessor or directory.read("processor_config.json").get("image_processor") or {}
+    sizes = [preprocessor.get("crop_size"), preprocessor.get("size"), config.get("image_size")]
+    sizes.append((config.get("vision_config") or {}).get("image_size"))
+    for size in sizes:
+        if isinstance(size, dict):
+            size = [size.get("height"), size.get("width")] if "height" in size else size.get("shortest_edge")
+        height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+        if isinstance(height, int) and isinstance(width, int):
+            return {"height": height, "width": width}
+    return {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
 
 
 def _seconds(function: Callable[[], object]) -> float:

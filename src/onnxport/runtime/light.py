@@ -59,7 +59,8 @@ class LightModel:
             return run_split_encoders(self.directory, inputs)
         if not self.directory.has(_MODEL):
             names = ", ".join(self.directory.component_names)
-            raise UnsupportedError(f"{self.directory.path} has several graphs ({names}); call generate")
+            remedy = "call generate" if self.can_generate else "run them one by one in ONNX Runtime"
+            raise UnsupportedError(f"{self.directory.path} has several graphs ({names}); {remedy}")
         graph = self.directory.graph(_MODEL)
         return {name: to_array(value) for name, value in graph.run(complete_inputs(graph, inputs)).items()}
 

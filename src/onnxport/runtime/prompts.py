@@ -24,12 +24,18 @@ Inputs = dict[str, torch.Tensor]
 
 
 def load_required(auto_class: str, directory: Directory) -> Any:
-    """Load a preprocessor of an exported directory; code in the directory never runs.
+    """Load a preprocessor of an exported directory, which may be a part of its processor; no code of it runs.
+
+    Args:
+        auto_class: `AutoTokenizer`, `AutoImageProcessor` or `AutoFeatureExtractor`.
+        directory: the exported directory.
 
     Raises:
         CheckpointNotFoundError: the directory has none that the Auto class loads.
     """
     loaded, reason = load_preprocessor(auto_class, directory.path)
+    if loaded is None:
+        loaded = getattr(load_preprocessor("AutoProcessor", directory.path)[0], _PARTS[auto_class], None)
     if loaded is None:
         raise CheckpointNotFoundError(
             f"{directory.path} has no files that {auto_class} loads ({reason}); save those of the checkpoint in it"
@@ -37,15 +43,23 @@ def load_required(auto_class: str, directory: Directory) -> Any:
     return loaded
 
 
+_PARTS = {
+    "AutoTokenizer": "tokenizer",
+    "AutoImageProcessor": "image_processor",
+    "AutoFeatureExtractor": "feature_extractor",
+}
+"""Auto class to the attribute of a processor that it loads."""
+
+
 class PromptEncoder:
     """Make a model's inputs of prompts.
 
     Args:
         directory: the exported directory.
-        config: the model's configuration.
+        config: the model's configuration; None for a single graph, which needs no placeholders.
     """
 
-    def __init__(self, directory: Directory, config: transformers.PreTrainedConfig) -> None:
+    def __init__(self, directory: Directory, config: transformers.PreTrainedConfig | None = None) -> None:
         self._directory = directory
         self._config = config
         graphs = {item.name: {value.name for value in item.inputs} for item in directory.manifest.components}
@@ -109,6 +123,19 @@ class PromptEncoder:
             return inputs
         return self._accepted(self._processed(prompt, before + prompt.text))
 
+    def encode_batch(self, texts: Sequence[str], prompt: Prompt) -> Inputs:
+        """Make the inputs of a batch of texts, with all images and audio clips.
+
+        Args:
+            texts: the texts.
+            prompt: the images and audio clips; its text isn't used.
+
+        Raises:
+            OptionError: the processor refuses them.
+            CheckpointNotFoundError: the directory lacks a tokenizer or processor.
+        """
+        return self._accepted(self._processed(prompt, list(texts)))
+
     def encode_chat(self, turns: Sequence[Turn]) -> Inputs:
         """Make the inputs of a conversation, which the model continues with the next message.
 
@@ -137,10 +164,12 @@ class PromptEncoder:
             made = owner.apply_chat_template(messages, **options)
         return self._accepted(made)
 
-    def _processed(self, prompt: Prompt, text: str) -> Mapping[str, Any]:
+    def _processed(self, prompt: Prompt, text: str | list[str]) -> Mapping[str, Any]:
         """Return what the processor makes of a prompt, or the tokenizer and the processors of the other modalities."""
         options: dict[str, Any] = {"add_special_tokens": False} if self._prompts_decoder and text else {}
-        arguments: dict[str, Any] = {"text": text} if text or not self._prompts_decoder else {}
+        options |= {"padding": True} if isinstance(text, list) and len(text) > 1 else {}
+        has_text = bool(text) or (text == "" and not self._prompts_decoder)
+        arguments: dict[str, Any] = {"text": text} if has_text else {}
         if prompt.images:
             arguments["images"] = list(prompt.images)
         if prompt.audio:
@@ -199,7 +228,8 @@ class PromptEncoder:
 
     @cached_property
     def _modalities(self) -> tuple[Modality, ...]:
-        return completed_modalities(self._directory.modalities, self._config)
+        found = self._directory.modalities
+        return found if self._config is None else completed_modalities(found, self._config)
 
     def _has_placeholders(self, input_ids: torch.Tensor, prompt: Prompt) -> bool:
         """Return whether there are placeholder tokens for each modality of a prompt that replaces them."""
