@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +376,19 @@ def test_settings_of_the_checkpoint_are_applied(
         (found,) = answer(capsys, directory, "--prompt", "abcd")
         assert found["tokens"] == [token for token in expected if token != model.generation_config.eos_token_id]
         assert [found] != greedy
+
+
+def test_a_target_language_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tiny_models.exported(tiny_models.translator(tmp_path), "text2text-generation-with-past")
+    options = ["--text", "abc", "--target-language", "fra_Latn", *FEW]
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import onnxport.runtime.generators as generators; generators.find_spec = lambda name: None\n"
+        f"from onnxport.cli import main; sys.exit(main(['run', {str(directory)!r}, '--json', *{options!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == answer(capsys, directory, *options)
+    for option, error in (("--source-language", "needs torch"), ("--target-language", "such as fra_Latn")):
+        failed = [sys.executable, "-c", code.replace("'--target-language', 'fra_Latn'", f"'{option}', 'fra'")]
+        assert error in subprocess.run(failed, capture_output=True, text=True, check=False).stderr

@@ -61,16 +61,12 @@ def _check_request(directory: Directory, request: RunRequest) -> None:
     Raises:
         OptionError: it doesn't.
     """
-    names = [value.name for item in directory.manifest.components for value in item.inputs]
+    components = [item for item in directory.manifest.components if not item.name.startswith("decoder")]
+    names = [value.name for item in components for value in item.inputs]
+    takes_text = "input_ids" in names
     request.check_files(directory.task, names)
     if request.text_pairs or request.question:
         raise OptionError(f"--text-pair and --question don't apply to {directory.task}: pass --prompt")
-    takes_text = directory.has("embed_tokens") or any(
-        value.name == "input_ids"
-        for item in directory.manifest.components
-        if item.name in ("model", "encoder_model")
-        for value in item.inputs
-    )
     if request.input_ids and (request.images or request.audio):
         raise OptionError("pass --prompt, not --input-ids, with --image or --audio")
     if request.input_ids and not takes_text:
@@ -81,8 +77,10 @@ def _check_request(directory: Directory, request: RunRequest) -> None:
             if takes_text
             else f"pass {request.options_for(names)}"
         )
+    if takes_text and directory.has("encoder_model") and (missing := request.missing_options(names) - {"--text"}):
+        raise OptionError(f"the encoder takes images or audio with its text: pass {' and '.join(missing)}, too")
     if request.texts and not takes_text and not (request.images or request.audio):
-        raise OptionError(f"the encoder takes no text: pass {request.options_for(names)}, and the text as its prompt")
+        raise OptionError(f"the encoder takes no text: pass {request.options_for(names)}, with the text as its prompt")
 
 
 def _inputs(directory: Directory, request: RunRequest, generator: Generator) -> Iterator[Mapping[str, Any]]:

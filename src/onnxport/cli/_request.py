@@ -68,13 +68,12 @@ class RunRequest:
             if paths and option not in options:
                 raise OptionError(f"{option} doesn't apply: the graphs for {task} take {self.options_for(names)}")
 
-    def missing_options(self, names: Collection[str]) -> str:
-        """Return the options with a graph's main inputs that weren't passed; empty if all were."""
+    def missing_options(self, names: Collection[str]) -> set[str]:
+        """Return the options with a graph's main inputs that weren't passed."""
         passed = {"--image": bool(self.images), "--audio": bool(self.audio), "--text": bool(self.texts)}
-        options = {option for name in names if (option := _file_option(name))} | {
-            *(["--text"] if "input_ids" in names else [])
-        }
-        return " and ".join(sorted(option for option in options if not passed[option]))
+        options = {option for name in names if (option := _file_option(name))}
+        options |= {"--text"} if "input_ids" in names else set()
+        return {option for option in options if not passed[option]}
 
     @staticmethod
     def options_for(names: Collection[str]) -> str:

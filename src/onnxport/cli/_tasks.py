@@ -130,7 +130,7 @@ def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunRes
     """Run the graph on the request's preprocessed text, images and audio, and show its outputs."""
     names = directory.graph("model").inputs if directory.has("model") else {}
     if missing := request.missing_options(names):
-        raise OptionError(f"the graph takes {', '.join(names)}: pass {missing}, too")
+        raise OptionError(f"the graph takes {', '.join(names)}: pass {' and '.join(sorted(missing))}, too")
     feed: Arrays
     if sum(map(bool, (request.texts, request.images, request.audio))) > 1:
         feed = _joint_inputs(directory, request)

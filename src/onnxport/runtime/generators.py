@@ -166,7 +166,9 @@ class LightGenerator:
                 raise MissingDependencyError(
                     "--source-language needs torch and transformers: pip install 'onnxport[export]'"
                 )
-            self._language_settings, self._prefix = language_settings(languages, self._tokenizer.token_id)
+            tokenizer = self._tokenizer
+            found = language_settings(languages, tokenizer.token_id, tokenizer.added_tokens)
+            self._language_settings, self._prefix = found
 
     @property
     def _tokenizer(self) -> DirectoryTokenizer:

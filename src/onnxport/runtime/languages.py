@@ -70,7 +70,8 @@ def language_token_id(
         if (index := token_id(token)) is not None:
             return index
     codes = sorted({match[1] for token in known if (match := _LANGUAGE.fullmatch(token))})
-    similar = difflib.get_close_matches(language, codes, n=3, cutoff=0.5) or codes[:3]
+    similar = [code for code in codes if code.startswith(language)][:3]
+    similar = similar or difflib.get_close_matches(language, codes, n=3, cutoff=0.5) or codes[:3]
     hint = (
         f"pass one of its {len(codes)}, such as {', '.join(similar)}"
         if codes

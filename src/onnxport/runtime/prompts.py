@@ -67,9 +67,13 @@ class PromptEncoder:
         self._prompts_decoder = "input_ids" not in graphs.get("encoder_model", {"input_ids"})
 
     @cached_property
+    def _loaded(self) -> tuple[Any, str]:
+        return load_preprocessor("AutoProcessor", self._directory.path)
+
+    @property
     def processor(self) -> Any:
         """The processor; None if the directory has none."""
-        return load_preprocessor("AutoProcessor", self._directory.path)[0]
+        return self._loaded[0]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -172,6 +176,11 @@ class PromptEncoder:
         arguments: dict[str, Any] = {"text": text} if has_text else {}
         if prompt.images:
             arguments["images"] = list(prompt.images)
+        if self.processor is None and self._replaced(prompt):
+            raise CheckpointNotFoundError(
+                f"{self._directory.path} has no files that AutoProcessor loads ({self._loaded[1]}), which makes the "
+                "placeholder tokens of images and audio; save the checkpoint's processor in it"
+            )
         if prompt.audio:
             arguments |= {"audio": list(prompt.audio), "sampling_rate": self.sampling_rate}
         with translating(self._refused):
@@ -231,9 +240,12 @@ class PromptEncoder:
         found = self._directory.modalities
         return found if self._config is None else completed_modalities(found, self._config)
 
+    def _replaced(self, prompt: Prompt) -> list[Modality]:
+        """Return the modalities of a prompt that replace placeholder tokens."""
+        passed = {"image": bool(prompt.images), "audio": bool(prompt.audio)}
+        return [item for item in self._modalities if passed.get(item.name) and item.merge == "replace"]
+
     def _has_placeholders(self, input_ids: torch.Tensor, prompt: Prompt) -> bool:
         """Return whether there are placeholder tokens for each modality of a prompt that replaces them."""
-        passed = {"image": bool(prompt.images), "audio": bool(prompt.audio)}
-        replaced = [item for item in self._modalities if passed.get(item.name) and item.merge == "replace"]
-        ids = [item.placeholder_token_id for item in replaced if item.placeholder_token_id is not None]
+        ids = [item.placeholder_token_id for item in self._replaced(prompt) if item.placeholder_token_id is not None]
         return all(bool((input_ids == index).any()) for index in ids)

@@ -50,6 +50,11 @@ class DirectoryTokenizer:
         """Id of the tokenizer's end-of-sequence token; None if it has none."""
         return self._special_token_id("eos_token")
 
+    @property
+    def added_tokens(self) -> list[str]:
+        """Special tokens and other tokens that were added to the vocabulary."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> dict[str, NDArray[np.int64]]:
         """Tokenize texts as one batch.
 
