@@ -183,6 +183,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends_the_conversation(directory: Path
             terminal.type("\x03")
             terminal.wait_for("[stopped]")
             terminal.wait_for("> ")
+        terminal.type("/image a.png\n")
+        terminal.wait_for("/image: the model takes text only")  # an error doesn't end the conversation
+        terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.process.wait(30) == 0
     finally:

@@ -27,6 +27,7 @@ class PipelineTask:
     """Describe how a pipeline runs.
 
     Attributes:
+        takes: the modalities of its inputs.
         inputs: returns what the pipeline is called with, from the request.
         lines: returns the printed lines of one result.
         options: options of each call.
@@ -36,6 +37,7 @@ class PipelineTask:
         plain: returns a result without images and tensors, for JSON.
     """
 
+    takes: frozenset[str]
     inputs: Callable[[RunRequest, Pipeline], Iterable[Any]]
     lines: Callable[[Values], list[str]]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -187,27 +189,31 @@ def _text_line(values: Values) -> list[str]:
     return [values["text"].strip() or "(no text)"]
 
 
-_SEGMENTATION = PipelineTask(_images, _segment_lines, name="image-segmentation", prefix="image {}: ", plain=_segments)
+_TEXT, _IMAGE, _AUDIO = frozenset({"text"}), frozenset({"image"}), frozenset({"audio"})
+_SEGMENTATION = PipelineTask(
+    _IMAGE, _images, _segment_lines, name="image-segmentation", prefix="image {}: ", plain=_segments
+)
 PIPELINES: dict[str, PipelineTask] = {
     "fill-mask": PipelineTask(
+        _TEXT,
         _texts_with_masks,
         _mask_lines,
         {"top_k": TOP_K, "tokenizer_kwargs": {"truncation": True}},
         prefix="text {}, ",
         plain=_masks,
     ),
-    "text-classification": PipelineTask(_texts, _score_line, {"top_k": TOP_K, "truncation": True}),
+    "text-classification": PipelineTask(_TEXT, _texts, _score_line, {"top_k": TOP_K, "truncation": True}),
     "token-classification": PipelineTask(
-        _texts, _token_line, arguments={"ignore_labels": []}, plain=_scores_as_numbers
+        _TEXT, _texts, _token_line, arguments={"ignore_labels": []}, plain=_scores_as_numbers
     ),
-    "image-classification": PipelineTask(_images, _score_line, {"top_k": TOP_K}),
-    "audio-classification": PipelineTask(_clips, _score_line, {"top_k": TOP_K}),
-    "object-detection": PipelineTask(_images, _box_lines, prefix="image {}: "),
+    "image-classification": PipelineTask(_IMAGE, _images, _score_line, {"top_k": TOP_K}),
+    "audio-classification": PipelineTask(_AUDIO, _clips, _score_line, {"top_k": TOP_K}),
+    "object-detection": PipelineTask(_IMAGE, _images, _box_lines, prefix="image {}: "),
     "image-segmentation": _SEGMENTATION,
     "semantic-segmentation": _SEGMENTATION,
-    "depth-estimation": PipelineTask(_images, _depth_line, plain=_depth),
-    "zero-shot-image-classification": PipelineTask(_labelled_images, _score_line),
-    "zero-shot-object-detection": PipelineTask(_labelled_images, _box_lines, prefix="image {}: "),
-    "automatic-speech-recognition": PipelineTask(_speech, _text_line),
+    "depth-estimation": PipelineTask(_IMAGE, _images, _depth_line, plain=_depth),
+    "zero-shot-image-classification": PipelineTask(_TEXT | _IMAGE, _labelled_images, _score_line),
+    "zero-shot-object-detection": PipelineTask(_TEXT | _IMAGE, _labelled_images, _box_lines, prefix="image {}: "),
+    "automatic-speech-recognition": PipelineTask(_AUDIO, _speech, _text_line),
 }
 """Tasks that run with a pipeline; the others show the graph's outputs, or have a result of their own."""

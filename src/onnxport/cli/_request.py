@@ -53,6 +53,12 @@ class RunRequest:
         if self.text_pairs and len(self.text_pairs) != len(self.texts):
             raise OptionError(f"{len(self.text_pairs)} --text-pair for {len(self.texts)} --text: pass one for each")
 
+    @property
+    def modalities(self) -> frozenset[str]:
+        """The modalities of the inputs: `text`, `image` and `audio`."""
+        passed = {"text": self.texts or self.input_ids, "image": self.images, "audio": self.audio}
+        return frozenset(name for name, values in passed.items() if values)
+
     def check_files(self, task: str, names: Collection[str]) -> None:
         """Check that graphs take the images and audio.
 

@@ -45,7 +45,8 @@ def run_task(directory: Directory, request: RunRequest) -> RunResult:
     if not has_transformers():
         return _run_without_torch(directory, request)
     if directory.task in PIPELINES and directory.has("model"):
-        return run_pipeline(directory, request)
+        fits = request.modalities <= PIPELINES[directory.task].takes
+        return run_pipeline(directory, request) if fits else _run_with_preprocessors(directory, request)
     is_single = directory.has("model") or directory.has("text_model")
     return _TASKS.get(directory.task, _run_with_preprocessors if is_single else _run_loaded)(directory, request)
 
@@ -132,7 +133,7 @@ def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunRes
     if missing := request.missing_options(names):
         raise OptionError(f"the graph takes {', '.join(names)}: pass {' and '.join(sorted(missing))}, too")
     feed: Arrays
-    if sum(map(bool, (request.texts, request.images, request.audio))) > 1:
+    if len(request.modalities) > 1:
         feed = _joint_inputs(directory, request)
     elif request.texts:
         feed = _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
