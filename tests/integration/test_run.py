@@ -322,8 +322,9 @@ def test_speech_as_the_pipeline_transcribes_it(whisper: Path, media: Path, capsy
     assert found == json.loads(json.dumps(timestamped))
     assert main(["run", str(whisper), "--audio", str(media / "float.wav"), "--language", "xx"]) == 2
     assert "xx" in capsys.readouterr().err
-    assert main(["run", str(whisper), "--prompt", "a"]) == 2
-    assert "speech recognition takes audio alone: pass it with --audio" in capsys.readouterr().err
+    for options in (["--prompt", "a"], ["--audio", str(media / "float.wav"), "--question", "a"]):
+        assert main(["run", str(whisper), *options]) == 2
+        assert "speech recognition takes audio alone: pass it with --audio" in capsys.readouterr().err
 
 
 def test_speech_with_ctc(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

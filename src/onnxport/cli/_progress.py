@@ -47,7 +47,7 @@ def _bar() -> Iterator[Progress]:
 
         def render(self, task: Task) -> Text:
             now = time.monotonic()
-            return Text(f"{now - began:.0f} s, {now - start:.0f} s in total")
+            return Text(f"{now - began:.0f} s / {now - start:.0f} s")
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), Seconds())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -64,7 +64,7 @@ def recognize_speech(directory: Directory, request: RunRequest, settings: Mappin
         MissingDependencyError: torch or Transformers isn't installed.
         CheckpointNotFoundError: the directory lacks a tokenizer or feature extractor.
     """
-    if not request.audio or request.texts or request.images:
+    if request.modalities != {"audio"} or request.text_pairs or request.question:
         raise OptionError("speech recognition takes audio alone: pass it with --audio")
     if not has_transformers():
         raise MissingDependencyError("--audio needs torch and transformers: pip install 'onnxport[export]'")
