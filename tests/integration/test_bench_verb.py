@@ -14,6 +14,8 @@ from conformance.checkpoints import make_checkpoint
 from onnxport import ExportOptions
 from onnxport.cli import main
 from onnxport.runtime.bench import Measurements
+from tests.integration import tiny_models
+from tests.integration.test_multimodal import checkpoint as multimodal_checkpoint
 
 FEW = ("--prompt-tokens", "9", "--new-tokens", "4")
 
@@ -74,6 +76,29 @@ def test_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measured(capsys, exported("vit", "image-classification", tmp_path))
+
+
+@pytest.mark.parametrize("past", [True, False])
+def test_a_decoder_with_images(past: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = tiny_models.image_text_model(tmp_path, "Llava")
+    directory = tiny_models.exported(checkpoint, "image-text-to-text" + "-with-past" * past)
+    found = measured(capsys, directory, "--batch", "2")
+    assert found["prompt_tokens"] == 9
+    assert found["prefill_tokens_per_second"] > 0
+    assert found["decode_tokens_per_second"] > 0
+    assert 0 < found["session_share"] < 1
+
+
+def test_a_decoder_with_multimodal_rotary_positions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, checkpoint = multimodal_checkpoint("Qwen2_5_VL", tmp_path / "checkpoint")
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(validate="none"))
+    assert measured(capsys, tmp_path / "out", "--batch", "2")["decode_tokens_per_second"] > 0
+
+
+def test_split_encoders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = make_checkpoint("clip", "default", tmp_path / "checkpoints")
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(split_encoders=True, validate="none"))
+    assert measured(capsys, tmp_path / "out")["decode_tokens_per_second"] is None
 
 
 def test_errors_of_directories_that_cannot_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

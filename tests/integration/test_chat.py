@@ -22,6 +22,7 @@ from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.cli import main
 from onnxport.runtime.light import LightModel
+from tests.integration import tiny_models
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role[0] }} {{ message.content }} {% endfor %}"
@@ -111,11 +112,14 @@ def test_errors_of_directories_that_cannot_chat(
     assert "rejects the conversation: no users here" in capsys.readouterr().err
     (plain / "tokenizer.json").unlink()
     assert main(["chat", str(plain)]) == 1
+    assert "has no files that AutoTokenizer loads" in capsys.readouterr().err
+    (plain / "tokenizer_config.json").unlink()
+    assert main(["chat", str(plain)]) == 1
     assert "has no tokenizer.json" in capsys.readouterr().err
     checkpoint = make_checkpoint("gpt2", "sequence-classification", tmp_path)
     onnxport.export(checkpoint, tmp_path / "classifier", ExportOptions(validate="none"))
     assert main(["chat", str(tmp_path / "classifier")]) == 1
-    assert "exported for text-classification: onnxport chat needs a text decoder" in capsys.readouterr().err
+    assert "exported for text-classification: onnxport chat needs a decoder" in capsys.readouterr().err
 
 
 class Terminal:
@@ -179,7 +183,82 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends_the_conversation(directory: Path
             terminal.type("\x03")
             terminal.wait_for("[stopped]")
             terminal.wait_for("> ")
+        terminal.type("/image a.png\n")
+        terminal.wait_for("/image: the model takes text only")  # an error doesn't end the conversation
+        terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.process.wait(30) == 0
     finally:
         terminal.close()
+
+
+@pytest.fixture(scope="module")
+def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    parent = tmp_path_factory.mktemp("images")
+    tiny_models.image().save(parent / "a.png")
+    checkpoint = tiny_models.image_text_model(parent, "Llava")
+    return tiny_models.exported(checkpoint, "image-text-to-text-with-past")
+
+
+def test_a_conversation_about_images(
+    with_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import transformers
+
+    image = tiny_models.image()
+    say(monkeypatch, f"/image {with_images.parent / 'a.png'}", "what", "and now", "/new", "what")
+    assert main(["chat", str(with_images), "--max-new-tokens", "6", "--greedy"]) == 0
+    answers = capsys.readouterr().out.splitlines()
+    checkpoint = with_images.parent / "image_text_model-Llava"
+    original = transformers.pipeline("image-text-to-text", model=str(checkpoint), device="cpu")
+    with_image = [{"type": "image", "image": image}, {"type": "text", "text": "what"}]
+    turns: list[dict[str, Any]] = []
+    for content, found in zip((with_image, [{"type": "text", "text": "and now"}]), answers, strict=False):
+        turns.append({"role": "user", "content": content})
+        kwargs = {"max_new_tokens": 6, "do_sample": False}
+        (expected,) = original(text=list(turns), generate_kwargs=kwargs, return_full_text=False)
+        assert found == expected["generated_text"].strip()
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": found}]})
+    assert answers[2] != answers[0]  # the image belongs to the conversation that ended
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("/image none.png", "none.png: No such file"),
+        ("/image", "/image needs a file: /image FILE"),
+        ("/audio a.wav", "/audio: the model takes /image"),
+    ],
+)
+def test_files_that_cannot_be_added(
+    line: str, error: str, with_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, line, "what")
+    assert main(["chat", str(with_images)]) == 2
+    assert error in capsys.readouterr().err
+
+
+def test_a_text_decoder_takes_no_files(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "/image a.png")
+    assert main(["chat", str(directory)]) == 2
+    assert "/image: the model takes text only" in capsys.readouterr().err
+
+
+def test_settings_that_need_transformers_are_applied(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "beams"
+    shutil.copytree(directory, copy)
+    (copy / "generation_config.json").write_text('{"num_beams": 3, "pad_token_id": 0}')
+    say(monkeypatch, "hi")
+    assert main(["chat", str(copy), "--max-new-tokens", "6"]) == 0
+    import torch
+
+    model = onnxport.load(copy)
+    ids = torch.tensor([tokens(directory, "u hi a ")])
+    new_ids = model.generate(ids, max_new_tokens=6, num_beams=3)[0, ids.shape[1] :]
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert tokens(directory, captured.out.strip()) == [index for index in new_ids.tolist() if index > 2]

@@ -43,6 +43,34 @@ def test_the_directory_has_a_validation_report(bert: Path, tmp_path: Path) -> No
     assert remaining_files(tmp_path) == ["out"]
 
 
+def test_a_damaged_export_is_not_replaced(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "onnxport.json").write_text("{")
+    with pytest.raises(OutputError, match=r"onnxport\.json can't be read .*; remove the directory yourself"):
+        onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(force=True))
+    assert (tmp_path / "out" / "onnxport.json").read_text() == "{"
+    shutil.rmtree(tmp_path / "out")
+    onnxport.export(bert, tmp_path / "out", onnxport.ExportOptions(validate="none"))
+
+
+def test_progress_names_the_steps_of_tracing(gpt2: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+    options = onnxport.ExportOptions(validate="none", cache=False)
+    onnxport.export(gpt2, tmp_path / "out", options, progress=lambda stage, done: stages.append(stage))
+    assert list(dict.fromkeys(stages)) == [
+        "read the checkpoint",
+        "import PyTorch and Transformers",
+        "bind the weights",
+        "describe the model",
+        "trace model: capture the graph",
+        "trace model: convert it to ONNX",
+        "trace model: simplify it",
+        "stamp the layers of model",
+        "write model.onnx",
+        "write the manifest",
+    ]
+
+
 def test_one_decoder_graph_for_prefill_and_decode(gpt2: Path, tmp_path: Path) -> None:
     result = onnxport.export(gpt2, tmp_path / "out")
     assert result.manifest.task == "text-generation-with-past"

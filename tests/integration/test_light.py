@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +71,58 @@ def test_torch_and_transformers_are_not_needed(model_type: str, directories: dic
     model = onnxport.load(directories[model_type])
     tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
     expected = model.generate(**tensors, max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=1)
-    found = np.array(json.loads(done.stdout))
-    assert np.array_equal(found[:, :-1], expected.numpy()[:, :-1])  # BART's settings force the last token
+    np.testing.assert_array_equal(json.loads(done.stdout), expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("gpt2", {"min_new_tokens": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3}),
+        ("gpt2", {"min_length": 12, "suppress_tokens": [31], "bad_words_ids": [[20], [33, 33]]}),
+        ("gpt2", {"max_length": 13, "forced_eos_token_id": 5, "begin_suppress_tokens": [1, 2, 3]}),
+        ("bart", {"forced_bos_token_id": 9, "begin_suppress_tokens": [12], "no_repeat_ngram_size": 1}),
+        ("bart", {"min_length": 8, "max_length": 10, "forced_eos_token_id": 2, "repetition_penalty": 2.0}),
+    ],
+)
+def test_settings_of_the_checkpoint_are_applied(
+    model_type: str, settings: dict[str, Any], directories: dict[str, Path], tmp_path: Path
+) -> None:
+    directory = tmp_path / model_type
+    shutil.copytree(directories[model_type], directory)
+    file = directory / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    model = onnxport.load(directory)
+    lengths = {} if "max_length" in settings else {"max_new_tokens": 9}
+    tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
+    expected = model.generate(**tensors, **lengths)
+    unset = onnxport.load(directories[model_type]).generate(**tensors, max_new_tokens=9)
+    assert not torch.equal(expected, unset)
+    np.testing.assert_array_equal(LightModel(Directory(directory)).generate(inputs(), **lengths), expected.numpy())
+
+
+def test_settings_in_the_configuration_are_applied(directories: dict[str, Path], tmp_path: Path) -> None:
+    directory = tmp_path / "bart"
+    shutil.copytree(directories["bart"], directory, ignore=shutil.ignore_patterns("generation_config.json"))
+    file = directory / "config.json"
+    settings = {"no_repeat_ngram_size": 1, "forced_bos_token_id": 9, "forced_eos_token_id": 2}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
+    expected = onnxport.load(directory).generate(**tensors, max_new_tokens=8).numpy()
+    assert (expected[:, 1] == 9).all()
+    assert all(len(set(row)) == len(row) for row in expected[:, :-1].tolist())
+    np.testing.assert_array_equal(LightModel(Directory(directory)).generate(inputs(), max_new_tokens=8), expected)
+
+
+def test_settings_that_need_transformers_are_named_once(
+    directories: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(directories["gpt2"], tmp_path / "gpt2")
+    (tmp_path / "gpt2" / "generation_config.json").write_text(json.dumps({"num_beams": 3, "stop_strings": ["."]}))
+    model = LightModel(Directory(tmp_path / "gpt2"))
+    for _ in range(2):
+        model.generate(inputs(), max_new_tokens=2)
+    (record,) = caplog.records
+    assert "ignores the checkpoint's settings num_beams=3, stop_strings=['.']" in record.message
 
 
 def test_sampling_is_reproducible_with_a_seed(directories: dict[str, Path]) -> None:

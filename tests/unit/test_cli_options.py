@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -195,7 +196,7 @@ def test_export_makes_one_call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert calls == [("m", "out", ExportOptions(task="fill-mask"))]
     captured = capsys.readouterr()
     assert captured.out == '{"task": "fill-mask"}\n'
-    assert captured.err == "onnxport: trace model\nonnxport: write model\n"
+    assert re.fullmatch(r"onnxport: trace model \[\d+\.\d s\]\nonnxport: write model \[\d+\.\d s\]\n", captured.err)
     assert main(["export", "m", "out", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     status = "failed"

@@ -68,13 +68,15 @@ def test_warnings_are_silenced_and_restored(capsys: pytest.CaptureFixture[str]) 
     def verb() -> int:
         warnings.warn("noise", stacklevel=1)
         logging.getLogger("torch.onnx").warning("noise")
+        logging.getLogger("torch.export").error("noise")
+        logging.getLogger().critical("noise")
         logging.getLogger("onnxporter").warning("noise")
         own = logging.getLogger("own.handler")
         handler = logging.StreamHandler()
         own.addHandler(handler)
         own.warning("noise")
         own.removeHandler(handler)
-        assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "critical"
         return 0
 
     def state() -> tuple[object, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +88,22 @@ def test_stages_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
         show("validate", None)
     with progress_bar(quiet=True) as show:
         show("nothing", None)
-    assert capsys.readouterr() == ("", "onnxport: write model.onnx\nonnxport: validate\n")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    seconds = r"\[\d+\.\d s\]\n"
+    assert re.fullmatch(f"onnxport: write model.onnx {seconds}onnxport: validate {seconds}", captured.err)
+
+
+def test_a_long_stage_is_printed_again(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxport.cli._progress._FIRST_REMINDER", 0.05)
+    with progress_bar(quiet=False) as show:
+        show("trace model", None)
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert all(re.fullmatch(r"onnxport: trace model \[\d+\.\d s\]", line) for line in lines)
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
 
 
 def test_list_shows_the_results_of_the_matrix(capsys: pytest.CaptureFixture[str]) -> None:

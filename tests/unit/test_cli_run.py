@@ -133,6 +133,13 @@ def test_embeddings_and_similarities(make: Make, run: Callable[..., Any]) -> Non
     assert "similarity 1-2: 1.0000" in lines
 
 
+def test_a_zero_vector_has_no_similarity(make: Make, run: Callable[..., Any]) -> None:
+    parts = per_sequence(np.zeros((VOCABULARY, 4), dtype=np.float32), output="sentence_embedding")
+    values, lines = run(make("sentence-similarity", parts), "--text", "ab", "--text", "cd")
+    assert values["similarities"] == [[None, None], [None, None]]
+    assert lines[-1] == "similarity 1-2: undefined, an embedding is zero"
+
+
 def test_sentence_embeddings(make: Make, run: Callable[..., Any]) -> None:
     directory = make("sentence-similarity", per_sequence(EYE, output="sentence_embedding"))
     values, lines = run(directory, "--text", "ab", "--text", "ba", "--text", "cdefgh")
@@ -171,6 +178,14 @@ def test_fill_mask(make: Make, run: Callable[..., Any], fail: Callable[..., str]
     assert len(values[0][0]) == 5
     assert [line.partition(":")[0] for line in lines] == ["text 1, mask 1", "text 2, mask 1", "text 2, mask 2"]
     assert "put [MASK]" in fail(2, directory, "--text", "ab")
+
+
+def test_settings_of_generation_for_another_task(make: Make, fail: Callable[..., str]) -> None:
+    directory = make("fill-mask", per_token(EYE))
+    assert "--top-k can't be used with an export for fill-mask: leave it out" in fail(
+        2, directory, "--text", "[MASK]", "--top-k", "3"
+    )
+    assert "--question doesn't apply to fill-mask" in fail(2, directory, "--text", "[MASK]", "--question", "a")
 
 
 def test_token_ids_need_no_tokenizer(make: Make, run: Callable[..., Any], fail: Callable[..., str]) -> None:
@@ -313,13 +328,16 @@ def test_without_torch(
 ) -> None:
     names = {"0": "sad", "1": "glad", "2": "neither"}
     directory = make("text-classification", per_sequence(LOGITS), id2label=names)
-    monkeypatch.setattr("onnxport.cli._preprocess.find_spec", lambda name: None)
+    monkeypatch.setattr("onnxport.runtime.generators.find_spec", lambda name: None)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "transformers")]:
         monkeypatch.setitem(sys.modules, name, None)
     values, lines = run(directory, "--text", "ab", "--text", "abc")
     assert [result["top"][0][0]["label"] for result in values] == ["glad", "glad"]
     assert lines[1].startswith("glad 0.9")
-    assert "pip install 'onnxport[export]'" in fail(1, directory, "--image", "a.png")
+    assert "pip install 'onnxport[export]'" in fail(1, directory, "--text", "a", "--text-pair", "b")
+    assert "--image doesn't apply: the graphs for text-classification take --text" in fail(
+        2, directory, "--image", "a.png"
+    )
 
 
 def test_damaged_settings(make: Make, fail: Callable[..., str]) -> None:

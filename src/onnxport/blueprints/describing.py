@@ -84,6 +84,7 @@ def describe_draft(draft: Draft, checkpoint: Checkpoint, options: ExportOptions,
         UnsupportedError: the model can't be described for the task.
         OptionError: `description` isn't a file with a description.
     """
+    report("describe the model", None)
     try:
         if draft.reduction.stacks:
             try:

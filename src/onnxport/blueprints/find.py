@@ -67,6 +67,7 @@ class BlueprintSource:
             return self._describe()
 
     def _describe(self) -> Description:
+        self._report("import PyTorch and Transformers", None)
         from onnxport.blueprints.describing import describe_draft, description_of
         from onnxport.blueprints.draft import make_draft
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from onnxport._needs import MoreLayersNeededError, WeightsNeededError, translating_missing_values
@@ -22,6 +23,7 @@ from onnxport.errors import TraceError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.stamping import Layers, interleaved
 from onnxport.tracing import Traced, trace
+from onnxport.tracing._steps import reporting_steps
 from onnxport.tracing.layer_indices import watched_layer_indices
 from onnxport.tracing.originals import RefusedSizesError, try_sizes
 from onnxport.tracing.reduction import Reduction, TracedStack
@@ -88,14 +90,21 @@ def _trace_all(described: Described, options: GraphOptions, report: Progress) ->
     graphs = described.description.graphs
     full_graphs = []
     for index, graph in enumerate(graphs):
-        report(f"trace {graph.name}", index / len(graphs))
+        share = index / len(graphs)
+        name = f"trace {graph.name}"
         try:
-            traced = trace_with_few_layers(graph, described.draft, options)
+            with reporting_steps(partial(_report_step, report, name, share)):
+                traced = trace_with_few_layers(graph, described.draft, options)
+            report(f"stamp the layers of {graph.name}", share)
             full_graphs.append(stamp_to_full_depth(traced, described.draft))
         except MoreLayersNeededError as error:
-            report(f"trace {graph.name} with more layers", index / len(graphs))
-            full_graphs.append(trace_with_more_layers(index, described, error, options))
+            with reporting_steps(partial(_report_step, report, f"{name} with more layers", share)):
+                full_graphs.append(trace_with_more_layers(index, described, error, options))
     return tuple(full_graphs)
+
+
+def _report_step(report: Progress, stage: str, share: float, step: str) -> None:
+    report(f"{stage}: {step}", share)
 
 
 def stamp_to_full_depth(traced: TracedGraph, draft: Draft) -> FullGraph:

@@ -157,7 +157,7 @@ def open_manifest(directory: Path) -> Manifest:
     for component in manifest.components:
         for name in (component.file, *component.external_data):
             if not inside(directory, name, directory / FILE_NAME).is_file():
-                raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names")
+                raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names; export it again")
     check_links(directory)
     return manifest
 

@@ -57,7 +57,10 @@ def _check_replaceable(output: Path, directory: Path) -> None:
     try:
         manifest = read_manifest(directory)
     except CheckpointError as error:
-        raise OutputError(f"output {output} isn't replaced, its manifest can't be read: {error}") from error
+        raise OutputError(
+            f"output {output} isn't replaced: {FILE_NAME} can't be read ({error.__cause__ or error}), so that it isn't "
+            "known which files onnxport wrote; remove the directory yourself, or choose another path"
+        ) from error
     if manifest is None:
         raise OutputError(f"output {output} holds no {FILE_NAME}, so onnxport didn't write it; remove it yourself")
     if foreign := _foreign_files(directory, manifest):

@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    debug = "show warnings of other packages, and the traceback of an error"
+    debug = "show warnings and logs of other packages, and the traceback of an error"
     parser = argparse.ArgumentParser(
         prog="onnxport", description="Export Transformers checkpoints to validated ONNX directories."
     )

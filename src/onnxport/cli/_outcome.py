@@ -68,17 +68,17 @@ def print_error(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet_packages() -> Iterator[None]:
-    """Hide the warnings of other packages in a block, and print onnxport's warnings, one line each.
+    """Hide the warnings and logs of other packages in a block, and print onnxport's warnings, one line each.
 
-    Filters, handlers and the environment are restored afterwards.
+    Their errors are raised as well, and reported once. Filters, handlers and the environment are restored afterwards.
     """
-    name, before = "TRANSFORMERS_VERBOSITY", os.environ.get("TRANSFORMERS_VERBOSITY")
+    before = {name: os.environ.get(name) for name in _QUIET}
     logger, make_record = logging.getLogger("onnxport"), logging.getLogRecordFactory()
     handler = _WarningLine(logging.WARNING)
 
     def make_quiet_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         record = make_record(*arguments, **keywords)
-        if not f"{record.name}.".startswith("onnxport.") and record.levelno <= logging.WARNING:
+        if not f"{record.name}.".startswith("onnxport."):
             record.levelno = -1  # below the level of every handler, whichever package installed it
         return record
 
@@ -86,14 +86,20 @@ def quiet_packages() -> Iterator[None]:
         warnings.simplefilter("ignore")
         logging.setLogRecordFactory(make_quiet_record)
         logger.addHandler(handler)
-        os.environ.setdefault(name, "error")
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         try:
             yield
         finally:
             logger.removeHandler(handler)
             logging.setLogRecordFactory(make_record)
-            if before is None:
-                os.environ.pop(name, None)
+            for name, previous in before.items():
+                if previous is None:
+                    os.environ.pop(name, None)
+
+
+_QUIET = {"TRANSFORMERS_VERBOSITY": "critical", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+"""Environment variables that packages read when they are imported, to the values with which they print least."""
 
 
 class _WarningLine(logging.Handler):

@@ -1,18 +1,18 @@
-"""Make a graph's inputs from text, image and audio with the directory's tokenizer or processor."""
+"""Make a graph's inputs from text, images and audio with the directory's tokenizer or processor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport.cli._request import RunRequest
-from onnxport.errors import CheckpointNotFoundError, MissingDependencyError, OptionError
+from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.generators import has_transformers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, "NDArray[Any]"]
 
 
-def has_transformers() -> bool:
-    """Return whether torch and Transformers are installed."""
-    return find_spec("torch") is not None and find_spec("transformers") is not None
-
-
 def load(directory: Directory, auto_class: str) -> Any:
-    """Load a tokenizer, image processor, feature extractor or processor of an exported directory.
+    """Load a tokenizer, image processor or feature extractor of an exported directory.
 
     Args:
         directory: the exported directory.
@@ -42,15 +37,9 @@ def load(directory: Directory, auto_class: str) -> Any:
             f"{auto_class} needs torch and transformers: pip install 'onnxport[export]'; without them, onnxport run "
             "supports --text and --input-ids"
         )
-    from onnxport.runtime.pipelines import load_preprocessor
+    from onnxport.runtime.prompts import load_required
 
-    loaded, reason = load_preprocessor(auto_class, directory.path)
-    if loaded is None:
-        raise CheckpointNotFoundError(
-            f"{directory.path} has no files that {auto_class} loads ({reason}); text models also accept token ids with "
-            "--input-ids"
-        )
-    return loaded
+    return load_required(auto_class, directory)
 
 
 def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arrays:
@@ -73,16 +62,17 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
 
 
 def image_inputs(directory: Directory, request: RunRequest) -> Arrays:
-    """Preprocess the request's image, a batch of one."""
-    image = request.load_image()
-    return _arrays(load(directory, "AutoImageProcessor")(images=image, return_tensors="pt"))
+    """Preprocess the request's images, one batch."""
+    processor = load(directory, "AutoImageProcessor")
+    return _arrays(processor(images=list(request.load_images()), return_tensors="pt"))
 
 
 def audio_inputs(directory: Directory, request: RunRequest) -> Arrays:
-    """Preprocess the request's audio, a batch of one."""
+    """Preprocess the request's audio clips, one batch."""
     extractor = load(directory, "AutoFeatureExtractor")
-    audio = request.load_audio(extractor.sampling_rate)
-    return _arrays(extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="np"))
+    clips = list(request.load_audio(extractor.sampling_rate))
+    options: dict[str, Any] = {"padding": True} if len(clips) > 1 else {}
+    return _arrays(extractor(clips, sampling_rate=extractor.sampling_rate, return_tensors="np", **options))
 
 
 def _arrays(features: Mapping[str, Any]) -> Arrays:

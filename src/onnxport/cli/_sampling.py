@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxport.runtime.directory import Directory
 
 _SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
 
@@ -20,18 +24,28 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="random seed for sampling")
 
 
-def sampling_from(arguments: argparse.Namespace, *, max_new_tokens: int) -> dict[str, Any]:
-    """Return the parsed settings.
-
-    Args:
-        arguments: parsed arguments.
-        max_new_tokens: default of `--max-new-tokens`.
-    """
+def sampling_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the parsed settings: those that were passed."""
     settings = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name) is not None}
     samples = any(name in settings for name in ("temperature", "top_k", "top_p", "seed"))
     if arguments.greedy or samples:
         settings["do_sample"] = not arguments.greedy
-    return {"max_new_tokens": max_new_tokens, **settings}
+    return settings
+
+
+def with_length(settings: Mapping[str, Any], directory: Directory, max_new_tokens: int) -> dict[str, Any]:
+    """Return settings with a number of tokens, unless they or the directory's settings have one.
+
+    Args:
+        settings: settings of Transformers' `generate`.
+        directory: the exported directory.
+        max_new_tokens: the default.
+    """
+    from onnxport.runtime.sampling import directory_settings
+
+    defaults = directory_settings(directory.generation_config, directory.config)
+    has_length = any(defaults.get(name) is not None for name in ("max_new_tokens", "max_length"))
+    return dict(settings) if has_length else {"max_new_tokens": max_new_tokens, **settings}
 
 
 def positive_int(text: str) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport.cli import _preprocess
 from onnxport.cli._heads import multiple_choice, question_answering, softmax
+from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores
 from onnxport.cli._preprocess import Arrays
 from onnxport.cli._request import RunRequest, RunResult
 from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.generators import Prompt, has_transformers
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.load import pipeline
 from onnxport.runtime.tokenizer import DirectoryTokenizer
@@ -20,10 +22,7 @@ from onnxport.runtime.tokenizer import DirectoryTokenizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOP_K = 5
 _PAIR_TASKS = ("text-classification", "multiple-choice", "text-ranking")
-_FILE_INPUTS = {"pixel_values": "--image", "input_features": "--audio", "input_values": "--audio"}
-"""Graph inputs that are made from a file, to the option that names the file."""
 
 
 def run_task(directory: Directory, request: RunRequest) -> RunResult:
@@ -43,78 +42,73 @@ def run_task(directory: Directory, request: RunRequest) -> RunResult:
     if request.input_ids:
         ids = np.array([request.input_ids], dtype=np.int64)
         return _describe_outputs(directory, _run_graph(directory, {"input_ids": ids}))
-    if not _preprocess.has_transformers():
+    if not has_transformers():
         return _run_without_torch(directory, request)
-    return _TASKS.get(directory.task, _run_with_preprocessors)(directory, request)
+    if directory.task in PIPELINES and directory.has("model"):
+        fits = request.modalities <= PIPELINES[directory.task].takes
+        return run_pipeline(directory, request) if fits else _run_with_preprocessors(directory, request)
+    is_single = directory.has("model") or directory.has("text_model")
+    return _TASKS.get(directory.task, _run_with_preprocessors if is_single else _run_loaded)(directory, request)
+
+
+def recognize_speech(directory: Directory, request: RunRequest, settings: Mapping[str, Any]) -> RunResult:
+    """Transcribe or translate each audio clip, of any length, with Transformers' pipeline.
+
+    Args:
+        directory: an export for automatic speech recognition.
+        request: audio, and the language and task of Whisper.
+        settings: settings of Transformers' `generate`, and `seed`.
+
+    Raises:
+        OptionError: there is no audio, an option doesn't apply to the model, or the pipeline refuses a clip.
+        MissingDependencyError: torch or Transformers isn't installed.
+        CheckpointNotFoundError: the directory lacks a tokenizer or feature extractor.
+    """
+    if request.modalities != {"audio"} or request.text_pairs or request.question:
+        raise OptionError("speech recognition takes audio alone: pass it with --audio")
+    if not has_transformers():
+        raise MissingDependencyError("--audio needs torch and transformers: pip install 'onnxport[export]'")
+    named = {"language": request.language, "task": request.audio_task}
+    options = {**settings, **{name: value for name, value in named.items() if value is not None}}
+    is_whisper = "lang_to_id" in directory.generation_config
+    if len(options) > len(settings) and not is_whisper:
+        raise OptionError(
+            f"{directory.path}: its generation config has no languages (lang_to_id): leave out --language and --task, "
+            "which are for multilingual Whisper models"
+        )
+    if (seed := options.pop("seed", None)) is not None:
+        import torch
+
+        torch.manual_seed(seed)
+    return run_pipeline(directory, request, {"generate_kwargs": options} if options else {})
 
 
 def _check_request(directory: Directory, request: RunRequest) -> None:
     names = {name for item in directory.manifest.components for name in (spec.name for spec in item.inputs)}
     shown = ", ".join(sorted(name for name in names if not name.startswith("past_")))
-    options = {option for name, option in _FILE_INPUTS.items() if name in names}
+    request.check_files(directory.task, names)
     if request.text_pairs and directory.task not in _PAIR_TASKS:
         raise OptionError(f"--text-pair doesn't apply to {directory.task}, only to {' and '.join(_PAIR_TASKS)}")
-    if request.texts and options and "input_ids" not in names and not (request.image or request.audio):
-        raise OptionError(f"the graph has no text input, its inputs are {shown}: pass {options.pop()}")
-    if not (request.texts or request.input_ids or request.image or request.audio):
+    option = request.options_for(names)
+    is_labelled = directory.task.startswith("zero-shot")
+    if (request.texts or request.input_ids) and option and "input_ids" not in names and not is_labelled:
+        remedy = "leave the text out" if request.images or request.audio else f"pass {option}"
+        raise OptionError(f"the graph has no text input, its inputs are {shown}: {remedy}")
+    if request.question and directory.task != "question-answering":
+        raise OptionError(f"--question doesn't apply to {directory.task}, only to question-answering")
+    if not (request.texts or request.input_ids or request.images or request.audio):
         raise OptionError(f"pass --text, --input-ids, --image or --audio: the graph's inputs are {shown}")
-
-
-def _fill_mask(directory: Directory, request: RunRequest) -> RunResult:
-    """Return the most probable tokens at each mask token."""
-    pipe = pipeline("fill-mask", directory.path)
-    for text in request.texts:
-        if pipe.tokenizer.mask_token not in text:
-            raise OptionError(f"{text!r} has no mask: put {pipe.tokenizer.mask_token} in place of a token to predict")
-    predictions = [pipe(text, top_k=TOP_K, tokenizer_kwargs={"truncation": True}) for text in request.texts]
-    values = [masks if isinstance(masks[0], list) else [masks] for masks in predictions]
-    lines = [
-        f"text {row + 1}, mask {column + 1}: {_scores(best, 'token_str')}"
-        for row, masks in enumerate(values)
-        for column, best in enumerate(masks)
-    ]
-    return RunResult(lines, values)
-
-
-def _text_classification(directory: Directory, request: RunRequest) -> RunResult:
-    """Return the most probable classes of each text; the logit of a model with a single class."""
-    pipe = pipeline("text-classification", directory.path)
-    options: dict[str, object] = {"top_k": TOP_K, "truncation": True}
-    if pipe.model.config.num_labels == 1:
-        options["function_to_apply"] = "none"
-    inputs: Iterable[Any] = request.texts
-    if request.text_pairs:
-        pairs = zip(request.texts, request.text_pairs, strict=True)
-        inputs = [{"text": text, "text_pair": pair} for text, pair in pairs]
-    values = [pipe(item, **options) for item in inputs]
-    return RunResult([_scores(row, "label") for row in values], values)
-
-
-def _token_classification(directory: Directory, request: RunRequest) -> RunResult:
-    """Return the class of every token."""
-    pipe = pipeline("token-classification", directory.path, ignore_labels=[])
-    values = [[{**token, "score": float(token["score"])} for token in pipe(text)] for text in request.texts]
-    return RunResult([" ".join(f"{token['word']}/{token['entity']}" for token in row) for row in values], values)
-
-
-def _image_classification(directory: Directory, request: RunRequest) -> RunResult:
-    """Return the most probable classes of the image."""
-    image = request.load_image()
-    values = [pipeline("image-classification", directory.path)(image, top_k=TOP_K)]
-    return RunResult([_scores(row, "label") for row in values], values)
-
-
-def _audio_classification(directory: Directory, request: RunRequest) -> RunResult:
-    """Return the most probable classes of the audio clip."""
-    pipe = pipeline("audio-classification", directory.path)
-    values = [pipe(request.load_audio(pipe.feature_extractor.sampling_rate), top_k=TOP_K)]
-    return RunResult([_scores(row, "label") for row in values], values)
 
 
 def _feature_extraction(directory: Directory, request: RunRequest) -> RunResult:
     """Return each text's hidden states averaged over its tokens, and the cosine similarity of each pair."""
-    graph = directory.graph("model") if directory.has("model") else None
-    if graph is None or not request.texts or "pixel_values" in graph.inputs:
+    if not directory.has("model"):
+        return (
+            _run_with_preprocessors(directory, request)
+            if directory.has("text_model")
+            else _run_loaded(directory, request)
+        )
+    if not request.texts or "pixel_values" in directory.graph("model").inputs:
         return _run_with_preprocessors(directory, request)
     pipe = pipeline("feature-extraction", directory.path)
     states = [np.asarray(pipe(text, truncation=True)[0]) for text in request.texts]
@@ -171,23 +165,59 @@ def _text_ranking(directory: Directory, request: RunRequest) -> RunResult:
 
 
 def _run_with_preprocessors(directory: Directory, request: RunRequest) -> RunResult:
-    """Run the graph on the request's preprocessed text, image and audio, and show its outputs."""
-    feed: Arrays = {}
-    if request.texts:
-        feed |= _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
-    if request.image:
-        feed |= _preprocess.image_inputs(directory, request)
-    if request.audio:
-        feed |= _preprocess.audio_inputs(directory, request)
-    pixels, batch_size = feed.get("pixel_values"), max(len(array) for array in feed.values())
-    if pixels is not None and len(pixels) == 1 < batch_size:
-        feed["pixel_values"] = np.repeat(pixels, batch_size, axis=0)  # the graph has one batch axis for both
+    """Run the graph on the request's preprocessed text, images and audio, and show its outputs."""
+    names = directory.graph("model").inputs if directory.has("model") else {}
+    if missing := request.missing_options(names):
+        raise OptionError(f"the graph takes {', '.join(names)}: pass {' and '.join(sorted(missing))}, too")
+    feed: Arrays
+    if len(request.modalities) > 1:
+        feed = _joint_inputs(directory, request)
+    elif request.texts:
+        feed = _preprocess.token_inputs(_preprocess.load(directory, "AutoTokenizer"), request)
+    elif request.images:
+        feed = _preprocess.image_inputs(directory, request)
+    else:
+        feed = _preprocess.audio_inputs(directory, request)
+    batch_size = max(len(array) for array in feed.values())  # the graph has one batch axis for all inputs
+    feed = {name: np.repeat(array, batch_size, axis=0) if len(array) == 1 else array for name, array in feed.items()}
     return _describe_outputs(directory, _run_graph(directory, feed))
+
+
+def _joint_inputs(directory: Directory, request: RunRequest) -> Arrays:
+    """Preprocess text together with images or audio, as the directory's processor does."""
+    from onnxport.runtime.prompts import PromptEncoder
+
+    prompts = PromptEncoder(directory)
+    images = request.load_images() if request.images else ()
+    audio = request.load_audio(prompts.sampling_rate) if request.audio else ()
+    inputs = prompts.encode_batch(request.texts, Prompt(images=images, audio=audio))
+    return {name: np.asarray(value) for name, value in inputs.items()}
+
+
+def _run_loaded(directory: Directory, request: RunRequest) -> RunResult:
+    """Call the loaded model of several graphs with each prompt, and show its outputs."""
+    import torch
+
+    from onnxport.runtime.prompts import PromptEncoder
+    from onnxport.runtime.torch_model import torch_model
+
+    model = torch_model(directory)
+    prompts = PromptEncoder(directory, model.config)
+    images = request.load_images() if request.images else ()
+    audio = request.load_audio(prompts.sampling_rate) if request.audio else ()
+    results = []
+    for text in request.texts or ("",):
+        inputs = prompts.encode(Prompt(text, images, audio))
+        if directory.has("encoder_model") and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = torch.tensor([[directory.decoder_start_token_id]])
+        outputs = {name: value.numpy() for name, value in model(**inputs).items() if isinstance(value, torch.Tensor)}
+        results.append(_describe_outputs(directory, outputs))
+    return RunResult([line for result in results for line in result.lines], [result.values for result in results])
 
 
 def _run_without_torch(directory: Directory, request: RunRequest) -> RunResult:
     """Run the graph on each text with the torch-free tokenizer, and show its outputs."""
-    if request.image or request.audio or request.text_pairs or request.question:
+    if request.images or request.audio or request.text_pairs or request.question:
         raise MissingDependencyError(
             "--image, --audio, --text-pair and --question need torch and transformers: pip install 'onnxport[export]'"
         )
@@ -218,7 +248,7 @@ def _describe_outputs(directory: Directory, outputs: Arrays) -> RunResult:
         logits = outputs["logits"].reshape(-1, outputs["logits"].shape[-1])
         labels = (directory.config.get("id2label") or {}) if "classification" in directory.task else {}
         values["top"] = [_top(row, labels) for row in softmax(logits)]
-        lines += [_scores(row, "label") for row in values["top"]]
+        lines += [scores(row) for row in values["top"]]
     return RunResult(lines, values)
 
 
@@ -228,17 +258,25 @@ def _top(probabilities: NDArray[Any], labels: Mapping[str, str]) -> list[dict[st
 
 
 def _embeddings(name: str, vectors: NDArray[Any]) -> RunResult:
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    similarities = (unit @ unit.T).astype(float).round(4).tolist()
+    vectors = vectors.astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=1)
+    unit = vectors / np.where(norms == 0, 1, norms)[:, None]
+    cosines = (unit @ unit.T).round(4).tolist()
+    similarities = [
+        [cosines[i][j] if norms[i] and norms[j] else None for j in range(len(vectors))] for i in range(len(vectors))
+    ]
     lines = [f"{name} {list(vectors.shape)}"]
     lines += [f"text {i + 1}: {_first(row[:6].tolist())}" for i, row in enumerate(vectors)]
-    lines += [f"similarity {j + 1}-{i + 1}: {similarities[i][j]:.4f}" for i in range(len(vectors)) for j in range(i)]
+    lines += [
+        f"similarity {j + 1}-{i + 1}: {_cosine(similarities[i][j])}" for i in range(len(vectors)) for j in range(i)
+    ]
     embeddings = vectors.tolist()
     return RunResult(lines, {"shape": list(vectors.shape), "embeddings": embeddings, "similarities": similarities})
 
 
-def _scores(entries: Iterable[Mapping[str, Any]], name: str) -> str:
-    return ", ".join(f"{entry[name]} {entry['score']:.3f}" for entry in entries)
+def _cosine(value: float | None) -> str:
+    """Format a cosine similarity; None for a zero vector, which has no direction."""
+    return "undefined, an embedding is zero" if value is None else f"{value:.4f}"
 
 
 def _first(values: list[float]) -> str:
@@ -253,12 +291,7 @@ _TASKS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "feature-extraction": _feature_extraction,
     "sentence-similarity": _sentence_similarity,
     "text-ranking": _text_ranking,
-    "fill-mask": _fill_mask,
-    "text-classification": _text_classification,
-    "image-classification": _image_classification,
-    "audio-classification": _audio_classification,
-    "token-classification": _token_classification,
     "question-answering": question_answering,
     "multiple-choice": multiple_choice,
 }
-"""Tasks with a custom result; all others show the graph's outputs."""
+"""Tasks without a pipeline that have a result of their own; all others show the graph's outputs."""

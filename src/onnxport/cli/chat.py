@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.cli._outcome import DONE
-from onnxport.cli._sampling import add_sampling, positive_int, sampling_from
+from onnxport.cli._outcome import DONE, message_of, print_error
+from onnxport.cli._sampling import add_sampling, positive_int, sampling_from, with_length
 
 if TYPE_CHECKING:
-    from onnxport.runtime.light import LightModel
-    from onnxport.runtime.tokenizer import DirectoryTokenizer, Message
+    from onnxport.runtime.directory import Directory
+    from onnxport.runtime.generators import Generator, Prompt, Turn
 
 _DEFAULT_MAX_NEW_TOKENS = 512
 _HELP = "Ctrl-C stops an answer, Ctrl-D ends the conversation, /new starts another one."
+_COMMANDS = {"image": "/image", "audio": "/audio"}
+"""Modality to the command that adds a file to the next message."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,34 +31,122 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read messages and print answers until the input ends."""
-    from onnxport.errors import UnsupportedError
     from onnxport.runtime.directory import Directory
-    from onnxport.runtime.light import LightModel
+    from onnxport.runtime.generators import Prompt, Turn, open_generator
     from onnxport.runtime.settings import RunSettings
-    from onnxport.runtime.tokenizer import DirectoryTokenizer
 
     directory = Directory(arguments.directory, RunSettings(threads=arguments.threads))
-    model, tokenizer = LightModel(directory), DirectoryTokenizer(directory)
-    if not model.can_generate or not directory.has("model"):
-        raise UnsupportedError(
-            f"{directory.path} was exported for {directory.manifest.task}: onnxport chat needs a text decoder"
-        )
-    tokenizer.apply_chat_template([{"role": "user", "content": ""}])  # fails before the first question
-    directory.graph("model")
-    settings = sampling_from(arguments, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS)
-    system: list[Message] = [{"role": "system", "content": arguments.system}] if arguments.system else []
-    messages = list(system)
-    is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        sys.stderr.write(f"{_HELP}\n")
-    while (content := _read(is_terminal)) is not None:
-        if content == "/new":
-            messages = list(system)
-        elif content:
-            messages.append({"role": "user", "content": content})
-            answer = _answer(model, tokenizer, messages, settings)
-            messages.append({"role": "assistant", "content": answer})
+    _check_directory(directory)
+    generator = open_generator(directory)
+    system = [Turn("system", Prompt(arguments.system))] if arguments.system else []
+    generator.encode_chat([*system, Turn("user", Prompt("Hello"))])  # fails before the first question
+    for name in directory.component_names:
+        directory.graph(name)
+    settings = with_length(sampling_from(arguments), directory, _DEFAULT_MAX_NEW_TOKENS)
+    _Conversation(directory, generator, system, settings).talk()
     return DONE
+
+
+def _check_directory(directory: Directory) -> None:
+    from onnxport.errors import CheckpointNotFoundError, UnsupportedError
+    from onnxport.runtime.light import LightModel
+
+    if not any((directory.path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise CheckpointNotFoundError(
+            f"{directory.path} has no tokenizer.json, which onnxport chat needs: save the checkpoint's tokenizer in it"
+        )
+    if not LightModel(directory).can_generate or directory.has("encoder_model"):
+        raise UnsupportedError(
+            f"{directory.path} was exported for {directory.manifest.task}: onnxport chat needs a decoder of text, "
+            "images or audio that generates"
+        )
+
+
+@dataclass
+class _Conversation:
+    """Hold a conversation.
+
+    Attributes:
+        directory: the exported directory.
+        generator: generates the answers.
+        system: the system message, or nothing.
+        settings: settings of Transformers' `generate`, and `seed`.
+        turns: the messages so far.
+        attached: images and audio clips of the next message.
+    """
+
+    directory: Directory
+    generator: Generator
+    system: list[Turn]
+    settings: dict[str, Any]
+    turns: list[Turn] = field(init=False)
+    attached: Prompt = field(init=False)
+
+    def talk(self) -> None:
+        """Answer each message of standard input.
+
+        Raises:
+            OnnxportError: a message can't be answered, and standard input isn't a terminal.
+        """
+        from onnxport.errors import OnnxportError
+
+        is_terminal = sys.stdin.isatty()
+        if is_terminal:
+            files = "".join(f" {command} FILE adds a file to the next message." for command in self._commands())
+            sys.stderr.write(f"{_HELP}{files}\n")
+        self._restart()
+        while (content := _read(is_terminal)) is not None:
+            try:
+                self._take(content)
+            except OnnxportError as error:
+                if not is_terminal:
+                    raise
+                print_error(message_of(error))
+
+    def _restart(self) -> None:
+        from onnxport.runtime.generators import Prompt
+
+        self.turns, self.attached = list(self.system), Prompt()
+
+    def _commands(self) -> list[str]:
+        names = {modality.name for modality in self.directory.modalities}
+        return [command for name, command in _COMMANDS.items() if name in names]
+
+    def _take(self, content: str) -> None:
+        """Obey a command, or answer a message."""
+        from onnxport.runtime.generators import Prompt, Turn
+
+        command, _, path = content.partition(" ")
+        if content == "/new":
+            self._restart()
+        elif command in _COMMANDS.values():
+            self._attach(command, path.strip())
+        elif content:
+            prompt = replace(self.attached, text=content)
+            turns = [*self.turns, Turn("user", prompt)]
+            inputs = self.generator.encode_chat(turns)
+            self.attached = Prompt()
+            self.turns = [*turns, Turn("assistant", Prompt(_answer(self.generator, inputs, self.settings)))]
+
+    def _attach(self, command: str, path: str) -> None:
+        """Add an image or an audio file to the next message.
+
+        Raises:
+            OptionError: the model doesn't take it, or the file can't be read.
+        """
+        from onnxport.cli._request import RunRequest
+        from onnxport.errors import OptionError
+
+        if command not in self._commands():
+            raise OptionError(f"{command}: the model takes {' and '.join(self._commands()) or 'text only'}")
+        if not path:
+            raise OptionError(f"{command} needs a file: {command} FILE")
+        if command == _COMMANDS["image"]:
+            images = RunRequest(images=(path,)).load_images()
+            self.attached = replace(self.attached, images=self.attached.images + images)
+        else:
+            clips = RunRequest(audio=(path,)).load_audio(self.generator.sampling_rate)
+            self.attached = replace(self.attached, audio=self.attached.audio + clips)
 
 
 def _read(is_terminal: bool) -> str | None:
@@ -67,18 +159,19 @@ def _read(is_terminal: bool) -> str | None:
         return None
 
 
-def _answer(model: LightModel, tokenizer: DirectoryTokenizer, messages: list[Message], settings: dict[str, Any]) -> str:
+def _answer(generator: Generator, inputs: Mapping[str, Any], settings: dict[str, Any]) -> str:
     """Print an answer token by token and return it, or the part that was generated before Ctrl-C."""
     from onnxport.cli._generation import write
 
-    answer = ""
+    pieces: list[str] = []
+
+    def show(piece: str) -> None:
+        pieces.append(piece)
+        write(piece)
+
     try:
-        inputs = tokenizer.encode([tokenizer.apply_chat_template(messages)], add_special_tokens=False)
-        _, steps = model.stream(inputs, **settings)
-        for piece in tokenizer.decode_stream(int(step[0]) for step in steps):
-            answer += piece
-            write(piece)
+        generator.generate(inputs, settings, show)
     except KeyboardInterrupt:
         sys.stderr.write(" [stopped]")
     write("\n")
-    return answer
+    return "".join(pieces)

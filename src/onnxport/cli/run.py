@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from onnxport.cli._outcome import DONE
-from onnxport.cli._sampling import add_sampling, sampling_from
+from onnxport.cli._sampling import add_sampling, sampling_from, with_length
+from onnxport.errors import OptionError
+
+if TYPE_CHECKING:
+    from onnxport.cli._request import RunRequest, RunResult
+    from onnxport.runtime.directory import Directory
 
 _DEFAULT_MAX_NEW_TOKENS = 20
+_SPEECH = "automatic-speech-recognition"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text-pair", action="append", default=[], metavar="TEXT", help="second sequence of each --text")
     add("--question", metavar="TEXT", help="question about the context (question answering)")
     add("--context", dest="text", action="append", metavar="TEXT", help="context of the question: the same as --text")
-    add("--image", metavar="FILE", help="input image")
-    add("--audio", metavar="FILE", help="input audio: WAV, FLAC, Ogg or MP3, of any sampling rate")
+    add("--image", action="append", default=[], metavar="FILE", help="input image; repeat it for several")
+    text = "input audio: WAV, FLAC, Ogg or MP3, of any sampling rate; repeat it for several"
+    add("--audio", action="append", default=[], metavar="FILE", help=text)
     add("--input-ids", type=_token_ids, default=(), metavar="ID,ID,...", help="token ids instead of text")
+    add("--language", metavar="NAME", help="language of the audio, such as en (Whisper; detected by default)")
+    text = "write down the audio, or translate it to English (Whisper; default: the checkpoint's)"
+    add("--task", dest="audio_task", choices=("transcribe", "translate"), help=text)
+    add("--source-language", metavar="CODE", help="language of the text, as the tokenizer names it (translators)")
+    add("--target-language", metavar="CODE", help="language to translate to, as the tokenizer names it (translators)")
     add_sampling(parser)
     add("--stream", action="store_true", help="print generated text token by token")
     add("--json", action="store_true", help="print JSON")
@@ -28,32 +41,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the model, and print the result."""
-    from onnxport.cli._generation import generate
     from onnxport.cli._rendering import print_json, print_line
     from onnxport.cli._request import RunRequest
-    from onnxport.cli._tasks import run_task
     from onnxport.runtime.directory import Directory
-    from onnxport.runtime.light import LightModel
 
     request = RunRequest(
         texts=tuple(arguments.text),
         text_pairs=tuple(arguments.text_pair),
         question=arguments.question,
-        image=arguments.image,
-        audio=arguments.audio,
+        images=tuple(arguments.image),
+        audio=tuple(arguments.audio),
         input_ids=arguments.input_ids,
+        language=arguments.language,
+        audio_task=arguments.audio_task,
+        source_language=arguments.source_language,
+        target_language=arguments.target_language,
     )
     directory = Directory(arguments.directory)
-    if LightModel(directory).can_generate:
-        settings = sampling_from(arguments, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS)
-        result = generate(directory, request, settings, stream=arguments.stream and not arguments.json)
-    else:
-        result = run_task(directory, request)
+    stream = arguments.stream and not arguments.json
+    result = _run(directory, request, sampling_from(arguments), stream=stream)
     if arguments.json:
         print_json(result.values)
     elif result.lines:
         print_line("\n".join(result.lines))
     return DONE
+
+
+def _run(directory: Directory, request: RunRequest, settings: dict[str, Any], *, stream: bool) -> RunResult:
+    from onnxport.cli._generation import generate
+    from onnxport.cli._tasks import recognize_speech, run_task
+    from onnxport.runtime.light import LightModel
+
+    generates = LightModel(directory).can_generate
+    is_speech = directory.task == _SPEECH and not request.input_ids
+    _check_options(directory, request, settings, generates=generates, is_speech=is_speech)
+    if is_speech:
+        return recognize_speech(directory, request, settings)
+    if generates:
+        return generate(directory, request, with_length(settings, directory, _DEFAULT_MAX_NEW_TOKENS), stream=stream)
+    return run_task(directory, request)
+
+
+def _check_options(
+    directory: Directory, request: RunRequest, settings: dict[str, Any], *, generates: bool, is_speech: bool
+) -> None:
+    """Check that the options apply.
+
+    Raises:
+        OptionError: one doesn't apply to the directory's task.
+    """
+    speech = {"--language": request.language, "--task": request.audio_task}
+    translation = {"--source-language": request.source_language, "--target-language": request.target_language}
+    sampling = {f"--{name.replace('_', '-')}": value for name, value in settings.items() if name != "do_sample"}
+    if "do_sample" in settings and not settings["do_sample"]:
+        sampling["--greedy"] = True
+    unused = {**({} if generates and is_speech else speech), **({} if generates and not is_speech else translation)}
+    unused |= {} if generates else sampling
+    names = [name for name, value in unused.items() if value is not None]
+    if names:
+        raise OptionError(f"{', '.join(names)} can't be used with an export for {directory.task}: leave it out")
 
 
 def _token_ids(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.errors import UnsupportedError
-from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.decoder import Decoder, DecoderCache
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.light import LightModel, complete_inputs, encode_for_decoder
+from onnxport.runtime.modalities import embed_and_merge
 from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Workload:
 
 
 def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measurements:
-    """Measure a directory on synthetic inputs.
+    """Measure a directory on synthetic inputs: a decoder on text, also if it takes images or audio.
 
     Raises:
         CheckpointNotFoundError: the directory wasn't written by onnxport.
@@ -73,48 +74,58 @@ def bench(path: str | Path, workload: Workload, settings: RunSettings) -> Measur
     start = time.perf_counter()
     directory = Directory(path, settings)
     model = LightModel(directory)
-    graphs = {name: directory.graph(name) for name in directory.component_names}
+    for name in directory.component_names:
+        directory.graph(name)
     load_seconds = time.perf_counter() - start
-    if directory.has("embed_tokens"):
-        raise UnsupportedError(
-            f"{path} is a multimodal model: onnxport bench has no synthetic prompts with placeholders"
-        )
-    if model.can_generate:
-        return _measure_generation(graphs, workload, load_seconds)
-    if "model" not in graphs:
-        raise UnsupportedError(
-            f"{path} has the graphs {', '.join(graphs)}, which onnxport bench can't run separately: pass a directory "
-            "with a graph named model"
-        )
-    return _measure_runs(graphs["model"], workload, load_seconds)
+    if directory.has("decoder_model_merged") or model.can_generate:
+        return _measure_generation(directory, workload, load_seconds)
+    return _measure_runs(directory, workload, load_seconds)
 
 
-def _measure_runs(graph: Graph, workload: Workload, load_seconds: float) -> Measurements:
-    inputs = complete_inputs(graph, _synthetic_inputs(graph, workload))
-    graph.run(inputs)  # warm-up
-    times = [_seconds(lambda: graph.run(inputs)) for _ in range(workload.new_tokens)]
+def _measure_runs(directory: Directory, workload: Workload, load_seconds: float) -> Measurements:
+    """Measure runs of all graphs, one after another."""
+    graphs, sizes = [directory.graph(name) for name in directory.component_names], _image_size(directory)
+    feeds = [(graph, complete_inputs(graph, _synthetic_inputs(graph, workload, sizes))) for graph in graphs]
+
+    def run() -> None:
+        for graph, feed in feeds:
+            graph.run(feed)
+
+    run()  # warm-up
+    times = [_seconds(run) for _ in range(workload.new_tokens)]
     return Measurements(load_seconds, 0, None, None, _percentiles(times), None, _peak_memory())
 
 
-def _measure_generation(graphs: dict[str, Graph], workload: Workload, load_seconds: float) -> Measurements:
-    merged = graphs.get("decoder_model_merged")
-    decoder = Decoder(merged or graphs["model"])
+def _measure_generation(directory: Directory, workload: Workload, load_seconds: float) -> Measurements:
+    merged = directory.graph("decoder_model_merged") if directory.has("decoder_model_merged") else None
+    decoder = Decoder(merged or directory.graph("model"))
     encoder_outputs: dict[str, Any] = {}
     prompt_tokens = workload.prompt_tokens
-    if merged is not None:
-        encoder = graphs["encoder_model"]
-        encoder_outputs = encode_for_decoder(encoder, _synthetic_inputs(encoder, workload), merged)
+    if merged is not None and directory.has("encoder_model"):
+        encoder = directory.graph("encoder_model")
+        encoder_outputs = encode_for_decoder(
+            encoder, _synthetic_inputs(encoder, workload, _image_size(directory)), merged
+        )
         prompt_tokens = 1
-    tokens = np.ones((workload.batch_size, prompt_tokens), dtype=np.int64)
-    token = tokens[:, :1]
+    has_embeddings = directory.has("embed_tokens")
+
+    def step(token_ids: NDArray[Any], cache: DecoderCache) -> None:
+        feed = embed_and_merge(directory, token_ids, ()) if has_embeddings else {"input_ids": token_ids}
+        decoder.step({**feed, **encoder_outputs}, cache)
+
+    prompt = np.ones((workload.batch_size, prompt_tokens), dtype=np.int64)
     for _ in range(2):  # the first pass is the warm-up
         cache = decoder.empty_cache(workload.batch_size)
-        prefill = _seconds(lambda: decoder.step({"input_ids": tokens, **encoder_outputs}, cache))  # noqa: B023
+        prefill = _seconds(lambda: step(prompt, cache))  # noqa: B023
         steps, session_seconds = [], []
-        for _ in range(workload.new_tokens):
-            before = decoder.graph.seconds
-            steps.append(_seconds(lambda: decoder.step({"input_ids": token, **encoder_outputs}, cache)))  # noqa: B023
-            session_seconds.append(decoder.graph.seconds - before)
+        for count in range(1, workload.new_tokens + 1):
+            before = _session_seconds(directory)
+            if decoder.has_cache:
+                steps.append(_seconds(lambda: step(prompt[:, :1], cache)))  # noqa: B023
+            else:  # the whole sequence is recomputed in every step
+                whole = np.ones((workload.batch_size, prompt_tokens + count), dtype=np.int64)
+                steps.append(_seconds(lambda: step(whole, decoder.empty_cache(workload.batch_size))))  # noqa: B023
+            session_seconds.append(_session_seconds(directory) - before)
     return Measurements(
         load_seconds=load_seconds,
         prompt_tokens=prompt_tokens,
@@ -126,19 +137,25 @@ def _measure_generation(graphs: dict[str, Graph], workload: Workload, load_secon
     )
 
 
-def _synthetic_inputs(graph: Graph, workload: Workload) -> dict[str, NDArray[Any]]:
+def _session_seconds(directory: Directory) -> float:
+    """Return the time spent inside ONNX Runtime so far, in seconds."""
+    return sum(directory.graph(name).seconds for name in directory.component_names)
+
+
+def _synthetic_inputs(graph: Graph, workload: Workload, image_size: Mapping[str, int]) -> dict[str, NDArray[Any]]:
     """Return main inputs of the workload's size: ones for integer inputs, 0.1 for floating-point ones.
 
     Raises:
         UnsupportedError: the graph has no main input.
     """
+    sizes = {**_AXIS_SIZES, **image_size}
     inputs: dict[str, NDArray[Any]] = {}
     for name, spec in graph.inputs.items():
         if "." in name or "mask" in name or name in ("position_ids", "token_type_ids"):
             continue
         shape = []
         for axis in spec.axes:
-            size = axis if isinstance(axis, int) else _AXIS_SIZES.get(axis, workload.prompt_tokens)
+            size = axis if isinstance(axis, int) else sizes.get(axis, workload.prompt_tokens)
             shape.append(workload.batch_size if isinstance(axis, str) and "batch" in axis else size)
         integer = np.dtype(spec.dtype).kind in "iub"
         inputs[name] = np.ones(shape, spec.dtype) if integer else np.full(shape, 0.1, spec.dtype)
@@ -149,8 +166,25 @@ def _synthetic_inputs(graph: Graph, workload: Workload) -> dict[str, NDArray[Any
     return inputs
 
 
-_AXIS_SIZES = {"height": 224, "width": 224, "num_choices": 2, "audio_sequence": 16_000}
+_AXIS_SIZES = {"num_choices": 2, "audio_sequence": 16_000}
 """Sizes of dynamic axes that aren't sequences of tokens."""
+_IMAGE_SIZE = 224
+
+
+def _image_size(directory: Directory) -> dict[str, int]:
+    """Return height and width of the images that the directory's preprocessor makes, or that the model is made for."""
+    config = directory.config
+    preprocessor = directory.read("preprocessor_config.json")
+    preprocessor = preprocessor or directory.read("processor_config.json").get("image_processor") or {}
+    sizes = [preprocessor.get("crop_size"), preprocessor.get("size"), config.get("image_size")]
+    sizes.append((config.get("vision_config") or {}).get("image_size"))
+    for size in sizes:
+        if isinstance(size, dict):
+            size = [size.get("height"), size.get("width")] if "height" in size else size.get("shortest_edge")
+        height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+        if isinstance(height, int) and isinstance(width, int):
+            return {"height": height, "width": width}
+    return {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
 
 
 def _seconds(function: Callable[[], object]) -> float:

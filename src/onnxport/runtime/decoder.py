@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _CROSS_ATTENTION = ".encoder."
 """Part of the names of cross-attention keys and values, which are computed in the first step and don't change."""
+MROPE_RANK = 3
+"""Rank of `position_ids` in models with multimodal rotary embeddings: [3, batch, tokens], for time, height, width."""
 _LENGTH_AXIS = 2
 """Sequence axis of keys and values."""
 
@@ -174,7 +176,10 @@ class Decoder:
             inputs["attention_mask"] = no_padding
         if "position_ids" in self.graph.inputs and inputs.get("position_ids") is None:
             mask = inputs.get("attention_mask")
-            inputs["position_ids"] = position_ids(no_padding if mask is None else mask, tokens - prefix)
+            counted = position_ids(no_padding if mask is None else mask, tokens - prefix)
+            axes = self.graph.inputs["position_ids"].axes
+            is_mrope = len(axes) == MROPE_RANK  # the same position for each of time, height and width in text
+            inputs["position_ids"] = np.broadcast_to(counted, (int(axes[0]), *counted.shape)) if is_mrope else counted
         for name in self.token_inputs:
             inputs.setdefault(name, np.zeros((cache.batch_size, tokens), dtype=self.graph.inputs[name].dtype))
         if cache.prefix:

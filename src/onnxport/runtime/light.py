@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +13,22 @@ from onnxport.description.components import SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
-from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.decoder import MROPE_RANK, Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
 from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, embed_and_merge, encode
-from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps
+from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps, directory_settings, unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+logger = logging.getLogger(__name__)
 
 Arrays = dict[str, "NDArray[Any]"]
 
 _ENCODER, _DECODER, _MODEL = "encoder_model", "decoder_model_merged", "model"
 _TEXT_MODEL, _EMBED_TOKENS = "text_model", "embed_tokens"
 _ENCODER_MASK = "encoder_attention_mask"
-_MROPE_RANK = 3
-"""Rank of `position_ids` in models with multimodal rotary embeddings: [3, batch, tokens], for time, height, width."""
 
 
 class LightModel:
@@ -39,6 +40,7 @@ class LightModel:
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
+        self._has_warned = False
 
     def __call__(self, **inputs: ArrayLike | None) -> Arrays:
         """Run the graph once or, with split encoders, each whose main input is passed.
@@ -60,15 +62,17 @@ class LightModel:
             return run_split_encoders(self.directory, inputs)
         if not self.directory.has(_MODEL):
             names = ", ".join(self.directory.component_names)
-            raise UnsupportedError(f"{self.directory.path} has several graphs ({names}); call generate")
+            remedy = "call generate" if self.can_generate else "run them one by one in ONNX Runtime"
+            raise UnsupportedError(f"{self.directory.path} has several graphs ({names}); {remedy}")
         graph = self.directory.graph(_MODEL)
         return {name: to_array(value) for name, value in graph.run(complete_inputs(graph, inputs)).items()}
 
     @property
     def can_generate(self) -> bool:
-        """Whether the directory was exported with a generation task."""
-        if self.directory.has(_DECODER):
-            return True
+        """Whether the directory was exported with a generation task: a decoder returns logits."""
+        for component in self.directory.manifest.components:
+            if component.name == _DECODER:
+                return any(output.name == "logits" for output in component.outputs)
         return self.directory.task == "text-generation" and self.directory.has(_MODEL)
 
     def generate(self, inputs: Mapping[str, ArrayLike] | None = None, **settings: Any) -> NDArray[Any]:
@@ -99,10 +103,8 @@ class LightModel:
             raise UnsupportedError(
                 f"{self.directory.path} was exported for {self.directory.task}, which doesn't generate"
             )
-        config = {**self.directory.config, **self.directory.generation_config}
-        config["eos_token_id"] = self.directory.setting("eos_token_id")
-        generation = GenerationSettings.from_defaults(config, settings)
         check_arguments(self.directory, inputs, ("attention_mask", "decoder_input_ids"))
+        generation = self._settings(settings)
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         graph = self.directory.graph(_DECODER if self.directory.has(_DECODER) else _MODEL)
         decoder = Decoder(graph, self.directory.manifest.reread_length)
@@ -119,14 +121,28 @@ class LightModel:
         embed = self._embedder(decoder, arrays) if self.directory.has(_EMBED_TOKENS) else _token_ids
         return start, _steps(decoder, start, mask, encoder_outputs, embed, generation)
 
+    def _settings(self, overrides: Mapping[str, Any]) -> GenerationSettings:
+        """Return the directory's settings with overrides; warn once of those that aren't supported."""
+        defaults = directory_settings(self.directory.generation_config, self.directory.config)
+        defaults |= {name: self.directory.setting(name) for name in ("eos_token_id", "pad_token_id")}
+        ignored = unsupported({**defaults, **overrides})
+        if ignored and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: generation without torch ignores the checkpoint's settings %s; install onnxport[export] for them",
+                self.directory.path,
+                ", ".join(ignored),
+            )
+        return GenerationSettings.from_defaults(defaults, overrides)
+
     def _embedder(self, decoder: Decoder, arrays: Arrays) -> EmbedTokens:
         """Return the function from token ids to the decoder's inputs; its first call merges images and audio."""
-        if is_mrope(decoder.graph.inputs.get("position_ids")):
-            raise UnsupportedError(
-                f"{self.directory.path}: Transformers computes the model's multimodal rotary position ids (M-RoPE); "
-                "install torch and transformers to generate with it: pip install 'onnxport[export]'"
-            )
         features = encode(self.directory, self.directory.modalities, arrays)
+        if features and is_mrope(decoder.graph.inputs.get("position_ids")):
+            raise UnsupportedError(
+                f"{self.directory.path}: Transformers computes the multimodal rotary position ids (M-RoPE) of images; "
+                "install torch and transformers to generate from them: pip install 'onnxport[export]'"
+            )
         token_types = next((arrays[name] for name in TOKEN_TYPES if name in arrays), None)
         marks = arrays.get(POSITION_MASK)
 
@@ -159,7 +175,7 @@ EmbedTokens = Callable[["NDArray[Any]"], Arrays]
 
 def is_mrope(position_ids: TensorSpec | None) -> bool:
     """Return whether a decoder's `position_ids` are for multimodal rotary embeddings, [3, batch, tokens]."""
-    return position_ids is not None and len(position_ids.axes) == _MROPE_RANK
+    return position_ids is not None and len(position_ids.axes) == MROPE_RANK
 
 
 def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], decoder: Graph) -> Arrays:
@@ -268,9 +284,9 @@ def _steps(
         embed: maps token ids to the decoder's inputs.
         settings: greedy decoding or sampling, and when to stop.
     """
-    sampler, tokens = TokenSampler(settings, start), start
+    sampler, tokens = TokenSampler(settings, start, mask), start
     cache = decoder.empty_cache(len(start))
-    for _ in range(settings.max_new_tokens):
+    while True:
         if decoder.is_stale(cache, cache.length - cache.prefix + tokens.shape[1]):
             cache, tokens = decoder.empty_cache(len(start)), sampler.token_ids
         feed = {**embed(tokens), **(encoder_outputs if mask is None else {"attention_mask": mask})}

@@ -157,12 +157,10 @@ class GenerativeModel(OnnxModel):
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
         self._decoder = Decoder(directory.graph(self.decoder_name), directory.manifest.reread_length)
-        has_file = (directory.path / "generation_config.json").is_file()
-        self.generation_config = (
-            GenerationConfig.from_pretrained(directory.path, local_files_only=True)
-            if has_file
-            else GenerationConfig.from_model_config(config)
-        )
+        if (directory.path / "generation_config.json").is_file():
+            self.generation_config = GenerationConfig.from_pretrained(directory.path, local_files_only=True)
+        else:  # a configuration's class drops the settings of `generate` that the file has
+            self.generation_config = GenerationConfig.from_model_config({**config.to_dict(), **directory.config})
         # Training leaves these in configurations: without the cache, each token would cost as all before it.
         self.generation_config.use_cache = self._decoder.has_cache
         self.generation_config.output_attentions = self.generation_config.output_hidden_states = False

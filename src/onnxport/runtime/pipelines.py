@@ -107,7 +107,7 @@ def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> 
     if loaded is None and required:
         raise CheckpointNotFoundError(
             f"{path} has no {name.replace('_', ' ')}, which a pipeline for {task} needs ({reason}); "
-            f"save the checkpoint's to the directory, or pass {name}="
+            f"save the checkpoint's to the directory, or pass {name}= to onnxport.pipeline"
         )
     return loaded
 

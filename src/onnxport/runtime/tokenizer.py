@@ -50,6 +50,11 @@ class DirectoryTokenizer:
         """Id of the tokenizer's end-of-sequence token; None if it has none."""
         return self._special_token_id("eos_token")
 
+    @property
+    def added_tokens(self) -> list[str]:
+        """Special tokens and other tokens that were added to the vocabulary."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> dict[str, NDArray[np.int64]]:
         """Tokenize texts as one batch.
 
@@ -62,7 +67,8 @@ class DirectoryTokenizer:
         """
         rows = [self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids for text in texts]
         length = max(map(len, rows))
-        pad = self._special_token_id("pad_token") or self.eos_token_id or 0
+        found = (self._special_token_id("pad_token"), self.eos_token_id)
+        pad = next((index for index in found if index is not None), 0)
         ids = np.array([[pad] * (length - len(row)) + row for row in rows], dtype=np.int64)
         mask = np.array([[0] * (length - len(row)) + [1] * len(row) for row in rows], dtype=np.int64)
         return {"input_ids": ids, "attention_mask": mask}
@@ -120,10 +126,14 @@ class DirectoryTokenizer:
         value = self._config.get(name) or self._directory.read("special_tokens_map.json").get(name)
         return value.get("content") if isinstance(value, dict) else value
 
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token; None if the vocabulary doesn't have it."""
+        index = self._tokenizer.token_to_id(token)
+        return None if index is None else int(index)
+
     def _special_token_id(self, name: str) -> int | None:
         token = self._special_token(name)
-        index = self._tokenizer.token_to_id(token) if token else None
-        return None if index is None else int(index)
+        return self.token_id(token) if token else None
 
     def _find_chat_template(self) -> str | None:
         file: Path = self._directory.path / "chat_template.jinja"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from onnxport.tracing._steps import begin_step
 from onnxport.tracing.scope import capturing
 from onnxport.weights.parameters import ParameterTensor
 
@@ -56,6 +57,7 @@ def capture(
 
     shapes = {name: dict.fromkeys(dynamic[name], Dim.AUTO) for name in inputs}
     config = EngineConfig(dynamic_shapes=shapes, opset_version=opset, optimize=False)
+    begin_step("capture the graph")
     with capturing(model):
         exporter = _exporter_class()()
         program = exporter.export(model, dict(inputs), config).program
@@ -79,6 +81,7 @@ def _exporter_class() -> Any:
 
         def export_program(self, *arguments: Any, **named: Any) -> Any:
             exported, metadata = super().export_program(*arguments, **named)
+            begin_step("convert it to ONNX")
             limits = dict(_limits(exported))
             self.min_sizes = {axis: lower for axis, (lower, _) in limits.items()}
             self.max_sizes = {axis: upper for axis, (_, upper) in limits.items() if upper < _UNLIMITED}

@@ -23,6 +23,7 @@ from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import evaluating, patching
 from onnxport.tracing._capture import capture
 from onnxport.tracing._names import name_graph
+from onnxport.tracing._steps import begin_step
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -90,6 +91,7 @@ def trace(
             captured = capture(model, inputs, dynamic, opset)
         finally:
             config.restore_ops()
+    begin_step("simplify it")
     graph_model = captured.graph
     name_graph(graph_model.graph, signature, list(layout.flat))
     ReadSizesFromFirstInputPass()(graph_model)
