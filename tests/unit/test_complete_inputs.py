@@ -12,7 +12,8 @@ from onnxport.runtime.light import complete_inputs
 
 
 def graph(**inputs: tuple[str, tuple[int | str, ...]]) -> Any:
-    return SimpleNamespace(inputs={name: TensorSpec(name, dtype, axes) for name, (dtype, axes) in inputs.items()})
+    specs = {name: TensorSpec(name, dtype, axes) for name, (dtype, axes) in inputs.items()}
+    return SimpleNamespace(inputs=specs, defaults={})
 
 
 def test_token_inputs() -> None:
@@ -78,3 +79,14 @@ def test_a_mask_without_padding() -> None:
     names = ("input_ids", "attention_mask", "p_mask")
     found = complete_inputs(graph(**dict.fromkeys(names, tokens)), {"input_ids": np.full((2, 3), 7)})
     assert (found["attention_mask"].all(), found["p_mask"].any()) == (True, False)
+
+
+def test_defaults_of_the_manifest() -> None:
+    tokens = ("int64", ("batch_size", "sequence_length"))
+    boxes = ("int64", ("batch_size", "sequence_length", 4))
+    described = graph(input_ids=tokens, global_attention_mask=tokens, bbox=boxes, attention_mask=tokens)
+    described.defaults = {"global_attention_mask": "first", "bbox": "zeros", "attention_mask": "required"}
+    found = complete_inputs(described, {"input_ids": np.ones((2, 3))})
+    assert found["global_attention_mask"].tolist() == [[1, 0, 0]] * 2
+    assert found["bbox"].shape == (2, 3, 4)
+    assert "attention_mask" not in found

@@ -73,6 +73,8 @@ class Architecture:
         modalities: modifies how encoder outputs are merged into the decoder's embeddings.
         packages: distributions with the model's code, if it isn't part of Transformers.
         left_out: parameter of the forward that can't be an input to the reason.
+        defaults: returns what forward takes for inputs that aren't passed, by the name of the model class; see
+            `description.description.Description`.
         image_size: returns the height and width of images, in pixels, if the configuration has no field for them.
         image_processor: image processor class, if Transformers doesn't map the model type to one.
         preprocessors: Auto classes that load the preprocessor, if the checkpoint's files don't name one.
@@ -89,6 +91,7 @@ class Architecture:
     modalities: DescribeModality | None = None
     packages: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    defaults: Callable[[str], Mapping[str, str]] | None = None
     image_size: Callable[[PreTrainedConfig], tuple[int, int]] | None = None
     image_processor: str = ""
     preprocessors: tuple[str, ...] = ()

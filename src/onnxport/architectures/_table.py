@@ -124,6 +124,7 @@ MODULES: dict[str, str] = {
     "kosmos-2": "kosmos2",
     "kosmos-2.5": "kosmos2_5",
     "kyutai_speech_to_text": "kyutai_speech_to_text",
+    "layoutlm": "layoutlmv3",
     "layoutlmv2": "layoutlmv3",
     "layoutlmv3": "layoutlmv3",
     "led": "led",

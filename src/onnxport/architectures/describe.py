@@ -462,6 +462,16 @@ def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface
     return tuple(record.modalities(modality, config) for modality in modalities)
 
 
+def describe_defaults(model: PreTrainedModel) -> dict[str, str]:
+    """Return what forward takes for inputs that aren't passed, where the rules of `onnxport.load` don't say so.
+
+    Args:
+        model: the exported model.
+    """
+    record = _record_of(model)
+    return {} if record.defaults is None else dict(record.defaults(type(model).__name__))
+
+
 def describe_left_out(
     model: PreTrainedModel, task: Task, inputs: Collection[str], unused: Collection[str]
 ) -> dict[str, str]:

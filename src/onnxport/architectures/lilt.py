@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny
 
-ARCHITECTURES = (Architecture(("lilt",), tiny=Tiny(fields={"hidden_size": 48})),)
+ARCHITECTURES = (Architecture(("lilt",), defaults=lambda _: {"bbox": "zeros"}, tiny=Tiny(fields={"hidden_size": 48})),)

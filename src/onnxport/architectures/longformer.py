@@ -36,7 +36,7 @@ class LongformerOnnxConfig(TextOnnxConfig):
         inputs = dict(super().generate_dummy_inputs(preprocessor, *args, **kwargs))
         mask = torch.zeros_like(torch.as_tensor(inputs["input_ids"]))
         mask[..., ::2] = 1
-        inputs["global_attention_mask"] = mask
+        inputs[_GLOBAL_MASK] = mask
         return inputs
 
 
@@ -53,11 +53,21 @@ def _skip_padding(
     return 0, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
 
 
+def _defaults(class_name: str) -> dict[str, str]:
+    """Return the default of the global attention mask: that of question answering depends on the separators."""
+    if class_name == "LongformerForSequenceClassification":
+        return {_GLOBAL_MASK: "first"}
+    heads = ("LongformerForQuestionAnswering", "LongformerForMultipleChoice")
+    return {_GLOBAL_MASK: "required"} if class_name in heads else {}
+
+
+_GLOBAL_MASK = "global_attention_mask"
 _MODULE = "transformers.models.longformer.modeling_longformer"
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("longformer",),
+        defaults=_defaults,
         patches=(
             Patch(
                 f"{_MODULE}:LongformerSelfAttention.forward",

@@ -13,7 +13,7 @@ from onnxport._needs import (
     translating_missing_values,
     with_few_layers,
 )
-from onnxport.architectures.describe import describe, describe_left_out
+from onnxport.architectures.describe import describe, describe_defaults, describe_left_out
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -177,6 +177,7 @@ def _description(
         graphs,
         left_out=describe_left_out(model, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
         positions=counted_positions(model),
+        defaults=describe_defaults(model),
         reread_length=reread_length(model),
     )
 

@@ -72,6 +72,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
             "depths": [asdict(depth) for depth in blueprint.trace.depths],
             "modalities": [asdict(modality) for modality in blueprint.description.modalities],
             "left_out": dict(blueprint.description.left_out),
+            "defaults": dict(blueprint.description.defaults),
             "reread_length": blueprint.description.reread_length,
             "binding": blueprint.binding.to_json(),
         }
@@ -114,6 +115,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         )
         fields = {name: str(value["description"][name]) for name in _DESCRIPTION_FIELDS}
         modalities = tuple(Modality(**modality) for modality in value["modalities"])
+        defaults = {str(name): str(default) for name, default in value["defaults"].items()}
         reread_length = int(value["reread_length"])
         left_out = {str(name): str(reason) for name, reason in value["left_out"].items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -128,6 +130,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         modalities=modalities,
         left_out=left_out,
         positions=fields["positions"],
+        defaults=defaults,
         reread_length=reread_length,
     )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)

@@ -67,6 +67,7 @@ def make_manifest(
         modalities=blueprint.description.modalities,
         left_out=dict(blueprint.description.left_out),
         positions=blueprint.description.positions,
+        defaults=dict(blueprint.description.defaults),
         reread_length=blueprint.description.reread_length,
     )
 

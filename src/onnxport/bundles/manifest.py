@@ -82,6 +82,8 @@ class Manifest:
         modalities: how the encoders' outputs are merged into the decoder's inputs; empty without separate encoders.
         left_out: parameter of the model's forward that no graph has as an input to the reason.
         positions: what the model's forward counts as position ids if it gets none; see `description.positions`.
+        defaults: name of an input to what the model's forward takes if it isn't passed; see
+            `description.description.Description`.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
         format_version: version of the format.
     """
@@ -96,6 +98,7 @@ class Manifest:
     modalities: tuple[Modality, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     positions: str = TOKENS
+    defaults: dict[str, str] = field(default_factory=dict)
     reread_length: int = 0
     format_version: int = field(default=FORMAT_VERSION)
 

@@ -245,6 +245,9 @@ class Description:
         modalities: how the decoder takes the encoders' outputs; empty until the graphs are traced.
         left_out: parameter of forward that no graph has as an input to the reason.
         positions: what forward counts as position ids if it gets none; see `description.positions`.
+        defaults: name of an input to what forward takes if it isn't passed: `zeros`, `first` (1 for the first token of
+            each sequence, 0 for others) or `required`; masks, token types and position ids without an entry are those
+            of sequences without padding.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
         notes: differences from an actual export.
         model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
@@ -260,6 +263,7 @@ class Description:
     model: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
     positions: str = TOKENS
+    defaults: Mapping[str, str] = field(default_factory=dict)
     reread_length: int = 0
 
     @property

@@ -59,7 +59,8 @@ class Directory:
         if component not in self._graphs:
             found = next(item for item in self.manifest.components if item.name == component)
             file, positions = inside(self.path, found.file), positions_in(self.config)
-            self._graphs[component] = Graph(file, self.settings, found.max_sizes, positions)
+            defaults = self.manifest.defaults
+            self._graphs[component] = Graph(file, self.settings, found.max_sizes, positions, defaults)
         return self._graphs[component]
 
     @property

@@ -71,8 +71,10 @@ class Graph:
         settings: device, execution providers and session options.
         max_sizes: label of an input axis to the largest size that the graph computes as the model.
         positions: numbers of positions that the model has, for the message of an error.
+        defaults: of the manifest.
 
     Attributes:
+        defaults: name of an input to what the model takes if it isn't passed, where that isn't the usual value.
         inputs: input name to its element type and axes.
         outputs: output name to its element type and axes.
         seconds: time spent inside ONNX Runtime, over all runs.
@@ -90,6 +92,7 @@ class Graph:
         settings: RunSettings,
         max_sizes: Mapping[str, int] | None = None,
         positions: Sequence[int] = (),
+        defaults: Mapping[str, str] | None = None,
     ) -> None:
         import onnxruntime
 
@@ -103,6 +106,7 @@ class Graph:
         self.file = file
         self._max_sizes = dict(max_sizes or {})
         self._positions = tuple(positions)
+        self.defaults = dict(defaults or {})
         self.seconds = 0.0
         self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
         self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}

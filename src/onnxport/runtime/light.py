@@ -232,7 +232,7 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
 
     Returns:
         The inputs. Prompts of SAM are empty, missing masks are those without padding, token types zeros,
-        position ids consecutive, and caches empty.
+        position ids consecutive, and caches empty, unless `graph.defaults` has another default.
     """
     feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
     first = next(iter(feed.values()), None)
@@ -241,7 +241,9 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     for name, shape in missing_shapes(graph.inputs, feed).items():
         spec = graph.inputs[name]
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
-        if is_cached(name):
+        if name in graph.defaults:
+            feed |= _declared_default(name, graph, shape)
+        elif is_cached(name):
             feed[name] = spec.empty(len(first))
         elif optional := [axis for axis, label in enumerate(spec.axes) if label in _OPTIONAL_AXES]:
             sizes = [1 if size == -1 else size for size in shape]  # one prompt
@@ -255,6 +257,17 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
             is_one = name.endswith("mask") and name not in PADDING_MASKS
             feed[name] = np.full(shape, int(is_one), dtype=spec.dtype)
     return feed
+
+
+def _declared_default(name: str, graph: Graph, shape: tuple[int, ...]) -> Arrays:
+    """Return the value of a missing input with a default in the manifest; empty if it is required."""
+    default = graph.defaults[name]
+    if default == "required" or -1 in shape:
+        return {}
+    value = np.zeros(shape, dtype=graph.inputs[name].dtype)
+    if default == "first":
+        value[..., 0] = 1
+    return {name: value}
 
 
 _OPTIONAL_AXES = ("points", "box_coordinates", "num_masks")

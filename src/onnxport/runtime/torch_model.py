@@ -9,7 +9,14 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.models import OnnxCausalLM, OnnxModel, OnnxSeq2Seq, OnnxSpeechSeq2Seq, OnnxSplitEncoders
+from onnxport.runtime.models import (
+    OnnxCausalLM,
+    OnnxMaskGenerator,
+    OnnxModel,
+    OnnxSeq2Seq,
+    OnnxSpeechSeq2Seq,
+    OnnxSplitEncoders,
+)
 from onnxport.runtime.multimodal import OnnxMultimodal
 
 
@@ -34,7 +41,7 @@ def torch_model(directory: Directory) -> OnnxModel:
         raise UnsupportedError(f"{directory.path} has the graphs {names}, which onnxport.load can't run together")
     if directory.task == "text-generation":
         return OnnxCausalLM(directory, config)
-    return OnnxModel(directory, config)
+    return (OnnxMaskGenerator if directory.task == "mask-generation" else OnnxModel)(directory, config)
 
 
 def _load_config(directory: Directory) -> PreTrainedConfig:
