@@ -396,6 +396,9 @@ def _components_with(
         )
     if task.name == SENTENCE_SIMILARITY:
         return (Component("model", model, _describe_sentences(model, task, preprocessor), preprocessor),)
+    split = _record_of(model).split
+    if options.split_encoders and split is not None:
+        return split(model, preprocessor)
     components = _components(model, task, preprocessor, options.last_logits)
     needed = needed_modality(type(model), task, decodes=_decodes_modalities(model, task))
     if needed is not None and not any(takes_modality(component.config) for component in components):
