@@ -116,7 +116,8 @@ class ExportOptions:
     split_encoders: bool = field(
         default=False,
         metadata={
-            "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs"
+            "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs, or "
+            "SAM's image encoder and its decoder of prompts"
         },
     )
     route: str | None = field(

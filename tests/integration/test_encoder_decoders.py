@@ -227,3 +227,17 @@ def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
         expected = model(pixel_values=images, input_ids=tokens, attention_mask=mask).logits
     found = ours(pixel_values=images, decoder_input_ids=tokens, decoder_attention_mask=mask).logits
     torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=0, atol=1e-4)
+
+
+def test_the_encoder_alone(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("bart", "seq2seq-lm-with-past", tmp_path)
+    manifest = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task="text-encoding")).manifest
+    (component,) = manifest.components
+    assert [tensor.name for tensor in component.inputs] == ["input_ids", "attention_mask"]
+    assert [tensor.name for tensor in component.outputs] == ["last_hidden_state"]
+    assert not any(name.startswith("decoder_") for name in manifest.left_out)
+    ids = torch.randint(5, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = original(checkpoint).get_encoder()(ids).last_hidden_state
+    found = onnxport.load(tmp_path / "out")(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

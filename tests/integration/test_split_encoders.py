@@ -1,4 +1,4 @@
-"""Dual encoders of text and images or audio become one graph for each encoder with `--split-encoders`."""
+"""`--split-encoders`: one graph for each encoder of a dual encoder, and for the image encoder of SAM."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import randomize
+from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport.cli import main
-from onnxport.errors import OptionError
+from onnxport.errors import MissingInputError, OptionError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from tests.breadth import sampled
@@ -88,6 +89,32 @@ def test_each_encoder_returns_the_embeddings_of_the_whole_model(name: str, tmp_p
     with pytest.raises(OptionError, match="at least one of input_ids"):
         ours(attention_mask=mask)
     assert onnxport.validate(tmp_path / "out").status == "passed"
+
+
+@pytest.mark.parametrize(("model_type", "class_name"), [("sam", "SamModel"), ("sam2", "Sam2Model")])
+def test_an_image_is_encoded_once_for_several_prompts(model_type: str, class_name: str, tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of(model_type, "mask-generation", tmp_path)
+    options = onnxport.ExportOptions(split_encoders=True)
+    manifest = onnxport.export(checkpoint, tmp_path / "out", options).manifest
+    assert [one.name for one in manifest.components] == ["vision_encoder", "prompt_encoder_mask_decoder"]
+    assert {case["name"] for case in manifest.validation["cases"]} == {"traced", "batch 1", "odd lengths", "image"}
+    assert all(case["outputs"] for case in manifest.validation["cases"])
+    original = getattr(transformers, class_name).from_pretrained(checkpoint).eval()
+    ours = onnxport.load(tmp_path / "out")
+    pixel_values = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    embeddings = ours.get_image_embeddings(pixel_values)
+    points = {"input_points": torch.tensor([[[[10.0, 20.0], [30.0, 40.0]]]]), "input_labels": torch.tensor([[[1, 0]]])}
+    boxes = {"input_boxes": torch.tensor([[[1.0, 2.0, 30.0, 40.0]]])}
+    for prompts in (points, boxes, {**points, **boxes, "input_masks": torch.ones(1, 1, 16, 16)}):
+        with torch.no_grad():
+            expected = original(pixel_values=pixel_values, **prompts)
+        found = ours(image_embeddings=embeddings, **prompts)
+        torch.testing.assert_close(found.pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.iou_scores, expected.iou_scores, atol=1e-4, rtol=1e-4)
+        light = LightModel(Directory(tmp_path / "out"))(pixel_values=pixel_values.numpy(), **prompts)
+        np.testing.assert_allclose(light["pred_masks"], expected.pred_masks, atol=1e-4)
+    with pytest.raises(MissingInputError, match="pixel_values"):
+        ours(**points)
 
 
 def test_a_model_that_is_no_dual_encoder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DescribeComponents = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "tuple[Component, ...] | None"]
 """Describe all graphs of a model; the flag keeps only the last token's logits. None: derive them from the model."""
+DescribeParts = Callable[["PreTrainedModel", "Preprocessor"], "tuple[Component, ...]"]
+"""Describe the encoders of a model, and what takes their outputs, as graphs of their own."""
 DescribeModel = Callable[["PreTrainedModel", "Task", "Preprocessor", bool], "OnnxConfig | None"]
 """Describe the graph of a model that is exported as a single graph. None: derive it from the model."""
 DescribeModality = Callable[["Modality", "PreTrainedConfig"], "Modality"]
@@ -64,6 +66,7 @@ class Architecture:
     Attributes:
         model_types: `model_type` values in `config.json`.
         components: describes all graphs, if no function of `description.component_types` does.
+        split: describes the graphs of `--split-encoders`, if the model isn't a dual encoder.
         model: describes the graph of a model that is exported as a single graph.
         encoders: functions that describe an image or audio encoder of a text decoder, by component name.
         decoder: describes the decoder for such encoders.
@@ -83,6 +86,7 @@ class Architecture:
 
     model_types: tuple[str, ...]
     components: DescribeComponents | None = None
+    split: DescribeParts | None = None
     model: DescribeModel | None = None
     encoders: Mapping[str, DescribeEncoder] = field(default_factory=dict)
     decoder: DescribeDecoder | None = None

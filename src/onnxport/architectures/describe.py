@@ -19,6 +19,7 @@ from onnxport.description.completion import completed
 from onnxport.description.component_types import (
     can_be_split,
     cross_attention,
+    encoder_alone,
     encoder_decoder,
     generates_from_encoder,
     multimodal,
@@ -43,6 +44,7 @@ from onnxport.description.tasks import (
     PAST_SUFFIX,
     SENTENCE_SIMILARITY,
     TASKS,
+    TEXT_ENCODING,
     TEXT_TASKS,
     Task,
     canonical_task,
@@ -278,8 +280,13 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
 
 
 def _auto_classes(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
-    """Return a task's Auto classes; sentence embeddings use the encoder alone if it has a separate class (T5)."""
+    """Return a task's Auto classes; sentence embeddings use the encoder alone if it has a separate class (T5).
+
+    The encoder of an encoder-decoder without a separate class (BART) is that of the whole model.
+    """
     encoders = _class_names("AutoModelForTextEncoding").get(config.model_type, ())
+    if task.name == TEXT_ENCODING and config.is_encoder_decoder and not encoders:
+        return (*task.auto_classes, "AutoModel")
     has_encoder_class = task.name == SENTENCE_SIMILARITY and any(name.endswith(_ENCODER) for name in encoders)
     return task.auto_classes[::-1] if has_encoder_class else task.auto_classes
 
@@ -391,6 +398,9 @@ def _components_with(
 ) -> tuple[Component, ...]:
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
+    split = _record_of(model).split
+    if options.split_encoders and split is not None:
+        return split(model, preprocessor)
     if options.split_encoders:
         return tuple(
             Component(name, model, SplitEncoderOnnxConfig(model, name, preprocessor), preprocessor)
@@ -415,6 +425,8 @@ def _components(
     described = None if record.components is None else record.components(model, task, preprocessor, last_logits)
     if described is not None:
         return described
+    if _is_half(model, task):
+        return (encoder_alone(model, preprocessor, excluded=record.left_out),)
     if generates_from_encoder(model, task):
         return encoder_decoder(model, preprocessor, excluded=record.left_out)
     if task.with_past and CrossAttentionDecoderOnnxConfig.fits(model):
@@ -427,6 +439,11 @@ def _components(
     if not can_be_split(model, record.encoders):
         raise UnsupportedError(_without_encoder(model, task, preprocessor))
     return multimodal(model, task, preprocessor, last_logits, encoders=record.encoders, decoder=record.decoder)
+
+
+def _is_half(model: PreTrainedModel, task: Task) -> bool:
+    """Return whether only the encoder of a model is exported."""
+    return task.name == TEXT_ENCODING and "decoder_input_ids" in inspect.signature(type(model).forward).parameters
 
 
 def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> str:

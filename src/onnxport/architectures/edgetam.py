@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny, always
+from onnxport.architectures._sam_parts import split_prompts
 from onnxport.architectures._sam_prompts import SamOnnxConfig, optional_prompts
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("edgetam",),
         model=always(SamOnnxConfig),
+        split=split_prompts,
         patches=(optional_prompts("transformers.models.edgetam.modeling_edgetam", "EdgeTamPromptEncoder"),),
     ),
     Architecture(

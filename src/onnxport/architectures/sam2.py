@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.architectures._image_windows import partition_patches
+from onnxport.architectures._sam_parts import split_prompts
 from onnxport.architectures._sam_prompts import SamOnnxConfig, optional_prompts
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("sam2",),
         model=always(SamOnnxConfig),
+        split=split_prompts,
         patches=(
             *partition_patches("transformers.models.sam2.modeling_sam2"),
             optional_prompts("transformers.models.sam2.modeling_sam2", "Sam2PromptEncoder"),

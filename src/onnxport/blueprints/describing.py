@@ -169,13 +169,14 @@ def _description(
     model: PreTrainedModel, subject: Subject, graphs: tuple[GraphDescription, ...], options: GraphOptions
 ) -> Description:
     inputs = {spec.name for graph in graphs for spec in graph.inputs}
+    exported = graphs[0].module_of(model) if len(graphs) == 1 else model  # the encoder of an encoder-decoder
     return Description(
         subject.config.model_type,
         type(model).__name__,
         subject.task.full_name,
         options.dtype,
         graphs,
-        left_out=describe_left_out(model, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
+        left_out=describe_left_out(exported, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
         positions=counted_positions(model),
         defaults=describe_defaults(model),
         reread_length=reread_length(model),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxport.description import packed_patches
@@ -85,17 +86,34 @@ def encoder_decoder(
                 preprocessor,
             ),
         )
+    first = _encoder_component(model, preprocessor, encoder, excluded)
+    return (
+        first,
+        Component("decoder_model_merged", model, decoder(model, first.config, preprocessor), preprocessor),
+    )
+
+
+def encoder_alone(model: PreTrainedModel, preprocessor: Preprocessor, *, excluded: Collection[str] = ()) -> Component:
+    """Describe the encoder of an encoder-decoder as the single graph.
+
+    Args:
+        model: the encoder-decoder.
+        preprocessor: makes the encoder's inputs.
+        excluded: names of the encoder's parameters that can't be inputs.
+    """
+    return replace(_encoder_component(model, preprocessor, EncoderOnnxConfig, excluded), name="model")
+
+
+def _encoder_component(
+    model: PreTrainedModel, preprocessor: Preprocessor, encoder: type[EncoderOnnxConfig], excluded: Collection[str]
+) -> Component:
     module = model.get_encoder()
     if hasattr(module, "main_input_name"):
         described = completed(
             module, encoder(module, preprocessor), preprocessor, canonical_task("feature-extraction"), excluded
         )
-    else:
-        module, described = model, InnerEncoderOnnxConfig(model, preprocessor)
-    return (
-        Component("encoder_model", module, described, preprocessor),
-        Component("decoder_model_merged", model, decoder(model, described, preprocessor), preprocessor),
-    )
+        return Component("encoder_model", module, described, preprocessor)
+    return Component("encoder_model", model, InnerEncoderOnnxConfig(model, preprocessor), preprocessor)
 
 
 def cross_attention(model: PreTrainedModel, preprocessor: Preprocessor) -> tuple[Component, ...]:

@@ -58,3 +58,8 @@ SPLIT_ENCODERS = {
     "audio_model": Part("get_audio_features", "input_features", "audio_embeds"),
 }
 """Encoders of a dual encoder, which compares text with images or audio."""
+
+PROMPT_DECODER = "prompt_encoder_mask_decoder"
+"""Name of the graph that decodes the prompts of SAM, from the outputs of `vision_encoder`."""
+IMAGE_EMBEDDINGS = "image_embeddings"
+"""Name of the embeddings that it takes, `image_embeddings.0` if there are several."""

@@ -15,6 +15,8 @@ PAST_SUFFIX = "-with-past"
 SENTENCE_SIMILARITY, TEXT_RANKING = "sentence-similarity", "text-ranking"
 MODULE_TASKS = (SENTENCE_SIMILARITY, TEXT_RANKING)
 """The tasks of sentence-transformers directories, whose modules are part of the graph: embeddings; scores of pairs."""
+TEXT_ENCODING = "text-encoding"
+"""The task of encoders of text, also of that of an encoder-decoder."""
 ARCHITECTURE = "architecture"
 """The task of a class that no Auto class lists: `config.json` names it, and the graph has all of its outputs."""
 
@@ -122,7 +124,7 @@ TASKS: tuple[Task, ...] = (
         ("time-series-forecasting",),
     ),
     Task("feature-extraction", "default", ("AutoModel",), ("image-feature-extraction",)),
-    Task("text-encoding", "text-encoding", ("AutoModelForTextEncoding",)),
+    Task(TEXT_ENCODING, TEXT_ENCODING, ("AutoModelForTextEncoding",)),
     Task("backbone", "backbone", ("AutoBackbone",)),
     Task(ARCHITECTURE, ARCHITECTURE, ()),
     Task(SENTENCE_SIMILARITY, SENTENCE_SIMILARITY, ("AutoModel", "AutoModelForTextEncoding")),
@@ -144,7 +146,7 @@ LABELLED = frozenset(
 TEXT_TASKS = frozenset(
     (
         *("fill-mask", "text-generation", "text2text-generation", "text-classification", "token-classification"),
-        *("question-answering", "multiple-choice", "next-sentence-prediction", "text-encoding"),
+        *("question-answering", "multiple-choice", "next-sentence-prediction", TEXT_ENCODING),
     )
 )
 """Tasks whose inputs are text alone, also for a model that takes images or audio."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.description.axes import PADDING_MASKS, is_cached
-from onnxport.description.components import SPLIT_ENCODERS
+from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
@@ -60,6 +60,8 @@ class LightModel:
         check_arguments(self.directory, inputs)
         if self.directory.has(_TEXT_MODEL):
             return run_split_encoders(self.directory, inputs)
+        if self.directory.has(PROMPT_DECODER):
+            return run_prompts(self.directory, inputs)
         if not self.directory.has(_MODEL):
             names = ", ".join(self.directory.component_names)
             remedy = "call generate" if self.can_generate else "run them one by one in ONNX Runtime"
@@ -221,6 +223,48 @@ def run_split_encoders(directory: Directory, inputs: Mapping[str, ArrayLike | No
     if not outputs:
         raise OptionError(f"pass at least one of {', '.join(encoder.input for encoder in encoders.values())}")
     return outputs
+
+
+def encode_images(directory: Directory, inputs: Mapping[str, ArrayLike | None]) -> Arrays:
+    """Run the encoder of images of a model with prompts (SAM).
+
+    Args:
+        directory: exported with an encoder of images, and a decoder of prompts.
+        inputs: arrays by name: `pixel_values`.
+
+    Returns:
+        The embeddings that the decoder takes.
+
+    Raises:
+        MissingInputError: `pixel_values` is missing.
+        OptionError: it has the wrong shape.
+    """
+    encoder, decoder = directory.graph("vision_encoder"), directory.graph(PROMPT_DECODER)
+    outputs = encoder.run(complete_inputs(encoder, inputs))
+    return {name: to_array(value) for name, value in outputs.items() if name in decoder.inputs}
+
+
+def run_prompts(directory: Directory, inputs: Mapping[str, ArrayLike | None]) -> Arrays:
+    """Decode the prompts of images, which are encoded first unless their embeddings are passed (SAM).
+
+    Args:
+        directory: exported with an encoder of images, and a decoder of prompts.
+        inputs: arrays by name: `pixel_values`, or the embeddings that an earlier call returned; and prompts, each of
+            which may be left out.
+
+    Returns:
+        The decoder's outputs, such as `iou_scores` and `pred_masks`, and the embeddings.
+
+    Raises:
+        MissingInputError: there are neither images nor embeddings.
+        OptionError: an input has the wrong shape.
+    """
+    decoder = directory.graph(PROMPT_DECODER)
+    names = [name for name in decoder.inputs if name.partition(".")[0].endswith("_embeddings")]
+    given = {name: np.asarray(inputs[name]) for name in names if inputs.get(name) is not None}
+    embeddings = given if len(given) == len(names) else encode_images(directory, inputs)
+    outputs = decoder.run(complete_inputs(decoder, {**embeddings, **inputs}))
+    return {**{name: to_array(value) for name, value in outputs.items()}, **embeddings}
 
 
 def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arrays:

@@ -145,28 +145,6 @@ class OnnxSplitEncoders(OnnxModel):
         return run_split_encoders(self.directory, arrays)
 
 
-class OnnxMaskGenerator(OnnxModel):
-    """Run SAM and its relatives, whose pipeline encodes an image once and prompts it many times.
-
-    The graph encodes the image together with each batch of prompts, which takes longer.
-    """
-
-    def get_image_embeddings(self, pixel_values: Tensor) -> Tensor:
-        """Return the images themselves, [batch, channels, height, width], which `forward` takes as embeddings."""
-        return pixel_values
-
-    def forward(self, *arguments: Any, image_embeddings: Tensor | None = None, **inputs: Any) -> ModelOutput:
-        """Run the graph; see `OnnxModel.forward`.
-
-        Args:
-            *arguments: at most one, the images.
-            image_embeddings: the result of `get_image_embeddings`, instead of `pixel_values`.
-            **inputs: see `OnnxModel.forward`.
-        """
-        images = {} if image_embeddings is None else {"pixel_values": image_embeddings}
-        return super().forward(*arguments, **inputs, **images)
-
-
 class GenerativeModel(OnnxModel):
     """Provide the methods and attributes that `generate` requires of a model in addition to `forward`."""
 

@@ -7,11 +7,12 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
+from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
-    OnnxMaskGenerator,
     OnnxModel,
     OnnxSeq2Seq,
     OnnxSpeechSeq2Seq,
@@ -36,6 +37,8 @@ def torch_model(directory: Directory) -> OnnxModel:
         return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
+    if directory.has(PROMPT_DECODER):
+        return OnnxPrompts(directory, config)
     if not directory.has("model"):
         names = ", ".join(directory.component_names)
         raise UnsupportedError(f"{directory.path} has the graphs {names}, which onnxport.load can't run together")

@@ -16,7 +16,9 @@ from onnxport.weights.parameters import ParameterTensor
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_PER_LAYER = re.compile(r"^(?!feature_maps\.)(?P<before>\w+\.)(?P<index>\d+)(?P<after>\..*)?$")
+_PER_LAYER = re.compile(
+    r"^(?!feature_maps\.|image_embeddings\.|intermediate_embeddings\.)(?P<before>\w+\.)(?P<index>\d+)(?P<after>\..*)?$"
+)
 """Pattern of per-layer graph inputs and outputs: `past_key_values.0.key`, `present.3.decoder.value`."""
 
 

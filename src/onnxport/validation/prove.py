@@ -229,12 +229,13 @@ _ODD = {
     "batch": lambda _: 3,
     "audio": lambda size: size * 3 // 4 + 1,
     "choice": lambda _: 3,
+    "num_masks": lambda _: 3,  # one for each sample of the batch
 }
 _LARGE_IMAGE = 512 * 512
 """Pixels above which larger images aren't validated."""
 _SEQUENCES = ("sequence", "encoder", "decoder", "cross")
 _CASES = (
-    _CaseRule("batch 1", {"batch": lambda _: 1}),
+    _CaseRule("batch 1", {"batch": lambda _: 1, "num_masks": lambda _: 1}),
     _CaseRule("one token", {"sequence": lambda _: 1, "decoder": lambda _: 1}, requires="past"),
     _CaseRule("odd lengths", _ODD),
     _CaseRule("padding", {**_LENGTHS_11, "batch": lambda _: 3}, padding=True),
