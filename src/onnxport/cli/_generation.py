@@ -104,7 +104,7 @@ def _generate_multimodal(
     from onnxport.runtime.load import load
 
     processor = _preprocess.load(directory, "AutoProcessor")
-    model: Any = load(directory.path)
+    model: Any = load(directory.path, adapter=directory.settings.adapter)
     if isinstance(model, LightModel):
         raise MissingDependencyError("multimodal models need torch and transformers: pip install 'onnxport[export]'")
     import torch

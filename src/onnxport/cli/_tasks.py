@@ -62,7 +62,7 @@ def _check_request(directory: Directory, request: RunRequest) -> None:
 
 def _fill_mask(directory: Directory, request: RunRequest) -> RunResult:
     """Return the most probable tokens at each mask token."""
-    pipe = pipeline("fill-mask", directory.path)
+    pipe = pipeline("fill-mask", directory.path, adapter=directory.settings.adapter)
     for text in request.texts:
         if pipe.tokenizer.mask_token not in text:
             raise OptionError(f"{text!r} has no mask: put {pipe.tokenizer.mask_token} in place of a token to predict")
@@ -78,7 +78,7 @@ def _fill_mask(directory: Directory, request: RunRequest) -> RunResult:
 
 def _text_classification(directory: Directory, request: RunRequest) -> RunResult:
     """Return the most probable classes of each text; the logit of a model with a single class."""
-    pipe = pipeline("text-classification", directory.path)
+    pipe = pipeline("text-classification", directory.path, adapter=directory.settings.adapter)
     options: dict[str, object] = {"top_k": TOP_K, "truncation": True}
     if pipe.model.config.num_labels == 1:
         options["function_to_apply"] = "none"
@@ -92,7 +92,7 @@ def _text_classification(directory: Directory, request: RunRequest) -> RunResult
 
 def _token_classification(directory: Directory, request: RunRequest) -> RunResult:
     """Return the class of every token."""
-    pipe = pipeline("token-classification", directory.path, ignore_labels=[])
+    pipe = pipeline("token-classification", directory.path, adapter=directory.settings.adapter, ignore_labels=[])
     values = [[{**token, "score": float(token["score"])} for token in pipe(text)] for text in request.texts]
     return RunResult([" ".join(f"{token['word']}/{token['entity']}" for token in row) for row in values], values)
 
@@ -100,13 +100,13 @@ def _token_classification(directory: Directory, request: RunRequest) -> RunResul
 def _image_classification(directory: Directory, request: RunRequest) -> RunResult:
     """Return the most probable classes of the image."""
     image = request.load_image()
-    values = [pipeline("image-classification", directory.path)(image, top_k=TOP_K)]
+    values = [pipeline("image-classification", directory.path, adapter=directory.settings.adapter)(image, top_k=TOP_K)]
     return RunResult([_scores(row, "label") for row in values], values)
 
 
 def _audio_classification(directory: Directory, request: RunRequest) -> RunResult:
     """Return the most probable classes of the audio clip."""
-    pipe = pipeline("audio-classification", directory.path)
+    pipe = pipeline("audio-classification", directory.path, adapter=directory.settings.adapter)
     values = [pipe(request.load_audio(pipe.feature_extractor.sampling_rate), top_k=TOP_K)]
     return RunResult([_scores(row, "label") for row in values], values)
 
@@ -116,7 +116,7 @@ def _feature_extraction(directory: Directory, request: RunRequest) -> RunResult:
     graph = directory.graph("model") if directory.has("model") else None
     if graph is None or not request.texts or "pixel_values" in graph.inputs:
         return _run_with_preprocessors(directory, request)
-    pipe = pipeline("feature-extraction", directory.path)
+    pipe = pipeline("feature-extraction", directory.path, adapter=directory.settings.adapter)
     states = [np.asarray(pipe(text, truncation=True)[0]) for text in request.texts]
     if states[0].ndim != 2:  # the first output has no hidden state for each token
         return _run_with_preprocessors(directory, request)

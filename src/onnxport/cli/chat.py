@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.cli._outcome import DONE
@@ -22,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="directory that onnxport export wrote")
     parser.add_argument("--system", metavar="TEXT", help="system message")
     add_sampling(parser)
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs"
+    )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="intra-op threads of ONNX Runtime")
 
 
@@ -33,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.runtime.settings import RunSettings
     from onnxport.runtime.tokenizer import DirectoryTokenizer
 
-    directory = Directory(arguments.directory, RunSettings(threads=arguments.threads))
+    directory = Directory(arguments.directory, RunSettings(threads=arguments.threads, adapter=arguments.adapter))
     model, tokenizer = LightModel(directory), DirectoryTokenizer(directory)
     if not model.can_generate or not directory.has("model"):
         raise UnsupportedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from onnxport.cli._outcome import DONE
 from onnxport.cli._sampling import add_sampling, sampling_from
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", help="input image")
     add("--audio", metavar="FILE", help="input audio: WAV, FLAC, Ogg or MP3, of any sampling rate")
     add("--input-ids", type=_token_ids, default=(), metavar="ID,ID,...", help="token ids instead of text")
+    add("--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs")
     add_sampling(parser)
     add("--stream", action="store_true", help="print generated text token by token")
     add("--json", action="store_true", help="print JSON")
@@ -34,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.cli._tasks import run_task
     from onnxport.runtime.directory import Directory
     from onnxport.runtime.light import LightModel
+    from onnxport.runtime.settings import RunSettings
 
     request = RunRequest(
         texts=tuple(arguments.text),
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         audio=arguments.audio,
         input_ids=arguments.input_ids,
     )
-    directory = Directory(arguments.directory)
+    directory = Directory(arguments.directory, RunSettings(adapter=arguments.adapter))
     if LightModel(directory).can_generate:
         settings = sampling_from(arguments, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS)
         result = generate(directory, request, settings, stream=arguments.stream and not arguments.json)
