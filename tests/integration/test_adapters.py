@@ -650,6 +650,22 @@ def test_a_graph_with_a_cache_generates_with_an_adapter(tmp_path: Path) -> None:
     assert loaded.generate(input_ids=IDS[:1], **settings).tolist() == expected.tolist()
 
 
+def test_run_with_an_adapter(bert: tuple[Path, Path, State], tmp_path: Path, capsys: Any) -> None:
+    source, found, tensors = bert
+    export(found, tmp_path / "out", ExportOptions(adapter_inputs=True, validate="quick"))
+    command = ["run", str(tmp_path / "out"), "--input-ids", "1,5,9", "--json"]
+    for arguments, model in (
+        ([], transformers.BertForMaskedLM.from_pretrained(source)),
+        (["--adapter", str(tmp_path / "out" / "lora.onnx_adapter")], merged_bert(source, tensors)),
+    ):
+        capsys.readouterr()
+        assert main([*command, *arguments]) == 0
+        first = json.loads(capsys.readouterr().out)["logits"]["first"]
+        with torch.no_grad():
+            expected = model(torch.tensor([[1, 5, 9]])).logits.flatten()[:6]
+        np.testing.assert_allclose(first, expected, atol=1e-5)
+
+
 def test_adapters_that_can_not_be_inputs(bert: tuple[Path, Path, State], tmp_path: Path) -> None:
     source, found, tensors = bert
     options = ExportOptions(adapter_inputs=True)

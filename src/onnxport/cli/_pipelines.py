@@ -61,7 +61,7 @@ def run_pipeline(directory: Directory, request: RunRequest, options: Mapping[str
     """
     task = PIPELINES[directory.task]
     name = task.name or directory.task
-    pipe = pipeline(name, directory.path, **task.arguments)
+    pipe = pipeline(name, directory.path, adapter=directory.settings.adapter, **task.arguments)
     calls = {**task.options, **(options or {})}
     if directory.task == "text-classification" and pipe.model.config.num_labels == 1:
         calls["function_to_apply"] = "none"  # a regression

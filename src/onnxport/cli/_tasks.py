@@ -110,7 +110,7 @@ def _feature_extraction(directory: Directory, request: RunRequest) -> RunResult:
         )
     if not request.texts or "pixel_values" in directory.graph("model").inputs:
         return _run_with_preprocessors(directory, request)
-    pipe = pipeline("feature-extraction", directory.path)
+    pipe = pipeline("feature-extraction", directory.path, adapter=directory.settings.adapter)
     states = [np.asarray(pipe(text, truncation=True)[0]) for text in request.texts]
     if states[0].ndim != 2:  # the first output has no hidden state for each token
         return _run_with_preprocessors(directory, request)

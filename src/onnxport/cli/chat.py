@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.cli._outcome import DONE, message_of, print_error
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="directory that onnxport export wrote")
     parser.add_argument("--system", metavar="TEXT", help="system message")
     add_sampling(parser)
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs"
+    )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="intra-op threads of ONNX Runtime")
 
 
@@ -35,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.runtime.generators import Prompt, Turn, open_generator
     from onnxport.runtime.settings import RunSettings
 
-    directory = Directory(arguments.directory, RunSettings(threads=arguments.threads))
+    directory = Directory(arguments.directory, RunSettings(threads=arguments.threads, adapter=arguments.adapter))
     _check_directory(directory)
     generator = open_generator(directory)
     system = [Turn("system", Prompt(arguments.system))] if arguments.system else []

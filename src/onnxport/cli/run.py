@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.cli._outcome import DONE
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", dest="audio_task", choices=("transcribe", "translate"), help=text)
     add("--source-language", metavar="CODE", help="language of the text, as the tokenizer names it (translators)")
     add("--target-language", metavar="CODE", help="language to translate to, as the tokenizer names it (translators)")
+    add("--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs")
     add_sampling(parser)
     add("--stream", action="store_true", help="print generated text token by token")
     add("--json", action="store_true", help="print JSON")
@@ -44,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.cli._rendering import print_json, print_line
     from onnxport.cli._request import RunRequest
     from onnxport.runtime.directory import Directory
+    from onnxport.runtime.settings import RunSettings
 
     request = RunRequest(
         texts=tuple(arguments.text),
@@ -57,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         source_language=arguments.source_language,
         target_language=arguments.target_language,
     )
-    directory = Directory(arguments.directory)
+    directory = Directory(arguments.directory, RunSettings(adapter=arguments.adapter))
     stream = arguments.stream and not arguments.json
     result = _run(directory, request, sampling_from(arguments), stream=stream)
     if arguments.json:

@@ -14,7 +14,7 @@ from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.lengths import positions_in
 from onnxport.description.tasks import PAST_SUFFIX
-from onnxport.errors import CorruptCheckpointError
+from onnxport.errors import CorruptCheckpointError, OptionError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 
@@ -32,6 +32,7 @@ class Directory:
     Raises:
         CheckpointNotFoundError: the directory wasn't written by onnxport, or lacks a file.
         CorruptCheckpointError: its manifest is damaged.
+        OptionError: the settings have an adapter, and its graphs have no inputs for one.
     """
 
     def __init__(self, path: str | Path, settings: RunSettings | None = None) -> None:
@@ -39,6 +40,9 @@ class Directory:
         self.settings = settings or RunSettings()
         self.manifest = open_manifest(self.path)
         self._graphs: dict[str, Graph] = {}
+        has_inputs = any(component.adapter_inputs for component in self.manifest.components)
+        if self.settings.adapter is not None and not has_inputs:
+            raise OptionError(f"{self.path} has no inputs for adapters: export it with --adapter-inputs")
 
     @property
     def task(self) -> str:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import MissingDependencyError, OptionError, UnsupportedError
+from onnxport.errors import MissingDependencyError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.settings import Provider, RunSettings
@@ -53,8 +53,6 @@ def load(
     file = None if adapter is None else Path(adapter)
     settings = RunSettings(device, providers, session_options, threads, spinning=not has_torch, adapter=file)
     opened = Directory(directory, settings)
-    if file is not None and not any(component.adapter_inputs for component in opened.manifest.components):
-        raise OptionError(f"{directory} has no inputs for adapters: export it with --adapter-inputs")
     if not has_torch:
         return LightModel(opened)
     from onnxport.runtime.torch_model import torch_model
@@ -68,8 +66,8 @@ def pipeline(task: str, directory: str | Path, **arguments: Any) -> Pipeline:
     Args:
         task: a task of Transformers' pipelines.
         directory: the exported directory, with the checkpoint's tokenizer or processor.
-        **arguments: `device`, `providers`, `session_options` and `threads` as in `load`; all others are passed on to
-            `transformers.pipeline`.
+        **arguments: `device`, `providers`, `session_options`, `threads` and `adapter` as in `load`; all others are
+            passed on to `transformers.pipeline`.
 
     Raises:
         MissingDependencyError: torch or Transformers isn't installed.
@@ -80,7 +78,7 @@ def pipeline(task: str, directory: str | Path, **arguments: Any) -> Pipeline:
         raise MissingDependencyError("pipelines need torch and transformers: pip install 'onnxport[export]'")
     from onnxport.runtime.pipelines import make_pipeline
 
-    names = ("device", "providers", "session_options", "threads")
+    names = ("device", "providers", "session_options", "threads", "adapter")
     settings = {name: arguments.pop(name) for name in names if name in arguments}
     if "device" in settings:
         settings["device"] = _device_name(settings["device"])

@@ -59,7 +59,8 @@ def validate_export(
     if strategy.name == "reduced":
         with _reduced_model(written, blueprint, original, options, report) as reduced:
             validation = _validate_reduced(reduced, written, blueprint, original, options, report)
-        return with_note(validation, strategy.note)
+        apart = "; the graph with its adapter wasn't compared" if original.adapter is not None else ""
+        return with_note(validation, strategy.note + apart)
     reports, model_class = [], original.subject.model_class
     with original_model(original.checkpoint, model_class, options.checkpoint, strategy, original.draft) as (
         model,
