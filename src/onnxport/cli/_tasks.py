@@ -229,9 +229,10 @@ def _run_without_torch(directory: Directory, request: RunRequest) -> RunResult:
 
 
 def _run_graph(directory: Directory, feed: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Run the graph; an encoder-decoder's decoder gets its start token."""
-    inputs = dict(feed)
-    if directory.has("model") and "decoder_input_ids" in directory.graph("model").inputs:
+    """Run the graph on those of its inputs that a preprocessor made; a decoder gets its start token."""
+    names = {value.name for item in directory.manifest.components for value in item.inputs}
+    inputs = {name: value for name, value in feed.items() if name in names}
+    if inputs and directory.has("model") and "decoder_input_ids" in directory.graph("model").inputs:
         batch_size = len(next(iter(inputs.values())))
         inputs["decoder_input_ids"] = np.full((batch_size, 1), directory.decoder_start_token_id, dtype=np.int64)
     outputs = LightModel(directory)(**inputs)

@@ -170,39 +170,34 @@ class PromptEncoder:
 
     def _processed(self, prompt: Prompt, text: str | list[str]) -> Mapping[str, Any]:
         """Return what the processor makes of a prompt, or the tokenizer and the processors of the other modalities."""
-        options: dict[str, Any] = {"add_special_tokens": False} if self._prompts_decoder and text else {}
-        options |= {"padding": True} if isinstance(text, list) and len(text) > 1 else {}
-        has_text = bool(text) or (text == "" and not self._prompts_decoder)
-        arguments: dict[str, Any] = {"text": text} if has_text else {}
-        if prompt.images:
-            arguments["images"] = list(prompt.images)
         if self.processor is None and self._replaced(prompt):
             raise CheckpointNotFoundError(
                 f"{self._directory.path} has no files that AutoProcessor loads ({self._loaded[1]}), which makes the "
                 "placeholder tokens of images and audio; save the checkpoint's processor in it"
             )
-        if prompt.audio:
-            arguments |= {"audio": list(prompt.audio), "sampling_rate": self.sampling_rate}
+        has_text = bool(text) or (text == "" and not self._prompts_decoder)
+        texts: dict[str, Any] = {"text": text} if has_text else {}
+        options: dict[str, Any] = {"add_special_tokens": False} if self._prompts_decoder and has_text else {}
+        options |= {"padding": True} if isinstance(text, list) and len(text) > 1 else {}
+        images = {"images": list(prompt.images)} if prompt.images else {}
+        audio = {"audio": list(prompt.audio), "sampling_rate": self.sampling_rate} if prompt.audio else {}
         with translating(self._refused):
-            if self.processor is not None and (prompt.images or prompt.audio):
-                made: Mapping[str, Any] = self.processor(**arguments, **options, return_tensors="pt")
+            if self.processor is not None and (images or audio):
+                made: Mapping[str, Any] = self.processor(**texts, **images, **audio, **options, return_tensors="pt")
                 return made
-        parts: dict[str, Any] = {}
-        if "text" in arguments:
-            tokenizer = self.tokenizer
-            with translating(self._refused):
-                parts |= tokenizer(text, **options, return_tensors="pt")
-        if prompt.images:
-            image_processor = load_required("AutoImageProcessor", self._directory)
-            with translating(self._refused):
-                parts |= image_processor(list(prompt.images), return_tensors="pt")
-        if prompt.audio:
-            extractor, rate = self._feature_extractor, self.sampling_rate
-            with translating(self._refused):
-                parts |= extractor(list(prompt.audio), sampling_rate=rate, return_tensors="pt")
-        return parts
+            parts: dict[str, Any] = {}
+            if texts:
+                parts |= self.tokenizer(text, **options, return_tensors="pt")
+            if images:
+                image_processor = load_required("AutoImageProcessor", self._directory)
+                parts |= image_processor(images["images"], return_tensors="pt")
+            if audio:
+                rate = self.sampling_rate
+                parts |= self._feature_extractor(audio["audio"], sampling_rate=rate, return_tensors="pt")
+            return parts
 
     def _refused(self, error: Exception) -> Exception | None:
+        """Return the error for an exception of a processor; None for this package's own."""
         if isinstance(error, OnnxportError):
             return None
         reason = " ".join(str(error).split())[:300]
