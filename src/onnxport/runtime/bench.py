@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -126,12 +125,13 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
                 whole = np.ones((workload.batch_size, prompt_tokens + count), dtype=np.int64)
                 steps.append(_seconds(lambda: step(whole, decoder.empty_cache(workload.batch_size))))  # noqa: B023
             session_seconds.append(_session_seconds(directory) - before)
+    latency_ms = _percentiles(steps)
     return Measurements(
         load_seconds=load_seconds,
         prompt_tokens=prompt_tokens,
         prefill_tokens_per_second=workload.batch_size * prompt_tokens / prefill,
-        decode_tokens_per_second=workload.batch_size / statistics.median(steps),
-        latency_ms=_percentiles(steps),
+        decode_tokens_per_second=1000 * workload.batch_size / latency_ms["p50"],
+        latency_ms=latency_ms,
         session_share=sum(session_seconds) / sum(steps),
         peak_memory_bytes=_peak_memory(),
     )
