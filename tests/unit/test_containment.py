@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxport
-from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest
+from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.containment import check_links, files_inside, inside
 from onnxport.errors import CorruptCheckpointError, OnnxportError
@@ -134,7 +134,9 @@ def write_export(directory: Path, location: str = "", *, file: str = "model.onnx
     graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (directory / "model.onnx").write_bytes(model.SerializeToString())
-    component = ComponentDescription("model", file, data, 20, 1024, 1, (), ())
+    component = ComponentDescription(
+        "model", file, data, 20, 1024, 1, (TensorDescription("x", "float32", ("batch_size", 1024)),), ()
+    )
     source = {"model": "m/m", "revision": None, "architecture": "BertModel", "model_type": "bert"}
     options = {"dtype": "fp32"}
     text = Manifest("feature-extraction", source, options, {}, (component,), {"status": "passed"}).to_json()

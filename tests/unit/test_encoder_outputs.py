@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import transformers
 
-from onnxport.architectures.describe import describe_modalities
+from onnxport.architectures.recorded import describe_modalities
 from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription
 from onnxport.description.encoder_outputs import MAIN_INPUTS, Interface, Modality, completed_modalities
 from onnxport.errors import OptionError
@@ -120,7 +120,9 @@ class RecordingGraph:
     """A substitute for a decoder's graph that records its inputs."""
 
     def __init__(self) -> None:
-        self.inputs = dict.fromkeys(("inputs_embeds", "attention_mask", "position_ids"))
+        axes = ("batch_size", "sequence_length")
+        names = ("inputs_embeds", "attention_mask", "position_ids")
+        self.inputs = {name: TensorSpec(name, "int64", axes) for name in names}
         self.outputs = {"logits": None}
 
     def run(self, feed: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:

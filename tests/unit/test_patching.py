@@ -141,7 +141,7 @@ def test_subconfigurations_keep_their_attention_implementation() -> None:
     parts = [config, config.text_config, config.vision_config]
     before = [part._attn_implementation for part in parts]
     described: Any = SimpleNamespace(model_values={"_attn_implementation": "eager"})
-    with overridden(SimpleNamespace(config=config), described):
+    with overridden(SimpleNamespace(config=config, modules=list), described):
         assert {part._attn_implementation for part in parts} == {"eager"}
     assert [part._attn_implementation for part in parts] == before
 

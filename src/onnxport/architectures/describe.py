@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,6 +13,7 @@ from onnxport._foreign_errors import translating
 from onnxport._transformers_api import cache_parameter
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._table import architecture_of
+from onnxport.architectures.recorded import record_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.description.completion import completed
 from onnxport.description.component_types import (
@@ -30,8 +30,7 @@ from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_encoders_of
 from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
-from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
-from onnxport.description.forward import forward_parameters, left_out
+from onnxport.description.forward import forward_parameters
 from onnxport.description.image_text_model import ImageTextModelOnnxConfig
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
@@ -274,7 +273,7 @@ def _decodes_modalities(model: PreTrainedModel, task: Task) -> bool:
         return not model.config.is_encoder_decoder
     if model.config.is_encoder_decoder or not accepts_modality(type(model)):
         return False
-    if not can_be_split(model, _record_of(model).encoders):
+    if not can_be_split(model, record_of(model).encoders):
         return False
     return task.name in (*_FROM_ENCODERS, ARCHITECTURE) if model.can_generate() else has_placeholders(model.config)
 
@@ -398,7 +397,7 @@ def _components_with(
 ) -> tuple[Component, ...]:
     if options.description is not None:
         return (Component("model", model, load_user_config(options.description, model.config), preprocessor),)
-    split = _record_of(model).split
+    split = record_of(model).split
     if options.split_encoders and split is not None:
         return split(model, preprocessor)
     if options.split_encoders:
@@ -421,7 +420,7 @@ def _components_with(
 def _components(
     model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool
 ) -> tuple[Component, ...]:
-    record = _record_of(model)
+    record = record_of(model)
     described = None if record.components is None else record.components(model, task, preprocessor, last_logits)
     if described is not None:
         return described
@@ -465,45 +464,6 @@ def _alternatives(model: PreTrainedModel) -> str:
 _TEXT_TASKS = ("text-generation", "text2text-generation")
 
 
-def describe_modalities(config: PreTrainedConfig, graphs: Mapping[str, Interface]) -> tuple[Modality, ...]:
-    """Describe how the outputs of an export's encoders are merged into the inputs of its decoder.
-
-    Args:
-        config: the model's configuration.
-        graphs: inputs and outputs of each component.
-    """
-    record = architecture_of(config.model_type)
-    modalities = modalities_of(config, graphs)
-    if record is None or record.modalities is None:
-        return modalities
-    return tuple(record.modalities(modality, config) for modality in modalities)
-
-
-def describe_defaults(model: PreTrainedModel) -> dict[str, str]:
-    """Return what forward takes for inputs that aren't passed, where the rules of `onnxport.load` don't say so.
-
-    Args:
-        model: the exported model.
-    """
-    record = _record_of(model)
-    return {} if record.defaults is None else dict(record.defaults(type(model).__name__))
-
-
-def describe_left_out(
-    model: PreTrainedModel, task: Task, inputs: Collection[str], unused: Collection[str]
-) -> dict[str, str]:
-    """Return the parameters of a model's forward that aren't inputs of any graph, each with the reason.
-
-    Args:
-        model: the exported model.
-        task: the task.
-        inputs: names of the inputs of all graphs.
-        unused: names of parameters whose values the model doesn't use.
-    """
-    reasons = left_out(model, task, inputs, unused)
-    return reasons | {name: reason for name, reason in _record_of(model).left_out.items() if name in reasons}
-
-
 def image_defaults(config: PreTrainedConfig) -> ImageDefaults:
     """Return what the record of a model type says about its images."""
     record = architecture_of(config.model_type)
@@ -512,13 +472,9 @@ def image_defaults(config: PreTrainedConfig) -> ImageDefaults:
     return ImageDefaults(record.image_size and record.image_size(config), record.image_processor)
 
 
-def _record_of(model: PreTrainedModel) -> Architecture:
-    return architecture_of(model.config.model_type) or Architecture((model.config.model_type,))
-
-
 def _describe_single(model: PreTrainedModel, task: Task, preprocessor: Preprocessor, last_logits: bool) -> OnnxConfig:
     """Describe a single graph: by the record, else as 4.37.2 did, else by inspecting the model."""
-    record = _record_of(model)
+    record = record_of(model)
     if record.model is not None:
         described = record.model(model, task, preprocessor, last_logits)
         if described is not None:

@@ -13,7 +13,8 @@ from onnxport._needs import (
     translating_missing_values,
     with_few_layers,
 )
-from onnxport.architectures.describe import describe, describe_defaults, describe_left_out
+from onnxport.architectures.describe import describe
+from onnxport.architectures.recorded import describe_defaults, describe_left_out
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -178,7 +179,7 @@ def _description(
         graphs,
         left_out=describe_left_out(exported, subject.task, inputs, {name for graph in graphs for name in graph.unused}),
         positions=counted_positions(model),
-        defaults=describe_defaults(model),
+        defaults=describe_defaults(exported),
         reread_length=reread_length(model),
     )
 

@@ -206,7 +206,9 @@ class GenerativeModel(OnnxModel):
         name = "prepare_inputs_for_generation"
         if getattr(self._original_class, name, None) in (None, getattr(GenerationMixin, name)):
             return dict(super().prepare_inputs_for_generation(*arguments, **kwargs))  # type: ignore[misc]
-        return dict(self._original.prepare_inputs_for_generation(*arguments, **kwargs))
+        inputs = self._original.prepare_inputs_for_generation(*arguments, **kwargs)
+        # Some classes (GPT, 5.23) return the arguments of the loop, which their forward ignores.
+        return {name: value for name, value in inputs.items() if name not in _LOOP_ARGUMENTS}
 
     def get_experts_implementation(self) -> dict[str, str]:
         """Return an empty dictionary: experts are part of the graph."""
@@ -263,8 +265,14 @@ class GenerativeModel(OnnxModel):
         return dict([result, (cache_name(), cache), *others, *absent])
 
 
+_LOOP_ARGUMENTS = ("is_first_iteration", "next_sequence_length")
+"""Arguments of `prepare_inputs_for_generation` about the loop of `generate`."""
+
+
 class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     """Run a decoder like a Transformers model, with Transformers' `generate`."""
+
+    _handled = ("logits_to_keep",)
 
     def forward(  # type: ignore[override]
         self,

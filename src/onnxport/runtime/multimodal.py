@@ -34,7 +34,10 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     """Run a decoder with image or audio encoders, whose outputs replace the embeddings of placeholder tokens."""
 
     decoder_name = "decoder_model_merged"
-    _handled = (modalities.ENCODED, modalities.POSITION_MASK, "mm_token_type_ids", "pixel_values_videos")
+    _handled = (
+        *(modalities.ENCODED, modalities.POSITION_MASK),
+        *("logits_to_keep", "mm_token_type_ids", "pixel_values_videos"),
+    )
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
         super().__init__(directory, config)
