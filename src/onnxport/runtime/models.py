@@ -20,7 +20,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
-from onnxport._transformers_api import cache_name
+from onnxport._transformers_api import CACHE_NAMES, cache_name
 from onnxport.description import positions
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OptionError, UnsupportedError
@@ -172,7 +172,7 @@ class GenerativeModel(OnnxModel):
             OptionError: one of them would change the tokens, and no graph takes it.
             ValueError: the original has no such argument.
         """
-        check_arguments(self.directory, model_kwargs, self._handled)
+        check_arguments(self.directory, model_kwargs, (*self._handled, *CACHE_NAMES))  # assisted decoding passes one
         known = {} if self._original_class is None else inspect.signature(self._original_class.forward).parameters
         graphs = [self.directory.graph(name) for name in self.directory.component_names]
         taken = {*known, *(name for graph in graphs for name in graph.inputs)}
