@@ -15,7 +15,6 @@ from PIL import Image
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
-from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_image_processor, make_tokenizer
 from onnxport import ExportOptions, OnnxportError
 from onnxport.runtime.models import OnnxSpeechSeq2Seq
@@ -290,17 +289,3 @@ def test_there_are_no_warnings(parent: Path, caplog: pytest.LogCaptureFixture) -
     logging.getLogger("transformers").propagate = True
     onnxport.pipeline("text-classification", directory)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_mask_generation(split: bool, parent: Path, tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of("sam", "mask-generation", parent)
-    options = ExportOptions(task="mask-generation", split_encoders=split, validate="none")
-    onnxport.export(checkpoint, tmp_path / "out", options)
-    settings = {"points_per_crop": 4, "points_per_batch": 9, "pred_iou_thresh": -9.0, "stability_score_thresh": -9.0}
-    ours = onnxport.pipeline("mask-generation", tmp_path / "out")(image(), **settings)
-    expected = transformers.pipeline("mask-generation", model=str(checkpoint), device="cpu")(image(), **settings)
-    assert len(ours["masks"]) == len(expected["masks"]) > 0
-    assert_same(ours["scores"], expected["scores"])
-    for found, mask in zip(ours["masks"], expected["masks"], strict=True):
-        assert torch.equal(torch.as_tensor(found), torch.as_tensor(mask))

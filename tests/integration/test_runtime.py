@@ -151,6 +151,9 @@ def test_prompts_and_flags_of_sam(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(**inputs).pred_masks
     torch.testing.assert_close(loaded(**inputs, **sizes).pred_masks, expected, atol=1e-3, rtol=1e-3)
+    embeddings = loaded.get_image_embeddings(inputs["pixel_values"])
+    prompts = {"input_boxes": inputs["input_boxes"], "image_embeddings": embeddings}
+    torch.testing.assert_close(loaded(**prompts).pred_masks, expected, atol=1e-3, rtol=1e-3)  # as the pipeline calls it
     with pytest.raises(OptionError, match=r"multimask_output: no graph of .*the graph has its value True"):
         loaded(**inputs, multimask_output=False)
 
