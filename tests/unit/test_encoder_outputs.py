@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import transformers
 
-from onnxport.architectures.recorded import describe_modalities
+from onnxport.architectures._recorded import describe_modalities
 from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription
 from onnxport.description.encoder_outputs import MAIN_INPUTS, Interface, Modality, completed_modalities
 from onnxport.errors import OptionError

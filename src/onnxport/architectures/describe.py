@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import cache_parameter
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._recorded import record_of
 from onnxport.architectures._table import architecture_of
-from onnxport.architectures.recorded import record_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.description.completion import completed
 from onnxport.description.component_types import (

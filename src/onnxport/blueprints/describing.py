@@ -13,8 +13,8 @@ from onnxport._needs import (
     translating_missing_values,
     with_few_layers,
 )
+from onnxport.architectures._recorded import describe_defaults, describe_left_out
 from onnxport.architectures.describe import describe
-from onnxport.architectures.recorded import describe_defaults, describe_left_out
 from onnxport.blueprints.draft import Draft
 from onnxport.blueprints.subject import Subject
 from onnxport.checkpoint.checkpoint import Checkpoint

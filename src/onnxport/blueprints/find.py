@@ -168,7 +168,7 @@ class BlueprintSource:
 
 
 def _modalities(config: PreTrainedConfig, description: Description) -> tuple[Modality, ...]:
-    from onnxport.architectures.recorded import describe_modalities
+    from onnxport.architectures._recorded import describe_modalities
 
     interfaces = {
         graph.name: Interface([spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs])
