@@ -27,7 +27,8 @@ def directory(inputs: tuple[str, ...], outputs: tuple[str, ...] = ("logits",)) -
         return [SimpleNamespace(name=name) for name in names]
 
     component = SimpleNamespace(inputs=specs(inputs), outputs=specs(outputs))
-    return SimpleNamespace(path=Path("exported"), manifest=SimpleNamespace(components=[component], left_out=LEFT_OUT))
+    manifest = SimpleNamespace(components=[component], left_out=LEFT_OUT)
+    return SimpleNamespace(path=Path("exported"), manifest=manifest, input_names=frozenset(inputs))
 
 
 @pytest.mark.parametrize(

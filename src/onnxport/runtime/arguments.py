@@ -51,9 +51,8 @@ def check_arguments(directory: Directory, arguments: Mapping[str, Any], handled:
         UnsupportedError: an option such as `output_attentions` asks for outputs that no graph returns.
     """
     passed = {name: value for name, value in arguments.items() if value is not None and name not in handled}
-    graphs = {spec.name for component in directory.manifest.components for spec in component.inputs}
     for name, value in passed.items():
-        if name in graphs or name in _RETURNS or name in PREPROCESSOR_OUTPUTS:
+        if name in directory.input_names or name in _RETURNS or name in PREPROCESSOR_OUTPUTS:
             continue
         reason = directory.manifest.left_out.get(name, "")
         if _changes_nothing(name, value, reason, arguments):
@@ -61,7 +60,7 @@ def check_arguments(directory: Directory, arguments: Mapping[str, Any], handled:
         if name.startswith(_OUTPUT):
             _check_returned(directory, name.removeprefix(_OUTPUT))
         else:
-            taken = ", ".join(sorted(one for one in graphs if not is_cached(one)))
+            taken = ", ".join(sorted(one for one in directory.input_names if not is_cached(one)))
             raise OptionError(
                 f"{name}: no graph of {directory.path} takes it ({reason or 'the model was exported without it'}); "
                 f"leave it out, or export a task or class that uses it; the graphs take {taken}"

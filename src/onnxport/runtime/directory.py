@@ -54,6 +54,11 @@ class Directory:
         """Names of the components (graphs)."""
         return [item.name for item in self.manifest.components]
 
+    @cached_property
+    def input_names(self) -> frozenset[str]:
+        """Names of the inputs of all graphs."""
+        return frozenset(value.name for item in self.manifest.components for value in item.inputs)
+
     def has(self, component: str) -> bool:
         """Return whether the directory has a component of this name."""
         return component in self.component_names

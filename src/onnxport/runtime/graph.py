@@ -206,7 +206,9 @@ class Graph:
     def _check_fixed_sizes(self, feed: Feed) -> None:
         for name, spec in self.inputs.items():
             value = feed.get(name)
-            shape = value.shape if isinstance(value, np.ndarray) else spec.axes
+            if not isinstance(value, np.ndarray):  # a cache that an earlier run returned
+                continue
+            shape = value.shape
             fits = [not isinstance(axis, int) or axis == size for axis, size in zip(spec.axes, shape, strict=False)]
             if len(shape) != len(spec.axes) or not all(fits):
                 raise OptionError(

@@ -174,8 +174,7 @@ class GenerativeModel(OnnxModel):
         """
         check_arguments(self.directory, model_kwargs, (*self._handled, *CACHE_NAMES))  # assisted decoding passes one
         known = {} if self._original_class is None else inspect.signature(self._original_class.forward).parameters
-        graphs = [self.directory.graph(name) for name in self.directory.component_names]
-        taken = {*known, *(name for graph in graphs for name in graph.inputs)}
+        taken = {*known, *self.directory.input_names}
         others = {name: value for name, value in model_kwargs.items() if name not in taken}
         super()._validate_model_kwargs(others)  # type: ignore[misc]  # of `GenerationMixin`
 
