@@ -23,16 +23,8 @@ HEAD = "sentence_head"
 
 
 @dataclass(frozen=True)
-class Pooling:
-    """Pool the token embeddings of a sequence to one embedding.
-
-    Attributes:
-        modes: modes in `POOLING_MODES`; the results of several are concatenated.
-        include_prompt: whether the tokens of the prompt are pooled, too; if not, their number is an input.
-    """
-
-    modes: tuple[str, ...]
-    include_prompt: bool = True
+class SequencePooling:
+    """Pool the token embeddings of a sequence; the base of modules that do."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -43,6 +35,19 @@ class Pooling:
     def writes(self) -> tuple[str, ...]:
         """Features that it writes."""
         return (SENTENCE,)
+
+
+@dataclass(frozen=True)
+class Pooling(SequencePooling):
+    """Pool the token embeddings of a sequence to one embedding.
+
+    Attributes:
+        modes: modes in `POOLING_MODES`; the results of several are concatenated.
+        include_prompt: whether the tokens of the prompt are pooled, too; if not, their number is an input.
+    """
+
+    modes: tuple[str, ...]
+    include_prompt: bool = True
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ class WordWeights:
 
 
 @dataclass(frozen=True)
-class SpladePooling:
+class SpladePooling(SequencePooling):
     """Pool the logits of a masked language model to one weight for each token of the vocabulary.
 
     Attributes:
@@ -221,16 +226,6 @@ class SpladePooling:
 
     strategy: str
     logarithms: int
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Features that it reads."""
-        return (TOKENS, MASK)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """Features that it writes."""
-        return (SENTENCE,)
 
 
 @dataclass(frozen=True)
