@@ -15,6 +15,7 @@ ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
 Weights = Literal["copy", "link"]
 Framework = Literal["pt", "tf"]
+Optimize = Literal["none", "cpu"]
 
 Progress = Callable[[str, float | None], None]
 """Callback that receives a stage of the export and its completed fraction, None if unknown."""
@@ -23,6 +24,8 @@ MIN_OPSET = 18
 """Lowest ONNX opset that the engine (`torch.onnx`, exported-program path) produces."""
 MAX_OPSET = 23
 """Highest ONNX opset that the engine's operator library produces."""
+FUSED_OPSET = 23
+"""First ONNX opset with `Attention`, `RotaryEmbedding` and `RMSNormalization`, which `--optimize` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class GraphOptions:
     token_dtype: TokenDtype = "int64"
     io_dtype: Dtype | None = None
     opset: int | None = None
+    optimize: Optimize = "none"
     dtype: Dtype = "fp32"
     stamping: bool = True
 
@@ -156,6 +160,12 @@ class ExportOptions:
     opset: int | None = field(
         default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
     )
+    optimize: Optimize = field(
+        default="none",
+        metadata={
+            "help": "fuse operators for an execution provider of ONNX Runtime; none: the operators that were traced"
+        },
+    )
     atol: float | None = field(
         default=None,
         metadata={"help": "largest absolute difference that validation accepts (default: that of the description)"},
@@ -237,6 +247,10 @@ class ExportOptions:
                 f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
                 f"leave the option out for the default"
             )
+        if self.optimize != "none" and self.opset is not None and self.opset < FUSED_OPSET:
+            raise OptionError(
+                f"--optimize {self.optimize} uses operators of opset {FUSED_OPSET}, not {self.opset}: leave --opset out"
+            )
         if self.split_encoders and self.description is not None:
             raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
         _check_sizes(self.fix)
@@ -296,6 +310,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "token_dtype": get_args(TokenDtype),
     "io_dtype": (None, *get_args(Dtype)),
     "dtype": get_args(Dtype),
+    "optimize": get_args(Optimize),
     "validate": get_args(ValidationLevel),
     "external_data": get_args(ExternalData),
     "weights": get_args(Weights),
