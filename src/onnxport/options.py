@@ -34,6 +34,7 @@ class GraphOptions:
     last_logits: bool = False
     split_encoders: bool = False
     description: str | None = None
+    inputs_embeds: bool = False
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     token_dtype: TokenDtype = "int64"
@@ -129,6 +130,12 @@ class ExportOptions:
         metadata={
             "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
             "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
+        },
+    )
+    inputs_embeds: bool = field(
+        default=False,
+        metadata={
+            "help": "take inputs_embeds instead of input_ids, and export the token embeddings as embed_tokens.onnx"
         },
     )
     outputs: tuple[str, ...] | None = field(
@@ -237,8 +244,9 @@ class ExportOptions:
                 f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
                 f"leave the option out for the default"
             )
-        if self.split_encoders and self.description is not None:
-            raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
+        several = "--split-encoders" if self.split_encoders else "--inputs-embeds" if self.inputs_embeds else None
+        if several is not None and self.description is not None:
+            raise OptionError(f"--description describes one graph, and {several} asks for two: leave one out")
         _check_sizes(self.fix)
         _check_outputs(self)
         if self.memory is not None and self.memory < 1:
