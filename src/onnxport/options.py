@@ -37,6 +37,7 @@ class GraphOptions:
     last_logits: bool = False
     split_encoders: bool = False
     description: str | None = None
+    inputs_embeds: bool = False
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     token_dtype: TokenDtype = "int64"
@@ -133,6 +134,12 @@ class ExportOptions:
         metadata={
             "help": "Python file that describes the model, as onnxport describe --python prints it; it is run, and its "
             "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
+        },
+    )
+    inputs_embeds: bool = field(
+        default=False,
+        metadata={
+            "help": "take inputs_embeds instead of input_ids, and export the token embeddings as embed_tokens.onnx"
         },
     )
     outputs: tuple[str, ...] | None = field(
@@ -242,17 +249,10 @@ class ExportOptions:
                 raise OptionError(f"--{name.replace('_', '-')} {value!r} is not one of: {choices}")
         if not self.past and self.task is not None and self.task.endswith("-with-past"):
             raise OptionError(f"--task {self.task} and --no-past contradict each other: leave one of them out")
-        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise OptionError(
-                f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
-                f"leave the option out for the default"
-            )
-        if self.optimize != "none" and self.opset is not None and self.opset < FUSED_OPSET:
-            raise OptionError(
-                f"--optimize {self.optimize} uses operators of opset {FUSED_OPSET}, not {self.opset}: leave --opset out"
-            )
-        if self.split_encoders and self.description is not None:
-            raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
+        _check_opset(self)
+        several = "--split-encoders" if self.split_encoders else "--inputs-embeds" if self.inputs_embeds else None
+        if several is not None and self.description is not None:
+            raise OptionError(f"--description describes one graph, and {several} asks for two: leave one out")
         _check_sizes(self.fix)
         _check_outputs(self)
         if self.memory is not None and self.memory < 1:
@@ -284,6 +284,21 @@ class ExportOptions:
 
     def _group(self, group: type[Group]) -> Group:
         return group(**{option.name: getattr(self, option.name) for option in fields(group)})
+
+
+def _check_opset(options: ExportOptions) -> None:
+    opset, optimize = options.opset, options.optimize
+    if opset is None:
+        return
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise OptionError(
+            f"--opset {opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
+            "leave the option out for the default"
+        )
+    if optimize != "none" and opset < FUSED_OPSET:
+        raise OptionError(
+            f"--optimize {optimize} uses operators of opset {FUSED_OPSET}, not {opset}: leave --opset out"
+        )
 
 
 def _check_sizes(fix: Mapping[str, int] | None) -> None:

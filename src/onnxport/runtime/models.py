@@ -67,8 +67,9 @@ class OnnxModel:
         graph = self._main_graph()
         dtypes = [spec.dtype for spec in graph.outputs.values() if spec.dtype.startswith("float")]
         self.dtype: torch.dtype = getattr(torch, dtypes[0]) if dtypes else torch.float32
-        self.input_modalities = tuple(modality for name, modality in _MODALITIES.items() if name in graph.inputs)
-        self.main_input_name = next((n for n in _MODALITIES if n in graph.inputs), next(iter(graph.inputs)))
+        taken = _taken_by(graph)
+        self.input_modalities = tuple(modality for name, modality in _MODALITIES.items() if name in taken)
+        self.main_input_name = next((name for name in _MODALITIES if name in taken), next(iter(taken)))
 
     def _main_graph(self) -> Graph:
         return self.directory.graph("model")
@@ -123,6 +124,11 @@ class OnnxModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name_or_path!r})"
+
+
+def _taken_by(graph: Graph) -> tuple[str, ...]:
+    """Return the names of a graph's inputs, and `input_ids` if they can be embedded for it."""
+    return (*graph.inputs, *(("input_ids",) if graph.embedding is not None else ()))
 
 
 _MODALITIES = {
@@ -229,20 +235,25 @@ class GenerativeModel(OnnxModel):
         elif generation_config.use_cache is not False and self._decoder.has_cache:
             model_kwargs[cache_name()] = OnnxCache(self._decoder)
 
-    def _positions(self, input_ids: Tensor | None, cache: OnnxCache | None) -> NDArray[Any] | None:
-        """Return the position ids that the model's forward counts, [batch, tokens]; None if it counts the mask."""
+    def _positions(self, tokens: Tensor | None, cache: OnnxCache | None) -> NDArray[Any] | None:
+        """Return the position ids that the model's forward counts, [batch, tokens]; None if it counts the mask.
+
+        Args:
+            tokens: token ids, [batch, tokens], or their embeddings, among which forward knows no padding.
+            cache: the cache of earlier steps.
+        """
         spec = self._decoder.graph.inputs.get("position_ids")
         counted = self.directory.manifest.positions
-        if spec is None or input_ids is None or counted == positions.MASK:
+        if spec is None or tokens is None or counted == positions.MASK:
             return None
         cached = cache.tensors.length - cache.tensors.prefix if cache is not None and cache.tensors is not None else 0
-        ids = np.asarray(input_ids)
+        ids = np.asarray(tokens)
         if counted == positions.INPUT_IDS:
             padding = text_config_of(self.config).pad_token_id
-            is_token = ids != padding
+            is_token = ids != padding if ids.ndim == _IDS_RANK else np.ones(ids.shape[:2], dtype=bool)
             counts: NDArray[Any] = np.where(is_token, np.cumsum(is_token, axis=-1) + cached, 0)
             return counts + int(padding)
-        return np.broadcast_to(np.arange(cached, cached + ids.shape[1]), ids.shape)
+        return np.broadcast_to(np.arange(cached, cached + ids.shape[1]), ids.shape[:2])
 
     def _step(
         self,
@@ -264,6 +275,8 @@ class GenerativeModel(OnnxModel):
         return dict([result, (cache_name(), cache), *others, *absent])
 
 
+_IDS_RANK = 2
+"""Number of axes of token ids."""
 _LOOP_ARGUMENTS = ("is_first_iteration", "next_sequence_length")
 """Arguments of `prepare_inputs_for_generation` about the loop of `generate`."""
 
@@ -330,7 +343,7 @@ class OnnxEncoder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.main_input_name = next(name for name in _MODALITIES if name in graph.inputs)
+        self.main_input_name = next(name for name in _MODALITIES if name in _taken_by(graph))
 
     def forward(
         self,
@@ -433,7 +446,7 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 the graph, or an argument would change the logits, and no graph takes it.
         """
         is_masked = "attention_mask" in self._decoder.graph.inputs
-        takes_tokens = "input_ids" in self.encoder.graph.inputs
+        takes_tokens = "input_ids" in _taken_by(self.encoder.graph)
         if input_ids is not None and decoder_input_ids is None and not takes_tokens:
             decoder_input_ids, decoder_attention_mask, attention_mask = input_ids, attention_mask, None
         if not is_masked:

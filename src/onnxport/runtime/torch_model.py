@@ -28,9 +28,9 @@ def torch_model(directory: Directory) -> OnnxModel:
         UnsupportedError: no class runs them.
     """
     config = _load_config(directory)
-    if directory.has("embed_tokens"):
-        return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
+        if not directory.has("encoder_model"):
+            return OnnxMultimodal(directory, config)
         exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
         if issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
