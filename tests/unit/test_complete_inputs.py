@@ -13,7 +13,7 @@ from onnxport.runtime.light import complete_inputs
 
 def graph(**inputs: tuple[str, tuple[int | str, ...]]) -> Any:
     specs = {name: TensorSpec(name, dtype, axes) for name, (dtype, axes) in inputs.items()}
-    return SimpleNamespace(inputs=specs, defaults={})
+    return SimpleNamespace(inputs=specs, defaults={}, embedding=None)
 
 
 def test_token_inputs() -> None:
