@@ -15,7 +15,7 @@ ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
 Weights = Literal["copy", "link"]
 Framework = Literal["pt", "tf"]
-Optimize = Literal["none", "cpu"]
+Optimize = Literal["none", "cpu", "cuda", "webgpu", "dml"]
 
 Progress = Callable[[str, float | None], None]
 """Callback that receives a stage of the export and its completed fraction, None if unknown."""
@@ -25,7 +25,7 @@ MIN_OPSET = 18
 MAX_OPSET = 23
 """Highest ONNX opset that the engine's operator library produces."""
 FUSED_OPSET = 23
-"""First ONNX opset with `Attention`, `RotaryEmbedding` and `RMSNormalization`, which `--optimize` uses."""
+"""First ONNX opset with `Attention`, `RotaryEmbedding` and `RMSNormalization`, which `--optimize cpu` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +295,7 @@ def _check_opset(options: ExportOptions) -> None:
             f"--opset {opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
             "leave the option out for the default"
         )
-    if optimize != "none" and opset < FUSED_OPSET:
+    if optimize == "cpu" and opset < FUSED_OPSET:
         raise OptionError(
             f"--optimize {optimize} uses operators of opset {FUSED_OPSET}, not {opset}: leave --opset out"
         )

@@ -15,6 +15,7 @@ import onnxport
 from conformance.matrix.tiny import checkpoint_of
 from onnxport import ExportOptions
 from onnxport.errors import OptionError
+from onnxport.options import Optimize
 from tests.breadth import sampled
 
 LAYERS = 4
@@ -56,6 +57,27 @@ def test_fused_graphs_are_validated(model_type: str, tmp_path: Path) -> None:
     recorded = json.loads((tmp_path / "fused" / "onnxport.json").read_text())
     assert recorded["options"]["optimize"] == "cpu"
     assert recorded["components"][0]["fused"] == result.manifest.components[0].fused
+
+
+@pytest.mark.parametrize(
+    ("target", "model_type", "expected"),
+    [
+        ("cuda", "phi", {"FastGelu": LAYERS, "GroupQueryAttention": LAYERS, "SkipLayerNormalization": LAYERS}),
+        ("webgpu", "t5", {"MultiHeadAttention": 3 * LAYERS, "SkipSimplifiedLayerNormalization": 5 * LAYERS}),
+        ("dml", "bert", {"MultiHeadAttention": LAYERS, "SkipLayerNormalization": 2 * LAYERS}),
+    ],
+)
+def test_graphs_for_gpus_are_validated_on_the_cpu(
+    target: Optimize, model_type: str, expected: dict[str, int], tmp_path: Path
+) -> None:
+    task, _ = CASES[model_type]
+    source, _ = checkpoint_of(model_type, task, tmp_path)
+    result = onnxport.export(source, tmp_path / "fused", ExportOptions(task=task, optimize=target))
+    assert result.manifest.validation["status"] == "passed"
+    found: Counter[str] = Counter()
+    for component in result.manifest.components:
+        found.update(component.fused)
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_an_opset_without_the_fused_operators_is_an_error() -> None:

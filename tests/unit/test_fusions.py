@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from onnxport.fusions.fuse import fuse, fused_operators
+from onnxport.options import Optimize
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,6 +61,22 @@ g (float[B, S, 8] x) => (float[B, S, 8] y)
     inverse = Reciprocal(root)
     normalized = Mul(x, inverse)
     y = Mul(normalized, gain)
+}"""
+RMS_NORM_IN_FLOAT32 = """
+g (float[B, S, 8] x) => (float[B, S, 8] y)
+<int64[1] last = {-1}, float two = {2.0}, float epsilon = {0.01}, float16[8] weight = {1, 2, 3, 4, 5, 6, 7, 8},
+ float16[B, S, 8] narrow, float[B, S, 8] wide, float16[B, S, 8] normalized, float16[B, S, 8] weighted> {
+    narrow = Cast<to = 10>(x)
+    wide = Cast<to = 1>(narrow)
+    square = Pow(wide, two)
+    mean = ReduceMean<keepdims = 1>(square, last)
+    total = Add(mean, epsilon)
+    root = Sqrt(total)
+    inverse = Reciprocal(root)
+    product = Mul(wide, inverse)
+    normalized = Cast<to = 10>(product)
+    weighted = Mul(weight, normalized)
+    y = Cast<to = 1>(weighted)
 }"""
 UNWEIGHTED = """
 g (float[B, S, 8] x) => (float[B, S, 8] y)
@@ -110,12 +127,12 @@ def outputs(model: ir.Model, inputs: Arrays, optimized: Path | None = None) -> l
     return [np.asarray(value) for value in session.run(None, inputs)]
 
 
-def assert_fused(text: str, inputs: Arrays, expected: dict[str, int]) -> ir.Model:
+def assert_fused(text: str, inputs: Arrays, expected: dict[str, int], target: Optimize = "cpu") -> ir.Model:
     """Fuse a graph, and compare it with the graph before."""
     before, model = model_of(text), model_of(text)
-    fuse(model, "cpu")
+    fuse(model, target)
     assert fused_operators(model) == expected
-    assert model.opset_imports[""] == 23
+    assert model.opset_imports[""] == (23 if target == "cpu" else 20)
     for found, wanted in zip(outputs(model, inputs), outputs(before, inputs), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     return model
@@ -131,6 +148,7 @@ def random(*shape: int) -> np.ndarray:
         (ROTARY, "RotaryEmbedding", 3),  # and cos and sin of one half
         (PARTLY_ROTARY, "RotaryEmbedding", 3),
         (RMS_NORM, "RMSNormalization", 2),  # and the sum that is the weight
+        (RMS_NORM_IN_FLOAT32, "RMSNormalization", 3),  # and the casts of input and output
         (UNWEIGHTED, "RMSNormalization", 1),
         (GELU_WITH_POWER, "Gelu", 1),
         (GELU_WITH_PRODUCTS, "Gelu", 1),
@@ -148,6 +166,20 @@ def test_a_rotation_with_different_halves_isnt_fused() -> None:
 
 def test_another_tanh_isnt_gelu() -> None:
     assert_fused(GELU_WITH_POWER.replace("0.044715", "0.05"), {"x": random(2, 5, 8)}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "operator"),
+    [
+        (ROTARY, "RotaryEmbedding"),
+        (PARTLY_ROTARY, "RotaryEmbedding"),
+        (RMS_NORM, "SimplifiedLayerNormalization"),
+        (GELU_WITH_POWER, "FastGelu"),
+    ],
+)
+def test_operators_of_onnx_runtime(text: str, operator: str) -> None:
+    inputs = {str(value.name): random(*SHAPES[str(value.name)]) for value in model_of(text).graph.inputs}
+    assert_fused(text, inputs, {operator: 1}, "webgpu")
 
 
 def attention(
@@ -218,6 +250,73 @@ def test_attention_takes_several_tokens_after_a_past(batch: int, past: int, new:
     model = assert_fused(attention(softcap=softcap), inputs, {"Attention": 1})
     operators = Counter(node.op_type for node in model.graph)
     assert operators == {"Attention": 1, "Where": 1, "Transpose": 1, "Squeeze": 1}  # the last two are of `empty`
+
+
+CAUSAL = """
+g (float[B, S, 32] q, float[B, S, 16] k, float[B, S, 16] v, int64[B, T] attention_mask, bool[B, 1, S, 1] empty,
+   int64[1, 1, S, 1] rows, int64[1, 1, 1, T] columns, float[B, 2, P, 8] past_key, float[B, 2, P, 8] past_value)"""
+MASK = """
+    not_later = LessOrEqual(columns, rows)
+    padding = Cast<to = 9>(attention_mask)
+    padding_of_heads = Unsqueeze(padding, heads_and_rows)
+    kept = And(not_later, padding_of_heads)
+    mask = Where(kept, zero, lowest)
+"""
+
+
+def causal_attention(operator: str = "LessOrEqual") -> str:
+    """Return self-attention whose mask is causal, and excludes padding."""
+    _, graph = attention().split("=> (", 1)
+    declared = "<int64[2] heads_and_rows = {1, 2}, float lowest = {-3.4e38}, float[B, 1, S, T] mask,"
+    graph = graph.replace("<int64[4] q_shape", f"{declared} int64[4] q_shape", 1)
+    return f"{CAUSAL} => ({graph}".replace("> {", f"> {{{MASK.replace('LessOrEqual', operator)}", 1)
+
+
+def causal_inputs(batch: int, past: int, new: int) -> Arrays:
+    """Return inputs whose first sequence is padded on the left."""
+    total = past + new
+    inputs = attention_inputs(batch, past, new, mask=(batch, 1, new, total))
+    del inputs["mask"]
+    kept = np.ones((batch, total), np.int64)
+    kept[0, : total // 3] = 0
+    inputs["empty"][:] = False
+    inputs["empty"][0, :, : max(0, total // 3 - past)] = True
+    rows, columns = np.arange(past, total).reshape(1, 1, -1, 1), np.arange(total).reshape(1, 1, 1, -1)
+    return {**inputs, "attention_mask": kept, "rows": rows, "columns": columns}
+
+
+@pytest.mark.parametrize(("batch", "past", "new"), [(2, 3, 4), (3, 0, 5), (2, 6, 1)])
+@pytest.mark.parametrize(("target", "operator"), [("cuda", "GroupQueryAttention"), ("dml", "MultiHeadAttention")])
+def test_padding_on_the_left_is_masked_on_gpus(
+    batch: int, past: int, new: int, target: Optimize, operator: str
+) -> None:
+    assert_fused(causal_attention(), causal_inputs(batch, past, new), {operator: 1}, target)
+
+
+def test_grouped_attention_of_a_single_sequence_needs_no_query_lengths() -> None:
+    text = causal_attention().replace("[B,", "[1,")
+    assert_fused(text, causal_inputs(1, 3, 4), {"GroupQueryAttention": 1}, "webgpu")
+
+
+def test_a_mask_that_isnt_causal_isnt_for_grouped_attention() -> None:
+    text = causal_attention("GreaterOrEqual")
+    assert_fused(text, causal_inputs(2, 3, 4), {"MultiHeadAttention": 1}, "cuda")
+
+
+def test_cross_attention_is_for_multi_head_attention() -> None:
+    inputs = attention_inputs(2, 7, 4, mask=(2, 1, 4, 7), appended=0)
+    assert_fused(attention(appended="N"), inputs, {"MultiHeadAttention": 1}, "cuda")
+
+
+def test_normalization_is_fused_with_its_residual_connection_on_gpus() -> None:
+    text = """
+g (float[B, S, 8] x, float[B, S, 8] z) => (float[B, S, 8] y, float[B, S, 8] sum)
+<float[8] weight = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}> {
+    sum = Add(x, z)
+    y = LayerNormalization<axis = -1, epsilon = 0.01>(sum, weight, weight)
+}"""
+    inputs = {"x": random(2, 5, 8), "z": random(1, 2, 5, 8)[0]}
+    assert_fused(text, inputs, {"SkipLayerNormalization": 1}, "cuda")
 
 
 def test_a_mask_is_expanded_to_the_queries() -> None:

@@ -13,6 +13,10 @@ from onnxport.weights.parameters import ParameterTensor
 Attributes = Mapping[str, int | float | str | Sequence[int] | ir.Attr]
 
 
+MICROSOFT = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
+
+
 def producer(value: ir.Value | None, op_type: str, domain: str = "") -> ir.Node | None:
     """Return the node that computes a value, if it has this operator."""
     node = value.producer() if value is not None else None
@@ -148,7 +152,7 @@ def add_constant(graph: ir.Graph, name: str, elements: np.ndarray) -> ir.Value:
     return graph.initializers[name]
 
 
-def int64(elements: Sequence[int]) -> np.ndarray:
+def int64(elements: int | Sequence[int]) -> np.ndarray:
     """Return integers as ONNX's operators take them."""
     return np.array(elements, np.int64)
 

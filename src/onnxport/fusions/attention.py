@@ -34,14 +34,22 @@ from onnxport.fusions._matching import (
 
 
 class AttentionPass(ir.passes.InPlacePass):
-    """Replace attention over queries, keys and values [batch, heads, sequence, head_size] with `Attention`."""
+    """Replace attention over queries, keys and values [batch, heads, sequence, head_size] with `Attention`.
+
+    Args:
+        softcap: whether attention with a soft cap is replaced, too.
+    """
+
+    def __init__(self, *, softcap: bool = True) -> None:
+        super().__init__()
+        self._softcap = softcap
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse in place."""
         masks = _Masks(model.graph)
         modified = False
         for node in [node for node in model.graph if node.op_type == "Softmax" and node.domain == ""]:
-            modified = _fuse(node, masks) or modified
+            modified = _fuse(node, masks, softcap=self._softcap) or modified
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -64,14 +72,14 @@ class _Scores:
     mask: ir.Value | None = None
 
 
-def _fuse(softmax: ir.Node, masks: _Masks) -> bool:
+def _fuse(softmax: ir.Node, masks: _Masks, *, softcap: bool) -> bool:
     product = sole_user(softmax.outputs[0])
     if product is not None and product.op_type == "Cast" and is_cast_to_float(product):
         product = sole_user(product.outputs[0])
     if product is None or product.op_type != "MatMul" or product.inputs[1] is softmax.outputs[0]:
         return False
     scores = _masked_scores(without_cast(softmax.inputs[0]))
-    if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None:
+    if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None or (scores.softcap and not softcap):
         return False
     query, (key, factor) = scores.query, _untransposed(scores.key)
     value = product.inputs[1]

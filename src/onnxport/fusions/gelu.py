@@ -13,7 +13,7 @@ from math import isclose, pi, sqrt
 
 import onnx_ir as ir
 
-from onnxport.fusions._matching import add_node, replace, scalar, sole_user
+from onnxport.fusions._matching import MICROSOFT, add_node, replace, scalar, sole_user
 
 Polynomial = dict[tuple[int, int], float]
 """Exponents of x and of t to the coefficient of their product."""
@@ -25,17 +25,25 @@ _DEPTH = 6
 
 
 class GeluPass(ir.passes.InPlacePass):
-    """Replace the tanh form of GELU with `Gelu`."""
+    """Replace the tanh form of GELU with `Gelu`, or with ONNX Runtime's `FastGelu`.
+
+    Args:
+        contrib: whether it is `FastGelu`.
+    """
+
+    def __init__(self, *, contrib: bool = False) -> None:
+        super().__init__()
+        self._contrib = contrib
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse in place."""
         modified = False
         for node in [node for node in model.graph if node.op_type == "Tanh" and node.domain == ""]:
-            modified = _fuse(node) or modified
+            modified = _fuse(node, contrib=self._contrib) or modified
         return ir.passes.PassResult(model, modified=modified)
 
 
-def _fuse(tanh: ir.Node) -> bool:
+def _fuse(tanh: ir.Node, *, contrib: bool) -> bool:
     argument = tanh.inputs[0]
     x = next((x for x in _factors(argument, _DEPTH) if _equal(_polynomial(argument, x, None, _DEPTH), _ARGUMENT)), None)
     user = sole_user(tanh.outputs[0]) if x is not None else None
@@ -44,10 +52,15 @@ def _fuse(tanh: ir.Node) -> bool:
             return False
         result = user.outputs[0]
         if _equal(_polynomial(result, x, tanh.outputs[0], _DEPTH), _RESULT):
-            replace(result, add_node(user, "Gelu", [x], {"approximate": "tanh"}).outputs[0])
+            fused = add_node(user, "FastGelu", [x], domain=MICROSOFT) if contrib else _gelu(user, x)
+            replace(result, fused.outputs[0])
             return True
         user = sole_user(result)
     return False
+
+
+def _gelu(before: ir.Node, x: ir.Value) -> ir.Node:
+    return add_node(before, "Gelu", [x], {"approximate": "tanh"})
 
 
 def _factors(value: ir.Value | None, depth: int) -> Iterator[ir.Value]:

@@ -22,6 +22,7 @@ from onnxport.fusions._matching import (
     scalar,
     size,
     sole_user,
+    without_cast,
 )
 
 
@@ -41,16 +42,40 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
         epsilon = _epsilon(x, inverse)
         if epsilon is None or x.dtype is None:
             continue
-        last, weight = _weighted(node, x)
+        for source in (_wide_source(x), x):
+            last, weight = _weighted(_cast_back(node, source), source)
+            if weight is not None:
+                break
+        else:
+            last, source, weight = node, x, _ones(graph, x)
         if weight is None:
-            width = size(x, -1)
-            if width is None:
-                return False
-            weight = add_constant(graph, f"ones_{width}_{x.dtype.name.lower()}", np.ones(width, x.dtype.numpy()))
-        fused = add_node(last, "RMSNormalization", [x, weight], {"axis": -1, "epsilon": epsilon})
+            return False
+        fused = add_node(last, "RMSNormalization", [source, weight], {"axis": -1, "epsilon": epsilon})
         replace(last.outputs[0], fused.outputs[0])
         return True
     return False
+
+
+def _wide_source(x: ir.Value) -> ir.Value:
+    """Return what is cast to float32 to be normalized, if it is float16 or bfloat16."""
+    source = without_cast(x)
+    is_narrow = source is not None and source.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return source if is_narrow and source is not None else x
+
+
+def _cast_back(node: ir.Node, source: ir.Value) -> ir.Node:
+    """Return the node that casts a normalization to the type of its source: of float16, it is computed in float32."""
+    user = sole_user(node.outputs[0])
+    is_cast = user is not None and user.op_type == "Cast" and user.outputs[0].dtype == source.dtype
+    return user if is_cast and user is not None else node
+
+
+def _ones(graph: ir.Graph, x: ir.Value) -> ir.Value | None:
+    """Return the weight of a normalization without one."""
+    width = size(x, -1)
+    if width is None or x.dtype is None:
+        return None
+    return add_constant(graph, f"ones_{width}_{x.dtype.name.lower()}", np.ones(width, x.dtype.numpy()))
 
 
 def _epsilon(x: ir.Value, inverse: ir.Value) -> float | None:
