@@ -90,3 +90,12 @@ def test_defaults_of_the_manifest() -> None:
     assert found["global_attention_mask"].tolist() == [[1, 0, 0]] * 2
     assert found["bbox"].shape == (2, 3, 4)
     assert "attention_mask" not in found
+
+
+def test_the_default_mask_of_patches_has_their_rows_and_columns() -> None:
+    images, mask = ("float32", ("batch_size", 3, "height", "width")), ("bool", ("batch_size", "rows", "columns"))
+    described = graph(pixel_values=images, patch_attention_mask=mask)
+    described.defaults = {"patch_attention_mask": "patches/8"}
+    found = complete_inputs(described, {"pixel_values": np.ones((2, 3, 16, 28))})
+    assert found["patch_attention_mask"].shape == (2, 2, 3)
+    assert found["patch_attention_mask"].all()

@@ -16,7 +16,7 @@ from onnxport import samples
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
 from onnxport.description.axes import is_cached
-from onnxport.description.dummy_inputs import placeholder_token_id
+from onnxport.description.dummy_inputs import leading_placeholders, placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS
 from onnxport.description.sentence_modules import HEAD
 from onnxport.description.tolerances import Tolerance
@@ -31,7 +31,7 @@ from onnxport.validation.tokens import TOKENS, start_token, tokens_output
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.runtime.directory import Directory
     from onnxport.runtime.models import OnnxModel
@@ -268,7 +268,7 @@ def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
     """Return the inputs of the model's forward that the preprocessor makes of a sample."""
     import torch
 
-    encoded = dict(_encode(request, sample.arguments))
+    encoded = _with_leading_placeholders(request.model.config, dict(_encode(request, sample.arguments)))
     known = inspect.signature(type(request.model).forward).parameters.keys() - request.ignored
     inputs = {name: value for name, value in encoded.items() if name in known and isinstance(value, torch.Tensor)}
     if not inputs:
@@ -301,6 +301,20 @@ def _encode(request: _Request, arguments: Mapping[str, Any]) -> Mapping[str, Any
         extractor = _part(request, "feature_extractor")
         found |= extractor(arguments["audio"], sampling_rate=arguments["sampling_rate"], return_tensors="pt")
     return found
+
+
+def _with_leading_placeholders(config: PreTrainedConfig, encoded: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs with BLIP-2's placeholder tokens before the prompt, whose number old processors don't know."""
+    import torch
+
+    count, token = leading_placeholders(config) if hasattr(config, "num_query_tokens") else (0, None)
+    if token is None or not {"input_ids", "pixel_values"} <= encoded.keys() or (encoded["input_ids"] == token).any():
+        return encoded
+    leading = {
+        name: torch.full((len(encoded[name]), count), value)
+        for name, value in (("input_ids", token), ("attention_mask", 1))
+    }
+    return encoded | {name: torch.cat([value, encoded[name]], dim=1) for name, value in leading.items()}
 
 
 def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
