@@ -161,7 +161,8 @@ def _prepare(
         for precision in precisions_of(requested.dtypes, requested.quantize_options)
         if precision.float_dtype == options.dtype
     )
-    original = Original(checkpoint, options, source.draft, source.described, adapter)
+    processing = blueprint.image_processing
+    original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     return _Part(graphs, original, options)
 
 

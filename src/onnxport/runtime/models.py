@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from onnxport._transformers_api import CACHE_NAMES, cache_name
 from onnxport.description import positions
+from onnxport.description.image_processing import IMAGES
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
@@ -31,6 +32,7 @@ from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
 from onnxport.runtime.light import complete_inputs, run_split_encoders
 from onnxport.runtime.outputs import model_output
+from onnxport.runtime.raw_images import raw_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +87,7 @@ class OnnxModel:
         Args:
             *arguments: at most one, the main input.
             **inputs: tensors or arrays by input name; missing masks, token types and position ids are filled in as for
-                sequences without padding.
+                sequences without padding. `images` of an export with `--image-processing` may be images of Pillow.
 
         Returns:
             The graph's outputs: tensors if any input is a tensor, arrays otherwise.
@@ -132,7 +134,7 @@ def _taken_by(graph: Graph) -> tuple[str, ...]:
 
 
 _MODALITIES = {
-    **{"input_ids": "text", "pixel_values": "image", "flattened_patches": "image"},
+    **{"input_ids": "text", "images": "image", "pixel_values": "image", "flattened_patches": "image"},
     **{"input_features": "audio", "input_values": "audio"},
 }
 """Main inputs, in order of precedence, to their modality."""
@@ -552,8 +554,9 @@ class OnnxSpeechSeq2Seq(OnnxSeq2Seq, WhisperGenerationMixin):  # type: ignore[mi
 
 def as_arrays(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return tensors as arrays that share memory if on the host; values that aren't tensor-like are left out."""
-    return {
+    images = {name: raw_images(value) for name, value in inputs.items() if name == IMAGES and value is not None}
+    return images | {
         name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         for name, value in inputs.items()
-        if isinstance(value, torch.Tensor | np.ndarray | list | tuple)
+        if isinstance(value, torch.Tensor | np.ndarray | list | tuple) and name not in images
     }
