@@ -1,8 +1,10 @@
 """Let attention take and return states [batch, sequence, heads * head_size], without transposes.
 
-Reshape ─ Transpose ─┐
-Reshape ─ Transpose ─ Attention ─ Transpose ─ Reshape   →   Attention(q_num_heads, kv_num_heads)
-Reshape ─ Transpose ─┘
+    Reshape ─ Transpose ─┐
+    Reshape ─ Transpose ─ Attention ─ Transpose ─ Reshape   →   Attention(q_num_heads, kv_num_heads)
+    Reshape ─ Transpose ─┘
+
+Rotary embeddings and normalizations of queries and keys after the transpose are computed in that layout, too.
 """
 
 from __future__ import annotations
