@@ -384,6 +384,30 @@ def test_a_bias_may_differ_between_heads() -> None:
     assert_fused(attention("B, 4, S, T", empty="B, 4, S, 1"), inputs, {"Attention": 1})
 
 
+def test_a_mask_and_a_bias_of_positions_are_added() -> None:
+    text = """
+g (float[B, S, 2, 8] q, float[B, S, 2, 8] k, float[B, S, 2, 8] v, float[1, 2, S, S] bias, float[B, 1, 1, S] mask)
+=> (float[B, 2, S, 8] y)
+<float root = {2.0}, float[B, 2, S, 8] qt, float[B, 2, S, 8] vt> {
+    qt = Transpose<perm = [0, 2, 1, 3]>(q)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v)
+    products = MatMul(qt, kt)
+    scores = Div(products, root)
+    biased = Add(scores, bias)
+    masked = Add(biased, mask)
+    probabilities = Softmax<axis = -1>(masked)
+    y = MatMul(probabilities, vt)
+}"""
+    states = {name: random(2, 5, 2, 8) * (index + 1) for index, name in enumerate("qkv")}
+    inputs = {
+        **states,
+        "bias": random(1, 2, 5, 5),
+        "mask": np.where(random(2, 1, 1, 5) > 0, 0, -100).astype(np.float32),
+    }
+    assert_fused(text, inputs, {"Attention": 1})
+
+
 def test_cross_attention_that_appends_nothing_keeps_its_cache() -> None:
     inputs = attention_inputs(2, 7, 4, mask=(2, 1, 4, 7), appended=0)
     model = assert_fused(attention(appended="N"), inputs, {"Attention": 1})

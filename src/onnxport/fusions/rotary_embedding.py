@@ -27,6 +27,7 @@ from onnxport.fusions._matching import (
     rank,
     replace,
     same_axis,
+    same_shape,
     scalar,
     size,
 )
@@ -298,7 +299,7 @@ def sliced(value: ir.Value | None) -> tuple[ir.Value, int, int, int] | None:
 
 def _has_heads_first(x: ir.Value, cos: ir.Value, sin: ir.Value) -> bool | None:
     """Return whether x is [batch, heads, sequence, head_size], or [batch, sequence, heads, …]; None for neither."""
-    if cos.shape is None or cos.shape != sin.shape or rank(cos) != 4 or (size(x, -1) or 0) != 2 * (size(cos, -1) or 0):
+    if not same_shape(cos, sin) or rank(cos) != 4 or (size(x, -1) or 0) != 2 * (size(cos, -1) or 0):
         return None
     if not same_axis(cos, x, 0) and size(cos, 0) != 1:
         return None
