@@ -148,7 +148,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if "return_loss" in self._parameters and getattr(model.config, "return_loss", False):  # it requires labels
             self._kwargs["return_loss"] = False
         self._drops_state = recurrences.drops_state(model)
-        self._generates = model.can_generate() and not model.config.is_encoder_decoder
+        self._generates = (use_past or model.can_generate()) and not model.config.is_encoder_decoder
         self._inspect_forward(model, preprocessor)
 
     @property

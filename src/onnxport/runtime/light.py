@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.description.axes import PADDING_MASKS, is_cached
+from onnxport.description.axes import PADDING_MASKS, PATCHES, is_cached
 from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
@@ -212,7 +212,8 @@ def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], d
     """
     feed = complete_inputs(encoder, inputs)
     outputs = {name: to_array(value) for name, value in encoder.run(feed).items()}
-    decoder_inputs = {"encoder_hidden_states": outputs["last_hidden_state"]}
+    hidden_states = outputs.get("last_hidden_state", next(iter(outputs.values())))  # PP-FormulaNet's are projected
+    decoder_inputs = {"encoder_hidden_states": hidden_states}
     if _ENCODER_MASK in decoder.inputs:
         decoder_inputs[_ENCODER_MASK] = outputs[_ENCODER_MASK] if _ENCODER_MASK in outputs else feed["attention_mask"]
     return decoder_inputs
@@ -312,7 +313,7 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
         spec = graph.inputs[name]
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
         if name in graph.defaults:
-            feed |= _declared_default(name, graph, shape)
+            feed |= _declared_default(name, graph, shape, feed)
         elif is_cached(name):
             feed[name] = spec.empty(len(first))
         elif optional := [axis for axis, label in enumerate(spec.axes) if label in _OPTIONAL_AXES]:
@@ -329,9 +330,13 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     return feed
 
 
-def _declared_default(name: str, graph: Graph, shape: tuple[int, ...]) -> Arrays:
+def _declared_default(name: str, graph: Graph, shape: tuple[int, ...], feed: Arrays) -> Arrays:
     """Return the value of a missing input with a default in the manifest; empty if it is required."""
     default = graph.defaults[name]
+    if default.startswith(PATCHES) and "pixel_values" in feed:
+        batch, _, height, width = feed["pixel_values"].shape
+        side = int(default.removeprefix(PATCHES))
+        return {name: np.ones((batch, height // side, width // side), dtype=graph.inputs[name].dtype)}
     if default == "required" or -1 in shape:
         return {}
     value = np.zeros(shape, dtype=graph.inputs[name].dtype)

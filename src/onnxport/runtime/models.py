@@ -468,7 +468,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         step = self._step(feed, cache, use_cache)
         own = dict(encoder_outputs) if isinstance(encoder_outputs, Mapping) else {}
         others = {name: own.get(name.removeprefix("encoder_")) for name in _OF_ENCODER}
-        named = {"encoder_last_hidden_state": hidden_states, **others}
+        is_last = not own or "last_hidden_state" in own  # PP-FormulaNet's decoder takes a projection of them
+        named = {**({"encoder_last_hidden_state": hidden_states} if is_last else {}), **others}
         return model_output({**step, **{name: value for name, value in named.items() if value is not None}})
 
     def _encoder_mask(self, attention_mask: Tensor | None, encoder_outputs: ModelOutput) -> Tensor:

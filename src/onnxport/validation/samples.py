@@ -16,7 +16,7 @@ from onnxport import samples
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
 from onnxport.description.axes import is_cached
-from onnxport.description.dummy_inputs import placeholder_token_id
+from onnxport.description.dummy_inputs import leading_placeholders, placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS
 from onnxport.description.sentence_modules import HEAD
 from onnxport.description.tolerances import Tolerance
@@ -31,7 +31,7 @@ from onnxport.validation.tokens import TOKENS, start_token, tokens_output
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from onnxport.runtime.directory import Directory
     from onnxport.runtime.models import OnnxModel
@@ -68,16 +68,48 @@ def compare_samples(
         loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
         return []
+    request = _request_for(model, directory, loaded, preprocessor, tolerance)
+    return [] if request is None else [_compare(request, sample) for sample in _samples(request)]
+
+
+def sample_inputs(
+    model: PreTrainedModel, directory: Directory, loaded: OnnxModel, preprocessor: Any
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Yield the name of each sample that the model runs on, and the inputs that the preprocessor makes of it.
+
+    Args:
+        model: the original.
+        directory: the export.
+        loaded: the export, loaded.
+        preprocessor: of the checkpoint; None if it has none.
+    """
+    request = _request_for(model, directory, loaded, preprocessor, Tolerance(0, 0)) if preprocessor else None
+    if request is None:
+        return
+    for sample in _samples(request):
+        try:
+            with translating(_refusal):
+                inputs = _inputs(request, sample)
+                _run(request.model, inputs)
+        except _RefusedSampleError:
+            continue
+        if not request.misfit(inputs):
+            yield sample.name, inputs
+
+
+def _request_for(
+    model: PreTrainedModel, directory: Directory, loaded: OnnxModel, preprocessor: Any, tolerance: Tolerance
+) -> _Request | None:
+    """Return the request for an export; None if `onnxport.load` returns other outputs than the original."""
     components = [one for one in directory.manifest.components if not one.name.startswith("decoder")]
     taken = {tensor.name: tensor.axes for component in components for tensor in component.inputs}
     needs_cache = not loaded.can_generate() and any(map(is_cached, taken))
     if isinstance(loaded, OnnxSplitEncoders) or needs_cache:
-        return []
+        return None
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
     casts = directory.manifest.options.get("io_dtype") is not None
-    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
-    return [_compare(request, sample) for sample in _samples(request)]
+    return _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
 
 
 @dataclass(frozen=True)
@@ -169,6 +201,14 @@ def _sentences(request: _Request) -> _Sample:
     return _Sample("sentences", {"batch_size": count}, arguments)
 
 
+def tokenizer_of(preprocessor: Any) -> Any:
+    """Return the tokenizer of a preprocessor; None if it has none."""
+    from transformers import PreTrainedTokenizerBase
+
+    is_tokenizer = isinstance(preprocessor, PreTrainedTokenizerBase)
+    return preprocessor if is_tokenizer else getattr(preprocessor, "tokenizer", None)
+
+
 def _part(request: _Request, name: str) -> Any:
     """Return a sub-processor, or the preprocessor if it is one itself; None if there is none."""
     from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
@@ -228,7 +268,7 @@ def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
     """Return the inputs of the model's forward that the preprocessor makes of a sample."""
     import torch
 
-    encoded = dict(_encode(request, sample.arguments))
+    encoded = _with_leading_placeholders(request.model.config, dict(_encode(request, sample.arguments)))
     known = inspect.signature(type(request.model).forward).parameters.keys() - request.ignored
     inputs = {name: value for name, value in encoded.items() if name in known and isinstance(value, torch.Tensor)}
     if not inputs:
@@ -261,6 +301,20 @@ def _encode(request: _Request, arguments: Mapping[str, Any]) -> Mapping[str, Any
         extractor = _part(request, "feature_extractor")
         found |= extractor(arguments["audio"], sampling_rate=arguments["sampling_rate"], return_tensors="pt")
     return found
+
+
+def _with_leading_placeholders(config: PreTrainedConfig, encoded: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs with BLIP-2's placeholder tokens before the prompt, whose number old processors don't know."""
+    import torch
+
+    count, token = leading_placeholders(config) if hasattr(config, "num_query_tokens") else (0, None)
+    if token is None or not {"input_ids", "pixel_values"} <= encoded.keys() or (encoded["input_ids"] == token).any():
+        return encoded
+    leading = {
+        name: torch.full((len(encoded[name]), count), value)
+        for name, value in (("input_ids", token), ("attention_mask", 1))
+    }
+    return encoded | {name: torch.cat([value, encoded[name]], dim=1) for name, value in leading.items()}
 
 
 def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

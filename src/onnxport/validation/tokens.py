@@ -39,6 +39,7 @@ _BATCH, _PROMPT, _PADDING = 2, 8, 3
 _NO_TOKEN = 2**31 - 1
 """Id that no vocabulary has: the graphs generate beyond the end of a text, too."""
 _RANK = 2
+_LOGITS = "logits"
 _DECODER_INPUTS = {
     "input_ids",
     EMBEDS,
@@ -71,6 +72,8 @@ def compare_tokens(
     if decoder is None or not _takes_tokens(decoder) or len(graphs) > 1 + len(others):
         return []
     loaded = {graph.name: directory.graph(graph.name) for graph in (decoder, *others)}
+    if _LOGITS not in loaded[decoder.name].outputs:  # a model without a head
+        return []
     specs = [spec for graph in loaded.values() for spec in graph.inputs.values()]
     if _fixes_length(decoder) or any(isinstance(spec.axes[0], int) for spec in specs if spec.axes):
         return []  # the batch or the number of tokens is fixed
