@@ -38,19 +38,19 @@ class AttentionPass(ir.passes.InPlacePass):
     """Replace attention over queries, keys and values [batch, heads, sequence, head_size] with `Attention`.
 
     Args:
-        softcap: whether attention with a soft cap is replaced, too.
+        plain: whether only attention is replaced that has no soft cap, and values of the size of keys.
     """
 
-    def __init__(self, *, softcap: bool = True) -> None:
+    def __init__(self, *, plain: bool = False) -> None:
         super().__init__()
-        self._softcap = softcap
+        self._plain = plain
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse in place."""
         masks = _Masks(model.graph)
         modified = False
         for node in [node for node in model.graph if node.op_type == "Softmax" and node.domain == ""]:
-            modified = _fuse(node, masks, softcap=self._softcap) or modified
+            modified = _fuse(node, masks, plain=self._plain) or modified
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -73,20 +73,22 @@ class _Scores:
     masks: tuple[ir.Value, ...] = ()
 
 
-def _fuse(softmax: ir.Node, masks: _Masks, *, softcap: bool) -> bool:
+def _fuse(softmax: ir.Node, masks: _Masks, *, plain: bool) -> bool:
     product = sole_user(softmax.outputs[0])
     if product is not None and product.op_type == "Cast" and is_cast_to_float(product):
         product = sole_user(product.outputs[0])
     if product is None or product.op_type != "MatMul" or product.inputs[1] is softmax.outputs[0]:
         return False
     scores = _masked_scores(without_cast(softmax.inputs[0]))
-    if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None or (scores.softcap and not softcap):
+    if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None or (scores.softcap and plain):
         return False
     query, (key, factor) = scores.query, _untransposed(scores.key)
     value = product.inputs[1]
     if key is None or value is None or not all(_has_heads(states) for states in (query, key, value)):
         return False
     if query.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or not _same_type(query, key, value, *scores.masks):
+        return False
+    if plain and size(key, 3) != size(value, 3):
         return False
     shared_key, shared_value = _unrepeated(key), _unrepeated(value)
     if size(shared_key, 1) == size(shared_value, 1):
@@ -149,8 +151,8 @@ def _untransposed(value: ir.Value) -> tuple[ir.Value | None, float]:
     if transpose is not None and permutation(transpose) == [0, 2, 3, 1]:  # of [batch, sequence, heads, head_size]
         x = transpose.inputs[0]
         heads_first = add_node(transpose, "Transpose", [x], {"perm": [0, 2, 1, 3]}).outputs[0]
-        heads_first.type = value.type
         if x is not None and x.shape is not None:
+            heads_first.type = x.type
             heads_first.shape = ir.Shape([x.shape[axis] for axis in (0, 2, 1, 3)])
         return heads_first, 1.0
     reshape = producer(value, "Reshape")
