@@ -69,6 +69,7 @@ def make_manifest(
         positions=blueprint.description.positions,
         defaults=dict(blueprint.description.defaults),
         reread_length=blueprint.description.reread_length,
+        adds_tokens=blueprint.description.adds_tokens,
     )
 
 

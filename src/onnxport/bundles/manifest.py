@@ -85,6 +85,7 @@ class Manifest:
         defaults: name of an input to what the model's forward takes if it isn't passed; see
             `description.description.Description`.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
+        adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
         format_version: version of the format.
     """
 
@@ -100,6 +101,7 @@ class Manifest:
     positions: str = TOKENS
     defaults: dict[str, str] = field(default_factory=dict)
     reread_length: int = 0
+    adds_tokens: bool = False
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:

@@ -201,13 +201,30 @@ class GenerativeModel(OnnxModel):
 
         Returns:
             Arguments of `forward`.
+
+        Raises:
+            UnsupportedError: the class adds inputs that no graph takes (XLNet's `perm_mask`).
         """
         name = "prepare_inputs_for_generation"
         if getattr(self._original_class, name, None) in (None, getattr(GenerationMixin, name)):
-            return dict(super().prepare_inputs_for_generation(*arguments, **kwargs))  # type: ignore[misc]
-        inputs = self._original.prepare_inputs_for_generation(*arguments, **kwargs)
-        # Some classes (GPT, 5.23) return the arguments of the loop, which their forward ignores.
-        return {name: value for name, value in inputs.items() if name not in _LOOP_ARGUMENTS}
+            inputs = super().prepare_inputs_for_generation(*arguments, **kwargs)  # type: ignore[misc]
+        else:
+            inputs = self._original.prepare_inputs_for_generation(*arguments, **kwargs)
+            self._check_added({name: value for name, value in inputs.items() if name not in kwargs})
+        # Some classes (GPT, 5.23) return the arguments of the loop. A graph without position ids counts its own.
+        counted = () if "position_ids" in self._decoder.graph.inputs else ("position_ids",)
+        return {name: value for name, value in inputs.items() if name not in (*_LOOP_ARGUMENTS, *counted)}
+
+    def _check_added(self, inputs: Mapping[str, Any]) -> None:
+        """Check the inputs that the exported model's class adds to those of `generate`."""
+        own = ("input_ids", "inputs_embeds", "position_ids", *CACHE_NAMES)
+        try:
+            check_arguments(self.directory, inputs, (*self._handled, *own))
+        except OptionError as error:
+            raise UnsupportedError(
+                f"{self.architecture} generates with inputs that no graph of {self.directory.path} takes: run the "
+                f"original in PyTorch ({error})"
+            ) from error
 
     def get_experts_implementation(self) -> dict[str, str]:
         """Return an empty dictionary: experts are part of the graph."""
@@ -243,6 +260,22 @@ class GenerativeModel(OnnxModel):
             counts: NDArray[Any] = np.where(is_token, np.cumsum(is_token, axis=-1) + cached, 0)
             return counts + int(padding)
         return np.broadcast_to(np.arange(cached, cached + ids.shape[1]), ids.shape)
+
+    def _check_positions(self, name: str, position_ids: Tensor | None, cache: OnnxCache | None) -> None:
+        """Check the position ids that a user passes to a graph that counts them itself.
+
+        Raises:
+            OptionError: they aren't those of tokens without padding.
+        """
+        if position_ids is None or name in self._decoder.graph.inputs:
+            return
+        cached = 0 if cache is None else cache.get_seq_length()
+        counted = np.arange(cached, cached + position_ids.shape[-1])
+        if (np.asarray(position_ids) != counted).any():
+            raise OptionError(
+                f"{name} are {np.asarray(position_ids).tolist()}, but the exported decoder counts {counted.tolist()}: "
+                "leave them out"
+            )
 
     def _step(
         self,
@@ -289,7 +322,8 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         Args:
             input_ids: token ids, [batch, tokens].
             attention_mask: [batch, cached tokens + tokens].
-            position_ids: [batch, tokens]; counted as the model's forward counts them by default.
+            position_ids: [batch, tokens]; counted as the model's forward counts them by default. If the graph counts
+                them itself, they must be those of tokens without padding.
             past_key_values: the cache of earlier steps; it is updated in place.
             cache: the same, as Transformers 5.24 calls it.
             use_cache: return a cache, even if none was passed.
@@ -303,6 +337,7 @@ class OnnxCausalLM(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             OptionError: an argument would change the logits, and the graph doesn't take it.
         """
         cache = past_key_values if cache is None else cache
+        self._check_positions("position_ids", position_ids, cache)
         if position_ids is None:
             position_ids = self._positions(input_ids, cache)
         check_arguments(self.directory, {"attention_mask": attention_mask, **others})
@@ -439,7 +474,7 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if not is_masked:
             _check_decoder_mask(decoder_attention_mask)
         cache = past_key_values if cache is None else cache
-        _check_positions(decoder_position_ids, 0 if cache is None else cache.get_seq_length())
+        self._check_positions("decoder_position_ids", decoder_position_ids, cache)
         main = {"input_features": input_features, "input_values": input_values, "pixel_values": pixel_values}
         check_arguments(self.directory, {"attention_mask": attention_mask, **main, **encoder_inputs}, self._handled)
         if encoder_outputs is None:
@@ -484,17 +519,6 @@ def _check_decoder_mask(mask: Tensor | None) -> None:
         raise OptionError(
             "decoder_attention_mask masks a token before others, but the exported decoder attends to all earlier "
             "tokens: put padding after the tokens"
-        )
-
-
-def _check_positions(position_ids: Tensor | None, cached: int) -> None:
-    if position_ids is None:
-        return
-    counted = np.arange(cached, cached + position_ids.shape[-1])
-    if (np.asarray(position_ids) != counted).any():
-        raise OptionError(
-            f"decoder_position_ids are {np.asarray(position_ids).tolist()}, but the exported decoder counts "
-            f"{counted.tolist()}: leave them out, and put padding after the tokens"
         )
 
 
