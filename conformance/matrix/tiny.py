@@ -146,7 +146,7 @@ def repeated_layers(model: Any) -> int:
             repeated = Counter(
                 (*_class_and_shapes(layer), layer_type)
                 for layer, layer_type in zip(layers, layer_types, strict=True)
-                if _class_and_shapes(layer)[1]
+                if layer is not None and _class_and_shapes(layer)[1]  # Informer's last layer has no convolution
             )
             most = max([most, *repeated.values()])
     return most

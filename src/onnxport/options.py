@@ -15,6 +15,7 @@ ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
 Weights = Literal["copy", "link"]
 Framework = Literal["pt", "tf"]
+Optimize = Literal["none", "cpu", "cuda", "webgpu", "dml"]
 
 Progress = Callable[[str, float | None], None]
 """Callback that receives a stage of the export and its completed fraction, None if unknown."""
@@ -23,6 +24,8 @@ MIN_OPSET = 18
 """Lowest ONNX opset that the engine (`torch.onnx`, exported-program path) produces."""
 MAX_OPSET = 23
 """Highest ONNX opset that the engine's operator library produces."""
+FUSED_OPSET = 23
+"""First ONNX opset with `Attention`, `RotaryEmbedding` and `RMSNormalization`, which `--optimize cpu` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +37,13 @@ class GraphOptions:
     last_logits: bool = False
     split_encoders: bool = False
     description: str | None = None
+    inputs_embeds: bool = False
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     token_dtype: TokenDtype = "int64"
     io_dtype: Dtype | None = None
     opset: int | None = None
+    optimize: Optimize = "none"
     dtype: Dtype = "fp32"
     stamping: bool = True
 
@@ -131,6 +136,12 @@ class ExportOptions:
             "make_config(config) returns the OnnxConfig of the single graph (default: a built-in or a derived one)"
         },
     )
+    inputs_embeds: bool = field(
+        default=False,
+        metadata={
+            "help": "take inputs_embeds instead of input_ids, and export the token embeddings as embed_tokens.onnx"
+        },
+    )
     outputs: tuple[str, ...] | None = field(
         default=None,
         metadata={
@@ -155,6 +166,12 @@ class ExportOptions:
     )
     opset: int | None = field(
         default=None, metadata={"help": f"ONNX opset, {MIN_OPSET} to {MAX_OPSET} (default: the engine's)"}
+    )
+    optimize: Optimize = field(
+        default="none",
+        metadata={
+            "help": "fuse operators for an execution provider of ONNX Runtime; none: the operators that were traced"
+        },
     )
     atol: float | None = field(
         default=None,
@@ -232,13 +249,10 @@ class ExportOptions:
                 raise OptionError(f"--{name.replace('_', '-')} {value!r} is not one of: {choices}")
         if not self.past and self.task is not None and self.task.endswith("-with-past"):
             raise OptionError(f"--task {self.task} and --no-past contradict each other: leave one of them out")
-        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise OptionError(
-                f"--opset {self.opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
-                f"leave the option out for the default"
-            )
-        if self.split_encoders and self.description is not None:
-            raise OptionError("--description describes one graph, and --split-encoders asks for two: leave one out")
+        _check_opset(self)
+        several = "--split-encoders" if self.split_encoders else "--inputs-embeds" if self.inputs_embeds else None
+        if several is not None and self.description is not None:
+            raise OptionError(f"--description describes one graph, and {several} asks for two: leave one out")
         _check_sizes(self.fix)
         _check_outputs(self)
         if self.memory is not None and self.memory < 1:
@@ -272,6 +286,21 @@ class ExportOptions:
         return group(**{option.name: getattr(self, option.name) for option in fields(group)})
 
 
+def _check_opset(options: ExportOptions) -> None:
+    opset, optimize = options.opset, options.optimize
+    if opset is None:
+        return
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise OptionError(
+            f"--opset {opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
+            "leave the option out for the default"
+        )
+    if optimize == "cpu" and opset < FUSED_OPSET:
+        raise OptionError(
+            f"--optimize {optimize} uses operators of opset {FUSED_OPSET}, not {opset}: leave --opset out"
+        )
+
+
 def _check_sizes(fix: Mapping[str, int] | None) -> None:
     """Check the sizes of `--fix`: an axis has at least one element, that of a cache may have none."""
     if fix is not None and not isinstance(fix, Mapping):
@@ -296,6 +325,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "token_dtype": get_args(TokenDtype),
     "io_dtype": (None, *get_args(Dtype)),
     "dtype": get_args(Dtype),
+    "optimize": get_args(Optimize),
     "validate": get_args(ValidationLevel),
     "external_data": get_args(ExternalData),
     "weights": get_args(Weights),

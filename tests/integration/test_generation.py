@@ -213,6 +213,8 @@ def test_generated_tokens_equal_pytorchs(case: str, tmp_path: Path) -> None:
         assert found == expected
         torch.testing.assert_close(logits, wanted_logits, atol=1e-3, rtol=1e-3)
         assert len(set(expected[0][30:])) > 3, "the test shows little: the model repeats itself"
+    fused = onnxport.load(exported(source, optimize="cpu"), threads=1)  # `expected` is of prompts padded on the left
+    assert generated(fused, padded_prompts())[0] == expected
     if case in WITH_BEAMS:
         assert (
             generated(model, padded_prompts(), num_beams=3)[0] == generated(original, padded_prompts(), num_beams=3)[0]

@@ -51,6 +51,16 @@ def test_another_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_decoder_without_a_head_takes_its_cache_and_generates_nothing(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(transformers.LlamaModel, tmp_path)
+    options = onnxport.ExportOptions(task="feature-extraction-with-past")
+    manifest = onnxport.export(checkpoint, tmp_path / "out", options).manifest
+    names = [spec.name for spec in manifest.components[0].inputs]
+    assert "past_key_values.0.key" in names
+    assert "no past" in [case["name"] for case in manifest.validation["cases"]]
+    assert not token_cases(manifest)
+
+
 def test_a_quick_validation_generates_nothing(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(transformers.LlamaForCausalLM, tmp_path)
     manifest = onnxport.export(checkpoint, tmp_path / "out", onnxport.ExportOptions(validate="quick")).manifest

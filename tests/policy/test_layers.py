@@ -25,6 +25,7 @@ LAYERS = (
     ("loading",),
     ("binding",),
     ("passes",),
+    ("fusions",),
     ("stamping",),
     ("tracing",),
     ("blueprints",),

@@ -13,7 +13,7 @@ from onnxport.runtime.light import complete_inputs
 
 def graph(**inputs: tuple[str, tuple[int | str, ...]]) -> Any:
     specs = {name: TensorSpec(name, dtype, axes) for name, (dtype, axes) in inputs.items()}
-    return SimpleNamespace(inputs=specs, defaults={})
+    return SimpleNamespace(inputs=specs, defaults={}, embedding=None)
 
 
 def test_token_inputs() -> None:
@@ -90,3 +90,12 @@ def test_defaults_of_the_manifest() -> None:
     assert found["global_attention_mask"].tolist() == [[1, 0, 0]] * 2
     assert found["bbox"].shape == (2, 3, 4)
     assert "attention_mask" not in found
+
+
+def test_the_default_mask_of_patches_has_their_rows_and_columns() -> None:
+    images, mask = ("float32", ("batch_size", 3, "height", "width")), ("bool", ("batch_size", "rows", "columns"))
+    described = graph(pixel_values=images, patch_attention_mask=mask)
+    described.defaults = {"patch_attention_mask": "patches/8"}
+    found = complete_inputs(described, {"pixel_values": np.ones((2, 3, 16, 28))})
+    assert found["patch_attention_mask"].shape == (2, 2, 3)
+    assert found["patch_attention_mask"].all()

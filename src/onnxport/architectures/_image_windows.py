@@ -15,7 +15,7 @@ from onnxport.patching.patch import EAGER, SLOW, Patch
 
 if TYPE_CHECKING:
     import torch
-    from transformers.models.swin.modeling_swin import SwinLayer, SwinPatchMerging
+    from transformers.models.swin.modeling_swin import SwinLayer, SwinPatchEmbeddings, SwinPatchMerging
 
     Size = int | torch.SymInt
 
@@ -67,6 +67,22 @@ def swin_patches(module: str, prefix: str, *, shift_by_size: bool = False) -> tu
     )
 
 
+def patch_padding(module: str, prefix: str) -> Patch:
+    """Return the patch of a model that pads images to a multiple of the patch size.
+
+    Args:
+        module: name of its modeling module.
+        prefix: prefix of its class names.
+    """
+    return Patch(
+        f"{module}:{prefix}PatchEmbeddings.maybe_pad",
+        _pad_to_patches,
+        "padding to a multiple of the patch size is specialized to the example's size",
+        EAGER,
+        "Transformers always pads",
+    )
+
+
 def partition_patches(module: str) -> tuple[Patch, ...]:
     """Return the patches of a model with functions that partition an image into windows and join them again.
 
@@ -102,6 +118,20 @@ def _pad_to_even(_: object) -> Callable[..., torch.Tensor]:
 
     def maybe_pad(self: SwinPatchMerging, hidden_states: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
         return _padded(hidden_states, (height, width), 2)
+
+    return maybe_pad
+
+
+def _pad_to_patches(_: object) -> Callable[..., torch.Tensor]:
+    """Pad images, [batch, channels, height, width], to a multiple of the patch size, possibly by zero."""
+
+    def maybe_pad(self: SwinPatchEmbeddings, pixel_values: torch.Tensor, height: Size, width: Size) -> torch.Tensor:
+        from torch.nn import functional
+
+        rows, columns = self.patch_size
+        bottom = (height + rows - 1) // rows * rows - height
+        right = (width + columns - 1) // columns * columns - width
+        return functional.pad(pixel_values, (0, right, 0, bottom))  # type: ignore[arg-type]  # see above
 
     return maybe_pad
 

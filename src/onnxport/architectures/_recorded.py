@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._table import architecture_of
+from onnxport.description.axes import PATCH_MASK, PATCHES
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.forward import left_out
 
@@ -41,8 +43,10 @@ def describe_defaults(model: PreTrainedModel) -> dict[str, str]:
     Args:
         model: the exported model.
     """
-    record = record_of(model)
-    return {} if record.defaults is None else dict(record.defaults(type(model).__name__))
+    record, side = record_of(model), getattr(model.config, "patch_size", None)
+    has_mask = PATCH_MASK in inspect.signature(type(model).forward).parameters
+    patches = {PATCH_MASK: f"{PATCHES}{side}"} if has_mask and isinstance(side, int) else {}
+    return patches if record.defaults is None else patches | dict(record.defaults(type(model).__name__))
 
 
 def describe_left_out(

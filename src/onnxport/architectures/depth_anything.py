@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._feature_fusion import fusion_patch
 from onnxport.architectures._symbolic_int import symbolic_int
 from onnxport.patching.patch import EAGER, Patch
+
+_MODULE = "transformers.models.depth_anything.modeling_depth_anything"
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("depth_anything",),
         patches=(
+            fusion_patch(_MODULE, "DepthAnything"),
             Patch(
-                "transformers.models.depth_anything.modeling_depth_anything:int",
+                f"{_MODULE}:int",
                 symbolic_int,
                 "int() of a size specializes the depth map to the example's size",
                 EAGER,

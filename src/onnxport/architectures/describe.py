@@ -48,6 +48,7 @@ from onnxport.description.tasks import (
     Task,
     canonical_task,
 )
+from onnxport.description.token_embeddings import with_embeds
 from onnxport.description.user_config import load_user_config
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, UntrustedCodeError
 from onnxport.options import GraphOptions
@@ -379,17 +380,18 @@ def describe(
         model: a loaded Transformers model.
         task: the task, with or without past.
         preprocessor: the checkpoint's preprocessor; None if it has none.
-        options: graph options, of which `description`, `last_logits`, `split_encoders` and `outputs` are used; None for
-            the defaults.
+        options: graph options, of which `description`, `last_logits`, `split_encoders`, `outputs` and `inputs_embeds`
+            are used; None for the defaults.
 
     Raises:
-        UnsupportedError: the model can't be described for this task.
+        UnsupportedError: the model can't be described for this task, or doesn't take `inputs_embeds`.
         OptionError: `description` doesn't name a description, or `outputs` one that the model doesn't return.
     """
     preprocessor = complete_preprocessor(model, preprocessor, image_defaults(model.config))
     options = options or GraphOptions()
     components = _components_with(model, task, preprocessor, options)
-    return with_outputs(components, options.outputs) if options.outputs else components
+    components = with_outputs(components, options.outputs) if options.outputs else components
+    return with_embeds(components, task) if options.inputs_embeds else components
 
 
 def _components_with(

@@ -26,7 +26,7 @@ def _regulate_length(_: object) -> Callable[..., torch.Tensor]:
 
         if speaking_speed != 1.0:
             durations = torch.round(durations.float() * speaking_speed).long()
-        durations = torch.where(durations.sum() == 0, 1, durations)
+        durations.masked_fill_(durations.sum() == 0, 1)  # in place: the model returns them
         return repeat_states(hidden_states, durations, _MAX_FRAMES)
 
     return length_regulator

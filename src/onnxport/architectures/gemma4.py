@@ -1,11 +1,10 @@
-"""Gemma 4, DiffusionGemma and EmbeddingGemma 2: an image processor, and fields of their tiny configurations."""
+"""Gemma 4 and EmbeddingGemma 2: fields of their tiny configurations."""
 
 from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture, Tiny
 
 ARCHITECTURES = (
-    Architecture(("diffusion_gemma",), image_processor="Gemma4ImageProcessorPil"),
     Architecture(
         ("gemma4",),
         tiny=Tiny(
@@ -15,7 +14,15 @@ ARCHITECTURES = (
     ),
     Architecture(
         ("gemma4_assistant",),
-        tiny=Tiny(base={"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}),
+        tiny=Tiny(
+            base={
+                "text_config": {
+                    "model_type": "gemma4_text",
+                    "hidden_size_per_layer_input": 0,
+                    "vocab_size_per_layer_input": 0,
+                }
+            }
+        ),
     ),
     Architecture(("gemma4_audio",), tiny=Tiny(fields={"subsampling_conv_channels": [128, 32]})),
     Architecture(("embedding_gemma2",), tiny=Tiny(base={"vision_config": {"model_type": "gemma4_vision"}})),

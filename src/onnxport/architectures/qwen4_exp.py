@@ -7,16 +7,39 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.architectures._architecture import Architecture, Tiny, always
+from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
     from transformers.cache_utils import Cache
     from transformers.models.qwen4_exp.modeling_qwen4_exp import Qwen4ExpTextQSAIndexer
+
+    from onnxport.description.cache_layout import CacheLayout
+
+
+class IndexedTextOnnxConfig(DerivedOnnxConfig):
+    """Describe a text decoder whose cache also has the position ids of cached tokens, counted from the mask."""
+
+    def describe_cache(self, model: PreTrainedModel, cache: Any) -> CacheLayout:
+        """Describe the cache without the position ids; see `DerivedOnnxConfig`."""
+        for layer in cache.layers:
+            layer.indexer_position_ids = None
+        return super().describe_cache(model, cache)
+
+    def past_to_cache(self, past: Any, arguments: Mapping[str, Any]) -> Any:
+        """Build the cache, with position ids, [3, batch, past], in its first layer with an indexer."""
+        cache = super().past_to_cache(past, arguments)
+        layer = next(layer for layer in cache.layers if getattr(layer, "indexer_keys", None) is not None)
+        mask, cached = arguments["attention_mask"], layer.indexer_keys.shape[1]
+        positions = (mask[:, :cached].cumsum(-1) - 1).clamp_min(0)
+        layer.indexer_position_ids = positions.expand(3, -1, -1)
+        return cache
 
 
 def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
@@ -69,6 +92,7 @@ def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("qwen4_exp_text",),
+        model=always(IndexedTextOnnxConfig),
         tiny=Tiny(
             fields={
                 "indexer_n_heads": 2,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, always
+from onnxport.architectures._unmasked import UnmaskedOnnxConfig
 from onnxport.configs._base import model_of
 from onnxport.description.component_types import multimodal
 from onnxport.description.components import Component
@@ -80,4 +81,9 @@ def _components(
 ARCHITECTURES = (
     Architecture(("voxtral_realtime",), components=_components, modalities=lambda each, _: replace(each, merge="add")),
     Architecture(("voxtral_realtime_text",), model=always(RealtimeTextOnnxConfig)),
+    Architecture(
+        ("voxtral_realtime_encoder",),
+        model=always(UnmaskedOnnxConfig),
+        left_out={"attention_mask": "of frames after the convolutions, for which no preprocessor makes a mask"},
+    ),
 )

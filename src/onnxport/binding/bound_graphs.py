@@ -9,9 +9,8 @@ import onnx_ir as ir
 
 from onnxport.binding.bind import Binding
 from onnxport.errors import WeightsMismatchError
-from onnxport.weights.building import transpose
-from onnxport.weights.expressions import Expression, Reads
-from onnxport.weights.parameters import ParameterTensor, frozen_shape
+from onnxport.weights.expressions import Array, ByteRange, Expression, InMemory, Reads
+from onnxport.weights.parameters import Parameter, ParameterTensor, frozen_shape, substituted
 
 if TYPE_CHECKING:
     import torch
@@ -54,20 +53,23 @@ def bind_graph(model: ir.Model, binding: Binding, reader: Reads, *, prefix: str 
 
 
 def _bound(prefix: str, tensor: ParameterTensor, binding: Binding, reader: Reads) -> BoundTensor:
-    name = f"{prefix}{tensor.name}"
-    if name not in binding:
-        raise WeightsMismatchError(
-            f"the graph's parameter {name!r} isn't one of the model's {len(binding.expressions)}; export with "
-            "--no-cache, and report this if it happens again"
-        )
-    expression = binding[name] if tensor.axes is None else transpose(binding[name], tensor.axes)
-    shape = tuple(tensor.shape.numpy())
-    if (expression.dtype, expression.shape) != (tensor.dtype, shape):
-        raise WeightsMismatchError(
-            f"parameter {name!r} is {tensor.dtype.name} {list(shape)} in the graph, and {expression.dtype.name} "
-            f"{list(expression.shape)} in the checkpoint; export with --no-cache, and report this if it happens again"
-        )
-    return BoundTensor(name, expression, reader)
+    def value_of(parameter: Parameter) -> Expression:
+        name = f"{prefix}{parameter.name}"
+        if name not in binding:
+            raise WeightsMismatchError(
+                f"the graph's parameter {name!r} isn't one of the model's {len(binding.expressions)}; export with "
+                "--no-cache, and report this if it happens again"
+            )
+        value = binding[name]
+        if (value.dtype, value.shape) != (parameter.dtype, parameter.shape):
+            raise WeightsMismatchError(
+                f"parameter {name!r} is {parameter.dtype.name} {list(parameter.shape)} in the graph, and "
+                f"{value.dtype.name} {list(value.shape)} in the checkpoint; export with --no-cache, and report this "
+                "if it happens again"
+            )
+        return value
+
+    return BoundTensor(f"{prefix}{tensor.name}", substituted(tensor.expression, value_of), reader)
 
 
 def bind_to_state(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
@@ -77,13 +79,32 @@ def bind_to_state(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
         model: graph with `ParameterTensor`s, changed in place.
         state: tensors by fully qualified name.
     """
-    from onnx_ir.tensor_adapters import TorchTensor
-
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ParameterTensor):
-                values = state[str(tensor.name)].detach()
-                if tensor.axes is not None:
-                    values = values.permute(tensor.axes).contiguous()
-                value.const_value = TorchTensor(values)
+                value.const_value = _in_memory(tensor.expression, state)
+
+
+def _in_memory(expression: Expression, state: Mapping[str, torch.Tensor]) -> ir.TensorProtocol:
+    from onnx_ir.tensor_adapters import TorchTensor
+
+    if isinstance(expression, Parameter):
+        return TorchTensor(state[expression.name].detach())
+
+    def value_of(parameter: Parameter) -> Expression:
+        return InMemory(TorchTensor(state[parameter.name].detach().cpu().contiguous()).numpy())
+
+    values = substituted(expression, value_of)
+    return ir.Tensor(values.evaluate(_NO_FILES), dtype=expression.dtype)
+
+
+class _NoFiles:
+    """A reader of no checkpoint, for expressions over arrays in memory."""
+
+    def read(self, where: ByteRange, /) -> Array:
+        """Raise `TypeError`."""
+        raise TypeError(f"{where} isn't in memory")
+
+
+_NO_FILES = _NoFiles()

@@ -15,6 +15,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import Inventory, Reader
 from onnxport.description.description import Description
 from onnxport.description.encoder_outputs import Interface, Modality
+from onnxport.fusions.fuse import fuse
 from onnxport.options import ExportOptions, Progress
 from onnxport.patching.scope import exclusive
 
@@ -121,6 +122,7 @@ class BlueprintSource:
             trace: the result of `trace`.
         """
         for model in self._graphs:
+            fuse(model, self._options.optimize)
             cast_borders(model, self._options.graph)
         graphs = map(describe_graph, trace.graphs, trace.depths, self._graphs)
         described = replace(description, graphs=tuple(graphs))

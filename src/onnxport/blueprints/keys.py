@@ -36,6 +36,7 @@ _GRAPH_OPTIONS = (
     "past",
     "last_logits",
     "split_encoders",
+    "inputs_embeds",
     "outputs",
     "fix",
     "opset",

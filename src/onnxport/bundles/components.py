@@ -14,6 +14,7 @@ from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest,
 from onnxport.bundles.written import BoundGraphs, PlannedFile
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.description import GraphDescription, TensorSpec
+from onnxport.fusions.fuse import fused_operators
 from onnxport.options import ExportOptions
 
 if TYPE_CHECKING:
@@ -52,7 +53,14 @@ def make_manifest(
     """
     sizes = {file.name: file.bytes or 0 for file in outcome.files}
     components = tuple(
-        describe_component(graph, depth, graphs.models[graph.file], blueprint.binding.note, sizes)
+        describe_component(
+            graph,
+            depth,
+            graphs.models[graph.file],
+            blueprint.binding.note,
+            sizes,
+            optimized=options.optimize != "none",
+        )
         for graph, depth in zip(blueprint.description.graphs, blueprint.trace.depths, strict=True)
     )
     in_components = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
@@ -96,7 +104,13 @@ def _source(checkpoint: Checkpoint, blueprint: Blueprint, digests: Mapping[str, 
 
 
 def describe_component(
-    described: GraphDescription, depth: Depth, model: ir.Model, loading_note: str, sizes: Mapping[str, int]
+    described: GraphDescription,
+    depth: Depth,
+    model: ir.Model,
+    loading_note: str,
+    sizes: Mapping[str, int],
+    *,
+    optimized: bool,
 ) -> ComponentDescription:
     """Describe one graph.
 
@@ -106,6 +120,7 @@ def describe_component(
         model: the graph at full depth.
         loading_note: why the weights were read eagerly; empty if they weren't.
         sizes: file name to bytes.
+        optimized: whether its operators are fused.
     """
     graph = model.graph
     data = tuple(name for name in sizes if name.startswith(f"{described.file}_data"))
@@ -123,6 +138,7 @@ def describe_component(
         max_sizes=dict(described.max_sizes),
         notes=tuple(_notes(depth, loading_note)),
         adapter_inputs=adapter_inputs_of(model),
+        fused=fused_operators(model) if optimized else {},
     )
 
 

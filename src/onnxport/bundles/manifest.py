@@ -51,6 +51,7 @@ class ComponentDescription:
             one.
         notes: the traced and stamped layers, and the reasons of slow fallbacks.
         adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
+        fused: with `--optimize`, the number of nodes of each fused operator.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ComponentDescription:
     max_sizes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     adapter_inputs: tuple[TensorDescription, ...] = ()
+    fused: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ PAST_INPUTS = "past_key_values."
 PADDING_MASKS = ("p_mask", "audio_mel_mask")
 """Masks that are 1 for padding; all others are 1 for what isn't padding, which is the value without padding."""
 
+PATCH_MASK, PATCHES = "patch_attention_mask", "patches/"
+"""Mask of the patches of images, [batch, rows, columns], and its default in a manifest, before the side of a patch."""
+PATCH_AXES = {"patch_rows": "height", "patch_columns": "width"}
+"""Label of an axis of that mask to the label of the images' axis that its size follows."""
+
 
 def is_cached(name: str) -> bool:
     """Return whether an input is a tensor of a cache, not one such as `past_values` of a time series.

@@ -171,6 +171,20 @@ def _run(model: PreTrainedModel, config: OnnxConfig, layout: Layout) -> _Run:
     return _Run(frozenset(used), frozenset(tensor_names(result)))
 
 
+def used_inputs(model: PreTrainedModel, config: OnnxConfig, layout: Layout) -> frozenset[str]:
+    """Return the names of the inputs whose values a model uses.
+
+    Args:
+        model: the model, which is run.
+        config: description of its graph.
+        layout: the inputs.
+
+    Raises:
+        KeyError: the model doesn't return an output that the description lists.
+    """
+    return _run(model, config, layout).used
+
+
 _METADATA = ("__get__", "size", "dim", "numel", "__len__", "is_floating_point")
 """Functions of a tensor that read no values."""
 _SAME_VALUES = (

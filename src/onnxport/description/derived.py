@@ -148,7 +148,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         if "return_loss" in self._parameters and getattr(model.config, "return_loss", False):  # it requires labels
             self._kwargs["return_loss"] = False
         self._drops_state = recurrences.drops_state(model)
-        self._generates = model.can_generate() and not model.config.is_encoder_decoder
+        self._generates = (use_past or model.can_generate()) and not model.config.is_encoder_decoder
         self._inspect_forward(model, preprocessor)
 
     @property
@@ -251,9 +251,9 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _run_token_by_token(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         import torch
 
-        count, step, logits = arguments["input_ids"].shape[1], dict(arguments), []
+        count, step, logits = _tokens_of(arguments).shape[1], dict(arguments), []
         for left in reversed(range(count)):
-            for name in ("input_ids", "position_ids", "attention_mask"):
+            for name in ("input_ids", _EMBEDS, "position_ids", "attention_mask"):
                 if name in arguments:
                     values = arguments[name][:, : arguments[name].shape[1] - left]
                     step[name] = values if name == "attention_mask" else values[:, -1:]
@@ -266,8 +266,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         named = {self.cache_name if name == PAST else name: value for name, value in arguments.items()}
         if PAST in arguments and not self._cache_layout.grows:  # no cached tokens to mask
-            tokens = named["input_ids"] if "input_ids" in named else named["inputs_embeds"]
-            named["attention_mask"] = named["attention_mask"][:, -tokens.shape[1] :]
+            named["attention_mask"] = named["attention_mask"][:, -_tokens_of(named).shape[1] :]
         result = super().run(forward, {**named, **self._kwargs})
         if not any(tensor_names(result)):
             result = _with_nested_tensors(result)
@@ -500,6 +499,12 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         self._probed = probed_dummies(run, inputs, names, size and (channels, *size)) if names else {}
         self._dummies += self._probed
         return bool(self._probed)
+
+
+def _tokens_of(arguments: Mapping[str, Any]) -> torch.Tensor:
+    """Return the token ids among arguments, or their embeddings; both have the tokens on axis 1."""
+    tokens: torch.Tensor = arguments["input_ids"] if "input_ids" in arguments else arguments[_EMBEDS]
+    return tokens
 
 
 def _run_failure_message(model: PreTrainedModel, inputs: list[str], error: Exception) -> str:

@@ -246,8 +246,8 @@ class Description:
         left_out: parameter of forward that no graph has as an input to the reason.
         positions: what forward counts as position ids if it gets none; see `description.positions`.
         defaults: name of an input to what forward takes if it isn't passed: `zeros`, `first` (1 for the first token of
-            each sequence, 0 for others) or `required`; masks, token types and position ids without an entry are those
-            of sequences without padding.
+            each sequence, 0 for others), `patches/32` (1 for each patch of 32 x 32 pixels) or `required`; masks, token
+            types and position ids without an entry are those of sequences without padding.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
         adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
         notes: differences from an actual export.

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnxport.description.axes import PATCH_AXES, PATCH_MASK
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
@@ -422,7 +424,7 @@ _DUMMY_INPUTS: dict[str, DummyInput] = {
     "input_points": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _ones(s.batch, 2, 3, 2)),
     "input_labels": DummyInput({0: "batch", 1: "prompts", 2: "points"}, lambda s: _int_ones(s.batch, 2, 3)),
     "input_features_mask": DummyInput(_BATCH, _input_features_mask),
-    "patch_attention_mask": DummyInput({0: "batch", 1: "patch_rows", 2: "patch_columns"}, _patch_mask),
+    PATCH_MASK: DummyInput({0: "batch", **dict(enumerate(PATCH_AXES, 1))}, _patch_mask),
     "flattened_patches": DummyInput(_SEQUENCE, _flattened_patches),
     "past_values": DummyInput(_BATCH, lambda s: _zeros(*s.past)),
     "past_observed_mask": DummyInput(_BATCH, lambda s: _ones(*s.past)),

@@ -41,7 +41,7 @@ class EncoderOnnxConfig(DerivedOnnxConfig):
         """Run the encoder; see `OnnxConfig`."""
         outputs = dict(super().run(forward, arguments))
         if _projects_last(outputs):
-            outputs["last_hidden_state"] = outputs.pop("pooler_output")
+            del outputs["last_hidden_state"]
         if "attention_mask" in outputs:
             outputs["encoder_attention_mask"] = outputs.pop("attention_mask")
         return outputs

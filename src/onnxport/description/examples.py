@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description.arguments import Layout
-from onnxport.description.axes import PADDING_MASKS
+from onnxport.description.axes import PADDING_MASKS, PATCH_AXES
 from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS, replaced_token_id
 from onnxport.description.signature import Signature, axis_size, solve
 from onnxport.description.text_configs import text_config_of
@@ -44,7 +44,8 @@ class Examples:
         """Generate inputs.
 
         Args:
-            sizes: symbol to size; other symbols keep the size of the dummy inputs.
+            sizes: symbol to size; other symbols keep the size of the dummy inputs. The rows and columns of patches
+                follow the size of images.
             padding: mask a third of every sequence but the first, unless it is the only one: its end, or its start if
                 there is a past.
 
@@ -57,6 +58,9 @@ class Examples:
         layout = Layout(self.config, self._generate(sizes))
         signature = self.signature.for_inputs(layout.flat)
         old = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+        for patches, pixels in PATCH_AXES.items():
+            if patches in old and pixels in sizes:
+                sizes[patches] = sizes[pixels] * old[patches] // old[pixels]
         generator = torch.Generator().manual_seed(self.seed)
         for name, tensor in layout.flat.items():
             for axis, label in signature.inputs[name].items():

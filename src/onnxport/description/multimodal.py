@@ -7,6 +7,7 @@ ids, and the decoder takes `inputs_embeds`. The runtime merges the encoders' emb
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import product
@@ -26,7 +27,7 @@ from onnxport.errors import UnsupportedError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_EMBEDS = "inputs_embeds"
+EMBEDS = "inputs_embeds"
 
 
 class ModalityEncoderOnnxConfig(OnnxConfig):
@@ -291,7 +292,7 @@ def language_model(model: PreTrainedModel) -> Any:
     submodels = (getattr(model, name, None) for name in ("language_model", "text_model"))
     inner: Any = next((submodel for submodel in submodels if submodel is not None), None)
     generates = hasattr(inner, "can_generate") and inner.can_generate()
-    takes_embeds = generates and _EMBEDS in inspect.signature(type(inner).forward).parameters
+    takes_embeds = generates and EMBEDS in inspect.signature(type(inner).forward).parameters
     return inner if takes_embeds and not inner.config.is_encoder_decoder else model
 
 
@@ -404,7 +405,7 @@ class EmbeddingOnnxConfig(OnnxConfig):
     @property
     def outputs(self) -> Axes:
         """Their embeddings, [batch, sequence, hidden_size]."""
-        return {_EMBEDS: {0: "batch", 1: "sequence"}}
+        return {EMBEDS: {0: "batch", 1: "sequence"}}
 
     def generate_dummy_inputs(self, preprocessor: Any, *sizes: Any, **named: Any) -> Mapping[str, Any]:
         """Make token ids; see `OnnxConfig`."""
@@ -415,9 +416,29 @@ class EmbeddingOnnxConfig(OnnxConfig):
         return getattr(preprocessor, "tokenizer", None) or preprocessor
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Look up the embeddings of the token ids."""
+        """Look up the embeddings of the token ids, as forward does."""
         model = model_of(forward)
-        return {_EMBEDS: model.get_input_embeddings()(arguments["input_ids"])}
+        embeds, scale = model.get_input_embeddings()(arguments["input_ids"]), _embedding_scale(model)
+        return {EMBEDS: embeds if scale == 1 else embeds * scale}
+
+
+def _embedding_scale(model: PreTrainedModel) -> float:
+    """Return the factor by which a forward multiplies the embeddings that it looks up, but not those it is passed.
+
+    Marian, Pegasus and Falcon H1 have one; most models that scale embeddings do so in the embedding's module.
+    """
+    embedding = model.get_input_embeddings()
+    owners = (module for module in model.modules() if any(child is embedding for child in module.children()))
+    for owner in owners:
+        source = inspect.getsource(type(owner).forward)
+        scale = _SCALED_LOOKUP.search(source)
+        if scale is not None and _SCALED_EMBEDS not in source:
+            return float(getattr(owner, scale[1]))
+    return 1.0
+
+
+_SCALED_LOOKUP = re.compile(r"self\.\w+\(input_ids\) \* self\.(\w+)")
+_SCALED_EMBEDS = "inputs_embeds = inputs_embeds * self."
 
 
 def token_type_names(model: PreTrainedModel) -> tuple[str, ...]:
@@ -466,7 +487,7 @@ class EmbedsDecoderOnnxConfig(DerivedOnnxConfig):
         for name in (name for name in self._token_types if name in self._parameters):
             inputs[name] = torch.zeros_like(tokens)
             inputs[name][:, 1:3] = 1
-        return {_EMBEDS: torch.zeros(*tokens.shape, self._hidden_size), **inputs}
+        return {EMBEDS: torch.zeros(*tokens.shape, self._hidden_size), **inputs}
 
     def _component(self, preprocessor: Any) -> Any:
         return getattr(preprocessor, "tokenizer", None) or preprocessor

@@ -106,10 +106,10 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
             encoder, _synthetic_inputs(encoder, workload, _image_size(directory)), merged
         )
         prompt_tokens = 1
-    has_embeddings = directory.has("embed_tokens")
+    takes_embeds = "inputs_embeds" in decoder.graph.inputs
 
     def step(token_ids: NDArray[Any], cache: DecoderCache) -> None:
-        feed = embed_and_merge(directory, token_ids, ()) if has_embeddings else {"input_ids": token_ids}
+        feed = embed_and_merge(directory, token_ids, ()) if takes_embeds else {"input_ids": token_ids}
         decoder.step({**feed, **encoder_outputs}, cache)
 
     prompt = np.ones((workload.batch_size, prompt_tokens), dtype=np.int64)

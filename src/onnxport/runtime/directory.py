@@ -13,10 +13,12 @@ from onnxport.bundles.manifest import open_manifest
 from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.lengths import positions_in
+from onnxport.description.positions import INPUT_IDS
 from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.errors import CorruptCheckpointError, OptionError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
+from onnxport.runtime.token_embedding import EMBEDDING, EMBEDS, TokenEmbedding
 
 _MAX_AUDIO_EMBEDDINGS = 500
 """Maximum number of audio embeddings in exports of format 1 with `audio_input_features` (Phi-4-multimodal)."""
@@ -69,7 +71,11 @@ class Directory:
             found = next(item for item in self.manifest.components if item.name == component)
             file, positions = inside(self.path, found.file), positions_in(self.config)
             defaults = self.manifest.defaults
-            self._graphs[component] = Graph(file, self.settings, found.max_sizes, positions, defaults)
+            graph = self._graphs[component] = Graph(file, self.settings, found.max_sizes, positions, defaults)
+            if EMBEDS in graph.inputs and self.has(EMBEDDING):
+                counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs
+                padding = self.setting("pad_token_id") if counts_ids else None
+                graph.embedding = TokenEmbedding(self.graph(EMBEDDING), padding)
         return self._graphs[component]
 
     @property

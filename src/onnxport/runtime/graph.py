@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import ArrayLike, NDArray
 
+    from onnxport.runtime.token_embedding import TokenEmbedding
+
 Feed = Mapping[str, "ArrayLike | onnxruntime.OrtValue"]
 """Input name to array or `OrtValue`."""
 
@@ -75,6 +77,7 @@ class Graph:
 
     Attributes:
         defaults: name of an input to what the model takes if it isn't passed, where that isn't the usual value.
+        embedding: makes its `inputs_embeds` of token ids; None if it takes none, or the export has no token embeddings.
         inputs: input name to its element type and axes.
         outputs: output name to its element type and axes.
         seconds: time spent inside ONNX Runtime, over all runs.
@@ -107,6 +110,7 @@ class Graph:
         self._max_sizes = dict(max_sizes or {})
         self._positions = tuple(positions)
         self.defaults = dict(defaults or {})
+        self.embedding: TokenEmbedding | None = None
         self.seconds = 0.0
         self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
         self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.description.axes import PADDING_MASKS, is_cached
+from onnxport.description.axes import PADDING_MASKS, PATCHES, is_cached
 from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
@@ -18,6 +18,7 @@ from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
 from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, embed_and_merge, encode
 from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps, directory_settings, unsupported
+from onnxport.runtime.token_embedding import EMBEDS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 Arrays = dict[str, "NDArray[Any]"]
 
 _ENCODER, _DECODER, _MODEL = "encoder_model", "decoder_model_merged", "model"
-_TEXT_MODEL, _EMBED_TOKENS = "text_model", "embed_tokens"
+_TEXT_MODEL = "text_model"
 _ENCODER_MASK = "encoder_attention_mask"
 
 
@@ -118,15 +119,31 @@ class LightModel:
         encoder_outputs: Arrays = {}
         if self.directory.has(_ENCODER):
             start, encoder_outputs = self._encode(arrays)
-        elif "input_ids" in arrays:
-            start = arrays["input_ids"]
         else:
-            raise OptionError("generate requires input_ids, the token ids of the prompt")
-        if start.ndim != 2 or not start.size:
+            start = self._start_of(arrays, decoder)
+        prompt = arrays.get(EMBEDS, start)
+        if start.ndim != 2 or not prompt.size:
             raise OptionError(f"input_ids have the shape {list(start.shape)}; pass [batch, length], at least one token")
-        mask = arrays.get("attention_mask", np.ones_like(start)) if not encoder_outputs else None
-        embed = self._embedder(decoder, arrays) if self.directory.has(_EMBED_TOKENS) else _token_ids
+        default = np.ones(prompt.shape[:2], dtype=np.int64)
+        mask = arrays.get("attention_mask", default) if not encoder_outputs else None
+        embed = self._embedder(decoder, arrays) if EMBEDS in graph.inputs else _token_ids
         return start, _steps(decoder, start, mask, encoder_outputs, embed, generation)
+
+    def _start_of(self, arrays: Arrays, decoder: Decoder) -> NDArray[Any]:
+        """Return the token ids of a decoder's prompt, [batch, length]; of length 0 if it gets their embeddings.
+
+        Raises:
+            OptionError: there is neither, or both.
+            UnsupportedError: the decoder has no cache to keep what it computes of embeddings.
+        """
+        if ("input_ids" in arrays) == (EMBEDS in arrays):
+            embeds = f" or {EMBEDS}, their embeddings" if EMBEDS in decoder.graph.inputs else ""
+            raise OptionError(f"generate requires input_ids, the token ids of the prompt{embeds}")
+        if "input_ids" in arrays:
+            return arrays["input_ids"]
+        if not decoder.has_cache:
+            raise UnsupportedError(NO_CACHE_FOR_EMBEDS)
+        return np.zeros((len(arrays[EMBEDS]), 0), dtype=np.int64)
 
     def _settings(self, overrides: Mapping[str, Any]) -> GenerationSettings:
         """Return the directory's settings with overrides; warn once of those that aren't supported."""
@@ -151,7 +168,7 @@ class LightModel:
                 "install torch and transformers to generate from them: pip install 'onnxport[export]'"
             )
         token_types = next((arrays[name] for name in TOKEN_TYPES if name in arrays), None)
-        marks = arrays.get(POSITION_MASK)
+        marks, prompt = arrays.get(POSITION_MASK), arrays.get(EMBEDS)
 
         def padded(values: NDArray[Any] | None, tokens: NDArray[Any]) -> NDArray[Any] | None:
             """Return values of the prompt's tokens, and 0 for generated ones."""
@@ -159,6 +176,7 @@ class LightModel:
 
         def embed(tokens: NDArray[Any]) -> Arrays:
             nonlocal features, token_types, marks
+            tokens = tokens if prompt is None or tokens.size else prompt
             feed = embed_and_merge(self.directory, tokens, features, padded(token_types, tokens), padded(marks, tokens))
             if decoder.has_cache:
                 features, token_types, marks = (), None, None
@@ -199,7 +217,8 @@ def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], d
     """
     feed = complete_inputs(encoder, inputs)
     outputs = {name: to_array(value) for name, value in encoder.run(feed).items()}
-    decoder_inputs = {"encoder_hidden_states": outputs["last_hidden_state"]}
+    hidden_states = outputs.get("last_hidden_state", next(iter(outputs.values())))  # PP-FormulaNet's are projected
+    decoder_inputs = {"encoder_hidden_states": hidden_states}
     if _ENCODER_MASK in decoder.inputs:
         decoder_inputs[_ENCODER_MASK] = outputs[_ENCODER_MASK] if _ENCODER_MASK in outputs else feed["attention_mask"]
     return decoder_inputs
@@ -281,17 +300,25 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
 
     Returns:
         The inputs. Prompts of SAM are empty, missing masks are those without padding, token types zeros,
-        position ids consecutive, and caches empty, unless `graph.defaults` has another default.
+        position ids consecutive, and caches empty, unless `graph.defaults` has another default. `input_ids` are
+        embedded for a graph that takes `inputs_embeds`.
+
+    Raises:
+        OptionError: both of them are passed.
     """
     feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
-    first = next(iter(feed.values()), None)
-    if first is None:
+    if graph.embedding is not None and (input_ids := inputs.get("input_ids")) is not None:
+        if EMBEDS in feed:
+            raise OptionError(f"input_ids and {EMBEDS} are both passed: pass one of them")
+        feed[EMBEDS] = graph.embedding.embed(input_ids)
+    if not feed:
         return {}
+    first = feed[EMBEDS][..., 0] if EMBEDS in feed else next(iter(feed.values()))
     for name, shape in missing_shapes(graph.inputs, feed).items():
         spec = graph.inputs[name]
         ids = feed.get("decoder_input_ids" if name.startswith("decoder_") else "input_ids", first)
         if name in graph.defaults:
-            feed |= _declared_default(name, graph, shape)
+            feed |= _declared_default(name, graph, shape, feed)
         elif is_cached(name):
             feed[name] = spec.empty(len(first))
         elif optional := [axis for axis, label in enumerate(spec.axes) if label in _OPTIONAL_AXES]:
@@ -308,9 +335,13 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     return feed
 
 
-def _declared_default(name: str, graph: Graph, shape: tuple[int, ...]) -> Arrays:
+def _declared_default(name: str, graph: Graph, shape: tuple[int, ...], feed: Arrays) -> Arrays:
     """Return the value of a missing input with a default in the manifest; empty if it is required."""
     default = graph.defaults[name]
+    if default.startswith(PATCHES) and "pixel_values" in feed:
+        batch, _, height, width = feed["pixel_values"].shape
+        side = int(default.removeprefix(PATCHES))
+        return {name: np.ones((batch, height // side, width // side), dtype=graph.inputs[name].dtype)}
     if default == "required" or -1 in shape:
         return {}
     value = np.zeros(shape, dtype=graph.inputs[name].dtype)
@@ -319,6 +350,10 @@ def _declared_default(name: str, graph: Graph, shape: tuple[int, ...]) -> Arrays
     return {name: value}
 
 
+NO_CACHE_FOR_EMBEDS = (
+    "generating from inputs_embeds needs a cache, and the decoder was exported without: leave out --no-past"
+)
+"""Message for a decoder that would read the whole prompt again with each token."""
 _OPTIONAL_AXES = ("points", "box_coordinates", "num_masks")
 """Labels of axes that have size 0 if an input is left out (SAM's prompts)."""
 _MASKS_AND_TYPES = ("mask", "token_type_ids", "task_type_ids", "prompt_length")
@@ -354,7 +389,7 @@ def _steps(
         feed = {**embed(tokens), **(encoder_outputs if mask is None else {"attention_mask": mask})}
         if not decoder.has_cache:  # the whole sequence is recomputed in every step
             cache = decoder.empty_cache(len(start))
-        prefix = feed["inputs_embeds"].shape[1] - tokens.shape[1] if "inputs_embeds" in feed else 0
+        prefix = feed[EMBEDS].shape[1] - tokens.shape[1] if EMBEDS in feed and tokens.size else 0
         logits = decoder.step(feed, cache, prefix)
         next_tokens = sampler.next_tokens(logits[:, -1])
         yield next_tokens

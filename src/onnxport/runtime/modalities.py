@@ -13,6 +13,7 @@ from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.cross_attention import STATES
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
+from onnxport.runtime.token_embedding import EMBEDDING, EMBEDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,7 +141,7 @@ def _check_merge(modality: Modality, inputs: Inputs) -> None:
 
 def embed_and_merge(
     directory: Directory,
-    input_ids: NDArray[Any],
+    tokens: NDArray[Any],
     features: Sequence[EncoderFeatures],
     token_type_ids: NDArray[Any] | None = None,
     position_mask: NDArray[Any] | None = None,
@@ -149,7 +150,7 @@ def embed_and_merge(
 
     Args:
         directory: the exported directory.
-        input_ids: [batch, sequence].
+        tokens: token ids, [batch, sequence], or their embeddings, [batch, sequence, hidden size].
         features: the encoders' outputs; see `encode`.
         token_type_ids: [batch, sequence]; zeros by default.
         position_mask: the tokens that images replace, [batch, sequence]; by default the placeholder tokens.
@@ -160,33 +161,41 @@ def embed_and_merge(
         `cross_attention_states` [batch, embeddings, hidden size].
 
     Raises:
-        OptionError: the number of placeholder tokens differs from the number of embeddings.
+        OptionError: the number of placeholder tokens differs from the number of embeddings, or the tokens are
+            embeddings, of which none is a placeholder.
     """
     decoder = directory.graph("decoder_model_merged").inputs
-    embeds = to_array(directory.graph("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"])
+    is_embedded = tokens.dtype.kind == "f"
+    embeds = tokens if is_embedded else to_array(directory.graph(EMBEDDING).run({"input_ids": tokens})[EMBEDS])
     deepstack = _empty_deepstack(decoder.get("deepstack_embeds"), embeds)
     for item in features:
         if item.modality.merge != "replace":
             continue
         token = item.modality.placeholder_token_id
-        marks = position_mask if token is None and position_mask is not None else input_ids == token
-        placeholders = np.asarray(marks, dtype=bool)
+        is_marked = token is None and position_mask is not None
+        if is_embedded and not is_marked:
+            raise OptionError(
+                f"{item.modality.input} is passed with {EMBEDS}, which have no placeholder tokens: pass input_ids, or "
+                f"embeddings into which {item.modality.output} are merged"
+            )
+        placeholders = np.asarray(position_mask if is_marked else tokens == token, dtype=bool)
         embeds = merge_embeddings(embeds, item.embeddings, placeholders)
         if deepstack is not None and item.deepstack is not None:
             deepstack[:, placeholders] = item.deepstack
-    types = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    zeros = np.zeros(tokens.shape[:2], dtype=np.int64)
+    types = zeros if token_type_ids is None else token_type_ids
     for item in features:
         if item.modality.merge == "prefix":
             prefix = _per_sequence(item, embeds)
             embeds = np.concatenate([prefix, embeds], axis=1)
             types = np.concatenate([np.ones(prefix.shape[:2], types.dtype), types], axis=1)
-    feed = {"inputs_embeds": embeds}
+    feed = {EMBEDS: embeds}
     for item in features:
         if item.modality.merge == "cross-attention":
             feed[STATES] = _per_sequence(item, embeds)
     feed |= {name: types for name in TOKEN_TYPES if name in decoder}
     if POSITION_MASK in decoder:
-        feed[POSITION_MASK] = np.zeros_like(input_ids) if position_mask is None else position_mask
+        feed[POSITION_MASK] = zeros if position_mask is None else position_mask
     return feed if deepstack is None else {**feed, "deepstack_embeds": deepstack}
 
 

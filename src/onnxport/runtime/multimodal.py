@@ -11,11 +11,11 @@ from transformers import GenerationMixin, PreTrainedConfig
 
 from onnxport._transformers_api import cache_name
 from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
-from onnxport.errors import OptionError
+from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime import modalities, videos
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
-from onnxport.runtime.light import is_mrope
+from onnxport.runtime.light import NO_CACHE_FOR_EMBEDS, is_mrope
 from onnxport.runtime.models import GenerativeModel, as_arrays, kept_logits
 from onnxport.runtime.outputs import model_output
 
@@ -93,18 +93,29 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         return next((getattr(owner, _ROPE_INDEX) for owner in owners if hasattr(owner, _ROPE_INDEX)), None)
 
     def prepare_inputs_for_generation(
-        self, *arguments: Any, is_first_iteration: bool = False, **kwargs: Any
+        self,
+        *arguments: Any,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Select the inputs of a step: images and audio are inputs of the first one only.
+        """Select the inputs of a step: embeddings, images and audio are inputs of the first one only.
 
         Args:
             *arguments: the token ids; see Transformers.
+            inputs_embeds: embeddings of the prompt, instead of its token ids.
             is_first_iteration: whether this is the first step.
             **kwargs: see Transformers.
 
         Returns:
             Arguments of `forward`.
+
+        Raises:
+            UnsupportedError: embeddings are passed, and the decoder has no cache to keep what it computes of them.
         """
+        if inputs_embeds is not None and not self._decoder.has_cache:
+            raise UnsupportedError(NO_CACHE_FOR_EMBEDS)
+        kwargs |= {} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         inputs = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             return dict(inputs)
@@ -160,6 +171,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         token_type_ids: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -182,6 +194,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 both directions.
             image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
             mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
+            inputs_embeds: embeddings of the tokens, [batch, tokens, hidden size], instead of `input_ids`.
             pixel_values_videos: videos, for models that encode them as images of several frames; they need
                 `video_grid_thw` [videos, 3] and `mm_token_type_ids`, 2 for a video's tokens.
             use_cache: return a cache, even if none was passed.
@@ -192,12 +205,17 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             `logits` [batch, tokens, vocabulary], and the cache.
 
         Raises:
-            OptionError: `input_ids` is missing, or has more or fewer placeholder tokens than there are embeddings; or
-                an argument would change the logits, and no graph takes it.
+            OptionError: neither or both of `input_ids` and `inputs_embeds` are passed; there are more or fewer
+                placeholder tokens than embeddings of images or audio; or an argument would change the logits, and no
+                graph takes it.
             UnsupportedError: a video is passed, and no graph encodes videos.
         """
-        if input_ids is None:
-            raise OptionError("the model requires input_ids, with a placeholder token for each embedding")
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if tokens is None or (input_ids is not None and inputs_embeds is not None):
+            raise OptionError(
+                "pass either input_ids, with a placeholder token for each embedding of an image or audio clip, or "
+                "inputs_embeds"
+            )
         main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
         check_arguments(self.directory, {"attention_mask": attention_mask, **main, **encoder_inputs}, self._handled)
         cache = past_key_values if cache is None else cache
@@ -207,10 +225,10 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         elif self._uses_mrope:
             inputs = {"attention_mask": attention_mask, cache_name(): cache}
             inputs |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids, **encoder_inputs}
-            tokens = torch.as_tensor(input_ids)
-            position_ids = self._prepare_position_ids_for_generation(tokens, inputs)[..., -tokens.shape[1] :]
+            counted = self._prepare_position_ids_for_generation(torch.as_tensor(tokens), inputs)
+            position_ids = counted[..., -tokens.shape[1] :]
         elif position_ids is None:
-            position_ids = self._positions(input_ids, cache)
+            position_ids = self._positions(tokens, cache)
         features = encoder_inputs.get(modalities.ENCODED)
         if features is None:
             features = self._encode(
@@ -219,11 +237,11 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
         token_types = next((value for value in types if value is not None), None)
         mask = encoder_inputs.get(modalities.POSITION_MASK) if features else None
-        arrays = as_arrays({"ids": input_ids, "types": token_types, "mask": mask})
+        arrays = as_arrays({"tokens": tokens, "types": token_types, "mask": mask})
         feed: dict[str, Any] = modalities.embed_and_merge(
-            self.directory, arrays["ids"], features, arrays.get("types"), arrays.get("mask")
+            self.directory, arrays["tokens"], features, arrays.get("types"), arrays.get("mask")
         )
-        prefix = feed["inputs_embeds"].shape[1] - arrays["ids"].shape[1]
+        prefix = feed["inputs_embeds"].shape[1] - arrays["tokens"].shape[1]
         feed |= {"attention_mask": attention_mask, "position_ids": position_ids, MASK: encoder_inputs.get(MASK)}
         return model_output(kept_logits(self._step(feed, cache, use_cache, prefix), logits_to_keep))
 

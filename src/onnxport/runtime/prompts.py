@@ -64,7 +64,7 @@ class PromptEncoder:
         self._config = config
         graphs = {item.name: {value.name for value in item.inputs} for item in directory.manifest.components}
         self._names = set().union(*graphs.values())
-        self._prompts_decoder = "input_ids" not in graphs.get("encoder_model", {"input_ids"})
+        self._prompts_decoder = {"input_ids", "inputs_embeds"}.isdisjoint(graphs.get("encoder_model", {"input_ids"}))
 
     @cached_property
     def _loaded(self) -> tuple[Any, str]:

@@ -10,12 +10,11 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.encoder_decoders import OnnxSeq2Seq, OnnxSpeechSeq2Seq
 from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
     OnnxModel,
-    OnnxSeq2Seq,
-    OnnxSpeechSeq2Seq,
     OnnxSplitEncoders,
 )
 from onnxport.runtime.multimodal import OnnxMultimodal
@@ -28,9 +27,9 @@ def torch_model(directory: Directory) -> OnnxModel:
         UnsupportedError: no class runs them.
     """
     config = _load_config(directory)
-    if directory.has("embed_tokens"):
-        return OnnxMultimodal(directory, config)
     if directory.has("decoder_model_merged"):
+        if not directory.has("encoder_model"):
+            return OnnxMultimodal(directory, config)
         exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
         if issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)

@@ -64,6 +64,7 @@ def validate(
         dtype=recorded["dtype"],
         last_logits=last_logits,
         split_encoders=split_encoders,
+        inputs_embeds=recorded.get("inputs_embeds", False),
         outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
         fix=recorded.get("fix"),
         route=recorded.get("route"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from onnxport.blueprints.original import Original
 from onnxport.bundles.adapter_files import adapter_inputs_of, file_name
 from onnxport.bundles.written import Written
 from onnxport.checkpoint.reading import Reader
+from onnxport.description.arguments import overridden
 from onnxport.description.description import Description, GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
@@ -132,7 +133,10 @@ def _use(
     report("validate samples", None)
     if len(described.graphs) == 1:  # the encoder of an encoder-decoder
         model = described.graphs[0].module_of(model)
-    cases += compare_samples(model, export, original.subject.preprocessor, tolerance)
+    with ExitStack() as stack:
+        for graph in described.graphs:
+            stack.enter_context(overridden(model, graph.code.config))
+        cases += compare_samples(model, export, original.subject.preprocessor, tolerance)
     status = "passed" if all(case.passed for case in cases) else "failed"
     return ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,12 @@ def prove(
         ValidationError: ONNX Runtime can't load or run the graph.
     """
     session = _session(request)
-    plan = list(_plan(session, request)) if level == "full" else [_PlannedCase("traced", dict(request.traced))]
+    equal = _equal_axes(session, request)
+    plan = (
+        [case.with_equal(equal) for case in _plan(session, request)]
+        if level == "full"
+        else [_PlannedCase("traced", dict(request.traced))]
+    )
     cases = []
     for index, planned in enumerate(plan):
         if progress:
@@ -112,6 +117,22 @@ class _PlannedCase:
     name: str
     sizes: dict[str, int]
     padding: bool = False
+
+    def with_equal(self, symbols: Mapping[str, str]) -> _PlannedCase:
+        """Return the case with the sizes of symbols that equal others; see `_equal_axes`."""
+        return replace(self, sizes={**self.sizes, **{name: self.sizes[other] for name, other in symbols.items()}})
+
+
+def _equal_axes(session: onnxruntime.InferenceSession | AdaptedSession, request: ProofRequest) -> dict[str, str]:
+    """Map symbols to those that their axes have in the graph: the height, if a graph takes square images only."""
+    labels = request.examples.signature.inputs
+    pairs = (
+        (labels[value.name].get(axis, ""), dim)
+        for value in session.get_inputs()
+        for axis, dim in enumerate(value.shape)
+        if value.name in labels
+    )
+    return {label: dim for label, dim in pairs if {label, dim} <= request.traced.keys() and label != dim}
 
 
 @dataclass(frozen=True)

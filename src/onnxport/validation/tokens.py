@@ -21,7 +21,9 @@ from onnxport.description.lengths import positions_of
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import OnnxportError
 from onnxport.runtime.decoder import Decoder, position_ids
+from onnxport.runtime.graph import to_array
 from onnxport.runtime.light import encode_for_decoder
+from onnxport.runtime.token_embedding import EMBEDDING, EMBEDS
 from onnxport.validation.report import Case, OutputDifference
 
 if TYPE_CHECKING:
@@ -37,7 +39,15 @@ _BATCH, _PROMPT, _PADDING = 2, 8, 3
 _NO_TOKEN = 2**31 - 1
 """Id that no vocabulary has: the graphs generate beyond the end of a text, too."""
 _RANK = 2
-_DECODER_INPUTS = {"input_ids", "attention_mask", "position_ids", "encoder_hidden_states", "encoder_attention_mask"}
+_LOGITS = "logits"
+_DECODER_INPUTS = {
+    "input_ids",
+    EMBEDS,
+    "attention_mask",
+    "position_ids",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+}
 
 
 def compare_tokens(
@@ -56,16 +66,18 @@ def compare_tokens(
     """
     if min(positions_of(model.config), default=TOKENS + _PROMPT) < TOKENS + _PROMPT:
         return []
-    loaded = {graph.name: directory.graph(graph.name) for graph in graphs if _takes_tokens(graph)}
-    encoder, decoder = (next((g for g in graphs if g.name in names), None) for names in (_ENCODERS, _DECODERS))
-    if decoder is None or decoder.name not in loaded or len(graphs) > 1 + (encoder is not None):
+    groups = (_ENCODERS, _DECODERS, (EMBEDDING,))
+    encoder, decoder, embedding = (next((g for g in graphs if g.name in group), None) for group in groups)
+    others = [graph for graph in (encoder, embedding) if graph is not None]
+    if decoder is None or not _takes_tokens(decoder) or len(graphs) > 1 + len(others):
         return []
-    if encoder is not None:
-        loaded[encoder.name] = directory.graph(encoder.name)
+    loaded = {graph.name: directory.graph(graph.name) for graph in (decoder, *others)}
+    if _LOGITS not in loaded[decoder.name].outputs:  # a model without a head
+        return []
     specs = [spec for graph in loaded.values() for spec in graph.inputs.values()]
     if _fixes_length(decoder) or any(isinstance(spec.axes[0], int) for spec in specs if spec.axes):
         return []  # the batch or the number of tokens is fixed
-    prompt = _prompt(encoder or decoder)
+    prompt = _prompt(encoder or embedding or decoder)
     if encoder is None and len(prompt["input_ids"]) != _BATCH:
         return []  # a sequence for each codebook
     run = _Run(
@@ -73,6 +85,7 @@ def compare_tokens(
         None if encoder is None else loaded[encoder.name],
         model,
         tolerance,
+        loaded[EMBEDDING] if encoder is None and embedding is not None else None,
     )
     padded = _generate(run, prompt)
     problem = _difference(run, padded, prompt)
@@ -107,7 +120,8 @@ def _takes_tokens(graph: GraphDescription) -> bool:
     names = {spec.name for spec in graph.inputs if not is_cached(spec.name)}
     if any(spec.name == "input_ids" and len(spec.axes) != _RANK for spec in graph.inputs):
         return False  # several codes for each token
-    return len(names) < len(graph.inputs) and "input_ids" in names and names <= _DECODER_INPUTS
+    takes_tokens = not names.isdisjoint(("input_ids", EMBEDS))
+    return len(names) < len(graph.inputs) and takes_tokens and names <= _DECODER_INPUTS
 
 
 @dataclass(frozen=True)
@@ -119,14 +133,17 @@ class _Generated:
 
 
 def _prompt(graph: GraphDescription) -> dict[str, NDArray[Any]]:
-    """Return inputs of the decoder or the encoder; sequences but the first are padded, on the left for a decoder."""
+    """Return inputs of the encoder, or of the decoder or its token embeddings.
+
+    Sequences but the first are padded, on the left for a decoder.
+    """
     sizes: dict[str, int] = {symbol: _BATCH for symbol in graph.sizes if "batch" in symbol}
     if not any(spec.name == "pixel_values" for spec in graph.inputs):  # whose prompt has a placeholder for each feature
         sizes |= {symbol: _PROMPT for symbol in graph.sizes if symbol == "sequence_length"}
     sizes |= graph.fixed_sizes
     layout = graph.code.examples.at({**graph.sizes, **sizes}, padding=True)
     inputs = {name: tensor.numpy() for name, tensor in layout.flat.items() if not is_cached(name)}
-    if graph.name in _DECODERS:
+    if graph.name not in _ENCODERS:
         mask = np.ones_like(inputs["input_ids"])
         mask[1:, :_PADDING] = 0
         return {"input_ids": inputs["input_ids"], "attention_mask": mask}
@@ -142,12 +159,19 @@ class _Run:
         encoder: the encoder of an encoder-decoder.
         model: the original.
         tolerance: bounds of logits that count as equal.
+        embedding: the token embeddings of a decoder that takes `inputs_embeds`.
     """
 
     decoder: Decoder
     encoder: Graph | None
     model: PreTrainedModel
     tolerance: Tolerance
+    embedding: Graph | None = None
+
+    def tokens(self, token_ids: NDArray[Any]) -> dict[str, Any]:
+        """Return token ids as the input of the decoder that it takes."""
+        inputs = {"input_ids": token_ids}
+        return inputs if self.embedding is None else {EMBEDS: to_array(self.embedding.run(inputs)[EMBEDS])}
 
 
 def _chooses_alone(run: _Run, padded: _Generated, prompt: Mapping[str, NDArray[Any]]) -> bool:
@@ -161,7 +185,7 @@ def _chooses_alone(run: _Run, padded: _Generated, prompt: Mapping[str, NDArray[A
     for start, end in ((0, count), (count, count + TOKENS - 1)):
         masks = {"attention_mask": np.ones_like(tokens[:, :end])} if run.encoder is None else {}
         try:
-            logits.append(run.decoder.step({"input_ids": tokens[:, start:end], **masks, **fixed}, cache))
+            logits.append(run.decoder.step({**run.tokens(tokens[:, start:end]), **masks, **fixed}, cache))
         except OnnxportError:  # of a graph for one token at a time
             return False
     chosen = np.concatenate([logits[0][:, -1:], logits[1]], axis=1).argmax(-1)
@@ -182,7 +206,7 @@ def _generate(run: _Run, prompt: Mapping[str, NDArray[Any]]) -> _Generated:
         if decoder.is_stale(cache, tokens.shape[1]):
             cache, step = decoder.empty_cache(len(tokens)), tokens
         masks = {} if encoder is not None else {"attention_mask": mask}
-        step = decoder.step({"input_ids": step, **masks, **fixed}, cache)[:, -1:].argmax(-1)
+        step = decoder.step({**run.tokens(step), **masks, **fixed}, cache)[:, -1:].argmax(-1)
         tokens = np.concatenate([tokens, step], axis=1)
         mask = np.concatenate([mask, np.ones_like(step)], axis=1)
     return _Generated(tokens, mask)
