@@ -381,10 +381,9 @@ def _check_opset(options: ExportOptions) -> None:
             f"--opset {opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
             "leave the option out for the default"
         )
-    if optimize == "cpu" and opset < FUSED_OPSET:
-        raise OptionError(
-            f"--optimize {optimize} uses operators of opset {FUSED_OPSET}, not {opset}: leave --opset out"
-        )
+    if optimize != "none" and (opset >= FUSED_OPSET) != (optimize == "cpu"):
+        allowed = f"from {FUSED_OPSET}" if optimize == "cpu" else f"up to {FUSED_OPSET - 1}"
+        raise OptionError(f"--optimize {optimize} is for opsets {allowed}, not {opset}: leave --opset out")
 
 
 def _check_sizes(fix: Mapping[str, int] | None) -> None:

@@ -118,6 +118,11 @@ class Checkpoint:
         return next((str(settings.get("quant_method")) for settings in candidates if isinstance(settings, dict)), None)
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether weights are stored as integers with scales, or in another form that is dequantized while loading."""
+        return self.format == "gguf" or self.quantization is not None
+
+    @property
     def preprocessor_directory(self) -> Path:
         """Directory of the tokenizer and processor: the adapter's if it has all of its base model's files for them."""
         if self.adapter is None:

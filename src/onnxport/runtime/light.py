@@ -93,7 +93,7 @@ class LightModel:
 
         Raises:
             OptionError: a setting isn't supported or out of range, or an input is missing.
-            UnsupportedError: the directory wasn't exported with a generation task.
+            UnsupportedError: the directory wasn't exported with a generation task, or needs Transformers to generate.
         """
         start, steps = self.stream(inputs or {}, **settings)
         return np.concatenate([start, *(tokens[:, None] for tokens in steps)], axis=1)
@@ -107,6 +107,11 @@ class LightModel:
         if not self.can_generate:
             raise UnsupportedError(
                 f"{self.directory.path} was exported for {self.directory.task}, which doesn't generate"
+            )
+        if self.directory.manifest.adds_tokens:
+            raise UnsupportedError(
+                f"{self.directory.path}: Transformers adds tokens to those of each step; install torch and "
+                "transformers to generate: pip install 'onnxport[export]'"
             )
         check_arguments(self.directory, inputs, ("attention_mask", "decoder_input_ids"))
         generation = self._settings(settings)
