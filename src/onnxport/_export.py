@@ -163,7 +163,8 @@ def _prepare(
         )
         if precision.float_dtype == options.dtype
     )
-    original = Original(checkpoint, options, source.draft, source.described, adapter)
+    processing = blueprint.image_processing
+    original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     return _Part(graphs, original, options)
 
 

@@ -39,6 +39,7 @@ class GraphOptions:
     split_encoders: bool = False
     description: str | None = None
     inputs_embeds: bool = False
+    image_processing: bool = False
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     token_dtype: TokenDtype = "int64"
@@ -179,6 +180,13 @@ class ExportOptions:
         default=False,
         metadata={
             "help": "take inputs_embeds instead of input_ids, and export the token embeddings as embed_tokens.onnx"
+        },
+    )
+    image_processing: bool = field(
+        default=False,
+        metadata={
+            "help": "take raw images, and compute the image processor's resizing and normalization in the graph, and "
+            "scores, boxes or maps of the images' size"
         },
     )
     outputs: tuple[str, ...] | None = field(

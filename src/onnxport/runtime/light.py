@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxport.description.axes import PADDING_MASKS, PATCHES, is_cached
 from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
+from onnxport.description.image_processing import IMAGES
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
@@ -17,6 +18,7 @@ from onnxport.runtime.decoder import MROPE_RANK, Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
 from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, embed_and_merge, encode
+from onnxport.runtime.raw_images import raw_images
 from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps, directory_settings, unsupported
 from onnxport.runtime.token_embedding import EMBEDS
 
@@ -306,7 +308,8 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     Raises:
         OptionError: both of them are passed.
     """
-    feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
+    taken = {name: value for name, value in inputs.items() if name in graph.inputs and value is not None}
+    feed: Arrays = {name: raw_images(v) if name == IMAGES else np.asarray(v) for name, v in taken.items()}
     if graph.embedding is not None and (input_ids := inputs.get("input_ids")) is not None:
         if EMBEDS in feed:
             raise OptionError(f"input_ids and {EMBEDS} are both passed: pass one of them")

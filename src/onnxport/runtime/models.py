@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from onnxport._transformers_api import CACHE_NAMES, cache_name
 from onnxport.description import positions
+from onnxport.description.image_processing import IMAGES
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
@@ -28,6 +29,7 @@ from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
 from onnxport.runtime.light import complete_inputs, run_split_encoders
 from onnxport.runtime.outputs import model_output
+from onnxport.runtime.raw_images import raw_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +84,7 @@ class OnnxModel:
         Args:
             *arguments: at most one, the main input.
             **inputs: tensors or arrays by input name; missing masks, token types and position ids are filled in as for
-                sequences without padding.
+                sequences without padding. `images` of an export with `--image-processing` may be images of Pillow.
 
         Returns:
             The graph's outputs: tensors if any input is a tensor, arrays otherwise.
@@ -129,7 +131,7 @@ def taken_by(graph: Graph) -> tuple[str, ...]:
 
 
 MODALITIES = {
-    **{"input_ids": "text", "pixel_values": "image", "flattened_patches": "image"},
+    **{"input_ids": "text", "images": "image", "pixel_values": "image", "flattened_patches": "image"},
     **{"input_features": "audio", "input_values": "audio"},
 }
 """Main inputs, in order of precedence, to their modality."""
@@ -368,8 +370,9 @@ def kept_logits(outputs: dict[str, Any], logits_to_keep: int | Tensor) -> dict[s
 
 def as_arrays(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return tensors as arrays that share memory if on the host; values that aren't tensor-like are left out."""
-    return {
+    images = {name: raw_images(value) for name, value in inputs.items() if name == IMAGES and value is not None}
+    return images | {
         name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         for name, value in inputs.items()
-        if isinstance(value, torch.Tensor | np.ndarray | list | tuple)
+        if isinstance(value, torch.Tensor | np.ndarray | list | tuple) and name not in images
     }
