@@ -7,10 +7,12 @@ validated → renamed to the output directory
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport import samples
 from onnxport._transformers_api import TESTED_VERSIONS, untested_version
 from onnxport.blueprints.blueprint import Blueprint, Trace
 from onnxport.blueprints.find import BlueprintSource
@@ -36,7 +38,8 @@ from onnxport.description.tolerances import tolerance_of
 from onnxport.errors import OptionError, ValidationError
 from onnxport.options import ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
-from onnxport.validation.report import ValidationReport
+from onnxport.validation.report import ValidationReport, merged
+from onnxport.weights.precision import precisions_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,33 +88,81 @@ def export(
     if (version := untested_version()) is not None:
         tested = " and ".join(TESTED_VERSIONS)
         logger.warning("onnxport is tested with Transformers %s, and %s is installed", tested, version)
+    samples.text(options.calibration)
     if not options.dry_run:
         check_output(output, force=options.force)
     report("read the checkpoint", None)
     checkpoint: Checkpoint = open_checkpoint(model, options.checkpoint)
     checkpoint, adapter = _without_adapter(checkpoint) if options.adapter_inputs else (checkpoint, None)
-    source = BlueprintSource(checkpoint, options, report)
-    description: Description = source.describe()
-    trace: Trace = source.trace(description)
-    blueprint: Blueprint = source.make(description, trace)
-    with Reader(checkpoint.directory, blueprint.binding.files) as reader:
-        graphs: BoundGraphs = bind_graphs(blueprint, reader, options.output, adapter)
-        plan: Plan = plan_export(checkpoint, description.canonical_task, graphs, options.output, adapter)
+    with ExitStack() as readers:
+        parts = [
+            _prepare(checkpoint, replace(options, dtype=dtype), options, adapter, readers, report)
+            for dtype in options.float_dtypes
+        ]
+        graphs = tuple(bound for part in parts for bound in part.graphs)
+        task = graphs[0].blueprint.description.canonical_task
+        plan: Plan = plan_export(checkpoint, task, graphs, options.output, adapter)
         if options.dry_run:
-            manifest = make_manifest(checkpoint, blueprint, graphs, Outcome(plan.files, _skipped(options)), options)
+            manifest = make_manifest(checkpoint, graphs, Outcome(plan.files, _skipped(options)), options)
             return ExportResult(None, manifest, plan.files)
         with staged(output, force=options.force) as stage:
-            original = Original(checkpoint, options, source.draft, source.described, adapter)
-            written: Written = write_export(stage, plan, graphs, original, options.output, report)
+            written: Written = write_export(stage, plan, graphs, parts[0].original, options.output, report)
             outcome = Outcome(written.files, _skipped(options), written.digests)
-            manifest = make_manifest(checkpoint, blueprint, graphs, outcome, options)
+            manifest = make_manifest(checkpoint, graphs, outcome, options)
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")  # the validation loads the directory
-            validation: ValidationReport = _validate(written, blueprint, original, options, report)
+            validation: ValidationReport = merged([_validate(written, part, options, report) for part in parts])
             _check(validation, options.output)
             report("write the manifest", None)
             manifest = replace(manifest, validation=validation.to_dict())
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return ExportResult(output, manifest, list_files(output))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Hold the graphs of an export with one floating-point type.
+
+    Attributes:
+        graphs: the graphs of each precision.
+        original: the original model.
+        options: the options, with the floating-point type as dtype.
+    """
+
+    graphs: tuple[BoundGraphs, ...]
+    original: Original
+    options: ExportOptions
+
+
+def _prepare(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    requested: ExportOptions,
+    adapter: Adapter | None,
+    readers: ExitStack,
+    report: Progress,
+) -> _Part:
+    """Describe, trace and bind the graphs of one floating-point type.
+
+    Args:
+        checkpoint: the checkpoint.
+        options: the options, with the floating-point type as dtype.
+        requested: the options, with all precisions.
+        adapter: an adapter that is kept apart; None if there is none.
+        readers: closes the checkpoint's files.
+        report: called with the stage.
+    """
+    source = BlueprintSource(checkpoint, options, report)
+    description: Description = source.describe()
+    trace: Trace = source.trace(description)
+    blueprint: Blueprint = source.make(description, trace)
+    reader = readers.enter_context(Reader(checkpoint.directory, blueprint.binding.files))
+    graphs = tuple(
+        bind_graphs(blueprint, reader, options.output, precision, adapter)
+        for precision in precisions_of(requested.dtypes, requested.quantize_options)
+        if precision.float_dtype == options.dtype
+    )
+    original = Original(checkpoint, options, source.draft, source.described, adapter)
+    return _Part(graphs, original, options)
 
 
 def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:
@@ -135,17 +186,21 @@ def _no_progress(stage: str, done: float | None) -> None:
     return None
 
 
-def _validate(
-    written: Written, blueprint: Blueprint, original: Original, options: ExportOptions, report: Progress
-) -> ValidationReport:
+def _validate(written: Written, part: _Part, options: ExportOptions, report: Progress) -> ValidationReport:
     if options.validate == "none":
-        tolerances = [tolerance_of(graph, options.validation) for graph in blueprint.description.graphs]
+        tolerances = [tolerance_of(graph, options.validation) for graph in part.graphs[0].blueprint.description.graphs]
         atol, rtol = (max(getattr(tolerance, name) for tolerance in tolerances) for name in ("atol", "rtol"))
         return ValidationReport("skipped", "none", atol, rtol, note="--validate none")
     with exclusive():
-        from onnxport.validation.exported import validate_export
+        from onnxport.validation.exported import losses_of, validate_export
 
-        return validate_export(written, blueprint, original, options, report)
+        reports = [validate_export(written, bound, part.original, part.options, report) for bound in part.graphs]
+        validation = merged(reports)
+        if options.validate == "full" and validation.status == "passed":
+            validation = replace(
+                validation, losses=losses_of(written, part.graphs, part.original, part.options, report)
+            )
+        return validation
 
 
 def _check(validation: ValidationReport, options: OutputOptions) -> None:

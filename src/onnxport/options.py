@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 from onnxport.errors import OptionError
 
-Dtype = Literal["fp32", "fp16", "bf16"]
+FloatDtype = Literal["fp32", "fp16", "bf16"]
+Dtype = Literal["fp32", "fp16", "bf16", "q8", "int8", "uint8", "q4", "q4f16", "q2", "q2f16"]
 TokenDtype = Literal["int64", "int32"]
 ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
@@ -41,10 +42,10 @@ class GraphOptions:
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     token_dtype: TokenDtype = "int64"
-    io_dtype: Dtype | None = None
+    io_dtype: FloatDtype | None = None
     opset: int | None = None
     optimize: Optimize = "none"
-    dtype: Dtype = "fp32"
+    dtype: FloatDtype = "fp32"
     stamping: bool = True
 
 
@@ -64,7 +65,7 @@ class CheckpointOptions:
     cache_dir: str | None = None
     token: str | None = field(default=None, repr=False)
     trust_remote_code: bool = False
-    dtype: Dtype = "fp32"
+    dtype: FloatDtype = "fp32"
     device: str = "cpu"
 
 
@@ -76,7 +77,7 @@ class ValidationOptions:
     atol: float | None = None
     rtol: float | None = None
     memory: int | None = None
-    dtype: Dtype = "fp32"
+    dtype: FloatDtype = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,45 @@ class OutputOptions:
     dry_run: bool = False
     force: bool = False
     keep_invalid: bool = False
-    dtype: Dtype = "fp32"
+    dtype: FloatDtype = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """Choose how matrices are quantized.
+
+    Attributes:
+        block_size: elements of a row that share a scale: a power of 2 from 16 to 256.
+        symmetric: whether blocks have no zero point.
+        accuracy_level: type of the activations that ONNX Runtime's `MatMulNBits` computes with: 4 for int8, 1 for
+            float32, 0 for the type of the graph.
+        lm_head: bits of the layer that computes the logits, and of an embedding that is tied to it: 2, 4 or 8; None for
+            those of the other layers.
+        weight_only: whether `q8` and `int8` quantize weights alone, in blocks: slower than with 8-bit activations, and
+            closer to the original.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    block_size: int = 32
+    symmetric: bool = True
+    accuracy_level: int = 4
+    lm_head: int | None = None
+    weight_only: bool = False
+
+    def __post_init__(self) -> None:
+        allowed: dict[str, tuple[int | None, ...]] = {
+            "block_size": (16, 32, 64, 128, 256),
+            "symmetric": (False, True),
+            "accuracy_level": (0, 1, 2, 3, 4),
+            "lm_head": (None, 2, 4, 8),
+            "weight_only": (False, True),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                choices = ", ".join(str(value) for value in values if value is not None)
+                raise OptionError(f"--quantize-options {name}={getattr(self, name)!r} is not one of: {choices}")
 
 
 Group = TypeVar("Group", GraphOptions, CheckpointOptions, ValidationOptions, OutputOptions)
@@ -160,7 +199,7 @@ class ExportOptions:
         default="int64",
         metadata={"help": "integer type of token ids, masks, position ids and all other integers that are inputs"},
     )
-    io_dtype: Dtype | None = field(
+    io_dtype: FloatDtype | None = field(
         default=None,
         metadata={"help": "floating-point type of inputs and outputs, except for the cache (default: that of --dtype)"},
     )
@@ -181,8 +220,25 @@ class ExportOptions:
         default=None,
         metadata={"help": "largest relative difference that validation accepts (default: that of the description)"},
     )
-    dtype: Dtype = field(
-        default="fp32", metadata={"help": "floating-point type of weights and activations in the graph"}
+    dtype: str = field(
+        default="fp32",
+        metadata={
+            "help": "precision of the weights, one or several of " + ", ".join(get_args(Dtype)) + ": fp32,q8,q4 writes "
+            "a graph for each, and traces the model once for each floating-point type"
+        },
+    )
+    quantize_options: QuantizeOptions = field(
+        default=QuantizeOptions(),
+        metadata={
+            "help": "how matrices are quantized: block_size=32,symmetric=true,accuracy_level=4,lm_head=8,weight_only "
+            "(default: blocks of 32, symmetric, int8 activations, the head like the other layers)"
+        },
+    )
+    calibration: str | None = field(
+        default=None,
+        metadata={
+            "help": "text file on which the loss of quantized language models is measured (default: the package's text)"
+        },
     )
     device: str = field(
         default="cpu", metadata={"help": "torch device on which the model is traced and the reference is run"}
@@ -247,6 +303,10 @@ class ExportOptions:
             if value not in allowed:
                 choices = ", ".join(str(choice) for choice in allowed if choice is not None)
                 raise OptionError(f"--{name.replace('_', '-')} {value!r} is not one of: {choices}")
+        if not self.dtypes or len(set(self.dtypes)) < len(self.dtypes) or set(self.dtypes) - set(get_args(Dtype)):
+            raise OptionError(
+                f"--dtype {self.dtype!r} isn't one or several, once each, of: {', '.join(get_args(Dtype))}"
+            )
         if not self.past and self.task is not None and self.task.endswith("-with-past"):
             raise OptionError(f"--task {self.task} and --no-past contradict each other: leave one of them out")
         _check_opset(self)
@@ -261,6 +321,16 @@ class ExportOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:
                 raise OptionError(f"--{name} {value!r} is not a finite number that is zero or more")
+
+    @property
+    def dtypes(self) -> tuple[Dtype, ...]:
+        """The precisions, in the order of `dtype`."""
+        return tuple(cast("Dtype", name.strip()) for name in self.dtype.split(","))
+
+    @property
+    def float_dtypes(self) -> tuple[FloatDtype, ...]:
+        """The types of activations of all precisions, each once; the model is traced once for each."""
+        return tuple(dict.fromkeys(map(float_dtype_of, self.dtypes)))
 
     @property
     def graph(self) -> GraphOptions:
@@ -283,7 +353,15 @@ class ExportOptions:
         return self._group(OutputOptions)
 
     def _group(self, group: type[Group]) -> Group:
-        return group(**{option.name: getattr(self, option.name) for option in fields(group)})
+        values = {option.name: getattr(self, option.name) for option in fields(group)}
+        return group(**{**values, "dtype": self.float_dtypes[0]})
+
+
+def float_dtype_of(name: Dtype) -> FloatDtype:
+    """Return the type of the activations of a precision."""
+    if name in ("fp32", "fp16", "bf16"):
+        return name
+    return "fp16" if name.endswith("f16") else "fp32"
 
 
 def _check_opset(options: ExportOptions) -> None:
@@ -323,8 +401,7 @@ def _check_outputs(options: ExportOptions) -> None:
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "token_dtype": get_args(TokenDtype),
-    "io_dtype": (None, *get_args(Dtype)),
-    "dtype": get_args(Dtype),
+    "io_dtype": (None, *get_args(FloatDtype)),
     "optimize": get_args(Optimize),
     "validate": get_args(ValidationLevel),
     "external_data": get_args(ExternalData),

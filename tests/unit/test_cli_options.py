@@ -15,6 +15,7 @@ import onnxport
 from onnxport import ExportOptions
 from onnxport.cli import VERBS, _parser, main
 from onnxport.cli._options import bytes_from, options_from
+from onnxport.options import QuantizeOptions
 
 CHOSEN: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "fill-mask"], "fill-mask"),
@@ -39,6 +40,11 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "adapter_inputs": (["--adapter-inputs"], True),
     "revision": (["--revision", "v1"], "v1"),
     "cache_dir": (["--cache-dir", "/c"], "/c"),
+    "quantize_options": (
+        ["--quantize-options", "block_size=64,symmetric=false,lm_head=8,weight_only"],
+        QuantizeOptions(block_size=64, symmetric=False, lm_head=8, weight_only=True),
+    ),
+    "calibration": (["--calibration", "text.txt"], "text.txt"),
     "token": (["--token", "secret"], "secret"),
     "trust_remote_code": (["--trust-remote-code"], True),
     "validate": (["--validate", "quick"], "quick"),

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxport.binding.bind import Binding
 from onnxport.errors import WeightsMismatchError
-from onnxport.weights.expressions import Array, ByteRange, Expression, InMemory, Reads
+from onnxport.weights.expressions import NO_FILES, Expression, InMemory, Reads
 from onnxport.weights.parameters import Parameter, ParameterTensor, frozen_shape, substituted
 
 if TYPE_CHECKING:
@@ -96,15 +96,4 @@ def _in_memory(expression: Expression, state: Mapping[str, torch.Tensor]) -> ir.
         return InMemory(TorchTensor(state[parameter.name].detach().cpu().contiguous()).numpy())
 
     values = substituted(expression, value_of)
-    return ir.Tensor(values.evaluate(_NO_FILES), dtype=expression.dtype)
-
-
-class _NoFiles:
-    """A reader of no checkpoint, for expressions over arrays in memory."""
-
-    def read(self, where: ByteRange, /) -> Array:
-        """Raise `TypeError`."""
-        raise TypeError(f"{where} isn't in memory")
-
-
-_NO_FILES = _NoFiles()
+    return ir.Tensor(values.evaluate(NO_FILES), dtype=expression.dtype)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxport.blueprints.blueprint import Blueprint, Depth
 from onnxport.blueprints.keys import PACKAGES
@@ -16,9 +16,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.description import GraphDescription, TensorSpec
 from onnxport.fusions.fuse import fused_operators
 from onnxport.options import ExportOptions
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from onnxport.passes.quantize import to_values
 
 VERSIONS = (*PACKAGES, "onnxruntime")
 _PRIVATE_OPTIONS = ("token", "cache_dir")
@@ -40,29 +38,28 @@ class Outcome:
 
 
 def make_manifest(
-    checkpoint: Checkpoint, blueprint: Blueprint, graphs: BoundGraphs, outcome: Outcome, options: ExportOptions
+    checkpoint: Checkpoint,
+    graphs: Sequence[BoundGraphs],
+    outcome: Outcome,
+    options: ExportOptions,
 ) -> Manifest:
     """Describe an export.
 
     Args:
         checkpoint: the exported checkpoint.
-        blueprint: the description of its graphs, and their traced and stamped layers.
-        graphs: the graphs.
+        graphs: the graphs of each precision.
         outcome: its files and its validation report; for a dry run, the planned files.
         options: the options of the export.
     """
     sizes = {file.name: file.bytes or 0 for file in outcome.files}
     components = tuple(
-        describe_component(
-            graph,
-            depth,
-            graphs.models[graph.file],
-            blueprint.binding.note,
-            sizes,
-            optimized=options.optimize != "none",
+        describe_component(described, depth, file, bound, sizes, optimized=options.optimize != "none")
+        for bound in graphs
+        for described, depth, file in zip(
+            bound.blueprint.description.graphs, bound.blueprint.trace.depths, bound.models, strict=True
         )
-        for graph, depth in zip(blueprint.description.graphs, blueprint.trace.depths, strict=True)
     )
+    blueprint = graphs[0].blueprint
     in_components = {FILE_NAME} | {name for c in components for name in (c.file, *c.external_data)}
     return Manifest(
         task=blueprint.description.task,
@@ -77,6 +74,7 @@ def make_manifest(
         positions=blueprint.description.positions,
         defaults=dict(blueprint.description.defaults),
         reread_length=blueprint.description.reread_length,
+        quantization={bound.precision.name: to_values(bound.quantized) for bound in graphs if bound.quantized},
     )
 
 
@@ -105,8 +103,8 @@ def _source(checkpoint: Checkpoint, blueprint: Blueprint, digests: Mapping[str, 
 def describe_component(
     described: GraphDescription,
     depth: Depth,
-    model: ir.Model,
-    loading_note: str,
+    file: str,
+    bound: BoundGraphs,
     sizes: Mapping[str, int],
     *,
     optimized: bool,
@@ -116,27 +114,29 @@ def describe_component(
     Args:
         described: its inputs and outputs.
         depth: its traced and stamped layers.
-        model: the graph at full depth.
-        loading_note: why the weights were read eagerly; empty if they weren't.
+        file: the graph's file.
+        bound: the graphs of its precision.
         sizes: file name to bytes.
         optimized: whether its operators are fused.
     """
+    model = bound.models[file]
     graph = model.graph
-    data = tuple(name for name in sizes if name.startswith(f"{described.file}_data"))
+    data = tuple(name for name in sizes if name.startswith(f"{file}_data"))
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
     return ComponentDescription(
         name=described.name,
-        file=described.file,
+        file=file,
         external_data=data,
         opset=model.opset_imports[""],
         parameters=sum(tensor.size for tensor in tensors),
-        bytes=sum(sizes.get(name, 0) for name in (described.file, *data)),
+        bytes=sum(sizes.get(name, 0) for name in (file, *data)),
         inputs=tuple(map(_tensor_description, described.inputs)),
         outputs=tuple(map(_tensor_description, described.outputs)),
         fixed_axes=described.fixed_axes,
         max_sizes=dict(described.max_sizes),
-        notes=tuple(_notes(depth, loading_note)),
+        notes=tuple(_notes(depth, bound.blueprint.binding.note)),
         adapter_inputs=adapter_inputs_of(model),
+        dtype=bound.precision.name,
         fused=fused_operators(model) if optimized else {},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class ComponentDescription:
             one.
         notes: the traced and stamped layers, and the reasons of slow fallbacks.
         adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
+        dtype: its precision, a name of `--dtype`; empty in manifests that were written before there were several.
         fused: with `--optimize`, the number of nodes of each fused operator.
     """
 
@@ -66,6 +67,7 @@ class ComponentDescription:
     max_sizes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     adapter_inputs: tuple[TensorDescription, ...] = ()
+    dtype: str = ""
     fused: dict[str, int] = field(default_factory=dict)
 
 
@@ -87,6 +89,7 @@ class Manifest:
         defaults: name of an input to what the model's forward takes if it isn't passed; see
             `description.description.Description`.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
+        quantization: precision to how its parameters are quantized; see `weights.quantization`.
         format_version: version of the format.
     """
 
@@ -102,7 +105,17 @@ class Manifest:
     positions: str = TOKENS
     defaults: dict[str, str] = field(default_factory=dict)
     reread_length: int = 0
+    quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     format_version: int = field(default=FORMAT_VERSION)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The precisions of the graphs, in the order of the export."""
+        return tuple(dict.fromkeys(component.dtype for component in self.components))
+
+    def of_dtype(self, dtype: str) -> Manifest:
+        """Return the manifest with the graphs of one precision alone."""
+        return replace(self, components=tuple(item for item in self.components if item.dtype == dtype))
 
     def to_json(self) -> str:
         """Return the text of `onnxport.json`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ from onnxport.errors import UnsupportedError
 from onnxport.options import OutputOptions, Progress
 from onnxport.passes.adapter_inputs import AdapterInputsPass
 from onnxport.passes.finish import finish
+from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, plan_quantization
+from onnxport.weights.precision import Precision, suffixed
 from onnxport.writing.planning import GraphPlan, plan_graph
 from onnxport.writing.write import write_graph
 
@@ -44,15 +46,21 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class BoundGraphs:
-    """Hold graphs whose parameters are tensors of a checkpoint.
+    """Hold graphs of one precision, whose parameters are tensors of a checkpoint.
 
     Attributes:
+        blueprint: their description, and their traced and stamped layers.
         models: file name to graph at full depth.
         reader: reads the tensors.
+        precision: how their weights are stored.
+        quantized: full name of a parameter to how it is quantized.
     """
 
+    blueprint: Blueprint
     models: Mapping[str, ir.Model]
     reader: Reader
+    precision: Precision
+    quantized: Mapping[str, QuantizedMatrix] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,13 @@ class Written:
 
     Attributes:
         directory: the directory of its files.
-        graphs: the written graphs, with their tensors.
+        graphs: the written graphs, with their tensors, of each precision.
         plan: files and offsets of the tensors.
         digests: SHA-256 of the checkpoint's files, by name; empty if they are linked.
     """
 
     directory: Path
-    graphs: BoundGraphs
+    graphs: tuple[BoundGraphs, ...]
     plan: Plan
     digests: Mapping[str, str]
 
@@ -93,32 +101,49 @@ class Written:
 
 
 def bind_graphs(
-    blueprint: Blueprint, reader: Reader, options: OutputOptions, adapter: Adapter | None = None
+    blueprint: Blueprint,
+    reader: Reader,
+    options: OutputOptions,
+    precision: Precision,
+    adapter: Adapter | None = None,
 ) -> BoundGraphs:
     """Bind every graph's parameters to the checkpoint.
 
     Args:
-        blueprint: its graphs are modified in place.
+        blueprint: its graphs aren't modified.
         reader: reads the checkpoint when a tensor is written.
         options: `weights`; linked tensors have the checkpoint's layout.
+        precision: how weights are stored.
         adapter: an adapter whose matrices become optional inputs of the graphs; None for graphs without such inputs.
 
     Raises:
         WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's; or the
             adapter changes a layer that isn't in a graph.
-        UnsupportedError: the adapter can't be inputs of a graph.
+        UnsupportedError: the adapter can't be inputs of a graph; or the model has no matrix to quantize.
     """
-    models = {}
+    traced = blueprint.trace.graphs
+    graphs = [graph.clone() for graph in blueprint.graphs]
     weights = set(adapted_weights(adapter, list(blueprint.binding.expressions)).values()) if adapter else set()
-    for traced, graph in zip(blueprint.trace.graphs, blueprint.graphs, strict=True):
+    if weights:
+        for one, graph in zip(traced, graphs, strict=True):
+            AdapterInputsPass({name.removeprefix(one.prefix) for name in weights})(graph)
+    prefixed = [(one.prefix, graph) for one, graph in zip(traced, graphs, strict=True)]
+    quantized = plan_quantization(prefixed, precision) if precision.scheme is not None else {}
+    if precision.scheme is not None and not quantized:
+        raise UnsupportedError(
+            f"the model has no linear layer or embedding that --dtype {precision.name} quantizes; choose "
+            f"--dtype {precision.float_dtype}"
+        )
+    models = {}
+    for one, graph in zip(traced, graphs, strict=True):
+        if quantized:
+            QuantizePass(quantized, one.prefix, precision)(graph)
         finish(graph, keep_layout=options.weights == "link")
-        if weights:
-            AdapterInputsPass({name.removeprefix(traced.prefix) for name in weights})(graph)
-        bind_graph(graph, blueprint.binding, reader, prefix=traced.prefix)
-        models[traced.file] = graph
+        bind_graph(graph, blueprint.binding, reader, prefix=one.prefix)
+        models[suffixed(one.file, precision.suffix)] = graph
     if adapter is not None:
         _check_inputs(adapter, models)
-    return BoundGraphs(models, reader)
+    return BoundGraphs(blueprint, models, reader, precision, quantized)
 
 
 def _check_inputs(adapter: Adapter, models: Mapping[str, ir.Model]) -> None:
@@ -133,14 +158,18 @@ def _check_inputs(adapter: Adapter, models: Mapping[str, ir.Model]) -> None:
 
 
 def plan_export(
-    checkpoint: Checkpoint, task: Task, graphs: BoundGraphs, options: OutputOptions, adapter: Adapter | None = None
+    checkpoint: Checkpoint,
+    task: Task,
+    graphs: Sequence[BoundGraphs],
+    options: OutputOptions,
+    adapter: Adapter | None = None,
 ) -> Plan:
     """Plan the files that will be written; sizes of weights are exact.
 
     Args:
         checkpoint: the checkpoint.
         task: the exported task.
-        graphs: its graphs, with their tensors.
+        graphs: its graphs of each precision, with their tensors.
         options: `external_data` and `weights`.
         adapter: an adapter that is kept apart; None if there is none.
 
@@ -148,7 +177,7 @@ def plan_export(
         OptionError: weights can't be linked.
         OutputError: two files would have the same name.
     """
-    plans = tuple(plan_graph(graph, name, options) for name, graph in graphs.models.items())
+    plans = tuple(plan_graph(graph, name, options) for one in graphs for name, graph in one.models.items())
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
@@ -158,14 +187,19 @@ def plan_export(
 
 
 def write_export(
-    stage: Path, plan: Plan, graphs: BoundGraphs, original: Original, options: OutputOptions, report: Progress
+    stage: Path,
+    plan: Plan,
+    graphs: tuple[BoundGraphs, ...],
+    original: Original,
+    options: OutputOptions,
+    report: Progress,
 ) -> Written:
     """Write the graphs, their weights, and the checkpoint's other files.
 
     Args:
         stage: the staging directory.
         plan: the files to write.
-        graphs: the graphs.
+        graphs: the graphs of each precision.
         original: the checkpoint, and the sources of side files that it lacks.
         options: `weights`.
         report: called with the file and the fraction of all weights that has been written.
@@ -186,27 +220,33 @@ def write_export(
     )
     write_module_files(stage, original.checkpoint)
     if original.adapter is not None:
-        (inputs,) = filter(None, map(adapter_inputs_of, graphs.models.values()))
+        inputs = next(filter(None, map(adapter_inputs_of, graphs[0].models.values())))
         write_adapter_file(original.adapter, stage / file_name(original.adapter), inputs)
     return Written(stage, graphs, plan, digests)
 
 
 def _write_graphs(
-    stage: Path, plan: Plan, graphs: BoundGraphs, checkpoint: Checkpoint, options: OutputOptions, report: Progress
+    stage: Path,
+    plan: Plan,
+    graphs: Sequence[BoundGraphs],
+    checkpoint: Checkpoint,
+    options: OutputOptions,
+    report: Progress,
 ) -> dict[str, str]:
     """Write the graphs and their weights; return the digests of the checkpoint's files, unless they are linked."""
     paths = () if options.weights == "link" else (*checkpoint.weight_files, *checkpoint.module_weights.values())
     total = sum(tensor.nbytes for graph in plan.graphs for tensor in graph.tensors) or 1
     done = 0
     with digesting(paths, root=checkpoint.root or checkpoint.directory) as digests:
-        for graph_plan, (name, graph) in zip(plan.graphs, graphs.models.items(), strict=True):
+        models = [(name, graph, one.reader) for one in graphs for name, graph in one.models.items()]
+        for graph_plan, (name, graph, reader) in zip(plan.graphs, models, strict=True):
 
             def written(count: int, name: str = name) -> None:
                 nonlocal done
                 done += count
                 report(f"write {name}", done / total)
 
-            write_graph(graph_plan, graph, stage, graphs.reader, written)
+            write_graph(graph_plan, graph, stage, reader, written)
         adapter = checkpoint.adapter
         return digests() | (sha256_of_files([adapter.file], root=adapter.directory) if adapter else {})
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from onnxport.options import ExportOptions
+from onnxport.options import ExportOptions, QuantizeOptions
 
 
 def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
@@ -31,8 +31,14 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = N
         convert, choices = _PARSERS.get(field.name), None
         if convert is None:
             convert, choices = _type_and_choices(hints[field.name])
-        default = f" (default: {field.default})" if field.default is not None else ""
+        default = f" (default: {field.default})" if isinstance(field.default, str) else ""
         parser.add_argument(flag, type=convert, choices=choices, default=field.default, help=text + default)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses one of the precisions of a directory."""
+    text = "precision of the graphs, for a directory with several (default: the first)"
+    parser.add_argument("--dtype", metavar="NAME", help=text)
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, text: str, *, default: bool) -> None:
@@ -95,6 +101,30 @@ def sizes_from(text: str) -> dict[str, int]:
     return sizes
 
 
+def quantize_options_from(text: str) -> QuantizeOptions:
+    """Parse options of quantization, such as `block_size=32,symmetric,lm_head=8`.
+
+    Raises:
+        argparse.ArgumentTypeError: a part isn't an option and its value.
+        OptionError: a value is out of range.
+    """
+    hints = get_type_hints(QuantizeOptions)
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = (item.strip() for item in part.partition("="))
+        is_flag = hints.get(name) is bool
+        if (
+            name not in hints
+            or name in values
+            or not ((is_flag and value in _FLAGS) or (not is_flag and value.isdigit()))
+        ):
+            raise argparse.ArgumentTypeError(
+                f"{part!r} isn't one of {', '.join(hints)} with its value, once each; pass block_size=32,lm_head=8"
+            )
+        values[name] = _FLAGS[value] if is_flag else int(value)
+    return QuantizeOptions(**values)
+
+
 def names_from(text: str) -> tuple[str, ...]:
     """Parse a list of names, such as `hidden_states,attentions`."""
     return tuple(name.strip() for name in text.split(","))
@@ -105,5 +135,11 @@ _UNITS = {"": 1, "b": 1} | {
     for power, prefix in enumerate("kmgt")
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
-_PARSERS: dict[str, Callable[[str], Any]] = {"memory": bytes_from, "outputs": names_from, "fix": sizes_from}
+_FLAGS = {"": True, "true": True, "1": True, "false": False, "0": False}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "memory": bytes_from,
+    "outputs": names_from,
+    "fix": sizes_from,
+    "quantize_options": quantize_options_from,
+}
 """Fields with a custom parser."""

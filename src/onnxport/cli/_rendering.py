@@ -116,6 +116,9 @@ def print_validation(report: ValidationReport) -> None:
             print_line(f"not validated, {case.name}: {case.note}")
     for failure in report.failures:
         print_line(f"failed: {failure}")
+    for loss in report.losses:
+        measures = ", ".join(f"{name} {value:.4g}" for name, value in loss.measures.items())
+        print_line(f"loss of {loss.precision}: {measures} ({loss.sample})")
 
 
 def _shortened(outputs: list[_LargestDifferences]) -> list[_LargestDifferences]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.cli._options import add_dtype
 from onnxport.cli._outcome import DONE, message_of, print_error
 from onnxport.cli._sampling import add_sampling, positive_int, sampling_from, with_length
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs"
     )
+    add_dtype(parser)
     parser.add_argument("--threads", type=positive_int, metavar="N", help="intra-op threads of ONNX Runtime")
 
 
@@ -39,15 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.runtime.generators import Prompt, Turn, open_generator
     from onnxport.runtime.settings import RunSettings
 
-    directory = Directory(arguments.directory, RunSettings(threads=arguments.threads, adapter=arguments.adapter))
+    settings = RunSettings(threads=arguments.threads, adapter=arguments.adapter, dtype=arguments.dtype)
+    directory = Directory(arguments.directory, settings)
     _check_directory(directory)
     generator = open_generator(directory)
     system = [Turn("system", Prompt(arguments.system))] if arguments.system else []
     generator.encode_chat([*system, Turn("user", Prompt("Hello"))])  # fails before the first question
     for name in directory.component_names:
         directory.graph(name)
-    settings = with_length(sampling_from(arguments), directory, _DEFAULT_MAX_NEW_TOKENS)
-    _Conversation(directory, generator, system, settings).talk()
+    generation = with_length(sampling_from(arguments), directory, _DEFAULT_MAX_NEW_TOKENS)
+    _Conversation(directory, generator, system, generation).talk()
     return DONE
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.cli._options import add_dtype
 from onnxport.cli._outcome import DONE
 from onnxport.cli._sampling import add_sampling, sampling_from, with_length
 from onnxport.errors import OptionError
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source-language", metavar="CODE", help="language of the text, as the tokenizer names it (translators)")
     add("--target-language", metavar="CODE", help="language to translate to, as the tokenizer names it (translators)")
     add("--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs")
+    add_dtype(parser)
     add_sampling(parser)
     add("--stream", action="store_true", help="print generated text token by token")
     add("--json", action="store_true", help="print JSON")
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         source_language=arguments.source_language,
         target_language=arguments.target_language,
     )
-    directory = Directory(arguments.directory, RunSettings(adapter=arguments.adapter))
+    directory = Directory(arguments.directory, RunSettings(adapter=arguments.adapter, dtype=arguments.dtype))
     stream = arguments.stream and not arguments.json
     result = _run(directory, request, sampling_from(arguments), stream=stream)
     if arguments.json:

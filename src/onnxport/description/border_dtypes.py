@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from onnxport.description.axes import is_cached
 
 if TYPE_CHECKING:
-    from onnxport.options import Dtype, GraphOptions
+    from onnxport.options import FloatDtype, GraphOptions
 
-_FLOATS: dict[Dtype, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_FLOATS: dict[FloatDtype, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def border_dtype(name: str, dtype: str, options: GraphOptions, *, is_input: bool) -> str:

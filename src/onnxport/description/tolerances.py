@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxport.description.description import GraphDescription
-    from onnxport.options import Dtype, ValidationOptions
+    from onnxport.options import FloatDtype, ValidationOptions
 
 RTOL = {"fp32": 5e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Relative tolerances: above the error of another summation order, far below that of a wrong graph (at least 1e-2).
@@ -33,7 +33,7 @@ class Tolerance:
     rtol: float
 
 
-def default_tolerance(atol: float, dtype: Dtype) -> Tolerance:
+def default_tolerance(atol: float, dtype: FloatDtype) -> Tolerance:
     """Return the tolerance of a graph.
 
     Args:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.passes.scopes import SCOPES
+from onnxport.passes.scopes import node_like
 from onnxport.weights.parameters import ParameterTensor
 
 
@@ -97,7 +97,7 @@ class _Shapes:
         """Return all sizes of a tensor except the last, computed before a node."""
         if value not in self._leading:
             assert value.shape is not None
-            node = _node("Shape", [value], before, {"start": 0, "end": len(value.shape) - 1})
+            node = node_like("Shape", [value], before, {"start": 0, "end": len(value.shape) - 1})
             self._graph.insert_before(before, node)
             self._leading[value] = node.outputs[0]
         return self._leading[value]
@@ -112,13 +112,13 @@ def _to_gemm(graph: ir.Graph, node: ir.Node, weight: ir.Value, shapes: _Shapes) 
     nodes: list[ir.Node] = []
     if len(left.shape) > 2:
         leading = shapes.leading(left, node)
-        nodes.append(_node("Reshape", [left, shapes.constant(-1, depth)], node))
+        nodes.append(node_like("Reshape", [left, shapes.constant(-1, depth)], node))
         inputs[0] = nodes[-1].outputs[0]
-        nodes.append(_node("Gemm", inputs, node, {"transB": 1}))
-        nodes.append(_node("Concat", [leading, shapes.constant(width)], node, {"axis": 0}))
-        nodes.append(_node("Reshape", [nodes[1].outputs[0], nodes[2].outputs[0]], node))
+        nodes.append(node_like("Gemm", inputs, node, {"transB": 1}))
+        nodes.append(node_like("Concat", [leading, shapes.constant(width)], node, {"axis": 0}))
+        nodes.append(node_like("Reshape", [nodes[1].outputs[0], nodes[2].outputs[0]], node))
     else:
-        nodes.append(_node("Gemm", inputs, node, {"transB": 1}))
+        nodes.append(node_like("Gemm", inputs, node, {"transB": 1}))
     new = nodes[-1].outputs[0]
     old = last.outputs[0]
     new.shape, new.type = old.shape, old.type
@@ -138,8 +138,3 @@ def _bias(product: ir.Value) -> tuple[ir.Node, ir.Value | None]:
         if other is not None and other.const_value is not None and len(other.const_value.shape) == 1:
             return user, other
     return product.producer(), None  # type: ignore[return-value]
-
-
-def _node(operator: str, inputs: list[ir.Value], like: ir.Node, attributes: dict[str, int] | None = None) -> ir.Node:
-    scope = like.metadata_props.get(SCOPES)
-    return ir.node(operator, inputs, attributes or {}, metadata_props={SCOPES: scope} if scope else None)

@@ -1,8 +1,9 @@
-"""Read the modules in which a node was traced from the engine's metadata."""
+"""Read the modules in which a node was traced from the engine's metadata, and create nodes with the same."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,3 +17,26 @@ def scopes_of(node: ir.Node) -> list[str]:
     """Return the names of the modules in which a node was traced, outermost first; empty without metadata."""
     text = node.metadata_props.get(SCOPES)
     return [name for name in ast.literal_eval(text)[:-1] if name] if text else []
+
+
+def node_like(
+    operator: str,
+    inputs: Sequence[ir.Value | None],
+    like: ir.Node,
+    attributes: Mapping[str, int] | None = None,
+    domain: str = "",
+) -> ir.Node:
+    """Return a new node with one output, in the modules of another node.
+
+    Args:
+        operator: its operator.
+        inputs: its inputs.
+        like: a node of the same module.
+        attributes: its attributes.
+        domain: the operator's domain.
+    """
+    import onnx_ir as ir
+
+    scope = like.metadata_props.get(SCOPES)
+    metadata = {SCOPES: scope} if scope else None
+    return ir.node(operator, inputs, attributes or {}, domain=domain, metadata_props=metadata)

@@ -34,13 +34,20 @@ class Directory:
     Raises:
         CheckpointNotFoundError: the directory wasn't written by onnxport, or lacks a file.
         CorruptCheckpointError: its manifest is damaged.
-        OptionError: the settings have an adapter, and its graphs have no inputs for one.
+        OptionError: the settings have an adapter, and its graphs have no inputs for one; or a precision that it lacks.
     """
 
     def __init__(self, path: str | Path, settings: RunSettings | None = None) -> None:
         self.path = Path(path)
         self.settings = settings or RunSettings()
-        self.manifest = open_manifest(self.path)
+        manifest = open_manifest(self.path)
+        dtype = self.settings.dtype or manifest.dtypes[0]
+        if dtype not in manifest.dtypes:
+            raise OptionError(
+                f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(filter(None, manifest.dtypes))}; "
+                f"export it with --dtype {','.join((*filter(None, manifest.dtypes), dtype))}"
+            )
+        self.manifest = manifest.of_dtype(dtype)
         self._graphs: dict[str, Graph] = {}
         has_inputs = any(component.adapter_inputs for component in self.manifest.components)
         if self.settings.adapter is not None and not has_inputs:

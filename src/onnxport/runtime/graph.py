@@ -21,6 +21,7 @@ from onnxport.errors import (
     SizeLimitError,
     UnsupportedError,
 )
+from onnxport.runtime.exact import with_exact_products
 from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class Graph:
 
         providers, options = settings.resolve_providers(), settings.resolve_session_options()
         try:
-            self.session = onnxruntime.InferenceSession(file, options, providers=providers)
+            model = with_exact_products(file, options) if settings.exact else file
+            self.session = onnxruntime.InferenceSession(model, options, providers=providers)
         except runtime_errors() as error:
             if find_spec("onnx_ir") is not None:  # of onnxport[export]; its errors are more specific
                 check_graph(file)

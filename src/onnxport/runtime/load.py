@@ -28,6 +28,7 @@ def load(
     session_options: onnxruntime.SessionOptions | None = None,
     threads: int | None = None,
     adapter: str | Path | None = None,
+    dtype: str | None = None,
 ) -> OnnxModel | LightModel:
     """Load an exported directory.
 
@@ -38,6 +39,7 @@ def load(
         session_options: ONNX Runtime session options.
         threads: number of intra-op threads; defaults to the number of cores.
         adapter: file of an adapter for an export with `--adapter-inputs`, `*.onnx_adapter`; None for the base model.
+        dtype: precision of the graphs, a name that `--dtype` had; defaults to the first.
 
     Returns:
         A model that is called with the tensors or arrays of the tokenizer or processor and, if it was exported with a
@@ -45,13 +47,15 @@ def load(
 
     Raises:
         CheckpointNotFoundError: the directory wasn't written by onnxport.
-        OptionError: the device or an execution provider isn't available.
+        OptionError: the device, an execution provider or the precision isn't available.
         ValidationError: ONNX Runtime can't load a graph.
         CheckpointError: a file of a graph is truncated, damaged or lacking.
     """
     has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
     file = None if adapter is None else Path(adapter)
-    settings = RunSettings(device, providers, session_options, threads, spinning=not has_torch, adapter=file)
+    settings = RunSettings(
+        device, providers, session_options, threads, spinning=not has_torch, adapter=file, dtype=dtype
+    )
     opened = Directory(directory, settings)
     if not has_torch:
         return LightModel(opened)
@@ -66,8 +70,8 @@ def pipeline(task: str, directory: str | Path, **arguments: Any) -> Pipeline:
     Args:
         task: a task of Transformers' pipelines.
         directory: the exported directory, with the checkpoint's tokenizer or processor.
-        **arguments: `device`, `providers`, `session_options`, `threads` and `adapter` as in `load`; all others are
-            passed on to `transformers.pipeline`.
+        **arguments: `device`, `providers`, `session_options`, `threads`, `adapter` and, as a name, `dtype`, as in
+            `load`; all others are passed on to `transformers.pipeline`.
 
     Raises:
         MissingDependencyError: torch or Transformers isn't installed.
@@ -78,8 +82,12 @@ def pipeline(task: str, directory: str | Path, **arguments: Any) -> Pipeline:
         raise MissingDependencyError("pipelines need torch and transformers: pip install 'onnxport[export]'")
     from onnxport.runtime.pipelines import make_pipeline
 
-    names = ("device", "providers", "session_options", "threads", "adapter")
-    settings = {name: arguments.pop(name) for name in names if name in arguments}
+    names = ("device", "providers", "session_options", "threads", "adapter", "dtype")
+    settings = {
+        name: arguments.pop(name)
+        for name in names
+        if name in arguments and (name != "dtype" or isinstance(arguments[name], str))
+    }
     if "device" in settings:
         settings["device"] = _device_name(settings["device"])
     model = load(directory, **settings)

@@ -40,6 +40,9 @@ class RunSettings:
             cores, a model of SmolLM2's shape generates 8 % faster with it if nothing else runs; in a process that also
             runs torch, Whisper-tiny generates 1.5 times as fast without.
         adapter: file of the adapter that the graphs run with; None to run the base model.
+        dtype: precision of the graphs; None for the directory's first.
+        exact: let `MatMulNBits` compute with the graph's floating-point type, whatever its `accuracy_level` is; slower,
+            to compare graphs.
     """
 
     device: str = "cpu"
@@ -48,6 +51,8 @@ class RunSettings:
     threads: int | None = None
     spinning: bool = True
     adapter: Path | None = None
+    dtype: str | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

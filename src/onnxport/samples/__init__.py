@@ -1,7 +1,7 @@
-"""Samples that the package ships: an image, a recording of speech and sentences, made for it and under its license.
+"""Samples that the package ships: image, recording of speech, sentences and text, made for it and under its license.
 
 The image is a drawing of a house, a tree and the sun, 320 x 240 pixels in RGB. The recording is synthetic speech, 2.7
-seconds of one channel at 16 kHz: "An export is a blueprint plus weights."
+seconds of one channel at 16 kHz: "An export is a blueprint plus weights." The text is a story in English.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from onnxport.errors import OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +25,22 @@ SENTENCES = (
 )
 """Sentences of different lengths."""
 _DIRECTORY = Path(__file__).parent
+
+
+def text(file: str | Path | None = None) -> str:
+    """Return the text, or that of a user's file.
+
+    Args:
+        file: a text file in UTF-8; None for the package's text.
+
+    Raises:
+        OptionError: the file can't be read.
+    """
+    path = _DIRECTORY / "text.txt" if file is None else Path(file)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--calibration {str(path)!r} can't be read ({error}); pass a text file in UTF-8") from error
 
 
 def image() -> Image:

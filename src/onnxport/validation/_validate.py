@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.containment import inside
 from onnxport.errors import CorruptCheckpointError, ValidationError
-from onnxport.options import ExportOptions, Progress
+from onnxport.options import Dtype, ExportOptions, Progress, float_dtype_of
+from onnxport.passes.quantize import QuantizedMatrix, from_values
 from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
-from onnxport.validation.report import ValidationReport, merged, with_note
+from onnxport.validation.report import ValidationReport, merged, of_precision, with_note
+
+if TYPE_CHECKING:
+    from onnxport.checkpoint.checkpoint import Checkpoint
 
 
 @exclusive()
@@ -36,20 +42,14 @@ def validate(
         The report; the directory isn't modified.
 
     Raises:
+        CorruptCheckpointError: the manifest is damaged.
         CheckpointNotFoundError: the directory has no manifest, or lacks a graph; or the manifest's checkpoint isn't on
             this machine.
         CheckpointError: the reference can't be read.
         UntrustedCodeError: the comparison would run code that the caller didn't name.
         ValidationError: a graph can't be loaded or run.
     """
-    from onnxport.blueprints.describing import describe_model
-    from onnxport.blueprints.subject import subject_of
     from onnxport.checkpoint.checkpoint import open_checkpoint
-    from onnxport.description.tolerances import tolerance_of
-    from onnxport.validation.exported import request_for
-    from onnxport.validation.memory import choose_strategy
-    from onnxport.validation.original import original_model
-    from onnxport.validation.prove import prove
 
     directory = Path(directory)
     manifest = open_manifest(directory)
@@ -72,26 +72,68 @@ def validate(
     original = choose_reference(directory, manifest, reference, requested)
     options = original.options
     checkpoint = open_checkpoint(original.model, options.checkpoint)
-    subject = subject_of(checkpoint, options)
+    reports = [
+        report
+        for dtype in options.dtypes
+        for report in _validate_precision(directory, manifest, dtype, checkpoint, options, progress)
+    ]
+    return merged(reports)
+
+
+def _validate_precision(
+    directory: Path,
+    manifest: Manifest,
+    dtype: Dtype,
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    progress: Progress | None,
+) -> Iterator[ValidationReport]:
+    """Yield the report of each graph of one precision."""
+    from onnxport.blueprints.describing import describe_model
+    from onnxport.blueprints.subject import subject_of
+    from onnxport.description.tolerances import tolerance_of
+    from onnxport.runtime.directory import Directory
+    from onnxport.runtime.settings import RunSettings
+    from onnxport.validation.exported import request_for
+    from onnxport.validation.memory import choose_strategy
+    from onnxport.validation.original import original_model
+    from onnxport.validation.prove import prove
+    from onnxport.validation.sessions import few_runs
+
+    options = replace(options, dtype=float_dtype_of(dtype))
+    subject, plan = subject_of(checkpoint, options), _quantization(manifest, dtype, directory)
     strategy = choose_strategy(checkpoint, options.validation, reducible=False)
-    reports = []
-    with original_model(checkpoint, subject.model_class, options.checkpoint, strategy) as (model, note):
+    export = Directory(directory, RunSettings(session_options=few_runs(), dtype=dtype, exact=True)) if plan else None
+    casts = manifest.options.get("io_dtype") is not None
+    with original_model(checkpoint, subject.model_class, options.checkpoint, strategy, quantized=plan) as (model, note):
         for graph in describe_model(model, subject, options.graph).graphs:
-            file = inside(directory, _file_of(manifest, graph.name, directory))
-            casts = recorded.get("io_dtype") is not None
-            request = replace(request_for(graph, model, directory, strategy), file=file, cast_outputs=casts)
-            reports.append(prove(request, options.validate, tolerance_of(graph, options.validation), progress))
-    return with_note(merged(reports), note)
+            file = inside(directory, _file_of(manifest, graph.name, dtype, directory))
+            request = request_for(graph, model, directory, strategy)
+            request = replace(request, file=file, cast_outputs=casts, export=export)
+            proved = prove(request, options.validate, tolerance_of(graph, options.validation), progress)
+            yield with_note(of_precision(proved, dtype if plan else ""), note)
 
 
-def _file_of(manifest: Manifest, component: str, directory: Path) -> str:
+def _quantization(manifest: Manifest, dtype: str, directory: Path) -> dict[str, QuantizedMatrix]:
+    """Return how the parameters of a precision are quantized; empty for a floating-point one.
+
+    Raises:
+        CorruptCheckpointError: the manifest is damaged.
+    """
+    try:
+        return from_values(manifest.quantization.get(dtype, ()))
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: {error}; export again") from error
+
+
+def _file_of(manifest: Manifest, component: str, dtype: str, directory: Path) -> str:
     """Return the file of a component.
 
     Raises:
         ValidationError: the directory has no such component.
     """
     for described in manifest.components:
-        if described.name == component:
+        if described.name == component and described.dtype in (dtype, ""):
             return described.file
     raise ValidationError(
         f"{directory} has no component {component}, which the reference model has; export it again, or name the "

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport.binding.bound_graphs import bind_graph
+from onnxport import samples
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
 from onnxport.bundles.adapter_files import adapter_inputs_of, file_name
-from onnxport.bundles.written import Written
+from onnxport.bundles.written import BoundGraphs, Written, bind_graphs
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.arguments import overridden
 from onnxport.description.description import Description, GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
 from onnxport.options import ExportOptions, Progress, ValidationOptions
-from onnxport.passes.finish import finish
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.digests import compare_tensors, merged_digests
+from onnxport.validation.loss import LossRequest, measure_loss
 from onnxport.validation.memory import Strategy, choose_strategy
 from onnxport.validation.original import original_model
 from onnxport.validation.prove import ProofRequest, prove
+from onnxport.validation.quantized_original import quantized_binding
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
-from onnxport.validation.report import Case, ValidationReport, merged, with_note
+from onnxport.validation.report import Case, Loss, ValidationReport, merged, of_precision, with_note
 from onnxport.validation.samples import compare_samples
 from onnxport.validation.sessions import few_runs
 from onnxport.validation.tokens import compare_tokens
@@ -40,13 +41,17 @@ if TYPE_CHECKING:
 
 
 def validate_export(
-    written: Written, blueprint: Blueprint, original: Original, options: ExportOptions, report: Progress
+    written: Written,
+    bound: BoundGraphs,
+    original: Original,
+    options: ExportOptions,
+    report: Progress,
 ) -> ValidationReport:
-    """Compare every graph of an export with the original.
+    """Compare every graph of one precision with the original; quantized ones with its quantized weights.
 
     Args:
         written: the export.
-        blueprint: the description of its graphs, and the traced graphs.
+        bound: the graphs of the precision.
         original: the checkpoint, and the described model.
         options: level, tolerances, memory, dtype.
         report: called with the stage and its completed fraction.
@@ -55,41 +60,80 @@ def validate_export(
         CheckpointError: the checkpoint can't be read, or has changed.
         ValidationError: ONNX Runtime can't load or run a graph.
     """
-    strategy = choose_strategy(original.checkpoint, options.validation, reducible=_is_reducible(blueprint))
+    strategy = choose_strategy(original.checkpoint, options.validation, reducible=_is_reducible(bound.blueprint))
     report("load the weights", None)
     if strategy.name == "reduced":
-        with _reduced_model(written, blueprint, original, options, report) as reduced:
-            validation = _validate_reduced(reduced, written, blueprint, original, options, report)
+        with _reduced_model(written, bound, original, options, report) as reduced:
+            validation = _validate_reduced(reduced, written, bound, original, options, report)
         apart = "; the graph with its adapter wasn't compared" if original.adapter is not None else ""
         return with_note(validation, strategy.note + apart)
     reports, model_class = [], original.subject.model_class
-    with original_model(original.checkpoint, model_class, options.checkpoint, strategy, original.draft) as (
+    with original_model(
+        original.checkpoint, model_class, options.checkpoint, strategy, original.draft, bound.quantized
+    ) as (
         model,
         note,
     ):
-        described = original.describe(blueprint.description, model)
+        described = original.describe(bound.blueprint.description, model)
         is_used = options.validate == "full" and strategy.name == "whole"
-        export = Directory(written.directory, RunSettings(session_options=few_runs())) if is_used else None
-        for graph in described.graphs:
+        settings = RunSettings(session_options=few_runs(), dtype=bound.precision.name, exact=bool(bound.quantized))
+        export = Directory(written.directory, settings) if is_used or bound.quantized else None
+        for graph, file in zip(described.graphs, bound.models, strict=True):
             casts = options.io_dtype is not None
             request = request_for(graph, model, written.directory, strategy)
-            request = replace(request, export=export, cast_outputs=casts)
+            request = replace(request, file=written.directory / file, cast_outputs=casts, export=export)
             tolerance = tolerance_of(graph, options.validation)
             try:
                 validation = prove(request, options.validate, tolerance, report)
             except NoKernelError as error:
                 validation = _skipped_without_kernel(error, options.validation, tolerance)
             reports.append(validation)
-        if export is not None and merged(reports).status != "skipped":
+        if export is not None and is_used and merged(reports).status != "skipped":
             reports.append(_use(export, described, model, original, options, report))
     if original.adapter is not None and merged(reports).status != "skipped":
-        reports += _with_adapter(written, blueprint, original, options, strategy, report)
-    return with_note(merged(reports), note)
+        reports += _with_adapter(written, bound, original, options, strategy, report)
+    return of_precision(with_note(merged(reports), note), bound.precision.name if bound.quantized else "")
+
+
+def losses_of(
+    written: Written,
+    graphs: Sequence[BoundGraphs],
+    original: Original,
+    options: ExportOptions,
+    report: Progress,
+) -> tuple[Loss, ...]:
+    """Measure what quantized graphs lose against the original.
+
+    Args:
+        written: the export.
+        graphs: its graphs of each precision.
+        original: the checkpoint, and the described model.
+        options: memory, and the text to measure with.
+        report: called with the stage.
+
+    Returns:
+        The loss of each quantized precision; empty if the original's weights don't fit into memory.
+    """
+    names = [bound.precision.name for bound in graphs if bound.quantized]
+    strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
+    if not names or strategy.name != "whole":
+        return ()
+    subject, losses = original.subject, []
+    with original_model(original.checkpoint, subject.model_class, options.checkpoint, strategy, original.draft) as (
+        model,
+        _,
+    ):
+        request = LossRequest(model, original.preprocessor, subject.task, samples.text(options.calibration))
+        for name in names:
+            report(f"measure the loss of {name}", None)
+            settings = RunSettings(session_options=few_runs(), dtype=name)
+            losses.append(measure_loss(request, Directory(written.directory, settings), name))
+    return tuple(loss for loss in losses if loss is not None)
 
 
 def _with_adapter(
     written: Written,
-    blueprint: Blueprint,
+    bound: BoundGraphs,
     original: Original,
     options: ExportOptions,
     strategy: Strategy,
@@ -99,20 +143,22 @@ def _with_adapter(
     adapter = original.adapter
     assert adapter is not None
     checkpoint, model_class = replace(original.checkpoint, adapter=adapter), original.subject.model_class
-    adapted = {name for name, graph in written.graphs.models.items() if adapter_inputs_of(graph)}
     with original_model(checkpoint, model_class, options.checkpoint, strategy) as (model, _):
-        graphs = [graph for graph in original.describe(blueprint.description, model).graphs if graph.file in adapted]
+        described = original.describe(bound.blueprint.description, model)
+        files = dict(zip(bound.models, described.graphs, strict=True))
+        graphs = {file: files[file] for file, graph in bound.models.items() if adapter_inputs_of(graph)}
         requests = [
             replace(
                 request_for(graph, model, written.directory, strategy),
                 name=f"{graph.name} with the adapter",
+                file=written.directory / file,
                 adapter=written.directory / file_name(adapter),
             )
-            for graph in graphs
+            for file, graph in graphs.items()
         ]
         return [
             prove(request, options.validate, tolerance_of(graph, options.validation), report)
-            for request, graph in zip(requests, graphs, strict=True)
+            for request, graph in zip(requests, graphs.values(), strict=True)
         ]
 
 
@@ -203,7 +249,11 @@ class _ReducedModel:
 
 @contextmanager
 def _reduced_model(
-    written: Written, blueprint: Blueprint, original: Original, options: ExportOptions, report: Progress
+    written: Written,
+    bound: BoundGraphs,
+    original: Original,
+    options: ExportOptions,
+    report: Progress,
 ) -> Iterator[_ReducedModel]:
     """Yield the traced model with the checkpoint's weights, and its graphs with the same weights."""
     from onnxport.validation.on_demand import read_on_demand
@@ -218,12 +268,12 @@ def _reduced_model(
         Reader(original.checkpoint.directory, binding.files) as reader,
         tempfile.TemporaryDirectory(dir=written.directory, prefix=".proof.") as name,
     ):
-        for traced in blueprint.trace.graphs:
-            graph = traced.graph.clone()
-            finish(graph, keep_layout=options.weights == "link")
-            bind_graph(graph, binding, reader, prefix=traced.prefix)
+        traced_graphs = bound.blueprint.trace.graphs
+        reduced = replace(bound.blueprint, binding=binding, graphs=tuple(one.graph for one in traced_graphs))
+        graphs = bind_graphs(reduced, reader, external, bound.precision)
+        for traced, graph in zip(traced_graphs, graphs.models.values(), strict=True):
             write_graph(plan_graph(graph, traced.file, external), graph, Path(name), reader)
-        model = read_on_demand(draft.reduction.model, binding, reader)
+        model = read_on_demand(draft.reduction.model, quantized_binding(binding, graphs.quantized), reader)
         yield _ReducedModel(model, Path(name), names, sum(len(stack.full) for stack in stacks))
         reader.verify()
 
@@ -231,17 +281,18 @@ def _reduced_model(
 def _validate_reduced(
     reduced: _ReducedModel,
     written: Written,
-    blueprint: Blueprint,
+    bound: BoundGraphs,
     original: Original,
     options: ExportOptions,
     report: Progress,
 ) -> ValidationReport:
     compared = []
     for plan in written.plan.graphs:
-        report(f"compare the weights of {plan.graph_file}", None)
-        compared.append(compare_tensors(plan, written.graphs.models[plan.graph_file], written.directory))
+        if plan.graph_file in bound.models:
+            report(f"compare the weights of {plan.graph_file}", None)
+            compared.append(compare_tensors(plan, bound.models[plan.graph_file], written.directory))
     digests, reports = merged_digests(compared), []
-    for graph in original.describe(blueprint.description, reduced.model).graphs:
+    for graph in original.describe(bound.blueprint.description, reduced.model).graphs:
         tolerance = tolerance_of(graph, options.validation)
         request = request_for(graph, reduced.model, reduced.directory, Strategy("reduced"))
         proof = ReducedProof(request, reduced.layers, reduced.depth)

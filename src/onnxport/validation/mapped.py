@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._onnxruntime import load_error, runtime_errors
-from onnxport.writing.protobuf import outline
+from onnxport.runtime.exact import with_exact_products
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -33,8 +33,9 @@ def open_mapped(file: Path) -> onnxruntime.InferenceSession:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
     try:
-        return onnxruntime.InferenceSession(outline(file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            with_exact_products(file, options), options, providers=["CPUExecutionProvider"]
+        )
     except (*runtime_errors(), LookupError, DecodeError) as error:
         raise load_error(file.name, error) from error

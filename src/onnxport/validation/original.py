@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from onnxport.blueprints.draft import Draft
+    from onnxport.passes.quantize import QuantizedMatrix
 
 
 @contextmanager
@@ -23,6 +24,7 @@ def original_model(
     options: CheckpointOptions,
     strategy: Strategy,
     draft: Draft | None = None,
+    quantized: Mapping[str, QuantizedMatrix] | None = None,
 ) -> Iterator[tuple[PreTrainedModel, str]]:
     """Yield the original model.
 
@@ -32,6 +34,7 @@ def original_model(
         options: dtype, device, `trust_remote_code`.
         strategy: `whole` loads the weights into memory; others read them on demand, and run on the CPU.
         draft: the draft that was created for tracing, if any; its model gets the weights if it has none.
+        quantized: parameters that are replaced by what quantized ones stand for, by full name.
 
     Yields:
         The model, and the note of the strategy for the report.
@@ -42,23 +45,25 @@ def original_model(
     from onnxport.binding.bind import bind
     from onnxport.checkpoint.reading import Reader
     from onnxport.loading.load import load_config, load_model
+    from onnxport.validation.quantized_original import quantized_binding, quantized_weights
 
-    bound = draft.bound if draft else None
+    bound, plan = draft.bound if draft else None, quantized or {}
     if strategy.name == "whole":
         # A traced model may differ from the original: RWKV rescales its weights in its forward.
         in_memory = bound is not None and not bound.binding.files
         model = bound.model if bound and in_memory else load_model(checkpoint, model_class, options)
-        yield model, strategy.note
+        with quantized_weights(model, plan):
+            yield model, strategy.note
         return
     bound = bound or bind(checkpoint, model_class, load_config(checkpoint, options), options)
     if not bound.binding.files:  # all weights are in memory already
-        yield (
-            bound.model,
-            f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}",
-        )
+        note = f"the graph's weights stayed on disk, and the original's were in memory: {bound.binding.note}"
+        with quantized_weights(bound.model, plan):
+            yield bound.model, note
         return
     from onnxport.validation.on_demand import read_on_demand
 
     with Reader(checkpoint.directory, bound.binding.files) as reader:
-        yield read_on_demand(bound.model, bound.binding, reader, strategy.cache_bytes), strategy.note
+        binding = quantized_binding(bound.binding, plan)
+        yield read_on_demand(bound.model, binding, reader, strategy.cache_bytes), strategy.note
         reader.verify()

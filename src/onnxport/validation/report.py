@@ -57,6 +57,21 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """Hold what the graphs of one precision lose against the original, measured and not asserted.
+
+    Attributes:
+        precision: name of the precision.
+        sample: what it was measured on.
+        measures: name of a measure to its value: perplexity, share of the largest logits that stay, cosine.
+    """
+
+    precision: str
+    sample: str
+    measures: dict[str, float]
+
+
+@dataclass(frozen=True)
 class ValidationReport:
     """Hold the results of a validation.
 
@@ -68,6 +83,7 @@ class ValidationReport:
         cases: every case that was run.
         note: what was and wasn't validated if the status is `partial`, why nothing was run if it is `skipped`, and the
             strategy if the weights weren't in memory.
+        losses: what quantized graphs lose.
     """
 
     status: str
@@ -76,6 +92,7 @@ class ValidationReport:
     rtol: float
     cases: tuple[Case, ...] = ()
     note: str = ""
+    losses: tuple[Loss, ...] = ()
 
     @property
     def failures(self) -> list[str]:
@@ -99,7 +116,8 @@ class ValidationReport:
             Case(**{**case, "outputs": tuple(_difference(output) for output in case["outputs"])})
             for case in values.get("cases", ())
         )
-        return cls(**{**values, "cases": cases})
+        losses = tuple(Loss(**loss) for loss in values.get("losses", ()))
+        return cls(**{**values, "cases": cases, "losses": losses})
 
 
 def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
@@ -112,6 +130,7 @@ def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
         max(report.rtol for report in reports),
         tuple(case for report in reports for case in report.cases),
         "; ".join(dict.fromkeys(report.note for report in reports if report.note)),
+        tuple(loss for report in reports for loss in report.losses),
     )
 
 
@@ -126,3 +145,11 @@ def _difference(values: dict[str, Any]) -> OutputDifference:
 
 def _sizes(sizes: dict[str, int]) -> str:
     return ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
+
+
+def of_precision(report: ValidationReport, precision: str) -> ValidationReport:
+    """Return the report with a precision beside the names of the graphs; unchanged if it is empty."""
+    if not precision:
+        return report
+    cases = (replace(case, component=f"{case.component} {precision}") for case in report.cases)
+    return replace(report, cases=tuple(cases))

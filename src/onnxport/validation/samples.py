@@ -68,16 +68,48 @@ def compare_samples(
         loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
         return []
+    request = _request_for(model, directory, loaded, preprocessor, tolerance)
+    return [] if request is None else [_compare(request, sample) for sample in _samples(request)]
+
+
+def sample_inputs(
+    model: PreTrainedModel, directory: Directory, loaded: OnnxModel, preprocessor: Any
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Yield the name of each sample that the model runs on, and the inputs that the preprocessor makes of it.
+
+    Args:
+        model: the original.
+        directory: the export.
+        loaded: the export, loaded.
+        preprocessor: of the checkpoint; None if it has none.
+    """
+    request = _request_for(model, directory, loaded, preprocessor, Tolerance(0, 0)) if preprocessor else None
+    if request is None:
+        return
+    for sample in _samples(request):
+        try:
+            with translating(_refusal):
+                inputs = _inputs(request, sample)
+                _run(request.model, inputs)
+        except _RefusedSampleError:
+            continue
+        if not request.misfit(inputs):
+            yield sample.name, inputs
+
+
+def _request_for(
+    model: PreTrainedModel, directory: Directory, loaded: OnnxModel, preprocessor: Any, tolerance: Tolerance
+) -> _Request | None:
+    """Return the request for an export; None if `onnxport.load` returns other outputs than the original."""
     components = [one for one in directory.manifest.components if not one.name.startswith("decoder")]
     taken = {tensor.name: tensor.axes for component in components for tensor in component.inputs}
     needs_cache = not loaded.can_generate() and any(map(is_cached, taken))
     if isinstance(loaded, OnnxSplitEncoders) or needs_cache:
-        return []
+        return None
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
     casts = directory.manifest.options.get("io_dtype") is not None
-    request = _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
-    return [_compare(request, sample) for sample in _samples(request)]
+    return _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
 
 
 @dataclass(frozen=True)
@@ -167,6 +199,14 @@ def _sentences(request: _Request) -> _Sample:
     if isinstance(length, int) and has_padding:
         arguments |= {"padding": "max_length", "max_length": length, "truncation": True}
     return _Sample("sentences", {"batch_size": count}, arguments)
+
+
+def tokenizer_of(preprocessor: Any) -> Any:
+    """Return the tokenizer of a preprocessor; None if it has none."""
+    from transformers import PreTrainedTokenizerBase
+
+    is_tokenizer = isinstance(preprocessor, PreTrainedTokenizerBase)
+    return preprocessor if is_tokenizer else getattr(preprocessor, "tokenizer", None)
 
 
 def _part(request: _Request, name: str) -> Any:

@@ -75,7 +75,7 @@ class LowRank(_Rows):
         up = _as_float32(self.up.evaluate(reader)) * np.float32(self.scale)
         down = _as_float32(self.down.evaluate(reader))
         start = 0
-        for base in _row_blocks(self.operand, reader):
+        for base in row_blocks(self.operand, reader):
             out = np.empty(base.shape, np.float32)
             cast_into(base, out)
             out += up[start : start + len(base)] @ down
@@ -109,7 +109,7 @@ class Rescaled(_Rows):
         """Yield the rows in order, in blocks."""
         norms = _as_float32(self.norms.evaluate(reader))
         start = 0
-        for block in _row_blocks(self.operand, reader):
+        for block in row_blocks(self.operand, reader):
             target_norms = norms[start : start + len(block)]
             yield block * (target_norms / np.linalg.norm(block, axis=1))[:, None]
             start += len(block)
@@ -242,7 +242,7 @@ def _cut(operand: Expression, axis: int, start: int, stop: int) -> Expression:
     return Slice(operand, axis, start, stop)
 
 
-def _row_blocks(operand: Expression, reader: Reads) -> Iterator[Array]:
+def row_blocks(operand: Expression, reader: Reads) -> Iterator[Array]:
     """Yield the rows of a matrix in blocks, which must not be modified."""
     if isinstance(operand, _Rows):
         yield from operand.row_blocks(reader)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from onnxport.weights.expressions import (
     Stored,
     Transpose,
 )
+from onnxport.weights.quantization import Dequantized, Quantized
 
 MAX_JSON_BYTES = 1 << 24
 """Maximum size in bytes of an in-memory array in JSON."""
@@ -221,6 +223,11 @@ def rebuilt(operand: Expression, children: Sequence[Expression]) -> Expression:
             return product(children[0], children[1])
         case Mxfp4():
             return mxfp4(children[0], children[1])
+        case Quantized():
+            return replace(operand, operand=children[0])
+        case Dequantized():
+            values, scales, *points = children
+            return replace(operand, values=values, scales=scales, zero_points=points[0] if points else None)
     return operand
 
 

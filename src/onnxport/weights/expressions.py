@@ -51,6 +51,18 @@ class Reads(Protocol):
         ...
 
 
+class _NoFiles:
+    """Read no checkpoint."""
+
+    def read(self, where: ByteRange, /) -> Array:
+        """Raise `TypeError`."""
+        raise TypeError(f"{where} isn't in memory")
+
+
+NO_FILES = _NoFiles()
+"""Reader for expressions over arrays in memory."""
+
+
 class Expression:
     """A tensor computed from other tensors; the subclasses are frozen dataclasses."""
 

@@ -1,0 +1,173 @@
+"""Measure what quantization loses: outputs of the graphs as they run, against those of the original.
+
+Whether a graph is right is another question, which the comparison with the quantized weights answers
+(`quantized_original`). What is measured depends on the outputs: logits of a language model by perplexity and by the
+share of tokens whose most probable successor stays the same, other logits by the share of the largest ones that stay
+and their mean difference, and any other output by the cosine of its last axis.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport._transformers_api import call_forward
+from onnxport.description.lengths import positions_of
+from onnxport.description.tasks import Task
+from onnxport.errors import NoKernelError, UnsupportedError
+from onnxport.runtime.torch_model import torch_model
+from onnxport.tracing.originals import to_array
+from onnxport.validation.report import Loss
+from onnxport.validation.samples import sample_inputs, tokenizer_of
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from onnxport.runtime.directory import Directory
+
+logger = logging.getLogger(__name__)
+
+_WINDOW, _MAX_TOKENS = 512, 2048
+"""Tokens that a language model reads at once, and in all."""
+_LEAST = {"top-1 agreement": 0.9, "cosine": 0.99}
+"""Measures below which a warning names the loss."""
+
+_REMEDY_OF_BLOCKS = "--quantize-options lm_head=8, or --dtype q8 --quantize-options weight_only,"
+
+
+@dataclass(frozen=True)
+class LossRequest:
+    """Hold what a loss is measured with.
+
+    Attributes:
+        model: the original.
+        preprocessor: of the checkpoint; None if it has none.
+        task: the exported task.
+        text: the text that a language model reads.
+    """
+
+    model: PreTrainedModel
+    preprocessor: Any
+    task: Task
+    text: str
+
+
+def measure_loss(request: LossRequest, directory: Directory, precision: str) -> Loss | None:
+    """Compare an export's outputs with the original's on samples.
+
+    Args:
+        request: the original, and the samples.
+        directory: the export, with the graphs of one precision.
+        precision: its name.
+
+    Returns:
+        What is lost; None if nothing can be run, for want of a preprocessor or of a class for the graphs.
+    """
+    try:
+        loaded = torch_model(directory)
+    except (NoKernelError, UnsupportedError):
+        return None
+    if request.task.name == "text-generation" and tokenizer_of(request.preprocessor) is not None:
+        loss = _of_language_model(request, loaded, precision)
+    else:
+        loss = _of_samples(request, directory, loaded, precision)
+    if loss is not None:
+        _warn(loss)
+    return loss
+
+
+def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Loss | None:
+    """Return perplexities and agreement over windows of a text."""
+    ids = tokenizer_of(request.preprocessor)(request.text, return_tensors="pt")["input_ids"][0][:_MAX_TOKENS]
+    window = min((_WINDOW, *positions_of(request.model.config)))
+    totals, count = np.zeros(3), 0
+    for row in ids.split(window):
+        if len(row) < 2:
+            continue
+        wanted, actual = (_logits(run, {"input_ids": row[None]})[0, :-1] for run in (_original(request.model), loaded))
+        following = row[1:].numpy()
+        totals += (
+            _negative_log_likelihood(wanted, following),
+            _negative_log_likelihood(actual, following),
+            float((wanted.argmax(-1) == actual.argmax(-1)).sum()),
+        )
+        count += len(following)
+    if not count:
+        return None
+    original, quantized, agreeing = totals / count
+    measures = {
+        "perplexity of the original": float(np.exp(original)),
+        "perplexity": float(np.exp(quantized)),
+        "top-1 agreement": float(agreeing),
+    }
+    return Loss(precision, f"{count} tokens of text", measures)
+
+
+def _of_samples(request: LossRequest, directory: Directory, loaded: Any, precision: str) -> Loss | None:
+    """Return agreement or cosine over what the preprocessor makes of the package's samples."""
+    names, agreeing, differences, cosines = [], [], [], []
+    for name, inputs in sample_inputs(request.model, directory, loaded, request.preprocessor):
+        wanted, actual = _outputs(_original(request.model), inputs), _outputs(loaded, inputs)
+        output = "logits" if "logits" in wanted else next((key for key in wanted if key in actual), "")
+        if output not in actual or wanted[output].shape != actual[output].shape or not wanted[output].ndim:
+            continue
+        one, other = wanted[output].astype(np.float64), actual[output].astype(np.float64)
+        names.append(name)
+        if output == "logits":
+            agreeing.append((one.argmax(-1) == other.argmax(-1)).mean())
+            differences.append(np.abs(one - other).mean())
+        else:
+            cosines.append(_cosine(one, other))
+    if not names:
+        return None
+    if cosines:
+        return Loss(precision, ", ".join(names), {"cosine": float(np.min(cosines))})
+    measures = {"top-1 agreement": float(np.mean(agreeing)), "mean difference of logits": float(np.mean(differences))}
+    return Loss(precision, ", ".join(names), measures)
+
+
+def _original(model: PreTrainedModel) -> Any:
+    return lambda **inputs: call_forward(model, inputs)
+
+
+def _outputs(run: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+    import torch
+
+    with torch.no_grad():
+        result = run(**inputs)
+    return {name: to_array(value) for name, value in result.items() if isinstance(value, torch.Tensor)}
+
+
+def _logits(run: Any, inputs: Mapping[str, torch.Tensor]) -> NDArray[Any]:
+    return _outputs(run, inputs)["logits"].astype(np.float64)
+
+
+def _negative_log_likelihood(logits: NDArray[Any], following: NDArray[Any]) -> float:
+    """Return the sum over tokens of -log p(token)."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(-1))
+    return float((log_sum - np.take_along_axis(shifted, following[:, None], -1)[:, 0]).sum())
+
+
+def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the mean cosine of the last axes."""
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return float((np.einsum("...i,...i->...", one, other) / np.maximum(norms, np.finfo(np.float64).tiny)).mean())
+
+
+def _warn(loss: Loss) -> None:
+    """Name a large loss, and what loses less."""
+    is_rounded = loss.precision in ("q8", "int8", "uint8")
+    remedy = "--quantize-options weight_only" if is_rounded else _REMEDY_OF_BLOCKS
+    for name, least in _LEAST.items():
+        value = loss.measures.get(name, 1.0)
+        if value < least:
+            logger.warning(
+                "%s loses much: %s %.3f on %s; %s loses less", loss.precision, name, value, loss.sample, remedy
+            )

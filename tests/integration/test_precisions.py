@@ -1,0 +1,179 @@
+"""Exports of several precisions: their files, proof and losses, and what the runtime and the commands do with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import transformers
+
+import onnxport
+from conformance.preprocessors import make_tokenizer
+from onnxport import ExportOptions
+from onnxport.bundles.manifest import open_manifest
+from onnxport.cli import main
+from onnxport.errors import OptionError, UnsupportedError
+from onnxport.options import QuantizeOptions
+from onnxport.validation import validate
+from onnxport.writing.protobuf import initializer_ranges
+from tests.integration.tiny_models import saved
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a tiny Llama with a tied head."""
+    config = transformers.LlamaConfig(
+        **SIZES, vocab_size=96, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2
+    )
+    return saved(tmp_path_factory.mktemp("precisions"), "llama", transformers.LlamaForCausalLM(config))
+
+
+@pytest.fixture(scope="module")
+def exported(decoder: Path) -> Path:
+    output = decoder.with_name("exported")
+    onnxport.export(decoder, output, ExportOptions(dtype="fp32,q4,q8,q4f16"))
+    return output
+
+
+def operators(file: Path) -> dict[str, int]:
+    nodes = [node.op_type for node in ir.load(file).graph]
+    return {name: nodes.count(name) for name in set(nodes)}
+
+
+def test_each_precision_is_a_file_with_the_suffix_of_transformers_js(exported: Path) -> None:
+    names = {file.name for file in exported.glob("*.onnx")}
+    assert names == {"model.onnx", "model_q4.onnx", "model_quantized.onnx", "model_q4f16.onnx"}
+    assert open_manifest(exported).dtypes == ("fp32", "q4", "q8", "q4f16")
+
+
+def test_each_precision_is_proved_against_its_own_weights(exported: Path) -> None:
+    report = open_manifest(exported).validation
+    assert report["status"] == "passed"
+    assert {case["component"] for case in report["cases"]} >= {"model", "model q4", "model q8", "model q4f16"}
+
+
+def test_every_matrix_of_a_decoder_is_quantized(exported: Path) -> None:
+    found = operators(exported / "model_q4.onnx")
+    assert (found["MatMulNBits"], found["GatherBlockQuantized"]) == (2 * 7 + 1, 1)
+    assert operators(exported / "model_quantized.onnx")["MatMulInteger"] == 2 * 7 + 1
+
+
+def test_a_tied_embedding_is_stored_once(exported: Path) -> None:
+    initializers = ir.load(exported / "model_q4.onnx").graph.initializers.values()
+    shapes = [value.const_value.shape.numpy() for value in initializers if value.const_value is not None]
+    assert shapes.count((96, 2, 16)) == 1 + 2 * 2  # the embedding, and the gate and up projections of two layers
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "q4", "q8", "q4f16"])
+def test_each_precision_generates(exported: Path, decoder: Path, dtype: str) -> None:
+    model = onnxport.load(exported, dtype=dtype)
+    ids = torch.tensor([[1, 5, 7, 9]])
+    original = transformers.AutoModelForCausalLM.from_pretrained(decoder)
+    wanted = original(ids).logits.detach().numpy()
+    found = np.asarray(model(input_ids=ids).logits)
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
+    assert model.generate(ids, max_new_tokens=4).shape == (1, 8)
+
+
+def test_a_precision_that_a_directory_lacks_is_an_error(exported: Path) -> None:
+    with pytest.raises(OptionError, match="no graphs of dtype 'int8', only of fp32, q4, q8, q4f16; export it with"):
+        onnxport.load(exported, dtype="int8")
+
+
+def test_validate_repeats_the_proof_of_every_precision(exported: Path, tmp_path: Path) -> None:
+    report = validate(exported)
+    assert report.status == "passed"
+    assert {case.component for case in report.cases} == {"model", "model q4", "model q8", "model q4f16"}
+    file = exported / "model_q4.onnx"
+    content = file.read_bytes()
+    try:
+        span = initializer_ranges(file)["model.layers.1.mlp.down_proj.weight_scales"]
+        scales = np.frombuffer(content, np.float32, span.nbytes // 4, span.offset) * np.float32(1.01)
+        file.write_bytes(content[: span.offset] + scales.tobytes() + content[span.offset + span.nbytes :])
+        damaged = validate(exported)
+    finally:
+        file.write_bytes(content)
+    assert damaged.status == "failed"
+    assert {case.component for case in damaged.cases if not case.passed} == {"model q4"}
+
+
+def test_the_commands_choose_a_precision(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(exported), "--input-ids", "1,5,7", "--dtype", "q4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert main(["bench", str(exported), "--dtype", "q8", "--prompt-tokens", "4", "--new-tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == 4
+
+
+def test_one_quantized_precision_has_its_suffix_and_options(decoder: Path, tmp_path: Path) -> None:
+    options = QuantizeOptions(block_size=64, symmetric=False, accuracy_level=0, lm_head=8)
+    output = tmp_path / "out"
+    onnxport.export(decoder, output, ExportOptions(dtype="q4", quantize_options=options))
+    products = [node for node in ir.load(output / "model_q4.onnx").graph if node.op_type == "MatMulNBits"]
+    assert {node.attributes.get_int("block_size") for node in products} == {64}
+    assert sorted(node.attributes.get_int("bits") for node in products) == [4] * 14 + [8]
+    assert all(len(node.inputs) == 4 for node in products), "zero points"
+    assert onnxport.load(output)(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 96)
+
+
+def test_experts_are_quantized_and_routers_are_not(tmp_path: Path) -> None:
+    config = transformers.MixtralConfig(**SIZES, vocab_size=96, num_key_value_heads=2, num_local_experts=16)
+    checkpoint = saved(tmp_path, "mixtral", transformers.MixtralForCausalLM(config))
+    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="q4"))
+    (groups,) = result.manifest.quantization.values()
+    names = {name for group in groups for name in group["parameters"]}
+    assert "model.layers.0.mlp.experts.gate_up_proj" in names
+    assert not {name for name in names if name.endswith("gate.weight")}
+    assert operators(tmp_path / "out" / "model_q4.onnx")["MatMulNBits"] == 2 * (4 + 2 * 16) + 1
+
+
+def test_the_loss_of_an_encoder_is_measured_on_the_samples(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("bert", 96, 0, "[UNK]")
+    config = transformers.BertConfig(**SIZES, vocab_size=len(tokenizer))
+    checkpoint = saved(tmp_path, "bert", transformers.BertForSequenceClassification(config), tokenizer)
+    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="fp32,q8"))
+    (loss,) = result.manifest.validation["losses"]
+    assert (loss["precision"], loss["sample"]) == ("q8", "sentences")
+    assert loss["measures"]["top-1 agreement"] <= 1
+    assert 0 < loss["measures"]["mean difference of logits"] < 0.1
+
+
+def test_the_loss_of_a_decoder_is_measured_on_a_text(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("bart", 96, 0, "<unk>")
+    config = transformers.LlamaConfig(**SIZES, vocab_size=len(tokenizer), num_key_value_heads=2)
+    checkpoint = saved(tmp_path, "llama", transformers.LlamaForCausalLM(config), tokenizer)
+    text = tmp_path / "text.txt"
+    text.write_text("the house stands beside a tree and the sun shines " * 20, encoding="utf-8")
+    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="q4", calibration=str(text)))
+    (loss,) = result.manifest.validation["losses"]
+    assert loss["sample"].endswith("tokens of text")
+    measures = loss["measures"]
+    assert 0.3 < measures["top-1 agreement"] < 1
+    assert measures["perplexity"] == pytest.approx(measures["perplexity of the original"], rel=0.2)
+    with pytest.raises(OptionError, match=r"--calibration '.*missing\.txt' can't be read"):
+        onnxport.export(checkpoint, tmp_path / "other", ExportOptions(calibration=str(tmp_path / "missing.txt")))
+
+
+def test_a_model_without_matrices_isnt_quantized(tmp_path: Path) -> None:
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    checkpoint = saved(tmp_path, "resnet", transformers.ResNetModel(config))
+    with pytest.raises(UnsupportedError, match="no linear layer or embedding that --dtype q4 quantizes"):
+        onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="q4"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["", "q5", "fp32,fp32", "fp32,"])
+def test_unknown_precisions_are_named(dtype: str) -> None:
+    with pytest.raises(OptionError, match="isn't one or several, once each, of: fp32, fp16"):
+        ExportOptions(dtype=dtype)
+
+
+@pytest.mark.parametrize(("name", "value"), [("block_size", 24), ("lm_head", 3), ("accuracy_level", 5)])
+def test_options_of_quantization_are_checked(name: str, value: int) -> None:
+    with pytest.raises(OptionError, match=f"--quantize-options {name}={value} is not one of"):
+        QuantizeOptions(**{name: value})  # type: ignore[arg-type]
