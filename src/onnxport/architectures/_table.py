@@ -217,6 +217,7 @@ MODULES: dict[str, str] = {
     "qwen2_5_omni_dit": "qwen_omni",
     "qwen2_5_omni_thinker": "qwen_omni",
     "qwen2_audio": "qwen2_audio",
+    "qwen3_5_text": "qwen3_5",
     "qwen3_asr": "qwen_omni",
     "qwen3_asr_encoder": "qwen_omni",
     "qwen3_omni_moe": "qwen_omni",
