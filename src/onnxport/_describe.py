@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from onnxport._needs import WeightsNeededError, translating_missing_values
 from onnxport.binding.bind import bind
 from onnxport.blueprints.describing import describe_model
+from onnxport.blueprints.image_processing import find_image_processing, taking_images
 from onnxport.blueprints.subject import Subject, subject_of
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from onnxport.description.axes import symbols_of, today_label
@@ -81,8 +82,13 @@ def _build_fake_model(
 def _describe_with_axes(full_model: PreTrainedModel, subject: Subject, options: ExportOptions) -> Description:
     """Describe a model, with the dynamic and fixed axes found by running it at several sizes."""
     description = describe_model(full_model, subject, options.graph)
-    graphs = (_probe_graph(graph, full_model, options) for graph in description.graphs)
-    return replace(description, graphs=tuple(_with_border_dtypes(graph, options.graph) for graph in graphs))
+    description = replace(
+        description, graphs=tuple(_probe_graph(graph, full_model, options) for graph in description.graphs)
+    )
+    if options.image_processing:
+        description = taking_images(description, find_image_processing(subject, description))
+    graphs = (_with_border_dtypes(graph, options.graph) for graph in description.graphs)
+    return replace(description, graphs=tuple(graphs))
 
 
 def _with_border_dtypes(graph: GraphDescription, options: GraphOptions) -> GraphDescription:

@@ -158,10 +158,13 @@ def _prepare(
     reader = readers.enter_context(Reader(checkpoint.directory, blueprint.binding.files))
     graphs = tuple(
         bind_graphs(blueprint, reader, options.output, precision, adapter)
-        for precision in precisions_of(requested.dtypes, requested.quantize_options)
+        for precision in precisions_of(
+            requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized
+        )
         if precision.float_dtype == options.dtype
     )
-    original = Original(checkpoint, options, source.draft, source.described, adapter)
+    processing = blueprint.image_processing
+    original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     return _Part(graphs, original, options)
 
 

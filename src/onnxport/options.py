@@ -39,6 +39,7 @@ class GraphOptions:
     split_encoders: bool = False
     description: str | None = None
     inputs_embeds: bool = False
+    image_processing: bool = False
     outputs: tuple[str, ...] | None = None
     fix: Mapping[str, int] | None = None
     token_dtype: TokenDtype = "int64"
@@ -179,6 +180,13 @@ class ExportOptions:
         default=False,
         metadata={
             "help": "take inputs_embeds instead of input_ids, and export the token embeddings as embed_tokens.onnx"
+        },
+    )
+    image_processing: bool = field(
+        default=False,
+        metadata={
+            "help": "take raw images, and compute the image processor's resizing and normalization in the graph, and "
+            "scores, boxes or maps of the images' size"
         },
     )
     outputs: tuple[str, ...] | None = field(
@@ -373,10 +381,9 @@ def _check_opset(options: ExportOptions) -> None:
             f"--opset {opset} is out of range: the engine produces {MIN_OPSET} to {MAX_OPSET}; "
             "leave the option out for the default"
         )
-    if optimize == "cpu" and opset < FUSED_OPSET:
-        raise OptionError(
-            f"--optimize {optimize} uses operators of opset {FUSED_OPSET}, not {opset}: leave --opset out"
-        )
+    if optimize != "none" and (opset >= FUSED_OPSET) != (optimize == "cpu"):
+        allowed = f"from {FUSED_OPSET}" if optimize == "cpu" else f"up to {FUSED_OPSET - 1}"
+        raise OptionError(f"--optimize {optimize} is for opsets {allowed}, not {opset}: leave --opset out")
 
 
 def _check_sizes(fix: Mapping[str, int] | None) -> None:

@@ -14,7 +14,7 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import randomize
-from onnxport.errors import UnsupportedError
+from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from tests.breadth import sampled
@@ -322,6 +322,33 @@ def test_generation_with_a_model_without_cache(tmp_path: Path) -> None:
     directory = exported(source, task=None)
     assert onnxport.inspect(directory).task == "text-generation"
     assert generated(onnxport.load(directory), padded_prompts())[0] == generated(original, padded_prompts())[0]
+
+
+def test_tokens_that_each_step_adds_need_transformers(tmp_path: Path) -> None:
+    arguments = {**_SPECIAL, "emb_dim": 32, "n_layers": 2, "n_heads": 4, "mask_token_id": 5, "mask_index": 5}
+    source, original = checkpoint(tmp_path, "XLMConfig", {**arguments, "max_position_embeddings": 256})
+    directory = exported(source, task="text-generation")
+    prompt = padded_prompts()["input_ids"][:1]
+    model = onnxport.load(directory, threads=1)
+    found, expected = (generated(each, {"input_ids": prompt}, suppress_tokens=[0])[0] for each in (model, original))
+    assert found == expected
+    with pytest.raises(UnsupportedError, match="adds tokens to those of each step; install torch"):
+        LightModel(Directory(directory)).generate({"input_ids": prompt.numpy()})
+
+
+def test_inputs_that_no_graph_takes_are_an_error_in_generation_and_calls(tmp_path: Path) -> None:
+    arguments = {**_SPECIAL, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}
+    source, original = checkpoint(tmp_path, "XLNetConfig", arguments)
+    model: Any = onnxport.load(exported(source, task="text-generation"), threads=1)
+    prompt = padded_prompts()["input_ids"][:1]
+    with pytest.raises(UnsupportedError, match=r"XLNetLMHeadModel generates with inputs that no graph.*perm_mask"):
+        model.generate(prompt, max_new_tokens=3)
+    positions = torch.arange(30)[None]
+    with torch.no_grad():
+        expected = original(prompt).logits
+    torch.testing.assert_close(model(prompt, position_ids=positions).logits, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(OptionError, match=r"position_ids are .* but the exported decoder counts"):
+        model(prompt, position_ids=positions + 1)
 
 
 def test_unsupported_recurrent_states_are_an_error(tmp_path: Path) -> None:

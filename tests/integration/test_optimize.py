@@ -80,6 +80,9 @@ def test_graphs_for_gpus_are_validated_on_the_cpu(
     assert {name: found[name] for name in expected} == expected
 
 
-def test_an_opset_without_the_fused_operators_is_an_error() -> None:
-    with pytest.raises(OptionError, match=r"--optimize cpu uses operators of opset 23, not 20: leave --opset out"):
-        ExportOptions(optimize="cpu", opset=20)
+@pytest.mark.parametrize(
+    ("target", "opset", "allowed"), [("cpu", 20, "from 23"), ("cuda", 23, "up to 22"), ("dml", 23, "up to 22")]
+)
+def test_an_opset_of_other_operators_is_an_error(target: Optimize, opset: int, allowed: str) -> None:
+    with pytest.raises(OptionError, match=rf"--optimize {target} is for opsets {allowed}, not {opset}: leave --opset"):
+        ExportOptions(optimize=target, opset=opset)

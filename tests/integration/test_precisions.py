@@ -18,6 +18,9 @@ from onnxport.bundles.manifest import open_manifest
 from onnxport.cli import main
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.options import QuantizeOptions
+from onnxport.runtime.directory import Directory
+from onnxport.runtime.settings import RunSettings
+from onnxport.runtime.torch_model import torch_model
 from onnxport.validation import validate
 from onnxport.writing.protobuf import initializer_ranges
 from tests.integration.tiny_models import saved
@@ -177,3 +180,55 @@ def test_unknown_precisions_are_named(dtype: str) -> None:
 def test_options_of_quantization_are_checked(name: str, value: int) -> None:
     with pytest.raises(OptionError, match=f"--quantize-options {name}={value} is not one of"):
         QuantizeOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def gguf(path: Path, kind: str) -> Path:
+    """Write a tiny Llama as llama.cpp does, with matrices of one type."""
+    import gguf
+
+    config = transformers.LlamaConfig(**SIZES, vocab_size=96, num_key_value_heads=2, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    state = transformers.LlamaForCausalLM(config).state_dict()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_vocab_size(96)
+    writer.add_layer_norm_rms_eps(1e-6)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name, tensor in state.items():
+        if name == "lm_head.weight":
+            continue
+        values, stem = tensor.numpy(), names.get_name(name, try_suffixes=(".weight",))
+        block_type = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
+        writer.add_tensor(stem, gguf.quants.quantize(values, block_type), raw_dtype=block_type)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "scheme"),
+    [
+        ("Q4_0", "q4", (4, 32, "none")),
+        ("Q4_1", "q4", (4, 32, "float")),
+        ("Q8_0", "q8", (8, 32, "none")),
+    ],
+)
+def test_a_quantized_checkpoint_is_carried_over_without_loss(
+    tmp_path: Path, kind: str, dtype: str, scheme: tuple[int, int, str]
+) -> None:
+    options = ExportOptions(dtype=f"fp32,{dtype}", quantize_options=QuantizeOptions(weight_only=True))
+    result = onnxport.export(gguf(tmp_path / f"{kind}.gguf", kind), tmp_path / "out", options)
+    assert result.manifest.validation["status"] == "passed"
+    (group,) = result.manifest.quantization[dtype]
+    assert (group["bits"], group["block_size"], group["zero_points"], group["on_grid"]) == (*scheme, True)
+    ids = torch.tensor([[1, 5, 7, 9, 11]])
+    wanted = onnxport.load(tmp_path / "out")(input_ids=ids).logits
+    exact = Directory(tmp_path / "out", RunSettings(dtype=dtype, exact=True))
+    found = torch_model(exact)(input_ids=ids).logits
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)

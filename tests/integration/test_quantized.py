@@ -19,7 +19,7 @@ from onnxport.binding.bind import Binding, bind
 from onnxport.blueprints.find import BlueprintSource
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.checkpoint.reading import Reader
-from onnxport.errors import MissingDependencyError, UnsupportedError
+from onnxport.errors import CorruptCheckpointError, MissingDependencyError, UnsupportedError
 from onnxport.loading.load import load_config, load_model
 
 State = dict[str, torch.Tensor]
@@ -69,6 +69,88 @@ def quantize_4_bit(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor
     return stored, meant.transpose(1, 2)
 
 
+def grouped(weight: torch.Tensor, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return 4-bit integers [in, out], zeros and half-precision scales [groups, out], and what they stand for."""
+    groups = weight.T.reshape(-1, size, len(weight))
+    low, high = groups.amin(1), groups.amax(1)
+    scales = ((high - low) / 15).half()
+    zeros = (-low / scales).round().clamp(1, 15)
+    integers = (groups / scales[:, None].float() + zeros[:, None]).round().clamp(0, 15)
+    meant = (integers - zeros[:, None]) * scales[:, None].float()
+    return integers.reshape(-1, len(weight)).int(), zeros.int(), scales, meant.reshape(-1, len(weight)).T
+
+
+def packed(integers: torch.Tensor, axis: int, order: tuple[int, ...] = tuple(range(8))) -> torch.Tensor:
+    """Pack eight 4-bit integers into one of 32 bits."""
+    eights = integers.movedim(axis, -1).unflatten(-1, (-1, 8)).to(torch.int64)
+    words = sum(eights[..., position] << (4 * index) for index, position in enumerate(order))
+    assert isinstance(words, torch.Tensor)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).movedim(-1, axis)
+
+
+def quantize_gptq(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    integers, zeros, scales, meant = grouped(weight)
+    stem = name.removesuffix(".weight")
+    stored = {"qweight": packed(integers, 0), "qzeros": packed(zeros - 1, 1), "scales": scales}
+    indices = {f"{stem}.g_idx": (torch.arange(weight.shape[1]) // 16).int()}
+    return {f"{stem}.{key}": tensor for key, tensor in stored.items()} | indices, meant
+
+
+def quantize_awq(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    integers, zeros, scales, meant = grouped(weight)
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+    stored = {"qweight": packed(integers, 1, order), "qzeros": packed(zeros, 1, order), "scales": scales}
+    return {f"{name.removesuffix('.weight')}.{key}": tensor for key, tensor in stored.items()}, meant
+
+
+def quantize_compressed(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    groups = weight.reshape(len(weight), -1, 16)
+    scales = (groups.abs().amax(2) / 7).bfloat16()
+    integers = (groups / scales[:, :, None].float()).round().clamp(-8, 7)
+    stored = {"packed": packed((integers.reshape(weight.shape) + 8).int(), 1), "scale": scales}
+    shape = {f"{name}_shape": torch.tensor(weight.shape)}
+    meant = (integers * scales[:, :, None].float()).reshape(weight.shape)
+    return {f"{name}_{key}": tensor for key, tensor in stored.items()} | shape, meant
+
+
+def quantize_rows(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    scales = weight.abs().amax(1, keepdim=True) / 127
+    integers = (weight / scales).round()
+    return {name: integers.to(torch.int8), f"{name}_scale": scales}, integers * scales
+
+
+def quantize_llm_int8(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    largest = weight.abs().amax(1)
+    integers = (weight / largest[:, None] * 127).round()
+    stored = {name: integers.to(torch.int8), f"{name.removesuffix('weight')}SCB": largest}
+    return stored | {f"{name}_format": torch.tensor(0, dtype=torch.uint8)}, integers * (largest / 127)[:, None]
+
+
+def quantize_nf4(name: str, weight: torch.Tensor) -> tuple[State, torch.Tensor]:
+    codes = torch.linspace(-1, 1, 16) ** 3
+    blocks = weight.reshape(-1, 64)
+    scales = torch.full((len(blocks),), 0.05)
+    indices = (blocks / scales[:, None] - 0.0)[..., None].sub(codes).abs().argmin(-1).to(torch.uint8)
+    nested_map, offset = torch.linspace(0, 1, 256), 0.02
+    state = {"quant_type": "nf4", "blocksize": 64, "shape": list(weight.shape), "nested_offset": offset}
+    flat = indices.reshape(-1)
+    stored = {
+        name: (flat[0::2] << 4 | flat[1::2]).reshape(-1, 1),
+        f"{name}.absmax": torch.full((len(blocks),), 255, dtype=torch.uint8),
+        f"{name}.nested_absmax": torch.tensor([0.03]),
+        f"{name}.nested_quant_map": nested_map,
+        f"{name}.quant_map": codes,
+        f"{name}.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+    }
+    return stored, (codes[indices.long()] * (torch.tensor(0.03) + offset)).reshape(weight.shape)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+INT8 = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+BNB8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
 MXFP8 = {**FP8, "quant_method": "mxfp8", "weight_block_size": [1, 32], "scale_fmt": "ue8m0"}
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens", "lm_head"]}
@@ -78,6 +160,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], Any, Quantize, dict[str, Any]]] = 
     "fp8": ("LlamaForCausalLM", TEXT, LINEAR, quantize_blocks, FP8),
     "fp8 experts": ("Qwen3MoeForCausalLM", EXPERTS, LINEAR, quantize_blocks, FP8),
     "mxfp4": ("GptOssForCausalLM", GPT_OSS, PACKED, quantize_4_bit, MXFP4),
+    "gptq": ("LlamaForCausalLM", TEXT, LINEAR, quantize_gptq, GPTQ),
+    "awq": ("LlamaForCausalLM", TEXT, LINEAR, quantize_awq, AWQ),
+    "compressed-tensors of 4 bits": ("LlamaForCausalLM", TEXT, LINEAR, quantize_compressed, COMPRESSED),
+    "compressed-tensors of 8 bits": ("LlamaForCausalLM", TEXT, LINEAR, quantize_rows, INT8),
+    "bitsandbytes of 4 bits": ("LlamaForCausalLM", TEXT, LINEAR, quantize_nf4, BNB),
+    "bitsandbytes of 8 bits": ("LlamaForCausalLM", TEXT, LINEAR, quantize_llm_int8, BNB8),
     "mxfp8": ("LlamaForCausalLM", TEXT, LINEAR, quantize_with_exponents, MXFP8),
 }
 
@@ -159,8 +247,8 @@ def test_the_export_equals_that_of_the_dequantized_checkpoint(method_name: str, 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"quant_method": "gptq", "bits": 4}, r"quantized \(gptq\).*the package gptqmodel"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"\(bitsandbytes\).*the package bitsandbytes"),
+        ({"quant_method": "aqlm"}, r"quantized \(aqlm\).*the package aqlm"),
+        ({"quant_method": "hqq"}, r"\(hqq\).*the package hqq"),
         ({"quant_method": "bitnet"}, r"\(bitnet\).*export the checkpoint that they were quantized from"),
         ({"quant_method": "metal"}, r"\(metal\)"),
         ({"quant_method": "tomorrow"}, r"\(tomorrow\)"),
@@ -179,3 +267,31 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("transformers.quantizers.quantizer_finegrained_fp8.is_accelerate_available", lambda: False)
     with pytest.raises(MissingDependencyError, match="pip install accelerate"):
         export(packed, tmp_path / "out", ExportOptions())
+
+
+def test_a_missing_part_of_a_packed_weight_is_named(tmp_path: Path) -> None:
+    checkpoint, _ = saved("gptq", tmp_path)
+    file = checkpoint / "model.safetensors"
+    missing = "model.layers.0.mlp.down_proj.scales"
+    save_file({key: tensor for key, tensor in load_file(file).items() if key != missing}, file, {"format": "pt"})
+    with pytest.raises(CorruptCheckpointError, match=rf"down_proj is quantized \(gptq\), and {missing} is missing"):
+        export(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize("bits", [3, "four"])
+def test_other_bits_of_packed_weights_are_named(bits: Any, tmp_path: Path) -> None:
+    checkpoint, _ = saved("gptq", tmp_path)
+    configure(checkpoint, GPTQ | {"bits": bits})
+    with pytest.raises(UnsupportedError, match=f"weights of {bits} bits aren't unpacked, only of 2, 4, 8"):
+        export(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors of 4 bits"])
+def test_a_packed_checkpoint_keeps_its_integers(method: str, tmp_path: Path) -> None:
+    checkpoint, _ = saved(method, tmp_path)
+    result = export(checkpoint, tmp_path / "out", ExportOptions(dtype="q4"))
+    assert result.manifest.validation["status"] == "passed"
+    groups = {name: group for group in result.manifest.quantization["q4"] for name in group["parameters"]}
+    group = groups["model.layers.1.mlp.down_proj.weight"]
+    points = "none" if method.startswith("compressed") else "integer"
+    assert (group["bits"], group["block_size"], group["zero_points"], group["on_grid"]) == (4, 16, points, True)

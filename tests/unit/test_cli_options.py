@@ -25,6 +25,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "route": (["--route", "query"], "query"),
     "description": (["--description", "mine.py"], "mine.py"),
     "inputs_embeds": (["--inputs-embeds"], True),
+    "image_processing": (["--image-processing"], True),
     "outputs": (["--outputs", "hidden_states, attentions"], ("hidden_states", "attentions")),
     "fix": (["--fix", "batch_size=1,past_sequence_length=0"], {"batch_size": 1, "past_sequence_length": 0}),
     "token_dtype": (["--token-dtype", "int32"], "int32"),

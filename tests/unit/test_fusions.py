@@ -19,8 +19,8 @@ Arrays = dict[str, np.ndarray]
 ROTATION = """
     cos = Cos(angles)
     sin = Sin(angles)
-    cos_of_heads = Unsqueeze(cos, one)
-    sin_of_heads = Unsqueeze(sin, one)
+    cos_of_heads = Unsqueeze(cos, axis)
+    sin_of_heads = Unsqueeze(sin, axis)
     direct = Mul(states, cos_of_heads)
     upper = Slice(states, four, eight, three, one)
     lower = Slice(states, zero, four, three, one)
@@ -30,17 +30,64 @@ ROTATION = """
 """
 ROTARY = f"""
 g (float[B, 2, S, 8] states, float[B, S, 4] half) => (float[B, 2, S, 8] y)
-<int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] three = {{3}}, int64[1] four = {{4}}, int64[1] eight = {{8}},
+<int64[1] axis = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] three = {{3}}, int64[1] four = {{4}},
+ int64[1] eight = {{8}},
  float[B, S, 8] angles, float[B, S, 8] cos, float[B, S, 8] sin,
  float[B, 1, S, 8] cos_of_heads, float[B, 1, S, 8] sin_of_heads> {{
     angles = Concat<axis = -1>(half, half)
     {ROTATION}
     y = Add(direct, indirect)
 }}"""
+ROTARY_BEFORE_TRANSPOSE = ROTARY.replace("B, 2, S, 8", "B, S, 2, 8").replace("B, 1, S, 8", "B, S, 1, 8")
+ROTARY_BEFORE_TRANSPOSE = ROTARY_BEFORE_TRANSPOSE.replace("axis = {1}", "axis = {2}")
+ROTARY_OF_SHARED_POSITIONS = ROTARY.replace("[B, S, 4] half", "[1, S, 4] half").replace("[B, S, 8]", "[1, S, 8]")
+ROTARY_OF_SHARED_POSITIONS = ROTARY_OF_SHARED_POSITIONS.replace("[B, 1, S, 8]", "[1, 1, S, 8]")
+ROTARY_OF_NEIGHBOURS = """
+g (float[B, 2, S, 8] states, float[B, S, 4] half) => (float[B, 2, S, 8] y)
+<int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3}, int64[1] eight = {8},
+ int64[1] last = {-1}, int64[4] twice = {1, 1, 1, 2}, int64[3] tokens_shape = {0, 0, 8}, int64[4] shape = {0, 0, 0, 8},
+ float[B, S, 8] angles, float[B, S, 8] cos, float[B, S, 8] sin, float[B, 1, S, 8] cos_of_heads,
+ float[B, 1, S, 8] sin_of_heads, float[B, 2, S, 4] odd, float[B, 2, S, 4] even, float[B, 2, S, 4] negated,
+ float[B, 2, S, 8] turned> {
+    column = Unsqueeze(half, three)
+    tiled = Tile(column, twice)
+    angles = Reshape(tiled, tokens_shape)
+    cos = Cos(angles)
+    sin = Sin(angles)
+    cos_of_heads = Unsqueeze(cos, one)
+    sin_of_heads = Unsqueeze(sin, one)
+    direct = Mul(states, cos_of_heads)
+    even = Slice(states, zero, eight, three, two)
+    odd = Slice(states, one, eight, three, two)
+    negated = Neg(odd)
+    odd_column = Unsqueeze(negated, last)
+    even_column = Unsqueeze(even, last)
+    columns = Concat<axis = -1>(odd_column, even_column)
+    turned = Reshape(columns, shape)
+    indirect = Mul(turned, sin_of_heads)
+    y = Add(direct, indirect)
+}"""
+ROTARY_OF_TWO_HALVES = """
+g (float[B, 2, S, 8] states, float[B, S, 4] half) => (float[B, 2, S, 8] y)
+<int64[1] one = {1}, float[B, S, 4] cos, float[B, S, 4] sin, float[B, 1, S, 4] cos_of_heads,
+ float[B, 1, S, 4] sin_of_heads, float[B, 2, S, 4] a, float[B, 2, S, 4] b> {
+    cos = Cos(half)
+    sin = Sin(half)
+    cos_of_heads = Unsqueeze(cos, one)
+    sin_of_heads = Unsqueeze(sin, one)
+    a, b = Split<axis = 3, num_outputs = 2>(states)
+    a_cos = Mul(a, cos_of_heads)
+    b_sin = Mul(b, sin_of_heads)
+    first = Sub(a_cos, b_sin)
+    b_cos = Mul(b, cos_of_heads)
+    a_sin = Mul(a, sin_of_heads)
+    second = Add(b_cos, a_sin)
+    y = Concat<axis = -1>(first, second)
+}"""
 PARTLY_ROTARY = f"""
 g (float[B, 2, S, 12] head, float[B, S, 4] half) => (float[B, 2, S, 12] y)
-<int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] three = {{3}}, int64[1] four = {{4}}, int64[1] eight = {{8}},
- int64[1] twelve = {{12}}, float[B, S, 8] angles, float[B, S, 8] cos, float[B, S, 8] sin,
+<int64[1] axis = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] three = {{3}}, int64[1] four = {{4}},
+ int64[1] eight = {{8}}, int64[1] twelve = {{12}}, float[B, S, 8] angles, float[B, S, 8] cos, float[B, S, 8] sin,
  float[B, 1, S, 8] cos_of_heads, float[B, 1, S, 8] sin_of_heads, float[B, 2, S, 8] states> {{
     angles = Concat<axis = -1>(half, half)
     states = Slice(head, zero, eight, three, one)
@@ -147,6 +194,10 @@ def random(*shape: int) -> np.ndarray:
     [
         (ROTARY, "RotaryEmbedding", 3),  # and cos and sin of one half
         (PARTLY_ROTARY, "RotaryEmbedding", 3),
+        (ROTARY_OF_NEIGHBOURS, "RotaryEmbedding", 3),
+        (ROTARY_OF_TWO_HALVES, "RotaryEmbedding", 3),
+        (ROTARY_BEFORE_TRANSPOSE, "RotaryEmbedding", 5),  # and two reshapes
+        (ROTARY_OF_SHARED_POSITIONS, "RotaryEmbedding", 9),  # and, for cos and sin, the repetition for the batch
         (RMS_NORM, "RMSNormalization", 2),  # and the sum that is the weight
         (RMS_NORM_IN_FLOAT32, "RMSNormalization", 3),  # and the casts of input and output
         (UNWEIGHTED, "RMSNormalization", 1),
@@ -156,6 +207,10 @@ def random(*shape: int) -> np.ndarray:
 )
 def test_operators_are_fused(text: str, operator: str, nodes: int) -> None:
     inputs = {str(value.name): random(*SHAPES[str(value.name)]) for value in model_of(text).graph.inputs}
+    if text is ROTARY_BEFORE_TRANSPOSE:
+        inputs["states"] = random(2, 5, 2, 8)
+    if text is ROTARY_OF_SHARED_POSITIONS:
+        inputs["half"] = random(1, 5, 4)
     assert len(assert_fused(text, inputs, {operator: 1}).graph) == nodes
 
 
@@ -327,6 +382,30 @@ def test_a_mask_is_expanded_to_the_queries() -> None:
 def test_a_bias_may_differ_between_heads() -> None:
     inputs = attention_inputs(2, 3, 4, mask=(2, 4, 4, 7))
     assert_fused(attention("B, 4, S, T", empty="B, 4, S, 1"), inputs, {"Attention": 1})
+
+
+def test_a_mask_and_a_bias_of_positions_are_added() -> None:
+    text = """
+g (float[B, S, 2, 8] q, float[B, S, 2, 8] k, float[B, S, 2, 8] v, float[1, 2, S, S] bias, float[B, 1, 1, S] mask)
+=> (float[B, 2, S, 8] y)
+<float root = {2.0}, float[B, 2, S, 8] qt, float[B, 2, S, 8] vt> {
+    qt = Transpose<perm = [0, 2, 1, 3]>(q)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v)
+    products = MatMul(qt, kt)
+    scores = Div(products, root)
+    biased = Add(scores, bias)
+    masked = Add(biased, mask)
+    probabilities = Softmax<axis = -1>(masked)
+    y = MatMul(probabilities, vt)
+}"""
+    states = {name: random(2, 5, 2, 8) * (index + 1) for index, name in enumerate("qkv")}
+    inputs = {
+        **states,
+        "bias": random(1, 2, 5, 5),
+        "mask": np.where(random(2, 1, 1, 5) > 0, 0, -100).astype(np.float32),
+    }
+    assert_fused(text, inputs, {"Attention": 1})
 
 
 def test_cross_attention_that_appends_nothing_keeps_its_cache() -> None:

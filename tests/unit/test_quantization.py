@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxport.weights.expressions import NO_FILES, InMemory
+from onnxport.weights.grids import ZeroPoints, grid_of
 from onnxport.weights.quantization import BlockScheme, RowScheme, Scheme, quantized
 
 ROWS, COLUMNS = 48, 96
@@ -38,26 +39,25 @@ def run(node: onnx.NodeProto, tensors: dict[str, np.ndarray], x: np.ndarray) -> 
 
 def parts_of(scheme: BlockScheme, columns: int = COLUMNS) -> tuple[dict[str, np.ndarray], np.ndarray]:
     expression = quantized(InMemory(matrix(columns)), scheme)
-    names = ("values", "scales", *(() if scheme.symmetric else ("zero_points",)))
-    tensors = {name: getattr(expression, name).evaluate(NO_FILES) for name in names}
+    tensors = {name: getattr(expression, name).evaluate(NO_FILES) for name in scheme.parts}
     return tensors, expression.evaluate(NO_FILES)
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, 80])
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("points", ["none", "integer"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_onnx_runtime_multiplies_with_the_dequantized_matrix(bits: int, symmetric: bool, columns: int) -> None:
-    tensors, expected = parts_of(BlockScheme(bits, 32, symmetric), columns)
+def test_onnx_runtime_multiplies_with_the_dequantized_matrix(bits: int, points: ZeroPoints, columns: int) -> None:
+    tensors, expected = parts_of(BlockScheme(bits, 32, points), columns)
     attributes = {"K": columns, "N": ROWS, "bits": bits, "block_size": 32}
     node = helper.make_node("MatMulNBits", ["x", *tensors], ["y"], domain="com.microsoft", **attributes)
     x = np.random.default_rng(1).standard_normal((2, 3, columns)).astype(np.float32)
     np.testing.assert_allclose(run(node, tensors, x), x @ expected.T, atol=1e-5)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("points", ["none", "integer"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_onnx_runtime_looks_up_rows_of_the_dequantized_matrix(bits: int, symmetric: bool) -> None:
-    tensors, expected = parts_of(BlockScheme(bits, 32, symmetric))
+def test_onnx_runtime_looks_up_rows_of_the_dequantized_matrix(bits: int, points: ZeroPoints) -> None:
+    tensors, expected = parts_of(BlockScheme(bits, 32, points))
     tensors["values"] = tensors["values"].reshape(ROWS, -1)
     others = [name for name in tensors if name != "values"]
     attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": bits, "block_size": 32}
@@ -69,7 +69,12 @@ def test_onnx_runtime_looks_up_rows_of_the_dequantized_matrix(bits: int, symmetr
 
 @pytest.mark.parametrize(
     ("scheme", "most"),
-    [(BlockScheme(4, 32), 0.09), (BlockScheme(4, 32, False), 0.085), (BlockScheme(8, 32), 0.006), (RowScheme(), 0.02)],
+    [
+        (BlockScheme(4, 32), 0.09),
+        (BlockScheme(4, 32, "integer"), 0.085),
+        (BlockScheme(8, 32), 0.006),
+        (RowScheme(), 0.02),
+    ],
 )
 def test_the_error_is_that_of_the_bits(scheme: Scheme, most: float) -> None:
     values = matrix()
@@ -89,7 +94,7 @@ def test_searched_scales_lose_less_than_rounding_to_nearest() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5])
-@pytest.mark.parametrize("scheme", [BlockScheme(4, 32), BlockScheme(4, 32, False), RowScheme()])
+@pytest.mark.parametrize("scheme", [BlockScheme(4, 32), BlockScheme(4, 32, "integer"), RowScheme()])
 def test_constant_blocks_are_exact(scheme: Scheme, value: float) -> None:
     values = np.full((2, 64), value, np.float32)
     np.testing.assert_allclose(quantized(InMemory(values), scheme).evaluate(NO_FILES), values, rtol=1e-6)
@@ -104,7 +109,7 @@ def test_a_matrix_is_quantized_once_for_all_of_its_tensors(monkeypatch: pytest.M
         return original(scheme, values, dtype)
 
     monkeypatch.setattr(BlockScheme, "quantize", quantize)
-    expression = quantized(InMemory(matrix()), BlockScheme(4, 32, False))
+    expression = quantized(InMemory(matrix()), BlockScheme(4, 32, "integer"))
     with ThreadPoolExecutor(3) as pool:
         parts = list(pool.map(lambda part: part.evaluate(NO_FILES), expression.children))
     assert [part.shape for part in parts] == [(48, 3, 16), (48, 3), (48, 2)]
@@ -117,3 +122,33 @@ def test_half_precision_scales_are_those_that_values_are_rounded_with() -> None:
     assert (expression.scales.dtype, expression.dtype) == (ir.DataType.FLOAT16, ir.DataType.FLOAT16)
     difference = expression.evaluate(NO_FILES).astype(np.float32) - values
     assert np.sqrt((difference**2).mean()) / values.std() < 0.09
+
+
+def on_grid(bits: int, size: int, points: ZeroPoints, scale: float = 0.01) -> np.ndarray:
+    """Return a matrix as a loader dequantizes it: integers of a few bits, and half-precision scales."""
+    generator = np.random.default_rng(2)
+    levels = generator.integers(0, 1 << bits, (ROWS, 256 // size, size)).astype(np.float32)
+    scales = (generator.random((ROWS, 256 // size, 1)) * scale + scale).astype(np.float16).astype(np.float32)
+    zeros = np.full(scales.shape, 1 << (bits - 1), np.float32)
+    if points == "integer":
+        zeros = generator.integers(0, 1 << bits, scales.shape).astype(np.float32)
+    if points == "float":
+        return (levels * scales + (generator.random(scales.shape) * -0.1).astype(np.float16)).reshape(ROWS, -1)
+    return ((levels - zeros) * scales).reshape(ROWS, -1)
+
+
+@pytest.mark.parametrize(
+    ("bits", "size", "points"),
+    [(4, 32, "none"), (4, 128, "none"), (4, 128, "integer"), (4, 32, "float"), (8, 32, "none"), (2, 64, "none")],
+)
+def test_dequantized_weights_get_their_integers_back(bits: int, size: int, points: ZeroPoints) -> None:
+    values = on_grid(bits, size, points)
+    grid = grid_of(values)
+    assert grid is not None
+    assert (grid.bits, grid.block_size, grid.zero_points) == (bits, size, points)
+    again = quantized(InMemory(values), BlockScheme(bits, size, points, on_grid=True)).evaluate(NO_FILES)
+    np.testing.assert_allclose(again, values, atol=2e-6 * np.abs(values).max())
+
+
+def test_weights_that_werent_quantized_have_no_grid() -> None:
+    assert grid_of(matrix()) is None

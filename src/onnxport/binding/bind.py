@@ -174,11 +174,12 @@ def _bind_lazily(
     from onnxport.checkpoint.quiet import quiet
     from onnxport.loading.load import attach_generation_config, load_state
     from onnxport.loading.merging import check_with_adapter, merge_expressions
+    from onnxport.loading.packed import with_weights
     from onnxport.loading.quantized import RECORDED_MXFP4
     from onnxport.weights.recording import Recording, Tape, UnrecordableError, unsupported_operation
 
     tape = Tape(reader)
-    tensors = inventory.tensors
+    tensors = with_weights(checkpoint, inventory.tensors, reader)
     state = {key: Recording(tensors[key], tape) for key in tensors if not key.startswith(KEY_PREFIX)}
     try:
         with quiet(), patching(_LIMITED_INITIALIZATION, RECORDED_MXFP4):
@@ -195,7 +196,7 @@ def _bind_lazily(
         return f"{model_class.__name__} is loaded with {tape.unsupported[0]}"
     expressions, tied = _collect(model)
     if merge is not None:
-        merge_expressions(merge, expressions, tied, tensors, partial(building.equal_values, reader=reader))
+        merge_expressions(merge, expressions, tied, inventory.tensors, partial(building.equal_values, reader=reader))
     uninitialized = [name for name, expression in expressions.items() if expression is None]
     if uninitialized:
         return f"{uninitialized[0]} has no tensor, and its initial values are large"

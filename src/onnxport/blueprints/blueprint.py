@@ -10,6 +10,7 @@ from onnxport.binding.bind import Binding
 from onnxport.description.border_dtypes import border_dtype
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
 from onnxport.description.description import Description, GraphDescription, TensorSpec
+from onnxport.description.image_processing import ImageProcessing
 from onnxport.options import GraphOptions
 from onnxport.stamping import Layers, StampError, stamp
 
@@ -84,12 +85,14 @@ class Blueprint:
         trace: the traced graphs, and how each is extended to full depth.
         binding: the expressions of the parameters.
         graphs: the graphs at full depth, in order; binding may modify them in place.
+        image_processing: the pre- and postprocessing of images in a graph; None without it.
     """
 
     description: Description
     trace: Trace
     binding: Binding
     graphs: tuple[ir.Model, ...] = field(default=(), repr=False, compare=False)
+    image_processing: ImageProcessing | None = None
 
 
 def describe_graph(traced: TracedGraph, depth: Depth, graph: ir.Model) -> GraphDescription:

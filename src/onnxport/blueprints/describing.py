@@ -25,7 +25,7 @@ from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
-from onnxport.description.positions import counted_positions, reread_length
+from onnxport.description.positions import adds_tokens, counted_positions, reread_length
 from onnxport.description.tolerances import default_tolerance
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
@@ -181,6 +181,7 @@ def _description(
         positions=counted_positions(model),
         defaults=describe_defaults(exported),
         reread_length=reread_length(model),
+        adds_tokens=adds_tokens(model),
     )
 
 

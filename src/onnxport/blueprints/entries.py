@@ -74,6 +74,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
             "left_out": dict(blueprint.description.left_out),
             "defaults": dict(blueprint.description.defaults),
             "reread_length": blueprint.description.reread_length,
+            "adds_tokens": blueprint.description.adds_tokens,
             "binding": blueprint.binding.to_json(),
         }
     ).encode()
@@ -116,7 +117,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         fields = {name: str(value["description"][name]) for name in _DESCRIPTION_FIELDS}
         modalities = tuple(Modality(**modality) for modality in value["modalities"])
         defaults = {str(name): str(default) for name, default in value["defaults"].items()}
-        reread_length = int(value["reread_length"])
+        reread_length, adds_tokens = int(value["reread_length"]), bool(value["adds_tokens"])
         left_out = {str(name): str(reason) for name, reason in value["left_out"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this isn't an entry of an export: {error}") from error
@@ -132,6 +133,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         positions=fields["positions"],
         defaults=defaults,
         reread_length=reread_length,
+        adds_tokens=adds_tokens,
     )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 

@@ -15,6 +15,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.checkpoint.reading import Inventory, Reader
 from onnxport.description.description import Description
 from onnxport.description.encoder_outputs import Interface, Modality
+from onnxport.description.image_processing import ImageProcessing
 from onnxport.fusions.fuse import fuse
 from onnxport.options import ExportOptions, Progress
 from onnxport.patching.scope import exclusive
@@ -54,6 +55,7 @@ class BlueprintSource:
         self._trace_key: str | None = None
         self._cached_graphs: tuple[TracedGraph, ...] | None = None
         self._graphs: tuple[ir.Model, ...] = ()
+        self._image_processing: ImageProcessing | None = None
 
     def describe(self) -> Description:
         """Describe the graphs of the export.
@@ -62,10 +64,23 @@ class BlueprintSource:
             CheckpointError: the checkpoint can't be read, or its tensors don't match the model.
             UnsupportedError: Transformers has no class for it and the task, or the model can't be described.
         """
-        if self._cached is not None:
-            return self._cached.description
-        with exclusive():  # also for the import of torch and Transformers, whose modules import each other
-            return self._describe()
+        if self._cached is None:
+            with exclusive():  # also for the import of torch and Transformers, whose modules import each other
+                description = self._describe()
+        else:
+            description = self._cached.description
+        if self._options.image_processing:
+            with exclusive():
+                self._image_processing = self._find_image_processing(description)
+        return description
+
+    def _find_image_processing(self, description: Description) -> ImageProcessing:
+        from onnxport.blueprints.image_processing import find_image_processing
+        from onnxport.blueprints.subject import subject_of
+
+        self._report("inspect the image processor", None)
+        subject = subject_of(self._checkpoint, self._options) if self.draft is None else self.draft.subject
+        return find_image_processing(subject, description)
 
     def _describe(self) -> Description:
         self._report("import PyTorch and Transformers", None)
@@ -123,14 +138,20 @@ class BlueprintSource:
         """
         for model in self._graphs:
             fuse(model, self._options.optimize)
+            if self._image_processing is not None:
+                from onnxport.blueprints.image_processing import process_images
+
+                process_images(model, self._image_processing)
             cast_borders(model, self._options.graph)
         graphs = map(describe_graph, trace.graphs, trace.depths, self._graphs)
         described = replace(description, graphs=tuple(graphs))
         if self._cached is not None:
-            return replace(self._cached, description=described, graphs=self._graphs)
+            processing = self._image_processing
+            return replace(self._cached, description=described, graphs=self._graphs, image_processing=processing)
         assert self.draft is not None, "a model is described before it is traced"
         described = replace(described, modalities=_modalities(self.draft.bound.model.config, described))
-        blueprint = Blueprint(described, trace, self.draft.bound.binding, self._graphs)
+        binding = self.draft.bound.binding
+        blueprint = Blueprint(described, trace, binding, self._graphs, self._image_processing)
         self._cache(blueprint)
         return blueprint
 

@@ -11,6 +11,7 @@ from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.depth import LayerTypes, NotExtendableError
 from onnxport.description.description import Description
+from onnxport.description.image_processing import ImageProcessing
 from onnxport.options import ExportOptions, Progress
 from onnxport.patching.scope import exclusive
 
@@ -33,6 +34,7 @@ class Original:
         draft: the draft that was traced; None if the blueprint is from the cache.
         described: its description; None if the graphs are from the cache.
         adapter: an adapter that is kept apart from the checkpoint's weights.
+        image_processing: the pre- and postprocessing of images in the graph; None without it.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class Original:
         draft: Draft | None = None,
         described: Described | None = None,
         adapter: Adapter | None = None,
+        image_processing: ImageProcessing | None = None,
     ) -> None:
-        self.checkpoint, self.adapter = checkpoint, adapter
+        self.checkpoint, self.adapter, self.image_processing = checkpoint, adapter, image_processing
         self._options, self._draft, self._described = options, draft, described
 
     @cached_property
@@ -93,6 +96,15 @@ class Original:
             description: the blueprint's description.
             model: the original, at full depth or with the traced layers.
         """
+        described = self.describe_traced(description, model)
+        if self.image_processing is None:
+            return described
+        from onnxport.blueprints.image_processing import taking_images
+
+        return taking_images(described, self.image_processing)
+
+    def describe_traced(self, description: Description, model: PreTrainedModel) -> Description:
+        """Return the same without pre- and postprocessing of images, as the graphs were traced."""
         from onnxport.blueprints.describing import with_code
 
         if self._described is not None:

@@ -74,6 +74,8 @@ def make_manifest(
         positions=blueprint.description.positions,
         defaults=dict(blueprint.description.defaults),
         reread_length=blueprint.description.reread_length,
+        image_processing=asdict(blueprint.image_processing) if blueprint.image_processing is not None else {},
+        adds_tokens=blueprint.description.adds_tokens,
         quantization={bound.precision.name: to_values(bound.quantized) for bound in graphs if bound.quantized},
     )
 

@@ -89,6 +89,9 @@ class Manifest:
         defaults: name of an input to what the model's forward takes if it isn't passed; see
             `description.description.Description`.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
+        image_processing: with `--image-processing`, the pre- and postprocessing of images in the graph; see
+            `description.image_processing.ImageProcessing`.
+        adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
         quantization: precision to how its parameters are quantized; see `weights.quantization`.
         format_version: version of the format.
     """
@@ -105,6 +108,8 @@ class Manifest:
     positions: str = TOKENS
     defaults: dict[str, str] = field(default_factory=dict)
     reread_length: int = 0
+    image_processing: dict[str, Any] = field(default_factory=dict)
+    adds_tokens: bool = False
     quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     format_version: int = field(default=FORMAT_VERSION)
 

@@ -22,7 +22,7 @@ from onnxport.errors import UnsupportedError
 from onnxport.options import OutputOptions, Progress
 from onnxport.passes.adapter_inputs import AdapterInputsPass
 from onnxport.passes.finish import finish
-from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, plan_quantization
+from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, keep_grids, plan_quantization
 from onnxport.weights.precision import Precision, suffixed
 from onnxport.writing.planning import GraphPlan, plan_graph
 from onnxport.writing.write import write_graph
@@ -134,6 +134,8 @@ def bind_graphs(
             f"the model has no linear layer or embedding that --dtype {precision.name} quantizes; choose "
             f"--dtype {precision.float_dtype}"
         )
+    if precision.keeps_grids:
+        quantized = keep_grids(quantized, blueprint.binding, reader)
     models = {}
     for one, graph in zip(traced, graphs, strict=True):
         if quantized:

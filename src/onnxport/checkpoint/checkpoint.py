@@ -111,11 +111,22 @@ class Checkpoint:
         return self.format == "safetensors" and suffixes <= {".safetensors"}
 
     @property
-    def quantization(self) -> str | None:
-        """The weights' `quant_method`; None if they are stored in floating point."""
+    def quantization_config(self) -> dict[str, Any] | None:
+        """The `quantization_config` of the configuration or its text configuration; None without one."""
         configs = (self.config, self.config.get("text_config"))
         candidates = [config.get("quantization_config") for config in configs if isinstance(config, dict)]
-        return next((str(settings.get("quant_method")) for settings in candidates if isinstance(settings, dict)), None)
+        return next((settings for settings in candidates if isinstance(settings, dict)), None)
+
+    @property
+    def quantization(self) -> str | None:
+        """The weights' `quant_method`; None if they are stored in floating point."""
+        settings = self.quantization_config
+        return None if settings is None else str(settings.get("quant_method"))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights are stored as integers with scales, or in another form that is dequantized while loading."""
+        return self.format == "gguf" or self.quantization is not None
 
     @property
     def preprocessor_directory(self) -> Path:

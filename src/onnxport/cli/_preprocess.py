@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.cli._request import RunRequest
+from onnxport.description.image_processing import IMAGES
 from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.generators import has_transformers
+from onnxport.runtime.raw_images import raw_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +64,9 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
 
 
 def image_inputs(directory: Directory, request: RunRequest) -> Arrays:
-    """Preprocess the request's images, one batch."""
+    """Preprocess the request's images, one batch; a graph that preprocesses them takes them as they are."""
+    if IMAGES in directory.input_names:
+        return {IMAGES: raw_images(list(request.load_images()))}
     processor = load(directory, "AutoImageProcessor")
     return _arrays(processor(images=list(request.load_images()), return_tensors="pt"))
 

@@ -116,7 +116,7 @@ def _file_option(name: str) -> str | None:
 
 
 _FILE_INPUTS = {
-    **{"pixel_values": "--image", "flattened_patches": "--image", "image_patches": "--image"},
+    **{"pixel_values": "--image", "images": "--image", "flattened_patches": "--image", "image_patches": "--image"},
     **{"input_features": "--audio", "input_values": "--audio"},
 }
 """Parts of the names of inputs that are made of files, to the option that names the files."""

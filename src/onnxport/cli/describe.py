@@ -8,8 +8,8 @@ from onnxport.cli._options import add_options, options_from
 from onnxport.cli._outcome import DONE
 
 _OPTIONS = (
-    *("task", "past", "last_logits", "split_encoders", "route", "inputs_embeds", "outputs", "fix", "token_dtype"),
-    *("io_dtype", "opset", "atol", "rtol", "dtype", "framework"),
+    *("task", "past", "last_logits", "split_encoders", "route", "inputs_embeds", "image_processing", "outputs"),
+    *("fix", "token_dtype", "io_dtype", "opset", "atol", "rtol", "dtype", "framework"),
     *("revision", "cache_dir", "token", "trust_remote_code"),
 )
 

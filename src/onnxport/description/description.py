@@ -249,6 +249,7 @@ class Description:
             each sequence, 0 for others), `patches/32` (1 for each patch of 32 x 32 pixels) or `required`; masks, token
             types and position ids without an entry are those of sequences without padding.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
+        adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
         notes: differences from an actual export.
         model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
     """
@@ -265,6 +266,7 @@ class Description:
     positions: str = TOKENS
     defaults: Mapping[str, str] = field(default_factory=dict)
     reread_length: int = 0
+    adds_tokens: bool = False
 
     @property
     def canonical_task(self) -> Task:

@@ -1,4 +1,4 @@
-"""What a decoder's forward counts as position ids if it gets none; `generate` always passes them, from the mask."""
+"""What generation needs to know of a decoder's code: the position ids that it counts, and the tokens of each step."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ def reread_length(model: PreTrainedModel) -> int:
     prepare = getattr(type(model), "prepare_inputs_for_generation", None)
     reads_limit = _LIMIT in prepare.__code__.co_names if prepare is not None else False
     return int(getattr(model.config, _LIMIT, None) or 0) if reads_limit else 0
+
+
+def adds_tokens(model: PreTrainedModel) -> bool:
+    """Return whether the model's class adds tokens to those that `generate` passes to each step (XLM's mask token).
+
+    Args:
+        model: the model.
+    """
+    prepare = getattr(type(model), "prepare_inputs_for_generation", None)
+    return prepare is not None and "cat" in prepare.__code__.co_names
 
 
 _COUNT_MASK = ("OPTLearnedPositionalEmbedding",)

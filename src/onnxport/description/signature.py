@@ -15,7 +15,14 @@ from onnxport.errors import UnsupportedError
 if TYPE_CHECKING:
     from onnxport.configs import OnnxConfig
 
-_PER_IMAGE_TENSORS = ("logits_per_image", "image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
+_PER_IMAGE_TENSORS = (
+    "logits_per_image",
+    "image_embeds",
+    "pixel_values",
+    "images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+)
 """Inputs and outputs of dual encoders of text and images whose batch axis is that of the images."""
 
 Labels = dict[str, dict[int, str]]

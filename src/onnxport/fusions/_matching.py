@@ -60,13 +60,22 @@ def size(value: ir.Value | None, axis: int) -> int | None:
 
 
 def same_axis(one: ir.Value, other: ir.Value, axis: int) -> bool:
-    """Return whether two values have the same size on an axis, static or with the same symbol."""
+    """Return whether two values have the same size on an axis, static or with the same symbols."""
     if one.shape is None or other.shape is None:
         return False
-    a, b = one.shape[axis], other.shape[axis]
-    return (
-        a == b if isinstance(a, int) else isinstance(b, ir.SymbolicDim) and a.value is not None and a.value == b.value
-    )
+    return _terms(one.shape[axis]) == _terms(other.shape[axis]) != [""]
+
+
+def same_shape(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Return whether two values have the same shape."""
+    if one is None or other is None or rank(one) is None or rank(one) != rank(other):
+        return False
+    return all(same_axis(one, other, axis) for axis in range(rank(one) or 0))
+
+
+def _terms(dim: int | ir.SymbolicDim) -> list[str]:
+    """Return the terms of a sum, in alphabetical order."""
+    return [str(dim)] if isinstance(dim, int) else sorted((dim.value or "").split(" + "))
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:

@@ -11,6 +11,7 @@ the products; `Attention` takes them as they are. It also computes the soft cap 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 
 import onnx_ir as ir
 
@@ -37,19 +38,19 @@ class AttentionPass(ir.passes.InPlacePass):
     """Replace attention over queries, keys and values [batch, heads, sequence, head_size] with `Attention`.
 
     Args:
-        softcap: whether attention with a soft cap is replaced, too.
+        plain: whether only attention is replaced that has no soft cap, and values of the size of keys.
     """
 
-    def __init__(self, *, softcap: bool = True) -> None:
+    def __init__(self, *, plain: bool = False) -> None:
         super().__init__()
-        self._softcap = softcap
+        self._plain = plain
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse in place."""
         masks = _Masks(model.graph)
         modified = False
         for node in [node for node in model.graph if node.op_type == "Softmax" and node.domain == ""]:
-            modified = _fuse(node, masks, softcap=self._softcap) or modified
+            modified = _fuse(node, masks, plain=self._plain) or modified
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -62,38 +63,40 @@ class _Scores:
         key: the keys, transposed.
         scale: factor of their product.
         softcap: limit of the scores; 0 for none.
-        mask: what is added to the scores; None for nothing.
+        masks: what is added to the scores.
     """
 
     query: ir.Value
     key: ir.Value
     scale: float
     softcap: float = 0.0
-    mask: ir.Value | None = None
+    masks: tuple[ir.Value, ...] = ()
 
 
-def _fuse(softmax: ir.Node, masks: _Masks, *, softcap: bool) -> bool:
+def _fuse(softmax: ir.Node, masks: _Masks, *, plain: bool) -> bool:
     product = sole_user(softmax.outputs[0])
     if product is not None and product.op_type == "Cast" and is_cast_to_float(product):
         product = sole_user(product.outputs[0])
     if product is None or product.op_type != "MatMul" or product.inputs[1] is softmax.outputs[0]:
         return False
     scores = _masked_scores(without_cast(softmax.inputs[0]))
-    if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None or (scores.softcap and not softcap):
+    if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None or (scores.softcap and plain):
         return False
     query, (key, factor) = scores.query, _untransposed(scores.key)
     value = product.inputs[1]
     if key is None or value is None or not all(_has_heads(states) for states in (query, key, value)):
         return False
-    if query.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or not _same_type(query, key, value, scores.mask):
+    if query.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or not _same_type(query, key, value, *scores.masks):
+        return False
+    if plain and size(key, 3) != size(value, 3):
         return False
     shared_key, shared_value = _unrepeated(key), _unrepeated(value)
     if size(shared_key, 1) == size(shared_value, 1):
         key, value = shared_key, shared_value
     if size(query, 1) % size(key, 1) or size(key, 1) != size(value, 1):  # type: ignore[operator]
         return False
-    mask = masks.of(scores.mask, query, before=product) if scores.mask is not None else None
-    if scores.mask is not None and mask is None:
+    mask = masks.of(scores.masks, query, before=product)
+    if scores.masks and mask is None:
         return False
     attributes = {"scale": scores.scale * factor}
     if scores.softcap:
@@ -111,14 +114,15 @@ def _same_type(first: ir.Value, *others: ir.Value | None) -> bool:
     return all(other is None or other.dtype == first.dtype for other in others)
 
 
-def _masked_scores(value: ir.Value | None) -> _Scores | None:
-    added = producer(value, "Add")
+def _masked_scores(value: ir.Value | None, depth: int = 2) -> _Scores | None:
+    """Match scores to which a mask, a bias of positions, or both are added."""
+    added = producer(value, "Add") if depth else None
     if added is None:
         return _scores(value)
     for product, mask in operand_orders(added):
-        scores = _scores(product)
+        scores = _masked_scores(product, depth - 1)
         if scores is not None:
-            return _Scores(scores.query, scores.key, scores.scale, scores.softcap, mask)
+            return replace_fields(scores, masks=(*scores.masks, mask))
     return None
 
 
@@ -144,6 +148,13 @@ def _untransposed(value: ir.Value) -> tuple[ir.Value | None, float]:
     transpose = producer(value, "Transpose")
     if transpose is not None and permutation(transpose) == [0, 1, 3, 2]:
         return scaled(transpose.inputs[0])
+    if transpose is not None and permutation(transpose) == [0, 2, 3, 1]:  # of [batch, sequence, heads, head_size]
+        x = transpose.inputs[0]
+        heads_first = add_node(transpose, "Transpose", [x], {"perm": [0, 2, 1, 3]}).outputs[0]
+        if x is not None and x.shape is not None:
+            heads_first.type = x.type
+            heads_first.shape = ir.Shape([x.shape[axis] for axis in (0, 2, 1, 3)])
+        return heads_first, 1.0
     reshape = producer(value, "Reshape")
     transpose = producer(reshape.inputs[0], "Transpose") if reshape is not None else None
     flat = producer(transpose.inputs[0], "Reshape") if transpose is not None else None
@@ -191,24 +202,42 @@ def _unrepeated(states: ir.Value) -> ir.Value:
 
 
 class _Masks:
-    """Make masks that have the length of the queries: `Attention` doesn't broadcast that axis."""
+    """Make masks, each once: sums of biases, with the length of the queries, which `Attention` doesn't broadcast."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
+        self._sums: dict[tuple[ir.Value, ...], ir.Value] = {}
         self._expanded: dict[ir.Value, ir.Value] = {}
 
-    def of(self, mask: ir.Value, query: ir.Value, before: ir.Node) -> ir.Value | None:
-        """Return a mask for queries; None if its shape is unknown."""
-        axes = rank(mask)
-        if axes is None or not 2 <= axes <= 4:
+    def of(self, masks: tuple[ir.Value, ...], query: ir.Value, before: ir.Node) -> ir.Value | None:
+        """Return the sum of masks, for queries; None if there are none, or their shapes are unknown."""
+        if not masks or any(rank(mask) not in (2, 3, 4) for mask in masks):
             return None
+        if len(masks) > 1 and masks not in self._sums:
+            total = add_node(before, "Add", masks).outputs[0]
+            shape = _broadcast(*masks)
+            if shape is None:
+                return None
+            total.type, total.shape = masks[0].type, shape
+            self._sums[masks] = total
+        mask = self._sums.get(masks, masks[0])
         if size(mask, -2) != 1 or size(query, 2) == 1:
             return mask
         if mask not in self._expanded:
+            axes = rank(mask) or 0
             length = add_node(before, "Shape", [query], {"start": 2, "end": 3})
             ones = add_constant(self._graph, "ones_of_mask", int64([1]))
-            shape = add_node(before, "Concat", [ones] * (axes - 2) + [length.outputs[0], ones], {"axis": 0})
-            expanded = add_node(before, "Expand", [mask, shape.outputs[0]]).outputs[0]
+            shape_of_mask = add_node(before, "Concat", [ones] * (axes - 2) + [length.outputs[0], ones], {"axis": 0})
+            expanded = add_node(before, "Expand", [mask, shape_of_mask.outputs[0]]).outputs[0]
             expanded.type = mask.type
             self._expanded[mask] = expanded
         return self._expanded[mask]
+
+
+def _broadcast(one: ir.Value, other: ir.Value) -> ir.Shape | None:
+    """Return the shape of the sum of two masks."""
+    if one.shape is None or other.shape is None:
+        return None
+    axes = max(len(one.shape), len(other.shape))
+    first, second = ((*[1] * (axes - len(shape)), *shape.dims) for shape in (one.shape, other.shape))
+    return ir.Shape([b if a == 1 else a for a, b in zip(first, second, strict=True)])

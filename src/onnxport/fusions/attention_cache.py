@@ -1,8 +1,9 @@
-"""Let attention append to the cache.
+"""Let self-attention append to its cache.
 
-past_key ─── Concat ─┬─ present.key        past_key, past_value ─┐
-k ───────────┘       Attention        →    k, v ──────────────── Attention ─ present.key, present.value
-past_value, v likewise
+    past_key ─ Concat ─┬─ present.key     past_key, past_value ─┐
+    k ─────────┘       Attention      →   k, v ──────────────── Attention ─ present.key, present.value
+
+Values likewise. Each step appends as many keys as it has queries, unlike in cross-attention.
 """
 
 from __future__ import annotations

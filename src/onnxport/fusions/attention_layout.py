@@ -1,8 +1,10 @@
 """Let attention take and return states [batch, sequence, heads * head_size], without transposes.
 
-Reshape ─ Transpose ─┐
-Reshape ─ Transpose ─ Attention ─ Transpose ─ Reshape   →   Attention(q_num_heads, kv_num_heads)
-Reshape ─ Transpose ─┘
+    Reshape ─ Transpose ─┐
+    Reshape ─ Transpose ─ Attention ─ Transpose ─ Reshape   →   Attention(q_num_heads, kv_num_heads)
+    Reshape ─ Transpose ─┘
+
+Rotary embeddings and normalizations of queries and keys after the transpose are computed in that layout, too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from onnxport.fusions._matching import (
     producer,
     rank,
     replace,
+    same_shape,
     scalar,
     size,
     sole_user,
@@ -96,7 +99,7 @@ class _Layout:
             inputs = [self._flat(rotated.inputs[0]), *rotated.inputs[1:]]
             node = add_node(rotated, "RotaryEmbedding", inputs, {**rotated.attributes, "num_heads": heads})
         else:
-            split, before = _split(value)
+            split, before = self._split(value)
             reshape = producer(split, "Reshape")
             source = reshape.inputs[0] if reshape is not None else None
             if source is not None and rank(source) == 3 and size(source, 2) == heads * width:
@@ -105,6 +108,23 @@ class _Layout:
         flat = node.outputs[0]
         flat.type, flat.shape = value.type, self._flat_shape(value, heads * width)
         return flat
+
+    def _split(self, value: ir.Value) -> tuple[ir.Value, ir.Node]:
+        """Return transposed states as [batch, sequence, heads, head_size], and a node after which they are computed."""
+        norm, rotated = producer(value, "RMSNormalization"), producer(value, "RotaryEmbedding")
+        if rotated is not None:
+            shape = self._constant("heads", 0, 0, size(value, 1) or 0, size(value, 3) or 0)
+            split, before = add_node(rotated, "Reshape", [self._flat(value), shape]).outputs[0], rotated
+        elif norm is not None:
+            assert norm.inputs[0] is not None
+            inputs = [self._split(norm.inputs[0])[0], norm.inputs[1]]
+            split, before = add_node(norm, "RMSNormalization", inputs, norm.attributes).outputs[0], norm
+        else:
+            transpose = producer(value, "Transpose")
+            assert transpose is not None and transpose.inputs[0] is not None, "it is transposed"
+            return transpose.inputs[0], transpose
+        split.type = value.type
+        return split, before
 
     def _flat_shape(self, states: ir.Value | None, width: int) -> ir.Shape | None:
         """Return the shape of states [batch, heads, sequence, head_size] without heads."""
@@ -131,27 +151,12 @@ class _Layout:
 
 
 def _is_transposed(value: ir.Value | None) -> bool:
-    """Return whether states are transposed, then normalized, then rotated; the last two are optional."""
-    rotated = producer(value, "RotaryEmbedding")
-    value = value if rotated is None else rotated.inputs[0]
-    while (norm := producer(value, "RMSNormalization")) is not None:
-        value = norm.inputs[0]
+    """Return whether states are transposed, and then normalized or rotated."""
+    node = producer(value, "RotaryEmbedding") or producer(value, "RMSNormalization")
+    if node is not None:
+        return rank(node.inputs[0]) == 4 and _is_transposed(node.inputs[0])
     transpose = producer(value, "Transpose")
     return transpose is not None and permutation(transpose) == _EXCHANGE and rank(transpose.inputs[0]) == 4
-
-
-def _split(value: ir.Value) -> tuple[ir.Value, ir.Node]:
-    """Return transposed states as [batch, sequence, heads, head_size], and the node that transposes them."""
-    norm = producer(value, "RMSNormalization")
-    if norm is None:
-        transpose = producer(value, "Transpose")
-        assert transpose is not None and transpose.inputs[0] is not None, "it is transposed"
-        return transpose.inputs[0], transpose
-    assert norm.inputs[0] is not None
-    source, _ = _split(norm.inputs[0])
-    split = add_node(norm, "RMSNormalization", [source, norm.inputs[1]], norm.attributes).outputs[0]
-    split.type, split.shape = value.type, source.shape
-    return split, norm
 
 
 def _output(node: ir.Node) -> _Output | None:
@@ -164,7 +169,7 @@ def _output(node: ir.Node) -> _Output | None:
         if rank(empty) != 4 or size(empty, 1) not in (1, heads) or size(empty, 3) != 1 or scalar(zero) is None:
             return None
         value, user = user.outputs[0], sole_user(user.outputs[0])
-    if user is not None and user.op_type == "Reshape" and _has_shape_of(user.outputs[0], value):
+    if user is not None and user.op_type == "Reshape" and same_shape(user.outputs[0], value):
         value, user = user.outputs[0], sole_user(user.outputs[0])
     if user is None or user.op_type != "Transpose" or permutation(user) != _EXCHANGE:
         return None
@@ -173,7 +178,3 @@ def _output(node: ir.Node) -> _Output | None:
         return None
     merged = reshape.outputs[0]
     return _Output(reshape, empty, zero) if rank(merged) in (2, 3) and size(merged, -1) == heads * width else None
-
-
-def _has_shape_of(one: ir.Value, other: ir.Value) -> bool:
-    return one.shape is not None and one.shape == other.shape

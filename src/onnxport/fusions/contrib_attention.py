@@ -63,10 +63,6 @@ def _heads(node: ir.Node) -> tuple[int, int]:
 _HEADS = ("q_num_heads", "kv_num_heads")
 
 
-def _scale(node: ir.Node) -> Attributes:
-    return {name: node.attributes[name] for name in ("scale", "softcap") if name in node.attributes}
-
-
 def _fits_group_query(node: ir.Node) -> bool:
     if len(node.inputs) != 6 or rank(node.inputs[0]) != 3:
         return False
@@ -127,7 +123,9 @@ def _to_group_query(node: ir.Node, lengths: _Lengths) -> None:
     if size(query, 0) != 1:
         inputs += [None] * 5 + [query_seqlens]
     heads = dict(zip(("num_heads", "kv_num_heads"), _heads(node), strict=True))
-    fused = add_node(node, "GroupQueryAttention", inputs, {**heads, **_scale(node)}, domain=MICROSOFT, outputs=3)
+    fused = add_node(
+        node, "GroupQueryAttention", inputs, {**heads, "scale": node.attributes["scale"]}, domain=MICROSOFT, outputs=3
+    )
     for old, new in zip(node.outputs, fused.outputs, strict=True):
         replace(old, new)
 
@@ -160,7 +158,7 @@ class _MultiHead:
         if not self._is_flat:
             query = self._merge(query)
         inputs = [query, key, value, None, None, mask, *past]
-        attributes = {"num_heads": self._q_heads, **_scale(node)}
+        attributes: Attributes = {"num_heads": self._q_heads, "scale": node.attributes["scale"]}
         fused = add_node(node, "MultiHeadAttention", inputs, attributes, domain=MICROSOFT, outputs=outputs)
         result = fused.outputs[0] if self._is_flat else self._split(fused.outputs[0], self._q_heads)
         for old, new in zip(node.outputs, [result, *fused.outputs[1:]], strict=False):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxport.fusions._matching import MICROSOFT, add_node, producer, rank, replace
+from onnxport.fusions._matching import MICROSOFT, add_node, producer, rank, replace, same_shape
 
 
 class ContribNormPass(ir.passes.InPlacePass):
@@ -35,7 +35,7 @@ def _replace(node: ir.Node) -> bool:
     attributes = {"epsilon": node.attributes["epsilon"]}
     if node.attributes.get_int("axis", -1) not in (-1, (rank(x) or 0) - 1):
         return False
-    if added is not None and rank(x) == 3 and all(_is_like(x, part) for part in added.inputs):
+    if added is not None and rank(x) == 3 and all(same_shape(x, part) for part in added.inputs):
         inputs = [*added.inputs, *weights]
         fused = add_node(node, _SKIP[node.op_type], inputs, attributes, domain=MICROSOFT, outputs=4)
         replace(added.outputs[0], fused.outputs[3])
@@ -46,7 +46,3 @@ def _replace(node: ir.Node) -> bool:
         return False
     replace(node.outputs[0], fused.outputs[0])
     return True
-
-
-def _is_like(one: ir.Value | None, other: ir.Value | None) -> bool:
-    return one is not None and other is not None and one.shape is not None and one.shape == other.shape

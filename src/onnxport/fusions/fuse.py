@@ -61,7 +61,7 @@ def _steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     yield GeluPass(contrib=target != "cpu")
     yield RmsNormPass()
     yield RotaryEmbeddingPass()  # before attention, which takes rotated states as they are
-    yield AttentionPass(softcap=target in ("cpu", "cuda"))
+    yield AttentionPass(plain=target != "cpu")
     yield RemoveUnusedNodesPass()  # of the uses of keys that attention no longer has, such as their shape
     yield AttentionCachePass()
     yield AttentionLayoutPass()

@@ -1,9 +1,9 @@
 """Fuse root mean square normalization.
 
-x ─┬─ Pow(2) ─ ReduceMean ─ Add(epsilon) ─ Sqrt ─ Reciprocal ─┐
-   └──────────────────────────────────────────────────────── Mul ─ Mul(weight)   →   RMSNormalization(x, weight)
+    x ─┬─ Pow(2) ─ ReduceMean ─ Add(epsilon) ─ Sqrt ─ Reciprocal ─┐
+       └───────────────────────────────────────────────────────── Mul ─ Mul(weight)   →   RMSNormalization(x, weight)
 
-The weight may be computed (Gemma's is 1 + the parameter), or missing.
+The weight may be computed (Gemma's is 1 + the parameter), or missing. Of float16, it is computed in float32.
 """
 
 from __future__ import annotations

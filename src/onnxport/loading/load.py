@@ -34,6 +34,7 @@ from onnxport.loading.accounting import LoadReport, check_complete
 from onnxport.loading.failures import construction_failures
 from onnxport.loading.merge_plan import untie
 from onnxport.loading.merging import check_with_adapter, merge_in_memory, plan_merge
+from onnxport.loading.packed import read_weights
 from onnxport.loading.preprocessors import load_preprocessor
 from onnxport.loading.quantized import cast_unquantized, let_loader_dequantize
 from onnxport.loading.tensors import read_state
@@ -204,7 +205,9 @@ def _load_strictly(
     if checkpoint.format == "gguf":
         model, report = _load_gguf(checkpoint, model_class, options)
     else:
-        model, report = load_state(checkpoint, model_class, config, read_state(checkpoint), options)
+        model, report = load_state(
+            checkpoint, model_class, config, read_weights(checkpoint, read_state(checkpoint)), options
+        )
     merge, _ = check_with_adapter(checkpoint, report, model)
     if merge is not None:
         merge_in_memory(merge, model)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import UnsupportedError
+from onnxport.loading.packed import is_unpacked
 from onnxport.patching.patch import Patch
 from onnxport.weights import building
 
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 _PACKAGES = {
     "aqlm": "aqlm",
     "auto-round": "auto-round",
-    "awq": "gptqmodel",
-    "bitsandbytes": "bitsandbytes",
     "fp_quant": "fp_quant",
-    "gptq": "gptqmodel",
     "higgs": "flute-kernel",
     "hqq": "hqq",
     "quanto": "optimum-quanto",
@@ -47,6 +45,8 @@ _UNSUPPORTED_METHODS = ("gguf", "metal")
 def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
     """Set `dequantize` in a quantization configuration, so that the loader returns floating-point weights.
 
+    The configuration is removed if the weights are dequantized before (`loading.packed`).
+
     Args:
         checkpoint: the checkpoint, for messages.
         config: its configuration, whose `quantization_config` is replaced.
@@ -58,6 +58,9 @@ def let_loader_dequantize(checkpoint: Checkpoint, config: PreTrainedConfig) -> N
     if settings is None:
         return
     method = checkpoint.quantization or type(settings).__name__
+    if is_unpacked(checkpoint):  # they are dequantized before they are passed to the loader
+        del owner.quantization_config
+        return
     if not _has_dequantize_setting(method) or not isinstance(settings, dict):
         package = f" with the package {_PACKAGES[method]} installed," if method in _PACKAGES else ""
         raise UnsupportedError(

@@ -20,10 +20,13 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from onnxport.binding.bind import Binding
 from onnxport.passes.scopes import node_like
+from onnxport.weights.arithmetic import as_float32
 from onnxport.weights.building import cut, reshape, transpose
-from onnxport.weights.expressions import Expression
-from onnxport.weights.parameters import Parameter, ParameterTensor
+from onnxport.weights.expressions import Expression, Reads
+from onnxport.weights.grids import grid_of
+from onnxport.weights.parameters import Parameter, ParameterTensor, substituted
 from onnxport.weights.precision import Precision
 from onnxport.weights.quantization import BlockScheme, Dequantized, Part, RowScheme, Scheme, quantized
 
@@ -31,6 +34,8 @@ MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's operators."""
 SMALLEST = 16
 """Rows and columns from which a matrix is quantized: smaller ones, such as a head of two classes, save nothing."""
+_SAMPLED_ROWS = 64
+"""Rows of a matrix among which its grid is looked for."""
 _ROUTER_DEPTH = 6
 """Operators between the linear layer of a router and the choice of experts: casts, softmax, bias, reshapes."""
 
@@ -311,6 +316,8 @@ def _block_nodes(use: MatrixUse, tensors: _Tensors, scheme: BlockScheme, accurac
     values, scales, points = (tensors.of(part, use.expert) for part in ("values", "scales", "zero_points"))
     rows, columns = tensors.dequantized(use.expert).shape
     sizes = {"bits": scheme.bits, "block_size": scheme.block_size}
+    if use.is_lookup and scheme.zero_points == "float":
+        return _looked_up_blocks(node, tensors, use)
     if use.is_lookup:
         assert values is not None and values.shape is not None
         flat = tensors.constant("values_shape", np.array([rows, values.shape[1] * values.shape[2]], np.int64))
@@ -329,7 +336,7 @@ def _row_nodes(
     node = use.node
     values, scales = tensors.of("values", use.expert), tensors.of("scales", use.expert)
     assert values is not None and scales is not None
-    point = tensors.constant("zero_point", np.array(scheme.zero_point, scheme.values_dtype.numpy()))
+    point = tensors.constant("zero_point", np.array(scheme.zero_point, np.int8 if scheme.signed else np.uint8))
     if use.is_lookup:
         return _looked_up(node, values, scales, point, tensors.constant("last", np.array([-1], np.int64)))
     nodes = []
@@ -350,6 +357,35 @@ def _row_nodes(
     scale = node_like("Mul", [step, scales], node)
     scaled = node_like("Mul", [to_float.outputs[0], scale.outputs[0]], node)
     return _with_bias([*nodes, product, to_float, scale, scaled], node)
+
+
+def _looked_up_blocks(node: ir.Node, tensors: _Tensors, use: MatrixUse) -> list[ir.Node]:
+    """Return the nodes that look up rows of 4 bits with float zero points, for want of an operator."""
+    ids, values = node.inputs[1], tensors.of("values", use.expert)
+    assert ids is not None and ids.shape is not None and values is not None and values.dtype is not None
+    nodes: list[ir.Node] = []
+
+    def add(operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        nodes.append(node_like(operator, inputs, node, attributes))
+        return nodes[-1].outputs[0]
+
+    packed, step, zero = (add("Gather", tensors.of(part, use.expert), ids) for part in _BLOCK_PARTS)
+    last = tensors.constant("last", np.array([-1], np.int64))
+    low = add("BitwiseAnd", packed, tensors.constant("mask", np.array(15, np.uint8)))
+    high = add("BitShift", packed, tensors.constant("shift", np.array(4, np.uint8)), direction="RIGHT")
+    pairs = add("Concat", add("Unsqueeze", low, last), add("Unsqueeze", high, last), axis=-1)
+    rank = len(ids.shape)
+    blocks = tensors.constant("blocks_shape", np.array([0] * (rank + 1) + [-1], np.int64))
+    scales = tensors.of("scales", use.expert)
+    assert scales is not None
+    wide = add("Cast", add("Reshape", pairs, blocks), to=scales.dtype)
+    centred = add("Sub", wide, add("Unsqueeze", zero, last))
+    scaled = add("Mul", centred, add("Unsqueeze", step, last))
+    add("Reshape", scaled, tensors.constant("rows_shape", np.array([0] * rank + [-1], np.int64)))
+    return nodes
+
+
+_BLOCK_PARTS: tuple[Part, ...] = ("values", "scales", "zero_points")
 
 
 def _looked_up(node: ir.Node, values: ir.Value, scales: ir.Value, point: ir.Value, last: ir.Value) -> list[ir.Node]:
@@ -378,6 +414,31 @@ def _replace(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node]) -> None:
         after.name = before.name
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     graph.remove(old, safe=True)
+
+
+def keep_grids(plan: Mapping[str, QuantizedMatrix], binding: Binding, reader: Reads) -> dict[str, QuantizedMatrix]:
+    """Return a plan for a quantized checkpoint, whose matrices keep their integers and scales.
+
+    If some matrices have no more bits than the plan, the checkpoint is one of so few bits, and its others, such as
+    those of GGUF's Q6_K beside Q4_K, get 8 bits, not fewer than they have. Otherwise, the plan is unchanged.
+
+    Args:
+        plan: full name of a parameter to how it is quantized, in blocks.
+        binding: expressions of the parameters.
+        reader: reader of the checkpoint.
+    """
+    kept = {}
+    bits = {matrix.scheme.bits for matrix in plan.values() if isinstance(matrix.scheme, BlockScheme)}
+    for name, matrix in plan.items():
+        expression = binding[name]
+        parameter = Parameter(name, expression.dtype, expression.shape)
+        rows = substituted(matrix.rows_of(parameter), lambda _, value=expression: value)  # type: ignore[misc]
+        step = max(1, rows.shape[0] // _SAMPLED_ROWS)
+        grid = grid_of(as_float32(cut(rows, 0, 0, rows.shape[0], step).evaluate(reader)))
+        scheme = BlockScheme(8, 32) if grid is None else BlockScheme(grid.bits, grid.block_size, grid.zero_points, True)
+        kept[name] = replace(matrix, scheme=scheme)
+    is_kept = any(one.scheme.on_grid and one.scheme.bits <= max(bits) for one in kept.values())  # type: ignore[union-attr]
+    return kept if is_kept else dict(plan)
 
 
 def to_values(plan: Mapping[str, QuantizedMatrix]) -> list[dict[str, Any]]:

@@ -126,11 +126,11 @@ def open_generator(
         OptionError: the tokenizer has no token for a language.
     """
     settings = directory_settings(directory.generation_config, directory.config)
-    is_light = directory.has("model") and not unsupported(settings) and _has_fast_tokenizer(directory)
+    is_light = directory.has("model") and not unsupported(settings) and not directory.manifest.adds_tokens
     if not has_transformers():
         if needs_processor:
             raise MissingDependencyError(_NEEDS_PROCESSOR)
-    elif needs_processor or languages is not None or not is_light:
+    elif needs_processor or languages is not None or not is_light or not _has_fast_tokenizer(directory):
         from onnxport.runtime.transformers_generator import TransformersGenerator
 
         return TransformersGenerator(directory, languages)

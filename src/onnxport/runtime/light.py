@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxport.description.axes import PADDING_MASKS, PATCHES, is_cached
 from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
+from onnxport.description.image_processing import IMAGES
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
@@ -17,6 +18,7 @@ from onnxport.runtime.decoder import MROPE_RANK, Decoder
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, TensorSpec, missing_shapes, to_array
 from onnxport.runtime.modalities import POSITION_MASK, TOKEN_TYPES, embed_and_merge, encode
+from onnxport.runtime.raw_images import raw_images
 from onnxport.runtime.sampling import GenerationSettings, TokenSampler, TokenSteps, directory_settings, unsupported
 from onnxport.runtime.token_embedding import EMBEDS
 
@@ -91,7 +93,7 @@ class LightModel:
 
         Raises:
             OptionError: a setting isn't supported or out of range, or an input is missing.
-            UnsupportedError: the directory wasn't exported with a generation task.
+            UnsupportedError: the directory wasn't exported with a generation task, or needs Transformers to generate.
         """
         start, steps = self.stream(inputs or {}, **settings)
         return np.concatenate([start, *(tokens[:, None] for tokens in steps)], axis=1)
@@ -105,6 +107,11 @@ class LightModel:
         if not self.can_generate:
             raise UnsupportedError(
                 f"{self.directory.path} was exported for {self.directory.task}, which doesn't generate"
+            )
+        if self.directory.manifest.adds_tokens:
+            raise UnsupportedError(
+                f"{self.directory.path}: Transformers adds tokens to those of each step; install torch and "
+                "transformers to generate: pip install 'onnxport[export]'"
             )
         check_arguments(self.directory, inputs, ("attention_mask", "decoder_input_ids"))
         generation = self._settings(settings)
@@ -301,7 +308,8 @@ def complete_inputs(graph: Graph, inputs: Mapping[str, ArrayLike | None]) -> Arr
     Raises:
         OptionError: both of them are passed.
     """
-    feed: Arrays = {name: np.asarray(v) for name, v in inputs.items() if name in graph.inputs and v is not None}
+    taken = {name: value for name, value in inputs.items() if name in graph.inputs and value is not None}
+    feed: Arrays = {name: raw_images(v) if name == IMAGES else np.asarray(v) for name, v in taken.items()}
     if graph.embedding is not None and (input_ids := inputs.get("input_ids")) is not None:
         if EMBEDS in feed:
             raise OptionError(f"input_ids and {EMBEDS} are both passed: pass one of them")

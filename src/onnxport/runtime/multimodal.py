@@ -12,7 +12,7 @@ from transformers import GenerationMixin, PreTrainedConfig
 from onnxport._transformers_api import cache_name
 from onnxport.description.encoder_outputs import MAIN_INPUTS, completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
-from onnxport.runtime import modalities
+from onnxport.runtime import modalities, videos
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.light import NO_CACHE_FOR_EMBEDS, is_mrope
@@ -36,7 +36,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     decoder_name = "decoder_model_merged"
     _handled = (
         *(modalities.ENCODED, modalities.POSITION_MASK),
-        *("logits_to_keep", "mm_token_type_ids", "pixel_values_videos"),
+        *("logits_to_keep", "mm_token_type_ids", *videos.INPUTS),
     )
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
@@ -65,14 +65,24 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             self._rope_deltas = 0
             return text_positions.expand(3, len(input_ids), -1)
         inputs = {"input_ids": input_ids, **model_kwargs}
+        videos.check_types(inputs)
         if inputs.get("mm_token_type_ids") is None:
             inputs["mm_token_type_ids"] = (input_ids == self.config.image_token_id).int()
+        if inputs.get("video_second_per_grid") is not None:  # Qwen2.5-Omni
+            inputs["second_per_grids"] = inputs["video_second_per_grid"]
         if inputs.get("feature_attention_mask") is not None:
             inputs["audio_seqlens"] = inputs["feature_attention_mask"].sum(-1)
         known = inspect.signature(get_rope_index).parameters  # they differ by model
         found: torch.Tensor
         found, self._rope_deltas = get_rope_index(**{k: value for k, value in inputs.items() if k in known})
         return found
+
+    def _mrope_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """Return position ids for M-RoPE, [3, batch, tokens], in all shapes that Transformers takes."""
+        count = int(self._decoder.graph.inputs["position_ids"].axes[0])
+        if position_ids.ndim == 2:
+            return position_ids.expand(count, -1, -1)
+        return position_ids[1:] if len(position_ids) == count + 1 else position_ids  # the first are for the mask
 
     @property
     def _get_rope_index(self) -> Callable[..., Any] | None:
@@ -109,7 +119,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         inputs = super().prepare_inputs_for_generation(*arguments, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             return dict(inputs)
-        first_only = (*MAIN_INPUTS, modalities.ENCODED)
+        first_only = (*MAIN_INPUTS, videos.PIXELS, modalities.ENCODED)
         return {name: value for name, value in inputs.items() if name not in first_only}
 
     def _expand_inputs_for_generation(
@@ -121,7 +131,7 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Repeat each sequence and the encoders' outputs for it; the encoders run once."""
         if expand_size > 1 and (features := self._encode({"input_ids": input_ids, **inputs})):
-            encoder_inputs = modalities.encoder_inputs(self._encoders())
+            encoder_inputs = {*modalities.encoder_inputs(self._encoders()), *videos.INPUTS}
             inputs = {name: value for name, value in inputs.items() if name not in encoder_inputs}
             repeated = modalities.repeat_features(features, as_arrays({"ids": input_ids})["ids"], expand_size)
         else:
@@ -137,8 +147,17 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         return [self.directory.graph(modality.component) for modality in self._modalities]
 
     def _encode(self, inputs: Mapping[str, Any]) -> tuple[modalities.EncoderFeatures, ...]:
-        """Run the encoders whose main input isn't missing."""
-        return modalities.encode(self.directory, self._modalities, as_arrays(inputs))
+        """Run the encoders whose main input isn't missing.
+
+        Raises:
+            UnsupportedError: a video is passed, and no graph encodes videos.
+        """
+        arrays = as_arrays(inputs)
+        features = modalities.encode(self.directory, self._modalities, arrays)
+        if arrays.get(videos.PIXELS) is None:
+            return features
+        original = None if self._original_class is None else self._original
+        return (*features, *videos.encode_videos(self.directory, self._modalities, original, arrays))
 
     def forward(  # type: ignore[override]
         self,
@@ -164,8 +183,9 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             input_ids: token ids, [batch, tokens], with a placeholder token for each embedding of an image or audio
                 clip, if the model replaces token embeddings.
             attention_mask: [batch, cached tokens + tokens].
-            position_ids: [batch, tokens], or [3, batch, tokens] for M-RoPE; counted as the model's forward counts
-                them by default.
+            position_ids: [batch, tokens]; for M-RoPE, also [3, batch, tokens], or [4, batch, tokens] whose first row
+                is ignored; counted as the model's forward counts them by default. If the graph counts them itself,
+                they must be those of tokens without padding.
             past_key_values: the cache of earlier steps; it is updated in place.
             cache: the same, as Transformers 5.24 calls it.
             pixel_values: images.
@@ -175,7 +195,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
             mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
             inputs_embeds: embeddings of the tokens, [batch, tokens, hidden size], instead of `input_ids`.
-            pixel_values_videos: must be None: the graphs don't support videos.
+            pixel_values_videos: videos, for models that encode them as images of several frames; they need
+                `video_grid_thw` [videos, 3] and `mm_token_type_ids`, 2 for a video's tokens.
             use_cache: return a cache, even if none was passed.
             logits_to_keep: number of last tokens to return, 0 for all, or the indices of tokens.
             **encoder_inputs: further inputs of the encoders, such as `pixel_attention_mask` and `image_sizes`.
@@ -187,10 +208,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             OptionError: neither or both of `input_ids` and `inputs_embeds` are passed; there are more or fewer
                 placeholder tokens than embeddings of images or audio; or an argument would change the logits, and no
                 graph takes it.
-            UnsupportedError: a video is passed.
+            UnsupportedError: a video is passed, and no graph encodes videos.
         """
-        if pixel_values_videos is not None:
-            raise UnsupportedError("the exported graphs support images, not videos: pass the frames as images")
         tokens = inputs_embeds if input_ids is None else input_ids
         if tokens is None or (input_ids is not None and inputs_embeds is not None):
             raise OptionError(
@@ -200,7 +219,10 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         main = {"pixel_values": pixel_values, "input_features": input_features, "image_grid_thw": image_grid_thw}
         check_arguments(self.directory, {"attention_mask": attention_mask, **main, **encoder_inputs}, self._handled)
         cache = past_key_values if cache is None else cache
-        if self._uses_mrope and (position_ids is None or position_ids.ndim == 2):
+        self._check_positions("position_ids", position_ids, cache)
+        if self._uses_mrope and position_ids is not None:
+            position_ids = self._mrope_positions(torch.as_tensor(position_ids))
+        elif self._uses_mrope:
             inputs = {"attention_mask": attention_mask, cache_name(): cache}
             inputs |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids, **encoder_inputs}
             counted = self._prepare_position_ids_for_generation(torch.as_tensor(tokens), inputs)
@@ -209,7 +231,9 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             position_ids = self._positions(tokens, cache)
         features = encoder_inputs.get(modalities.ENCODED)
         if features is None:
-            features = self._encode({"input_ids": input_ids, **main, **encoder_inputs})
+            features = self._encode(
+                {"input_ids": input_ids, **main, videos.PIXELS: pixel_values_videos, **encoder_inputs}
+            )
         types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
         token_types = next((value for value in types if value is not None), None)
         mask = encoder_inputs.get(modalities.POSITION_MASK) if features else None
@@ -223,5 +247,5 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
 
 
 _ROPE_INDEX = "get_rope_index"
-_IMAGE_SIZES = ("image_grid_thw", "target_sizes")
-"""Inputs with the rows and columns of an image's patches."""
+_IMAGE_SIZES = ("image_grid_thw", "target_sizes", videos.GRIDS)
+"""Inputs with the rows and columns of the patches of an image or a video's frame."""

@@ -6,13 +6,16 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
-from transformers import pipelines
+from transformers import BatchFeature, pipelines
 
+from onnxport.description.image_processing import IMAGES
 from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.errors import CheckpointNotFoundError, UnsupportedError
 from onnxport.loading.preprocessors import UnreadablePreprocessorError, check_audio_tokenizer, read_preprocessor
 from onnxport.runtime.models import OnnxModel
+from onnxport.runtime.raw_images import raw_images
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -61,6 +64,8 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         for name in _PREPROCESSORS
         if name not in arguments and getattr(pipeline_class, f"_load_{name}") is not False
     }
+    if IMAGES in model.directory.input_names and preprocessors.get("image_processor") is not None:
+        preprocessors["image_processor"] = _RawImages(preprocessors["image_processor"])
     trust_remote_code = bool(arguments.pop("trust_remote_code", False))
     return transformers.pipeline(
         task,
@@ -70,6 +75,24 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         **preprocessors,
         **arguments,
     )
+
+
+class _RawImages:
+    """Pass images on to a graph that preprocesses them; results are made by the image processor.
+
+    Args:
+        processor: the image processor of the directory.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any, **_: Any) -> BatchFeature:
+        """Return the images, uint8 [batch, height, width, channels]."""
+        return BatchFeature({IMAGES: torch.from_numpy(raw_images(images))})
 
 
 def _check_task(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> None:

@@ -10,12 +10,11 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.encoder_decoders import OnnxSeq2Seq, OnnxSpeechSeq2Seq
 from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
     OnnxModel,
-    OnnxSeq2Seq,
-    OnnxSpeechSeq2Seq,
     OnnxSplitEncoders,
 )
 from onnxport.runtime.multimodal import OnnxMultimodal

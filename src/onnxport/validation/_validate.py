@@ -56,20 +56,7 @@ def validate(
     recorded = manifest.options
     if "dtype" not in recorded:
         raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: no dtype among its options; export again")
-    last_logits = bool(recorded.get("last_logits"))
-    split_encoders = bool(recorded.get("split_encoders", recorded.get("towers")))  # its name in manifests of format 1
-    requested = replace(
-        options or ExportOptions(),
-        task=manifest.task,
-        dtype=recorded["dtype"],
-        last_logits=last_logits,
-        split_encoders=split_encoders,
-        inputs_embeds=recorded.get("inputs_embeds", False),
-        outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
-        fix=recorded.get("fix"),
-        route=recorded.get("route"),
-    )
-    original = choose_reference(directory, manifest, reference, requested)
+    original = choose_reference(directory, manifest, reference, _requested(manifest, options or ExportOptions()))
     options = original.options
     checkpoint = open_checkpoint(original.model, options.checkpoint)
     reports = [
@@ -90,11 +77,13 @@ def _validate_precision(
 ) -> Iterator[ValidationReport]:
     """Yield the report of each graph of one precision."""
     from onnxport.blueprints.describing import describe_model
+    from onnxport.blueprints.image_processing import find_image_processing, taking_images
     from onnxport.blueprints.subject import subject_of
     from onnxport.description.tolerances import tolerance_of
     from onnxport.runtime.directory import Directory
     from onnxport.runtime.settings import RunSettings
     from onnxport.validation.exported import request_for
+    from onnxport.validation.image_processing import compare_image_processing
     from onnxport.validation.memory import choose_strategy
     from onnxport.validation.original import original_model
     from onnxport.validation.prove import prove
@@ -106,12 +95,35 @@ def _validate_precision(
     export = Directory(directory, RunSettings(session_options=few_runs(), dtype=dtype, exact=True)) if plan else None
     casts = manifest.options.get("io_dtype") is not None
     with original_model(checkpoint, subject.model_class, options.checkpoint, strategy, quantized=plan) as (model, note):
-        for graph in describe_model(model, subject, options.graph).graphs:
+        described = describe_model(model, subject, options.graph)
+        processing = find_image_processing(subject, described) if options.image_processing else None
+        results = () if processing is None else processing.results
+        for graph in (described if processing is None else taking_images(described, processing)).graphs:
             file = inside(directory, _file_of(manifest, graph.name, dtype, directory))
             request = request_for(graph, model, directory, strategy)
-            request = replace(request, file=file, cast_outputs=casts, export=export)
+            request = replace(request, file=file, cast_outputs=casts, export=export, results=results)
             proved = prove(request, options.validate, tolerance_of(graph, options.validation), progress)
             yield with_note(of_precision(proved, dtype if plan else ""), note)
+        if processing is not None:
+            yield compare_image_processing(subject, processing, described.graphs[0].opset, proved)
+
+
+def _requested(manifest: Manifest, options: ExportOptions) -> ExportOptions:
+    """Return options with those of the export that its graphs depend on."""
+    recorded = manifest.options
+    split_encoders = bool(recorded.get("split_encoders", recorded.get("towers")))  # its name in manifests of format 1
+    return replace(
+        options,
+        task=manifest.task,
+        dtype=recorded["dtype"],
+        last_logits=bool(recorded.get("last_logits")),
+        split_encoders=split_encoders,
+        inputs_embeds=recorded.get("inputs_embeds", False),
+        image_processing=recorded.get("image_processing", False),
+        outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
+        fix=recorded.get("fix"),
+        route=recorded.get("route"),
+    )
 
 
 def _quantization(manifest: Manifest, dtype: str, directory: Path) -> dict[str, QuantizedMatrix]:

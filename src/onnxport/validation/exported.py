@@ -23,6 +23,7 @@ from onnxport.options import ExportOptions, Progress, ValidationOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.digests import compare_tensors, merged_digests
+from onnxport.validation.image_processing import compare_image_processing
 from onnxport.validation.loss import LossRequest, measure_loss
 from onnxport.validation.memory import Strategy, choose_strategy
 from onnxport.validation.original import original_model
@@ -81,13 +82,20 @@ def validate_export(
         for graph, file in zip(described.graphs, bound.models, strict=True):
             casts = options.io_dtype is not None
             request = request_for(graph, model, written.directory, strategy)
-            request = replace(request, file=written.directory / file, cast_outputs=casts, export=export)
+            request = replace(
+                request,
+                file=written.directory / file,
+                cast_outputs=casts,
+                export=export,
+                results=_results(original),
+            )
             tolerance = tolerance_of(graph, options.validation)
             try:
                 validation = prove(request, options.validate, tolerance, report)
             except NoKernelError as error:
                 validation = _skipped_without_kernel(error, options.validation, tolerance)
             reports.append(validation)
+        reports += _images(original, bound.blueprint, reports[0])
         if export is not None and is_used and merged(reports).status != "skipped":
             reports.append(_use(export, described, model, original, options, report))
     if original.adapter is not None and merged(reports).status != "skipped":
@@ -131,6 +139,18 @@ def losses_of(
     return tuple(loss for loss in losses if loss is not None)
 
 
+def _images(original: Original, blueprint: Blueprint, report: ValidationReport) -> list[ValidationReport]:
+    """Compare the pre- and postprocessing of images, if a graph computes it; see `compare_image_processing`."""
+    processing, opset = original.image_processing, blueprint.description.graphs[0].opset
+    return [] if processing is None else [compare_image_processing(original.subject, processing, opset, report)]
+
+
+def _results(original: Original) -> tuple[str, ...]:
+    """Return the names of what a graph computes of the model's outputs."""
+    processing = original.image_processing
+    return () if processing is None else processing.results
+
+
 def _with_adapter(
     written: Written,
     bound: BoundGraphs,
@@ -153,6 +173,7 @@ def _with_adapter(
                 name=f"{graph.name} with the adapter",
                 file=written.directory / file,
                 adapter=written.directory / file_name(adapter),
+                results=_results(original),
             )
             for file, graph in graphs.items()
         ]
@@ -292,7 +313,7 @@ def _validate_reduced(
             report(f"compare the weights of {plan.graph_file}", None)
             compared.append(compare_tensors(plan, bound.models[plan.graph_file], written.directory))
     digests, reports = merged_digests(compared), []
-    for graph in original.describe(bound.blueprint.description, reduced.model).graphs:
+    for graph in original.describe_traced(bound.blueprint.description, reduced.model).graphs:
         tolerance = tolerance_of(graph, options.validation)
         request = request_for(graph, reduced.model, reduced.directory, Strategy("reduced"))
         proof = ReducedProof(request, reduced.layers, reduced.depth)
@@ -301,4 +322,4 @@ def _validate_reduced(
         except NoKernelError as error:
             validation = _skipped_without_kernel(error, options.validation, tolerance)
         reports.append(validation)
-    return merged(reports)
+    return merged([*reports, *_images(original, bound.blueprint, reports[0])])

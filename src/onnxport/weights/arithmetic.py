@@ -72,8 +72,8 @@ class LowRank(_Rows):
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
         """Yield the rows in order, in blocks."""
-        up = _as_float32(self.up.evaluate(reader)) * np.float32(self.scale)
-        down = _as_float32(self.down.evaluate(reader))
+        up = as_float32(self.up.evaluate(reader)) * np.float32(self.scale)
+        down = as_float32(self.down.evaluate(reader))
         start = 0
         for base in row_blocks(self.operand, reader):
             out = np.empty(base.shape, np.float32)
@@ -107,7 +107,7 @@ class Rescaled(_Rows):
 
     def row_blocks(self, reader: Reads) -> Iterator[Array]:
         """Yield the rows in order, in blocks."""
-        norms = _as_float32(self.norms.evaluate(reader))
+        norms = as_float32(self.norms.evaluate(reader))
         start = 0
         for block in row_blocks(self.operand, reader):
             target_norms = norms[start : start + len(block)]
@@ -255,7 +255,8 @@ def row_blocks(operand: Expression, reader: Reads) -> Iterator[Array]:
         yield Slice(operand, 0, start, stop).evaluate(reader) if matrix is None else matrix[start:stop]
 
 
-def _as_float32(array: Array) -> Array:
+def as_float32(array: Array) -> Array:
+    """Return an array cast to float32."""
     out = np.empty(array.shape, np.float32)
     cast_into(array, out)
     return out

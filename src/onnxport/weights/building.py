@@ -28,6 +28,7 @@ from onnxport.weights.expressions import (
     Stored,
     Transpose,
 )
+from onnxport.weights.packed import Affine, Codebook, Unpacked
 from onnxport.weights.quantization import Dequantized, Quantized
 
 MAX_JSON_BYTES = 1 << 24
@@ -223,6 +224,14 @@ def rebuilt(operand: Expression, children: Sequence[Expression]) -> Expression:
             return product(children[0], children[1])
         case Mxfp4():
             return mxfp4(children[0], children[1])
+        case Unpacked():
+            return replace(operand, operand=children[0])
+        case Affine():
+            values, scales, *others = children
+            zeros = others.pop(0) if operand.zeros is not None else None
+            return replace(operand, operand=values, scales=scales, zeros=zeros, groups=others[0] if others else None)
+        case Codebook():
+            return replace(operand, operand=children[0], codes=children[1], scales=children[2])
         case Quantized():
             return replace(operand, operand=children[0])
         case Dequantized():
@@ -278,6 +287,13 @@ def _settings(expression: Expression) -> list[Any]:
             return [expression.axis]
         case LowRank():
             return [expression.scale]
+        case Unpacked():
+            return [expression.bits, expression.axis, list(expression.order)]
+        case Affine():
+            flags = [expression.zeros is not None, expression.groups is not None]
+            return [expression.offset, expression.divisor, *flags]
+        case Codebook():
+            return [list(expression.sizes), expression.offset]
         case Rescaled() | Product() | Mxfp4():
             return []
     raise TypeError(f"{type(expression).__name__} isn't an expression")
@@ -310,6 +326,19 @@ def _in_memory(items: list[Any]) -> Expression:
     return InMemory(values.reshape(_sizes(shape)))
 
 
+def _affine(items: list[Any]) -> Expression:
+    offset, divisor, has_zeros, has_groups, *operands = items
+    values, scales, *others = map(from_json, operands)
+    zeros = others.pop(0) if has_zeros else None
+    return Affine(values, scales, zeros, int(offset), others[0] if has_groups else None, int(divisor))
+
+
+def _codebook(items: list[Any]) -> Expression:
+    sizes, offset, *operands = items
+    values, codes, scales = map(from_json, operands)
+    return Codebook(values, codes, scales, _sizes(sizes), float(offset))
+
+
 def _sizes(value: Iterable[int]) -> Shape:
     return tuple(int(size) for size in value)
 
@@ -323,6 +352,9 @@ _READERS: dict[str, Callable[[list[Any]], Expression]] = {
     "Slice": lambda items: cut(from_json(items[4]), *(int(item) for item in items[:4])),
     "Concatenate": lambda items: concatenate([from_json(item) for item in items[1:]], int(items[0])),
     "LowRank": lambda items: low_rank(from_json(items[1]), from_json(items[2]), from_json(items[3]), float(items[0])),
+    "Unpacked": lambda items: Unpacked(from_json(items[3]), int(items[0]), int(items[1]), _sizes(items[2])),
+    "Affine": _affine,
+    "Codebook": _codebook,
     "Product": lambda items: product(from_json(items[0]), from_json(items[1])),
     "Mxfp4": lambda items: mxfp4(from_json(items[0]), from_json(items[1])),
     "Rescaled": lambda items: rescaled(from_json(items[0]), from_json(items[1])),

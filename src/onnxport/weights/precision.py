@@ -5,9 +5,10 @@ Their names and the suffixes of their files are those of transformers.js.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxport.options import Dtype, FloatDtype, QuantizeOptions, float_dtype_of
+from onnxport.weights.grids import ZeroPoints
 from onnxport.weights.quantization import BlockScheme, RowScheme, Scheme
 
 SUFFIXES: dict[Dtype, str] = {
@@ -36,6 +37,7 @@ class Precision:
         head: how the layer is quantized whose output is the logits.
         accuracy_level: of `MatMulNBits`: 4 computes with int8 activations, 0 with the graph's type.
         suffix: suffix of the graphs' file names.
+        keeps_grids: whether matrices of a quantized checkpoint keep their integers and scales.
     """
 
     name: Dtype
@@ -44,9 +46,10 @@ class Precision:
     head: Scheme | None = None
     accuracy_level: int = 0
     suffix: str = ""
+    keeps_grids: bool = False
 
 
-def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions) -> tuple[Precision, ...]:
+def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions, *, is_quantized: bool) -> tuple[Precision, ...]:
     """Return the precisions of an export.
 
     A graph of floating-point weights has no suffix if it is the only precision, as before there were others.
@@ -54,8 +57,10 @@ def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions) -> tuple[
     Args:
         dtypes: their names.
         options: how matrices are quantized.
+        is_quantized: whether the checkpoint's weights are quantized already.
     """
-    return tuple(_precision(name, options, is_only=len(dtypes) == 1) for name in dtypes)
+    precisions = (_precision(name, options, is_only=len(dtypes) == 1) for name in dtypes)
+    return tuple(replace(one, keeps_grids=is_quantized and isinstance(one.scheme, BlockScheme)) for one in precisions)
 
 
 def _precision(name: Dtype, options: QuantizeOptions, *, is_only: bool) -> Precision:
@@ -66,8 +71,9 @@ def _precision(name: Dtype, options: QuantizeOptions, *, is_only: bool) -> Preci
         scheme: Scheme = RowScheme(signed=name != "uint8")
         return Precision(name, float_dtype, scheme, scheme, suffix=SUFFIXES[name])
     bits = 8 if name in ("q8", "int8", "uint8") else int(name[1])
-    block = BlockScheme(bits, options.block_size, options.symmetric)
-    head = BlockScheme(options.lm_head or bits, options.block_size, options.symmetric)
+    points: ZeroPoints = "none" if options.symmetric else "integer"
+    block = BlockScheme(bits, options.block_size, points)
+    head = BlockScheme(options.lm_head or bits, options.block_size, points)
     return Precision(name, float_dtype, block, head, options.accuracy_level, SUFFIXES[name])
 
 

@@ -25,6 +25,7 @@ import onnx_ir as ir
 from onnxport.weights.arithmetic import row_blocks
 from onnxport.weights.casting import cast_into
 from onnxport.weights.expressions import Array, Expression, Reads, Shape
+from onnxport.weights.grids import ZeroPoints, find_grids
 
 Part = Literal["values", "scales", "zero_points"]
 
@@ -41,12 +42,15 @@ class BlockScheme:
     Attributes:
         bits: bits of an integer: 2, 4 or 8.
         block_size: elements of a block, a power of 2 from 16.
-        symmetric: whether there are no zero points.
+        zero_points: `none`, `integer` of as many bits, or `float` of the scales' type.
+        on_grid: whether elements are multiples of a scale already, since the checkpoint is quantized: it is found
+            (`weights.grids`), and only blocks without one are rounded.
     """
 
     bits: int
     block_size: int
-    symmetric: bool = True
+    zero_points: ZeroPoints = "none"
+    on_grid: bool = False
 
     def blocks(self, columns: int) -> int:
         """Return the number of blocks in a row; the last one is padded with zeros."""
@@ -57,22 +61,28 @@ class BlockScheme:
 
         Args:
             part: `values`, uint8 `[rows, blocks, bytes of a block]`; `scales`, `[rows, blocks]`; `zero_points`, packed
-                uint8 `[rows, bytes]`.
+                uint8 `[rows, bytes]`, or `[rows, blocks]` of the scales' type.
             rows: rows of the matrix.
             columns: columns of the matrix.
         """
         blocks = self.blocks(columns)
+        packed = -(-blocks * self.bits // 8)
         sizes: dict[Part, Shape] = {
             "values": (rows, blocks, self.block_size * self.bits // 8),
             "scales": (rows, blocks),
-            "zero_points": (rows, -(-blocks * self.bits // 8)),
+            "zero_points": (rows, blocks if self.zero_points == "float" else packed),
         }
         return sizes[part]
 
     @property
-    def values_dtype(self) -> ir.DataType:
-        """Data type of the values: integers are packed in bytes."""
-        return ir.DataType.UINT8
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors of a quantized matrix."""
+        return ("values", "scales") if self.zero_points == "none" else ("values", "scales", "zero_points")
+
+    def dtype_of(self, part: Part, scales: ir.DataType) -> ir.DataType:
+        """Return the data type of a part: integers are packed in bytes."""
+        is_float = part == "scales" or (part == "zero_points" and self.zero_points == "float")
+        return scales if is_float else ir.DataType.UINT8
 
     def quantize(self, matrix: Array, scale_dtype: np.dtype[np.generic]) -> dict[Part, Array]:
         """Quantize rows of a matrix.
@@ -86,12 +96,14 @@ class BlockScheme:
         if padding := blocks * self.block_size - columns:
             matrix = np.pad(matrix, ((0, 0), (0, padding)))
         elements = matrix.reshape(rows * blocks, self.block_size)
-        scales, zeros = self._searched(elements)
+        scales, zeros = self._scales(elements)
         scales = scales.astype(scale_dtype)
-        levels = _rounded(elements, scales.astype(np.float32), zeros, self.bits) + zeros[:, None]
+        levels = _levels(elements, scales.astype(np.float32), zeros, self.bits)
         values = _packed(levels.astype(np.uint8), self.bits).reshape(rows, blocks, -1)
         parts: dict[Part, Array] = {"values": values, "scales": scales.reshape(rows, blocks)}
-        if not self.symmetric:
+        if self.zero_points == "float":
+            parts["zero_points"] = zeros.astype(scale_dtype).reshape(rows, blocks)
+        elif self.zero_points == "integer":
             points = zeros.astype(np.uint8).reshape(rows, blocks)
             per_byte = 8 // self.bits
             parts["zero_points"] = _packed(np.pad(points, ((0, 0), (0, -blocks % per_byte))), self.bits)
@@ -102,16 +114,26 @@ class BlockScheme:
         values = _unpacked(parts["values"], self.bits)
         rows, blocks, _ = values.shape
         scales = parts["scales"].astype(np.float32).reshape(rows, blocks, 1)
-        if "zero_points" not in parts:
+        if self.zero_points == "none":
             points: Array = np.full((1, 1, 1), 1 << (self.bits - 1), np.float32)
-        elif parts["zero_points"].dtype == np.uint8:
+        elif self.zero_points == "integer":
             points = _unpacked(parts["zero_points"], self.bits)[:, :blocks, None].astype(np.float32)
-        else:  # of the scales' type
+        else:
             points = parts["zero_points"].astype(np.float32).reshape(rows, blocks, 1)
         return ((values.astype(np.float32) - points) * scales).reshape(rows, -1)[:, :columns]
 
-    def _searched(self, elements: Array) -> tuple[Array, Array]:
+    def _scales(self, elements: Array) -> tuple[Array, Array]:
         """Return the scale and the zero point of each block, `[blocks]`."""
+        if not self.on_grid:
+            return self._searched(elements)
+        grid = find_grids(elements, self.bits, self.zero_points)
+        if not grid.found.all():
+            rest = ~grid.found
+            grid.scales[rest], grid.zeros[rest] = self._searched(elements[rest])
+        return grid.scales, grid.zeros
+
+    def _searched(self, elements: Array) -> tuple[Array, Array]:
+        """Return the scale and the zero point of each block that lose least, `[blocks]`."""
         candidates = list(self._candidates(elements))
         if len(candidates) == 1:
             return candidates[0]
@@ -121,9 +143,10 @@ class BlockScheme:
         best_scales, best_zeros = candidates[0][0].copy(), candidates[0][1].copy()
         best = np.full(len(elements), -1.0, np.float32)
         for scales, zeros in candidates:
-            levels = _rounded(elements, scales, zeros, self.bits)
+            levels = _levels(elements, scales, zeros, self.bits)
+            levels -= zeros[:, None]
             product = np.einsum("ij,ij->i", levels, weighted)
-            square = np.einsum("ij,ij,ij->i", levels, levels, weights)
+            square = np.einsum("ij,ij->i", np.square(levels, out=levels), weights)
             fitted = np.divide(product, square, out=np.zeros_like(product), where=square > 0)
             explained = product * fitted  # the error is sum(w * x**2) less this
             better = explained > best
@@ -134,7 +157,7 @@ class BlockScheme:
         """Yield scales and zero points, those of rounding to nearest first."""
         offsets = _CANDIDATES if self.bits < 8 else _CANDIDATES[:1]
         half, most = 1 << (self.bits - 1), (1 << self.bits) - 1
-        if self.symmetric:
+        if self.zero_points == "none":
             largest = np.take_along_axis(elements, np.abs(elements).argmax(1)[:, None], 1)[:, 0]
             for offset in offsets:  # the largest element is rounded to the level furthest from zero
                 yield largest / np.float32(-half - offset), np.full(len(elements), half, np.float32)
@@ -164,9 +187,13 @@ class RowScheme:
         return (rows, columns) if part == "values" else (rows,)
 
     @property
-    def values_dtype(self) -> ir.DataType:
-        """Data type of the values."""
-        return ir.DataType.INT8 if self.signed else ir.DataType.UINT8
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors of a quantized matrix."""
+        return ("values", "scales")
+
+    def dtype_of(self, part: Part, scales: ir.DataType) -> ir.DataType:
+        """Return the data type of a part."""
+        return scales if part == "scales" else ir.DataType.INT8 if self.signed else ir.DataType.UINT8
 
     @property
     def zero_point(self) -> int:
@@ -179,7 +206,7 @@ class RowScheme:
         scales = (np.abs(matrix).max(1) / np.float32(most)).astype(scale_dtype)
         inverse = np.divide(1, scales, out=np.zeros(len(scales), np.float32), where=scales > 0, dtype=np.float32)
         values = np.clip(np.rint(matrix * inverse[:, None]), -most, most) + self.zero_point
-        return {"values": values.astype(self.values_dtype.numpy()), "scales": scales}
+        return {"values": values.astype(np.int8 if self.signed else np.uint8), "scales": scales}
 
     def dequantize(self, parts: dict[Part, Array], columns: int) -> Array:
         """Return the float32 matrix that quantized rows stand for."""
@@ -207,9 +234,7 @@ class Quantized(Expression):
     @property
     def dtype(self) -> ir.DataType:
         """Data type of the part."""
-        if self.part == "scales":
-            return self.operand.dtype
-        return self.scheme.values_dtype
+        return self.scheme.dtype_of(self.part, self.operand.dtype)
 
     @property
     def shape(self) -> Shape:
@@ -224,10 +249,8 @@ class Quantized(Expression):
 
     def evaluate(self, reader: Reads) -> Array:
         """Return the values of the part."""
-        symmetric = isinstance(self.scheme, RowScheme) or self.scheme.symmetric
-        parts: list[Part] = ["values", "scales"] if symmetric else ["values", "scales", "zero_points"]
         computation = _Computation(self.operand, self.scheme)
-        return _RESULTS.take(computation, self.part, parts, lambda: computation.run(reader))
+        return _RESULTS.take(computation, self.part, lambda: computation.run(reader))
 
 
 @dataclass(frozen=True)
@@ -275,11 +298,10 @@ class Dequantized(Expression):
 
 def quantized(operand: Expression, scheme: Scheme) -> Dequantized:
     """Quantize a matrix: the operands of the result are the tensors of a quantized graph."""
-    symmetric = isinstance(scheme, RowScheme) or scheme.symmetric
     return Dequantized(
         Quantized(operand, scheme, "values"),
         Quantized(operand, scheme, "scales"),
-        None if symmetric else Quantized(operand, scheme, "zero_points"),
+        Quantized(operand, scheme, "zero_points") if "zero_points" in scheme.parts else None,
         scheme,
         operand.shape[1],
     )
@@ -312,19 +334,18 @@ class _Results:
         self._lock = threading.Lock()
         self._pending: OrderedDict[_Computation, _Pending] = OrderedDict()
 
-    def take(self, key: _Computation, part: Part, parts: list[Part], compute: Callable[[], dict[Part, Array]]) -> Array:
+    def take(self, key: _Computation, part: Part, compute: Callable[[], dict[Part, Array]]) -> Array:
         """Return a part; it is computed with all others if it wasn't yet, or was taken before.
 
         Args:
             key: the matrix.
             part: the part.
-            parts: all parts.
             compute: computes all parts.
         """
         with self._lock:
             pending = self._pending.get(key)
             if pending is None or part not in pending.left:
-                pending = self._pending[key] = _Pending(set(parts))
+                pending = self._pending[key] = _Pending(set(key.scheme.parts))
             pending.left.discard(part)
             if not pending.left:
                 del self._pending[key]
@@ -348,12 +369,13 @@ class _Pending:
 _RESULTS = _Results()
 
 
-def _rounded(elements: Array, scales: Array, zeros: Array, bits: int) -> Array:
-    """Return the integers of blocks less their zero points, as float32."""
+def _levels(elements: Array, scales: Array, zeros: Array, bits: int) -> Array:
+    """Return the unsigned integers of blocks, as float32."""
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     levels = elements * inverse[:, None]
+    levels += zeros[:, None]
     np.rint(levels, out=levels)
-    return np.clip(levels, -zeros[:, None], ((1 << bits) - 1) - zeros[:, None], out=levels)
+    return np.clip(levels, 0, (1 << bits) - 1, out=levels)
 
 
 def _packed(values: Array, bits: int) -> Array:
