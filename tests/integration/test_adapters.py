@@ -650,6 +650,43 @@ def test_a_graph_with_a_cache_generates_with_an_adapter(tmp_path: Path) -> None:
     assert loaded.generate(input_ids=IDS[:1], **settings).tolist() == expected.tolist()
 
 
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 2, "vocab_size": 64}
+
+
+def t5_adapter(directory: Path, source: Path, parts: tuple[str, ...]) -> Path:
+    tensors: State = {}
+    for part, layers in (("encoder", ("0.SelfAttention",)), ("decoder", ("0.SelfAttention", "1.EncDecAttention"))):
+        for layer in layers if part in parts else ():
+            for name in ("q", "v"):
+                tensors |= factors(f"{part}.block.1.layer.{layer}.{name}", 32, 32)
+    return adapter(directory, str(source), tensors)
+
+
+def test_each_graph_of_an_encoder_decoder_has_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = base(tmp_path / "base", "T5ForConditionalGeneration", T5)
+    first = t5_adapter(tmp_path / "first", source, ("encoder", "decoder"))
+    options = ExportOptions(adapter_inputs=True, validate="quick", stamping=False)
+    manifest = export(first, tmp_path / "out", options).manifest
+    names = [f"first.{graph}.onnx_adapter" for graph in ("encoder_model", "decoder_model_merged")]
+    assert set(names) <= set(manifest.files)
+    cases = {case["component"] for case in manifest.validation["cases"]}
+    assert {"encoder_model with the adapter", "decoder_model_merged with the adapter"} <= cases
+    second = t5_adapter(tmp_path / "second", source, ("decoder",))
+    assert main(["adapter", str(second), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("second.") == 2
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "decoder_start_token_id": 0}
+    for found, file in ((None, None), (first, "first.onnx_adapter"), (second, "second.encoder_model.onnx_adapter")):
+        model_class = transformers.T5ForConditionalGeneration
+        opened = open_checkpoint(found or source, ExportOptions())
+        model = load_model(opened, model_class, ExportOptions())
+        loaded = onnxport.load(tmp_path / "out", adapter=None if file is None else tmp_path / "out" / file)
+        start = torch.zeros(2, 1, dtype=torch.int64)
+        with torch.no_grad():
+            expected = model.eval()(input_ids=IDS, decoder_input_ids=start).logits
+        np.testing.assert_allclose(loaded(input_ids=IDS, decoder_input_ids=start).logits, expected, atol=1e-4)
+        assert torch.equal(loaded.generate(IDS, **settings), model.generate(IDS, **settings))
+
+
 def test_run_with_an_adapter(bert: tuple[Path, Path, State], tmp_path: Path, capsys: Any) -> None:
     source, found, tensors = bert
     export(found, tmp_path / "out", ExportOptions(adapter_inputs=True, validate="quick"))

@@ -1,12 +1,13 @@
 """Adapters beside an export: files of the inputs that a graph has for them, which ONNX Runtime loads.
 
 A file has A [in_features, rank] and B [rank, out_features], with the adapter's scale in B. Any number of them use one
-graph, if they change no other layers than it has inputs for.
+graph, if they change no other layers than it has inputs for. Each of several graphs has a file of its own, since ONNX
+Runtime refuses values for inputs that a graph lacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,21 @@ _EMBEDDING = "lora_embedding_"
 def file_name(adapter: Adapter) -> str:
     """Return the name of an adapter's file: the last part of its path or repository id."""
     return (Path(adapter.name).name or adapter.directory.name) + SUFFIX
+
+
+def adapter_file(file: Path, component: str, components: Collection[str]) -> Path:
+    """Return the file for one graph: `NAME.COMPONENT.onnx_adapter` if several graphs have inputs for adapters.
+
+    Args:
+        file: `NAME.onnx_adapter`, or the file for one of the graphs.
+        component: the graph.
+        components: all graphs with inputs.
+    """
+    if len(components) == 1:
+        return file
+    name = file.name.removesuffix(SUFFIX)
+    named = next((other for other in components if name.endswith(f".{other}")), "")
+    return file.with_name(f"{name.removesuffix(f'.{named}')}.{component}{SUFFIX}")
 
 
 def adapted_weights(adapter: Adapter, names: Collection[str]) -> dict[str, str]:
@@ -89,13 +105,16 @@ def adapter_inputs_of(model: ir.Model) -> tuple[TensorDescription, ...]:
     )
 
 
-def write_adapter_file(adapter: Adapter, file: Path, inputs: Iterable[TensorDescription]) -> None:
-    """Write an adapter as a file that ONNX Runtime loads.
+def write_adapter_files(adapter: Adapter, file: Path, inputs: Mapping[str, Sequence[TensorDescription]]) -> list[Path]:
+    """Write an adapter as files that ONNX Runtime loads, one for each graph.
 
     Args:
         adapter: the adapter.
-        file: the file to write.
-        inputs: the graph's inputs for adapters.
+        file: the file to write; see `adapter_file`.
+        inputs: component name to the graph's inputs for adapters, of graphs that have some.
+
+    Returns:
+        The files.
 
     Raises:
         UnsupportedError: see `adapted_weights`.
@@ -103,9 +122,7 @@ def write_adapter_file(adapter: Adapter, file: Path, inputs: Iterable[TensorDesc
         CorruptCheckpointError: a tensor can't be read.
         OutputError: the file can't be written.
     """
-    import onnxruntime
-
-    described = {value.name: value for value in inputs}
+    described = {value.name: value for values in inputs.values() for value in values}
     weights = {name.removesuffix(DOWN) + ".weight" for name in described if name.endswith(DOWN)}
     values: dict[str, Any] = {}
     for name, array in _matrices(adapter, adapted_weights(adapter, weights)).items():
@@ -116,10 +133,20 @@ def write_adapter_file(adapter: Adapter, file: Path, inputs: Iterable[TensorDesc
                 "base model that the adapter was trained with"
             )
         values[name] = _ort_value(array, expected.dtype)
+    files = {component: adapter_file(file, component, inputs) for component in inputs}
+    for component, target in files.items():
+        names = {value.name for value in inputs[component]}
+        _write({name: value for name, value in values.items() if name in names}, target)
+    return list(files.values())
+
+
+def _write(values: Mapping[str, Any], file: Path) -> None:
+    import onnxruntime
+
     written = onnxruntime.AdapterFormat()
     written.set_adapter_version(1)
     written.set_model_version(1)
-    written.set_parameters(values)
+    written.set_parameters(dict(values))
     try:
         written.export_adapter(str(file))
     except (OSError, RuntimeError) as error:
@@ -128,7 +155,7 @@ def write_adapter_file(adapter: Adapter, file: Path, inputs: Iterable[TensorDesc
         ) from error
 
 
-def convert_adapter(path: Path, directory: Path, output: Path | None = None) -> Path:
+def convert_adapter(path: Path, directory: Path, output: Path | None = None) -> list[Path]:
     """Write an adapter as a file for an exported directory that keeps adapters apart.
 
     Args:
@@ -137,7 +164,7 @@ def convert_adapter(path: Path, directory: Path, output: Path | None = None) -> 
         output: the file to write; None for one in the exported directory, named like the adapter.
 
     Returns:
-        The path of the file.
+        The path of the file, or of that for each graph.
 
     Raises:
         CheckpointError: the adapter or the export can't be read.
@@ -146,13 +173,12 @@ def convert_adapter(path: Path, directory: Path, output: Path | None = None) -> 
         WeightsMismatchError: the graph has no inputs for a layer, or the sizes differ.
         OutputError: the file can't be written.
     """
-    inputs = [tensor for component in open_manifest(directory).components for tensor in component.adapter_inputs]
+    components = open_manifest(directory).components
+    inputs = {component.name: component.adapter_inputs for component in components if component.adapter_inputs}
     if not inputs:
         raise OptionError(f"{directory} has no inputs for adapters: export it with --adapter-inputs")
     adapter = open_adapter(str(path), path.expanduser())
-    output = output or directory / file_name(adapter)
-    write_adapter_file(adapter, output, inputs)
-    return output
+    return write_adapter_files(adapter, output or directory / file_name(adapter), inputs)
 
 
 def _matrices(adapter: Adapter, weights: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:

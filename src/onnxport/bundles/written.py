@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 from onnxport.binding.bound_graphs import bind_graph
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
-from onnxport.bundles.adapter_files import adapted_weights, adapter_inputs_of, file_name, write_adapter_file
-from onnxport.bundles.manifest import FILE_NAME
+from onnxport.bundles.adapter_files import (
+    adapted_weights,
+    adapter_file,
+    adapter_inputs_of,
+    file_name,
+    write_adapter_files,
+)
+from onnxport.bundles.manifest import FILE_NAME, TensorDescription
 from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
 from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint
@@ -20,7 +26,7 @@ from onnxport.checkpoint.reading import Reader
 from onnxport.description.tasks import LABELLED, Task
 from onnxport.errors import UnsupportedError
 from onnxport.options import OutputOptions, Progress
-from onnxport.passes.adapter_inputs import AdapterInputsPass
+from onnxport.passes.adapter_inputs import DOWN, AdapterInputsPass
 from onnxport.passes.finish import finish
 from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, keep_grids, plan_quantization
 from onnxport.weights.precision import Precision, suffixed
@@ -126,7 +132,8 @@ def bind_graphs(
     weights = set(adapted_weights(adapter, list(blueprint.binding.expressions)).values()) if adapter else set()
     if weights:
         for one, graph in zip(traced, graphs, strict=True):
-            AdapterInputsPass({name.removeprefix(one.prefix) for name in weights})(graph)
+            local = {name.removeprefix(one.prefix) for name in weights if name.startswith(one.prefix)}
+            AdapterInputsPass(local, one.prefix)(graph)
     prefixed = [(one.prefix, graph) for one, graph in zip(traced, graphs, strict=True)]
     quantized = plan_quantization(prefixed, precision) if precision.scheme is not None else {}
     if precision.scheme is not None and not quantized:
@@ -144,19 +151,25 @@ def bind_graphs(
         bind_graph(graph, blueprint.binding, reader, prefix=one.prefix)
         models[suffixed(one.file, precision.suffix)] = graph
     if adapter is not None:
-        _check_inputs(adapter, models)
+        _check_inputs(adapter, models, weights)
     return BoundGraphs(blueprint, models, reader, precision, quantized)
 
 
-def _check_inputs(adapter: Adapter, models: Mapping[str, ir.Model]) -> None:
-    """Check that one graph has inputs for all layers that an adapter changes."""
-    counts = {name: len(adapter_inputs_of(model)) for name, model in models.items()}
-    if [count for count in counts.values() if count] != [2 * len(adapter.factors)]:
-        found = ", ".join(f"{name} has {count // 2}" for name, count in counts.items())
+def _check_inputs(adapter: Adapter, models: Mapping[str, ir.Model], weights: Collection[str]) -> None:
+    """Check that the graphs have inputs for all layers that an adapter changes."""
+    names = {value.name for model in models.values() for value in adapter_inputs_of(model)}
+    missing = sorted(name for name in weights if name.removesuffix(".weight") + DOWN not in names)
+    if missing:
         raise UnsupportedError(
-            f"{adapter.name}: the adapter changes {len(adapter.factors)} layers, which must be in one graph to be "
-            f"inputs of it ({found}); merge it, without --adapter-inputs"
+            f"{adapter.name}: the adapter changes {', '.join(missing)}, which no graph ({', '.join(models)}) has; "
+            "merge it, without --adapter-inputs"
         )
+
+
+def _adapter_inputs(graphs: BoundGraphs) -> dict[str, tuple[TensorDescription, ...]]:
+    """Return the inputs for adapters by component, of the graphs that have some."""
+    named = zip(graphs.blueprint.trace.graphs, graphs.models.values(), strict=True)
+    return {traced.name: inputs for traced, model in named if (inputs := adapter_inputs_of(model))}
 
 
 def plan_export(
@@ -183,7 +196,10 @@ def plan_export(
     files = [PlannedFile(name, size) for plan in plans for name, size in plan.files]
     files += [PlannedFile(path.name, path.stat().st_size) for path in _side_files(checkpoint)]
     files += [PlannedFile(name, path.stat().st_size) for name, path in module_files(checkpoint).items()]
-    files += [PlannedFile(file_name(adapter), None)] if adapter else []
+    if adapter is not None:
+        components = _adapter_inputs(graphs[0])
+        named = (adapter_file(Path(file_name(adapter)), component, components) for component in components)
+        files += [PlannedFile(path.name, None) for path in named]
     names = {task.name, *((checkpoint.sentence.model.task,) if checkpoint.sentence else ())}
     return Plan(plans, (*dict.fromkeys(files), PlannedFile(FILE_NAME, None)), bool(names & LABELLED))
 
@@ -222,8 +238,7 @@ def write_export(
     )
     write_module_files(stage, original.checkpoint)
     if original.adapter is not None:
-        inputs = next(filter(None, map(adapter_inputs_of, graphs[0].models.values())))
-        write_adapter_file(original.adapter, stage / file_name(original.adapter), inputs)
+        write_adapter_files(original.adapter, stage / file_name(original.adapter), _adapter_inputs(graphs[0]))
     return Written(stage, graphs, plan, digests)
 
 

@@ -16,10 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the adapter, and print the path of its file."""
+    """Write the adapter, and print the path of its file, or of that for each graph."""
     from onnxport.bundles.adapter_files import convert_adapter
     from onnxport.cli._rendering import print_line
 
     output = Path(arguments.output) if arguments.output else None
-    print_line(str(convert_adapter(Path(arguments.adapter), Path(arguments.directory), output)))
+    files = convert_adapter(Path(arguments.adapter), Path(arguments.directory), output)
+    print_line("\n".join(map(str, files)))
     return DONE

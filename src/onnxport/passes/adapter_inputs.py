@@ -25,14 +25,15 @@ class AdapterInputsPass(ir.passes.InPlacePass):
 
     Args:
         weights: names of the layers' weights; those that the graph doesn't have are ignored.
+        prefix: prefix of the inputs' names, with which they are those of the whole model.
 
     Raises:
         UnsupportedError: a weight isn't that of a linear layer.
     """
 
-    def __init__(self, weights: Collection[str]) -> None:
+    def __init__(self, weights: Collection[str], prefix: str = "") -> None:
         super().__init__()
-        self._weights = weights
+        self._weights, self._prefix = weights, prefix
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite a graph in place."""
@@ -51,8 +52,8 @@ class AdapterInputsPass(ir.passes.InPlacePass):
         module = _parameter_name(weight).removesuffix(".weight")
         sizes = _sizes(weight, products[0])
         rank = f"{module}.rank"
-        down = _input(graph, module + DOWN, (sizes[0], rank), weight)
-        up = _input(graph, module + UP, (rank, sizes[1]), weight)
+        down = _input(graph, self._prefix + module + DOWN, (sizes[0], rank), weight)
+        up = _input(graph, self._prefix + module + UP, (rank, sizes[1]), weight)
         for index, product in enumerate(products):
             name = f"{module}.lora" if index == 0 else f"{module}.lora_{index}"
             before = product.outputs[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from onnxport.bundles.adapter_files import adapter_file
 from onnxport.bundles.manifest import open_manifest
 from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
@@ -49,8 +50,8 @@ class Directory:
             )
         self.manifest = manifest.of_dtype(dtype)
         self._graphs: dict[str, Graph] = {}
-        has_inputs = any(component.adapter_inputs for component in self.manifest.components)
-        if self.settings.adapter is not None and not has_inputs:
+        self._adapted = [component.name for component in self.manifest.components if component.adapter_inputs]
+        if self.settings.adapter is not None and not self._adapted:
             raise OptionError(f"{self.path} has no inputs for adapters: export it with --adapter-inputs")
 
     @property
@@ -72,13 +73,19 @@ class Directory:
         """Return whether the directory has a component of this name."""
         return component in self.component_names
 
+    def _adapter_of(self, component: str) -> Path | None:
+        """Return the adapter's file for a graph; None without an adapter, or if the graph has no inputs for it."""
+        file = self.settings.adapter
+        return adapter_file(file, component, self._adapted) if file is not None and component in self._adapted else None
+
     def graph(self, component: str) -> Graph:
         """Return a component's graph, loaded on the first call."""
         if component not in self._graphs:
             found = next(item for item in self.manifest.components if item.name == component)
             file, positions = inside(self.path, found.file), positions_in(self.config)
             defaults = self.manifest.defaults
-            graph = self._graphs[component] = Graph(file, self.settings, found.max_sizes, positions, defaults)
+            settings = replace(self.settings, adapter=self._adapter_of(component))
+            graph = self._graphs[component] = Graph(file, settings, found.max_sizes, positions, defaults)
             if EMBEDS in graph.inputs and self.has(EMBEDDING):
                 counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs
                 padding = self.setting("pad_token_id") if counts_ids else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from onnxport import samples
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
-from onnxport.bundles.adapter_files import adapter_inputs_of, file_name
+from onnxport.bundles.adapter_files import adapter_file, adapter_inputs_of, file_name
 from onnxport.bundles.written import BoundGraphs, Written, bind_graphs
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.arguments import overridden
@@ -167,12 +167,13 @@ def _with_adapter(
         described = original.describe(bound.blueprint.description, model)
         files = dict(zip(bound.models, described.graphs, strict=True))
         graphs = {file: files[file] for file, graph in bound.models.items() if adapter_inputs_of(graph)}
+        components = [graph.name for graph in graphs.values()]
         requests = [
             replace(
                 request_for(graph, model, written.directory, strategy),
                 name=f"{graph.name} with the adapter",
                 file=written.directory / file,
-                adapter=written.directory / file_name(adapter),
+                adapter=adapter_file(written.directory / file_name(adapter), graph.name, components),
                 results=_results(original),
             )
             for file, graph in graphs.items()
