@@ -99,7 +99,8 @@ def _write(model_type: str, task: str, target: Path) -> dict[str, Any]:
         saved_class = _checkpoint_class(model_type, task, type(config))
     model, size = random_model(saved_class, config)
     for name, scale in tiny.scales.items():
-        model.get_parameter(name).data.mul_(scale)
+        if name in dict(model.named_parameters()):
+            model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(target, save_original_format=saved_class.__name__ not in tiny.original_names)
     save_preprocessors(generation_class(saved_class), model.config, target)
     facts = {"model_type": model_type, "task": task, "parameters": size, "repeated": repeated_layers(model)}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport._transformers_api import call_forward
-from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._architecture import Architecture, always
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.description.component_types import generates_from_encoder
 from onnxport.description.components import Component
+from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.dummy_inputs import DummyInput, InputContext
 from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from onnxport.description.preprocessor import Preprocessor
@@ -77,4 +80,31 @@ def _components(
     )
 
 
-ARCHITECTURES = (Architecture(("pop2piano",), components=_components),)
+def _frames(context: InputContext) -> torch.Tensor:
+    """Return a spectrogram, [batch, frames, d_model]."""
+    import torch
+
+    return torch.zeros(context.batch, _FRAMES, context.config.d_model)
+
+
+_FRAMES = 10
+_FEATURES = "input_features"
+
+
+class Pop2PianoOnnxConfig(DerivedOnnxConfig):
+    """Describe the model as a single graph, without token ids for its encoder."""
+
+    dummy_inputs: ClassVar[Mapping[str, DummyInput]] = {
+        _FEATURES: DummyInput({0: "batch", 1: "encoder_sequence"}, _frames)
+    }
+
+    def fit_inputs(self, inputs: dict[str, Any]) -> None:
+        """Replace token ids, and make a mask of the frames."""
+        inputs.pop("input_ids", None)
+        inputs["attention_mask"] = inputs[_FEATURES].new_ones(inputs[_FEATURES].shape[:2]).long()
+
+    def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
+        return {**super()._axes_of(inputs), "attention_mask": {0: "batch", 1: "encoder_sequence"}}
+
+
+ARCHITECTURES = (Architecture(("pop2piano",), components=_components, model=always(Pop2PianoOnnxConfig)),)

@@ -9,7 +9,7 @@ from onnxport.architectures._sam_prompts import SamOnnxConfig, optional_prompts
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
-        ("sam2",),
+        ("sam2", "sam2_video", "edgetam_video"),  # a checkpoint for videos is also one for images
         model=always(SamOnnxConfig),
         split=split_prompts,
         patches=(

@@ -81,9 +81,11 @@ def complete_preprocessor(
     """
     names = inspect.signature(type(model).forward).parameters
     has_images, has_audio = (any(name in names for name in kind) for kind in (_IMAGE_INPUTS, _AUDIO_INPUTS))
-    if preprocessor is not None and (not _is_tokenizer(preprocessor) or not (has_images or has_audio)):
-        return preprocessor
-    tokenizer = preprocessor
+    known = preprocessor if isinstance(preprocessor, Preprocessors) else None
+    is_complete = known is None and preprocessor is not None and not _is_tokenizer(preprocessor)
+    if is_complete or (preprocessor is not None and not (has_images or has_audio)):
+        return cast("Preprocessor", preprocessor)
+    tokenizer = preprocessor if known is None else cast("Preprocessor", known.tokenizer)
     if preprocessor is None and ("input_ids" in names or not (has_images or has_audio)):
         tokenizer = _tokenizer_of(model)
     part: dict[str, Any] = {}
@@ -92,6 +94,8 @@ def complete_preprocessor(
     if has_audio:
         audio_input = next(name for name in _AUDIO_INPUTS if name in names)
         part["feature_extractor"] = feature_extractor_of(model.config, audio_input)
+    if known is not None:
+        part |= {name: value for name in part if (value := getattr(known, name)) is not None}
     found = {name: value for name, value in part.items() if value is not None}
     if tokenizer is None:
         return cast("Preprocessor", next(iter(found.values()), None) or _tokenizer_of(model))

@@ -93,6 +93,8 @@ def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Los
         if len(row) < 2:
             continue
         wanted, actual = (_logits(run, {"input_ids": row[None]})[0, :-1] for run in (_original(request.model), loaded))
+        if wanted.shape != actual.shape:  # the graph returns the last logits alone
+            return None
         following = row[1:].numpy()
         totals += (
             _negative_log_likelihood(wanted, following),
@@ -114,8 +116,8 @@ def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Los
 def _of_samples(request: LossRequest, directory: Directory, loaded: Any, precision: str) -> Loss | None:
     """Return agreement or cosine over what the preprocessor makes of the package's samples."""
     names, agreeing, differences, cosines = [], [], [], []
-    for name, inputs in sample_inputs(request.model, directory, loaded, request.preprocessor):
-        wanted, actual = _outputs(_original(request.model), inputs), _outputs(loaded, inputs)
+    for name, inputs, given in sample_inputs(request.model, directory, loaded, request.preprocessor):
+        wanted, actual = _outputs(_original(request.model), inputs), _outputs(loaded, given)
         output = next((key for key in (*_OUTPUTS, *wanted) if key in wanted and key in actual), "")
         if output not in actual or wanted[output].shape != actual[output].shape or not wanted[output].ndim:
             continue
