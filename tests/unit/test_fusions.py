@@ -13,6 +13,8 @@ import pytest
 
 from onnxport.fusions.fuse import fuse, fused_operators
 from onnxport.options import Optimize
+from onnxport.runtime.graph import Graph
+from onnxport.runtime.settings import RunSettings
 
 Arrays = dict[str, np.ndarray]
 
@@ -414,18 +416,27 @@ def test_cross_attention_that_appends_nothing_keeps_its_cache() -> None:
     assert sum(node.op_type == "Concat" for node in model.graph) == 2
 
 
-def test_residual_connections_arent_fused_with_layer_normalization_when_the_graph_is_loaded(tmp_path: Path) -> None:
-    text = """
+RESIDUAL = """
 g (float[B, S, 8] x, float[B, S, 8] z) => (float[B, S, 8] y)
 <float[8] weight = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}> {
     sum = Add(x, z)
     y = LayerNormalization<axis = -1>(sum, weight, weight)
 }"""
+
+
+def test_residual_connections_arent_fused_with_layer_normalization_when_the_graph_is_loaded(tmp_path: Path) -> None:
     inputs = {"x": random(2, 5, 8), "z": random(1, 2, 5, 8)[0]}
-    model = assert_fused(text, inputs, {})
+    model = assert_fused(RESIDUAL, inputs, {})
     outputs(model, inputs, tmp_path / "optimized.onnx")
-    loaded = ir.load(tmp_path / "optimized.onnx")
-    assert [node.op_type for node in loaded.graph] == ["Sum", "LayerNormalization"]
+    assert [node.op_type for node in ir.load(tmp_path / "optimized.onnx").graph] == ["Sum", "LayerNormalization"]
+
+
+def test_onnxport_load_doesnt_fuse_them_in_other_graphs_either(tmp_path: Path) -> None:
+    ir.save(model_of(RESIDUAL), tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    Graph(tmp_path / "model.onnx", RunSettings(session_options=options))
+    assert [node.op_type for node in ir.load(tmp_path / "optimized.onnx").graph] == ["Add", "LayerNormalization"]
 
 
 def test_without_a_target_the_graph_is_unchanged() -> None:
