@@ -62,6 +62,7 @@ def _steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     from onnxport.fusions.attention import AttentionPass
     from onnxport.fusions.attention_cache import AttentionCachePass
     from onnxport.fusions.attention_layout import AttentionLayoutPass
+    from onnxport.fusions.attention_sinks import AttentionSinksPass
     from onnxport.fusions.gelu import GeluPass
     from onnxport.fusions.rms_norm import RmsNormPass
     from onnxport.fusions.rotary_embedding import RotaryEmbeddingPass
@@ -69,6 +70,7 @@ def _steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     yield GeluPass(contrib=target != "cpu")
     yield RmsNormPass()
     yield RotaryEmbeddingPass()  # before attention, which takes rotated states as they are
+    yield AttentionSinksPass(query_lengths=target in ("cpu", "cuda"))
     yield AttentionPass(plain=target != "cpu")
     yield RemoveUnusedNodesPass()  # of the uses of keys that attention no longer has, such as their shape
     yield AttentionCachePass()
