@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +90,25 @@ def test_pipelines_and_run_take_images(
     np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in expected], atol=ROUNDED)
     assert main(["run", str(classifier), "--image", str(tmp_path / "image.png")]) == 0
     assert f"{expected[0]['label']} {found[0]['score']:.3f}" in capsys.readouterr().out
+
+
+def test_run_takes_images_without_torch(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples.image().save(tmp_path / "image.png")
+    expected = onnxport.load(classifier)(images=samples.image()).scores[0]
+    monkeypatch.setattr("onnxport.runtime.generators.find_spec", lambda name: None)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "transformers")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["run", str(classifier), "--image", str(tmp_path / "image.png"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose(found["scores"]["first"], expected, atol=1e-6)
+
+
+def test_quantized_graphs_are_measured_on_images(vit: Path, tmp_path: Path) -> None:
+    options = ExportOptions(image_processing=True, dtype="int8", stamping=False)
+    validation = onnxport.export(vit, tmp_path / "out", options).manifest.validation
+    assert validation["losses"][0]["sample"] == "image"
 
 
 def test_the_cache_of_graphs_serves_both(vit: Path, tmp_path: Path) -> None:

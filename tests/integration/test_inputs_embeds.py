@@ -85,6 +85,18 @@ def test_a_decoder_generates_from_either(gpt2: Path, tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.strip()
 
 
+def test_the_last_logits_alone(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, vocab_size=99, max_position_embeddings=128))
+    model.save_pretrained(tmp_path / "checkpoint")
+    make_tokenizer("bart", 99, 2, "<unk>", token_type_ids=False).save_pretrained(tmp_path / "checkpoint")
+    options = ExportOptions(inputs_embeds=True, last_logits=True, stamping=False)
+    validation = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest.validation
+    (case,) = (case for case in validation["cases"] if case["component"] == "load")
+    assert case["outputs"][0]["passed"]
+
+
 def test_embeddings_need_a_cache_to_generate(gpt2: Path, tmp_path: Path) -> None:
     options = ExportOptions(inputs_embeds=True, past=False, validate="none")
     onnxport.export(gpt2, tmp_path / "out", options)

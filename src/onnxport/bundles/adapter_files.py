@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.bundles.adapter_names import SUFFIX, adapter_file
 from onnxport.bundles.manifest import TensorDescription, open_manifest
 from onnxport.checkpoint.adapters import CONFIG_NAME, Adapter, open_adapter
 from onnxport.checkpoint.reading import Reader, list_tensors
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-SUFFIX = ".onnx_adapter"
-"""Suffix of the files, as in ONNX Runtime."""
 _SHOWN = 5
 _EMBEDDING = "lora_embedding_"
 
@@ -32,21 +31,6 @@ _EMBEDDING = "lora_embedding_"
 def file_name(adapter: Adapter) -> str:
     """Return the name of an adapter's file: the last part of its path or repository id."""
     return (Path(adapter.name).name or adapter.directory.name) + SUFFIX
-
-
-def adapter_file(file: Path, component: str, components: Collection[str]) -> Path:
-    """Return the file for one graph: `NAME.COMPONENT.onnx_adapter` if several graphs have inputs for adapters.
-
-    Args:
-        file: `NAME.onnx_adapter`, or the file for one of the graphs.
-        component: the graph.
-        components: all graphs with inputs.
-    """
-    if len(components) == 1:
-        return file
-    name = file.name.removesuffix(SUFFIX)
-    named = next((other for other in components if name.endswith(f".{other}")), "")
-    return file.with_name(f"{name.removesuffix(f'.{named}')}.{component}{SUFFIX}")
 
 
 def adapted_weights(adapter: Adapter, names: Collection[str]) -> dict[str, str]:

@@ -12,11 +12,11 @@ from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
 from onnxport.bundles.adapter_files import (
     adapted_weights,
-    adapter_file,
     adapter_inputs_of,
     file_name,
     write_adapter_files,
 )
+from onnxport.bundles.adapter_names import adapter_file
 from onnxport.bundles.manifest import FILE_NAME, TensorDescription
 from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
 from onnxport.checkpoint.adapters import Adapter

@@ -12,6 +12,7 @@ from onnxport.cli._heads import multiple_choice, question_answering, softmax
 from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores
 from onnxport.cli._preprocess import Arrays
 from onnxport.cli._request import RunRequest, RunResult
+from onnxport.description.image_processing import IMAGES
 from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.generators import Prompt, has_transformers
@@ -216,7 +217,9 @@ def _run_loaded(directory: Directory, request: RunRequest) -> RunResult:
 
 
 def _run_without_torch(directory: Directory, request: RunRequest) -> RunResult:
-    """Run the graph on each text with the torch-free tokenizer, and show its outputs."""
+    """Run the graph on each text with the torch-free tokenizer, or on images that it preprocesses; show its outputs."""
+    if request.modalities == {"image"} and IMAGES in directory.input_names:
+        return _describe_outputs(directory, _run_graph(directory, _preprocess.image_inputs(directory, request)))
     if request.images or request.audio or request.text_pairs or request.question:
         raise MissingDependencyError(
             "--image, --audio, --text-pair and --question need torch and transformers: pip install 'onnxport[export]'"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from onnxport.bundles.adapter_files import adapter_file
+from onnxport.bundles.adapter_names import adapter_file
 from onnxport.bundles.manifest import open_manifest
 from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of

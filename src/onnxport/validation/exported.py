@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from onnxport import samples
 from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
-from onnxport.bundles.adapter_files import adapter_file, adapter_inputs_of, file_name
+from onnxport.bundles.adapter_files import adapter_inputs_of, file_name
+from onnxport.bundles.adapter_names import adapter_file
 from onnxport.bundles.written import BoundGraphs, Written, bind_graphs
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.arguments import overridden

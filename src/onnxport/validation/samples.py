@@ -77,8 +77,8 @@ def compare_samples(
 
 def sample_inputs(
     model: PreTrainedModel, directory: Directory, loaded: OnnxModel, preprocessor: Any
-) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yield the name of each sample that the model runs on, and the inputs that the preprocessor makes of it.
+) -> Iterator[tuple[str, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Yield the name of each sample that the model runs on, the inputs that the preprocessor makes, and the export's.
 
     Args:
         model: the original.
@@ -97,7 +97,7 @@ def sample_inputs(
         except _RefusedSampleError:
             continue
         if not request.misfit(inputs):
-            yield sample.name, inputs
+            yield sample.name, inputs, _of_export(request, sample, inputs)
 
 
 def _request_for(
@@ -112,6 +112,8 @@ def _request_for(
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
     casts = directory.manifest.options.get("io_dtype") is not None
+    if IMAGES in taken:
+        tolerance = replace(tolerance, rtol=max(tolerance.rtol, _ROUNDED_RTOL))
     return _Request(model, loaded, preprocessor, taken, frozenset(ignored), has_decoder, tolerance, casts)
 
 
@@ -244,8 +246,6 @@ def _refusal(error: Exception) -> Exception:
 
 
 def _compare(request: _Request, sample: _Sample) -> Case:
-    import torch
-
     try:
         with translating(_refusal):
             inputs = _inputs(request, sample)
@@ -259,20 +259,25 @@ def _compare(request: _Request, sample: _Sample) -> Case:
             expected = _run(request.model, inputs)
     except _RefusedSampleError as error:
         return Case(_COMPONENT, sample.name, sample.sizes, (), f"the original refuses the sample: {error}")
-    if IMAGES in request.taken:
-        request = replace(
-            request, tolerance=replace(request.tolerance, rtol=max(request.tolerance.rtol, _ROUNDED_RTOL))
-        )
-        inputs = {name: value for name, value in inputs.items() if name not in (PIXEL_VALUES, PIXEL_MASK)}
-        inputs[IMAGES] = torch.from_numpy(np.stack([np.asarray(one) for one in sample.arguments["images"]]))
     try:
         with translating(_refusal):
-            outputs = _differences(request, inputs, expected)
+            outputs = _differences(request, _of_export(request, sample, inputs), expected)
     except _RefusedSampleError as error:
         if isinstance(error.__cause__, MissingInputError | SizeLimitError):
             return Case(_COMPONENT, sample.name, sample.sizes, (), f"the export refuses the sample: {error}")
         outputs = (_failed("outputs", str(error)),)
     return Case(_COMPONENT, sample.name, sample.sizes, outputs)
+
+
+def _of_export(request: _Request, sample: _Sample, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the inputs of the export: the images themselves, if it makes their pixel values."""
+    import torch
+
+    if IMAGES not in request.taken:
+        return inputs
+    images = torch.from_numpy(np.stack([np.asarray(one) for one in sample.arguments["images"]]))
+    others = {name: value for name, value in inputs.items() if name not in (PIXEL_VALUES, PIXEL_MASK)}
+    return {**others, IMAGES: images}
 
 
 def _inputs(request: _Request, sample: _Sample) -> dict[str, torch.Tensor]:
@@ -351,8 +356,9 @@ def _differences(
             wanted = like(wanted, actual)
         ignores_padding = generates or request.loaded.directory.has(EMBEDDING)  # RoBERTa counts it in embeddings
         if ignores_padding and mask is not None and wanted.shape[:2] == mask.shape:
-            real = mask.numpy() == 1  # what padding computes depends on the mask's form
-            wanted, actual = wanted[real], actual[:, -mask.shape[1] :][real]
+            count = min(mask.shape[1], actual.shape[1])  # the last logits alone, or those of image embeddings, too
+            real = mask.numpy()[:, -count:] == 1  # what padding computes depends on the mask's form
+            wanted, actual = wanted[:, -count:][real], actual[:, -count:][real]
         outputs.append(compare(name, wanted, actual, request.tolerance))
     has_samples = not inputs.keys().isdisjoint((*_IMAGE_INPUTS, *_AUDIO_INPUTS))
     if generates and has_samples and request.model.can_generate():
