@@ -38,6 +38,10 @@ CASES = {
         "text-generation-with-past",
         {"Attention": LAYERS, "RMSNormalization": 4 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
     ),
+    "gpt_oss": (
+        "text-generation-with-past",
+        {"GroupQueryAttention": LAYERS, "RMSNormalization": 2 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
+    ),
     "phi": ("text-generation-with-past", {"Attention": LAYERS, "Gelu": LAYERS, "RotaryEmbedding": 2 * LAYERS}),
 }
 """Model type to a task and the fused operators of all graphs, without `Gelu` of the traced graph."""

@@ -137,7 +137,8 @@ class BlueprintSource:
             trace: the result of `trace`.
         """
         for model in self._graphs:
-            fuse(model, self._options.optimize)
+            is_packed = self._options.weights == "copy" and not self._options.adapter_inputs
+            fuse(model, self._options.optimize, packs_weights=is_packed)
             if self._image_processing is not None:
                 from onnxport.blueprints.image_processing import process_images
 

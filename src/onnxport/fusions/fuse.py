@@ -30,17 +30,25 @@ FUSED = (
 """Operators that replace others."""
 
 
-def fuse(model: ir.Model, target: Optimize) -> None:
+def fuse(model: ir.Model, target: Optimize, *, packs_weights: bool = True) -> None:
     """Fuse the operators of a graph in place.
 
     Args:
         model: a graph at full depth, whose parameters have no data.
         target: the execution provider; `none` to leave the graph as it is.
+        packs_weights: whether matrices may be concatenated: not if they are linked, or changed by an adapter.
     """
     if target == "none":
         return
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    from onnxport.fusions.packed_linear import PackedLinearPass
+
     for step in (*_steps(target), *(_cpu_steps() if target == "cpu" else _contrib_steps(target))):
         step(model)
+    if packs_weights and any(str(value.name).startswith("past_") for value in model.graph.inputs):
+        PackedLinearPass()(model)  # for one token; of many, the copies of Split cost more
+        RemoveUnusedNodesPass()(model)
     if target == "cpu":
         model.opset_imports[""] = max(FUSED_OPSET, model.opset_imports[""])
     else:
@@ -54,6 +62,7 @@ def _steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     from onnxport.fusions.attention import AttentionPass
     from onnxport.fusions.attention_cache import AttentionCachePass
     from onnxport.fusions.attention_layout import AttentionLayoutPass
+    from onnxport.fusions.attention_sinks import AttentionSinksPass
     from onnxport.fusions.gelu import GeluPass
     from onnxport.fusions.rms_norm import RmsNormPass
     from onnxport.fusions.rotary_embedding import RotaryEmbeddingPass
@@ -61,6 +70,7 @@ def _steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     yield GeluPass(contrib=target != "cpu")
     yield RmsNormPass()
     yield RotaryEmbeddingPass()  # before attention, which takes rotated states as they are
+    yield AttentionSinksPass(query_lengths=target in ("cpu", "cuda"))
     yield AttentionPass(plain=target != "cpu")
     yield RemoveUnusedNodesPass()  # of the uses of keys that attention no longer has, such as their shape
     yield AttentionCachePass()

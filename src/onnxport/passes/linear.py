@@ -15,6 +15,23 @@ import onnx_ir as ir
 from onnxport.passes.scopes import node_like
 from onnxport.weights.parameters import ParameterTensor
 
+SMALLEST = 16
+"""Rows and columns from which matrices are packed and quantized: smaller ones, such as a head of two classes, save
+nothing."""
+_ROUTER_DEPTH = 6
+"""Operators between the linear layer of a router and the choice of experts: casts, softmax, bias, reshapes."""
+
+
+def chooses_experts(node: ir.Node) -> bool:
+    """Return whether a linear layer is the router of a mixture of experts: its choice depends on small differences."""
+    values = list(node.outputs) if node.op_type != "Gather" else []
+    for _ in range(_ROUTER_DEPTH):
+        users = [use.node for value in values for use in value.uses()]
+        if any(user.op_type == "TopK" for user in users):
+            return True
+        values = [value for user in users if len(user.inputs) <= 2 for value in user.outputs]
+    return False
+
 
 class LinearPass(ir.passes.InPlacePass):
     """Remove the `Transpose` of linear layers' weights.

@@ -21,23 +21,20 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from onnxport.binding.bind import Binding
+from onnxport.passes.linear import SMALLEST, chooses_experts
 from onnxport.passes.scopes import node_like
 from onnxport.weights.arithmetic import as_float32
 from onnxport.weights.building import cut, reshape, transpose
-from onnxport.weights.expressions import Expression, Reads
+from onnxport.weights.expressions import Concatenate, Expression, Reads
 from onnxport.weights.grids import grid_of
-from onnxport.weights.parameters import Parameter, ParameterTensor, substituted
+from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of, substituted
 from onnxport.weights.precision import Precision
 from onnxport.weights.quantization import BlockScheme, Dequantized, Part, RowScheme, Scheme, quantized
 
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's operators."""
-SMALLEST = 16
-"""Rows and columns from which a matrix is quantized: smaller ones, such as a head of two classes, save nothing."""
 _SAMPLED_ROWS = 64
 """Rows of a matrix among which its grid is looked for."""
-_ROUTER_DEPTH = 6
-"""Operators between the linear layer of a router and the choice of experts: casts, softmax, bias, reshapes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class QuantizedMatrix:
     scheme: Scheme
     by_columns: bool
 
-    def rows_of(self, parameter: Parameter) -> Expression:
+    def rows_of(self, parameter: Expression) -> Expression:
         """Return the parameter as a matrix whose rows are quantized, those of all experts one after the other."""
         order = (*range(len(parameter.shape) - 2), -1, -2) if self.by_columns else range(len(parameter.shape))
         matrix = transpose(parameter, [axis % len(parameter.shape) for axis in order])
@@ -100,9 +97,9 @@ def plan_quantization(graphs: Sequence[tuple[str, ir.Model]], precision: Precisi
     shapes: dict[str, tuple[int, ...]] = {}
     for prefix, model in graphs:
         for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ParameterTensor):
-                name = f"{prefix}{value.const_value.name}"
-                shapes[name] = tuple(value.const_value.shape.numpy())
+            for parameter in _parameters(value):
+                name = f"{prefix}{parameter.name}"
+                shapes[name] = parameter.shape
                 uses.setdefault(name, []).extend(matrix_uses(value))
     plan = {}
     for name, found in uses.items():
@@ -115,26 +112,24 @@ def plan_quantization(graphs: Sequence[tuple[str, ir.Model]], precision: Precisi
     return plan
 
 
+def _parameters(value: ir.Value) -> list[Parameter]:
+    """Return the parameters of an initializer: one, or those that are packed as its rows; none if it is a constant."""
+    tensor = value.const_value
+    if not isinstance(tensor, ParameterTensor):
+        return []
+    is_packed = isinstance(tensor.expression, Concatenate) and tensor.expression.axis == 0
+    return parameters_of(tensor.expression) if is_packed or isinstance(tensor.expression, Parameter) else []
+
+
 def _is_quantizable(shape: tuple[int, ...], uses: Sequence[MatrixUse], precision: Precision) -> bool:
     if precision.scheme is None or min(shape[-2:]) < SMALLEST or len({use.by_columns for use in uses}) > 1:
         return False
     is_padded = isinstance(precision.scheme, BlockScheme) and shape[-1] % precision.scheme.block_size
-    return not any(_is_router(use.node) or (use.is_lookup and is_padded) for use in uses)
+    return not any(chooses_experts(use.node) or (use.is_lookup and is_padded) for use in uses)
 
 
 def _is_logits(node: ir.Node) -> bool:
     return any(value.is_graph_output() and value.name == "logits" for value in node.outputs)
-
-
-def _is_router(node: ir.Node) -> bool:
-    """Return whether a linear layer chooses experts, which depends on small differences."""
-    values = list(node.outputs) if node.op_type != "Gather" else []
-    for _ in range(_ROUTER_DEPTH):
-        users = [use.node for value in values for use in value.uses()]
-        if any(user.op_type == "TopK" for user in users):
-            return True
-        values = [value for user in users if len(user.inputs) <= 2 for value in user.outputs]
-    return False
 
 
 def matrix_uses(weight: ir.Value) -> Iterator[MatrixUse | None]:
@@ -226,10 +221,9 @@ class QuantizePass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite a graph in place."""
         found = [
-            (value, self._plan[f"{self._prefix}{value.const_value.name}"])
+            (value, self._plan[f"{self._prefix}{parameters[0].name}"])
             for value in model.graph.initializers.values()
-            if isinstance(value.const_value, ParameterTensor)
-            and f"{self._prefix}{value.const_value.name}" in self._plan
+            if (parameters := _parameters(value)) and f"{self._prefix}{parameters[0].name}" in self._plan
         ]
         activations = _Activations(model.graph)
         for weight, matrix in found:
@@ -253,11 +247,10 @@ class _Tensors:
     def __init__(self, graph: ir.Graph, weight: ir.Value, matrix: QuantizedMatrix) -> None:
         assert isinstance(weight.const_value, ParameterTensor)
         self.name = str(weight.const_value.name)
-        parameter = weight.const_value.expression
-        assert isinstance(parameter, Parameter), "parameters are packed after they are chosen for quantization"
+        expression = weight.const_value.expression
         self._graph, self._scheme = graph, matrix.scheme
-        self._rows = matrix.rows_of(parameter)
-        experts = parameter.shape[0] if len(parameter.shape) == 3 else 1
+        self._rows = matrix.rows_of(expression)
+        experts = expression.shape[0] if len(expression.shape) == 3 else 1
         self._height = self._rows.shape[0] // experts
 
     def dequantized(self, expert: int | None) -> Dequantized:

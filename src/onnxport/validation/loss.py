@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _WINDOW, _MAX_TOKENS = 512, 2048
 """Tokens that a language model reads at once, and in all."""
+_OUTPUTS = ("logits", "sentence_embedding")
+"""Outputs that are measured; the first one of a model that has neither."""
 _LEAST = {"top-1 agreement": 0.9, "cosine": 0.99}
 """Measures below which a warning names the loss."""
 
@@ -116,10 +118,10 @@ def _of_samples(request: LossRequest, directory: Directory, loaded: Any, precisi
     names, agreeing, differences, cosines = [], [], [], []
     for name, inputs, given in sample_inputs(request.model, directory, loaded, request.preprocessor):
         wanted, actual = _outputs(_original(request.model), inputs), _outputs(loaded, given)
-        output = "logits" if "logits" in wanted else next((key for key in wanted if key in actual), "")
+        output = next((key for key in (*_OUTPUTS, *wanted) if key in wanted and key in actual), "")
         if output not in actual or wanted[output].shape != actual[output].shape or not wanted[output].ndim:
             continue
-        one, other = wanted[output].astype(np.float64), actual[output].astype(np.float64)
+        one, other = (_without_padding(values[output], inputs).astype(np.float64) for values in (wanted, actual))
         names.append(name)
         if output == "logits":
             agreeing.append((one.argmax(-1) == other.argmax(-1)).mean())
@@ -132,6 +134,13 @@ def _of_samples(request: LossRequest, directory: Directory, loaded: Any, precisi
         return Loss(precision, ", ".join(names), {"cosine": float(np.min(cosines))})
     measures = {"top-1 agreement": float(np.mean(agreeing)), "mean difference of logits": float(np.mean(differences))}
     return Loss(precision, ", ".join(names), measures)
+
+
+def _without_padding(values: NDArray[Any], inputs: Mapping[str, torch.Tensor]) -> NDArray[Any]:
+    """Return the values of tokens that aren't padding, which nothing reads."""
+    mask = inputs.get("attention_mask")
+    has_tokens = mask is not None and values.ndim > 2 and values.shape[:2] == tuple(mask.shape)
+    return values[to_array(mask) == 1] if mask is not None and has_tokens else values
 
 
 def _original(model: PreTrainedModel) -> Any:
