@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from onnxport.architectures.describe import class_named, infer_task, model_class
+from onnxport.architectures.describe import class_named, infer_task, model_class, supported_tasks
 
 FROM_ENCODERS = {
     "text2text-generation": "AutoModelForSeq2SeqLM",
@@ -87,3 +87,11 @@ def test_a_class_that_no_auto_class_lists_is_exported_as_it_is(name: str) -> Non
     task = infer_task(config)
     assert task.full_name == "architecture"
     assert model_class(config, task) is found
+
+
+def test_the_encoder_of_an_encoder_decoder_of_text_is_among_its_tasks() -> None:
+    def tasks(config: transformers.PreTrainedConfig) -> list[str]:
+        return [task.name for task in supported_tasks(config)]
+
+    assert "text-encoding" in tasks(transformers.BartConfig())
+    assert "text-encoding" not in tasks(transformers.WhisperConfig())

@@ -64,9 +64,18 @@ _INFERRED = tuple(task for task in TASKS if task.name not in MODULE_TASKS)
 """Tasks that can be inferred from a model class; the others are inferred from a directory's `modules.json`."""
 
 
-def supported_tasks(model_type: str) -> list[Task]:
-    """List the tasks for which Transformers has a class of this model type; tasks with a head come first."""
-    return [task for task in _INFERRED if any(model_type in _class_names(name) for name in task.auto_classes)]
+def supported_tasks(config: PreTrainedConfig) -> list[Task]:
+    """List the tasks for which Transformers has a class of a model type; tasks with a head come first.
+
+    The encoder of every encoder-decoder of text is exported for text-encoding.
+    """
+    has_encoder = config.is_encoder_decoder and config.model_type in _class_names("AutoModelForSeq2SeqLM")
+    return [
+        task
+        for task in _INFERRED
+        if any(config.model_type in _class_names(name) for name in task.auto_classes)
+        or (task.name == TEXT_ENCODING and has_encoder)
+    ]
 
 
 def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
@@ -99,7 +108,7 @@ def infer_task(config: PreTrainedConfig, *, code: Path | None = None) -> Task:
     remote = [name for name in architectures if name in remote_classes]
     if remote and code is None:
         raise UntrustedCodeError(_untrusted(remote[0]))
-    known = ", ".join(task.name for task in supported_tasks(config.model_type)) or "none"
+    known = ", ".join(task.name for task in supported_tasks(config)) or "none"
     named = ", ".join(architectures) or "nothing"
     raise UnsupportedError(
         f"the task can't be inferred: config.json names {named} as its architecture; "
@@ -189,7 +198,7 @@ def model_class(config: PreTrainedConfig, task: Task, *, code: Path | None = Non
     for name in task.auto_classes:
         if name in auto_map:
             raise UntrustedCodeError(_untrusted(_class_name(auto_map[name])))
-    known = [other.name for other in supported_tasks(config.model_type)]
+    known = [other.name for other in supported_tasks(config)]
     near = difflib.get_close_matches(task.name, known, n=1)
     hint = f"the nearest is {near[0]!r}; " if near else ""
     raise UnsupportedError(
@@ -458,7 +467,7 @@ def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preproces
 
 
 def _alternatives(model: PreTrainedModel) -> str:
-    supported = [task.name for task in supported_tasks(model.config.model_type)]
+    supported = [task.name for task in supported_tasks(model.config)]
     text = next((f"for text alone, add --task {name}; " for name in _TEXT_TASKS if name in supported), "")
     return f"{text}otherwise describe the inputs in a custom OnnxConfig and add --description (docs/api.md)"
 

@@ -33,6 +33,8 @@ _RENAMED_TASKS = {"image-to-text": "image-text-to-text", "audio-text-to-text": "
 """Tasks whose pipeline has another name in Transformers 5."""
 
 
+_AUDIO = "text-to-audio"
+"""Task whose models are exported without a cache only."""
 _DONUT = ("document-question-answering", "VisionEncoderDecoderModel")
 """Pipeline and class that generates its answers: it isn't among the pipeline's Auto classes."""
 
@@ -59,9 +61,11 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
     _check_task(task, model, entry["pt"])
     pipeline_class = getattr(pipelines, entry["impl"].rpartition(".")[2])
     if pipeline_class._pipeline_calls_generate and model.config.is_encoder_decoder and not model.can_generate():
+        exported = model.directory.task
+        remedy = f"export it with --task {exported}{PAST_SUFFIX}" if exported != _AUDIO else "run its graphs one by one"
         raise UnsupportedError(
             f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
-            f"requires; export it with --task {model.directory.task}{PAST_SUFFIX}"
+            f"requires; {remedy}"
         )
     preprocessors = {
         name: _preprocessor(name, task, model, required=bool(getattr(pipeline_class, f"_load_{name}")))
