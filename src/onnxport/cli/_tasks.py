@@ -49,7 +49,7 @@ def run_task(directory: Directory, request: RunRequest) -> RunResult:
         fits = request.modalities <= PIPELINES[directory.task].takes
         return run_pipeline(directory, request) if fits else _run_with_preprocessors(directory, request)
     is_single = directory.has("model") or directory.has("text_model")
-    return _TASKS.get(directory.task, _run_with_preprocessors if is_single else _run_loaded)(directory, request)
+    return RESULTS.get(directory.task, _run_with_preprocessors if is_single else _run_loaded)(directory, request)
 
 
 def recognize_speech(directory: Directory, request: RunRequest, settings: Mapping[str, Any]) -> RunResult:
@@ -291,7 +291,7 @@ _LOGITS_TASKS = (
     *("fill-mask", "text-classification", "token-classification"),
     *("image-classification", "audio-classification"),
 )
-_TASKS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
+RESULTS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "feature-extraction": _feature_extraction,
     "sentence-similarity": _sentence_similarity,
     "text-ranking": _text_ranking,
