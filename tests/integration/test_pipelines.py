@@ -17,7 +17,7 @@ import onnxport
 from conformance.checkpoints import make_checkpoint
 from conformance.preprocessors import make_image_processor, make_tokenizer
 from onnxport import ExportOptions, OnnxportError
-from onnxport.runtime.models import OnnxSpeechSeq2Seq
+from onnxport.runtime.encoder_decoders import OnnxSpeechSeq2Seq
 from tests.breadth import sampled
 from tests.integration.tiny_models import (
     audio,
