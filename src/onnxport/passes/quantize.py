@@ -2,6 +2,7 @@
 
     4 bits   MatMul(x, Transpose(W))   →   MatMulNBits(x, values, scales)
              Gather(W, ids)            →   GatherBlockQuantized(values, ids, scales)
+    NF4      MatMul(x, Transpose(W))   →   MatMulBnb4(x, values, scales)
     8 bits   MatMul(x, Transpose(W))   →   x, s, z = DynamicQuantizeLinear(x); MatMulInteger(x, values, z) · s · scales
              Gather(W, ids)            →   Gather(values, ids) · Gather(scales, ids)
 
@@ -29,7 +30,7 @@ from onnxport.weights.expressions import Concatenate, Expression, Reads
 from onnxport.weights.grids import grid_of
 from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of, substituted
 from onnxport.weights.precision import Precision
-from onnxport.weights.quantization import BlockScheme, Dequantized, Part, RowScheme, Scheme, quantized
+from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, Part, RowScheme, Scheme, quantized
 
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's operators."""
@@ -124,7 +125,11 @@ def _parameters(value: ir.Value) -> list[Parameter]:
 def _is_quantizable(shape: tuple[int, ...], uses: Sequence[MatrixUse], precision: Precision) -> bool:
     if precision.scheme is None or min(shape[-2:]) < SMALLEST or len({use.by_columns for use in uses}) > 1:
         return False
-    is_padded = isinstance(precision.scheme, BlockScheme) and shape[-1] % precision.scheme.block_size
+    scheme = precision.scheme
+    columns = shape[-2] if uses[0].by_columns else shape[-1]
+    is_padded = not isinstance(scheme, RowScheme) and columns % scheme.block_size
+    if isinstance(scheme, Nf4Scheme) and (is_padded or any(use.is_lookup for use in uses)):
+        return False
     return not any(chooses_experts(use.node) or (use.is_lookup and is_padded) for use in uses)
 
 
@@ -233,6 +238,9 @@ class QuantizePass(ir.passes.InPlacePass):
                 if isinstance(matrix.scheme, BlockScheme):
                     new = _block_nodes(use, tensors, matrix.scheme, self._precision.accuracy_level)
                     model.opset_imports.setdefault(MICROSOFT, 1)
+                elif isinstance(matrix.scheme, Nf4Scheme):
+                    new = _nf4_nodes(use, tensors, matrix.scheme)
+                    model.opset_imports.setdefault(MICROSOFT, 1)
                 else:
                     new = _row_nodes(use, tensors, matrix.scheme, activations, is_shared=len(uses) > 1)
                 _replace(model.graph, use.node, new)
@@ -321,6 +329,17 @@ def _block_nodes(use: MatrixUse, tensors: _Tensors, scheme: BlockScheme, accurac
     attributes = {**sizes, "K": columns, "N": rows, "accuracy_level": accuracy_level}
     inputs = [node.inputs[0], values, scales, *([points] if points is not None else [])]
     return _with_bias([node_like("MatMulNBits", inputs, node, attributes, MICROSOFT)], node)
+
+
+def _nf4_nodes(use: MatrixUse, tensors: _Tensors, scheme: Nf4Scheme) -> list[ir.Node]:
+    rows, columns = tensors.dequantized(use.expert).shape
+    inputs = [use.node.inputs[0], *(tensors.of(part, use.expert) for part in scheme.parts)]
+    attributes = {"K": columns, "N": rows, "block_size": scheme.block_size, "quant_type": _NF4}
+    return _with_bias([node_like("MatMulBnb4", inputs, use.node, attributes, MICROSOFT)], use.node)
+
+
+_NF4 = 1
+"""`quant_type` of `MatMulBnb4`: 0 is FP4."""
 
 
 def _row_nodes(
@@ -455,7 +474,8 @@ def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatri
     for group in values:
         try:
             settings = {name: value for name, value in group.items() if name not in ("by_columns", "parameters")}
-            scheme = BlockScheme(**settings) if "bits" in settings else RowScheme(**settings)
+            kind = BlockScheme if "bits" in settings else RowScheme if "signed" in settings else Nf4Scheme
+            scheme = kind(**settings)
             plan.update(
                 dict.fromkeys(map(str, group["parameters"]), QuantizedMatrix(scheme, bool(group["by_columns"])))
             )

@@ -214,7 +214,57 @@ class RowScheme:
         return values * parts["scales"].astype(np.float32)[:, None]
 
 
-Scheme = BlockScheme | RowScheme
+@dataclass(frozen=True)
+class Nf4Scheme:
+    """Indices of the 16 values of NF4, in blocks that share a scale, as `MatMulBnb4` takes them.
+
+    Source of the values, quantiles of a normal distribution: QLoRA (Dettmers et al., 2023, arXiv:2305.14314, appendix E).
+
+    Attributes:
+        block_size: elements of a block, which are consecutive in a row.
+    """
+
+    block_size: int = 64
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors of a quantized matrix."""
+        return ("values", "scales")
+
+    def dtype_of(self, part: Part, scales: ir.DataType) -> ir.DataType:
+        """Return the data type of a part: two indices are packed in a byte."""
+        return scales if part == "scales" else ir.DataType.UINT8
+
+    def shape_of(self, part: Part, rows: int, columns: int) -> Shape:
+        """Return the shape of a part: `values` `[elements / 2]`, or `scales` `[blocks]`, in row-major order."""
+        return (rows * columns // (2 if part == "values" else self.block_size),)
+
+    def quantize(self, matrix: Array, scale_dtype: np.dtype[np.generic]) -> dict[Part, Array]:
+        """Quantize rows of a float32 matrix, whose columns are a multiple of the block size."""
+        blocks = matrix.reshape(-1, self.block_size)
+        scales = np.abs(blocks).max(1).astype(scale_dtype)
+        inverse = np.divide(1, scales, out=np.zeros(len(scales), np.float32), where=scales > 0, dtype=np.float32)
+        indices = np.searchsorted(_NF4_BORDERS, blocks * inverse[:, None]).astype(np.uint8).reshape(-1)
+        return {"values": indices[0::2] << np.uint8(4) | indices[1::2], "scales": scales}
+
+    def dequantize(self, parts: dict[Part, Array], columns: int) -> Array:
+        """Return the float32 matrix that quantized rows stand for."""
+        packed = parts["values"]
+        indices = np.stack([packed >> np.uint8(4), packed & np.uint8(15)], axis=-1).reshape(-1, self.block_size)
+        return (_NF4[indices] * parts["scales"].astype(np.float32)[:, None]).reshape(-1, columns)
+
+
+_NF4 = np.array(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+        *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+        *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+    np.float32,
+)
+_NF4_BORDERS = (_NF4[:-1] + _NF4[1:]) / 2
+
+Scheme = BlockScheme | RowScheme | Nf4Scheme
 
 
 @dataclass(frozen=True)
@@ -262,14 +312,14 @@ class Dequantized(Expression):
         scales: scales, in the scheme's layout.
         zero_points: zero points, in the scheme's layout; None without them.
         scheme: how it is quantized.
-        columns: columns of the matrix.
+        sizes: the shape of the matrix, `[rows, columns]`.
     """
 
     values: Expression
     scales: Expression
     zero_points: Expression | None
     scheme: Scheme
-    columns: int
+    sizes: Shape
 
     @property
     def dtype(self) -> ir.DataType:
@@ -279,7 +329,7 @@ class Dequantized(Expression):
     @property
     def shape(self) -> Shape:
         """`[rows, columns]`."""
-        return (self.values.shape[0], self.columns)
+        return self.sizes
 
     @property
     def children(self) -> tuple[Expression, ...]:
@@ -292,7 +342,7 @@ class Dequantized(Expression):
         if self.zero_points is not None:
             parts["zero_points"] = self.zero_points.evaluate(reader)
         out = np.empty(self.shape, self.dtype.numpy())
-        cast_into(self.scheme.dequantize(parts, self.columns), out)
+        cast_into(self.scheme.dequantize(parts, self.sizes[1]), out)
         return out
 
 
@@ -303,7 +353,7 @@ def quantized(operand: Expression, scheme: Scheme) -> Dequantized:
         Quantized(operand, scheme, "scales"),
         Quantized(operand, scheme, "zero_points") if "zero_points" in scheme.parts else None,
         scheme,
-        operand.shape[1],
+        operand.shape,
     )
 
 
