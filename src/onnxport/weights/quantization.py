@@ -218,7 +218,7 @@ class RowScheme:
 class Nf4Scheme:
     """Indices of the 16 values of NF4, in blocks that share a scale, as `MatMulBnb4` takes them.
 
-    Source of the values, quantiles of a normal distribution: QLoRA (Dettmers et al., 2023, arXiv:2305.14314, appendix E).
+    Source of the values, quantiles of a normal distribution: QLoRA (Dettmers et al., 2023, arXiv:2305.14314).
 
     Attributes:
         block_size: elements of a block, which are consecutive in a row.
