@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx
@@ -116,9 +117,9 @@ def test_a_matrix_is_quantized_once_for_all_of_its_tensors(monkeypatch: pytest.M
     computed: list[tuple[int, ...]] = []
     original = BlockScheme.quantize
 
-    def quantize(scheme: BlockScheme, values: np.ndarray, dtype: np.dtype) -> object:  # type: ignore[type-arg]
+    def quantize(scheme: BlockScheme, values: np.ndarray, *settings: Any) -> object:
         computed.append(values.shape)
-        return original(scheme, values, dtype)
+        return original(scheme, values, *settings)
 
     monkeypatch.setattr(BlockScheme, "quantize", quantize)
     expression = quantized(InMemory(matrix()), BlockScheme(4, 32, "integer"))

@@ -26,7 +26,7 @@ from onnxport.passes.linear import SMALLEST, chooses_experts
 from onnxport.passes.scopes import node_like
 from onnxport.weights.arithmetic import as_float32
 from onnxport.weights.building import cut, reshape, transpose
-from onnxport.weights.expressions import Concatenate, Expression, Reads
+from onnxport.weights.expressions import Array, Concatenate, Expression, InMemory, Reads
 from onnxport.weights.grids import grid_of
 from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of, substituted
 from onnxport.weights.precision import Precision
@@ -65,10 +65,12 @@ class QuantizedMatrix:
     Attributes:
         scheme: how.
         by_columns: whether the columns of the parameter are the rows of the quantized matrix.
+        importance: weight of the error of each input of the layer, measured; None if it wasn't.
     """
 
     scheme: Scheme
     by_columns: bool
+    importance: Expression | None = None
 
     def rows_of(self, parameter: Expression) -> Expression:
         """Return the parameter as a matrix whose rows are quantized, those of all experts one after the other."""
@@ -80,7 +82,7 @@ class QuantizedMatrix:
         """Return the values that the quantized parameter stands for, in the parameter's layout."""
         rank = len(parameter.shape)
         order = (*range(rank - 2), rank - 1, rank - 2) if self.by_columns else tuple(range(rank))
-        values = quantized(self.rows_of(parameter), self.scheme)
+        values = quantized(self.rows_of(parameter), self.scheme, self.importance)
         return transpose(reshape(values, [parameter.shape[axis] for axis in order]), order)
 
 
@@ -256,7 +258,7 @@ class _Tensors:
         assert isinstance(weight.const_value, ParameterTensor)
         self.name = str(weight.const_value.name)
         expression = weight.const_value.expression
-        self._graph, self._scheme = graph, matrix.scheme
+        self._graph, self._matrix = graph, matrix
         self._rows = matrix.rows_of(expression)
         experts = expression.shape[0] if len(expression.shape) == 3 else 1
         self._height = self._rows.shape[0] // experts
@@ -264,7 +266,8 @@ class _Tensors:
     def dequantized(self, expert: int | None) -> Dequantized:
         """Return the quantized matrix."""
         index = expert or 0
-        return quantized(cut(self._rows, 0, index * self._height, (index + 1) * self._height), self._scheme)
+        rows = cut(self._rows, 0, index * self._height, (index + 1) * self._height)
+        return quantized(rows, self._matrix.scheme, self._matrix.importance)
 
     def of(self, part: Part, expert: int | None) -> ir.Value | None:
         """Return a part of the quantized matrix; None if it has no such part."""
@@ -453,11 +456,26 @@ def keep_grids(plan: Mapping[str, QuantizedMatrix], binding: Binding, reader: Re
     return kept if is_kept else dict(plan)
 
 
+def with_importance(plan: Mapping[str, QuantizedMatrix], importance: Mapping[str, Array]) -> dict[str, QuantizedMatrix]:
+    """Return a plan whose matrices are quantized with measured weights of their columns' errors.
+
+    Args:
+        plan: full name of a parameter to how it is quantized.
+        importance: full name of a parameter to the weight of each input of its layer, float32 `[inputs]`.
+    """
+    return {
+        name: replace(matrix, importance=InMemory(importance[name]))
+        if name in importance and isinstance(matrix.scheme, BlockScheme) and not matrix.scheme.on_grid
+        else matrix
+        for name, matrix in plan.items()
+    }
+
+
 def to_values(plan: Mapping[str, QuantizedMatrix]) -> list[dict[str, Any]]:
     """Return a plan as JSON values, the inverse of `from_values`: parameters by how they are quantized."""
     groups: dict[QuantizedMatrix, list[str]] = {}
     for name, matrix in plan.items():
-        groups.setdefault(matrix, []).append(name)
+        groups.setdefault(replace(matrix, importance=None), []).append(name)
     return [
         {**asdict(matrix.scheme), "by_columns": matrix.by_columns, "parameters": names}
         for matrix, names in groups.items()

@@ -49,6 +49,11 @@ class Precision:
     suffix: str = ""
     keeps_grids: bool = False
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether scales are chosen with measured weights, if there are any."""
+        return isinstance(self.scheme, BlockScheme) and not self.keeps_grids
+
 
 def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions, *, is_quantized: bool) -> tuple[Precision, ...]:
     """Return the precisions of an export.
