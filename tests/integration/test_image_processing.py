@@ -22,6 +22,7 @@ from onnxport.cli import main
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
+from tests.integration.tiny_models import captioner, image_text_model
 
 ROUNDED = 2e-2
 """Difference of outputs that pixels explain which Pillow and ONNX Runtime round to neighbouring values."""
@@ -157,14 +158,32 @@ def test_boxes_are_in_pixels_of_the_image(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name][0], value, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "feature", "message"),
-    [
-        ("bert", "masked-lm", "no graph takes pixel_values"),
-        ("vision-encoder-decoder", "vision2seq-lm-with-past", "it is for a single graph, and there are encoder_model"),
-    ],
-)
-def test_other_models_are_refused(model_type: str, feature: str, message: str, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(model_type, feature, tmp_path)
-    with pytest.raises(UnsupportedError, match=message):
-        export(checkpoint, feature)
+def test_graphs_that_dont_encode_images_alone_are_refused(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="no graph takes pixel_values"):
+        export(bert, "fill-mask")
+    with pytest.raises(UnsupportedError, match="what vision_encoder takes is made together with a prompt"):
+        export(image_text_model(tmp_path, "Llava"), "image-to-text-with-past")
+
+
+def test_the_encoder_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = captioner(tmp_path)
+    output = export(checkpoint, "image-to-text-with-past", validate="quick")
+    model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(checkpoint)
+    settings: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+    expected = model.generate(**processor(images=samples.image(), return_tensors="pt"), **settings)
+    images = torch.from_numpy(np.asarray(samples.image()).copy())[None]
+    assert torch.equal(onnxport.load(output).generate(images=images, **settings), expected)
+    samples.image().save(tmp_path / "image.png")
+    assert main(["run", str(output), "--image", str(tmp_path / "image.png"), "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_separate_encoders(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("clip", "default", tmp_path)
+    output = export(checkpoint, "feature-extraction", split_encoders=True, validate="quick")
+    model = transformers.AutoModel.from_pretrained(checkpoint).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(checkpoint)
+    with torch.no_grad():
+        expected = model.get_image_features(**processor(images=samples.image(), return_tensors="pt")).pooler_output
+    np.testing.assert_allclose(onnxport.load(output)(images=samples.image()).image_embeds, expected, atol=ROUNDED)

@@ -14,10 +14,16 @@ import onnxport
 from conformance.checkpoints import make_checkpoint, randomize
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
+from onnxport.architectures.describe import describe
 from onnxport.cli import main
+from onnxport.description.examples import Examples
+from onnxport.description.signature import signature_of
+from onnxport.description.tasks import canonical_task
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.options import GraphOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
+from onnxport.tracing.originals import run_tensors
 from tests.integration.tiny_models import exported, image_text_model
 
 IDS = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -83,6 +89,33 @@ def test_a_decoder_generates_from_either(gpt2: Path, tmp_path: Path, capsys: pyt
         ours(input_ids=IDS, inputs_embeds=embedded(original))
     assert main(["run", str(tmp_path / "out"), "--input-ids", "5,6,7", "--max-new-tokens", "4"]) == 0
     assert capsys.readouterr().out.strip()
+
+
+RECURRENT: dict[str, dict[str, Any]] = {
+    "Rwkv": {"num_hidden_layers": 2, "context_length": 64},
+    "RecurrentGemma": {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "lru_width": 32},
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_originals_that_run_token_by_token_take_embeddings(name: str) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(hidden_size=32, vocab_size=99, **RECURRENT[name])
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    tokenizer = make_tokenizer("bart", 99, 2, "<unk>", token_type_ids=False)
+    results, flat = [], {}
+    for takes_embeds in (False, True):
+        options = GraphOptions(inputs_embeds=takes_embeds)
+        components = describe(model, canonical_task("text-generation-with-past"), tokenizer, options)
+        described = components[-1].config
+        examples = Examples(described, signature_of(described).today(), tokenizer)
+        layout = examples.at()
+        if takes_embeds:
+            embeds = components[0].config.run(model, {"input_ids": flat["input_ids"]})
+            layout.flat = {key: {**flat, **embeds}[key] for key in layout.flat}
+        flat = layout.flat
+        results.append(run_tensors(model, examples, layout)["logits"])
+    torch.testing.assert_close(*results)
 
 
 def test_the_last_logits_alone(tmp_path: Path) -> None:

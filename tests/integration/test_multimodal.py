@@ -288,6 +288,25 @@ def test_beams_share_the_images_of_their_prompt(name: str, tmp_path: Path) -> No
         assert torch.equal(ours.generate(**inputs, **settings, **more), model.generate(**inputs, **settings, **more))
 
 
+def test_a_model_whose_decoder_generates_counts_positions_as_the_decoder_does(tmp_path: Path) -> None:
+    source, _ = checkpoint_of("kosmos-2", "image-to-text", tmp_path)
+    options = ExportOptions(task="image-text-to-text-with-past", validate="none")
+    onnxport.export(source, tmp_path / "out", options)
+    ours = onnxport.load(tmp_path / "out", threads=1)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(source).eval()
+    count = model.config.latent_query_num
+    ids = torch.tensor([[5, 6, *[9] * count, 7, 8], [1, 6, *[9] * count, 7, 10]])
+    marks = torch.zeros_like(ids)
+    marks[:, 2 : 2 + count] = 1
+    inputs = {"input_ids": ids, "attention_mask": (ids != 1).long(), "image_embeds_position_mask": marks}
+    inputs["pixel_values"] = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    settings = {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    found, expected = (each.generate(**inputs, **settings) for each in (ours, model))
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), atol=1e-4, rtol=1e-4)
+    settings = {"max_new_tokens": 8, "do_sample": False, "num_beams": 2}
+    assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
+
+
 def phi(directory: Path) -> Any:
     """Write a tiny Phi-4-multimodal, which takes images and audio, and return its model."""
     text = {key: value for key, value in TEXT.items() if key != "model_type"}

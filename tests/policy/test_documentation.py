@@ -9,8 +9,13 @@ import tomllib
 import pytest
 
 import onnxport
+from conformance.matrix.pairs import GENERATING
 from onnxport import errors
 from onnxport.cli import VERBS, main
+from onnxport.cli._pipelines import PIPELINES
+from onnxport.cli._tasks import RESULTS
+from onnxport.description.tasks import TASKS
+from onnxport.runtime.pipelines import pipelines_for
 from tests.policy.source import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -48,6 +53,17 @@ def test_every_dependency_is_explained() -> None:
     optional = [name for group in project["optional-dependencies"].values() for name in group]
     names = {re.split(r"[<>=\[ ]", text)[0] for text in [*project["dependencies"], *optional]} - {"onnxport"}
     assert not {name for name in names if name not in page("dependencies.md")}
+
+
+def test_the_table_of_tasks_says_what_run_and_pipelines_do() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page("tasks.md").splitlines() if "|" in line]
+    table = {name: cells for name, *cells in rows[2:]}
+    assert list(table) == [task.name for task in TASKS]
+    assert {task.name: table[task.name][2] for task in TASKS} == {
+        task.name: ", ".join(pipelines_for(task)) for task in TASKS
+    }
+    with_result = {*PIPELINES, *RESULTS, *GENERATING}
+    assert {name for name, (_, prints, _) in table.items() if prints != "the outputs"} == with_result
 
 
 def test_links_resolve() -> None:

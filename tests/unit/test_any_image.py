@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from transformers.models.dpt.modeling_dpt import DPTFeatureFusionLayer
+from transformers.models.mobilenet_v2 import modeling_mobilenet_v2
 from transformers.models.slanet.modeling_slanet import SLANetSLAHead
 from transformers.models.swin.modeling_swin import SwinPatchEmbeddings
 from transformers.models.udop import modeling_udop
@@ -32,6 +33,18 @@ def test_images_are_padded_to_whole_patches(size: tuple[int, int]) -> None:
         found = embeddings(images)
     torch.testing.assert_close(found[0], expected[0])
     assert found[1] == expected[1]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (3, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize("size", [(8, 9), (7, 12)], ids=str)
+def test_feature_maps_are_padded_as_in_tensorflow(
+    size: tuple[int, int], kernel: int, stride: int, dilation: int
+) -> None:
+    layer = torch.nn.Conv2d(2, 2, kernel, stride, dilation=dilation)
+    features = torch.randn(1, 2, *size)
+    expected = modeling_mobilenet_v2.apply_tf_padding(features, layer)
+    with patching(*patches("mobilenet", "_v2.")):
+        torch.testing.assert_close(modeling_mobilenet_v2.apply_tf_padding(features, layer), expected)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (3, 6), (4, 5)], ids=str)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional
 
 from onnxport.description.dummy_inputs import DummyInput, InputContext
@@ -94,3 +95,9 @@ def test_samples_that_a_preprocessor_made_keep_their_length() -> None:
 @pytest.mark.parametrize("failure", [lambda x: x.no_such_attribute, lambda x: nn.Linear(8, 8)(nn.Linear(9, 9)(x))])
 def test_nothing_is_found_where_no_layer_tells(failure: Callable[[torch.Tensor], object]) -> None:
     assert found(failure) is None
+
+
+def test_a_branch_on_values_needs_the_weights() -> None:
+    layer = nn.Linear(24, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException):
+        found(lambda x: x if layer(x).sum() > 0 else -x)

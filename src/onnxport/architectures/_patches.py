@@ -43,6 +43,8 @@ PATCHED: dict[str, str] = {
     "maskformer": "swin",
     "mimi": "mimi",
     "minimax": "minimax",
+    "mobilenet_v1": "mobilenet",
+    "mobilenet_v2": "mobilenet",
     "mobilevit": "mobilevit",
     "moonshine": "moonshine",
     "muse_glimmer_assistant": "muse",

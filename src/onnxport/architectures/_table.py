@@ -159,6 +159,8 @@ MODULES: dict[str, str] = {
     "mllama": "mllama",
     "mllama_vision_model": "mllama",
     "mobilebert": "mobilebert",
+    "mobilenet_v1": "mobilenet",
+    "mobilenet_v2": "mobilenet",
     "mobilevit": "mobilevit",
     "modernvbert": "modernvbert",
     "molmo2_adapter": "molmo2",

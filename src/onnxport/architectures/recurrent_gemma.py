@@ -14,7 +14,7 @@ from onnxport._transformers_api import PAST
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import model_of
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
-from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.derived import DerivedOnnxConfig, tokens_of
 from onnxport.patching.patch import EAGER, Patch, Replacement
 from onnxport.patching.scope import patching
 
@@ -63,9 +63,9 @@ class RecurrentGemmaOnnxConfig(DerivedOnnxConfig):
             return super().run(forward, {**arguments, "use_cache": False})
         if torch.compiler.is_exporting():
             return self._run_with_states(layers, forward, arguments)
-        count, step_arguments, logits = arguments["input_ids"].shape[1], dict(arguments), []
+        count, step_arguments, logits = tokens_of(arguments).shape[1], dict(arguments), []
         for end in range(1, count + 1):
-            for name in ("input_ids", "position_ids"):
+            for name in arguments.keys() & {"input_ids", "inputs_embeds", "position_ids"}:
                 step_arguments[name] = arguments[name][:, end - 1 : end]
             step_arguments["attention_mask"] = arguments["attention_mask"][
                 :, : arguments["attention_mask"].shape[1] - count + end

@@ -14,7 +14,7 @@ from onnxport._transformers_api import PAST
 from onnxport.architectures._architecture import Architecture, always
 from onnxport.configs._base import model_of
 from onnxport.description.cache_layout import CacheLayout, CacheTensor
-from onnxport.description.derived import DerivedOnnxConfig
+from onnxport.description.derived import DerivedOnnxConfig, tokens_of
 from onnxport.patching.patch import EAGER, Patch, Replacement
 from onnxport.patching.scope import patching
 
@@ -79,7 +79,7 @@ class RwkvOnnxConfig(DerivedOnnxConfig):
                 return super().run(forward, {**arguments, **states})
         if PAST not in arguments:
             return super().run(forward, arguments)
-        batch, tokens = arguments["input_ids"].shape
+        batch, tokens = tokens_of(arguments).shape[:2]
         if tokens > 1 or batch == 1:
             return self._run_original(forward, arguments)
         results = []

@@ -68,8 +68,9 @@ def find_image_processing(subject: Subject, description: Description) -> ImagePr
     processor = image_processor_of(subject.preprocessor)
     if processor is None:
         raise UnsupportedError("the checkpoint has no image processor, which --image-processing computes: leave it out")
-    before = find_preprocessing(processor, graph.opset)
-    after = find_postprocessing(processor, subject.config, description.canonical_task.name, graph.opset)
+    before, after = find_preprocessing(processor, graph.opset), None
+    if len(description.graphs) == 1:
+        after = find_postprocessing(processor, subject.config, description.canonical_task.name, graph.opset)
     return ImageProcessing(before, after)
 
 
@@ -77,12 +78,13 @@ def graph_with_images(graphs: Sequence[GraphDescription]) -> GraphDescription:
     """Return the graph whose pixel values are made of images.
 
     Raises:
-        UnsupportedError: there is none, or the model is several graphs.
+        UnsupportedError: there is none, or it is the encoder of a multimodal decoder or of SAM.
     """
     found = next((one for one in graphs if any(spec.name in _IMAGE_INPUTS for spec in one.inputs)), None)
-    if found is None or len(graphs) > 1:
-        names = ", ".join(graph.name for graph in graphs)
-        problem = "no graph takes pixel_values" if found is None else f"it is for a single graph, and there are {names}"
+    if found is None or found.name not in _GRAPHS:
+        problem = "no graph takes pixel_values"
+        if found is not None:
+            problem = f"what {found.name} takes is made together with a prompt, or for prompts in the image"
         raise UnsupportedError(f"--image-processing: {problem}; leave it out")
     return found
 
@@ -117,7 +119,7 @@ def image_processor_of(preprocessor: Any) -> Any:
 
 
 def process_images(model: ir.Model, processing: ImageProcessing) -> None:
-    """Take images and return results in a graph at full depth, in place.
+    """Take images and return results in a graph at full depth, in place; a graph without pixel values isn't changed.
 
     Args:
         model: the graph.
@@ -128,7 +130,9 @@ def process_images(model: ir.Model, processing: ImageProcessing) -> None:
     """
     from onnxport.passes.image_processing import ImageProcessingPass
 
-    pixels = next(value for value in model.graph.inputs if value.name == PIXEL_VALUES)
+    pixels = next((value for value in model.graph.inputs if value.name == PIXEL_VALUES), None)
+    if pixels is None:
+        return
     fixed = [dim for dim in list(pixels.shape or ())[2:] if isinstance(dim, int)]
     made = processing.before.size
     if len(fixed) == len(_SIZE) and tuple(fixed) != made:
@@ -141,6 +145,7 @@ def process_images(model: ir.Model, processing: ImageProcessing) -> None:
 
 
 _IMAGE_INPUTS = (PIXEL_VALUES, IMAGES)
+_GRAPHS = ("model", "encoder_model", "vision_model")
 _REMEDY = "leave out --image-processing, and pass pixel_values"
 
 

@@ -12,7 +12,7 @@ from onnxport.cli._heads import multiple_choice, question_answering, softmax
 from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores
 from onnxport.cli._preprocess import Arrays
 from onnxport.cli._request import RunRequest, RunResult
-from onnxport.description.image_processing import IMAGES
+from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.generators import Prompt, has_transformers
@@ -49,7 +49,7 @@ def run_task(directory: Directory, request: RunRequest) -> RunResult:
         fits = request.modalities <= PIPELINES[directory.task].takes
         return run_pipeline(directory, request) if fits else _run_with_preprocessors(directory, request)
     is_single = directory.has("model") or directory.has("text_model")
-    return _TASKS.get(directory.task, _run_with_preprocessors if is_single else _run_loaded)(directory, request)
+    return RESULTS.get(directory.task, _run_with_preprocessors if is_single else _run_loaded)(directory, request)
 
 
 def recognize_speech(directory: Directory, request: RunRequest, settings: Mapping[str, Any]) -> RunResult:
@@ -109,7 +109,7 @@ def _feature_extraction(directory: Directory, request: RunRequest) -> RunResult:
             if directory.has("text_model")
             else _run_loaded(directory, request)
         )
-    if not request.texts or "pixel_values" in directory.graph("model").inputs:
+    if not request.texts or not {PIXEL_VALUES, IMAGES}.isdisjoint(directory.graph("model").inputs):
         return _run_with_preprocessors(directory, request)
     pipe = pipeline("feature-extraction", directory.path, adapter=directory.settings.adapter)
     states = [np.asarray(pipe(text, truncation=True)[0]) for text in request.texts]
@@ -291,7 +291,7 @@ _LOGITS_TASKS = (
     *("fill-mask", "text-classification", "token-classification"),
     *("image-classification", "audio-classification"),
 )
-_TASKS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
+RESULTS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "feature-extraction": _feature_extraction,
     "sentence-similarity": _sentence_similarity,
     "text-ranking": _text_ranking,

@@ -108,18 +108,9 @@ class MobileNetV2OnnxConfig(MobileNetV1OnnxConfig):
 
 
 class MobileViTOnnxConfig(VisionOnnxConfig):
-    """Describe MobileViT.
-
-    The image size is fixed: the model branches in Python on whether to resize a feature map before splitting it into
-    patches.
-    """
+    """Describe MobileViT."""
 
     pooled = True
-
-    @property
-    def static_symbols(self) -> frozenset[str]:
-        """Height and width."""
-        return frozenset({"height", "width"})
 
 
 class MobileViTV2OnnxConfig(MobileViTOnnxConfig):

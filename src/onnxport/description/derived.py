@@ -251,7 +251,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _run_token_by_token(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         import torch
 
-        count, step, logits = _tokens_of(arguments).shape[1], dict(arguments), []
+        count, step, logits = tokens_of(arguments).shape[1], dict(arguments), []
         for left in reversed(range(count)):
             for name in ("input_ids", _EMBEDS, "position_ids", "attention_mask"):
                 if name in arguments:
@@ -266,7 +266,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _run_once(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         named = {self.cache_name if name == PAST else name: value for name, value in arguments.items()}
         if PAST in arguments and not self._cache_layout.grows:  # no cached tokens to mask
-            named["attention_mask"] = named["attention_mask"][:, -_tokens_of(named).shape[1] :]
+            named["attention_mask"] = named["attention_mask"][:, -tokens_of(named).shape[1] :]
         result = super().run(forward, {**named, **self._kwargs})
         if not any(tensor_names(result)):
             result = _with_nested_tensors(result)
@@ -501,7 +501,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         return bool(self._probed)
 
 
-def _tokens_of(arguments: Mapping[str, Any]) -> torch.Tensor:
+def tokens_of(arguments: Mapping[str, Any]) -> torch.Tensor:
     """Return the token ids among arguments, or their embeddings; both have the tokens on axis 1."""
     tokens: torch.Tensor = arguments["input_ids"] if "input_ids" in arguments else arguments[_EMBEDS]
     return tokens

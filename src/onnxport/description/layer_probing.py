@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport._foreign_errors import translating
+from onnxport._needs import needs_weights
 from onnxport.description.dummy_inputs import DummyInput, InputContext
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class _RunError(Exception):
 
 
 def _unless_size(error: Exception) -> Exception | None:
-    return None if isinstance(error, _SizeError) else _RunError(str(error))
+    """Translate errors other than those of a size, and of a model that requires the values of its parameters."""
+    return None if isinstance(error, _SizeError) or needs_weights(error) else _RunError(str(error))
 
 
 def _probe(

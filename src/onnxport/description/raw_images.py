@@ -23,14 +23,17 @@ _CHANNELS = 3
 class RawImagesOnnxConfig(DelegatingOnnxConfig):
     """Describe a graph that takes `images` instead of `pixel_values`, and no `pixel_mask`.
 
+    Attributes:
+        preprocess: makes pixel values; the same as the graph does, so that both compute with the same values.
+
     Args:
         trunk: the description with pixel values.
-        preprocess: makes them; the same as the graph does, so that both compute with the same values.
+        preprocess: see above.
     """
 
     def __init__(self, trunk: OnnxConfig, preprocess: Preprocess) -> None:
         super().__init__(trunk)
-        self._preprocess = preprocess
+        self.preprocess = preprocess
 
     @property
     def inputs(self) -> Axes:
@@ -57,7 +60,7 @@ class RawImagesOnnxConfig(DelegatingOnnxConfig):
         import torch
 
         model, inputs = model_of(forward), dict(arguments)
-        pixels = torch.from_numpy(self._preprocess(inputs.pop(IMAGES).cpu().numpy())).to(model.device, model.dtype)
+        pixels = torch.from_numpy(self.preprocess(inputs.pop(IMAGES).cpu().numpy())).to(model.device, model.dtype)
         if PIXEL_MASK in self._trunk.inputs:
             inputs[PIXEL_MASK] = torch.ones_like(pixels[:, 0], dtype=torch.int64)
         return self._trunk.run(forward, {**inputs, PIXEL_VALUES: pixels})

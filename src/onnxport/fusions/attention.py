@@ -79,10 +79,10 @@ def _fuse(softmax: ir.Node, masks: _Masks, *, plain: bool) -> bool:
         product = sole_user(product.outputs[0])
     if product is None or product.op_type != "MatMul" or product.inputs[1] is softmax.outputs[0]:
         return False
-    scores = _masked_scores(without_cast(softmax.inputs[0]))
+    scores = masked_scores(without_cast(softmax.inputs[0]))
     if softmax.attributes.get_int("axis", -1) not in (-1, 3) or scores is None or (scores.softcap and plain):
         return False
-    query, (key, factor) = scores.query, _untransposed(scores.key)
+    query, (key, factor) = scores.query, untransposed(scores.key)
     value = product.inputs[1]
     if key is None or value is None or not all(_has_heads(states) for states in (query, key, value)):
         return False
@@ -90,7 +90,7 @@ def _fuse(softmax: ir.Node, masks: _Masks, *, plain: bool) -> bool:
         return False
     if plain and size(key, 3) != size(value, 3):
         return False
-    shared_key, shared_value = _unrepeated(key), _unrepeated(value)
+    shared_key, shared_value = unrepeated(key), unrepeated(value)
     if size(shared_key, 1) == size(shared_value, 1):
         key, value = shared_key, shared_value
     if size(query, 1) % size(key, 1) or size(key, 1) != size(value, 1):  # type: ignore[operator]
@@ -114,13 +114,13 @@ def _same_type(first: ir.Value, *others: ir.Value | None) -> bool:
     return all(other is None or other.dtype == first.dtype for other in others)
 
 
-def _masked_scores(value: ir.Value | None, depth: int = 2) -> _Scores | None:
+def masked_scores(value: ir.Value | None, depth: int = 2) -> _Scores | None:
     """Match scores to which a mask, a bias of positions, or both are added."""
     added = producer(value, "Add") if depth else None
     if added is None:
         return _scores(value)
     for product, mask in operand_orders(added):
-        scores = _masked_scores(product, depth - 1)
+        scores = masked_scores(product, depth - 1)
         if scores is not None:
             return replace_fields(scores, masks=(*scores.masks, mask))
     return None
@@ -143,7 +143,7 @@ def _scores(value: ir.Value | None) -> _Scores | None:
     return _Scores(query, key, scale * of_query * of_key, softcap)
 
 
-def _untransposed(value: ir.Value) -> tuple[ir.Value | None, float]:
+def untransposed(value: ir.Value) -> tuple[ir.Value | None, float]:
     """Return x and a factor of a value that is the factor times x with its last two axes exchanged."""
     transpose = producer(value, "Transpose")
     if transpose is not None and permutation(transpose) == [0, 1, 3, 2]:
@@ -189,7 +189,7 @@ def _axis_of(value: ir.Value | None, x: ir.Value) -> int | None:
     return -1 if start == [-1] and end is not None and end[0] >= 4 else None
 
 
-def _unrepeated(states: ir.Value) -> ir.Value:
+def unrepeated(states: ir.Value) -> ir.Value:
     """Return keys or values before they are repeated for the query heads."""
     reshape = producer(states, "Reshape")
     expand = producer(reshape.inputs[0], "Expand") if reshape is not None else None

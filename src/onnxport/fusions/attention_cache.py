@@ -26,7 +26,7 @@ class AttentionCachePass(ir.passes.InPlacePass):
 
 def _fuse(node: ir.Node) -> bool:
     query = node.inputs[0]
-    key, value = (_concatenated(states) for states in node.inputs[1:3])
+    key, value = (concatenated(states) for states in node.inputs[1:3])
     if len(node.inputs) > 4 or query is None or key is None or value is None:
         return False
     if key.inputs[1] is None or not same_axis(key.inputs[1], query, 2):
@@ -39,7 +39,7 @@ def _fuse(node: ir.Node) -> bool:
     return True
 
 
-def _concatenated(states: ir.Value | None) -> ir.Node | None:
+def concatenated(states: ir.Value | None) -> ir.Node | None:
     """Return the node that concatenates past and new keys or values, if nothing else reads them."""
     node = producer(states, "Concat")
     if states is None or node is None or len(node.inputs) != 2 or len(states.uses()) != 1:

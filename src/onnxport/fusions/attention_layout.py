@@ -36,7 +36,7 @@ class AttentionLayoutPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse in place."""
-        layout = _Layout(model.graph)
+        layout = Layout(model.graph)
         modified = False
         for node in [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]:
             modified = layout.change(node) or modified
@@ -58,7 +58,7 @@ class _Output:
     zero: ir.Value | None = None
 
 
-class _Layout:
+class Layout:
     """Change the layout of attentions."""
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -68,12 +68,12 @@ class _Layout:
     def change(self, node: ir.Node) -> bool:
         """Remove the transposes around a node, if all its states have them."""
         states = node.inputs[:3]
-        output = _output(node)
-        if output is None or rank(states[0]) != 4 or not all(_is_transposed(value) for value in states):
+        output = output_of(node)
+        if output is None or rank(states[0]) != 4 or not all(is_transposed(value) for value in states):
             return False
         q_heads, kv_heads = size(states[0], 1), size(states[1], 1)
         assert q_heads is not None and kv_heads is not None, "the first pass requires it"
-        inputs = [*(self._flat(value) for value in states), *node.inputs[3:]]
+        inputs = [*(self.flat_states(value) for value in states), *node.inputs[3:]]
         attributes: Attributes = {**node.attributes, "q_num_heads": q_heads, "kv_num_heads": kv_heads}
         fused = add_node(output.reshape, "Attention", inputs, attributes, outputs=len(node.outputs))
         for old, new in zip(node.outputs[1:], fused.outputs[1:], strict=True):
@@ -89,14 +89,14 @@ class _Layout:
             output.reshape.replace_input_with(0, flat)
         return True
 
-    def _flat(self, value: ir.Value | None) -> ir.Value:
+    def flat_states(self, value: ir.Value | None) -> ir.Value:
         """Return transposed states as [batch, sequence, heads * head_size]."""
         assert value is not None
         heads, width = size(value, 1), size(value, 3)
         assert heads is not None and width is not None
         rotated = producer(value, "RotaryEmbedding")
         if rotated is not None:
-            inputs = [self._flat(rotated.inputs[0]), *rotated.inputs[1:]]
+            inputs = [self.flat_states(rotated.inputs[0]), *rotated.inputs[1:]]
             node = add_node(rotated, "RotaryEmbedding", inputs, {**rotated.attributes, "num_heads": heads})
         else:
             split, before = self._split(value)
@@ -114,7 +114,7 @@ class _Layout:
         norm, rotated = producer(value, "RMSNormalization"), producer(value, "RotaryEmbedding")
         if rotated is not None:
             shape = self._constant("heads", 0, 0, size(value, 1) or 0, size(value, 3) or 0)
-            split, before = add_node(rotated, "Reshape", [self._flat(value), shape]).outputs[0], rotated
+            split, before = add_node(rotated, "Reshape", [self.flat_states(value), shape]).outputs[0], rotated
         elif norm is not None:
             assert norm.inputs[0] is not None
             inputs = [self._split(norm.inputs[0])[0], norm.inputs[1]]
@@ -150,16 +150,16 @@ class _Layout:
         return add_constant(self._graph, "_".join([name, *map(str, elements)]), int64(elements))
 
 
-def _is_transposed(value: ir.Value | None) -> bool:
+def is_transposed(value: ir.Value | None) -> bool:
     """Return whether states are transposed, and then normalized or rotated."""
     node = producer(value, "RotaryEmbedding") or producer(value, "RMSNormalization")
     if node is not None:
-        return rank(node.inputs[0]) == 4 and _is_transposed(node.inputs[0])
+        return rank(node.inputs[0]) == 4 and is_transposed(node.inputs[0])
     transpose = producer(value, "Transpose")
     return transpose is not None and permutation(transpose) == _EXCHANGE and rank(transpose.inputs[0]) == 4
 
 
-def _output(node: ir.Node) -> _Output | None:
+def output_of(node: ir.Node) -> _Output | None:
     """Match `Where(empty, 0, y) ─ Reshape ─ Transpose ─ Reshape`, of which the first two are optional."""
     value = node.outputs[0]
     heads, width, user = size(value, 1), size(value, 3), sole_user(value)

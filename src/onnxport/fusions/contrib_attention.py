@@ -24,7 +24,7 @@ from onnxport.fusions._matching import (
     size,
 )
 
-_MULTIPLE = 8
+HEAD_SIZES = 8
 """`GroupQueryAttention` takes heads whose size is a multiple of this."""
 
 
@@ -42,7 +42,7 @@ class ContribAttentionPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace the nodes in place."""
         nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
-        lengths = _Lengths(model.graph)
+        lengths = Lengths(model.graph)
         for node in nodes:
             if _fits_group_query(node) and (self._query_lengths or size(node.inputs[0], 0) == 1):
                 _to_group_query(node, lengths)
@@ -71,7 +71,7 @@ def _fits_group_query(node: ir.Node) -> bool:
     if None in widths or mask is None:
         return False
     sizes = {width // heads for width, heads in zip(widths, (q_heads, kv_heads, kv_heads), strict=True)}  # type: ignore[operator]
-    return len(sizes) == 1 and sizes.pop() % _MULTIPLE == 0 and is_causal(mask)
+    return len(sizes) == 1 and sizes.pop() % HEAD_SIZES == 0 and is_causal(mask)
 
 
 def is_causal(mask: ir.Value | None) -> bool:
@@ -90,17 +90,21 @@ def is_causal(mask: ir.Value | None) -> bool:
     return size(key, -2) == 1 and size(query, -1) == 1 and rank(key) == rank(query) == 4
 
 
-class _Lengths:
+class Lengths:
     """Compute the lengths that `GroupQueryAttention` takes, once for each mask."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._known: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
-    def of(self, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Return `seqlens_k` [batch], `total_sequence_length` [1] and `query_seqlens` [batch] of an attention."""
-        query, mask = node.inputs[0], node.inputs[3]
-        assert query is not None and mask is not None
+    def of(self, query: ir.Value, mask: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return `seqlens_k` [batch], `total_sequence_length` [1] and `query_seqlens` [batch] for a node.
+
+        Args:
+            query: the queries [batch, sequence, heads * head_size].
+            mask: the mask, whose last axis has the length of the cache afterwards.
+            node: the node before which they are computed.
+        """
         if mask not in self._known:
             batch = add_node(node, "Shape", [query], {"start": 0, "end": 1}).outputs[0]
             total = self._length(mask, (rank(mask) or 0) - 1, node)
@@ -116,9 +120,10 @@ class _Lengths:
         return add_node(before, "Cast", [length], {"to": int(ir.DataType.INT32)}).outputs[0]
 
 
-def _to_group_query(node: ir.Node, lengths: _Lengths) -> None:
+def _to_group_query(node: ir.Node, lengths: Lengths) -> None:
     query, key, value, mask, past_key, past_value = node.inputs
-    seqlens, total, query_seqlens = lengths.of(node)
+    assert query is not None and mask is not None, "it fits"
+    seqlens, total, query_seqlens = lengths.of(query, mask, node)
     inputs = [query, key, value, past_key, past_value, seqlens, total, None, None, None, mask]
     if size(query, 0) != 1:
         inputs += [None] * 5 + [query_seqlens]

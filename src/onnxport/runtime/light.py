@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxport.description.axes import PADDING_MASKS, PATCHES, is_cached
 from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
-from onnxport.description.image_processing import IMAGES
+from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
@@ -240,14 +240,16 @@ def run_split_encoders(directory: Directory, inputs: Mapping[str, ArrayLike | No
         OptionError: no main input is passed, or an input has the wrong shape.
     """
     encoders = {name: encoder for name, encoder in SPLIT_ENCODERS.items() if directory.has(name)}
+    raw = {PIXEL_VALUES: IMAGES} if IMAGES in directory.input_names else {}
+    mains = {name: raw.get(encoder.input, encoder.input) for name, encoder in encoders.items()}
     outputs: Arrays = {}
     for name, encoder in encoders.items():
-        if inputs.get(encoder.input) is not None:
+        if inputs.get(mains[name]) is not None:
             graph = directory.graph(name)
             (embeds,) = graph.run(complete_inputs(graph, inputs)).values()
             outputs[encoder.output] = to_array(embeds)
     if not outputs:
-        raise OptionError(f"pass at least one of {', '.join(encoder.input for encoder in encoders.values())}")
+        raise OptionError(f"pass at least one of {', '.join(mains.values())}")
     return outputs
 
 

@@ -215,7 +215,10 @@ def _per_sequence(features: EncoderFeatures, embeds: NDArray[Any]) -> NDArray[An
 
 
 def repeat_features(
-    features: Sequence[EncoderFeatures], input_ids: NDArray[Any], repeats: int
+    features: Sequence[EncoderFeatures],
+    input_ids: NDArray[Any],
+    repeats: int,
+    position_mask: NDArray[Any] | None = None,
 ) -> tuple[EncoderFeatures, ...]:
     """Repeat the encoders' outputs as `generate` repeats sequences (`repeat_interleave`).
 
@@ -223,6 +226,7 @@ def repeat_features(
         features: the encoders' outputs; see `encode`.
         input_ids: the sequences before they are repeated, [batch, sequence].
         repeats: number of copies of each sequence.
+        position_mask: the tokens that images replace, [batch, sequence]; by default the placeholder tokens.
 
     Raises:
         OptionError: the number of placeholder tokens differs from the number of embeddings.
@@ -232,7 +236,9 @@ def repeat_features(
         if item.modality.merge in ("prefix", "cross-attention"):
             counts = np.full(len(input_ids), len(item.embeddings) // len(input_ids))
         else:
-            counts = (input_ids == item.modality.placeholder_token_id).sum(-1)
+            token = item.modality.placeholder_token_id
+            is_marked = token is None and position_mask is not None
+            counts = np.asarray(position_mask if is_marked else input_ids == token, dtype=bool).sum(-1)
         _check_count(int(counts.sum()), len(item.embeddings))
         ends = np.cumsum(counts)
         indices = [np.tile(np.arange(end - count, end), repeats) for count, end in zip(counts, ends, strict=True)]

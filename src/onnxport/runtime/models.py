@@ -210,15 +210,19 @@ class GenerativeModel(OnnxModel):
         Raises:
             UnsupportedError: the class adds inputs that no graph takes (XLNet's `perm_mask`).
         """
-        name = "prepare_inputs_for_generation"
-        if getattr(self._original_class, name, None) in (None, getattr(GenerationMixin, name)):
+        owner = self._preparing()
+        if owner is None:
             inputs = super().prepare_inputs_for_generation(*arguments, **kwargs)  # type: ignore[misc]
         else:
-            inputs = self._original.prepare_inputs_for_generation(*arguments, **kwargs)
+            inputs = owner.prepare_inputs_for_generation(*arguments, **kwargs)
             self._check_added({name: value for name, value in inputs.items() if name not in kwargs})
         # Some classes (GPT, 5.23) return the arguments of the loop. A graph without position ids counts its own.
         counted = () if "position_ids" in self._decoder.graph.inputs else ("position_ids",)
         return {name: value for name, value in inputs.items() if name not in (*_LOOP_ARGUMENTS, *counted)}
+
+    def _preparing(self) -> PreTrainedModel | None:
+        """Return the model whose own `prepare_inputs_for_generation` selects the inputs; None for Transformers'."""
+        return self._original if prepares_inputs(self._original_class) else None
 
     def _check_added(self, inputs: Mapping[str, Any]) -> None:
         """Check the inputs that the exported model's class adds to those of `generate`."""
@@ -309,6 +313,14 @@ class GenerativeModel(OnnxModel):
 
 _IDS_RANK = 2
 """Number of axes of token ids."""
+
+
+def prepares_inputs(model_class: type | None) -> bool:
+    """Return whether a model class has a `prepare_inputs_for_generation` of its own."""
+    name = "prepare_inputs_for_generation"
+    return getattr(model_class, name, None) not in (None, getattr(GenerationMixin, name))
+
+
 _LOOP_ARGUMENTS = ("is_first_iteration", "next_sequence_length")
 """Arguments of `prepare_inputs_for_generation` about the loop of `generate`."""
 

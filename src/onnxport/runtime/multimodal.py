@@ -16,11 +16,12 @@ from onnxport.runtime import modalities, videos
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cross_attention import MASK
 from onnxport.runtime.light import NO_CACHE_FOR_EMBEDS, is_mrope
-from onnxport.runtime.models import GenerativeModel, as_arrays, kept_logits
+from onnxport.runtime.models import GenerativeModel, as_arrays, kept_logits, prepares_inputs
 from onnxport.runtime.outputs import model_output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
 
     from onnxport.runtime.cache import OnnxCache
@@ -122,6 +123,16 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         first_only = (*MAIN_INPUTS, videos.PIXELS, modalities.ENCODED)
         return {name: value for name, value in inputs.items() if name not in first_only}
 
+    def _preparing(self) -> PreTrainedModel | None:
+        """Return the model that selects the inputs: the decoder if the model's own `generate` is that (Kosmos-2)."""
+        generate = inspect.unwrap(getattr(self._original_class, "generate", GenerationMixin.generate))
+        if generate is not inspect.unwrap(GenerationMixin.generate):
+            parts = (getattr(self._original, name, None) for name in generate.__code__.co_names)
+            decoder = next((part for part in parts if isinstance(part, GenerationMixin)), None)
+            if prepares_inputs(type(decoder)):
+                return decoder
+        return super()._preparing()
+
     def _expand_inputs_for_generation(
         self,
         expand_size: int = 1,
@@ -133,7 +144,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if expand_size > 1 and (features := self._encode({"input_ids": input_ids, **inputs})):
             encoder_inputs = {*modalities.encoder_inputs(self._encoders()), *videos.INPUTS}
             inputs = {name: value for name, value in inputs.items() if name not in encoder_inputs}
-            repeated = modalities.repeat_features(features, as_arrays({"ids": input_ids})["ids"], expand_size)
+            arrays = as_arrays({"ids": input_ids, "mask": inputs.get(modalities.POSITION_MASK)})
+            repeated = modalities.repeat_features(features, arrays["ids"], expand_size, arrays.get("mask"))
         else:
             repeated = None
         if isinstance(self._rope_deltas, torch.Tensor):

@@ -33,6 +33,10 @@ _RENAMED_TASKS = {"image-to-text": "image-text-to-text", "audio-text-to-text": "
 """Tasks whose pipeline has another name in Transformers 5."""
 
 
+_DONUT = ("document-question-answering", "VisionEncoderDecoderModel")
+"""Pipeline and class that generates its answers: it isn't among the pipeline's Auto classes."""
+
+
 def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pipeline:
     """Build a pipeline.
 
@@ -104,13 +108,14 @@ def _check_task(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> N
     exported = canonical_task(model.directory.manifest.task)
     if set(exported.auto_classes) & {auto.__name__ for auto in auto_classes}:
         return
+    if (task, model.architecture) == _DONUT:
+        return
     for auto in auto_classes:  # one model class may serve several tasks
         found = auto._model_mapping.get(type(model.config), ())
         classes = found if isinstance(found, tuple) else (found,)
         if model.architecture in [model_class.__name__ for model_class in classes]:
             return
-    supported = pipelines.PIPELINE_REGISTRY.get_supported_tasks()
-    fitting = ", ".join(sorted(name for name in supported if _is_pipeline_for(name, exported)))
+    fitting = ", ".join(pipelines_for(exported))
     hint = f"pipelines for it: {fitting}" if fitting else "Transformers has no pipeline for that"
     raise UnsupportedError(
         f"{model.directory.path} was exported for {exported.full_name} ({model.architecture}), which a pipeline for "
@@ -118,9 +123,11 @@ def _check_task(task: str, model: OnnxModel, auto_classes: tuple[Any, ...]) -> N
     )
 
 
-def _is_pipeline_for(name: str, exported: Task) -> bool:
-    _, entry, _ = pipelines.check_task(name)
-    return bool(set(exported.auto_classes) & {auto.__name__ for auto in entry["pt"]})
+def pipelines_for(exported: Task) -> list[str]:
+    """Return the names of Transformers' pipelines that load the model classes of a task."""
+    entries = {name: pipelines.check_task(name)[1] for name in pipelines.PIPELINE_REGISTRY.get_supported_tasks()}
+    classes = set(exported.auto_classes)
+    return sorted(name for name, entry in entries.items() if classes & {auto.__name__ for auto in entry["pt"]})
 
 
 def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> Any:

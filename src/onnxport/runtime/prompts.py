@@ -12,9 +12,11 @@ import transformers
 
 from onnxport._foreign_errors import translating
 from onnxport.description.encoder_outputs import completed_modalities
+from onnxport.description.image_processing import IMAGES, PIXEL_MASK, PIXEL_VALUES
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError
 from onnxport.runtime.generators import Prompt, Turn
 from onnxport.runtime.pipelines import load_preprocessor
+from onnxport.runtime.raw_images import raw_images
 
 if TYPE_CHECKING:
     from onnxport.description.encoder_outputs import Modality
@@ -169,6 +171,14 @@ class PromptEncoder:
         return self._accepted(made)
 
     def _processed(self, prompt: Prompt, text: str | list[str]) -> Mapping[str, Any]:
+        """Return the inputs of a prompt; its images are passed on to a graph that processes them."""
+        made = self._made(prompt, text)
+        if IMAGES not in self._names or not prompt.images:
+            return made
+        others = {name: value for name, value in made.items() if name not in (PIXEL_VALUES, PIXEL_MASK)}
+        return {**others, IMAGES: torch.from_numpy(raw_images(list(prompt.images)))}
+
+    def _made(self, prompt: Prompt, text: str | list[str]) -> Mapping[str, Any]:
         """Return what the processor makes of a prompt, or the tokenizer and the processors of the other modalities."""
         if self.processor is None and self._replaced(prompt):
             raise CheckpointNotFoundError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from onnxport._foreign_errors import translating
@@ -63,11 +64,12 @@ def trace(
     signature = signature.for_inputs(layout.flat)
     aliases = {f"input_{index}": name for index, name in enumerate(layout.flat)}
     relations = _relations(signature, layout.flat, config.multiples)
-    forward = model.forward
+    of_instance = vars(model).get("forward")
 
     def described_forward(**inputs: Any) -> dict[str, Any]:
         flat = {aliases[alias]: value for alias, value in inputs.items()}
         _check_relations(relations, flat)
+        forward = of_instance or MethodType(type(model).forward, model)  # with the patches of the trace
         return call(forward, config, layout, flat)
 
     def untraceable(error: Exception) -> TraceError | None:

@@ -261,7 +261,7 @@ def _compare(request: _Request, sample: _Sample) -> Case:
         return Case(_COMPONENT, sample.name, sample.sizes, (), f"the original refuses the sample: {error}")
     try:
         with translating(_refusal):
-            outputs = _differences(request, _of_export(request, sample, inputs), expected)
+            outputs = _differences(request, inputs, _of_export(request, sample, inputs), expected)
     except _RefusedSampleError as error:
         if isinstance(error.__cause__, MissingInputError | SizeLimitError):
             return Case(_COMPONENT, sample.name, sample.sizes, (), f"the export refuses the sample: {error}")
@@ -344,10 +344,13 @@ def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str
 
 
 def _differences(
-    request: _Request, inputs: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+    request: _Request,
+    inputs: dict[str, torch.Tensor],
+    given: dict[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
 ) -> tuple[OutputDifference, ...]:
     """Compare the outputs that the export has, and the tokens that it generates for an image or for audio."""
-    found, outputs = request.loaded(**inputs), []
+    found, outputs = request.loaded(**given), []
     generates = request.loaded.can_generate()
     mask = inputs.get("attention_mask")
     for name in (name for name in expected if name in found):
@@ -362,20 +365,22 @@ def _differences(
         outputs.append(compare(name, wanted, actual, request.tolerance))
     has_samples = not inputs.keys().isdisjoint((*_IMAGE_INPUTS, *_AUDIO_INPUTS))
     if generates and has_samples and request.model.can_generate():
-        outputs.append(_tokens(request, inputs))
+        outputs.append(_tokens(request, inputs, given))
     return tuple(outputs)
 
 
-def _tokens(request: _Request, inputs: Mapping[str, torch.Tensor]) -> OutputDifference:
+def _tokens(
+    request: _Request, inputs: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
+) -> OutputDifference:
     """Compare greedily generated tokens; where they first differ, those whose logits are equal count as equal."""
     import torch
 
     start = ("decoder_input_ids",) if "input_ids" in request.taken else ("decoder_input_ids", "input_ids")
-    given = {name: value for name, value in inputs.items() if name not in start}
+    inputs, given = ({name: value for name, value in each.items() if name not in start} for each in (inputs, given))
     settings: dict[str, Any] = {"max_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
     generate: Callable[..., Any] = request.model.generate  # type: ignore[assignment]
     with torch.no_grad():
-        wanted = generate(**given, **settings).numpy()
+        wanted = generate(**inputs, **settings).numpy()
     loaded: Callable[..., Any] = request.loaded.generate  # type: ignore[attr-defined]  # of those that can generate
     found = loaded(**given, **settings).numpy()
     count = min(wanted.shape[1], found.shape[1])
@@ -384,7 +389,7 @@ def _tokens(request: _Request, inputs: Mapping[str, torch.Tensor]) -> OutputDiff
     if len(different):
         first = int(different[0])
         with torch.no_grad():
-            scores = generate(**given, **settings, return_dict_in_generate=True, output_scores=True).scores
+            scores = generate(**inputs, **settings, return_dict_in_generate=True, output_scores=True).scores
         step = to_array(scores[first - wanted.shape[1]])[0]
         bound = request.tolerance.atol + request.tolerance.rtol * float(np.abs(step[np.isfinite(step)]).max())
         is_tie = bool(step.max() - step[found[0, first]] <= bound)

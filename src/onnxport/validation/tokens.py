@@ -17,7 +17,9 @@ import numpy as np
 from onnxport._foreign_errors import translating
 from onnxport.description.axes import is_cached
 from onnxport.description.description import GraphDescription
+from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.description.lengths import positions_of
+from onnxport.description.raw_images import Preprocess
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import OnnxportError
 from onnxport.runtime.decoder import Decoder, position_ids
@@ -77,7 +79,8 @@ def compare_tokens(
     specs = [spec for graph in loaded.values() for spec in graph.inputs.values()]
     if _fixes_length(decoder) or any(isinstance(spec.axes[0], int) for spec in specs if spec.axes):
         return []  # the batch or the number of tokens is fixed
-    prompt = _prompt(encoder or embedding or decoder)
+    first_graph = encoder or embedding or decoder
+    prompt = _prompt(first_graph)
     if encoder is None and len(prompt["input_ids"]) != _BATCH:
         return []  # a sequence for each codebook
     run = _Run(
@@ -86,6 +89,7 @@ def compare_tokens(
         model,
         tolerance,
         loaded[EMBEDDING] if encoder is None and embedding is not None else None,
+        getattr(first_graph.code.config, "preprocess", None),
     )
     padded = _generate(run, prompt)
     problem = _difference(run, padded, prompt)
@@ -160,6 +164,7 @@ class _Run:
         model: the original.
         tolerance: bounds of logits that count as equal.
         embedding: the token embeddings of a decoder that takes `inputs_embeds`.
+        preprocess: makes the original's pixel values of images, of an encoder that does so in its graph.
     """
 
     decoder: Decoder
@@ -167,6 +172,14 @@ class _Run:
     model: PreTrainedModel
     tolerance: Tolerance
     embedding: Graph | None = None
+    preprocess: Preprocess | None = None
+
+    def of_original(self, prompt: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return a prompt as the original takes it."""
+        if self.preprocess is None:
+            return dict(prompt)
+        others = {name: array for name, array in prompt.items() if name != IMAGES}
+        return {PIXEL_VALUES: self.preprocess(prompt[IMAGES]), **others}
 
     def tokens(self, token_ids: NDArray[Any]) -> dict[str, Any]:
         """Return token ids as the input of the decoder that it takes."""
@@ -220,7 +233,7 @@ def _difference(run: _Run, generated: _Generated, prompt: Mapping[str, NDArray[A
     """
     try:
         with translating(_UnreadableError):
-            logits = _logits(generated, prompt, run.model, run.encoder is not None)
+            logits = _logits(generated, run.of_original(prompt), run.model, run.encoder is not None)
     except _UnreadableError as error:
         problem = f"the original can't read the tokens: {error}"
     else:
@@ -229,7 +242,7 @@ def _difference(run: _Run, generated: _Generated, prompt: Mapping[str, NDArray[A
         return ""
     try:
         with translating(_UnreadableError):
-            expected = _original_tokens(prompt, run.model)
+            expected = _original_tokens(run.of_original(prompt), run.model)
     except _UnreadableError:
         return problem
     return "" if np.array_equal(expected, generated.tokens) else problem
