@@ -44,7 +44,7 @@ def fuse(model: ir.Model, target: Optimize, *, packs_weights: bool = True) -> No
 
     from onnxport.fusions.packed_linear import PackedLinearPass
 
-    for step in (*_steps(target), *(_cpu_steps() if target == "cpu" else _contrib_steps(target))):
+    for step in (*_steps(target), *(_cpu_steps() if target == "cpu" else _contrib_steps(target)), *_last_steps()):
         step(model)
     if packs_weights and any(str(value.name).startswith("past_") for value in model.graph.inputs):
         PackedLinearPass()(model)  # for one token; of many, the copies of Split cost more
@@ -79,18 +79,13 @@ def _steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
 
 
 def _cpu_steps() -> Iterator[ir.passes.InPlacePass]:
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
     from onnxport.fusions.residual import ResidualPass
 
     yield ResidualPass()
-    yield RemoveUnusedNodesPass()
 
 
 def _contrib_steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     """Yield the passes from operators of ONNX 23 to ONNX Runtime's own."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
     from onnxport.fusions.contrib_attention import ContribAttentionPass
     from onnxport.fusions.contrib_norm import ContribNormPass
     from onnxport.fusions.contrib_rotary import ContribRotaryPass
@@ -98,6 +93,15 @@ def _contrib_steps(target: Optimize) -> Iterator[ir.passes.InPlacePass]:
     yield ContribAttentionPass(query_lengths=target == "cuda")
     yield ContribRotaryPass()
     yield ContribNormPass()
+
+
+def _last_steps() -> Iterator[ir.passes.InPlacePass]:
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    from onnxport.fusions.cache_length import CacheLengthPass
+
+    yield RemoveUnusedNodesPass()
+    yield CacheLengthPass()
     yield RemoveUnusedNodesPass()
 
 
