@@ -56,6 +56,7 @@ _MANY = {
     "question-answering": "deberta electra falcon qwen2 roc_bert splinter",
     "semantic-segmentation": "beit data2vec-vision dpt sapiens2",
     "table-question-answering": "tapas",
+    "table-recognition": "slanet",
     "text-classification": "markuplm modernbert mpnet stablelm t5 yoso",
     "text-encoding": "clip_text_model mt5 nystromformer xlm xlm-roberta-xl",
     "text-generation": "bart ernie gpt_bigcode mistral plbart vaultgemma",

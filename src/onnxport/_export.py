@@ -7,6 +7,7 @@ validated → renamed to the output directory
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,8 @@ from onnxport.errors import OptionError, ValidationError
 from onnxport.options import ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged
-from onnxport.weights.precision import precisions_of
+from onnxport.weights.expressions import Array
+from onnxport.weights.precision import Precision, precisions_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,16 +158,25 @@ def _prepare(
     trace: Trace = source.trace(description)
     blueprint: Blueprint = source.make(description, trace)
     reader = readers.enter_context(Reader(checkpoint.directory, blueprint.binding.files))
-    graphs = tuple(
-        bind_graphs(blueprint, reader, options.output, precision, adapter)
-        for precision in precisions_of(
-            requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized
-        )
-        if precision.float_dtype == options.dtype
-    )
     processing = blueprint.image_processing
     original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
+    precisions = precisions_of(requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized)
+    own = [precision for precision in precisions if precision.float_dtype == options.dtype]
+    importance = _importance(original, own, options, report)
+    graphs = tuple(bind_graphs(blueprint, reader, options.output, one, adapter, importance) for one in own)
     return _Part(graphs, original, options)
+
+
+def _importance(
+    original: Original, precisions: Sequence[Precision], options: ExportOptions, report: Progress
+) -> Mapping[str, Array]:
+    """Measure which inputs of layers matter; nothing without `--calibration`, or without precisions that use it."""
+    if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
+        return {}
+    with exclusive():
+        from onnxport.validation.calibration import measure_importance
+
+        return measure_importance(original, samples.text(options.calibration), options, report)
 
 
 def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:

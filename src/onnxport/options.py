@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, cast, get_args
 from onnxport.errors import OptionError
 
 FloatDtype = Literal["fp32", "fp16", "bf16"]
-Dtype = Literal["fp32", "fp16", "bf16", "q8", "int8", "uint8", "q4", "q4f16", "q2", "q2f16"]
+Dtype = Literal["fp32", "fp16", "bf16", "q8", "int8", "uint8", "q4", "q4f16", "bnb4", "q2", "q2f16"]
 TokenDtype = Literal["int64", "int32"]
 ValidationLevel = Literal["full", "quick", "none"]
 ExternalData = Literal["auto", "always"]
@@ -245,7 +245,8 @@ class ExportOptions:
     calibration: str | None = field(
         default=None,
         metadata={
-            "help": "text file on which the loss of quantized language models is measured (default: the package's text)"
+            "help": "text file that the original reads to choose the scales of quantized weights, and on which the "
+            "loss of language models is measured (default: no calibration, and the package's text)"
         },
     )
     device: str = field(

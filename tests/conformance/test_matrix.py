@@ -19,7 +19,7 @@ from conformance.matrix.shrink import HEADS, LAYERS, VOCABULARY, WIDTH, tiny_con
 from conformance.matrix.tiny import NoCheckpointError, checkpoint_of
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS
 
-NOT_SAMPLED = {"keypoint-detection", "keypoint-matching", "table-recognition"}
+NOT_SAMPLED = {"keypoint-detection", "keypoint-matching"}
 """Tasks without a pair of the matrix that passes with a dynamic batch size."""
 
 

@@ -153,6 +153,8 @@ def test_the_loss_of_a_decoder_is_measured_on_a_text(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the house stands beside a tree and the sun shines " * 20, encoding="utf-8")
     result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="q4", calibration=str(text)))
+    assert "calibration.safetensors" in result.manifest.files
+    assert validate(tmp_path / "out").status == "passed"
     (loss,) = result.manifest.validation["losses"]
     assert loss["sample"].endswith("tokens of text")
     measures = loss["measures"]
@@ -160,6 +162,36 @@ def test_the_loss_of_a_decoder_is_measured_on_a_text(tmp_path: Path) -> None:
     assert measures["perplexity"] == pytest.approx(measures["perplexity of the original"], rel=0.2)
     with pytest.raises(OptionError, match=r"--calibration '.*missing\.txt' can't be read"):
         onnxport.export(checkpoint, tmp_path / "other", ExportOptions(calibration=str(tmp_path / "missing.txt")))
+
+
+def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("bart", 96, 0, "<unk>")
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES, vocab_size=len(tokenizer), num_key_value_heads=2)
+    )
+    with torch.no_grad():  # a few hidden features are much larger than the others, as in trained models
+        model.model.layers[0].input_layernorm.weight[::16] = 20.0
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "llama")
+    text = tmp_path / "text.txt"
+    text.write_text("the house stands beside a tree and the sun shines " * 20, encoding="utf-8")
+    ids = tokenizer("the house stands", return_tensors="pt")["input_ids"]
+    wanted = model.eval()(ids).logits.detach().numpy()
+    errors = {}
+    for name, calibration in (("plain", None), ("calibrated", str(text))):
+        options = ExportOptions(dtype="q4", calibration=calibration, validate="none")
+        onnxport.export(tmp_path / "llama", tmp_path / name, options)
+        found = np.asarray(onnxport.load(tmp_path / name)(input_ids=ids).logits)
+        errors[name] = np.square(found - wanted).mean()
+    assert errors["calibrated"] < errors["plain"]
+
+
+def test_calibration_without_a_tokenizer_is_an_error(decoder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the house", encoding="utf-8")
+    with pytest.raises(OptionError, match="--calibration needs a tokenizer"):
+        onnxport.export(decoder, tmp_path / "out", ExportOptions(dtype="q4", calibration=str(text)))
 
 
 def test_a_model_without_matrices_isnt_quantized(tmp_path: Path) -> None:

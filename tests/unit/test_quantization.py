@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxport.weights.expressions import NO_FILES, InMemory
 from onnxport.weights.grids import ZeroPoints, grid_of
-from onnxport.weights.quantization import BlockScheme, RowScheme, Scheme, quantized
+from onnxport.weights.quantization import BlockScheme, Nf4Scheme, RowScheme, Scheme, quantized
 
 ROWS, COLUMNS = 48, 96
 
@@ -67,6 +68,18 @@ def test_onnx_runtime_looks_up_rows_of_the_dequantized_matrix(bits: int, points:
     np.testing.assert_allclose(run(node, tensors, ids), expected[ids], atol=1e-6)
 
 
+def test_onnx_runtime_multiplies_with_nf4() -> None:
+    values = matrix(128)
+    expression = quantized(InMemory(values), Nf4Scheme())
+    tensors = {name: getattr(expression, name).evaluate(NO_FILES) for name in ("values", "scales")}
+    attributes = {"K": 128, "N": ROWS, "block_size": 64, "quant_type": 1}
+    node = helper.make_node("MatMulBnb4", ["x", *tensors], ["y"], domain="com.microsoft", **attributes)
+    x = np.random.default_rng(1).standard_normal((2, 3, 128)).astype(np.float32)
+    meant = expression.evaluate(NO_FILES)
+    np.testing.assert_allclose(run(node, tensors, x), x @ meant.T, atol=1e-5)
+    assert np.sqrt(((meant - values) ** 2).mean()) / values.std() < 0.1
+
+
 @pytest.mark.parametrize(
     ("scheme", "most"),
     [
@@ -104,9 +117,9 @@ def test_a_matrix_is_quantized_once_for_all_of_its_tensors(monkeypatch: pytest.M
     computed: list[tuple[int, ...]] = []
     original = BlockScheme.quantize
 
-    def quantize(scheme: BlockScheme, values: np.ndarray, dtype: np.dtype) -> object:  # type: ignore[type-arg]
+    def quantize(scheme: BlockScheme, values: np.ndarray, *settings: Any) -> object:
         computed.append(values.shape)
-        return original(scheme, values, dtype)
+        return original(scheme, values, *settings)
 
     monkeypatch.setattr(BlockScheme, "quantize", quantize)
     expression = quantized(InMemory(matrix()), BlockScheme(4, 32, "integer"))

@@ -17,6 +17,7 @@ from onnxport.bundles.adapter_files import (
     write_adapter_files,
 )
 from onnxport.bundles.adapter_names import adapter_file
+from onnxport.bundles.calibration_file import write_importance
 from onnxport.bundles.manifest import FILE_NAME, TensorDescription
 from onnxport.bundles.side_files import module_files, side_files, write_module_files, write_side_files
 from onnxport.checkpoint.adapters import Adapter
@@ -28,7 +29,8 @@ from onnxport.errors import UnsupportedError
 from onnxport.options import OutputOptions, Progress
 from onnxport.passes.adapter_inputs import DOWN, AdapterInputsPass
 from onnxport.passes.finish import finish
-from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, keep_grids, plan_quantization
+from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, keep_grids, plan_quantization, with_importance
+from onnxport.weights.expressions import NO_FILES, Array
 from onnxport.weights.precision import Precision, suffixed
 from onnxport.writing.planning import GraphPlan, plan_graph
 from onnxport.writing.write import write_graph
@@ -112,6 +114,7 @@ def bind_graphs(
     options: OutputOptions,
     precision: Precision,
     adapter: Adapter | None = None,
+    importance: Mapping[str, Array] | None = None,
 ) -> BoundGraphs:
     """Bind every graph's parameters to the checkpoint.
 
@@ -121,6 +124,7 @@ def bind_graphs(
         options: `weights`; linked tensors have the checkpoint's layout.
         precision: how weights are stored.
         adapter: an adapter whose matrices become optional inputs of the graphs; None for graphs without such inputs.
+        importance: full name of a parameter to the weight of each input of its layer; None if it wasn't measured.
 
     Raises:
         WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's; or the
@@ -143,6 +147,7 @@ def bind_graphs(
         )
     if precision.keeps_grids:
         quantized = keep_grids(quantized, blueprint.binding, reader)
+    quantized = with_importance(quantized, importance or {})
     models = {}
     for one, graph in zip(traced, graphs, strict=True):
         if quantized:
@@ -239,7 +244,16 @@ def write_export(
     write_module_files(stage, original.checkpoint)
     if original.adapter is not None:
         write_adapter_files(original.adapter, stage / file_name(original.adapter), _adapter_inputs(graphs[0]))
+    write_importance(stage, importance_of(graphs))
     return Written(stage, graphs, plan, digests)
+
+
+def importance_of(graphs: Sequence[BoundGraphs]) -> dict[str, Array]:
+    """Return the measured weights of quantized parameters, by full name; empty if they weren't measured."""
+    matrices = {name: matrix for bound in graphs for name, matrix in bound.quantized.items()}
+    return {
+        name: matrix.importance.evaluate(NO_FILES) for name, matrix in matrices.items() if matrix.importance is not None
+    }
 
 
 def _write_graphs(

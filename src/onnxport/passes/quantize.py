@@ -2,6 +2,7 @@
 
     4 bits   MatMul(x, Transpose(W))   →   MatMulNBits(x, values, scales)
              Gather(W, ids)            →   GatherBlockQuantized(values, ids, scales)
+    NF4      MatMul(x, Transpose(W))   →   MatMulBnb4(x, values, scales)
     8 bits   MatMul(x, Transpose(W))   →   x, s, z = DynamicQuantizeLinear(x); MatMulInteger(x, values, z) · s · scales
              Gather(W, ids)            →   Gather(values, ids) · Gather(scales, ids)
 
@@ -25,11 +26,11 @@ from onnxport.passes.linear import SMALLEST, chooses_experts
 from onnxport.passes.scopes import node_like
 from onnxport.weights.arithmetic import as_float32
 from onnxport.weights.building import cut, reshape, transpose
-from onnxport.weights.expressions import Concatenate, Expression, Reads
+from onnxport.weights.expressions import Array, Concatenate, Expression, InMemory, Reads
 from onnxport.weights.grids import grid_of
 from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of, substituted
 from onnxport.weights.precision import Precision
-from onnxport.weights.quantization import BlockScheme, Dequantized, Part, RowScheme, Scheme, quantized
+from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, Part, RowScheme, Scheme, quantized
 
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's operators."""
@@ -64,10 +65,12 @@ class QuantizedMatrix:
     Attributes:
         scheme: how.
         by_columns: whether the columns of the parameter are the rows of the quantized matrix.
+        importance: weight of the error of each input of the layer, measured; None if it wasn't.
     """
 
     scheme: Scheme
     by_columns: bool
+    importance: Expression | None = None
 
     def rows_of(self, parameter: Expression) -> Expression:
         """Return the parameter as a matrix whose rows are quantized, those of all experts one after the other."""
@@ -79,7 +82,7 @@ class QuantizedMatrix:
         """Return the values that the quantized parameter stands for, in the parameter's layout."""
         rank = len(parameter.shape)
         order = (*range(rank - 2), rank - 1, rank - 2) if self.by_columns else tuple(range(rank))
-        values = quantized(self.rows_of(parameter), self.scheme)
+        values = quantized(self.rows_of(parameter), self.scheme, self.importance)
         return transpose(reshape(values, [parameter.shape[axis] for axis in order]), order)
 
 
@@ -124,7 +127,11 @@ def _parameters(value: ir.Value) -> list[Parameter]:
 def _is_quantizable(shape: tuple[int, ...], uses: Sequence[MatrixUse], precision: Precision) -> bool:
     if precision.scheme is None or min(shape[-2:]) < SMALLEST or len({use.by_columns for use in uses}) > 1:
         return False
-    is_padded = isinstance(precision.scheme, BlockScheme) and shape[-1] % precision.scheme.block_size
+    scheme = precision.scheme
+    columns = shape[-2] if uses[0].by_columns else shape[-1]
+    is_padded = not isinstance(scheme, RowScheme) and columns % scheme.block_size
+    if isinstance(scheme, Nf4Scheme) and (is_padded or any(use.is_lookup for use in uses)):
+        return False
     return not any(chooses_experts(use.node) or (use.is_lookup and is_padded) for use in uses)
 
 
@@ -233,6 +240,9 @@ class QuantizePass(ir.passes.InPlacePass):
                 if isinstance(matrix.scheme, BlockScheme):
                     new = _block_nodes(use, tensors, matrix.scheme, self._precision.accuracy_level)
                     model.opset_imports.setdefault(MICROSOFT, 1)
+                elif isinstance(matrix.scheme, Nf4Scheme):
+                    new = _nf4_nodes(use, tensors, matrix.scheme)
+                    model.opset_imports.setdefault(MICROSOFT, 1)
                 else:
                     new = _row_nodes(use, tensors, matrix.scheme, activations, is_shared=len(uses) > 1)
                 _replace(model.graph, use.node, new)
@@ -248,7 +258,7 @@ class _Tensors:
         assert isinstance(weight.const_value, ParameterTensor)
         self.name = str(weight.const_value.name)
         expression = weight.const_value.expression
-        self._graph, self._scheme = graph, matrix.scheme
+        self._graph, self._matrix = graph, matrix
         self._rows = matrix.rows_of(expression)
         experts = expression.shape[0] if len(expression.shape) == 3 else 1
         self._height = self._rows.shape[0] // experts
@@ -256,7 +266,8 @@ class _Tensors:
     def dequantized(self, expert: int | None) -> Dequantized:
         """Return the quantized matrix."""
         index = expert or 0
-        return quantized(cut(self._rows, 0, index * self._height, (index + 1) * self._height), self._scheme)
+        rows = cut(self._rows, 0, index * self._height, (index + 1) * self._height)
+        return quantized(rows, self._matrix.scheme, self._matrix.importance)
 
     def of(self, part: Part, expert: int | None) -> ir.Value | None:
         """Return a part of the quantized matrix; None if it has no such part."""
@@ -321,6 +332,17 @@ def _block_nodes(use: MatrixUse, tensors: _Tensors, scheme: BlockScheme, accurac
     attributes = {**sizes, "K": columns, "N": rows, "accuracy_level": accuracy_level}
     inputs = [node.inputs[0], values, scales, *([points] if points is not None else [])]
     return _with_bias([node_like("MatMulNBits", inputs, node, attributes, MICROSOFT)], node)
+
+
+def _nf4_nodes(use: MatrixUse, tensors: _Tensors, scheme: Nf4Scheme) -> list[ir.Node]:
+    rows, columns = tensors.dequantized(use.expert).shape
+    inputs = [use.node.inputs[0], *(tensors.of(part, use.expert) for part in scheme.parts)]
+    attributes = {"K": columns, "N": rows, "block_size": scheme.block_size, "quant_type": _NF4}
+    return _with_bias([node_like("MatMulBnb4", inputs, use.node, attributes, MICROSOFT)], use.node)
+
+
+_NF4 = 1
+"""`quant_type` of `MatMulBnb4`: 0 is FP4."""
 
 
 def _row_nodes(
@@ -434,11 +456,26 @@ def keep_grids(plan: Mapping[str, QuantizedMatrix], binding: Binding, reader: Re
     return kept if is_kept else dict(plan)
 
 
+def with_importance(plan: Mapping[str, QuantizedMatrix], importance: Mapping[str, Array]) -> dict[str, QuantizedMatrix]:
+    """Return a plan whose matrices are quantized with measured weights of their columns' errors.
+
+    Args:
+        plan: full name of a parameter to how it is quantized.
+        importance: full name of a parameter to the weight of each input of its layer, float32 `[inputs]`.
+    """
+    return {
+        name: replace(matrix, importance=InMemory(importance[name]))
+        if name in importance and isinstance(matrix.scheme, BlockScheme) and not matrix.scheme.on_grid
+        else matrix
+        for name, matrix in plan.items()
+    }
+
+
 def to_values(plan: Mapping[str, QuantizedMatrix]) -> list[dict[str, Any]]:
     """Return a plan as JSON values, the inverse of `from_values`: parameters by how they are quantized."""
     groups: dict[QuantizedMatrix, list[str]] = {}
     for name, matrix in plan.items():
-        groups.setdefault(matrix, []).append(name)
+        groups.setdefault(replace(matrix, importance=None), []).append(name)
     return [
         {**asdict(matrix.scheme), "by_columns": matrix.by_columns, "parameters": names}
         for matrix, names in groups.items()
@@ -455,7 +492,8 @@ def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatri
     for group in values:
         try:
             settings = {name: value for name, value in group.items() if name not in ("by_columns", "parameters")}
-            scheme = BlockScheme(**settings) if "bits" in settings else RowScheme(**settings)
+            kind = BlockScheme if "bits" in settings else RowScheme if "signed" in settings else Nf4Scheme
+            scheme = kind(**settings)
             plan.update(
                 dict.fromkeys(map(str, group["parameters"]), QuantizedMatrix(scheme, bool(group["by_columns"])))
             )

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport.bundles.calibration_file import read_importance
 from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.containment import inside
 from onnxport.errors import CorruptCheckpointError, ValidationError
 from onnxport.options import Dtype, ExportOptions, Progress, float_dtype_of
-from onnxport.passes.quantize import QuantizedMatrix, from_values
+from onnxport.passes.quantize import QuantizedMatrix, from_values, with_importance
 from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, of_precision, with_note
@@ -133,7 +134,8 @@ def _quantization(manifest: Manifest, dtype: str, directory: Path) -> dict[str, 
         CorruptCheckpointError: the manifest is damaged.
     """
     try:
-        return from_values(manifest.quantization.get(dtype, ()))
+        plan = from_values(manifest.quantization.get(dtype, ()))
+        return with_importance(plan, read_importance(directory))
     except ValueError as error:
         raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: {error}; export again") from error
 

@@ -52,12 +52,14 @@ class LossRequest:
         preprocessor: of the checkpoint; None if it has none.
         task: the exported task.
         text: the text that a language model reads.
+        is_calibrated: whether the first half of the text was used to quantize.
     """
 
     model: PreTrainedModel
     preprocessor: Any
     task: Task
     text: str
+    is_calibrated: bool = False
 
 
 def measure_loss(request: LossRequest, directory: Directory, precision: str) -> Loss | None:
@@ -86,7 +88,8 @@ def measure_loss(request: LossRequest, directory: Directory, precision: str) -> 
 
 def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Loss | None:
     """Return perplexities and agreement over windows of a text."""
-    ids = tokenizer_of(request.preprocessor)(request.text, return_tensors="pt")["input_ids"][0][:_MAX_TOKENS]
+    ids = tokenizer_of(request.preprocessor)(request.text, return_tensors="pt")["input_ids"][0][-_MAX_TOKENS:]
+    ids = ids[len(ids) // 2 :] if request.is_calibrated else ids
     window = min((_WINDOW, *positions_of(request.model.config)))
     totals, count = np.zeros(3), 0
     for row in ids.split(window):

@@ -233,7 +233,7 @@ def rebuilt(operand: Expression, children: Sequence[Expression]) -> Expression:
         case Codebook():
             return replace(operand, operand=children[0], codes=children[1], scales=children[2])
         case Quantized():
-            return replace(operand, operand=children[0])
+            return replace(operand, operand=children[0], importance=children[1] if len(children) > 1 else None)
         case Dequantized():
             values, scales, *points = children
             return replace(operand, values=values, scales=scales, zero_points=points[0] if points else None)

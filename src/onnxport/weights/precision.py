@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from onnxport.options import Dtype, FloatDtype, QuantizeOptions, float_dtype_of
 from onnxport.weights.grids import ZeroPoints
-from onnxport.weights.quantization import BlockScheme, RowScheme, Scheme
+from onnxport.weights.quantization import BlockScheme, Nf4Scheme, RowScheme, Scheme
 
 SUFFIXES: dict[Dtype, str] = {
     "fp32": "",
@@ -20,6 +20,7 @@ SUFFIXES: dict[Dtype, str] = {
     "uint8": "_uint8",
     "q4": "_q4",
     "q4f16": "_q4f16",
+    "bnb4": "_bnb4",
     "q2": "_q2",
     "q2f16": "_q2f16",
 }
@@ -48,6 +49,11 @@ class Precision:
     suffix: str = ""
     keeps_grids: bool = False
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether scales are chosen with measured weights, if there are any."""
+        return isinstance(self.scheme, BlockScheme) and not self.keeps_grids
+
 
 def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions, *, is_quantized: bool) -> tuple[Precision, ...]:
     """Return the precisions of an export.
@@ -70,6 +76,8 @@ def _precision(name: Dtype, options: QuantizeOptions, *, is_only: bool) -> Preci
     if name in ("q8", "int8", "uint8") and not options.weight_only:
         scheme: Scheme = RowScheme(signed=name != "uint8")
         return Precision(name, float_dtype, scheme, scheme, suffix=SUFFIXES[name])
+    if name == "bnb4":
+        return Precision(name, float_dtype, Nf4Scheme(), Nf4Scheme(), suffix=SUFFIXES[name])
     bits = 8 if name in ("q8", "int8", "uint8") else int(name[1])
     points: ZeroPoints = "none" if options.symmetric else "integer"
     block = BlockScheme(bits, options.block_size, points)

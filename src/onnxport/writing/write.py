@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ _BUFFER = 1 << 18
 _WRITE = 1 << 19
 """Bytes per write: above 1 MiB Linux may allocate huge pages for the page cache, which measured four times slower."""
 _WRITERS = 2
-"""Tensors of the external data file written at once: one is converted while another is written to disk."""
+"""Tensors written at once: one is converted while another is written to disk."""
 _UNSUPPORTED = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 """Errors of a kernel or file system that doesn't support copying between two files."""
 
@@ -107,21 +108,28 @@ def _write_data(
 ) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
-        pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="onnxport-write")
-        try:
+        with _writers() as submit:
             jobs: dict[int, Future[None]] = {}
             for item in planned:
                 assert item.offset is not None
                 if item.offset not in jobs:
-                    jobs[item.offset] = pool.submit(_write_tensor, tensors[item.name], descriptor, item.offset, reader)
+                    jobs[item.offset] = submit(_write_tensor, tensors[item.name], descriptor, item.offset, reader)
             for item in planned:
                 jobs[item.offset or 0].result()
                 report(item.nbytes)
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error or an interrupt, no further tensors
         os.fsync(descriptor)  # now rather than with the directory, while digests are still computed
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _writers() -> Iterator[Callable[..., Future[None]]]:
+    """Yield the `submit` of a pool; after an error or an interrupt, nothing further that was submitted is done."""
+    pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="onnxport-write")
+    try:
+        yield pool.submit
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_model(
@@ -133,13 +141,17 @@ def _write_model(
     descriptor = os.open(directory / plan.graph_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         position = _write(descriptor, start, 0)
-        for item in streamed:
-            position = _write(descriptor, item.head, position)
-            tensor = model.graph.initializers[item.name].const_value
-            assert tensor is not None
-            _write_tensor(tensor, descriptor, position, reader)
-            position += item.nbytes
-            report(item.nbytes)
+        with _writers() as submit:
+            jobs = []
+            for item in streamed:
+                position = _write(descriptor, item.head, position)
+                tensor = model.graph.initializers[item.name].const_value
+                assert tensor is not None
+                jobs.append(submit(_write_tensor, tensor, descriptor, position, reader))
+                position += item.nbytes
+            for item, job in zip(streamed, jobs, strict=True):
+                job.result()
+                report(item.nbytes)
     finally:
         os.close(descriptor)
 
