@@ -85,6 +85,7 @@ def test_a_batch() -> None:
     ("name", "settings", "message"),
     [
         ("CLIP", {"resample": 1}, "resamples with Pillow's filter 1"),
+        ("CLIP", {"resample": 0}, "resamples with Pillow's filter 0"),
         ("LlavaNext", {}, "makes image_sizes, too"),
         ("Donut", {"size": SQUARE}, "computes more than to resize, crop, rescale and normalize"),
         ("VideoMAE", {}, "makes several parts"),
