@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from onnxport.errors import OnnxportError, OptionError
+from onnxport.errors import OnnxportError, OptionError, one_line
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
@@ -49,16 +49,16 @@ def interrupted() -> int:
 def message_of(error: Exception) -> str:
     """Return an error's message in one line; unexpected errors are reported as bugs."""
     if isinstance(error, OnnxportError):
-        return _one_line(error)
+        return one_line(error)
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename is not None else ""
-        return f"{file}{error.strerror}"
+        return one_line(f"{file}{error.strerror}")
     if isinstance(error, OSError):
-        return _one_line(error)
+        return one_line(error)
     if isinstance(error, MemoryError):
         return "not enough memory; close other programs, or use a machine with more"
-    first = (_one_line(str(error).strip().split("\n")[0]) + " ").lstrip()
-    return f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)"
+    first = (str(error).strip().split("\n")[0] + " ").lstrip()
+    return one_line(f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)")
 
 
 def print_error(text: str) -> None:
@@ -107,7 +107,7 @@ class _WarningLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno > logging.WARNING else "warning"
-        sys.stderr.write(f"onnxport: {level}: {_one_line(record.getMessage())}\n")
+        sys.stderr.write(f"onnxport: {level}: {one_line(record.getMessage())}\n")
 
 
 @contextlib.contextmanager
@@ -128,7 +128,3 @@ def _drop_output() -> None:
     """Redirect standard output to the null device: its pipe is closed, and Python flushes it once more at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(error: object) -> str:
-    return " ".join(part.strip() for part in str(error).splitlines() if part.strip())

@@ -141,7 +141,7 @@ def print_export(result: ExportResult) -> None:
 
     manifest = result.manifest
     outcome = f"written to {result.directory}" if result.directory else "nothing written (dry run)"
-    print_line(f"{manifest.source['architecture']} for {manifest.task}: {outcome}")
+    print_line(f"{manifest.architecture} for {manifest.task}: {outcome}")
     for component in manifest.components:
         for fixed in component.fixed_axes:
             print_line(f"fixed by the model: {component.name}, {fixed}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport._garbage import without_exit_collections
 from onnxport.configs.model_types import ENCODER_DECODER_MODELS
-from onnxport.errors import OnnxportError
+from onnxport.errors import OnnxportError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -191,14 +191,10 @@ def main() -> int:
 def _message(error: Exception) -> str:
     """Return an error's message on one line; unexpected errors are prefixed with their type."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        return one_line(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    shown = " ".join(line.strip() for line in str(text).splitlines())
-    return (
-        shown
-        if isinstance(error, (OnnxportError, ValueError, KeyError, OSError))
-        else f"{type(error).__name__}: {shown}"
-    )
+    is_known = isinstance(error, (OnnxportError, ValueError, KeyError, OSError))
+    return one_line(text if is_known else f"{type(error).__name__}: {text}")
 
 
 if __name__ == "__main__":

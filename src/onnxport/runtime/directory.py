@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from onnxport.bundles.adapter_names import adapter_file
 from onnxport.bundles.manifest import open_manifest
+from onnxport.checkpoint.json_files import read_json_object
+from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.lengths import positions_in
@@ -79,9 +81,17 @@ class Directory:
         return adapter_file(file, component, self._adapted) if file is not None and component in self._adapted else None
 
     def graph(self, component: str) -> Graph:
-        """Return a component's graph, loaded on the first call."""
+        """Return a component's graph, loaded on the first call.
+
+        Raises:
+            CorruptCheckpointError: the manifest has no such component.
+        """
         if component not in self._graphs:
-            found = next(item for item in self.manifest.components if item.name == component)
+            found = next((item for item in self.manifest.components if item.name == component), None)
+            if found is None:
+                raise CorruptCheckpointError(
+                    f"{self.path} has no component {component}, only {', '.join(self.component_names)}; export it again"
+                )
             file, positions = inside(self.path, found.file), positions_in(self.config)
             defaults = self.manifest.defaults
             settings = replace(self.settings, adapter=self._adapter_of(component))
@@ -121,15 +131,7 @@ class Directory:
             CorruptCheckpointError: it isn't a JSON object.
         """
         file = self.path / name
-        if not file.is_file():
-            return {}
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{file} isn't JSON: {error}; export the model again") from error
-        if not isinstance(values, dict):
-            raise CorruptCheckpointError(f"{file} isn't a JSON object; export the model again")
-        return values
+        return read_json_object(file, purpose="a file of the export") if file.is_file() else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -142,10 +144,21 @@ class Directory:
         return self.read("generation_config.json")
 
     def setting(self, name: str) -> Any:
-        """Return a value from the generation config, the config, or its `decoder` or `text_config`, in this order."""
+        """Return a value from the generation config, the config, or its `decoder` or `text_config`, in this order.
+
+        Raises:
+            CorruptCheckpointError: it isn't a token id, and its name ends with `token_id`.
+        """
         config = self.config
-        sources = (self.generation_config, config, config.get("decoder"), config.get("text_config"))
-        return next((source[name] for source in sources if source and source.get(name) is not None), None)
+        parts = (config.get("decoder"), config.get("text_config"))
+        sources = (self.generation_config, config, *(part for part in parts if isinstance(part, dict)))
+        found = next((source[name] for source in sources if source.get(name) is not None), None)
+        if not name.endswith("token_id"):
+            return found
+        try:
+            return typed(found, cast("type[Any]", int | list[int] | None), name)
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{self.path}: {error}; correct config.json, or export again") from error
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -158,4 +171,4 @@ class Directory:
         """Id of the token that an encoder-decoder starts from, with the fallbacks of Transformers' `generate`."""
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         found = (self.setting(name) for name in names)
-        return next((int(token) for token in found if token is not None), 0)
+        return next((token[0] if isinstance(token, list) else token for token in found if token not in (None, [])), 0)
