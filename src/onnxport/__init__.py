@@ -5,13 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import OnnxportError
-from onnxport.options import ExportOptions
-
 if TYPE_CHECKING:
     from onnxport._export import ExportResult, export
     from onnxport.bundles.inspection import inspect
     from onnxport.bundles.manifest import Manifest
+    from onnxport.errors import OnnxportError
+    from onnxport.options import ExportOptions
     from onnxport.runtime.load import load, pipeline
     from onnxport.validation import ValidationReport, validate
 
@@ -31,8 +30,10 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ExportOptions": "onnxport.options",
     "ExportResult": "onnxport._export",
     "Manifest": "onnxport.bundles.manifest",
+    "OnnxportError": "onnxport.errors",
     "ValidationReport": "onnxport.validation",
     "export": "onnxport._export",
     "inspect": "onnxport.bundles.inspection",

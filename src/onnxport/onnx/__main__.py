@@ -8,10 +8,12 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport._garbage import without_exit_collections
+from onnxport._process import INTERRUPTED, run_process, write_error
 from onnxport.configs.model_types import ENCODER_DECODER_MODELS
 from onnxport.errors import OnnxportError, one_line
 
@@ -174,17 +176,17 @@ def main() -> int:
     Returns:
         The exit code: 0 success, 1 failure, 130 interrupted; argparse exits with 2 on misuse.
     """
-    args = _parser().parse_args()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("onnxport").setLevel(logging.INFO)
     try:
+        args = _parser().parse_args()
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+        logging.getLogger("onnxport").setLevel(logging.INFO)
         export_with_transformers(args)
     except Exception as error:  # noqa: BLE001  # the process's last line of defence: any error becomes one line
-        print(f"onnxport: error: {_message(error)}", file=sys.stderr)
+        write_error(f"onnxport: error: {_message(error)}\n")
         return 1
     except KeyboardInterrupt:
-        print("onnxport: interrupted", file=sys.stderr)
-        return 130
+        write_error("onnxport: interrupted\n")
+        return INTERRUPTED
     return 0
 
 
@@ -198,4 +200,4 @@ def _message(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(without_exit_collections(main))
+    sys.exit(run_process(lambda: partial(without_exit_collections, main)))
