@@ -6,6 +6,7 @@ OnnxportError
 ├── CheckpointError        the checkpoint can't be read
 │   ├── CheckpointNotFoundError   no such directory, repository or file
 │   ├── CorruptCheckpointError    a file is truncated, malformed or contradicts another
+│   ├── ReplacedExportError       an exported directory was replaced by another while it was loaded
 │   ├── UntrustedCodeError        reading the checkpoint would run code, without --trust-remote-code
 │   └── WeightsMismatchError      parameters without a tensor, unused tensors, wrong shapes
 ├── UnsupportedError       the model type or the task isn't supported
@@ -50,6 +51,10 @@ class CheckpointNotFoundError(CheckpointError):
 
 class CorruptCheckpointError(CheckpointError):
     """A file of a checkpoint is truncated, malformed, or contradicts another file."""
+
+
+class ReplacedExportError(CheckpointError):
+    """An exported directory was replaced by another export while it was loaded."""
 
 
 class UntrustedCodeError(CheckpointError):

@@ -12,7 +12,8 @@ LISTING = frozenset({"glob", "rglob", "iterdir", "scandir", "listdir", "walk"})
 OWN_DIRECTORIES = {
     "list_files": "the directory that an export wrote",
     "_flush": "the same",
-    "_export_parts": "the same",
+    "staged_files": "the same",
+    "_replace_whole": "the same",
     "_foreign_files": "names in an output that is to be replaced",
     "_stages_of": "names beside the output",
     "_files": "the cache of blueprints",

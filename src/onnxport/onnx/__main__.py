@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
-import tempfile
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from functools import partial
@@ -89,30 +87,22 @@ class Part:
 
 
 def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
-    """Export and validate in a temporary directory next to the output, then move the files into place."""
+    """Export and validate in a staging directory, then move the files into place."""
+    from onnxport.bundles.output import staged_files
     from onnxport.onnx.convert import export, validate_model_outputs
 
     parent = parts[0].file.parent
-    created = [path for path in (parent, *parent.parents) if not path.exists()]
-    parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".onnxport.", suffix=".partial", dir=parent))
     try:
-        for part in parts:
-            file, config = stage / part.file.name, part.config
-            _, outputs = export(part.preprocessor, part.model, config, opset, file)
-            tolerance = config.atol_for_validation if atol is None else atol
-            validate_model_outputs(config, part.preprocessor, part.model, file, outputs, tolerance)
-        for path in stage.iterdir():
-            path.replace(parent / path.name)
+        with staged_files(parent) as stage:
+            for part in parts:
+                file, config = stage / part.file.name, part.config
+                _, outputs = export(part.preprocessor, part.model, config, opset, file)
+                tolerance = config.atol_for_validation if atol is None else atol
+                validate_model_outputs(config, part.preprocessor, part.model, file, outputs, tolerance)
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(parent)) from error  # a full disk's error has no file name
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        for directory in created:
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
 
 
 def _preprocessor(args: Namespace) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ from onnxport.description.encoder_outputs import Interface, Modality, modalities
 from onnxport.description.lengths import positions_in
 from onnxport.description.positions import INPUT_IDS
 from onnxport.description.tasks import PAST_SUFFIX
-from onnxport.errors import CorruptCheckpointError, OptionError
+from onnxport.errors import CorruptCheckpointError, OnnxportError, OptionError, ReplacedExportError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 from onnxport.runtime.token_embedding import EMBEDDING, EMBEDS, TokenEmbedding
@@ -38,12 +40,15 @@ class Directory:
         CheckpointNotFoundError: the directory wasn't written by onnxport, or lacks a file.
         CorruptCheckpointError: its manifest is damaged.
         OptionError: the settings have an adapter, and its graphs have no inputs for one; or a precision that it lacks.
+        ReplacedExportError: another export replaces it; also later, when a file of it is read.
     """
 
     def __init__(self, path: str | Path, settings: RunSettings | None = None) -> None:
         self.path = Path(path)
         self.settings = settings or RunSettings()
-        manifest = open_manifest(self.path)
+        self._identity = _identity(self.path)
+        with self.unreplaced():
+            manifest = open_manifest(self.path)
         dtype = self.settings.dtype or manifest.dtypes[0]
         if dtype not in manifest.dtypes:
             raise OptionError(
@@ -95,7 +100,9 @@ class Directory:
             file, positions = inside(self.path, found.file), positions_in(self.config)
             defaults = self.manifest.defaults
             settings = replace(self.settings, adapter=self._adapter_of(component))
-            graph = self._graphs[component] = Graph(file, settings, found.max_sizes, positions, defaults)
+            with self.unreplaced():
+                graph = Graph(file, settings, found.max_sizes, positions, defaults)
+            self._graphs[component] = graph
             if EMBEDS in graph.inputs and self.has(EMBEDDING):
                 counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs
                 padding = self.setting("pad_token_id") if counts_ids else None
@@ -131,7 +138,27 @@ class Directory:
             CorruptCheckpointError: it isn't a JSON object.
         """
         file = self.path / name
-        return read_json_object(file, purpose="a file of the export") if file.is_file() else {}
+        with self.unreplaced():
+            return read_json_object(file, purpose="a file of the export") if file.is_file() else {}
+
+    @contextmanager
+    def unreplaced(self) -> Iterator[None]:
+        """Read files of the directory in a block, which are of one export: graph, weights, settings and manifest.
+
+        Raises:
+            ReplacedExportError: another export has replaced the directory since it was opened.
+        """
+        cause: OnnxportError | None = None
+        try:
+            yield
+        except OnnxportError as error:
+            cause = error
+        if _identity(self.path) != self._identity:
+            raise ReplacedExportError(
+                f"{self.path} was replaced by another export while it was loaded; load it again"
+            ) from cause
+        if cause is not None:
+            raise cause
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -172,3 +199,12 @@ class Directory:
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         found = (self.setting(name) for name in names)
         return next((token[0] if isinstance(token, list) else token for token in found if token not in (None, [])), 0)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a directory, which differ if another one replaces it; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
