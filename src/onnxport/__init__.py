@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onnxport.errors import OnnxportError
     from onnxport.options import ExportOptions
     from onnxport.runtime.load import load, pipeline
+    from onnxport.runtime.verify import verify
     from onnxport.validation import ValidationReport, validate
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "pipeline",
     "validate",
+    "verify",
 ]
 
 _LAZY = {
@@ -40,6 +42,7 @@ _LAZY = {
     "load": "onnxport.runtime.load",
     "pipeline": "onnxport.runtime.load",
     "validate": "onnxport.validation",
+    "verify": "onnxport.runtime.verify",
 }
 
 

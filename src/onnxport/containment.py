@@ -61,6 +61,15 @@ def files_inside(directory: Path, *patterns: str) -> list[Path]:
     return [inside(directory, path) for path in sorted(found)]
 
 
+def all_files_inside(directory: Path) -> list[Path]:
+    """List all files of a directory and its subdirectories, sorted, and check that each is inside of it.
+
+    Raises:
+        CorruptCheckpointError: a file or a directory is a link to somewhere else.
+    """
+    return [path for path in sorted(directory.rglob("*")) if inside(directory, path).is_file()]
+
+
 def check_links(directory: Path) -> None:
     """Check that no file that Transformers may open in a directory is a link to somewhere else.
 

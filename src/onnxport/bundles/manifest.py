@@ -93,6 +93,8 @@ class Manifest:
         image_processing: with `--image-processing`, the pre- and postprocessing of images in the graph; see
             `description.image_processing.ImageProcessing`.
         adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
+        digests: SHA-256 of the directory's other files, by name, without those that are linked; empty in manifests that
+            were written before there were digests.
         quantization: precision to how its parameters are quantized; see `weights.quantization`.
         format_version: version of the format.
     """
@@ -111,6 +113,7 @@ class Manifest:
     reread_length: int = 0
     image_processing: dict[str, Any] = field(default_factory=dict)
     adds_tokens: bool = False
+    digests: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     format_version: int = field(default=FORMAT_VERSION)
 
