@@ -250,7 +250,7 @@ class _Lstm(nn.Module):
             hidden = read.sigmoid() * cell.tanh()
             return (hidden, cell), hidden.clone()
 
-        _, outputs = scan(step, (zeros, zeros.clone()), gates)
+        outputs: torch.Tensor = scan(step, (zeros, zeros.clone()), gates)[1]
         return outputs.transpose(0, 1)
 
 
