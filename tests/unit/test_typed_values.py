@@ -140,7 +140,7 @@ def test_token_ids_of_a_configuration(tmp_path: Path, name: str, value: object) 
 )  # fmt: skip
 def test_generation_settings(name: str, value: object) -> None:
     with pytest.raises(OptionError, match=rf"{name}.* is .*, not "):
-        GenerationSettings.from_defaults({name: value}, {})
+        GenerationSettings.from_defaults({"do_sample": True, name: value}, {})
 
 
 def test_generation_settings_of_usual_types() -> None:
