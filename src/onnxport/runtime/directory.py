@@ -48,7 +48,8 @@ class Directory:
                 f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(filter(None, manifest.dtypes))}; "
                 f"export it with --dtype {','.join((*filter(None, manifest.dtypes), dtype))}"
             )
-        self.manifest = manifest.of_dtype(dtype)
+        self._model_names = {item.name: item.model_names for item in manifest.of_dtype(dtype).components}
+        self.manifest = manifest.of_dtype(dtype).with_model_names()
         self._graphs: dict[str, Graph] = {}
         self._adapted = [component.name for component in self.manifest.components if component.adapter_inputs]
         if self.settings.adapter is not None and not self._adapted:
@@ -85,7 +86,9 @@ class Directory:
             file, positions = inside(self.path, found.file), positions_in(self.config)
             defaults = self.manifest.defaults
             settings = replace(self.settings, adapter=self._adapter_of(component))
-            graph = self._graphs[component] = Graph(file, settings, found.max_sizes, positions, defaults)
+            graph = self._graphs[component] = Graph(
+                file, settings, found.max_sizes, positions, defaults, self._model_names[component]
+            )
             if EMBEDS in graph.inputs and self.has(EMBEDDING):
                 counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs
                 padding = self.setting("pad_token_id") if counts_ids else None
