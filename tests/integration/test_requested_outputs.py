@@ -87,6 +87,20 @@ def test_hidden_states_of_a_decoder_with_a_cache(gpt2: Path, tmp_path: Path) -> 
     assert_equal(second.hidden_states, tuple(state[:, 4:] for state in expected))
 
 
+def test_logits_of_routers_with_a_cache(tmp_path: Path) -> None:
+    sizes = {**SIZES, "num_hidden_layers": 3, "num_key_value_heads": 2, "intermediate_size": 64}
+    config = transformers.MixtralConfig(**sizes)
+    model = save(transformers.MixtralForCausalLM(config), tmp_path / "checkpoint")
+    onnxport.export(tmp_path / "checkpoint", tmp_path / "out", ExportOptions(outputs=("router_logits",)))
+    ours = onnxport.load(tmp_path / "out")
+    first = ours(input_ids=IDS[:, :4], use_cache=True)
+    second = ours(input_ids=IDS[:, 4:], past_key_values=first.past_key_values)
+    with torch.no_grad():
+        expected = model(IDS, output_router_logits=True).router_logits
+    tokens = [logits.view(*IDS.shape, -1)[:, 4:].flatten(0, 1) for logits in expected]
+    assert_equal(second.router_logits, tuple(tokens))
+
+
 def test_each_graph_of_an_encoder_decoder(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("t5", "seq2seq-lm-with-past", tmp_path)
     options = ExportOptions(outputs=("encoder_attentions", "decoder_attentions", "cross_attentions"))

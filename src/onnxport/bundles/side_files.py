@@ -48,6 +48,8 @@ _NAMES = (
     "chat_template.*",
     "normalizer.json",
     "entity_vocab.json",
+    "decision.json",
+    "decision_template.jinja",
     "README.md",
     "LICENSE*",
 )

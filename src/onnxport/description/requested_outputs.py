@@ -7,6 +7,7 @@ for each of its tensors, `vision_model_output.pooler_output`.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,8 @@ from onnxport.description.components import Component
 from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.derived import move
 from onnxport.errors import OnnxportError, OptionError, UnsupportedError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +68,30 @@ class RequestedOutputsOnnxConfig(DelegatingOnnxConfig):
 
     def run_all(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run the model, and return everything that it returns, by its own names."""
-        return dict(self._trunk.run(_WithFlags(forward, self.flags), arguments))
+        losses = () if any(name.endswith("_loss") for name in self._requested) else _router_losses(model_of(forward))
+        with patching(*losses):
+            return dict(self._trunk.run(_WithFlags(forward, self.flags), arguments))
+
+
+def _router_losses(model: torch.nn.Module) -> tuple[Replacement, ...]:
+    """Return replacements of the losses that a mixture of experts computes whenever it returns its router's logits.
+
+    They are only trained with, and fail with a cache: the attention mask then has more tokens than the logits.
+
+    Args:
+        model: the model, or a submodule.
+    """
+    classes = (base for module in model.modules() for base in type(module).__mro__)
+    files = [sys.modules[name] for name in dict.fromkeys(each.__module__ for each in classes)]
+    return tuple(Replacement(file, name, _no_loss) for file in files for name in _ROUTER_LOSSES if hasattr(file, name))
+
+
+def _no_loss(*_: object, **__: object) -> None:
+    """Return no loss."""
+
+
+_ROUTER_LOSSES = ("load_balancing_loss_func", "router_z_loss_func")
+"""Functions of modeling files that compute a router's losses."""
 
 
 def _flag_of(name: str) -> str:

@@ -104,7 +104,9 @@ class GenerationSettings:
         merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
         if overrides.get("max_length") is not None and overrides.get("max_new_tokens") is None:
             merged["max_new_tokens"] = None
-        values = {name: merged[name] for name in supported if merged.get(name) is not None}
+        # A checkpoint for greedy decoding may have values that sampling rejects, such as a temperature of 0.
+        unused = set() if merged.get("do_sample") else _FOR_SAMPLING - overrides.keys()
+        values = {name: merged[name] for name in supported - unused if merged.get(name) is not None}
         values |= {name: _ids(values[name]) for name in _TOKEN_LISTS if name in values}
         if "bad_words_ids" in values:
             values["bad_words_ids"] = tuple(tuple(sequence) for sequence in values["bad_words_ids"])
@@ -178,6 +180,8 @@ _NEUTRAL_FOR_SAMPLING: dict[str, object] = {
     **{"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None},
 }
 """Those that only have an effect if tokens are sampled."""
+_FOR_SAMPLING = {"temperature", "top_k", "top_p", "min_p"}
+"""Settings that greedy decoding doesn't read."""
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 _RANGES = {
     "max_new_tokens": "1 or more",
