@@ -31,6 +31,7 @@ LAYERS = (
     ("blueprints",),
     ("writing",),
     ("bundles",),
+    ("layouts",),
     ("runtime",),
     ("validation",),
     ("_export", "_describe"),

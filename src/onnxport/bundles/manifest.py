@@ -17,6 +17,8 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 FILE_NAME = "onnxport.json"
 FORMAT_VERSION = 2
 """2 added `modalities`."""
+DEFAULT_LAYOUT = "default"
+"""The layout of every export that no other layout was chosen for: that of Optimum."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class ComponentDescription:
         adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
         dtype: its precision, a name of `--dtype`; empty in manifests that were written before there were several.
         fused: with `--optimize`, the number of nodes of each fused operator.
+        model_names: name of an input or output that a client's layout has another name for, to the model's name.
     """
 
     name: str
@@ -70,6 +73,14 @@ class ComponentDescription:
     adapter_inputs: tuple[TensorDescription, ...] = ()
     dtype: str = ""
     fused: dict[str, int] = field(default_factory=dict)
+    model_names: dict[str, str] = field(default_factory=dict)
+
+    def with_model_names(self) -> ComponentDescription:
+        """Return the description with the model's names of inputs and outputs."""
+        return replace(self, inputs=self._named(self.inputs), outputs=self._named(self.outputs))
+
+    def _named(self, values: tuple[TensorDescription, ...]) -> tuple[TensorDescription, ...]:
+        return tuple(replace(value, name=self.model_names.get(value.name, value.name)) for value in values)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ class Manifest:
         digests: SHA-256 of the directory's other files, by name, without those that are linked; empty in manifests that
             were written before there were digests.
         quantization: precision to how its parameters are quantized; see `weights.quantization`.
+        layout: how the files are arranged, a name of `--layout`.
         format_version: version of the format.
     """
 
@@ -115,6 +127,7 @@ class Manifest:
     adds_tokens: bool = False
     digests: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    layout: str = DEFAULT_LAYOUT
     format_version: int = field(default=FORMAT_VERSION)
 
     @property
@@ -137,6 +150,10 @@ class Manifest:
     def of_dtype(self, dtype: str) -> Manifest:
         """Return the manifest with the graphs of one precision alone."""
         return replace(self, components=tuple(item for item in self.components if item.dtype == dtype))
+
+    def with_model_names(self) -> Manifest:
+        """Return the manifest with the model's names of inputs and outputs, which a client's layout may change."""
+        return replace(self, components=tuple(item.with_model_names() for item in self.components))
 
     def to_json(self) -> str:
         """Return the text of `onnxport.json`."""

@@ -17,6 +17,7 @@ __all__ = ["main", "process"]
 
 VERBS = {
     "export": "export a checkpoint to a directory with ONNX graphs, validated against the original",
+    "layout": "arrange an exported directory for another client",
     "adapter": "write a LoRA adapter as a file for an exported directory that keeps adapters apart",
     "describe": "show the inputs and outputs of an export, without weights",
     "validate": "compare an exported directory with the original again",

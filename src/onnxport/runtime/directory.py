@@ -55,7 +55,8 @@ class Directory:
                 f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(filter(None, manifest.dtypes))}; "
                 f"export it with --dtype {','.join((*filter(None, manifest.dtypes), dtype))}"
             )
-        self.manifest = manifest.of_dtype(dtype)
+        self._model_names = {item.name: item.model_names for item in manifest.of_dtype(dtype).components}
+        self.manifest = manifest.of_dtype(dtype).with_model_names()
         self._graphs: dict[str, Graph] = {}
         self._adapted = [component.name for component in self.manifest.components if component.adapter_inputs]
         if self.settings.adapter is not None and not self._adapted:
@@ -101,7 +102,7 @@ class Directory:
             defaults = self.manifest.defaults
             settings = replace(self.settings, adapter=self._adapter_of(component))
             with self.unreplaced():
-                graph = Graph(file, settings, found.max_sizes, positions, defaults)
+                graph = Graph(file, settings, found.max_sizes, positions, defaults, self._model_names[component])
             self._graphs[component] = graph
             if EMBEDS in graph.inputs and self.has(EMBEDDING):
                 counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, open_manifest
@@ -132,13 +132,12 @@ def _check_graph(directory: Path, component: ComponentDescription) -> Iterator[s
 
 def _differences(component: ComponentDescription, graph: GraphInspection) -> Iterator[str]:
     optional = {value.name for value in component.adapter_inputs}
+    inputs = [value.name for value in graph.inputs if value.name not in optional]
+    data = [(PurePosixPath(component.file).parent / name).as_posix() for name in graph.external_data]
     described = {
-        "inputs": (
-            [value.name for value in component.inputs],
-            [v.name for v in graph.inputs if v.name not in optional],
-        ),
+        "inputs": ([value.name for value in component.inputs], inputs),
         "outputs": ([value.name for value in component.outputs], [value.name for value in graph.outputs]),
-        "external data": (sorted(component.external_data), sorted(graph.external_data)),
+        "external data": (sorted(component.external_data), sorted(data)),
     }
     for what, (expected, actual) in described.items():
         if expected != actual:
