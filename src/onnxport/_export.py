@@ -30,10 +30,12 @@ from onnxport.bundles.written import (
     bind_graphs,
     list_files,
     plan_export,
+    unlinked_files,
     write_export,
 )
 from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from onnxport.checkpoint.digest import digesting
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import Description
 from onnxport.description.tolerances import tolerance_of
@@ -122,10 +124,11 @@ def export(
             outcome = Outcome(written.files, _skipped(options), written.digests)
             manifest = make_manifest(checkpoint, graphs, outcome, options)
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")  # the validation loads the directory
-            validation: ValidationReport = merged([_validate(written, part, options, report) for part in parts])
-            _check(validation, options.output)
-            report("write the manifest", None)
-            manifest = replace(manifest, validation=validation.to_dict())
+            with digesting(unlinked_files(stage), root=stage) as digests:
+                validation: ValidationReport = merged([_validate(written, part, options, report) for part in parts])
+                _check(validation, options.output)
+                report("write the manifest", None)
+                manifest = replace(manifest, validation=validation.to_dict(), digests=digests())
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
             if layout is not None:
                 manifest = arrange(Exported(stage, manifest), layout, published)

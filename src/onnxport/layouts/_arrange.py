@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
+from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
 from onnxport.errors import OutputError, UnsupportedError
 from onnxport.layouts._graph_files import rename_values, split_data
@@ -58,9 +59,29 @@ def arrange(exported: Exported, layout: Layout, target: Path) -> Manifest:
     paths += [_edit(name, exported, layout, target) for name in layout.edits]
     paths += [_write(path, text, target) for path, text in layout.texts(exported).items()]
     placed = dict.fromkeys(path.relative_to(target).as_posix() for path in paths if path is not None)
-    manifest = replace(exported.manifest, components=components, files=tuple(placed), layout=layout.name)
+    names = [*placed, *(name for item in components for name in (item.file, *item.external_data))]
+    digests = _digests(exported, names, target)
+    manifest = replace(
+        exported.manifest, components=components, files=tuple(placed), layout=layout.name, digests=digests
+    )
     (target / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _digests(exported: Exported, names: Iterable[str], target: Path) -> dict[str, str]:
+    """Return the digests of arranged files: the export's for links to its files, which has none for linked weights."""
+    before = exported.manifest.digests
+    if not before:
+        return {}
+    sources = (*exported.manifest.files, *(n for c in exported.manifest.components for n in (c.file, *c.external_data)))
+    known = {(exported.directory / name).stat().st_ino: before.get(name) for name in sources if exported.has(name)}
+    found = {}
+    for name in names:
+        inode = (target / name).stat().st_ino
+        digest = known[inode] if inode in known else sha256_of_file(target / name)
+        if digest is not None:
+            found[name] = digest
+    return found
 
 
 def _path_of(name: str, layout: Layout) -> str | None:

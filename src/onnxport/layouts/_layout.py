@@ -6,7 +6,6 @@ Only `_arrange.py` touches the disk.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.bundles.manifest import Manifest
+from onnxport.checkpoint.json_files import read_json_object
 from onnxport.containment import inside
-from onnxport.errors import CorruptCheckpointError
 from onnxport.options import ExportOptions
 
 Settings = Mapping[str, Any]
@@ -60,16 +59,7 @@ class Exported:
         Raises:
             CorruptCheckpointError: it isn't a JSON object.
         """
-        if not self.has(name):
-            return {}
-        file = self.directory / name
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{file} isn't JSON: {error}; export the model again") from error
-        if not isinstance(values, dict):
-            raise CorruptCheckpointError(f"{file} isn't a JSON object; export the model again")
-        return values
+        return read_json_object(self.directory / name, purpose="a file of the export") if self.has(name) else {}
 
     def text(self, name: str) -> str:
         """Read a text file; return an empty string if it doesn't exist."""

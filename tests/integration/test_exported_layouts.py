@@ -17,6 +17,8 @@ def test_an_export_is_arranged(bert: Path, tmp_path: Path) -> None:
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     assert found == sorted(file.name for file in result.plan)
     assert not [name for name in found if name.startswith(".")]
+    assert onnxport.verify(output).problems == ()
+    assert set(result.manifest.digests) == {*found} - {"onnxport.json"}
     assert onnxport.validate(output, str(bert)).status == "passed"
     names = {graph.file for graph in onnxport.inspect(output).graphs}
     assert names == {"onnx/model.onnx", "onnx/model_quantized.onnx"}
