@@ -86,9 +86,8 @@ def _digests(exported: Exported, names: Iterable[str], target: Path) -> dict[str
 
 def _path_of(name: str, layout: Layout) -> str | None:
     """Return the path of a file in a layout; None if it is left out."""
-    file = PurePosixPath(name)
-    pattern = next((pattern for pattern in layout.files if fnmatchcase(name, pattern)), None)
-    return layout.files[pattern].format(name=name, stem=file.name.split(".onnx")[0]) if pattern is not None else None
+    path = next((path for pattern, path in layout.files.items() if fnmatchcase(name, pattern)), None)
+    return None if path is None else path.format(name=name, stem=PurePosixPath(name).name.split(".onnx")[0])
 
 
 def _check_placement(exported: Exported, layout: Layout) -> None:

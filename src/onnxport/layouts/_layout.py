@@ -85,7 +85,7 @@ class Layout:
         name: the name of `--layout`.
         client: the software that loads it, with the version that it was tested with.
         files: pattern of a file name (as in `fnmatch`) to its path in the layout; the first pattern that matches
-            counts, and a file that none matches is left out. In the path, `{name}` is the file's name and `{stem}` the
+            counts; None, or no pattern, leaves a file out. In the path, `{name}` is the file's name and `{stem}` the
             name up to `.onnx`.
         edits: JSON file to the function that returns its new content. It gets an empty mapping if the file doesn't
             exist; an empty result isn't written.
@@ -101,7 +101,7 @@ class Layout:
 
     name: str
     client: str
-    files: Mapping[str, str]
+    files: Mapping[str, str | None]
     edits: Mapping[str, Edit] = field(default_factory=dict)
     texts: Callable[[Exported], Mapping[str, str]] = _no_texts
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

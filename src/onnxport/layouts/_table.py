@@ -16,6 +16,8 @@ ENTRY_POINTS = "onnxport.layouts"
 """Group of the entry points by which other packages add layouts."""
 MODULES = {
     "transformers.js": "transformers_js",
+    "genai": "genai",
+    "triton": "triton",
 }
 """Name to the module of `onnxport.layouts` whose `LAYOUT` declares it."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from onnxport.bundles.manifest import ComponentDescription
+from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._transformers_js_classes import SESSIONS
 
@@ -62,23 +63,6 @@ def _generates(exported: Exported) -> bool:
     return any(name.startswith("past_") for name in inputs)
 
 
-def _tokenizer_config(settings: Settings, exported: Exported) -> Settings:
-    """Add the chat templates, which transformers.js reads from this file alone."""
-    if not settings or settings.get("chat_template"):
-        return settings
-    main = exported.text("chat_template.jinja") or exported.read("chat_template.json").get("chat_template", "")
-    folder = "additional_chat_templates/"
-    others = {
-        name.removeprefix(folder).removesuffix(".jinja"): exported.text(name)
-        for name in exported.manifest.files
-        if name.startswith(folder)
-    }
-    if not others:
-        return {**settings, "chat_template": main} if main else settings
-    named = {**({"default": main} if main else {}), **others}
-    return {**settings, "chat_template": [{"name": name, "template": text} for name, text in named.items()]}
-
-
 def _preprocessor_config(settings: Settings, exported: Exported) -> Settings:
     """Name the processor's class, which transformers.js reads from this file."""
     processor = exported.read("processor_config.json").get("processor_class")
@@ -108,7 +92,7 @@ LAYOUT = Layout(
     files={"*.onnx": "onnx/{name}", "*.onnx_data*": "onnx/{name}", "*": "{name}"},
     edits={
         "config.json": _config,
-        "tokenizer_config.json": _tokenizer_config,
+        "tokenizer_config.json": with_chat_template,
         "preprocessor_config.json": _preprocessor_config,
     },
     names={"qwen2_vl": {"image_grid_thw": "grid_thw"}},
