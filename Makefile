@@ -6,13 +6,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/installed
 BENCH ?=
+FUZZ ?= 20000
 JOBS ?= 2
 NEXT := .venv/transformers-5.24
 NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/integration/test_generation.py \
 	tests/unit/test_forward.py tests/unit/test_grids.py
 TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
-.PHONY: help demo test lint types format bench conformance real-models
+.PHONY: help demo test lint types format fuzz bench conformance real-models
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -34,6 +35,9 @@ types: $(READY) ## check types
 format: $(READY) ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(READY) ## read files that differ from valid ones, FUZZ of each kind (an hour; FUZZ=100000)
+	@$(TIMED) FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --timeout 0 tests/fuzz
 
 bench: $(READY) ## measure time and memory of exports, beside other exporters (hours; BENCH="--rows a,b")
 	$(BIN)/python -m benchmarks measure $(BENCH)

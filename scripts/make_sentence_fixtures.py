@@ -31,6 +31,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import (
     CNN,
+    LSTM,
     Dropout,
     LayerNorm,
     Pooling,
@@ -232,6 +233,14 @@ def word_embeddings(root: Path) -> Made:
     return SentenceTransformer(modules=[module, Pooling(SIZE, ("mean", "max"))]), texts
 
 
+def lstm(root: Path) -> Made:
+    weights = torch.randn(VOCABULARY_SIZE, SIZE, generator=torch.Generator().manual_seed(0)).numpy()
+    words = [*WORDS, *(f"w{index}" for index in range(VOCABULARY_SIZE - len(WORDS)))]
+    module = WordEmbeddings(WhitespaceTokenizer(words, stop_words=[]), weights)
+    recurrent = randomize(LSTM(SIZE, 5, num_layers=2))
+    return SentenceTransformer(modules=[module, recurrent, Pooling(10, ("mean", "max"))]), texts
+
+
 def sparse_static_embedding(root: Path) -> Made:
     weights = torch.rand(len(tokenizer()), generator=torch.Generator().manual_seed(0))
     return SparseEncoder(modules=[SparseStaticEmbedding(tokenizer(), weights)]), texts
@@ -313,7 +322,7 @@ def write_reference(model: Any, batches: Callable[[Any], Iterable[Any]], target:
 
 MODELS = (
     pooling, pooling_without_prompt, dense, word_weights, layer_pooling, splade, mlm_transformer, sparse_auto_encoder,
-    cross_encoder, cross_encoder_of_modules, logit_score, multi_vector, static_embedding, word_embeddings,
+    cross_encoder, cross_encoder_of_modules, logit_score, multi_vector, static_embedding, word_embeddings, lstm,
     sparse_static_embedding, router, router_of_models,
 )  # fmt: skip
 

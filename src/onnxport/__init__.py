@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import OnnxportError
-from onnxport.options import ExportOptions
-
 if TYPE_CHECKING:
     from onnxport._export import ExportResult, export
     from onnxport.bundles.inspection import inspect
     from onnxport.bundles.manifest import Manifest
+    from onnxport.errors import OnnxportError
+    from onnxport.options import ExportOptions
     from onnxport.runtime.load import load, pipeline
+    from onnxport.runtime.verify import verify
     from onnxport.validation import ValidationReport, validate
 
 __version__ = "0.1.0"
@@ -28,17 +28,21 @@ __all__ = [
     "load",
     "pipeline",
     "validate",
+    "verify",
 ]
 
 _LAZY = {
+    "ExportOptions": "onnxport.options",
     "ExportResult": "onnxport._export",
     "Manifest": "onnxport.bundles.manifest",
+    "OnnxportError": "onnxport.errors",
     "ValidationReport": "onnxport.validation",
     "export": "onnxport._export",
     "inspect": "onnxport.bundles.inspection",
     "load": "onnxport.runtime.load",
     "pipeline": "onnxport.runtime.load",
     "validate": "onnxport.validation",
+    "verify": "onnxport.runtime.verify",
 }
 
 

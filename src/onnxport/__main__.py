@@ -2,7 +2,7 @@
 
 import sys
 
-from onnxport.cli import process
+from onnxport._command import process
 
 if __name__ == "__main__":
     sys.exit(process())

@@ -7,6 +7,7 @@ validated → renamed to the output directory
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from onnxport.blueprints.blueprint import Blueprint, Trace
 from onnxport.blueprints.find import BlueprintSource
 from onnxport.blueprints.original import Original
 from onnxport.bundles.components import Outcome, make_manifest
-from onnxport.bundles.manifest import FILE_NAME, Manifest
+from onnxport.bundles.manifest import DEFAULT_LAYOUT, FILE_NAME, Manifest
 from onnxport.bundles.output import check_output, staged
 from onnxport.bundles.written import (
     BoundGraphs,
@@ -29,14 +30,19 @@ from onnxport.bundles.written import (
     bind_graphs,
     list_files,
     plan_export,
+    unlinked_files,
     write_export,
 )
 from onnxport.checkpoint.adapters import Adapter
 from onnxport.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from onnxport.checkpoint.digest import digesting
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.description import Description
 from onnxport.description.tolerances import tolerance_of
 from onnxport.errors import OptionError, ValidationError
+from onnxport.layouts._arrange import arrange, check
+from onnxport.layouts._layout import Exported, Layout
+from onnxport.layouts._table import layout_of
 from onnxport.options import ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged
@@ -94,7 +100,9 @@ def export(
     if not options.dry_run:
         check_output(output, force=options.force)
     report("read the checkpoint", None)
+    layout = layout_of(options.layout) if options.layout != DEFAULT_LAYOUT else None
     checkpoint: Checkpoint = open_checkpoint(model, options.checkpoint)
+    options = _completed(options, layout, checkpoint)
     checkpoint, adapter = _without_adapter(checkpoint) if options.adapter_inputs else (checkpoint, None)
     with ExitStack() as readers:
         parts = [
@@ -104,20 +112,39 @@ def export(
         graphs = tuple(bound for part in parts for bound in part.graphs)
         task = graphs[0].blueprint.description.canonical_task
         plan: Plan = plan_export(checkpoint, task, graphs, options.output, adapter)
+        manifest = make_manifest(checkpoint, graphs, Outcome(plan.files, _skipped(options)), options)
+        if layout is not None:
+            check(Exported(checkpoint.directory, manifest), layout)
         if options.dry_run:
-            manifest = make_manifest(checkpoint, graphs, Outcome(plan.files, _skipped(options)), options)
             return ExportResult(None, manifest, plan.files)
-        with staged(output, force=options.force) as stage:
+        with staged(output, force=options.force) as published:
+            stage = published if layout is None else published / _DEFAULT_FILES
+            stage.mkdir(exist_ok=True)
             written: Written = write_export(stage, plan, graphs, parts[0].original, options.output, report)
             outcome = Outcome(written.files, _skipped(options), written.digests)
             manifest = make_manifest(checkpoint, graphs, outcome, options)
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")  # the validation loads the directory
-            validation: ValidationReport = merged([_validate(written, part, options, report) for part in parts])
-            _check(validation, options.output)
-            report("write the manifest", None)
-            manifest = replace(manifest, validation=validation.to_dict())
+            with digesting(unlinked_files(stage), root=stage) as digests:
+                validation: ValidationReport = merged([_validate(written, part, options, report) for part in parts])
+                _check(validation, options.output)
+                report("write the manifest", None)
+                manifest = replace(manifest, validation=validation.to_dict(), digests=digests())
             (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+            if layout is not None:
+                manifest = arrange(Exported(stage, manifest), layout, published)
+                shutil.rmtree(stage)
     return ExportResult(output, manifest, list_files(output))
+
+
+_DEFAULT_FILES = ".default"
+"""Directory inside of the staging directory for the files in the default layout, before they are arranged."""
+
+
+def _completed(options: ExportOptions, layout: Layout | None, checkpoint: Checkpoint) -> ExportOptions:
+    """Return options with a precision, and with the defaults of the layout."""
+    if layout is not None:
+        options = layout.with_defaults(options, checkpoint.model_type)
+    return replace(options, dtype=",".join(options.dtypes))
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ goes through `inside`, so that neither reading nor exporting a directory opens a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from onnxport.errors import CorruptCheckpointError
+from onnxport.errors import CorruptCheckpointError, brief
 
 _LISTED_SUBDIRECTORIES = ("additional_chat_templates",)
 """Subdirectories that Transformers lists, to read all their files."""
@@ -60,6 +61,15 @@ def files_inside(directory: Path, *patterns: str) -> list[Path]:
     return [inside(directory, path) for path in sorted(found)]
 
 
+def all_files_inside(directory: Path) -> list[Path]:
+    """List all files of a directory and its subdirectories, sorted, and check that each is inside of it.
+
+    Raises:
+        CorruptCheckpointError: a file or a directory is a link to somewhere else.
+    """
+    return [path for path in sorted(directory.rglob("*")) if inside(directory, path).is_file()]
+
+
 def check_links(directory: Path) -> None:
     """Check that no file that Transformers may open in a directory is a link to somewhere else.
 
@@ -86,12 +96,28 @@ def _checked_name(name: str | Path, origin: Path) -> str:
     posix, windows = PurePosixPath(text), PureWindowsPath(text)
     if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts:
         raise CorruptCheckpointError(
-            f"{origin} names the file {text!r}, outside of its directory; only files of that directory may be named: "
-            f"don't use it, or correct the name"
+            f"{origin} names the file {brief(text)}, outside of its directory; only files of that directory may be "
+            f"named: don't use it, or correct the name"
         )
-    if not text or "\0" in text:
-        raise CorruptCheckpointError(f"{origin} names the file {text!r}, which no file can be called; correct it")
+    if not text or "\0" in text or not _is_encodable(text) or _is_long(posix):
+        raise CorruptCheckpointError(f"{origin} names the file {brief(text)}, which no file can be called; correct it")
     return text
+
+
+_MAX_NAME = 255
+"""Longest name of a file that common file systems support, in bytes; a longer one can't be looked up."""
+
+
+def _is_long(path: PurePosixPath) -> bool:
+    return any(len(os.fsencode(part)) > _MAX_NAME for part in path.parts)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may have as an escape
+        return False
+    return True
 
 
 def _blob_directories(root: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ OnnxportError
 ├── CheckpointError        the checkpoint can't be read
 │   ├── CheckpointNotFoundError   no such directory, repository or file
 │   ├── CorruptCheckpointError    a file is truncated, malformed or contradicts another
+│   ├── ReplacedExportError       an exported directory was replaced by another while it was loaded
 │   ├── UntrustedCodeError        reading the checkpoint would run code, without --trust-remote-code
 │   └── WeightsMismatchError      parameters without a tensor, unused tensors, wrong shapes
 ├── UnsupportedError       the model type or the task isn't supported
@@ -16,6 +17,8 @@ OnnxportError
 """
 
 from __future__ import annotations
+
+import reprlib
 
 
 class OnnxportError(Exception):
@@ -50,6 +53,10 @@ class CorruptCheckpointError(CheckpointError):
     """A file of a checkpoint is truncated, malformed, or contradicts another file."""
 
 
+class ReplacedExportError(CheckpointError):
+    """An exported directory was replaced by another export while it was loaded."""
+
+
 class UntrustedCodeError(CheckpointError):
     """Reading a checkpoint would run code that the user hasn't allowed."""
 
@@ -76,3 +83,47 @@ class NoKernelError(ValidationError):
 
 class OutputError(OnnxportError):
     """The output can't be written, or would overwrite files that onnxport didn't write."""
+
+
+def brief(value: object) -> str:
+    """Return a value as a message shows it: on one line, without control characters, cut to about 60 characters.
+
+    Args:
+        value: a value of a file that isn't trusted, of any type, size and depth.
+    """
+    text = _SHORT.repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
+
+
+_MAX_SHOWN = 80
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlong = 30
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 4
+_SHORT.maxlevel = 3
+
+MAX_LINE = 300
+_MAX_WORD = 120
+
+
+def one_line(text: object) -> str:
+    """Return a message in one line of at most `MAX_LINE` printable characters.
+
+    Control characters are escaped. Long names are cut, then the middle: the end of a message is its remedy.
+    """
+    parts = " ".join(part.strip() for part in str(text).splitlines() if part.strip())
+    shown = printable(parts)
+    if len(shown) <= MAX_LINE:
+        return shown
+    return _cut(" ".join(_cut(word, _MAX_WORD) for word in shown.split(" ")), MAX_LINE)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for its control characters and halves of surrogate pairs, as a terminal shows it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(text: str, length: int) -> str:
+    """Cut the middle of a text that is longer than a length."""
+    head = 2 * length // 3
+    return text if len(text) <= length else f"{text[:head]}…{text[len(text) - (length - head - 1) :]}"

@@ -228,11 +228,12 @@ class ExportOptions:
         default=None,
         metadata={"help": "largest relative difference that validation accepts (default: that of the description)"},
     )
-    dtype: str = field(
-        default="fp32",
+    dtype: str | None = field(
+        default=None,
         metadata={
             "help": "precision of the weights, one or several of " + ", ".join(get_args(Dtype)) + ": fp32,q8,q4 writes "
-            "a graph for each, and traces the model once for each floating-point type"
+            "a graph for each, and traces the model once for each floating-point type (default: fp32, or those that "
+            "clients of --layout choose from)"
         },
     )
     quantize_options: QuantizeOptions = field(
@@ -281,6 +282,13 @@ class ExportOptions:
     memory: int | None = field(
         default=None,
         metadata={"help": "memory limit of validation, in bytes (default: 60 % of the available memory)"},
+    )
+    layout: str = field(
+        default="default",
+        metadata={
+            "help": "arrange the files for a client: transformers.js, genai, triton, or a layout of another package; "
+            "default: optimum, sentence-transformers, ONNX Runtime and others"
+        },
     )
     external_data: ExternalData = field(
         default="auto",
@@ -334,7 +342,7 @@ class ExportOptions:
     @property
     def dtypes(self) -> tuple[Dtype, ...]:
         """The precisions, in the order of `dtype`."""
-        return tuple(cast("Dtype", name.strip()) for name in self.dtype.split(","))
+        return tuple(cast("Dtype", name.strip()) for name in (self.dtype or "fp32").split(","))
 
     @property
     def float_dtypes(self) -> tuple[FloatDtype, ...]:

@@ -33,6 +33,7 @@ _LLAMA = {**_BERT, "num_key_value_heads": 2, "head_dim": 8}
 _GPT2 = {**_SPECIAL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}
 _EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _ALTERNATING = ["sliding_attention", "full_attention"]
+_SCALED = {"rope_theta": 10_000.0, "factor": 2.0}
 _MINIMAX = {**_LLAMA, **_EXPERTS, "num_hidden_layers": 4, "block_size": 8}
 _ZAYA = {**_LLAMA, **_EXPERTS, "num_experts_per_tok": 1, "router_hidden_size": 16, "sliding_window": 20}
 
@@ -49,6 +50,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sliding window longer than the traced sequence": (
         "Gemma3TextConfig",
         {**_LLAMA, "sliding_window": 40, "layer_types": _ALTERNATING},
+    ),
+    "rotary positions scaled by the length": (
+        "LlamaConfig",
+        {**_LLAMA, "max_position_embeddings": 40, "rope_parameters": {"rope_type": "dynamic", **_SCALED}},
+    ),
+    "rotary positions scaled by the length in some layers": (
+        "Gemma3TextConfig",
+        {
+            **_LLAMA,
+            **{"max_position_embeddings": 40, "sliding_window": 64, "layer_types": _ALTERNATING},
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+                "full_attention": {"rope_type": "dynamic", **_SCALED},
+            },
+        },
     ),
     "attention sinks, experts and sliding windows": (
         "GptOssConfig",
@@ -130,6 +146,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WIDE = {
     "interleaved rotary positions",
+    "rotary positions scaled by the length in some layers",
     "encoder architecture as decoder",
     "lightning and full attention layers",
     "keys and a recurrent state in every layer",
@@ -151,6 +168,7 @@ WITH_BEAMS = (
     "learned positions",
     "ALiBi",
     "sliding window in every layer",
+    "rotary positions scaled by the length",
     "layers with a shared cache",
     "convolution and attention layers",
 )

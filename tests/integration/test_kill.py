@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from onnxport.bundles import _stages
+from onnxport.bundles import _stages, output
 from onnxport.bundles.manifest import FILE_NAME, Manifest
-from onnxport.bundles.output import check_output, staged
+from onnxport.bundles.output import check_output, staged, staged_files
 from onnxport.errors import OutputError
 
 
@@ -223,3 +223,113 @@ def test_a_stage_is_locked_while_it_is_written(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_old_files_are_removed_when_the_new_name_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """After a power loss, the directory is the old one or the new one: a removal isn't kept without the rename."""
+    events: list[str] = []
+    real_sync, real_exchange, real_remove = _stages.sync, _stages.exchange, _stages.shutil.rmtree
+
+    def sync(path: Path) -> None:
+        events.append(f"sync {path.relative_to(tmp_path)}" if path.name in ("new", ".", "file", "out") else "sync")
+        real_sync(path)
+
+    def exchange(first: Path, second: Path) -> bool:
+        events.append("exchange")
+        return exchanges and real_exchange(first, second)
+
+    def remove(path: Path, **options: bool) -> None:
+        events.append("remove")
+        real_remove(path, **options)
+
+    with staged(tmp_path / "out") as stage:
+        write(stage, "old")
+    for module in (_stages, output):
+        monkeypatch.setattr(module, "sync", sync)
+    monkeypatch.setattr(_stages, "exchange", exchange)
+    monkeypatch.setattr(_stages.shutil, "rmtree", remove)
+    with staged(tmp_path / "out", force=True) as stage:
+        write(stage, "new")
+    exchanged, removed = events.index("exchange"), events.index("remove")
+    assert "sync" in events[exchanged:removed]
+    assert any(event.endswith("file") for event in events[:exchanged])
+
+
+def test_every_new_parent_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    for module in (_stages, output):
+        monkeypatch.setattr(module, "sync", flushed.append)
+    with staged(tmp_path / "a" / "b" / "out") as stage:
+        write(stage, "new")
+    published = [path for path in flushed if not path.name.endswith((".partial", "file", FILE_NAME))]
+    assert set(published) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+
+
+def test_an_interrupt_before_the_stage_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path, *, wait: bool) -> int | None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_stages, "_locked_descriptor", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "a" / "out"):
+        pass
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("others", [set(), {"thesis.tex"}])
+def test_files_of_the_facade_are_replaced_together(tmp_path: Path, others: set[str]) -> None:
+    output = tmp_path / "a" / "out"
+    for text in ("old", "new"):
+        for name in others:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / name).write_text("mine")
+        with staged_files(output) as stage:
+            assert stage.stat().st_dev == output.stat().st_dev
+            for name in ("encoder_model.onnx", "decoder_model.onnx"):
+                (stage / name).write_text(text)
+    assert {name: (output / name).read_text() for name in names(output)} == {
+        "encoder_model.onnx": "new", "decoder_model.onnx": "new", **dict.fromkeys(others, "mine")
+    }  # fmt: skip
+    assert names(tmp_path / "a") == {"out"}
+
+
+def test_a_directory_of_the_facade_is_exchanged_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the exchange, all old files are in place, and afterwards all new ones: there is no time between."""
+    with staged_files(tmp_path / "out") as stage:
+        (stage / "model.onnx").write_text("old")
+        (stage / "model.onnx_data").write_text("old")
+    seen: list[str] = []
+
+    def exchange(first: Path, second: Path) -> bool:
+        seen.extend(path.read_text() for path in sorted(second.iterdir()))
+        done = _stages.exchange(first, second)
+        seen.extend(path.read_text() for path in sorted(second.iterdir()))
+        return done
+
+    monkeypatch.setattr(output, "exchange", exchange)
+    with staged_files(tmp_path / "out") as stage:
+        (stage / "model.onnx").write_text("new")
+        (stage / "model.onnx_data").write_text("new")
+    assert seen == ["old", "old", "new", "new"]
+    assert names(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_the_next_export_of_the_facade_removes_an_abandoned_stage(tmp_path: Path, place: str) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    abandoned = output / ".onnxport.abcdefgh.partial" if place == "inside" else tmp_path / ".out.abcdefgh.partial"
+    abandoned.mkdir()
+    (abandoned / "model.onnx").write_text("half")
+    with staged_files(output) as stage:
+        (stage / "model.onnx").write_text("new")
+    assert names(output) == {"model.onnx"}
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_failed_export_of_the_facade_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="failed"), staged_files(tmp_path / "a" / "b"):
+        raise RuntimeError("failed")
+    assert names(tmp_path) == set()

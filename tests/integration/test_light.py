@@ -80,6 +80,7 @@ def test_torch_and_transformers_are_not_needed(model_type: str, directories: dic
         ("gpt2", {"min_new_tokens": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3}),
         ("gpt2", {"min_length": 12, "suppress_tokens": [31], "bad_words_ids": [[20], [33, 33]]}),
         ("gpt2", {"max_length": 13, "forced_eos_token_id": 5, "begin_suppress_tokens": [1, 2, 3]}),
+        ("gpt2", {"temperature": 0.0, "top_p": 0, "repetition_penalty": 1.5}),
         ("bart", {"forced_bos_token_id": 9, "begin_suppress_tokens": [12], "no_repeat_ngram_size": 1}),
         ("bart", {"min_length": 8, "max_length": 10, "forced_eos_token_id": 2, "repetition_penalty": 2.0}),
     ],

@@ -15,6 +15,7 @@ from PIL import Image
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
+from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_image_processor, make_tokenizer
 from onnxport import ExportOptions, OnnxportError
 from onnxport.runtime.encoder_decoders import OnnxSpeechSeq2Seq
@@ -249,6 +250,40 @@ def test_speech_recognition_with_whisper(parent: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(OnnxSpeechSeq2Seq, "can_generate", lambda self: False)
     with pytest.raises(OnnxportError, match="--task automatic-speech-recognition-with-past"):
         onnxport.pipeline("automatic-speech-recognition", ours.model.directory.path)
+
+
+BOXES = [("hello", [10, 10, 100, 40]), ("tiny", [110, 10, 200, 40]), ("text", [10, 50, 100, 80])]
+
+
+@pytest.mark.parametrize("model_type", ["layoutlm", "layoutlmv3"])
+def test_questions_about_documents(model_type: str, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = "document-question-answering"
+    checkpoint, _ = checkpoint_of(model_type, task, parent)
+    ours, original = pipelines(task, checkpoint)
+    if model_type == "layoutlmv3":  # Transformers' pipeline ignores its image, and can't use the logits of patches
+        forward = original.model.forward
+
+        def of_tokens(image: torch.Tensor, input_ids: torch.Tensor, **named: Any) -> dict[str, torch.Tensor]:
+            outputs = forward(pixel_values=image, input_ids=input_ids, **named)
+            return {name: value[:, : input_ids.shape[1]] for name, value in outputs.items()}
+
+        monkeypatch.setattr(original.model, "forward", of_tokens)
+    settings = {"image": image(), "question": "what is it", "word_boxes": BOXES, "max_seq_len": 64, "top_k": 3}
+    expected = original(**settings)
+    assert expected
+    assert_same(ours(**settings), expected)
+
+
+def test_spectrograms_need_a_vocoder(parent: Path) -> None:
+    checkpoint, _ = checkpoint_of("fastspeech2_conformer", "text-to-audio", parent)
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    sizes = {"model_in_dim": config.num_mel_bins, "upsample_initial_channel": 16}
+    vocoder = transformers.SpeechT5HifiGan(transformers.SpeechT5HifiGanConfig(**sizes)).eval()
+    ours = onnxport.pipeline("text-to-audio", exported(checkpoint, "text-to-audio"), vocoder=vocoder)
+    original = transformers.pipeline("text-to-audio", model=str(checkpoint), device="cpu", vocoder=vocoder)
+    assert_same(ours(TEXT), original(TEXT))
+    with pytest.raises(OnnxportError, match=r"returns spectrograms \(FastSpeech2ConformerModel\).*pass vocoder="):
+        onnxport.pipeline("text-to-audio", ours.model.directory.path)
 
 
 def test_half_precision(parent: Path) -> None:

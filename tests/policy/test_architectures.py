@@ -18,8 +18,8 @@ FAMILIES = [
     if not path.stem.startswith("_") and path.stem != "describe"
 ]
 """Files of families in `architectures/`, without those with an underscore and `describe.py`."""
-ALLOWED = ("architectures/", "configs/")
-"""Families' files, and the tables of `transformers.onnx`."""
+ALLOWED = ("architectures/", "configs/", "layouts/")
+"""Families' files, the tables of `transformers.onnx`, and what a client knows about model types."""
 CLIP = "clip"
 """A model type that is also a mode of `numpy.take`."""
 

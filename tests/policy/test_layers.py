@@ -13,7 +13,7 @@ import pytest
 from tests.policy.source import FILES, SOURCE, label, syntax_tree
 
 LAYERS = (
-    ("errors", "_foreign_errors", "_garbage", "_locking"),
+    ("errors", "_foreign_errors", "_garbage", "_locking", "_process"),
     ("containment", "samples"),
     ("options", "_needs", "_onnxruntime", "_transformers_api"),
     ("patching",),
@@ -31,10 +31,12 @@ LAYERS = (
     ("blueprints",),
     ("writing",),
     ("bundles",),
+    ("layouts",),
     ("runtime",),
     ("validation",),
     ("_export", "_describe"),
     ("onnx", "cli", "compat"),
+    ("_command",),
     ("__init__",),
     ("__main__",),
 )

@@ -19,6 +19,7 @@ NAMES = {
     "load",
     "pipeline",
     "validate",
+    "verify",
 }
 
 

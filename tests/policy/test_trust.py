@@ -12,7 +12,8 @@ LISTING = frozenset({"glob", "rglob", "iterdir", "scandir", "listdir", "walk"})
 OWN_DIRECTORIES = {
     "list_files": "the directory that an export wrote",
     "_flush": "the same",
-    "_export_parts": "the same",
+    "staged_files": "the same",
+    "_replace_whole": "the same",
     "_foreign_files": "names in an output that is to be replaced",
     "_stages_of": "names beside the output",
     "_files": "the cache of blueprints",
@@ -118,3 +119,30 @@ def test_the_rule_about_loaders_finds_every_form() -> None:
     assert not list(unspecified(ast.parse(specified)))
     for text in ("A.from_pretrained(d)", "f(A.from_pretrained)", "load = A.from_config", "transformers.pipeline(t)"):
         assert list(unspecified(ast.parse(text))) == [1]
+
+
+PARSERS = {
+    "checkpoint/json_files.py": "the parser; values are checked by checkpoint/typed_values.py",
+    "checkpoint/sentence_transformers.py": "a list, whose entries are checked there",
+    "checkpoint/keras_file.py": "names of shards, which are checked there",
+    "bundles/client_settings.py": "a copy of a file that was parsed before",
+    "bundles/side_files.py": "the same",
+    "binding/bind.py": "the cache of blueprints",
+    "blueprints/_entry.py": "the same",
+    "blueprints/entries.py": "the same",
+    "cli/bench.py": "the output of a process of its own",
+    "description/coverage.py": "a file of the package",
+    "runtime/directory.py": "values that were parsed before",
+    "validation/report.py": "the same",
+}
+"""Modules that parse JSON, and what."""
+
+
+def test_json_is_parsed_where_it_is_checked() -> None:
+    found = {
+        label(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.load", "json.loads", "loads")
+    }
+    assert found == set(PARSERS)

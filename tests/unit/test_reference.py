@@ -176,5 +176,5 @@ def test_a_manifest_without_a_dtype_is_damaged(tmp_path: Path) -> None:
     directory = write_export(tmp_path / "out")
     file = directory / "onnxport.json"
     file.write_text(file.read_text().replace('"dtype": "fp32"', '"opset": 20'))
-    with pytest.raises(CorruptCheckpointError, match=r"onnxport\.json is damaged: no dtype"):
+    with pytest.raises(CorruptCheckpointError, match=r"onnxport\.json is damaged: options\.dtype is missing"):
         onnxport.validate(directory)

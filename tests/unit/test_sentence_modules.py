@@ -218,7 +218,7 @@ SPARSE = "sentence_transformers.sparse_encoder.modules."
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([(f"{OLD}Pooling", {}), (f"{OLD}LSTM", {})], "lists LSTM, which isn't supported: its recurrence"),
+        ([(f"{OLD}Pooling", {}), (f"{OLD}BoW", {})], "lists BoW, which isn't supported: it counts words"),
         ([("mine.Pooling", {})], r"lists mine\.Pooling, which isn't supported\. Supported are a Transformer"),
         ([(f"{OLD}Pooling", {"pooling_mode": "median"})], "unknown pooling mode 'median'"),
         ([(f"{OLD}Pooling", {}), (f"{OLD}Dense", {**DENSE, "activation_function": "os.system"})], "'os.system'"),

@@ -125,3 +125,53 @@ def test_side_files_of_a_gguf_file_are_written(tmp_path: Path, pad: int | None) 
 
 def test_a_class_that_does_not_generate_has_no_generation_settings() -> None:
     assert generation_config_for(transformers.BertModel, transformers.BertConfig(), None) is None
+
+
+@pytest.mark.parametrize("model_type", ["distilbert", "gpt2", "xlm", "bart", "t5", "xlnet"])
+def test_text_models_have_their_width_and_depth(tmp_path: Path, model_type: str) -> None:
+    directory = tmp_path / "in"
+    original = transformers.AutoConfig.for_model(model_type)
+    original.save_pretrained(directory)
+    stage = written(directory, tmp_path / "out", SimpleNamespace(config=original, preprocessor=None))
+    found = read(stage / "config.json")
+    assert (found["hidden_size"], found["num_hidden_layers"]) == (original.hidden_size, original.num_hidden_layers)
+    loaded = transformers.AutoConfig.from_pretrained(stage)
+    assert {**loaded.to_dict(), "_name_or_path": ""} == original.to_dict()
+
+
+def test_a_list_of_tokens_has_the_name_that_transformers_4_reads(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "in")
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(directory)
+    assert read(directory / "tokenizer_config.json")["extra_special_tokens"] == ["<image>"]
+    stage = written(directory, tmp_path / "out", UnloadedOriginal())
+    found = read(stage / "tokenizer_config.json")
+    assert "extra_special_tokens" not in found
+    assert found["additional_special_tokens"] == ["<image>"]
+    loaded = transformers.AutoTokenizer.from_pretrained(stage)
+    assert loaded.extra_special_tokens == ["<image>"]
+    assert loaded("<image>").input_ids == tokenizer("<image>").input_ids
+
+
+def test_a_processors_parts_have_a_file_of_their_own(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "in", model_type="clip")
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.CLIPProcessor(images, word_tokenizer()).save_pretrained(directory)
+    assert not (directory / "preprocessor_config.json").exists()
+    stage = written(directory, tmp_path / "out", UnloadedOriginal())
+    found = read(stage / "preprocessor_config.json")
+    assert found["image_processor_type"] == "CLIPImageProcessor"
+    assert found["processor_class"] == "CLIPProcessor"
+    assert found["size"] == {"shortest_edge": 32}
+    assert read(stage / "processor_config.json") == read(directory / "processor_config.json")
+    loaded = transformers.AutoProcessor.from_pretrained(stage).image_processor
+    assert (loaded.size, loaded.crop_size) == (images.size, images.crop_size)
+
+
+def test_an_image_processor_on_pillow_has_its_usual_name(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "in")
+    transformers.ViTImageProcessorPil().save_pretrained(directory)
+    stage = written(directory, tmp_path / "out", UnloadedOriginal())
+    assert read(stage / "preprocessor_config.json")["image_processor_type"] == "ViTImageProcessor"
+    assert type(transformers.AutoImageProcessor.from_pretrained(stage)) is transformers.ViTImageProcessorPil

@@ -47,7 +47,11 @@ def create_stage(output: Path) -> Stage:
     """Create and lock an empty sibling directory of an output."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_PARTIAL, dir=output.parent))
-        descriptor = _locked_descriptor(path, wait=True)
+        try:
+            descriptor = _locked_descriptor(path, wait=True)
+        except KeyboardInterrupt:
+            path.rmdir()
+            raise
         # Another process may have removed the stage as abandoned before it was locked.
         if path.is_dir() if descriptor is None else is_at(path, descriptor):
             return Stage(path, descriptor)
@@ -101,7 +105,7 @@ def rename_new(source: Path, target: Path, *, over_empty: bool = False) -> None:
 
 
 def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
-    """Replace an output by a stage, and remove the old output.
+    """Replace an output by a stage, and remove the old output when the new one is on disk.
 
     If the system supports it, both paths are exchanged atomically; otherwise the old output is moved aside first, and
     restored if the stage can't be moved.
@@ -125,7 +129,17 @@ def swap(stage: Path, output: Path, check: Callable[[Path], None]) -> None:
             check(old)
             rename_new(stage, output)
         undo.pop_all()
+    sync(output.parent)  # otherwise, after a power loss, the name may be that of the old directory without its files
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoint.json_files import parse_json_object
+from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import check_links, inside
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.positions import TOKENS
@@ -16,6 +17,8 @@ from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 FILE_NAME = "onnxport.json"
 FORMAT_VERSION = 2
 """2 added `modalities`."""
+DEFAULT_LAYOUT = "default"
+"""The layout of every export that no other layout was chosen for: that of Optimum."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class ComponentDescription:
         adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
         dtype: its precision, a name of `--dtype`; empty in manifests that were written before there were several.
         fused: with `--optimize`, the number of nodes of each fused operator.
+        model_names: name of an input or output that a client's layout has another name for, to the model's name.
     """
 
     name: str
@@ -69,6 +73,14 @@ class ComponentDescription:
     adapter_inputs: tuple[TensorDescription, ...] = ()
     dtype: str = ""
     fused: dict[str, int] = field(default_factory=dict)
+    model_names: dict[str, str] = field(default_factory=dict)
+
+    def with_model_names(self) -> ComponentDescription:
+        """Return the description with the model's names of inputs and outputs."""
+        return replace(self, inputs=self._named(self.inputs), outputs=self._named(self.outputs))
+
+    def _named(self, values: tuple[TensorDescription, ...]) -> tuple[TensorDescription, ...]:
+        return tuple(replace(value, name=self.model_names.get(value.name, value.name)) for value in values)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,10 @@ class Manifest:
         image_processing: with `--image-processing`, the pre- and postprocessing of images in the graph; see
             `description.image_processing.ImageProcessing`.
         adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
+        digests: SHA-256 of the directory's other files, by name, without those that are linked; empty in manifests that
+            were written before there were digests.
         quantization: precision to how its parameters are quantized; see `weights.quantization`.
+        layout: how the files are arranged, a name of `--layout`.
         format_version: version of the format.
     """
 
@@ -110,8 +125,22 @@ class Manifest:
     reread_length: int = 0
     image_processing: dict[str, Any] = field(default_factory=dict)
     adds_tokens: bool = False
+    digests: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    layout: str = DEFAULT_LAYOUT
     format_version: int = field(default=FORMAT_VERSION)
+
+    @property
+    def architecture(self) -> str:
+        """Name of the exported model class.
+
+        Raises:
+            CorruptCheckpointError: the manifest has none.
+        """
+        try:
+            return typed(self.source.get("architecture"), str, "source.architecture")
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{FILE_NAME} is damaged: {error}; export the model again") from error
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -121,6 +150,10 @@ class Manifest:
     def of_dtype(self, dtype: str) -> Manifest:
         """Return the manifest with the graphs of one precision alone."""
         return replace(self, components=tuple(item for item in self.components if item.dtype == dtype))
+
+    def with_model_names(self) -> Manifest:
+        """Return the manifest with the model's names of inputs and outputs, which a client's layout may change."""
+        return replace(self, components=tuple(item.with_model_names() for item in self.components))
 
     def to_json(self) -> str:
         """Return the text of `onnxport.json`."""
@@ -134,16 +167,14 @@ class Manifest:
             CorruptCheckpointError: the text isn't a manifest, or has a later format version.
         """
         try:
-            values = json.loads(text)
-            version = values["format_version"]
+            values = parse_json_object(text.encode(), Path(FILE_NAME), purpose="the manifest")
+            version = typed(values.get("format_version"), int, "format_version")
             if version > FORMAT_VERSION:
                 raise CorruptCheckpointError(
                     f"{FILE_NAME} has format {version}, this onnxport reads up to {FORMAT_VERSION}: upgrade onnxport"
                 )
-            components = tuple(_component(component) for component in values.pop("components"))
-            lists = {"files": tuple(values["files"]), "modalities": _modalities(values.get("modalities", ()))}
-            return cls(**{**values, "components": components, **lists})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return typed(values, cls, "")
+        except ValueError as error:
             raise CorruptCheckpointError(f"{FILE_NAME} is damaged: {error}; export the model again") from error
 
 
@@ -177,29 +208,13 @@ def open_manifest(directory: Path) -> Manifest:
         raise CheckpointNotFoundError(
             f"{directory} holds no {FILE_NAME}: it isn't a directory that onnxport wrote; export the model first"
         )
+    if not manifest.components:
+        raise CorruptCheckpointError(
+            f"{directory}: {FILE_NAME} is damaged: components is empty; export the model again"
+        )
     for component in manifest.components:
         for name in (component.file, *component.external_data):
             if not inside(directory, name, directory / FILE_NAME).is_file():
                 raise CheckpointNotFoundError(f"{directory} lacks {name}, which its {FILE_NAME} names; export it again")
     check_links(directory)
     return manifest
-
-
-def _modalities(values: Iterable[Mapping[str, Any]]) -> tuple[Modality, ...]:
-    return tuple(Modality(**value) for value in values)
-
-
-def _component(values: dict[str, Any]) -> ComponentDescription:
-    tensors = {
-        side: tuple(TensorDescription(t["name"], t["dtype"], tuple(t["axes"])) for t in values.get(side, ()))
-        for side in ("inputs", "outputs", "adapter_inputs")
-    }
-    for side in ("inputs", "outputs"):
-        if side not in values:
-            raise KeyError(side)
-    lists = {key: tuple(values.get(key, ())) for key in ("external_data", "fixed_axes", "notes")}
-    for name in (values["file"], *lists["external_data"]):
-        if not isinstance(name, str):
-            raise TypeError(f"{name!r} isn't the name of a file")
-    max_sizes = {str(label): int(size) for label, size in values.get("max_sizes", {}).items()}
-    return ComponentDescription(**{**values, **tensors, **lists, "max_sizes": max_sizes})

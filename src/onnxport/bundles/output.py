@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxport.bundles._stages import create_stage, remove_abandoned, rename_new, restore_old, swap
+from onnxport.bundles._stages import create_stage, exchange, remove_abandoned, rename_new, restore_old, swap, sync
 from onnxport.bundles.manifest import FILE_NAME, Manifest, read_manifest
 from onnxport.errors import CheckpointError, OutputError
 
@@ -110,10 +110,72 @@ def staged(output: Path, *, force: bool = False) -> Iterator[Path]:
             _flush(stage.path)
             stage.path.chmod(0o777 & ~_umask())
             _publish(stage.path, output, existed=existed, force=force)
-            _sync(output.parent)
+            for parent in (output.parent, *(path.parent for path in created)):
+                sync(parent)
         except OSError as error:
             hint = "; free some space, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise OutputError(f"output {output} can't be written: {error.strerror or error}{hint}") from error
+
+
+@contextlib.contextmanager
+def staged_files(directory: Path) -> Iterator[Path]:
+    """Yield a staging directory, and move its files into a directory if the block succeeds.
+
+    A directory that has no other files is replaced as a whole. Otherwise the files are replaced one by one, the graphs
+    (`*.onnx`) last.
+
+    Args:
+        directory: directory of the files; it is created if it doesn't exist, and its other files are kept.
+
+    Yields:
+        An empty directory on the same file system. On an error it is removed and `directory` is unchanged.
+
+    Raises:
+        OSError: the files can't be written.
+    """
+    directory = directory.absolute()
+    created = _make_parents(directory)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(_remove_empty, created)
+        for owner in (directory / _FILES, directory):
+            remove_abandoned(owner)
+        stage = create_stage(directory / _FILES)
+        cleanup.callback(stage.release)
+        cleanup.callback(shutil.rmtree, stage.path, ignore_errors=True)
+        yield stage.path
+        _flush(stage.path)
+        if not _replace_whole(stage.path, directory):
+            for path in sorted(stage.path.iterdir(), key=lambda path: path.suffix == ".onnx"):
+                path.replace(directory / path.name)
+        for parent in (directory, *(path.parent for path in created)):
+            sync(parent)
+
+
+_FILES = "onnxport"
+"""Name that stages inside of a directory have instead of the directory's."""
+
+
+def _replace_whole(stage: Path, directory: Path) -> bool:
+    """Exchange a directory with a stage inside of it; return False if it has other files, or can't be exchanged."""
+    names = {path.name for path in stage.iterdir()}
+    if directory.is_symlink() or {path.name for path in directory.iterdir()} - names - {stage.name}:
+        return False
+    beside = directory.parent / f".{directory.name}{stage.name.removeprefix(f'.{_FILES}')}"
+    try:
+        stage.rename(beside)
+    except OSError:  # a mount point, or its parent can't be written
+        return False
+    try:
+        beside.chmod(stat.S_IMODE(directory.stat().st_mode))
+        if exchange(beside, directory):
+            sync(directory.parent)
+            shutil.rmtree(beside, ignore_errors=True)
+            return True
+    except OSError:
+        beside.rename(stage)
+        raise
+    beside.rename(stage)
+    return False
 
 
 def _publish(stage: Path, output: Path, *, existed: bool, force: bool) -> None:
@@ -155,15 +217,7 @@ def _flush(directory: Path) -> None:
     for path in [*directory.rglob("*"), directory]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
-            _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(path)
 
 
 def _umask() -> int:

@@ -11,7 +11,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from onnxport.bundles.client_settings import portable_tokenizer_settings, rewrite_json, with_labels, with_vocabulary
+from onnxport.bundles.client_settings import (
+    portable_preprocessor_settings,
+    portable_tokenizer_settings,
+    read_json,
+    rewrite_json,
+    with_labels,
+    with_sizes,
+    with_vocabulary,
+)
 from onnxport.checkpoint.sentence_transformers import LIST_FILE
 from onnxport.containment import files_inside
 from onnxport.patching.scope import exclusive
@@ -40,6 +48,8 @@ _NAMES = (
     "chat_template.*",
     "normalizer.json",
     "entity_vocab.json",
+    "decision.json",
+    "decision_template.jinja",
     "README.md",
     "LICENSE*",
 )
@@ -123,12 +133,17 @@ def write_side_files(
         else:
             shutil.copyfile(path, stage / path.name)
     rewrite_json(
-        stage / "config.json", lambda settings: with_labels(settings, lambda: original.config, labelled=labelled)
+        stage / "config.json",
+        lambda settings: with_sizes(with_labels(settings, lambda: original.config, labelled=labelled)),
     )
     if has_adapter:
         rewrite_json(stage / "config.json", lambda settings: with_vocabulary(settings, original.config))
     if (stage / "tokenizer_config.json").is_file():
         rewrite_json(stage / "tokenizer_config.json", portable_tokenizer_settings)
+    processor = read_json(stage / "processor_config.json")
+    rewrite_json(
+        stage / "preprocessor_config.json", lambda settings: portable_preprocessor_settings(settings, processor)
+    )
 
 
 def _write_unquantized(path: Path, target: Path) -> None:

@@ -288,5 +288,11 @@ def list_files(directory: Path) -> tuple[PlannedFile, ...]:
     return tuple(PlannedFile(str(path.relative_to(directory)), path.stat().st_size) for path in paths)
 
 
+def unlinked_files(directory: Path) -> tuple[Path, ...]:
+    """List the files of a directory except the manifest and links to a checkpoint's weights."""
+    paths = (directory / file.name for file in list_files(directory) if file.name != FILE_NAME)
+    return tuple(path for path in paths if path.stat().st_nlink == 1)
+
+
 def _side_files(checkpoint: Checkpoint) -> list[Path]:
     return side_files(checkpoint.directory, checkpoint.preprocessor_directory)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoint.json_files import read_json_object
+from onnxport.checkpoint.patterns import compile_pattern
 from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.safetensors import read_header
 from onnxport.containment import check_links
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError, brief
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -51,6 +52,9 @@ _PARTS = re.compile(
 )
 _TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(\.default)?")
 _OUTER = "base_model.model."
+_PLAIN = re.compile(r"[\w.^$]*")
+"""Patterns without repetitions and alternatives, such as names of modules, which `re` matches without backtracking."""
+_MAX_PATTERNS = 256
 _INNER = re.compile(r"\.(modules_to_save(\.default)?|(token_adapter\.)?base_layer)(?=\.)")
 
 
@@ -263,25 +267,34 @@ def _unsupported(path: Path, name: str, value: object, reason: str) -> Unsupport
 
 def _check_pattern(path: Path, name: str, setting: object) -> None:
     patterns = setting or {}
+    if isinstance(patterns, Mapping) and sum(not _PLAIN.fullmatch(str(key)) for key in patterns) > _MAX_PATTERNS:
+        raise CorruptCheckpointError(f"{path}: {name} has more than {_MAX_PATTERNS} regular expressions; name modules")
     for pattern, value in patterns.items() if isinstance(patterns, Mapping) else [(setting, None)]:
         try:
-            re.compile(str(pattern))
-            is_valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        except re.error:
-            is_valid = False
+            compile_pattern(str(pattern))
+            is_valid, reason = isinstance(value, int | float) and not isinstance(value, bool) and value > 0, ""
+        except ValueError as error:
+            is_valid, reason = False, f" ({brief(str(error))})"
         if not is_valid:
             raise CorruptCheckpointError(
-                f"{path}: {name} has {pattern!r}: {value!r}, not a regular expression of module names and a positive "
-                "number; correct it"
+                f"{path}: {name} has {brief(pattern)}: {brief(value)}, not a regular expression of module names and a "
+                f"positive number{reason}; correct it"
             )
 
 
 def _by_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
     """Return the value of the first pattern that matches a module's full path or its last components."""
     for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+        if _matches(pattern, module):
             return value
     return default
+
+
+def _matches(pattern: str, module: str) -> bool:
+    expression = rf"(.*\.)?({pattern})"
+    if _PLAIN.fullmatch(pattern):
+        return re.fullmatch(expression, module) is not None
+    return compile_pattern(expression).matches(module)
 
 
 def _classify_tensors(file: Path, keys: Collection[str]) -> tuple[dict[str, Factors], dict[str, str]]:

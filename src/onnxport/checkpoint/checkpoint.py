@@ -16,6 +16,7 @@ from onnxport.checkpoint.discovery import FoundWeights, WeightFormat, check_gguf
 from onnxport.checkpoint.gguf import read_gguf_header
 from onnxport.checkpoint.hub import fetch_snapshot, find_snapshot, looks_like_repository
 from onnxport.checkpoint.json_files import read_json_object
+from onnxport.checkpoint.limits import check_sizes
 from onnxport.checkpoint.reading import Inventory, list_tensors
 from onnxport.checkpoint.sentence_transformers import (
     ListedModule,
@@ -293,7 +294,9 @@ def _open_model(name: str, directory: Path, revision: str | None, options: Check
     for file_name, purpose in SIDE_JSON_FILES.items():
         if (directory / file_name).is_file():
             read_json_object(directory / file_name, purpose=purpose)
-    return _assemble(name, directory, revision, config, find_weights(directory, options.framework, config))
+    weights = find_weights(directory, options.framework, config)
+    check_sizes(config_path, config, weights.tensors, sum(path.stat().st_size for path in weights.files))
+    return _assemble(name, directory, revision, config, weights)
 
 
 def _assemble(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,11 +38,13 @@ class FoundWeights:
         format: storage format.
         files: the files, sorted by name.
         index: the index file of a sharded checkpoint.
+        tensors: number of tensors, or an upper bound.
     """
 
     format: WeightFormat
     files: tuple[Path, ...]
     index: Path | None = None
+    tensors: int = 4096
 
 
 def find_weights(directory: Path, framework: Framework | None, config: dict[str, Any]) -> FoundWeights:
@@ -90,8 +92,7 @@ def check_gguf(path: Path) -> FoundWeights:
         CorruptCheckpointError: the file isn't GGUF, or is truncated.
         MissingDependencyError: the `gguf` package isn't installed.
     """
-    read_gguf_header(path)
-    return FoundWeights("gguf", (path,))
+    return FoundWeights("gguf", (path,), tensors=len(read_gguf_header(path).tensors))
 
 
 def _is_tf(format: WeightFormat) -> bool:
@@ -122,16 +123,16 @@ def _check(directory: Path, path: Path, format: WeightFormat) -> FoundWeights:
     if format == "tensorflow":
         _check_hdf5(path)
         return FoundWeights(format, (path,))
-    reader: Callable[[Path], Iterable[str] | None] = read_header if format == "safetensors" else check_pickled
+    reader: Callable[[Path], Collection[str] | None] = read_header if format == "safetensors" else check_pickled
     if not indexed:
-        if format == "safetensors" and not read_header(path):
+        tensors = reader(path)
+        if format == "safetensors" and not tensors:
             raise CorruptCheckpointError(f"{path} has no tensors; save the checkpoint again")
-        reader(path)
-        return FoundWeights(format, (path,))
+        return FoundWeights(format, (path,)) if tensors is None else FoundWeights(format, (path,), None, len(tensors))
     index = read_index(path)
     names = {shard: frozenset(keys) for shard in index.shards if (keys := reader(shard)) is not None}
     check_tensors(index, names, exact=format == "safetensors")
-    return FoundWeights(format, index.shards, path)
+    return FoundWeights(format, index.shards, path, max(sum(map(len, names.values())), len(index.tensors)))
 
 
 def _check_hdf5(path: Path) -> None:

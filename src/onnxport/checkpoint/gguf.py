@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ from onnxport.errors import CorruptCheckpointError, MissingDependencyError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_STRING_BYTES = 1 << 28
+_MAX_NESTED = 8
 _VERSIONS = (2, 3)
 
 
@@ -56,7 +58,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 raise _corrupt(path, f"it has version {version}, and versions {_VERSIONS} can be read")
             metadata = dict(_read_pair(file) for _ in range(key_count))
             tensors = [_read_tensor(file) for _ in range(tensor_count)]
-        except (ValueError, OverflowError, MemoryError) as error:
+        except (ValueError, OSError, OverflowError, MemoryError) as error:
             raise _corrupt(path, f"its header is truncated or damaged ({error})") from error
         header_end = file.tell()
     alignment = metadata.get("general.alignment", 32)
@@ -134,12 +136,14 @@ def _read_value(file: IO[bytes], value_type: int) -> object:
     if value_type == _STRING:
         return _read_string(file)
     if value_type == _ARRAY:
-        _skip_array(file)
+        _skip_array(file, 0)
         return None
     raise ValueError(f"a metadata value has the unknown type {value_type}")
 
 
-def _skip_array(file: IO[bytes]) -> None:
+def _skip_array(file: IO[bytes], depth: int) -> None:
+    if depth > _MAX_NESTED:
+        raise ValueError(f"arrays are nested more than {_MAX_NESTED} deep")
     value_type, count = _unpack(file, "IQ")
     if value_type in _SCALARS:
         file.seek(count * struct.calcsize("<" + _SCALARS[value_type]), 1)
@@ -148,7 +152,7 @@ def _skip_array(file: IO[bytes]) -> None:
     if value_type == _STRING:
         step = _read_string
     elif value_type == _ARRAY:
-        step = _skip_array
+        step = partial(_skip_array, depth=depth + 1)
     else:
         raise ValueError(f"a metadata array has the unknown type {value_type}")
     for _ in range(count):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, brief
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json_object(path: Path, *, purpose: str) -> dict[str, Any]:
@@ -45,10 +48,17 @@ def parse_json_object(raw: bytes, path: Path, *, purpose: str, position: int = 0
     """
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         offset = position + error.start
         raise CorruptCheckpointError(
             f"{path}: {purpose} isn't UTF-8 text (byte {offset} is 0x{raw[error.start]:02x}); "
+            f"download or save the file again"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise CorruptCheckpointError(
+            f"{path}: {purpose} has half of a surrogate pair ({error.object[error.start]!a}), which no text can have; "
             f"download or save the file again"
         ) from error
     except (ValueError, RecursionError) as error:
@@ -72,7 +82,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names: set[str] = set()
         for name, _ in pairs:
             if name in names:
-                raise _RepeatedNameError(f"the name {name!r} occurs twice in one object")
+                raise _RepeatedNameError(f"the name {brief(name)} occurs twice in one object")
             names.add(name)
     return unique
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,11 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STRING_OPCODES = frozenset(
     {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"}
 )
-_MAX_PICKLE_BYTES = 1 << 30
+_MAX_PICKLE_BYTES = 64 << 20
+_MAX_OPERATIONS = 5_000_000
+"""Limits of a pickle without the tensors' data. A tensor takes about 200 bytes and 40 operations."""
+_MAX_RATIO = 2
+"""Largest size of a zip file's contents, in sizes of the file: `torch.save` doesn't compress."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def check_pickled(path: Path) -> frozenset[str] | None:
         if start.startswith(b"PK\x03\x04"):
             facts = _scan_zip(path, file)
         elif start.startswith(b"\x80"):
-            facts = _scan_legacy(path, file)
+            facts = _scan_legacy(path, io.BytesIO(file.read(_MAX_PICKLE_BYTES)))
         elif start[257:262] == b"ustar":
             return None
         else:
@@ -108,8 +113,8 @@ def scan_pickle(stream: IO[bytes]) -> PickleFacts:
     globals_: set[str] = set()
     strings: set[str] = set()
     memo: dict[int, str | None] = {}
-    recent: list[str | None] = []
-    for opcode, operand, _ in pickletools.genops(stream):
+    recent: deque[str | None] = deque(maxlen=2)
+    for opcode, operand in _operations(stream):
         name, argument = opcode.name, cast("Any", operand)
         if name in ("GLOBAL", "INST"):
             globals_.add(str(argument).replace(" ", ".", 1))
@@ -131,9 +136,21 @@ def scan_pickle(stream: IO[bytes]) -> PickleFacts:
     return PickleFacts(frozenset(globals_), frozenset(strings))
 
 
-def _stacked_name(recent: list[str | None]) -> str:
+def _operations(stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, object]]:
+    """Yield the opcodes of a pickle and their arguments.
+
+    Raises:
+        ValueError: the opcodes are malformed or the pickle is truncated, or there are too many.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if count >= _MAX_OPERATIONS:
+            raise ValueError(f"it has more than {_MAX_OPERATIONS:,} operations")
+        yield opcode, argument
+
+
+def _stacked_name(recent: deque[str | None]) -> str:
     # Only executing the pickle would reveal a name that isn't a plain string on the stack, so it is rejected.
-    module, attribute = recent[-2:] if len(recent) >= 2 else (None, None)
+    module, attribute = recent if len(recent) == 2 else (None, None)
     if isinstance(module, str) and isinstance(attribute, str):
         return f"{module}.{attribute}"
     return "a name computed while unpickling"
@@ -142,11 +159,15 @@ def _stacked_name(recent: list[str | None]) -> str:
 def _scan_zip(path: Path, file: IO[bytes]) -> PickleFacts:
     try:
         with zipfile.ZipFile(file) as archive:
-            names = [info for info in archive.infolist() if info.filename.rsplit("/", 1)[-1] == "data.pkl"]
+            members = archive.infolist()
+            names = [info for info in members if info.filename.rsplit("/", 1)[-1] == "data.pkl"]
             if len(names) != 1:
                 raise _corrupt(path, f"the zip file has {len(names)} members named data.pkl, not 1")
             if names[0].file_size > _MAX_PICKLE_BYTES:
-                raise _corrupt(path, f"its data.pkl claims {names[0].file_size} bytes")
+                raise _corrupt(path, f"its data.pkl has {names[0].file_size} bytes, more than {_MAX_PICKLE_BYTES}")
+            total, size = sum(info.file_size for info in members), path.stat().st_size
+            if total > _MAX_RATIO * size:
+                raise _corrupt(path, f"the {size} bytes of the zip file would become {total}")
             return scan_pickle(io.BytesIO(archive.read(names[0])))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise _corrupt(path, f"the zip file is truncated or damaged ({error})") from error
@@ -170,7 +191,7 @@ def _scan_legacy(path: Path, file: IO[bytes]) -> PickleFacts:
 
 def _integers(file: IO[bytes]) -> Iterator[int]:
     """Yield the integers of the next pickle, which is read to its end."""
-    values = [argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, int)]
+    values = [argument for _, argument in _operations(file) if isinstance(argument, int)]
     yield from (value for value in values if value > 255)
 
 

@@ -5,14 +5,16 @@ Format: the length of the header as a little-endian 64-bit integer, the header a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TypeGuard
 
 from onnxport.checkpoint.file_types import check_file_type
 from onnxport.checkpoint.json_files import parse_json_object
-from onnxport.errors import CorruptCheckpointError
+from onnxport.errors import CorruptCheckpointError, brief
 
 DTYPE_BITS: dict[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -24,6 +26,10 @@ DTYPE_BITS: dict[str, int] = {
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the safetensors library accepts."""
+_MAX_SIZE = 2**63 - 1
+_MAX_NAME = 1_000
+_MAX_RANK = 64
+"""Largest number of axes that NumPy supports."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class TensorEntry:
     end: int
 
 
-def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Read and check the header of a safetensors file, without reading tensor data.
+def read_header(path: Path) -> Mapping[str, TensorEntry]:
+    """Read and check the header of a safetensors file, without reading tensor data; once, unless the file changes.
 
     Returns:
         Dtype, shape and byte range of each tensor, by name.
@@ -54,7 +60,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             shapes, each other or the file size.
     """
     check_file_type(path)
-    size = path.stat().st_size
+    status = path.stat()
+    return _read_header(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _read_header(path: Path, size: int, mtime_ns: int, inode: int) -> Mapping[str, TensorEntry]:
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
@@ -73,27 +84,31 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _entry(path: Path, name: str, value: object) -> TensorEntry:
+    if len(name) > _MAX_NAME:
+        raise _corrupt(path, f"tensor {brief(name)} has a name of {len(name)} characters, more than {_MAX_NAME}")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
-        raise _corrupt(path, f"tensor {name!r} is described by {value!r}, not by dtype, shape and data_offsets")
+        raise _corrupt(path, f"tensor {name!r} is described by {brief(value)}, not by dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _corrupt(path, f"tensor {name!r} has the unknown dtype {dtype!r} (known: {', '.join(DTYPE_BITS)})")
+        raise _corrupt(path, f"tensor {name!r} has the unknown dtype {brief(dtype)} (known: {', '.join(DTYPE_BITS)})")
     if not _is_size_list(shape):
-        raise _corrupt(path, f"tensor {name!r} has the shape {shape!r}, not a list of sizes")
+        raise _corrupt(path, f"tensor {name!r} has the shape {brief(shape)}, not a list of sizes")
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _corrupt(path, f"tensor {name!r} has the data_offsets {offsets!r}, not a begin and an end after it")
-    nbytes = (prod(shape) * DTYPE_BITS[dtype] + 7) // 8
+        raise _corrupt(path, f"tensor {name!r} has the data_offsets {brief(offsets)}, not a begin and an end after it")
+    nbytes = (prod(shape) * DTYPE_BITS[dtype] + 7) // 8 if len(shape) <= _MAX_RANK else _MAX_SIZE + 1
+    if nbytes > _MAX_SIZE:
+        raise _corrupt(path, f"tensor {name!r} of {dtype} has the shape {brief(shape)}, which no tensor can have")
     if offsets[1] - offsets[0] != nbytes:
         raise _corrupt(
             path,
-            f"tensor {name!r} of {dtype} {shape} needs {nbytes} bytes, but its data_offsets {offsets} "
+            f"tensor {name!r} of {dtype} {brief(shape)} needs {nbytes} bytes, but its data_offsets {offsets} "
             f"span {offsets[1] - offsets[0]}",
         )
     return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _is_size_list(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_SIZE for item in value)
 
 
 def _check_layout(path: Path, entries: dict[str, TensorEntry], available: int) -> None:

@@ -231,6 +231,20 @@ def _read_convolutions(folder: ModuleFolder) -> sentence.Convolutions:
     )
 
 
+def _read_lstm(folder: ModuleFolder) -> sentence.Lstm:
+    settings = {"num_layers": 1, **folder.settings("lstm_config.json")}
+    settings.setdefault("embedding_dimension", settings.get("word_embedding_dimension"))
+    in_features, hidden_size, layers = _positive(folder, settings, "embedding_dimension", "hidden_dim", "num_layers")
+    return sentence.Lstm(
+        source=TOKENS,
+        target=TOKENS,
+        in_features=in_features,
+        hidden_size=hidden_size,
+        layers=layers,
+        bidirectional=bool(settings.get("bidirectional", True)),
+    )
+
+
 def _read_layer_pooling(folder: ModuleFolder) -> sentence.LayerPooling:
     settings = {"num_hidden_layers": 12, "layer_start": 4, **folder.settings()}
     last, start = settings["num_hidden_layers"], settings["layer_start"]
@@ -416,6 +430,7 @@ READERS: Mapping[str, Callable[[ModuleFolder], SentenceModule]] = {
     "LogitScore": _read_logit_score,
     "SparseAutoEncoder": _read_sparse_auto_encoder,
     "CNN": _read_convolutions,
+    "LSTM": _read_lstm,
     "WeightedLayerPooling": _read_layer_pooling,
     "WordWeights": _read_word_weights,
     "SpladePooling": _read_splade_pooling,
@@ -427,11 +442,11 @@ WITH_WEIGHTS = (
     sentence.LayerNorm,
     sentence.SparseAutoEncoder,
     sentence.Convolutions,
+    sentence.Lstm,
     sentence.LayerPooling,
 )
 """Modules with a file of tensors."""
 REASONS: Mapping[str, str] = {
-    "LSTM": "its recurrence over words isn't exported",
     "BoW": "it counts words before any tensor is computed",
     "CLIPModel": "it has one embedding for images and one for text; export the model in its directory with "
     "--split-encoders",

@@ -43,7 +43,7 @@ from onnxport.description.sentence_modules import (
     prefix_of,
 )
 from onnxport.description.tasks import MODULE_TASKS, SENTENCE_SIMILARITY, TEXT_RANKING, canonical_task
-from onnxport.errors import CorruptCheckpointError, OptionError, UnsupportedError
+from onnxport.errors import CorruptCheckpointError, OptionError, UnsupportedError, brief
 from onnxport.options import CheckpointOptions
 
 LIST_FILE = "modules.json"
@@ -146,8 +146,8 @@ def list_modules(directory: Path) -> tuple[ListedModule, ...]:
         entries = [(module["type"], module["path"]) for module in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptCheckpointError(
-            f"{file} isn't a list of modules, each with type and path ({type(error).__name__}: {error}); download or "
-            "save the file again"
+            f"{file} isn't a list of modules, each with type and path ({type(error).__name__}: {brief(str(error))}); "
+            "download or save the file again"
         ) from error
     if not entries or not all(isinstance(text, str) for entry in entries for text in entry):
         raise CorruptCheckpointError(

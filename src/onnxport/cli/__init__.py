@@ -17,9 +17,11 @@ __all__ = ["main", "process"]
 
 VERBS = {
     "export": "export a checkpoint to a directory with ONNX graphs, validated against the original",
+    "layout": "arrange an exported directory for another client",
     "adapter": "write a LoRA adapter as a file for an exported directory that keeps adapters apart",
     "describe": "show the inputs and outputs of an export, without weights",
     "validate": "compare an exported directory with the original again",
+    "verify": "check an exported directory from elsewhere, without torch and without the original",
     "inspect": "show the inputs, outputs and operators of ONNX graphs",
     "list": "list model types and their validated tasks",
     "cache": "list or clear the cache of graphs",

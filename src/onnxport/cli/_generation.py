@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxport._process import writing_output
 from onnxport.cli._request import RunRequest, RunResult
 from onnxport.errors import OptionError
 from onnxport.runtime.directory import Directory
@@ -51,8 +52,9 @@ def generate(directory: Directory, request: RunRequest, settings: Mapping[str, A
 
 def write(text: str) -> None:
     """Write to standard output, and flush."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    with writing_output():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def _check_request(directory: Directory, request: RunRequest) -> None:

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from onnxport.errors import OnnxportError, OptionError
+from onnxport._process import INTERRUPTED, UnwritableOutputError, discard_output, write_error, writing_output
+from onnxport.errors import OnnxportError, OptionError, one_line
 
-DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSE = 0, 1, 2
 
 
 def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
@@ -26,12 +27,16 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
     try:
         with contextlib.nullcontext() if debug else quiet_packages(), _printable_output():
             code = verb()
-            sys.stdout.flush()
+            with writing_output():
+                sys.stdout.flush()
             return code
     except KeyboardInterrupt:
         return interrupted()
     except BrokenPipeError:
-        _drop_output()
+        discard_output()
+        return FAILED
+    except UnwritableOutputError as error:
+        print_error(f"standard output can't be written: {error}; redirect it to a file on a disk with free space")
         return FAILED
     except Exception as error:  # noqa: BLE001  # the process's top-level handler: any error becomes one line
         if debug:
@@ -42,28 +47,28 @@ def exit_code(verb: Callable[[], int], *, debug: bool) -> int:
 
 def interrupted() -> int:
     """Report that Ctrl-C ended the command; return the exit code."""
-    sys.stderr.write("onnxport: interrupted\n")
+    write_error("onnxport: interrupted\n")
     return INTERRUPTED
 
 
 def message_of(error: Exception) -> str:
     """Return an error's message in one line; unexpected errors are reported as bugs."""
     if isinstance(error, OnnxportError):
-        return _one_line(error)
+        return one_line(error)
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename is not None else ""
-        return f"{file}{error.strerror}"
+        return one_line(f"{file}{error.strerror}")
     if isinstance(error, OSError):
-        return _one_line(error)
+        return one_line(error)
     if isinstance(error, MemoryError):
         return "not enough memory; close other programs, or use a machine with more"
-    first = (_one_line(str(error).strip().split("\n")[0]) + " ").lstrip()
-    return f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)"
+    first = (str(error).strip().split("\n")[0] + " ").lstrip()
+    return one_line(f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)")
 
 
 def print_error(text: str) -> None:
     """Print an error's line to standard error."""
-    sys.stderr.write(f"onnxport: error: {text}\n")
+    write_error(f"onnxport: error: {text}\n")
 
 
 @contextlib.contextmanager
@@ -107,7 +112,7 @@ class _WarningLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno > logging.WARNING else "warning"
-        sys.stderr.write(f"onnxport: {level}: {_one_line(record.getMessage())}\n")
+        write_error(f"onnxport: {level}: {one_line(record.getMessage())}\n")
 
 
 @contextlib.contextmanager
@@ -122,13 +127,3 @@ def _printable_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout.reconfigure(errors=before)
-
-
-def _drop_output() -> None:
-    """Redirect standard output to the null device: its pipe is closed, and Python flushes it once more at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(error: object) -> str:
-    return " ".join(part.strip() for part in str(error).splitlines() if part.strip())

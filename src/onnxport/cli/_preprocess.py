@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport._foreign_errors import translating
 from onnxport.cli._request import RunRequest
 from onnxport.description.image_processing import IMAGES
 from onnxport.errors import MissingDependencyError, OptionError
@@ -48,7 +49,7 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
     """Tokenize the request's texts, [batch, length].
 
     Raises:
-        OptionError: there is no text.
+        OptionError: there is no text, or the tokenizer can't encode it.
     """
     if not request.texts:
         raise OptionError("pass at least one --text (or token ids with --input-ids)")
@@ -59,8 +60,12 @@ def token_inputs(tokenizer: PreTrainedTokenizerBase, request: RunRequest) -> Arr
     if request.question:
         first, second = [request.question] * len(texts), texts
     replacements = (Replacement(tokenizer, "pad_token", tokenizer.eos_token),) if unpadded else ()
-    with patching(*replacements):
+    with translating(_failed), patching(*replacements):
         return dict(tokenizer(first, second, padding=padding, truncation=True, return_tensors="np"))
+
+
+def _failed(error: Exception) -> OptionError:
+    return OptionError(f"the tokenizer can't encode the text ({type(error).__name__}: {error}); pass another one")
 
 
 def image_inputs(directory: Directory, request: RunRequest) -> Arrays:

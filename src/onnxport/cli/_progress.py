@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from onnxport._process import write_error
 from onnxport.options import Progress
 
 _FIRST_REMINDER = 10.0
@@ -96,7 +97,7 @@ class _Lines:
             self._reminder.cancel()
 
     def _print(self) -> None:
-        sys.stderr.write(f"onnxport: {self._stage} [{time.monotonic() - self._start:.1f} s]\n")
+        write_error(f"onnxport: {self._stage} [{time.monotonic() - self._start:.1f} s]\n")
 
     def _remind(self, seconds: float) -> None:
         stages = self._stages

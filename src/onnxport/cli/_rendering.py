@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onnxport._process import writing_output
+from onnxport.errors import printable
+
 if TYPE_CHECKING:
     from onnxport._export import ExportResult
     from onnxport.bundles.inspection import GraphInspection, Inspection
@@ -32,19 +35,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    Console(width=None if has_width else WIDTH_WITHOUT_TERMINAL, highlight=False).print(table)
+    with writing_output():
+        Console(width=None if has_width else WIDTH_WITHOUT_TERMINAL, highlight=False).print(table)
 
 
 def print_line(text: str) -> None:
     """Print a line."""
-    print(text)
+    with writing_output():
+        print(text)
 
 
 def print_json(values: object) -> None:
     """Print values as JSON."""
-    print(json.dumps(values, indent=2))
+    print_line(json.dumps(values, indent=2))
 
 
 def bytes_text(count: int | None) -> str:
@@ -141,7 +146,7 @@ def print_export(result: ExportResult) -> None:
 
     manifest = result.manifest
     outcome = f"written to {result.directory}" if result.directory else "nothing written (dry run)"
-    print_line(f"{manifest.source['architecture']} for {manifest.task}: {outcome}")
+    print_line(f"{manifest.architecture} for {manifest.task}: {outcome}")
     for component in manifest.components:
         for fixed in component.fixed_axes:
             print_line(f"fixed by the model: {component.name}, {fixed}")
@@ -158,22 +163,23 @@ def print_inspection(inspection: Inspection) -> None:
     """Print the graphs of a directory and, if it has a manifest, their model and task."""
     if inspection.task:
         model, validation = inspection.model or "model", inspection.validation or "unknown"
-        print_line(f"{model} for {inspection.task}, validation {validation}")
+        print_line(printable(f"{model} for {inspection.task}, validation {validation}"))
     for graph in inspection.graphs:
         _print_graph(graph)
 
 
 def _print_graph(graph: GraphInspection) -> None:
-    name = f"{graph.component} ({graph.file})" if graph.component else graph.file
+    name = printable(f"{graph.component} ({graph.file})" if graph.component else graph.file)
     print_line(
         f"{name}: opset {graph.opset}, {graph.nodes:,} nodes, {graph.parameters:,} parameters, "
-        f"{bytes_text(graph.bytes)}" + (f" with {', '.join(graph.external_data)}" if graph.external_data else "")
+        f"{bytes_text(graph.bytes)}"
+        + (printable(f" with {', '.join(graph.external_data)}") if graph.external_data else "")
     )
     rows = [("input", t.name, t.dtype, axes_text(t.axes)) for t in graph.inputs]
     rows += [("output", t.name, t.dtype, axes_text(t.axes)) for t in graph.outputs]
     print_table("", ("", "name", "dtype", "axes"), rows)
     operators = ", ".join(f"{name} {count}" for name, count in graph.operators.items())
-    print_line(f"operators: {operators}")
+    print_line(printable(f"operators: {operators}"))
 
 
 def print_description(description: Description) -> None:

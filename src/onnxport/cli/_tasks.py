@@ -132,7 +132,7 @@ def _sentence_tokenizer(directory: Directory) -> Any:
     """Load the tokenizer, with the maximum length in the settings of sentence-transformers."""
     tokenizer = _preprocess.load(directory, "AutoTokenizer")
     longest = directory.read("sentence_bert_config.json").get("max_seq_length")
-    if longest:
+    if isinstance(longest, int) and longest > 0:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return tokenizer
 
@@ -158,7 +158,7 @@ def _text_ranking(directory: Directory, request: RunRequest) -> RunResult:
             "the model's prompt is made of a pair of texts by its chat template, which onnxport run doesn't apply: "
             "tokenize it yourself, and pass --input-ids"
         )
-    if str(directory.manifest.source["architecture"]).endswith("ForCausalLM"):
+    if directory.manifest.architecture.endswith("ForCausalLM"):
         tokenizer.padding_side = "left"  # the score is that of the last position
     scores = _run_graph(directory, _preprocess.token_inputs(tokenizer, request))["scores"]
     lines = [f"pair {i + 1}: {', '.join(f'{score:.4f}' for score in row)}" for i, row in enumerate(scores)]

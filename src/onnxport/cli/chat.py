@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport._process import write_error
 from onnxport.cli._options import add_dtype
 from onnxport.cli._outcome import DONE, message_of, print_error
 from onnxport.cli._sampling import add_sampling, positive_int, sampling_from, with_length
@@ -100,7 +101,7 @@ class _Conversation:
         is_terminal = sys.stdin.isatty()
         if is_terminal:
             files = "".join(f" {command} FILE adds a file to the next message." for command in self._commands())
-            sys.stderr.write(f"{_HELP}{files}\n")
+            write_error(f"{_HELP}{files}\n")
         self._restart()
         while (content := _read(is_terminal)) is not None:
             try:
@@ -162,7 +163,7 @@ def _read(is_terminal: bool) -> str | None:
         return input("> " if is_terminal else "").strip()
     except (EOFError, KeyboardInterrupt):
         if is_terminal:
-            sys.stderr.write("\n")
+            write_error("\n")
         return None
 
 
@@ -179,6 +180,6 @@ def _answer(generator: Generator, inputs: Mapping[str, Any], settings: dict[str,
     try:
         generator.generate(inputs, settings, show)
     except KeyboardInterrupt:
-        sys.stderr.write(" [stopped]")
+        write_error(" [stopped]")
     write("\n")
     return "".join(pieces)

@@ -7,6 +7,7 @@ for each of its tensors, `vision_model_output.pooler_output`.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,8 @@ from onnxport.description.components import Component
 from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.derived import move
 from onnxport.errors import OnnxportError, OptionError, UnsupportedError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,9 @@ _ENCODER = "encoder_"
 """Prefix of an encoder's outputs among those of an encoder-decoder."""
 _PER_LAYER = ("hidden_states", "attentions")
 """Ends of the names of outputs that forward returns if `output_hidden_states` or `output_attentions` is set."""
+
+_ROUTERS = "router_logits"
+"""End of the names of outputs that forward returns if `output_router_logits` is set."""
 
 
 class RequestedOutputsOnnxConfig(DelegatingOnnxConfig):
@@ -65,12 +71,35 @@ class RequestedOutputsOnnxConfig(DelegatingOnnxConfig):
 
     def run_all(self, forward: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run the model, and return everything that it returns, by its own names."""
-        return dict(self._trunk.run(_WithFlags(forward, self.flags), arguments))
+        losses = () if any(name.endswith("_loss") for name in self._requested) else _router_losses(model_of(forward))
+        with patching(*losses):
+            return dict(self._trunk.run(_WithFlags(forward, self.flags), arguments))
+
+
+def _router_losses(model: torch.nn.Module) -> tuple[Replacement, ...]:
+    """Return replacements of the losses that a mixture of experts computes whenever it returns its router's logits.
+
+    They are only trained with, and fail with a cache: the attention mask then has more tokens than the logits.
+
+    Args:
+        model: the model, or a submodule.
+    """
+    classes = (base for module in model.modules() for base in type(module).__mro__)
+    files = [sys.modules[name] for name in dict.fromkeys(each.__module__ for each in classes)]
+    return tuple(Replacement(file, name, _no_loss) for file in files for name in _ROUTER_LOSSES if hasattr(file, name))
+
+
+def _no_loss(*_: object, **__: object) -> None:
+    """Return no loss."""
+
+
+_ROUTER_LOSSES = ("load_balancing_loss_func", "router_z_loss_func")
+"""Functions of modeling files that compute a router's losses."""
 
 
 def _flag_of(name: str) -> str:
     """Return the argument of forward with which it returns an output."""
-    return f"output_{next((end for end in _PER_LAYER if name.endswith(end)), name)}"
+    return f"output_{next((end for end in (*_PER_LAYER, _ROUTERS) if name.endswith(end)), name)}"
 
 
 class _WithFlags:
@@ -87,7 +116,9 @@ class _WithFlags:
         self._call = forward
         parameters = inspect.signature(self.forward).parameters
         has_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        known = {*map(_flag_of, _PER_LAYER), *(flag for flag in flags if hasattr(self.__self__.config, flag))}
+        model = self.__self__
+        recorded = {name for module in model.modules() for name in getattr(module, "_can_record_outputs", None) or ()}
+        known = {*map(_flag_of, {*_PER_LAYER, *recorded}), *(flag for flag in flags if hasattr(model.config, flag))}
         self._flags = {flag: True for flag in flags if flag in parameters or (has_any and flag in known)}
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:

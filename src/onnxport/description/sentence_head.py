@@ -204,6 +204,61 @@ class _Convolutions(_Transform):
         return torch.cat([conv(channels) for conv in self.convs], dim=1).transpose(1, 2)
 
 
+class _Lstm(nn.Module):
+    """Run nn.LSTM's recurrence as a scan over tokens; its own operator has one sequence length when it is captured."""
+
+    def __init__(self, settings: sentence.Lstm) -> None:
+        super().__init__()
+        self._source, self._target = settings.source, settings.target
+        self.encoder = nn.LSTM(
+            settings.in_features,
+            settings.hidden_size,
+            num_layers=settings.layers,
+            bidirectional=settings.bidirectional,
+            batch_first=True,
+        )
+
+    def forward(self, features: Features) -> Features:
+        states, mask = features[self._source], features[MASK]
+        lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
+        positions = _positions(mask)
+        is_token = positions < lengths
+        backwards = torch.where(is_token, lengths - 1 - positions, positions)[..., None]
+        for layer in range(self.encoder.num_layers):
+            directions = [self._run(states, f"l{layer}")]
+            if self.encoder.bidirectional:
+                reverse = self._run(_reordered(states, backwards), f"l{layer}_reverse")
+                directions.append(_reordered(reverse, backwards))
+            states = torch.cat(directions, dim=-1)
+        return {self._target: states * is_token[..., None].to(states.dtype)}
+
+    def _run(self, states: torch.Tensor, suffix: str) -> torch.Tensor:
+        """Return the outputs of one layer in one direction, [batch, sequence, hidden_size]."""
+        from torch._higher_order_ops.scan import scan
+
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weight_ih, weight_hh, bias_ih, bias_hh = (getattr(self.encoder, f"{name}_{suffix}") for name in names)
+        gates = nn.functional.linear(states, weight_ih, bias_ih + bias_hh).transpose(0, 1).contiguous()
+        zeros = torch.zeros_like(gates[0, :, : self.encoder.hidden_size])
+
+        def step(
+            carried: tuple[torch.Tensor, torch.Tensor], inputs: torch.Tensor
+        ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+            hidden, cell = carried
+            write, forget, value, read = (inputs + nn.functional.linear(hidden, weight_hh)).chunk(4, dim=-1)
+            cell = forget.sigmoid() * cell + write.sigmoid() * value.tanh()
+            hidden = read.sigmoid() * cell.tanh()
+            return (hidden, cell), hidden.clone()
+
+        outputs: torch.Tensor = scan(step, (zeros, zeros.clone()), gates)[1]
+        return outputs.transpose(0, 1)
+
+
+def _reordered(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the states at positions [batch, sequence, 1] of each sequence."""
+    return states.gather(1, positions.expand(-1, -1, states.shape[-1]))
+
+
 class _LayerPooling(nn.Module):
     def __init__(self, settings: sentence.LayerPooling) -> None:
         super().__init__()
@@ -364,6 +419,7 @@ _MODULES: dict[type, Callable[..., nn.Module]] = {
     sentence.LogitScore: _LogitScore,
     sentence.SparseAutoEncoder: _SparseAutoEncoder,
     sentence.Convolutions: _Convolutions,
+    sentence.Lstm: _Lstm,
     sentence.LayerPooling: _LayerPooling,
     sentence.WordWeights: _WordWeights,
     sentence.SpladePooling: _SpladePooling,

@@ -171,6 +171,28 @@ class Convolutions(Transform):
     kernel_sizes: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lstm(Transform):
+    """Run an LSTM over the tokens that the mask counts, which padding follows.
+
+    Attributes:
+        in_features: size of the embeddings.
+        hidden_size: output size of each direction.
+        layers: number of layers.
+        bidirectional: whether each layer also runs from the last token to the first.
+    """
+
+    in_features: int
+    hidden_size: int
+    layers: int
+    bidirectional: bool
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Features that it reads."""
+        return (self.source, MASK)
+
+
 @dataclass(frozen=True)
 class LayerPooling:
     """Average the hidden states of several layers with trained weights, if the model returns all hidden states.
@@ -278,6 +300,7 @@ SentenceModule = (
     | LogitScore
     | SparseAutoEncoder
     | Convolutions
+    | Lstm
     | LayerPooling
     | WordWeights
     | SpladePooling

@@ -7,14 +7,15 @@ packing functions of GPTQModel, AutoAWQ, compressed-tensors and bitsandbytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from onnxport.checkpoint.checkpoint import Checkpoint
-from onnxport.errors import CorruptCheckpointError, UnsupportedError
+from onnxport.checkpoint.json_files import parse_json_object
+from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
 from onnxport.weights.building import cut, reshape, transpose
 from onnxport.weights.expressions import NO_FILES, Expression, InMemory, Reads
 from onnxport.weights.packed import Affine, Codebook, Unpacked
@@ -105,6 +106,11 @@ def dequantized_tensors(
             raise CorruptCheckpointError(
                 f"{module} is quantized ({method}), and {module}{error.args[0]} is missing: save the model again"
             ) from error
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+            raise CorruptCheckpointError(
+                f"{module} is quantized ({method}), and its tensors don't fit each other or the settings "
+                f"({brief(str(error))}): save the model again"
+            ) from error
         if weight is not None:
             found[f"{module}.weight"] = weight
             used.update(f"{module}{name}" for name in parts if name != ".bias")
@@ -168,7 +174,8 @@ def _bitsandbytes(settings: Mapping[str, Any], parts: Tensors, reader: Reads) ->
     states = [name for name in parts if name.startswith(".weight.quant_state.")]
     if weight is None or not states:
         return None
-    state = json.loads(parts[states[0]].evaluate(reader).tobytes())
+    raw = parts[states[0]].evaluate(reader).tobytes()
+    state = parse_json_object(raw, Path(states[0]), purpose="the state of a quantized tensor")
     scales = parts[".weight.absmax"]
     if ".weight.nested_absmax" in parts:
         nested = parts[".weight.nested_absmax"]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
-import tempfile
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport._garbage import without_exit_collections
+from onnxport._process import INTERRUPTED, run_process, write_error
 from onnxport.configs.model_types import ENCODER_DECODER_MODELS
-from onnxport.errors import OnnxportError
+from onnxport.errors import OnnxportError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,30 +87,22 @@ class Part:
 
 
 def _export_parts(parts: list[Part], opset: int, atol: float | None) -> None:
-    """Export and validate in a temporary directory next to the output, then move the files into place."""
+    """Export and validate in a staging directory, then move the files into place."""
+    from onnxport.bundles.output import staged_files
     from onnxport.onnx.convert import export, validate_model_outputs
 
     parent = parts[0].file.parent
-    created = [path for path in (parent, *parent.parents) if not path.exists()]
-    parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".onnxport.", suffix=".partial", dir=parent))
     try:
-        for part in parts:
-            file, config = stage / part.file.name, part.config
-            _, outputs = export(part.preprocessor, part.model, config, opset, file)
-            tolerance = config.atol_for_validation if atol is None else atol
-            validate_model_outputs(config, part.preprocessor, part.model, file, outputs, tolerance)
-        for path in stage.iterdir():
-            path.replace(parent / path.name)
+        with staged_files(parent) as stage:
+            for part in parts:
+                file, config = stage / part.file.name, part.config
+                _, outputs = export(part.preprocessor, part.model, config, opset, file)
+                tolerance = config.atol_for_validation if atol is None else atol
+                validate_model_outputs(config, part.preprocessor, part.model, file, outputs, tolerance)
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(parent)) from error  # a full disk's error has no file name
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        for directory in created:
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
 
 
 def _preprocessor(args: Namespace) -> Any:
@@ -174,32 +166,28 @@ def main() -> int:
     Returns:
         The exit code: 0 success, 1 failure, 130 interrupted; argparse exits with 2 on misuse.
     """
-    args = _parser().parse_args()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("onnxport").setLevel(logging.INFO)
     try:
+        args = _parser().parse_args()
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+        logging.getLogger("onnxport").setLevel(logging.INFO)
         export_with_transformers(args)
     except Exception as error:  # noqa: BLE001  # the process's last line of defence: any error becomes one line
-        print(f"onnxport: error: {_message(error)}", file=sys.stderr)
+        write_error(f"onnxport: error: {_message(error)}\n")
         return 1
     except KeyboardInterrupt:
-        print("onnxport: interrupted", file=sys.stderr)
-        return 130
+        write_error("onnxport: interrupted\n")
+        return INTERRUPTED
     return 0
 
 
 def _message(error: Exception) -> str:
     """Return an error's message on one line; unexpected errors are prefixed with their type."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        return one_line(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    shown = " ".join(line.strip() for line in str(text).splitlines())
-    return (
-        shown
-        if isinstance(error, (OnnxportError, ValueError, KeyError, OSError))
-        else f"{type(error).__name__}: {shown}"
-    )
+    is_known = isinstance(error, (OnnxportError, ValueError, KeyError, OSError))
+    return one_line(text if is_known else f"{type(error).__name__}: {text}")
 
 
 if __name__ == "__main__":
-    sys.exit(without_exit_collections(main))
+    sys.exit(run_process(lambda: partial(without_exit_collections, main)))

@@ -22,6 +22,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from onnxport.binding.bind import Binding
+from onnxport.checkpoint.typed_values import typed
+from onnxport.errors import brief
 from onnxport.passes.linear import SMALLEST, chooses_experts
 from onnxport.passes.scopes import node_like
 from onnxport.weights.arithmetic import as_float32
@@ -492,11 +494,11 @@ def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatri
     for group in values:
         try:
             settings = {name: value for name, value in group.items() if name not in ("by_columns", "parameters")}
-            kind = BlockScheme if "bits" in settings else RowScheme if "signed" in settings else Nf4Scheme
-            scheme = kind(**settings)
-            plan.update(
-                dict.fromkeys(map(str, group["parameters"]), QuantizedMatrix(scheme, bool(group["by_columns"])))
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{str(group)[:100]} isn't a quantization: {error}") from error
+            kind: type[Scheme] = BlockScheme if "bits" in settings else RowScheme if "signed" in settings else Nf4Scheme
+            scheme = typed(settings, kind, "quantization")
+            parameters = typed(group["parameters"], list[str], "quantization.parameters")
+            by_columns = typed(group["by_columns"], bool, "quantization.by_columns")
+            plan.update(dict.fromkeys(parameters, QuantizedMatrix(scheme, by_columns)))
+        except KeyError as error:
+            raise ValueError(f"{brief(group)} isn't a quantization: it lacks {error}") from error
     return plan

@@ -174,10 +174,10 @@ _IMAGE_SIZE = 224
 def _image_size(directory: Directory) -> dict[str, int]:
     """Return height and width of the images that the directory's preprocessor makes, or that the model is made for."""
     config = directory.config
-    preprocessor = directory.read("preprocessor_config.json")
-    preprocessor = preprocessor or directory.read("processor_config.json").get("image_processor") or {}
+    preprocessor: Mapping[str, Any] = directory.read("preprocessor_config.json")
+    preprocessor = preprocessor or _part(directory.read("processor_config.json"), "image_processor")
     sizes = [preprocessor.get("crop_size"), preprocessor.get("size"), config.get("image_size")]
-    sizes.append((config.get("vision_config") or {}).get("image_size"))
+    sizes.append(_part(config, "vision_config").get("image_size"))
     for size in sizes:
         if isinstance(size, dict):
             size = [size.get("height"), size.get("width")] if "height" in size else size.get("shortest_edge")
@@ -185,6 +185,11 @@ def _image_size(directory: Directory) -> dict[str, int]:
         if isinstance(height, int) and isinstance(width, int):
             return {"height": height, "width": width}
     return {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
+
+
+def _part(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = settings.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _seconds(function: Callable[[], object]) -> float:

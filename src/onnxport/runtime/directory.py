@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any, cast
 
 from onnxport.bundles.adapter_names import adapter_file
 from onnxport.bundles.manifest import open_manifest
+from onnxport.checkpoint.json_files import read_json_object
+from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.lengths import positions_in
 from onnxport.description.positions import INPUT_IDS
 from onnxport.description.tasks import PAST_SUFFIX
-from onnxport.errors import CorruptCheckpointError, OptionError
+from onnxport.errors import CorruptCheckpointError, OnnxportError, OptionError, ReplacedExportError
 from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 from onnxport.runtime.token_embedding import EMBEDDING, EMBEDS, TokenEmbedding
@@ -36,19 +40,23 @@ class Directory:
         CheckpointNotFoundError: the directory wasn't written by onnxport, or lacks a file.
         CorruptCheckpointError: its manifest is damaged.
         OptionError: the settings have an adapter, and its graphs have no inputs for one; or a precision that it lacks.
+        ReplacedExportError: another export replaces it; also later, when a file of it is read.
     """
 
     def __init__(self, path: str | Path, settings: RunSettings | None = None) -> None:
         self.path = Path(path)
         self.settings = settings or RunSettings()
-        manifest = open_manifest(self.path)
+        self._identity = _identity(self.path)
+        with self.unreplaced():
+            manifest = open_manifest(self.path)
         dtype = self.settings.dtype or manifest.dtypes[0]
         if dtype not in manifest.dtypes:
             raise OptionError(
                 f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(filter(None, manifest.dtypes))}; "
                 f"export it with --dtype {','.join((*filter(None, manifest.dtypes), dtype))}"
             )
-        self.manifest = manifest.of_dtype(dtype)
+        self._model_names = {item.name: item.model_names for item in manifest.of_dtype(dtype).components}
+        self.manifest = manifest.of_dtype(dtype).with_model_names()
         self._graphs: dict[str, Graph] = {}
         self._adapted = [component.name for component in self.manifest.components if component.adapter_inputs]
         if self.settings.adapter is not None and not self._adapted:
@@ -79,13 +87,23 @@ class Directory:
         return adapter_file(file, component, self._adapted) if file is not None and component in self._adapted else None
 
     def graph(self, component: str) -> Graph:
-        """Return a component's graph, loaded on the first call."""
+        """Return a component's graph, loaded on the first call.
+
+        Raises:
+            CorruptCheckpointError: the manifest has no such component.
+        """
         if component not in self._graphs:
-            found = next(item for item in self.manifest.components if item.name == component)
+            found = next((item for item in self.manifest.components if item.name == component), None)
+            if found is None:
+                raise CorruptCheckpointError(
+                    f"{self.path} has no component {component}, only {', '.join(self.component_names)}; export it again"
+                )
             file, positions = inside(self.path, found.file), positions_in(self.config)
             defaults = self.manifest.defaults
             settings = replace(self.settings, adapter=self._adapter_of(component))
-            graph = self._graphs[component] = Graph(file, settings, found.max_sizes, positions, defaults)
+            with self.unreplaced():
+                graph = Graph(file, settings, found.max_sizes, positions, defaults, self._model_names[component])
+            self._graphs[component] = graph
             if EMBEDS in graph.inputs and self.has(EMBEDDING):
                 counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs
                 padding = self.setting("pad_token_id") if counts_ids else None
@@ -121,15 +139,27 @@ class Directory:
             CorruptCheckpointError: it isn't a JSON object.
         """
         file = self.path / name
-        if not file.is_file():
-            return {}
+        with self.unreplaced():
+            return read_json_object(file, purpose="a file of the export") if file.is_file() else {}
+
+    @contextmanager
+    def unreplaced(self) -> Iterator[None]:
+        """Read files of the directory in a block, which are of one export: graph, weights, settings and manifest.
+
+        Raises:
+            ReplacedExportError: another export has replaced the directory since it was opened.
+        """
+        cause: OnnxportError | None = None
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{file} isn't JSON: {error}; export the model again") from error
-        if not isinstance(values, dict):
-            raise CorruptCheckpointError(f"{file} isn't a JSON object; export the model again")
-        return values
+            yield
+        except OnnxportError as error:
+            cause = error
+        if _identity(self.path) != self._identity:
+            raise ReplacedExportError(
+                f"{self.path} was replaced by another export while it was loaded; load it again"
+            ) from cause
+        if cause is not None:
+            raise cause
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -142,10 +172,21 @@ class Directory:
         return self.read("generation_config.json")
 
     def setting(self, name: str) -> Any:
-        """Return a value from the generation config, the config, or its `decoder` or `text_config`, in this order."""
+        """Return a value from the generation config, the config, or its `decoder` or `text_config`, in this order.
+
+        Raises:
+            CorruptCheckpointError: it isn't a token id, and its name ends with `token_id`.
+        """
         config = self.config
-        sources = (self.generation_config, config, config.get("decoder"), config.get("text_config"))
-        return next((source[name] for source in sources if source and source.get(name) is not None), None)
+        parts = (config.get("decoder"), config.get("text_config"))
+        sources = (self.generation_config, config, *(part for part in parts if isinstance(part, dict)))
+        found = next((source[name] for source in sources if source.get(name) is not None), None)
+        if not name.endswith("token_id"):
+            return found
+        try:
+            return typed(found, cast("type[Any]", int | list[int] | None), name)
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{self.path}: {error}; correct config.json, or export again") from error
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -158,4 +199,13 @@ class Directory:
         """Id of the token that an encoder-decoder starts from, with the fallbacks of Transformers' `generate`."""
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         found = (self.setting(name) for name in names)
-        return next((int(token) for token in found if token is not None), 0)
+        return next((token[0] if isinstance(token, list) else token for token in found if token not in (None, [])), 0)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a directory, which differ if another one replaces it; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -81,6 +81,7 @@ class Graph:
         max_sizes: label of an input axis to the largest size that the graph computes as the model.
         positions: numbers of positions that the model has, for the message of an error.
         defaults: of the manifest.
+        model_names: name of an input or output in the graph to the model's name, where they differ.
 
     Attributes:
         defaults: name of an input to what the model takes if it isn't passed, where that isn't the usual value.
@@ -103,6 +104,7 @@ class Graph:
         max_sizes: Mapping[str, int] | None = None,
         positions: Sequence[int] = (),
         defaults: Mapping[str, str] | None = None,
+        model_names: Mapping[str, str] | None = None,
     ) -> None:
         import onnxruntime
 
@@ -123,8 +125,11 @@ class Graph:
         self.defaults = dict(defaults or {})
         self.embedding: TokenEmbedding | None = None
         self.seconds = 0.0
-        self.inputs = {value.name: _tensor_spec(value, file) for value in self.session.get_inputs()}
-        self.outputs = {value.name: _tensor_spec(value, file) for value in self.session.get_outputs()}
+        names = model_names or {}
+        self._graph_names = {name: graph_name for graph_name, name in names.items()}
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        self.inputs = {names.get(value.name, value.name): _tensor_spec(value, file) for value in inputs}
+        self.outputs = {names.get(value.name, value.name): _tensor_spec(value, file) for value in outputs}
         self._adapter = _read_adapter(settings.adapter, self.session) if settings.adapter else {}
         self._device = (settings.device_type, settings.device_index)
         self._run_options = onnxruntime.RunOptions()
@@ -161,18 +166,16 @@ class Graph:
         names = list(self.outputs) if outputs is None else list(outputs)
         binding = self.session.io_binding()
         for name, spec in self.inputs.items():
-            value = feed[name]
+            value, graph_name = feed[name], self._graph_names.get(name, name)
             if isinstance(value, onnxruntime.OrtValue):
-                binding.bind_ortvalue_input(name, value)
+                binding.bind_ortvalue_input(graph_name, value)
             else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=spec.dtype))
+                binding.bind_cpu_input(graph_name, np.ascontiguousarray(value, dtype=spec.dtype))
         for name, value in self._adapter.items():  # a binding ignores the adapters of the run options
             binding.bind_ortvalue_input(name, value)
         for name in names:
-            if name in on_device:
-                binding.bind_output(name, *self._device)
-            else:
-                binding.bind_output(name)
+            place = self._device if name in on_device else ()
+            binding.bind_output(self._graph_names.get(name, name), *place)
         start = time.perf_counter()
         try:
             self.session.run_with_iobinding(binding, self._run_options)

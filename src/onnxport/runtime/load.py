@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import MissingDependencyError, UnsupportedError
+from onnxport.errors import MissingDependencyError, ReplacedExportError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.settings import Provider, RunSettings
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
     from onnxport.runtime.models import OnnxModel
+
+
+_ATTEMPTS = 5
+"""How often a directory is loaded if an export with `--force` replaces it meanwhile."""
 
 
 def load(
@@ -49,19 +54,28 @@ def load(
         CheckpointNotFoundError: the directory wasn't written by onnxport.
         OptionError: the device, an execution provider or the precision isn't available.
         ValidationError: ONNX Runtime can't load a graph.
-        CheckpointError: a file of a graph is truncated, damaged or lacking.
+        CheckpointError: a file of a graph is truncated, damaged or lacking; `ReplacedExportError` if other exports
+            replace the directory again and again.
     """
     has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
     file = None if adapter is None else Path(adapter)
     settings = RunSettings(
         device, providers, session_options, threads, spinning=not has_torch, adapter=file, dtype=dtype
     )
-    opened = Directory(directory, settings)
-    if not has_torch:
-        return LightModel(opened)
-    from onnxport.runtime.torch_model import torch_model
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(ReplacedExportError):
+            return _load(directory, settings, has_torch=has_torch)
+    return _load(directory, settings, has_torch=has_torch)
 
-    return torch_model(opened)
+
+def _load(directory: str | Path, settings: RunSettings, *, has_torch: bool) -> OnnxModel | LightModel:
+    opened = Directory(directory, settings)
+    with opened.unreplaced():
+        if not has_torch:
+            return LightModel(opened)
+        from onnxport.runtime.torch_model import torch_model
+
+        return torch_model(opened)
 
 
 def pipeline(task: str, directory: str | Path, **arguments: Any) -> Pipeline:

@@ -61,7 +61,7 @@ class OnnxModel:
         self.directory = directory
         self.config = config
         self.device = torch.device("cpu")
-        self.architecture = str(directory.manifest.source["architecture"])
+        self.architecture = directory.manifest.architecture
         self.name_or_path = str(directory.path)
         graph = self._main_graph()
         dtypes = [spec.dtype for spec in graph.outputs.values() if spec.dtype.startswith("float")]

@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from transformers import BatchFeature, pipelines
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_RNNT_MAPPING_NAMES,
+    MODEL_FOR_TDT_MAPPING_NAMES,
+    MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES,
+)
 
-from onnxport.description.image_processing import IMAGES
-from onnxport.description.tasks import PAST_SUFFIX, canonical_task
-from onnxport.errors import CheckpointNotFoundError, UnsupportedError
+from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
+from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, canonical_task
+from onnxport.errors import CheckpointNotFoundError, OptionError, UnsupportedError
 from onnxport.loading.preprocessors import UnreadablePreprocessorError, check_audio_tokenizer, read_preprocessor
 from onnxport.runtime.models import OnnxModel
 from onnxport.runtime.raw_images import raw_images
 
 if TYPE_CHECKING:
     from transformers import Pipeline
+    from transformers.utils import ModelOutput
 
     from onnxport.description.tasks import Task
 
+_LAYOUTLMV3 = "LayoutLMv3ForQuestionAnswering"
 _PREPROCESSORS = {
     "tokenizer": "AutoTokenizer",
     "image_processor": "AutoImageProcessor",
@@ -35,6 +42,8 @@ _RENAMED_TASKS = {"image-to-text": "image-text-to-text", "audio-text-to-text": "
 
 _AUDIO = "text-to-audio"
 """Task whose models are exported without a cache only."""
+_FOR_SENTENCES = "feature-extraction"
+"""The pipeline of models of sentences, which take text alone; their Auto class also loads models for others."""
 _DONUT = ("document-question-answering", "VisionEncoderDecoderModel")
 """Pipeline and class that generates its answers: it isn't among the pipeline's Auto classes."""
 
@@ -51,6 +60,7 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
     Raises:
         UnsupportedError: Transformers has no such pipeline, or the directory was exported for another task.
         CheckpointNotFoundError: the directory lacks a tokenizer or processor.
+        OptionError: the model returns spectrograms, and there is no vocoder.
     """
     task = _RENAMED_TASKS.get(task, task)
     try:
@@ -60,13 +70,13 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         raise UnsupportedError(f"Transformers has no pipeline for {task!r}; it has {supported}") from error
     _check_task(task, model, entry["pt"])
     pipeline_class = getattr(pipelines, entry["impl"].rpartition(".")[2])
-    if pipeline_class._pipeline_calls_generate and model.config.is_encoder_decoder and not model.can_generate():
-        exported = model.directory.task
-        remedy = f"export it with --task {exported}{PAST_SUFFIX}" if exported != _AUDIO else "run its graphs one by one"
+    generates = pipeline_class._pipeline_calls_generate and model.config.is_encoder_decoder and _can_generate(model)
+    if generates and not model.can_generate():
         raise UnsupportedError(
             f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
-            f"requires; {remedy}"
+            f"requires; {_remedy(model)}"
         )
+    vocoder = _vocoder(model, arguments) if task in (_AUDIO, "text-to-speech") else None
     preprocessors = {
         name: _preprocessor(name, task, model, required=bool(getattr(pipeline_class, f"_load_{name}")))
         for name in _PREPROCESSORS
@@ -75,7 +85,7 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
     if IMAGES in model.directory.input_names and preprocessors.get("image_processor") is not None:
         preprocessors["image_processor"] = _RawImages(preprocessors["image_processor"])
     trust_remote_code = bool(arguments.pop("trust_remote_code", False))
-    return transformers.pipeline(
+    pipe: Pipeline = transformers.pipeline(
         task,
         model=_with_class_name(model),
         device=model.device,
@@ -83,6 +93,40 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         **preprocessors,
         **arguments,
     )
+    if vocoder is not None:  # the pipeline takes one for Transformers' own classes only
+        pipe.vocoder, pipe.sampling_rate = vocoder, vocoder.config.sampling_rate
+    return pipe
+
+
+def _remedy(model: OnnxModel) -> str:
+    """Return what to do with an export that has no cache instead of running a pipeline that generates."""
+    if model.architecture in (*MODEL_FOR_TDT_MAPPING_NAMES.values(), *MODEL_FOR_RNNT_MAPPING_NAMES.values()):
+        return "transducers have no export with a cache: run the original in PyTorch"
+    exported = model.directory.task
+    return "run its graphs one by one" if exported == _AUDIO else f"export it with --task {exported}{PAST_SUFFIX}"
+
+
+def _can_generate(model: OnnxModel) -> bool:
+    """Return whether the original generates; FastSpeech 2 is an encoder-decoder that doesn't."""
+    original = getattr(transformers, model.architecture, None)
+    return original is None or bool(original.can_generate())
+
+
+def _vocoder(model: OnnxModel, arguments: dict[str, Any]) -> Any:
+    """Remove the vocoder from a pipeline's arguments, and return it; None for a model that returns audio.
+
+    Raises:
+        OptionError: the model returns spectrograms, and there is no vocoder.
+    """
+    vocoder = arguments.pop("vocoder", None)
+    if model.architecture not in MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES.values():
+        return None
+    if vocoder is None:
+        raise OptionError(
+            f"{model.directory.path} returns spectrograms ({model.architecture}), which a vocoder turns into audio: "
+            "pass vocoder=, a model of Transformers such as SpeechT5HifiGan"
+        )
+    return vocoder
 
 
 class _RawImages:
@@ -131,7 +175,8 @@ def pipelines_for(exported: Task) -> list[str]:
     """Return the names of Transformers' pipelines that load the model classes of a task."""
     entries = {name: pipelines.check_task(name)[1] for name in pipelines.PIPELINE_REGISTRY.get_supported_tasks()}
     classes = set(exported.auto_classes)
-    return sorted(name for name, entry in entries.items() if classes & {auto.__name__ for auto in entry["pt"]})
+    found = sorted(name for name, entry in entries.items() if classes & {auto.__name__ for auto in entry["pt"]})
+    return [name for name in found if exported.name != SENTENCE_SIMILARITY or name == _FOR_SENTENCES]
 
 
 def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> Any:
@@ -179,5 +224,21 @@ def _with_class_name(model: OnnxModel) -> OnnxModel:
     The copy shares the sessions; the caller's model keeps its class.
     """
     named = copy.copy(model)
-    named.__class__ = type(model.architecture, (type(model),), {"__module__": __name__})
+    bases = (_Documents, type(model)) if model.architecture == _LAYOUTLMV3 else (type(model),)
+    named.__class__ = type(model.architecture, bases, {"__module__": __name__})
     return named
+
+
+class _Documents:
+    """Answer questions about documents with LayoutLMv3, as Transformers' pipeline expects of LayoutLMv2.
+
+    The pipeline of Transformers 5.23 calls the image `image`, which LayoutLMv3 ignores, and takes no logits of patches.
+    """
+
+    def forward(self, *arguments: Any, image: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
+        """Run the model with the image, and return the logits of tokens; see `OnnxModel`."""
+        if image is None:
+            return super().forward(*arguments, **inputs)  # type: ignore[misc]
+        outputs = super().forward(*arguments, **inputs, **{PIXEL_VALUES: image})  # type: ignore[misc]
+        tokens = inputs["input_ids"].shape[1]
+        return type(outputs)(**{name: value[:, :tokens] for name, value in outputs.items()})

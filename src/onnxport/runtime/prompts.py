@@ -17,6 +17,7 @@ from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError,
 from onnxport.runtime.generators import Prompt, Turn
 from onnxport.runtime.pipelines import load_preprocessor
 from onnxport.runtime.raw_images import raw_images
+from onnxport.runtime.template_limits import limited_rendering
 
 if TYPE_CHECKING:
     from onnxport.description.encoder_outputs import Modality
@@ -167,6 +168,8 @@ class PromptEncoder:
         ]
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
         with translating(self._refused):
+            with limited_rendering():
+                owner.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             made = owner.apply_chat_template(messages, **options)
         return self._accepted(made)
 
@@ -217,7 +220,7 @@ class PromptEncoder:
 
     def _accepted(self, made: Mapping[str, Any]) -> Inputs:
         """Return the tensors that the model takes; a decoder's prompt under its name."""
-        original = getattr(transformers, str(self._directory.manifest.source["architecture"]), None)
+        original = getattr(transformers, self._directory.manifest.architecture, None)
         known = set(self._names)
         if original is not None and not self._directory.has("model"):
             known |= inspect.signature(original.forward).parameters.keys()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 
+from onnxport.checkpoint.typed_values import field_of, typed
 from onnxport.errors import OptionError
 from onnxport.runtime import logits as processors
 
@@ -92,7 +93,7 @@ class GenerationSettings:
             overrides: values that replace the defaults, except None.
 
         Raises:
-            OptionError: a name in `overrides` isn't supported, or a value is out of range.
+            OptionError: a name in `overrides` isn't supported, or a value has another type or is out of range.
         """
         supported = {field.name for field in fields(cls)} - {"eos_token_ids", "pad_token_id"}
         unknown = sorted(set(overrides) - {*supported, "eos_token_id", "pad_token_id"})
@@ -104,15 +105,18 @@ class GenerationSettings:
         merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
         if overrides.get("max_length") is not None and overrides.get("max_new_tokens") is None:
             merged["max_new_tokens"] = None
-        values = {name: merged[name] for name in supported if merged.get(name) is not None}
-        values |= {name: _ids(values[name]) for name in _TOKEN_LISTS if name in values}
-        if "bad_words_ids" in values:
-            values["bad_words_ids"] = tuple(tuple(sequence) for sequence in values["bad_words_ids"])
-        eos_ids = frozenset(_ids(merged.get("eos_token_id")))
-        pad = merged.get("pad_token_id")
-        return cls(
-            **values, eos_token_ids=eos_ids, pad_token_id=int(pad) if pad is not None else min(eos_ids, default=0)
-        )
+        # A checkpoint for greedy decoding may have values that sampling rejects, such as a temperature of 0.
+        unused = set() if merged.get("do_sample") else _FOR_SAMPLING - overrides.keys()
+        values = {name: merged[name] for name in supported - unused if merged.get(name) is not None}
+        values |= {name: _listed(values[name]) for name in _TOKEN_LISTS if name in values}
+        hints = get_type_hints(cls)
+        try:
+            values = {name: typed(value, hints[name], name) for name, value in values.items()}
+            eos_ids = frozenset(typed(_listed(merged.get("eos_token_id")), list[int], "eos_token_id"))
+            pad = field_of(merged, "pad_token_id", int)
+        except ValueError as error:
+            raise OptionError(f"{error}; correct generation_config.json, or pass another value") from error
+        return cls(**values, eos_token_ids=eos_ids, pad_token_id=pad if pad is not None else min(eos_ids, default=0))
 
     def last_length(self, prompt_length: int) -> int:
         """Return the maximum number of tokens of a sequence, prompt included.
@@ -145,7 +149,8 @@ def directory_settings(generation_config: Mapping[str, Any], config: Mapping[str
     """
     if generation_config:
         return dict(generation_config)
-    part: Mapping[str, Any] = next((config[name] for name in _PARTS if config.get(name)), {})
+    parts = (config.get(name) for name in _PARTS)
+    part: Mapping[str, Any] = next((part for part in parts if part and isinstance(part, Mapping)), {})
     return {**part, **config}
 
 
@@ -178,6 +183,8 @@ _NEUTRAL_FOR_SAMPLING: dict[str, object] = {
     **{"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None},
 }
 """Those that only have an effect if tokens are sampled."""
+_FOR_SAMPLING = {"temperature", "top_k", "top_p", "min_p"}
+"""Settings that greedy decoding doesn't read."""
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 _RANGES = {
     "max_new_tokens": "1 or more",
@@ -190,10 +197,9 @@ _RANGES = {
 }
 
 
-def _ids(value: int | list[int] | tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return one token id, several or none as a tuple."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(int(index) for index in values if index is not None)
+def _listed(value: object) -> list[object]:
+    """Return one value, several or none as a list."""
+    return [item for item in (value if isinstance(value, list | tuple) else [value]) if item is not None]
 
 
 class TokenSampler:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport._foreign_errors import translating
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OnnxportError, UnsupportedError
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.template_limits import limited_rendering
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class DirectoryTokenizer:
 
     Raises:
         CheckpointNotFoundError: it has no `tokenizer.json`.
-        CorruptCheckpointError: that file is damaged.
+        CorruptCheckpointError: that file is damaged; or, later, the tokenizer fails.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -65,7 +66,8 @@ class DirectoryTokenizer:
         Returns:
             `input_ids` and `attention_mask`, [batch, length] each, padded on the left.
         """
-        rows = [self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids for text in texts]
+        with translating(self._failed):
+            rows = [self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids for text in texts]
         length = max(map(len, rows))
         found = (self._special_token_id("pad_token"), self.eos_token_id)
         pad = next((index for index in found if index is not None), 0)
@@ -75,7 +77,14 @@ class DirectoryTokenizer:
 
     def decode(self, token_ids: Sequence[int] | NDArray[Any]) -> str:
         """Return the text of tokens, without special tokens."""
-        return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
+        with translating(self._failed):
+            return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
+
+    def _failed(self, error: Exception) -> CorruptCheckpointError:
+        """Return the error for an exception of the tokenizer: tokenizers (as of 0.23) raises bare Exception."""
+        return CorruptCheckpointError(
+            f"{self._directory.path}: the tokenizer fails ({error}); save the checkpoint's tokenizer in it again"
+        )
 
     def decode_stream(self, token_ids: Iterable[int]) -> Iterator[str]:
         """Decode tokens as they arrive: yield the new text after each, which ends at a complete character.
@@ -99,7 +108,6 @@ class DirectoryTokenizer:
         Raises:
             UnsupportedError: the directory has no chat template, or the template rejects the conversation.
         """
-        from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -114,17 +122,16 @@ class DirectoryTokenizer:
         environment.filters["tojson"] = _to_json
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         special_tokens = {name: self._special_token(name) or "" for name in names}
-        try:
+        with limited_rendering(), translating(_rejected):
             prompt = environment.from_string(self._chat_template).render(
                 messages=list(messages), add_generation_prompt=True, **special_tokens
             )
-        except TemplateError as error:
-            raise UnsupportedError(f"the chat template rejects the conversation: {error}") from error
         return str(prompt)
 
     def _special_token(self, name: str) -> str | None:
         value = self._config.get(name) or self._directory.read("special_tokens_map.json").get(name)
-        return value.get("content") if isinstance(value, dict) else value
+        content = value.get("content") if isinstance(value, dict) else value
+        return content if isinstance(content, str) else None
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token; None if the vocabulary doesn't have it."""
@@ -138,12 +145,25 @@ class DirectoryTokenizer:
     def _find_chat_template(self) -> str | None:
         file: Path = self._directory.path / "chat_template.jinja"
         if file.is_file():
-            return file.read_text(encoding="utf-8")
+            try:
+                return file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise CorruptCheckpointError(f"{file} isn't UTF-8 text ({error}); save the tokenizer again") from error
         found = self._config.get("chat_template") or self._directory.read("chat_template.json").get("chat_template")
         if isinstance(found, list):  # several templates by name
-            named = {item.get("name"): item.get("template") for item in found}
-            return named.get("default") or next(iter(named.values()), None)
-        return found
+            named = {str(item.get("name")): item.get("template") for item in found if isinstance(item, dict)}
+            found = named.get("default") or next(iter(named.values()), None)
+        return found if isinstance(found, str) else None
+
+
+def _rejected(error: Exception) -> Exception | None:
+    """Return the error for an exception of a template, which may raise any; None for this package's own."""
+    from jinja2 import TemplateError
+
+    if isinstance(error, OnnxportError):
+        return None
+    reason = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+    return UnsupportedError(f"the chat template rejects the conversation: {reason}")
 
 
 def _raise_exception(reason: str) -> None:

@@ -30,7 +30,7 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
-        exported = getattr(transformers, str(directory.manifest.source["architecture"]), OnnxModel)
+        exported = getattr(transformers, directory.manifest.architecture, OnnxModel)
         if issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
         return OnnxSeq2Seq(directory, config)

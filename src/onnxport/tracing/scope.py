@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from onnxport.architectures._dynamic_rope import dynamic_rope
 from onnxport.architectures._patches import modeling_modules, patches_of
 from onnxport.patching.caches import fresh_symbolic_caches
 from onnxport.patching.module_state import preserving_state
@@ -44,7 +45,7 @@ def capturing(model: torch.nn.Module) -> Iterator[None]:
     """
     modules = modeling_modules(model)
     changes: tuple[Patch | Replacement, ...] = (*ENGINE_PATCHES, *patches_of(model), *size_patches(modules))
-    changes = (*changes, exporter_patches_of(modules))
+    changes = (*changes, exporter_patches_of(modules), *dynamic_rope(model))
     with quiet_engine(), without_unneeded_work(), patching(*changes), fresh_symbolic_caches(), preserving_state(model):
         yield
 
@@ -57,7 +58,7 @@ def without_values(model: torch.nn.Module) -> Iterator[None]:
         model: the model to run, or the model that it is a submodule of.
     """
     model_patches = (patch for patch in patches_of(model) if patch.without_values)
-    with quiet_engine(), patching(*FAKE_PATCHES, *model_patches), preserving_state(model):
+    with quiet_engine(), patching(*FAKE_PATCHES, *model_patches, *dynamic_rope(model)), preserving_state(model):
         yield
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.bundles.calibration_file import read_importance
 from onnxport.bundles.manifest import Manifest, open_manifest
+from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
 from onnxport.errors import CorruptCheckpointError, ValidationError
 from onnxport.options import Dtype, ExportOptions, Progress, float_dtype_of
@@ -54,10 +55,8 @@ def validate(
 
     directory = Path(directory)
     manifest = open_manifest(directory)
-    recorded = manifest.options
-    if "dtype" not in recorded:
-        raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: no dtype among its options; export again")
-    original = choose_reference(directory, manifest, reference, _requested(manifest, options or ExportOptions()))
+    requested = _requested(directory, manifest, options or ExportOptions())
+    original = choose_reference(directory, manifest, reference, requested)
     options = original.options
     checkpoint = open_checkpoint(original.model, options.checkpoint)
     reports = [
@@ -109,21 +108,45 @@ def _validate_precision(
             yield compare_image_processing(subject, processing, described.graphs[0].opset, proved)
 
 
-def _requested(manifest: Manifest, options: ExportOptions) -> ExportOptions:
-    """Return options with those of the export that its graphs depend on."""
-    recorded = manifest.options
-    split_encoders = bool(recorded.get("split_encoders", recorded.get("towers")))  # its name in manifests of format 1
+@dataclass(frozen=True)
+class _Recorded:
+    """Hold the options of an export that its graphs depend on, as its manifest has them; see `ExportOptions`."""
+
+    dtype: str
+    last_logits: bool | None = None
+    split_encoders: bool | None = None
+    inputs_embeds: bool | None = None
+    image_processing: bool | None = None
+    outputs: tuple[str, ...] | None = None
+    fix: dict[str, int] | None = None
+    route: str | None = None
+
+
+def _requested(directory: Path, manifest: Manifest, options: ExportOptions) -> ExportOptions:
+    """Return options with those of the export that its graphs depend on.
+
+    Raises:
+        CorruptCheckpointError: one of the manifest's has another type.
+        OptionError: one has an invalid value.
+    """
+    names = [field.name for field in fields(_Recorded)]
+    values = {name: manifest.options[name] for name in names if name in manifest.options}
+    values.setdefault("split_encoders", manifest.options.get("towers"))  # its name in manifests of format 1
+    try:
+        recorded = typed(values, _Recorded, "options")
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: {error}; export again") from error
     return replace(
         options,
         task=manifest.task,
-        dtype=recorded["dtype"],
-        last_logits=bool(recorded.get("last_logits")),
-        split_encoders=split_encoders,
-        inputs_embeds=recorded.get("inputs_embeds", False),
-        image_processing=recorded.get("image_processing", False),
-        outputs=recorded.get("outputs") and tuple(recorded["outputs"]),
-        fix=recorded.get("fix"),
-        route=recorded.get("route"),
+        dtype=recorded.dtype,
+        last_logits=bool(recorded.last_logits),
+        split_encoders=bool(recorded.split_encoders),
+        inputs_embeds=bool(recorded.inputs_embeds),
+        image_processing=bool(recorded.image_processing),
+        outputs=recorded.outputs,
+        fix=recorded.fix,
+        route=recorded.route,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 from onnxport.errors import OutputError
@@ -43,6 +44,19 @@ def link_file(source: Path, target: Path) -> str:
             "system, or leave --weights link out"
         ) from error
     return "hard link"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Link a file, or copy it if the file system can't link it.
+
+    Args:
+        source: the file; symbolic links are followed.
+        target: the new path, in an existing directory.
+    """
+    try:
+        link_file(source, target)
+    except OutputError:
+        shutil.copyfile(source, target)
 
 
 def _reflink(source: Path, target: Path) -> bool:

@@ -1,0 +1,183 @@
+"""Arrange an export for a client: files are linked to their new paths, and only settings and names are written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
+from onnxport.checkpoint.digest import sha256_of_file
+from onnxport.containment import inside
+from onnxport.errors import OutputError, UnsupportedError
+from onnxport.layouts._graph_files import rename_values, split_data
+from onnxport.layouts._layout import Exported, Layout
+from onnxport.writing.linking import link_or_copy
+
+logger = logging.getLogger(__name__)
+
+
+def check(exported: Exported, layout: Layout) -> None:
+    """Check that a client can load an export, and log what it can't use.
+
+    Args:
+        exported: the export, in the default layout; its files aren't read.
+        layout: the layout.
+
+    Raises:
+        UnsupportedError: the client can load no graph of it, or the layout can't place its files.
+        OutputError: two files would have one path.
+    """
+    _check_placement(exported, layout)
+    for warning in layout.check(exported):
+        logger.warning("%s", warning)
+
+
+def arrange(exported: Exported, layout: Layout, target: Path) -> Manifest:
+    """Arrange an export in another directory; weights aren't copied where the file system links files.
+
+    Args:
+        exported: the export, in the default layout; `check` accepts it.
+        layout: the layout.
+        target: an existing directory without these files.
+
+    Returns:
+        The manifest with the new paths and names, which is also written.
+
+    Raises:
+        CorruptCheckpointError: a file of the export can't be read.
+        OSError: a file can't be written.
+    """
+    components = tuple(_place_component(item, exported, layout, target) for item in exported.manifest.components)
+    files = [name for name in exported.manifest.files if name not in layout.edits]
+    paths = [_place(name, exported, layout, target) for name in files]
+    paths += [_edit(name, exported, layout, target) for name in layout.edits]
+    paths += [_write(path, text, target) for path, text in layout.texts(exported).items()]
+    placed = dict.fromkeys(path.relative_to(target).as_posix() for path in paths if path is not None)
+    names = [*placed, *(name for item in components for name in (item.file, *item.external_data))]
+    digests = _digests(exported, names, target)
+    manifest = replace(
+        exported.manifest, components=components, files=tuple(placed), layout=layout.name, digests=digests
+    )
+    (target / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def _digests(exported: Exported, names: Iterable[str], target: Path) -> dict[str, str]:
+    """Return the digests of arranged files: the export's for links to its files, which has none for linked weights."""
+    before = exported.manifest.digests
+    if not before:
+        return {}
+    sources = (*exported.manifest.files, *(n for c in exported.manifest.components for n in (c.file, *c.external_data)))
+    known = {(exported.directory / name).stat().st_ino: before.get(name) for name in sources if exported.has(name)}
+    found = {}
+    for name in names:
+        inode = (target / name).stat().st_ino
+        digest = known[inode] if inode in known else sha256_of_file(target / name)
+        if digest is not None:
+            found[name] = digest
+    return found
+
+
+def _path_of(name: str, layout: Layout) -> str | None:
+    """Return the path of a file in a layout; None if it is left out."""
+    path = next((path for pattern, path in layout.files.items() if fnmatchcase(name, pattern)), None)
+    return None if path is None else path.format(name=name, stem=PurePosixPath(name).name.split(".onnx")[0])
+
+
+def _check_placement(exported: Exported, layout: Layout) -> None:
+    """Check that no two files have one path, and that weights stay beside their graph, which refers to them by name.
+
+    Raises:
+        UnsupportedError: the weights are linked files of the checkpoint, and the graphs move.
+        OutputError: two files would have one path.
+    """
+    names = [name for item in exported.manifest.components for name in (item.file, *item.external_data)]
+    paths = [path for name in (*names, *exported.manifest.files) if (path := _path_of(name, layout)) is not None]
+    if twice := sorted({path for path in paths if paths.count(path) > 1}):
+        raise OutputError(f"the layout {layout.name} has several files for {', '.join(twice)}; choose one with --dtype")
+    moved = [name for name in names if PurePosixPath(_path_of(name, layout) or "").parent != PurePosixPath(".")]
+    if moved and exported.manifest.options.get("weights") == "link":
+        raise UnsupportedError(
+            f"the layout {layout.name} moves {moved[0]}, whose weights are the checkpoint's linked files; export with "
+            "--weights copy"
+        )
+
+
+def _place(name: str, exported: Exported, layout: Layout, target: Path, *, linked: bool = False) -> Path | None:
+    """Copy or link a file to its path in a layout; return None if it is left out."""
+    path = _path_of(name, layout)
+    if path is None:
+        return None
+    source, placed = inside(exported.directory, name, exported.directory / FILE_NAME), _new_file(path, target)
+    if linked:
+        link_or_copy(source, placed)
+    else:
+        shutil.copyfile(source, placed)
+    return placed
+
+
+def _new_file(path: str, target: Path) -> Path:
+    """Return the path of a file to write, in an existing directory."""
+    file = inside(target, path, target)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _place_component(
+    component: ComponentDescription, exported: Exported, layout: Layout, target: Path
+) -> ComponentDescription:
+    """Link the files of a graph; write the graph if a tensor has another name or its data is split."""
+    graph = _place(component.file, exported, layout, target, linked=True)
+    if graph is None:
+        raise UnsupportedError(f"the layout {layout.name} has no path for the graph {component.file}")
+    placed = [_place(name, exported, layout, target, linked=True) for name in component.external_data]
+    data = [file for file in placed if file is not None]
+    names = _new_names(component, layout.names.get(exported.model_type, {}))
+    if names:
+        rename_values(graph, names)
+    if layout.max_data_bytes is not None and any(file.stat().st_size > layout.max_data_bytes for file in data):
+        data = split_data(graph, data, layout.max_data_bytes)
+    return replace(
+        component,
+        file=graph.relative_to(target).as_posix(),
+        external_data=tuple(file.relative_to(target).as_posix() for file in data),
+        inputs=_renamed(component.inputs, names),
+        outputs=_renamed(component.outputs, names),
+        model_names={new: old for old, new in names.items()},
+    )
+
+
+def _new_names(component: ComponentDescription, patterns: Mapping[str, str]) -> dict[str, str]:
+    """Map the names of a graph's inputs and outputs to those of the client, where they differ."""
+    names = [value.name for value in (*component.inputs, *component.outputs)]
+    found = {}
+    for name in names:
+        matches = ((re.fullmatch(pattern, name), new) for pattern, new in patterns.items())
+        if (new_name := next((match.expand(new) for match, new in matches if match), name)) != name:
+            found[name] = new_name
+    return found
+
+
+def _renamed(values: Iterable[TensorDescription], names: Mapping[str, str]) -> tuple[TensorDescription, ...]:
+    return tuple(replace(value, name=names.get(value.name, value.name)) for value in values)
+
+
+def _edit(name: str, exported: Exported, layout: Layout, target: Path) -> Path | None:
+    """Write a JSON file as the client needs it; an unchanged one is copied. Return None if there is none."""
+    before = exported.read(name)
+    after = layout.edits[name](before, exported)
+    if after == before:
+        return _place(name, exported, layout, target) if exported.has(name) else None
+    return _write(name, json.dumps(after, indent=2, ensure_ascii=False) + "\n", target) if after else None
+
+
+def _write(path: str, text: str, target: Path) -> Path:
+    file = _new_file(path, target)
+    file.write_text(text, encoding="utf-8")
+    return file

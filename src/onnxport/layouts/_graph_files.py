@@ -1,0 +1,96 @@
+"""Write graphs with other names of inputs and outputs, or with their external data in several files.
+
+The files may be hard links to those of another export, so they are replaced instead of modified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxport.writing.planning import PAGE
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_BUFFER = 1 << 24
+
+
+def rename_values(file: Path, names: Mapping[str, str]) -> None:
+    """Rename inputs and outputs of a graph; its external data stays as it is.
+
+    Args:
+        file: the graph.
+        names: the old names, to the new ones.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        new_name = names.get(str(value.name))
+        if new_name is not None:
+            value.name = new_name
+    _replace(file, model)
+
+
+def split_data(file: Path, data: Sequence[Path], limit: int) -> list[Path]:
+    """Split the external data of a graph into files of limited size, by copying it.
+
+    Args:
+        file: the graph.
+        data: its files of external data, in the directory of the graph.
+        limit: largest size of a file, in bytes; a larger tensor gets a file of its own.
+
+    Returns:
+        The new files: `NAME`, `NAME_1`, `NAME_2`, … for the first file's name.
+    """
+    import onnx_ir as ir
+
+    model, name = ir.load(file), data[0].name
+    values = [value for value in model.graph.initializers.values() if isinstance(value.const_value, ir.ExternalTensor)]
+    chunks: list[Path] = []
+    end = limit
+    for value in sorted(values, key=_position):
+        tensor = value.const_value
+        assert isinstance(tensor, ir.ExternalTensor)
+        start = -(-end // PAGE) * PAGE
+        if start + tensor.nbytes > limit:
+            chunks.append(file.with_name(f".{name}.{len(chunks)}"))
+            start = 0
+        _copy(Path(tensor.path), tensor.offset or 0, tensor.nbytes, chunks[-1], start)
+        location = name + (f"_{len(chunks) - 1}" if len(chunks) > 1 else "")
+        value.const_value = ir.ExternalTensor(
+            location, start, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=file.parent
+        )
+        end = start + tensor.nbytes
+    for path in data:
+        path.unlink()
+    files = [chunk.rename(file.with_name(name + (f"_{index}" if index else ""))) for index, chunk in enumerate(chunks)]
+    _replace(file, model)
+    return files
+
+
+def _position(value: ir.Value) -> tuple[str, int]:
+    """Return file and offset of an external tensor."""
+    tensor = value.const_value
+    return str(getattr(tensor, "location", "")), int(getattr(tensor, "offset", 0) or 0)
+
+
+def _copy(source: Path, offset: int, nbytes: int, target: Path, start: int) -> None:
+    """Copy a byte range of a file to a position of another one, which is created."""
+    with source.open("rb") as opened, target.open("r+b" if target.exists() else "wb") as written:
+        opened.seek(offset)
+        written.seek(start)
+        while nbytes and (part := opened.read(min(nbytes, _BUFFER))):
+            written.write(part)
+            nbytes -= len(part)
+
+
+def _replace(file: Path, model: ir.Model) -> None:
+    """Write a graph under a temporary name, and rename it."""
+    import onnx_ir as ir
+
+    partial = file.with_name(f".{file.name}.partial")
+    ir.save(model, partial)
+    partial.replace(file)

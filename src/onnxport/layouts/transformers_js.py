@@ -1,0 +1,103 @@
+"""The layout of transformers.js 4.3: graphs in `onnx/`, and all that its tokenizers, processors and sessions read.
+
+It loads the precision that its options name, or that of the device. Caches and sessions follow from the model type in
+`config.json`, so that it loads the model types that it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from onnxport.bundles.manifest import ComponentDescription
+from onnxport.layouts._chat_templates import with_chat_template
+from onnxport.layouts._layout import Exported, Layout, Settings
+from onnxport.layouts._transformers_js_classes import SESSIONS
+
+_DECODERS = ("model", "decoder_model_merged")
+_FLAT_TYPES = ("qwen2_vl",)
+"""Model types whose text configuration transformers.js looks for at the top level of `config.json`."""
+_FLAT_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+_WASM = ("q8", "int8", "uint8", "q4", "fp32")
+"""Precisions for WASM, the preferred one first: its kernels multiply 8-bit integers faster than blocks of 4 bits."""
+_WEBGPU = ("q4", "q4f16", "fp16", "fp32")
+"""Precisions of decoders for WebGPU: not every GPU has 16-bit floats."""
+_DEFAULT, _DEFAULT_OF_WASM = "fp32", "q8"
+"""What transformers.js loads unless `config.json` names another precision."""
+_MAX_DATA_BYTES = 2_000_000_000
+"""Limit of a file of external data: browsers hold each in one ArrayBuffer."""
+
+
+def _config(config: Settings, exported: Exported) -> Settings:
+    """Add the settings of transformers.js: files of external data, and the precision for each device."""
+    flat = {}
+    if exported.model_type in _FLAT_TYPES:
+        flat = {name: exported.text_config[name] for name in _FLAT_KEYS if name in exported.text_config}
+    own = {**config.get("transformers.js_config", {}), **_precisions(exported)}
+    if chunks := {item.file: _chunks(item, exported) for item in exported.manifest.components if item.external_data}:
+        own["use_external_data_format"] = chunks
+    return {**flat, **config, **({"transformers.js_config": own} if own else {})}
+
+
+def _chunks(component: ComponentDescription, exported: Exported) -> int:
+    """Return the number of files of external data after they are split."""
+    sizes = [(exported.directory / name).stat().st_size for name in component.external_data]
+    return max(len(sizes), -(-sum(sizes) // _MAX_DATA_BYTES))
+
+
+def _precisions(exported: Exported) -> dict[str, Any]:
+    """Return the default precision, and those of the devices, where they aren't transformers.js's own."""
+    names = exported.manifest.dtypes
+    default = _DEFAULT if _DEFAULT in names else names[0]
+    settings: dict[str, Any] = {} if default == _DEFAULT else {"dtype": default}
+    wasm = next((name for name in _WASM if name in names), default)
+    devices = {} if wasm == _DEFAULT_OF_WASM and not settings else {"wasm": {"dtype": wasm}}
+    webgpu = next((name for name in _WEBGPU if name in names), default)
+    if _generates(exported) and webgpu != default:
+        devices["webgpu"] = {"dtype": webgpu}
+    return {**settings, **({"device_config": devices} if devices else {})}
+
+
+def _generates(exported: Exported) -> bool:
+    inputs = (value.name for item in exported.manifest.components for value in item.inputs)
+    return any(name.startswith("past_") for name in inputs)
+
+
+def _preprocessor_config(settings: Settings, exported: Exported) -> Settings:
+    """Name the processor's class, which transformers.js reads from this file."""
+    processor = exported.read("processor_config.json").get("processor_class")
+    return {**settings, "processor_class": processor} if settings and processor else settings
+
+
+def _check(exported: Exported) -> Iterator[str]:
+    """Yield what transformers.js can't load."""
+    architecture = str(exported.manifest.source.get("architecture", ""))
+    components = {item.name for item in exported.manifest.components}
+    sessions = SESSIONS.get(architecture)
+    if sessions is None:
+        yield (
+            f"transformers.js 4.3 has no class {architecture}: its AutoModel loads model.onnx as an encoder without a "
+            "cache, and its other classes and pipelines don't load the export"
+        )
+    elif missing := [name for name in sessions if name not in components]:
+        yield (
+            f"transformers.js 4.3 loads {', '.join(sessions)} for {architecture}, and the export has no "
+            f"{', '.join(missing)}, only {', '.join(sorted(components))}"
+        )
+
+
+LAYOUT = Layout(
+    name="transformers.js",
+    client="transformers.js 4.3",
+    files={"*.onnx": "onnx/{name}", "*.onnx_data*": "onnx/{name}", "*": "{name}"},
+    edits={
+        "config.json": _config,
+        "tokenizer_config.json": with_chat_template,
+        "preprocessor_config.json": _preprocessor_config,
+    },
+    names={"qwen2_vl": {"image_grid_thw": "grid_thw"}},
+    check=_check,
+    options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
+    type_options={name: {"split_encoders": True} for name in ("sam", "sam2", "edgetam", "sam3_tracker")},
+    max_data_bytes=_MAX_DATA_BYTES,
+)

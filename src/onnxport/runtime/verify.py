@@ -1,0 +1,163 @@
+"""Verify an exported directory without torch and without its original, before it is used: what a server runs first.
+
+The graphs are loaded and run in a process of its own, with limits of time and memory: ONNX Runtime executes them, and a
+damaged one may crash it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, open_manifest
+from onnxport.checkpoint.digest import sha256_of_file
+from onnxport.checkpoint.json_files import parse_json_object
+from onnxport.checkpoint.typed_values import typed
+from onnxport.containment import all_files_inside, inside
+from onnxport.errors import CheckpointError, MissingDependencyError, OnnxportError, one_line
+
+if TYPE_CHECKING:
+    from onnxport.bundles.inspection import GraphInspection
+
+ADAPTERS = ".onnx_adapter"
+"""Suffix of the files that `onnxport adapter` adds to a directory."""
+_SECONDS = 600
+_MEMORY = 4 << 30
+"""Memory of the process that runs the graphs, besides four times the size of the directory."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Hold the result of a verification.
+
+    Attributes:
+        manifest_sha256: SHA-256 of `onnxport.json`, which has the digests of all other files.
+        problems: what differs from the manifest, is damaged, or can't be run; empty if the directory is as it was
+            exported.
+        files: number of files whose digest was compared.
+        without_digest: files whose digest isn't in the manifest: linked weights, added adapters, and all files of
+            exports of earlier versions.
+        not_run: precision to why its graphs were loaded, but not run.
+    """
+
+    manifest_sha256: str
+    problems: tuple[str, ...]
+    files: int = 0
+    without_digest: tuple[str, ...] = ()
+    not_run: dict[str, str] = field(default_factory=dict)
+
+
+def verify(directory: str | Path, sha256: str | None = None) -> Verification:
+    """Verify an exported directory: its manifest, the digests of its files, and its graphs, which are run once.
+
+    A manifest without a digest that is known from elsewhere proves that the directory is complete, not who wrote it.
+
+    Args:
+        directory: the exported directory.
+        sha256: SHA-256 that `onnxport.json` must have; None for any.
+
+    Returns:
+        The problems that were found, and what was compared.
+
+    Raises:
+        CheckpointNotFoundError: it isn't an exported directory, or lacks a file of a graph.
+        CorruptCheckpointError: the manifest is damaged, or names or links lead out of the directory.
+        MissingDependencyError: a package for reading graphs isn't installed.
+    """
+    directory = Path(directory)
+    manifest = open_manifest(directory)
+    digest = sha256_of_file(directory / FILE_NAME)
+    problems: list[str] = []
+    if sha256 is not None and sha256.lower() != digest:
+        problems.append(f"{FILE_NAME} has the SHA-256 {digest}, not {sha256}")
+    problems += _compare_files(directory, manifest)
+    for component in manifest.components:
+        problems += _check_graph(directory, component)
+    not_run: dict[str, str] = {}
+    for dtype in manifest.dtypes if not problems else ():
+        status, message = _run_apart(directory, dtype)
+        if status == "failed":
+            problems.append(message)
+        elif status == "not run":
+            not_run[dtype] = message
+    compared = set(manifest.digests)
+    others = sorted(_names(directory) - compared - {FILE_NAME})
+    return Verification(digest, tuple(map(one_line, problems)), len(compared), tuple(others), not_run)
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in all_files_inside(directory)}
+
+
+def _compare_files(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield files that are missing, were added, or differ from their digests."""
+    found = _names(directory)
+    exported = {FILE_NAME, *manifest.files, *manifest.digests}
+    for component in manifest.components:
+        exported |= {component.file, *component.external_data}
+    yield from (f"{name} is missing" for name in sorted(exported - found))
+    added = sorted(name for name in found - exported if not name.endswith(ADAPTERS))
+    yield from (f"{name} isn't in {FILE_NAME}: it was added after the export" for name in added)
+    for name, digest in manifest.digests.items():
+        file = inside(directory, name, directory / FILE_NAME)
+        if file.is_file() and (actual := sha256_of_file(file)) != digest:
+            yield f"{name} was changed after the export: its SHA-256 is {actual}, not {digest}"
+
+
+def _check_graph(directory: Path, component: ComponentDescription) -> Iterator[str]:
+    """Yield what is wrong with a graph, or differs from the manifest; its weights are read by the checker only."""
+    try:
+        import onnx
+        from google.protobuf.message import Error
+
+        from onnxport.bundles.inspection import inspect
+    except ImportError as error:
+        raise MissingDependencyError('reading graphs needs onnx: pip install "onnxport[verify]"') from error
+    file = inside(directory, component.file, directory / FILE_NAME)
+    try:
+        (graph,) = inspect(file).graphs
+    except CheckpointError as error:
+        yield str(error)
+        return
+    yield from _differences(component, graph)
+    try:
+        onnx.checker.check_model(str(file))
+    except (onnx.checker.ValidationError, Error, ValueError, RuntimeError, OSError) as error:
+        yield f"{component.file} isn't a well-formed graph: {error}"
+
+
+def _differences(component: ComponentDescription, graph: GraphInspection) -> Iterator[str]:
+    optional = {value.name for value in component.adapter_inputs}
+    inputs = [value.name for value in graph.inputs if value.name not in optional]
+    data = [(PurePosixPath(component.file).parent / name).as_posix() for name in graph.external_data]
+    described = {
+        "inputs": ([value.name for value in component.inputs], inputs),
+        "outputs": ([value.name for value in component.outputs], [value.name for value in graph.outputs]),
+        "external data": (sorted(component.external_data), sorted(data)),
+    }
+    for what, (expected, actual) in described.items():
+        if expected != actual:
+            yield f"the {what} of {component.file} are {', '.join(actual)}, and in {FILE_NAME} {', '.join(expected)}"
+
+
+def _run_apart(directory: Path, dtype: str) -> tuple[str, str]:
+    """Load and run the graphs of a precision in another process; return the status, and the reason of a failure."""
+    size = sum(path.stat().st_size for path in all_files_inside(directory))
+    limit = _MEMORY + 4 * size
+    command = [sys.executable, "-m", "onnxport.runtime._one_step", str(directory), dtype, str(limit)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return "failed", f"ONNX Runtime didn't load and run the graphs of {dtype or 'the directory'} in {_SECONDS} s"
+    try:
+        values = parse_json_object(done.stdout, directory, purpose="the result of running the graphs")
+        return typed(values["status"], str, "status"), typed(values["message"], str, "message")
+    except (OnnxportError, ValueError, KeyError):
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else ended
+        return "failed", f"loading and running the graphs of {dtype or 'the directory'} failed ({ended}): {reason}"

@@ -1,0 +1,174 @@
+"""`onnxport verify`: a directory is as it was exported, complete, well-formed, and runs; without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import onnxport
+from onnxport.bundles.manifest import FILE_NAME
+from onnxport.errors import CheckpointError
+from onnxport.options import ExportOptions
+from onnxport.runtime import verify as verification
+from onnxport.runtime.verify import verify
+
+
+@pytest.fixture(scope="module")
+def exported(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("verify") / "out"
+    onnxport.export(gpt2, output, ExportOptions(validate="quick", external_data="always", dtype="fp32,q4"))
+    return output
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_an_export_is_verified_without_torch(exported: Path) -> None:
+    code = (
+        "import sys; from onnxport.cli import main; code = main(['verify', sys.argv[1], '--json']);"
+        "sys.exit(code or bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    digest = hashlib.sha256((exported / FILE_NAME).read_bytes()).hexdigest()
+    assert result == {
+        "manifest_sha256": digest,
+        "problems": [],
+        "files": len(list(exported.iterdir())) - 1,
+        "without_digest": [],
+        "not_run": {},
+    }
+    assert verify(exported, digest.upper()).problems == ()
+
+
+def test_digests_are_those_of_the_files(exported: Path) -> None:
+    manifest = json.loads((exported / FILE_NAME).read_text())
+    names = {path.name for path in exported.iterdir()} - {FILE_NAME}
+    assert manifest["digests"] == {
+        name: hashlib.sha256((exported / name).read_bytes()).hexdigest() for name in sorted(names)
+    }
+
+
+def flip(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights": (lambda path: flip(path / "model.onnx_data"), "model.onnx_data was changed"),
+    "tokenizer": (lambda path: flip(path / "tokenizer.json"), "tokenizer.json was changed"),
+    "added file": (lambda path: (path / "generation.json").write_text("{}"), "generation.json isn't in"),
+    "added code": (lambda path: (path / "modeling.py").write_text(""), "modeling.py isn't in"),
+    "missing file": (lambda path: (path / "config.json").unlink(), "config.json is missing"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_directory_that_was_changed(copy: Path, change: str) -> None:
+    make, message = CHANGES[change]
+    make(copy)
+    problems = verify(copy).problems
+    assert len(problems) == 1
+    assert problems[0].startswith(message)
+
+
+def rewrite(directory: Path, **changes: object) -> None:
+    """Change the manifest, with the digests of the files as they are: the author of a directory can do that."""
+    file = directory / FILE_NAME
+    names = [path.name for path in directory.iterdir() if path.name != FILE_NAME]
+    digests = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "digests": digests, **changes}))
+
+
+def test_a_changed_manifest_has_another_digest(copy: Path) -> None:
+    digest = verify(copy).manifest_sha256
+    rewrite(copy, task="feature-extraction")
+    (problem,) = verify(copy, digest).problems
+    assert "onnxport.json has the SHA-256" in problem
+
+
+def test_a_directory_without_digests(copy: Path) -> None:
+    rewrite(copy, digests={})
+    (copy / "mine.onnx_adapter").write_bytes(b"")
+    result = verify(copy)
+    assert (result.problems, result.files) == ((), 0)
+    assert {"model.onnx", "mine.onnx_adapter"} <= set(result.without_digest)
+
+
+def graph_of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def endless() -> onnx.ModelProto:
+    """Return a graph whose loop takes years."""
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    state = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("a", "b")]
+    body = helper.make_graph(
+        [helper.make_node("Sin", ["a"], ["b"]), helper.make_node("Identity", ["c"], ["d"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []),
+         helper.make_tensor_value_info("c", TensorProto.BOOL, []), state[0]],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), state[1]],
+    )  # fmt: skip
+    model = graph_of(helper.make_node("Loop", ["", "true", "x"], ["y"], body=body))
+    model.graph.initializer.append(true)
+    return model
+
+
+def huge() -> onnx.ModelProto:
+    """Return a graph that allocates more than any machine has."""
+    model = graph_of(
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    )
+    model.graph.initializer.append(helper.make_tensor("size", TensorProto.INT64, [1], [2**40]))
+    return model
+
+
+GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "endless": (endless, "didn't load and run"),
+    "huge": (huge, "ONNX Runtime can't|failed"),
+    "other inputs": (lambda: graph_of(helper.make_node("Sin", ["x"], ["y"])), "the inputs of model.onnx are"),
+    "unknown operator": (lambda: graph_of(helper.make_node("Sinus", ["x"], ["y"])), "well-formed|inputs"),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_that_is_hostile(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.test_containment import write_export
+
+    monkeypatch.setattr(verification, "_SECONDS", 5)
+    make, message = GRAPHS[name]
+    directory = write_export(tmp_path / "out")
+    onnx.save_model(make(), str(directory / "model.onnx"))
+    manifest = json.loads((directory / FILE_NAME).read_text())
+    component = manifest["components"][0]
+    tensors = [{"name": key, "dtype": "float32", "axes": ["n"]} for key in "xy"]
+    component["inputs"], component["outputs"] = tensors[:1], tensors[1:]
+    if name == "other inputs":
+        component["inputs"] = [{**tensors[0], "name": "input_ids"}]
+    rewrite(directory, components=[component], files=["config.json"])
+    problems = verify(directory).problems
+    assert problems
+    assert any(part in problems[0] for part in message.split("|")), problems
+
+
+def test_a_directory_that_is_no_export(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such directory"):
+        verify(tmp_path / "none")
