@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport.description.tolerances import DRAWN
+
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-DRAWN = 0.5
-"""What a graph or model that is compared draws from the standard normal distribution, and from [0, 1)."""
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from onnxport.runtime.exact import DRAWN
+from onnxport.description.tolerances import DRAWN
 
 _DRAWS = frozenset({torch.randn, torch.randn_like, torch.rand, torch.rand_like})
 
