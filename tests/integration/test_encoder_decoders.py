@@ -15,7 +15,7 @@ from conformance.checkpoints import make_checkpoint, randomize
 from conformance.matrix.tiny import checkpoint_of
 from onnxport import ExportOptions
 from onnxport.description.dummy_inputs import placeholder_token_id
-from onnxport.errors import OptionError
+from onnxport.errors import OptionError, UnsupportedError
 from tests.breadth import sampled
 
 TOKENS = 64
@@ -227,6 +227,12 @@ def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
         expected = model(pixel_values=images, input_ids=tokens, attention_mask=mask).logits
     found = ours(pixel_values=images, decoder_input_ids=tokens, decoder_attention_mask=mask).logits
     torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=0, atol=1e-4)
+
+
+def test_a_transducer_has_no_cache(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("parakeet_tdt", "automatic-speech-recognition", tmp_path)
+    with pytest.raises(UnsupportedError, match=r"ParakeetForTDT can't be exported with past.*without -with-past"):
+        onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task="automatic-speech-recognition-with-past"))
 
 
 def test_the_encoder_alone(tmp_path: Path) -> None:

@@ -502,7 +502,7 @@ def test_unsupported_multimodal_models_are_an_error(tmp_path: Path) -> None:
         "idefics", "image-to-text", tmp_path / "checkpoints"
     )  # its layers, not an encoder, take images
     options = ExportOptions(task="image-text-to-text-with-past")
-    with pytest.raises(UnsupportedError, match=r"no method that encodes images.*add --no-past"):
+    with pytest.raises(UnsupportedError, match=r"no method that encodes images.*name the task without -with-past"):
         onnxport.export(checkpoint, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
 

@@ -12,6 +12,7 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import make_checkpoint, randomize
+from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.errors import OptionError, UnsupportedError
@@ -99,6 +100,19 @@ def test_logits_of_routers_with_a_cache(tmp_path: Path) -> None:
         expected = model(IDS, output_router_logits=True).router_logits
     tokens = [logits.view(*IDS.shape, -1)[:, 4:].flatten(0, 1) for logits in expected]
     assert_equal(second.router_logits, tuple(tokens))
+
+
+def test_logits_of_routers_of_an_encoder_decoder(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("switch_transformers", "text2text-generation", tmp_path)
+    outputs = ("encoder_router_logits", "decoder_router_logits")
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(outputs=outputs, validate="quick", stamping=False))
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(checkpoint).eval()
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :3]}
+    with torch.no_grad():
+        expected = model(**inputs, output_router_logits=True)
+    ours = onnxport.load(tmp_path / "out")(**inputs)
+    for name in outputs:
+        assert_equal(ours[name], expected[name])
 
 
 def test_each_graph_of_an_encoder_decoder(tmp_path: Path) -> None:

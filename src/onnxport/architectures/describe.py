@@ -15,6 +15,7 @@ from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._recorded import record_of
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
+from onnxport.description.cache_layout import WITHOUT_PAST
 from onnxport.description.completion import completed
 from onnxport.description.component_types import (
     can_be_split,
@@ -457,12 +458,12 @@ def _is_half(model: PreTrainedModel, task: Task) -> bool:
 
 
 def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> str:
-    """Explain that a model can't be split into an encoder and a decoder; suggest --no-past only if that works."""
+    """Explain that an encoder can't be split off; suggest the task without past only if that works."""
     reason = f"{type(model).__name__} has no method that encodes images or audio alone"
     if not task.with_past:
         return f"{reason}, and a single graph would take text only; {_alternatives(model)}"
     single = _describe_single(model, task.past(False), preprocessor, False)
-    remedy = "add --no-past" if takes_modality(single) else _alternatives(model)
+    remedy = WITHOUT_PAST if takes_modality(single) else _alternatives(model)
     return f"{reason}, so it can't be exported with past; {remedy}"
 
 

@@ -258,10 +258,11 @@ def _cache_tensors(model: PreTrainedModel, layer_index: int, layer: Any) -> tupl
 
 
 def _unsupported_cache_message(model: PreTrainedModel, found: str) -> str:
-    return (
-        f"{type(model).__name__} can't be exported with past: it returns {found}; name the task without {PAST_SUFFIX}, "
-        "or add --no-past where it is inferred"
-    )
+    return f"{type(model).__name__} can't be exported with past: it returns {found}; {WITHOUT_PAST}"
+
+
+WITHOUT_PAST = f"name the task without {PAST_SUFFIX}, or add --no-past where it is inferred"
+"""Remedy of errors about a cache."""
 
 
 def _layer_tensor(layer: Any, part: str, index: int = 0) -> Any:

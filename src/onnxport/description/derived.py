@@ -17,7 +17,7 @@ from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.configs._patching import PatchingSpec
 from onnxport.description import _linear_attention as recurrences
 from onnxport.description.arguments import padding_defined
-from onnxport.description.cache_layout import CacheLayout
+from onnxport.description.cache_layout import WITHOUT_PAST, CacheLayout
 from onnxport.description.default_preprocessor import image_size_of
 from onnxport.description.documented_dummies import documented_dummies
 from onnxport.description.dummy_inputs import (
@@ -35,7 +35,6 @@ from onnxport.description.requirements import (
     subprocessors_named_in,
     subprocessors_of,
 )
-from onnxport.description.tasks import PAST_SUFFIX
 from onnxport.description.text_configs import text_config_of
 from onnxport.errors import OnnxportError, UnsupportedError
 from onnxport.patching.scope import patching
@@ -327,8 +326,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         layout = CacheLayout.of(model, cache)
         if layout.is_recurrent and not self.can_export_recurrence(model):
             raise UnsupportedError(
-                f"{type(model).__name__} can't be exported with past: its recurrence isn't supported; name the task "
-                f"without {PAST_SUFFIX}, or add --no-past where it is inferred"
+                f"{type(model).__name__} can't be exported with past: its recurrence isn't supported; {WITHOUT_PAST}"
             )
         return layout
 

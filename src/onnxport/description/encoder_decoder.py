@@ -7,21 +7,23 @@ both cases without a branch, and runs on runtimes that don't support `If`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from onnxport._foreign_errors import translating
 from onnxport._transformers_api import PAST, call_forward
 from onnxport.configs._base import OnnxConfig, model_of
 from onnxport.configs._past import OnnxConfigWithPast, cache_name
 from onnxport.configs._patching import PatchingSpec
 from onnxport.configs._seq2seq import OnnxSeq2SeqConfigWithPast
 from onnxport.configs.caches import cache_to_past
-from onnxport.description.cache_layout import CrossAttentionLayout
+from onnxport.description.cache_layout import WITHOUT_PAST, CrossAttentionLayout
 from onnxport.description.derived import DerivedOnnxConfig, move
 from onnxport.description.modalities import accepts_modality, takes_modality
-from onnxport.errors import UnsupportedError
+from onnxport.errors import OnnxportError, UnsupportedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,13 +200,14 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             self._output_class, self._returns_mask = type(outputs), "attention_mask" in outputs
             tokens = self._decoder_input_ids(hidden_states.shape[0], 2).to(hidden_states.device)
             states = self._encoder_arguments(hidden_states, mask)
-            result = call_forward(model, {**states, self._input_ids_name: tokens, "use_cache": True})
+            with translating(functools.partial(_not_a_decoder, model)):
+                result = call_forward(model, {**states, self._input_ids_name: tokens, "use_cache": True})
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):
             found = f"a {type(cache).__name__}" if cache is not None else "no cache"
             text_only = accepts_modality(type(model)) and not takes_modality(encoder)
-            remedy = "describe it in a custom OnnxConfig (docs/api.md)" if text_only else "add --no-past"
+            remedy = "describe it in a custom OnnxConfig (docs/api.md)" if text_only else WITHOUT_PAST
             raise UnsupportedError(
                 f"{type(model).__name__} can't be exported with past: it returns {found}, not the keys and values of "
                 f"self-attention and cross-attention of every layer; {remedy}"
@@ -217,6 +220,17 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         self._mask_label = (
             None if mask is None else ("encoder_sequence" if same else encoder.inputs["attention_mask"][1])
         )
+
+
+def _not_a_decoder(model: PreTrainedModel, error: Exception) -> UnsupportedError | None:
+    """Return the error for a model whose decoder doesn't run on hidden states and tokens (transducers)."""
+    if isinstance(error, OnnxportError):
+        return None
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return UnsupportedError(
+        f"{type(model).__name__} can't be exported with past: its decoder doesn't run on the encoder's hidden states "
+        f"and token ids alone ({reason}); {WITHOUT_PAST}"
+    )
 
 
 class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):

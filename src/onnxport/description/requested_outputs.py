@@ -31,6 +31,9 @@ _ENCODER = "encoder_"
 _PER_LAYER = ("hidden_states", "attentions")
 """Ends of the names of outputs that forward returns if `output_hidden_states` or `output_attentions` is set."""
 
+_ROUTERS = "router_logits"
+"""End of the names of outputs that forward returns if `output_router_logits` is set."""
+
 
 class RequestedOutputsOnnxConfig(DelegatingOnnxConfig):
     """Describe a graph with further outputs of its model, which follow the others.
@@ -96,7 +99,7 @@ _ROUTER_LOSSES = ("load_balancing_loss_func", "router_z_loss_func")
 
 def _flag_of(name: str) -> str:
     """Return the argument of forward with which it returns an output."""
-    return f"output_{next((end for end in _PER_LAYER if name.endswith(end)), name)}"
+    return f"output_{next((end for end in (*_PER_LAYER, _ROUTERS) if name.endswith(end)), name)}"
 
 
 class _WithFlags:
@@ -113,7 +116,9 @@ class _WithFlags:
         self._call = forward
         parameters = inspect.signature(self.forward).parameters
         has_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        known = {*map(_flag_of, _PER_LAYER), *(flag for flag in flags if hasattr(self.__self__.config, flag))}
+        model = self.__self__
+        recorded = {name for module in model.modules() for name in getattr(module, "_can_record_outputs", None) or ()}
+        known = {*map(_flag_of, {*_PER_LAYER, *recorded}), *(flag for flag in flags if hasattr(model.config, flag))}
         self._flags = {flag: True for flag in flags if flag in parameters or (has_any and flag in known)}
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:

@@ -69,7 +69,7 @@ class OnnxEncoder:
     __call__ = forward
 
 
-_OF_ENCODER = ("encoder_hidden_states", "encoder_attentions")
+_OF_ENCODER = ("encoder_hidden_states", "encoder_attentions", "encoder_router_logits")
 """Outputs of an encoder's graph whose names are those of the encoder-decoder's outputs."""
 
 

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from transformers import BatchFeature, pipelines
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_RNNT_MAPPING_NAMES,
+    MODEL_FOR_TDT_MAPPING_NAMES,
+    MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES,
+)
 
 from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, canonical_task
@@ -68,11 +72,9 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
     pipeline_class = getattr(pipelines, entry["impl"].rpartition(".")[2])
     generates = pipeline_class._pipeline_calls_generate and model.config.is_encoder_decoder and _can_generate(model)
     if generates and not model.can_generate():
-        exported = model.directory.task
-        remedy = f"export it with --task {exported}{PAST_SUFFIX}" if exported != _AUDIO else "run its graphs one by one"
         raise UnsupportedError(
             f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
-            f"requires; {remedy}"
+            f"requires; {_remedy(model)}"
         )
     vocoder = _vocoder(model, arguments) if task in (_AUDIO, "text-to-speech") else None
     preprocessors = {
@@ -94,6 +96,14 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
     if vocoder is not None:  # the pipeline takes one for Transformers' own classes only
         pipe.vocoder, pipe.sampling_rate = vocoder, vocoder.config.sampling_rate
     return pipe
+
+
+def _remedy(model: OnnxModel) -> str:
+    """Return what to do with an export that has no cache instead of running a pipeline that generates."""
+    if model.architecture in (*MODEL_FOR_TDT_MAPPING_NAMES.values(), *MODEL_FOR_RNNT_MAPPING_NAMES.values()):
+        return "transducers have no export with a cache: run the original in PyTorch"
+    exported = model.directory.task
+    return "run its graphs one by one" if exported == _AUDIO else f"export it with --task {exported}{PAST_SUFFIX}"
 
 
 def _can_generate(model: OnnxModel) -> bool:

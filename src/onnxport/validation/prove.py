@@ -180,6 +180,7 @@ def _plan(session: Session, request: ProofRequest) -> Iterator[_PlannedCase]:
     for name, image in (
         ("preprocessor's image size", _dummy_image(request)),
         ("other image size", _other_image(traced)),
+        ("odd image size", _odd_image(traced)),
     ):
         sizes = {symbol: min(size, _limit(symbol, request)) for symbol, size in image.items() if symbol in dynamic}
         if any(size != traced[symbol] for symbol, size in sizes.items()):
@@ -200,15 +201,28 @@ def _dummy_image(request: ProofRequest) -> dict[str, int]:
     return {symbol: size for symbol, size in sizes.items() if symbol in ("height", "width")}
 
 
+def _image_symbols(traced: Mapping[str, int]) -> tuple[str, str]:
+    return (HEIGHT, WIDTH) if HEIGHT in traced else ("height", "width")
+
+
 def _other_image(traced: Mapping[str, int]) -> dict[str, int]:
     """Return another size of images: larger, or with the sides swapped if that takes too long; empty without images."""
-    names = (HEIGHT, WIDTH) if HEIGHT in traced else ("height", "width")
+    names = _image_symbols(traced)
     height, width = (traced.get(name, 0) for name in names)
     if height * width > _LARGE_IMAGE:
         sizes = (width, height) if height != width else ()
     else:
         sizes = (height * 2, width * 3) if height and width else ()
     return dict(zip(names, sizes, strict=False))
+
+
+def _odd_image(traced: Mapping[str, int]) -> dict[str, int]:
+    """Return a size that no patch, stride or window divides; many models pad such images, others refuse them."""
+    return {
+        name: traced[name] // 2 * 2 + added
+        for name, added in zip(_image_symbols(traced), (13, 7), strict=True)
+        if name in traced
+    }
 
 
 def _long_sizes(request: ProofRequest, dynamic: set[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
 from onnxport.description.arguments import Layout
 from onnxport.errors import ValidationError
+from onnxport.runtime.exact import comparable_form
 from onnxport.tracing.originals import to_array
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def few_runs() -> onnxruntime.SessionOptions:
 
 
 def open_session(file: Path) -> onnxruntime.InferenceSession:
-    """Load a graph on ONNX Runtime's CPU provider, for few runs.
+    """Load a graph on ONNX Runtime's CPU provider, in its comparable form, for few runs.
 
     Args:
         file: the graph.
@@ -45,10 +46,12 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
         ValidationError: ONNX Runtime can't load the graph; `NoKernelError` if it lacks a kernel.
     """
     import onnxruntime
+    from google.protobuf.message import DecodeError
 
+    options = few_runs()
     try:
-        return onnxruntime.InferenceSession(file, few_runs(), providers=["CPUExecutionProvider"])
-    except runtime_errors() as error:
+        return onnxruntime.InferenceSession(comparable_form(file, options), options, providers=["CPUExecutionProvider"])
+    except (*runtime_errors(), LookupError, DecodeError) as error:
         check_graph(file)
         raise load_error(file.name, error) from error
 
