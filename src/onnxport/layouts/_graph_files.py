@@ -53,10 +53,11 @@ def leave_out_inputs(file: Path, names: Collection[str]) -> None:
     for value in [value for value in graph.inputs if value.name in names]:
         sizes = [_size_node(axis, kept) for axis in value.shape or ()]
         shape = ir.node("Concat", [node.outputs[0] for node in sizes], {"axis": 0})
-        zero = ir.tensor(np.zeros(1, ir.DataType(value.dtype or ir.DataType.FLOAT).numpy()))
+        dtype = value.dtype or ir.DataType.FLOAT
+        zero = ir.tensor(np.zeros(1, dtype.numpy()))
         empty = ir.node("ConstantOfShape", [shape.outputs[0]], {"value": zero})
         graph.insert_before(graph[0], [*sizes, shape, empty])
-        empty.outputs[0].name, empty.outputs[0].dtype, empty.outputs[0].shape = value.name, value.dtype, value.shape
+        empty.outputs[0].name, empty.outputs[0].dtype, empty.outputs[0].shape = value.name, dtype, value.shape
         ir.convenience.replace_all_uses_with(value, empty.outputs[0])
         graph.inputs.remove(value)
     _replace(file, model)
