@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,26 @@ def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
         expected = model(pixel_values=images, input_ids=tokens, attention_mask=mask).logits
     found = ours(pixel_values=images, decoder_input_ids=tokens, decoder_attention_mask=mask).logits
     torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=0, atol=1e-4)
+
+
+def test_captions_begin_and_end_as_those_of_the_original(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("blip", "image-to-text", tmp_path / "checkpoints")
+    file = checkpoint / "config.json"
+    config = json.loads(file.read_text())
+    model = original(checkpoint)
+    size = model.config.vision_config.image_size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    often = model.generate(pixel_values=images, max_new_tokens=3)[0, -1].item()
+    config["text_config"]["sep_token_id"] = often
+    file.write_text(json.dumps(config))
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=IMAGE, validate="none", stamping=False))
+    model, ours = original(checkpoint), onnxport.load(tmp_path / "out")
+    prompt = {"input_ids": torch.tensor([[5, 7, 9, 3], [5, 8, 10, 3]]), "attention_mask": torch.ones(2, 4).long()}
+    for settings in ({}, prompt, {"num_beams": 2}):
+        calls = [{"pixel_values": images, "max_new_tokens": 8} | copy.deepcopy(settings) for _ in range(2)]
+        expected = model.generate(**calls[0])  # which replaces tokens of the prompt
+        assert ours.generate(**calls[1]).tolist() == expected.tolist()
+    assert model.generate(pixel_values=images, max_new_tokens=8).shape[1] < 9
 
 
 def test_a_transducer_has_no_cache(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.encoder_decoders import OnnxSeq2Seq, OnnxSpeechSeq2Seq
+from onnxport.runtime.encoder_decoders import OnnxCaptioner, OnnxSeq2Seq, OnnxSpeechSeq2Seq, prompts_decoder
 from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
@@ -33,6 +33,8 @@ def torch_model(directory: Directory) -> OnnxModel:
         exported = getattr(transformers, directory.manifest.architecture, OnnxModel)
         if issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
+        if prompts_decoder(exported):
+            return OnnxCaptioner(directory, config)
         return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
