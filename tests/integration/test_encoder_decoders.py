@@ -250,6 +250,20 @@ def test_captions_begin_and_end_as_those_of_the_original(tmp_path: Path) -> None
     assert model.generate(pixel_values=images, max_new_tokens=8).shape[1] < 9
 
 
+def test_a_translator_takes_the_target_language(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("seamless_m4t", "text2text-generation", tmp_path)
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=TEXT, validate="none", stamping=False))
+    model, ours = original(checkpoint), onnxport.load(tmp_path / "out")
+    for each in (model, ours):
+        each.generation_config.text_decoder_lang_to_code_id = {"eng": 11, "fra": 12}
+    inputs = {"input_ids": torch.tensor([[5, 7, 9, 11, 3], [5, 8, 10, 12, 3]]), "max_new_tokens": 6}
+    for settings in ({"tgt_lang": "fra"}, {"tgt_lang": "__eng__", "num_beams": 2}):
+        expected = model.generate(**inputs, **settings)
+        assert ours.generate(**inputs, **settings).tolist() == expected.tolist()
+    with pytest.raises(OptionError, match=r"tgt_lang 'de' isn't among .*choose one of eng, fra"):
+        ours.generate(**inputs, tgt_lang="de")
+
+
 def test_a_transducer_has_no_cache(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("parakeet_tdt", "automatic-speech-recognition", tmp_path)
     with pytest.raises(UnsupportedError, match=r"ParakeetForTDT can't be exported with past.*without -with-past"):

@@ -226,6 +226,35 @@ class OnnxCaptioner(OnnxSeq2Seq):
         return super().generate(encoder_outputs=encoded, decoder_input_ids=input_ids, **settings)
 
 
+class OnnxTranslator(OnnxSeq2Seq):
+    """Run a translator whose own `generate` takes the target language (SeamlessM4T)."""
+
+    def generate(self, *arguments: Any, tgt_lang: str | None = None, **settings: Any) -> Any:
+        """Translate; see Transformers' `generate`.
+
+        Args:
+            *arguments: see Transformers' `generate`.
+            tgt_lang: language to translate to, such as `fra`; the decoder's first tokens otherwise decide about it.
+            **settings: see Transformers' `generate`.
+
+        Raises:
+            OptionError: the generation config has no such language.
+        """
+        if tgt_lang is not None:
+            codes: dict[str, int] = getattr(self.generation_config, "text_decoder_lang_to_code_id", {})
+            index = codes.get(tgt_lang.replace("__", ""))
+            if index is None:
+                known = ", ".join(codes) or "none (it has no text_decoder_lang_to_code_id)"
+                raise OptionError(
+                    f"tgt_lang {tgt_lang!r} isn't among the languages of {self.directory.path}/generation_config.json: "
+                    f"choose one of {known}"
+                )
+            passed = (*arguments, *settings.values())
+            batch_size = next(len(value) for value in passed if isinstance(value, torch.Tensor))
+            settings["decoder_input_ids"] = torch.full((batch_size, 1), index)
+        return super().generate(*arguments, **settings)
+
+
 def prompts_decoder(model_class: type) -> bool:
     """Return whether the `generate` of a Transformers class is that of its text decoder, after a prompt of its own."""
     generate = inspect.unwrap(getattr(model_class, "generate", GenerationMixin.generate))

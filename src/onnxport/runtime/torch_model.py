@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -10,7 +12,13 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.encoder_decoders import OnnxCaptioner, OnnxSeq2Seq, OnnxSpeechSeq2Seq, prompts_decoder
+from onnxport.runtime.encoder_decoders import (
+    OnnxCaptioner,
+    OnnxSeq2Seq,
+    OnnxSpeechSeq2Seq,
+    OnnxTranslator,
+    prompts_decoder,
+)
 from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
@@ -35,6 +43,8 @@ def torch_model(directory: Directory) -> OnnxModel:
             return OnnxSpeechSeq2Seq(directory, config)
         if prompts_decoder(exported):
             return OnnxCaptioner(directory, config)
+        if "tgt_lang" in inspect.signature(getattr(exported, "generate", OnnxModel)).parameters:
+            return OnnxTranslator(directory, config)
         return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
