@@ -264,6 +264,28 @@ def test_a_translator_takes_the_target_language(tmp_path: Path) -> None:
         ours.generate(**inputs, tgt_lang="de")
 
 
+def test_global_blocks_of_texts_of_any_length(tmp_path: Path) -> None:
+    config = transformers.LongT5Config(
+        vocab_size=99, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1,
+        decoder_start_token_id=0, encoder_attention_type="transient-global",
+    )  # fmt: skip
+    model = transformers.LongT5ForConditionalGeneration(config)
+    randomize(model)
+    model.save_pretrained(tmp_path / "checkpoint")
+    options = ExportOptions(validate="none", stamping=False)
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
+    assert not manifest.components[0].max_sizes
+    model, ours = original(tmp_path / "checkpoint"), onnxport.load(tmp_path / "out")
+    for length in (7, 15, 16, 40, 300):
+        ids = torch.randint(2, 99, (2, length), generator=torch.Generator().manual_seed(0))
+        mask = torch.ones_like(ids)
+        mask[1, length // 2 :] = 0
+        with torch.no_grad():
+            expected = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        found = ours.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_transducer_has_no_cache(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("parakeet_tdt", "automatic-speech-recognition", tmp_path)
     with pytest.raises(UnsupportedError, match=r"ParakeetForTDT can't be exported with past.*without -with-past"):
