@@ -21,8 +21,10 @@ _WORK = Path("build/conformance")
 _MATRIX = Path("build/matrix")
 _CLASSES = Path("build/classes")
 _INTERFACES = Path("build/interfaces")
+_VARIANTS = Path("build/variants")
 MATRIX = Job("conformance.matrix.exports:run_matrix_pair", "task")
 CLASSES = Job("conformance.matrix.classes:run_class", "class")
+VARIANTS = Job("conformance.matrix.variants:run_variants", "task")
 INTERFACES = Job("conformance.matrix.interfaces:describe_class", "class")
 _PAGE = Path("docs/conformance-4.37.md")
 
@@ -49,6 +51,11 @@ def main() -> int:
         return _run_classes(arguments)
     if arguments.verb == "interfaces":
         return _run_interfaces(arguments)
+    if arguments.verb == "variants":
+        from conformance.matrix.variants import ARCHITECTURES
+
+        types = arguments.types.split(",") if arguments.types else [model_type for model_type, _ in ARCHITECTURES]
+        return _summarize(_records([pair for pair in ARCHITECTURES if pair[0] in types], arguments, VARIANTS))
     return _run_matrix(arguments) if arguments.verb == "matrix" else _run(arguments)
 
 
@@ -126,7 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     interfaces = verbs.add_parser(
         "interfaces", help="describe all classes of Transformers, and write docs/interfaces.md"
     )
-    for verb, work in ((runs, _WORK), (matrix, _MATRIX), (class_runs, _CLASSES), (interfaces, _INTERFACES)):
+    variants = verbs.add_parser("variants", help="export fixed architectures in every precision and fused form")
+    variants.add_argument("--types", help="comma-separated model types; all by default")
+    works = ((runs, _WORK), (matrix, _MATRIX), (class_runs, _CLASSES), (interfaces, _INTERFACES), (variants, _VARIANTS))
+    for verb, work in works:
         verb.add_argument("--jobs", type=int, default=2, help="worker processes")
         verb.add_argument("--seconds", type=float, default=PAIR_SECONDS, help="time limit for one of them")
         verb.add_argument("--results", type=Path, default=work / "results.jsonl", help="file of JSON lines")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from threading import Barrier
 
@@ -30,8 +31,13 @@ def checkpoints(directory: Path) -> None:
         save_file(tensors, directory / f"v{version}" / "model.safetensors")
 
 
-@pytest.mark.parametrize("weights", ["copy", "link"])
-@pytest.mark.parametrize("mode", ["audited", "timed"])
+MODES = [("SIGKILL", "copy"), ("SIGKILL", "link"), ("timed", "copy"), ("SIGINT", "copy"), ("ENOSPC", "copy")]
+ALL = list(product(("SIGTERM", "SIGINT", "ENOSPC", "EMFILE", "EIO", "timed"), ("copy", "link")))
+
+
+@pytest.mark.parametrize(
+    ("mode", "weights"), MODES + [pytest.param(*case, marks=pytest.mark.wide) for case in ALL if case not in MODES]
+)
 def test_an_export_killed_at_any_time(mode: str, weights: str, tmp_path: Path) -> None:
     checkpoints(tmp_path)
     command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), mode, weights, "0"]

@@ -20,6 +20,7 @@ from onnxport.errors import CheckpointError
 from onnxport.options import ExportOptions
 from onnxport.runtime import verify as verification
 from onnxport.runtime.verify import verify
+from tests.unit.test_containment import write_export
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,13 @@ def test_a_directory_without_digests(copy: Path) -> None:
     assert {"model.onnx", "mine.onnx_adapter"} <= set(result.without_digest)
 
 
+def test_linked_weights(bert: Path, tmp_path: Path) -> None:
+    """The checker of ONNX refuses hard links."""
+    onnxport.export(bert, tmp_path / "out", ExportOptions(validate="none", weights="link"))
+    result = verify(tmp_path / "out")
+    assert (result.problems, result.without_digest) == ((), ("model.safetensors",))
+
+
 def graph_of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:])
@@ -141,6 +149,26 @@ def huge() -> onnx.ModelProto:
     return model
 
 
+def write_graph(directory: Path, model: onnx.ModelProto, input_name: str = "x") -> Path:
+    """Write an export of a graph from x to y, with a manifest of the files as they are."""
+    write_export(directory)
+    onnx.save_model(model, str(directory / "model.onnx"))
+    component = json.loads((directory / FILE_NAME).read_text())["components"][0]
+    component["inputs"] = [{"name": input_name, "dtype": "float32", "axes": ["n"]}]
+    component["outputs"] = [{"name": "y", "dtype": "float32", "axes": ["n"]}]
+    rewrite(directory, components=[component], files=["config.json"])
+    return directory
+
+
+def test_a_graph_without_kernels_is_not_run(tmp_path: Path) -> None:
+    """ONNX Runtime's CPU provider has no bfloat16 kernels."""
+    cast = [helper.make_node("Cast", ["x"], ["a"], to=TensorProto.BFLOAT16), helper.make_node("Add", ["a", "a"], ["b"])]
+    model = graph_of(*cast, helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT))
+    result = verify(write_graph(tmp_path / "out", model))
+    assert result.problems == ()
+    assert "NOT_IMPLEMENTED" in result.not_run[""]
+
+
 GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "endless": (endless, "didn't load and run"),
     "huge": (huge, "ONNX Runtime can't|failed"),
@@ -151,20 +179,10 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_that_is_hostile(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.unit.test_containment import write_export
-
     monkeypatch.setattr(verification, "_SECONDS", 5)
     make, message = GRAPHS[name]
-    directory = write_export(tmp_path / "out")
-    onnx.save_model(make(), str(directory / "model.onnx"))
-    manifest = json.loads((directory / FILE_NAME).read_text())
-    component = manifest["components"][0]
-    tensors = [{"name": key, "dtype": "float32", "axes": ["n"]} for key in "xy"]
-    component["inputs"], component["outputs"] = tensors[:1], tensors[1:]
-    if name == "other inputs":
-        component["inputs"] = [{**tensors[0], "name": "input_ids"}]
-    rewrite(directory, components=[component], files=["config.json"])
-    problems = verify(directory).problems
+    input_name = "input_ids" if name == "other inputs" else "x"
+    problems = verify(write_graph(tmp_path / "out", make(), input_name)).problems
     assert problems
     assert any(part in problems[0] for part in message.split("|")), problems
 

@@ -21,4 +21,4 @@ def test_the_image_size_of_a_resnet_is_dynamic(tmp_path: Path) -> None:
     manifest = onnxport.export(checkpoint, tmp_path / "out").manifest
     assert manifest.components[0].inputs[0].axes[2:] == ("height", "width")
     cases = [case["name"] for case in manifest.validation["cases"]]
-    assert {"preprocessor's image size", "other image size"} <= set(cases)
+    assert {"preprocessor's image size", "other image size", "odd image size"} <= set(cases)

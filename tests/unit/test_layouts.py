@@ -15,10 +15,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxport
 from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription, open_manifest
 from onnxport.cli import main
 from onnxport.errors import OptionError, OutputError, UnsupportedError
-from onnxport.layouts._graph_files import split_data
+from onnxport.layouts._graph_files import leave_out_inputs, split_data
 from onnxport.layouts._layout import Layout
 from onnxport.layouts._rearrange import rearrange
 from onnxport.layouts._table import MODULES, layout_of
@@ -182,6 +183,33 @@ def test_inputs_have_the_names_of_the_client(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["num_hidden_layers"]) == (8, 2)
 
 
+def test_inputs_that_a_client_never_passes_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    axes = {"points": ["batch", "prompts", 2], "boxes": ["batch", "prompts", "coordinates"], "masks": ["num_masks", 4]}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in axes.items()]
+    nodes = [helper.make_node("Shape", [name], [f"size_of_{name}"]) for name in ("boxes", "masks")]
+    nodes.append(helper.make_node("Concat", [node.output[0] for node in nodes], ["sizes"], axis=0))
+    outputs = [helper.make_tensor_value_info("sizes", TensorProto.INT64, [5])]
+    graph = helper.make_graph(nodes, "g", values, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    file.write_bytes(model.SerializeToString())
+    leave_out_inputs(file, ["boxes", "masks"])
+    session = onnxruntime.InferenceSession(file)
+    assert [value.name for value in session.get_inputs()] == ["points"]
+    (sizes,) = session.run(None, {"points": np.zeros((3, 7, 2), np.float32)})
+    assert sizes.tolist() == [3, 7, 0, 0, 4]
+
+
+def test_a_directory_without_inputs_of_the_original_is_not_validated(tmp_path: Path) -> None:
+    source = {"model": "m", "model_type": "sam", "architecture": "SamModel"}
+    inputs = ("pixel_values", "input_boxes")
+    manifest = rearrange(exported(tmp_path / "in", source=source, inputs=inputs), "transformers.js", tmp_path / "out")
+    assert manifest.components[0].absent_inputs == ("input_boxes",)
+    assert [value.name for value in manifest.components[0].inputs] == ["pixel_values"]
+    with pytest.raises(OptionError, match="leaves out the original's inputs input_boxes: validate the export in the"):
+        onnxport.validate(tmp_path / "out", str(tmp_path))
+
+
 def test_external_data_is_split(tmp_path: Path) -> None:
     save_graph(tmp_path / "model.onnx", ("x",), external=True)
     before = (tmp_path / "model.onnx_data").stat().st_ino
@@ -235,7 +263,9 @@ def test_linked_weights_stay_where_the_checkpoint_has_them(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, ""),
+        ({"model_type": "bert", "architecture": "BertForMaskedLM"}, ""),
+        ({"model_type": "clip", "architecture": "CLIPModel"}, ""),
+        ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, "the export has no cache"),
         ({"model_type": "cpmant", "architecture": "CpmAntForCausalLM"}, "has no class CpmAntForCausalLM"),
         (
             {"model_type": "t5", "architecture": "T5ForConditionalGeneration"},

@@ -78,6 +78,7 @@ PATCHED: dict[str, str] = {
     "vilt": "vilt",
     "visual_bert": "visual_bert",
     "vitdet": "vitdet",
+    "vits": "vits",
     "xlstm": "xlstm",
     "zoedepth": "dpt",
 }

@@ -288,6 +288,7 @@ MODULES: dict[str, str] = {
     "vision-encoder-decoder": "vision_encoder_decoder",
     "visual_bert": "visual_bert",
     "vitdet": "vitdet",
+    "vits": "vits",
     "voxtral": "voxtral",
     "voxtral_realtime": "voxtral_realtime",
     "voxtral_realtime_encoder": "voxtral_realtime",

@@ -1,4 +1,4 @@
-"""Tolerances of a graph's outputs against those of the original model.
+"""Tolerances of a graph's outputs against those of the original model, and what stands for random numbers in both.
 
 An output passes if `|graph - original| <= atol + rtol * max|original|`: `rtol` is relative to the output's largest
 magnitude, since rounding errors of a matrix product scale with the terms that are summed, not with the sum.
@@ -18,6 +18,8 @@ RTOL = {"fp32": 5e-4, "fp16": 2e-2, "bf16": 1e-1}
 Measured for fp32: 1.5e-4 for the 30 layers of SmolLM2-135M with a random past, at most 1e-5 for shallow models."""
 MIN_ATOL = {"fp32": 0.0, "fp16": 1e-3, "bf16": 1e-2}
 """Lower bounds of the absolute tolerance: the resolution of the type for values near 1."""
+DRAWN = 0.5
+"""What a graph or model that is compared draws from the standard normal distribution, and from [0, 1)."""
 
 
 @dataclass(frozen=True)

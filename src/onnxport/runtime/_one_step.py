@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from onnxport.errors import OnnxportError, OptionError, UnsupportedError
+from onnxport.errors import NoKernelError, OnnxportError, OptionError, UnsupportedError
 from onnxport.runtime.bench import Workload, bench
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
@@ -27,7 +27,8 @@ def main(path: str, dtype: str, limit: int) -> dict[str, str]:
         limit: maximum of the process's memory, in bytes.
 
     Returns:
-        `status`: passed, failed, or `not run` if no synthetic inputs fit the graphs, and a message.
+        `status`: passed, failed, or `not run` if no synthetic inputs fit the graphs, or the CPU has no
+        kernels for them, and a message.
     """
     _limit_memory(limit)
     settings = RunSettings(threads=1, dtype=dtype)
@@ -35,6 +36,8 @@ def main(path: str, dtype: str, limit: int) -> dict[str, str]:
         directory = Directory(path, settings)
         for name in directory.component_names:
             directory.graph(name)
+    except NoKernelError as error:  # bfloat16 on the CPU
+        return {"status": "not run", "message": str(error)}
     except OnnxportError as error:
         return {"status": "failed", "message": str(error)}
     try:

@@ -1,7 +1,8 @@
-"""Load quantized graphs that compute with floating-point activations, to compare them with the original.
+"""Load graphs in a form whose outputs can be compared with the original's.
 
-With 8-bit activations, a rounding error of float32 decides ties otherwise, and an `accuracy_level` of 4 changes the
-outputs by 5e-3 of the largest one: tolerances for that would hide a wrong graph.
+Quantized graphs compute with floating-point activations: with 8-bit ones, a rounding error of float32 decides ties
+otherwise, and an `accuracy_level` of 4 changes the outputs by 5e-3 of the largest one. Tolerances for that would hide a
+wrong graph. Random numbers are a constant, as in `tracing.random_numbers`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport.description.tolerances import DRAWN
+
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
@@ -17,11 +20,11 @@ if TYPE_CHECKING:
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-def with_exact_products(file: Path, options: onnxruntime.SessionOptions) -> bytes:
-    """Return a graph that multiplies its quantized weights with floating-point activations.
+def comparable_form(file: Path, options: onnxruntime.SessionOptions) -> bytes:
+    """Return a graph without rounded activations and random numbers.
 
-    `MatMulNBits` computes with the graph's type, and `MatMulInteger` becomes a `MatMul` with what its integers stand
-    for. The weights stay in their file.
+    `MatMulNBits` computes with the graph's type, `MatMulInteger` becomes a `MatMul` with what its integers stand for,
+    and random numbers are `DRAWN`, scaled as the node says. The weights stay in their file.
 
     Args:
         file: the graph.
@@ -43,7 +46,7 @@ def with_exact_products(file: Path, options: onnxruntime.SessionOptions) -> byte
 
 
 def _exact(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes that compute what a node does, without rounding activations."""
+    """Yield the nodes that compute what a node does, without rounding activations and without random numbers."""
     from onnx import TensorProto, helper
 
     match node.op_type:
@@ -63,5 +66,20 @@ def _exact(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
             yield helper.make_node("Cast", [zero], [parts[1]], to=TensorProto.FLOAT)
             yield helper.make_node("Sub", parts[:2], [parts[2]])
             yield helper.make_node("MatMul", [data, parts[2]], [node.output[0]])
+        case "RandomNormalLike" | "RandomUniformLike":
+            given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            if node.op_type == "RandomNormalLike":
+                value = given.get("mean", 0.0) + given.get("scale", 1.0) * DRAWN
+            else:
+                low = given.get("low", 0.0)
+                value = low + (given.get("high", 1.0) - low) * DRAWN
+            parts = [f"{node.output[0]}_{name}" for name in ("shape", "value", "float")]
+            yield helper.make_node("Shape", list(node.input), [parts[0]])
+            yield helper.make_node("Constant", [], [parts[1]], value_float=value)
+            yield helper.make_node("Expand", [parts[1], parts[0]], [parts[2]])
+            if "dtype" in given:
+                yield helper.make_node("Cast", [parts[2]], list(node.output), to=given["dtype"])
+            else:
+                yield helper.make_node("CastLike", [parts[2], *node.input], list(node.output))
         case _:
             yield node

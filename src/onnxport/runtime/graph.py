@@ -21,7 +21,7 @@ from onnxport.errors import (
     SizeLimitError,
     UnsupportedError,
 )
-from onnxport.runtime.exact import with_exact_products
+from onnxport.runtime.exact import comparable_form
 from onnxport.runtime.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Graph:
 
         providers, options = settings.resolve_providers(), settings.resolve_session_options()
         try:
-            model = with_exact_products(file, options) if settings.exact else file
+            model = comparable_form(file, options) if settings.exact else file
             is_cpu = providers == ["CPUExecutionProvider"]
             self.session = onnxruntime.InferenceSession(
                 model, options, providers=providers, disabled_optimizers=_SLOW_ON_CPU if is_cpu else ()

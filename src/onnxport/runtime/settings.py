@@ -41,8 +41,8 @@ class RunSettings:
             runs torch, Whisper-tiny generates 1.5 times as fast without.
         adapter: file of the adapter that the graphs run with; None to run the base model.
         dtype: precision of the graphs; None for the directory's first.
-        exact: let `MatMulNBits` compute with the graph's floating-point type, whatever its `accuracy_level` is; slower,
-            to compare graphs.
+        exact: load graphs in the form that is compared with the original: `MatMulNBits` computes with the graph's
+            floating-point type, whatever its `accuracy_level` is, and random numbers are a constant; slower.
     """
 
     device: str = "cpu"

@@ -72,8 +72,13 @@ def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> 
 
 
 def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
-    """Run a model, whose state isn't changed, and return its outputs by flat name."""
+    """Run a model, whose state isn't changed, and return its outputs by flat name.
+
+    Random numbers are constants; see `tracing.random_numbers`.
+    """
     import torch
+
+    from onnxport.tracing.random_numbers import ConstantDraws
 
     device = next(model.parameters()).device
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -81,7 +86,7 @@ def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> d
         name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
         for name, tensor in layout.flat.items()
     }
-    with torch.no_grad(), overridden(model, examples.config), preserving_state(model):
+    with torch.no_grad(), overridden(model, examples.config), preserving_state(model), ConstantDraws():
         return call(model, examples.config, layout, flat)
 
 

@@ -78,7 +78,7 @@ def validate_export(
     ):
         described = original.describe(bound.blueprint.description, model)
         is_used = options.validate == "full" and strategy.name == "whole"
-        settings = RunSettings(session_options=few_runs(), dtype=bound.precision.name, exact=bool(bound.quantized))
+        settings = RunSettings(session_options=few_runs(), dtype=bound.precision.name, exact=True)
         export = Directory(written.directory, settings) if is_used or bound.quantized else None
         for graph, file in zip(described.graphs, bound.models, strict=True):
             casts = options.io_dtype is not None

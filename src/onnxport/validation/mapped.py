@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._onnxruntime import load_error, runtime_errors
-from onnxport.runtime.exact import with_exact_products
+from onnxport.runtime.exact import comparable_form
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,8 +34,6 @@ def open_mapped(file: Path) -> onnxruntime.InferenceSession:
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return onnxruntime.InferenceSession(
-            with_exact_products(file, options), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(comparable_form(file, options), options, providers=["CPUExecutionProvider"])
     except (*runtime_errors(), LookupError, DecodeError) as error:
         raise load_error(file.name, error) from error

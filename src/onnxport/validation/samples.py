@@ -336,7 +336,9 @@ def _with_leading_placeholders(config: PreTrainedConfig, encoded: dict[str, Any]
 def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     import torch
 
-    with torch.no_grad():
+    from onnxport.tracing.random_numbers import ConstantDraws
+
+    with torch.no_grad(), ConstantDraws():
         result = call_forward(model, dict(inputs))
         if hasattr(model, HEAD):
             result = getattr(model, HEAD).results(result, inputs)
