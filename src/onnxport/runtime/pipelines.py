@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES,
 )
 
+from onnxport._transformers_api import model_class_named
 from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, canonical_task
 from onnxport.errors import CheckpointNotFoundError, OptionError, UnsupportedError
@@ -112,7 +113,7 @@ def _remedy(model: OnnxModel) -> str:
 
 def _can_generate(model: OnnxModel) -> bool:
     """Return whether a pipeline generates with the original; FastSpeech 2 is an encoder-decoder that doesn't."""
-    original = getattr(transformers, model.architecture, None)
+    original = model_class_named(model.architecture)
     if original is None:
         return bool(model.config.is_encoder_decoder)
     return original.can_generate() and model.architecture not in MODEL_FOR_CTC_MAPPING_NAMES.values()
