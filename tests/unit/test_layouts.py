@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import onnxport
 from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription, open_manifest
 from onnxport.cli import main
 from onnxport.errors import OptionError, OutputError, UnsupportedError
+from onnxport.layouts._arrange import arrange
 from onnxport.layouts._graph_files import leave_out_inputs, split_data
-from onnxport.layouts._layout import Layout
+from onnxport.layouts._layout import Exported, Layout
 from onnxport.layouts._rearrange import rearrange
 from onnxport.layouts._table import MODULES, layout_of
 from onnxport.options import ExportOptions
@@ -223,6 +225,18 @@ def test_external_data_is_split(tmp_path: Path) -> None:
     onnx.checker.check_model(str(tmp_path / "model.onnx"))
     locations = {v.const_value.location for v in ir.load(tmp_path / "model.onnx").graph.initializers.values()}  # type: ignore[union-attr]
     assert locations == {"model.onnx_data", "model.onnx_data_1"}
+
+
+def test_the_files_of_split_data_are_announced(tmp_path: Path) -> None:
+    source = exported(tmp_path / "in", external=True)
+    layout = replace(layout_of("transformers.js"), max_data_bytes=ROWS * 4 * 4)
+    (tmp_path / "out").mkdir()
+    manifest = arrange(Exported(source, open_manifest(source)), layout, tmp_path / "out")
+    assert manifest.components[0].external_data == ("onnx/model.onnx_data", "onnx/model.onnx_data_1")
+    found = settings(tmp_path / "out" / "config.json")["transformers.js_config"]["use_external_data_format"]
+    assert found == {"model.onnx": 2}
+    assert Directory(tmp_path / "out").graph("model")
+    assert (source / "model.onnx_data").stat().st_size == 2 * ROWS * 4 * 4
 
 
 def test_one_precision_is_chosen(tmp_path: Path) -> None:

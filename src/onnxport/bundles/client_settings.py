@@ -60,7 +60,8 @@ def portable_preprocessor_settings(settings: Mapping[str, Any], processor: Mappi
         settings: the content; empty if there is no such file.
         processor: content of processor_config.json; empty if there is none.
     """
-    parts = {} if settings else {name: value for part in _PARTS for name, value in processor.get(part, {}).items()}
+    nested = [part for name in _PARTS if isinstance(part := processor.get(name), Mapping)]
+    parts = {} if settings else {name: value for part in nested for name, value in part.items()}
     portable = {**parts, **settings}
     if portable and "processor_class" in processor:
         portable.setdefault("processor_class", processor["processor_class"])

@@ -54,6 +54,7 @@ def arrange(exported: Exported, layout: Layout, target: Path) -> Manifest:
         OSError: a file can't be written.
     """
     components = tuple(_place_component(item, exported, layout, target) for item in exported.manifest.components)
+    exported = replace(exported, placed=components)
     files = [name for name in exported.manifest.files if name not in layout.edits]
     paths = [_place(name, exported, layout, target) for name in files]
     paths += [_edit(name, exported, layout, target) for name in layout.edits]

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onnxport.bundles.manifest import Manifest
+from onnxport.bundles.manifest import ComponentDescription, Manifest
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.containment import inside
 from onnxport.options import ExportOptions
@@ -28,10 +28,12 @@ class Exported:
     Attributes:
         directory: its directory.
         manifest: its manifest, with the graphs that are arranged.
+        placed: the same graphs with their files in the layout; empty before they are placed.
     """
 
     directory: Path
     manifest: Manifest
+    placed: tuple[ComponentDescription, ...] = ()
 
     @cached_property
     def config(self) -> Settings:

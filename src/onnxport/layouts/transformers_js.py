@@ -7,9 +7,9 @@ It loads the precision that its options name, or that of the device. Caches and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
-from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._transformers_js_classes import SESSIONS
@@ -39,15 +39,10 @@ def _config(config: Settings, exported: Exported) -> Settings:
     if exported.model_type in _FLAT_TYPES:
         flat = {name: exported.text_config[name] for name in _FLAT_KEYS if name in exported.text_config}
     own = {**config.get("transformers.js_config", {}), **_precisions(exported)}
-    if chunks := {item.file: _chunks(item, exported) for item in exported.manifest.components if item.external_data}:
+    chunks = {PurePosixPath(item.file).name: len(item.external_data) for item in exported.placed if item.external_data}
+    if chunks:
         own["use_external_data_format"] = chunks
     return {**flat, **config, **({"transformers.js_config": own} if own else {})}
-
-
-def _chunks(component: ComponentDescription, exported: Exported) -> int:
-    """Return the number of files of external data after they are split."""
-    sizes = [(exported.directory / name).stat().st_size for name in component.external_data]
-    return max(len(sizes), -(-sum(sizes) // _MAX_DATA_BYTES))
 
 
 def _precisions(exported: Exported) -> dict[str, Any]:
