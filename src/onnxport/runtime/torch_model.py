@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,13 @@ from onnxport._transformers_api import model_class_named
 from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.encoder_decoders import OnnxSeq2Seq, OnnxSpeechSeq2Seq
+from onnxport.runtime.encoder_decoders import (
+    OnnxCaptioner,
+    OnnxSeq2Seq,
+    OnnxSpeechSeq2Seq,
+    OnnxTranslator,
+    prompts_decoder,
+)
 from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
@@ -37,6 +44,10 @@ def torch_model(directory: Directory) -> OnnxModel:
         exported = model_class_named(directory.manifest.architecture)
         if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
+        if exported is not None and prompts_decoder(exported):
+            return OnnxCaptioner(directory, config)
+        if "tgt_lang" in inspect.signature(getattr(exported, "generate", OnnxModel)).parameters:
+            return OnnxTranslator(directory, config)
         return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
