@@ -13,7 +13,7 @@ NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/integration/test_gen
 	tests/unit/test_forward.py tests/unit/test_grids.py
 TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
-.PHONY: help demo test lint types format fuzz bench conformance real-models
+.PHONY: help demo test lint types format fuzz bench clients conformance real-models
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -41,6 +41,9 @@ fuzz: $(READY) ## read files that differ from valid ones, FUZZ of each kind (an 
 
 bench: $(READY) ## measure time and memory of exports, beside other exporters (hours; BENCH="--rows a,b")
 	$(BIN)/python -m benchmarks measure $(BENCH)
+
+clients: $(READY) real-models ## try other software with exported directories, and write docs/clients.md (half an hour; needs Node)
+	@$(TIMED) $(BIN)/python -m clients
 
 conformance: $(READY) ## compare all stamped graphs, export all 265 pairs of 4.37.2 and all of today's (hours)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m wide

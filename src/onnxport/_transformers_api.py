@@ -11,9 +11,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TESTED_VERSIONS = ("5.23", "5.24")
 """Minor versions of Transformers that the tests run with."""
@@ -90,3 +93,11 @@ def call_forward(forward: Callable[..., Any], arguments: Mapping[str, Any]) -> d
     if not hasattr(result, "items"):  # a vocoder or another part of a model
         return {"waveform" if "spectrogram" in arguments else "output": result}
     return {PAST if key in CACHE_NAMES else key: value for key, value in result.items()}
+
+
+def model_class_named(name: str) -> type[PreTrainedModel] | None:
+    """Return a model class of Transformers by its name, which may come from a file; None if there is no such class."""
+    import transformers
+
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None

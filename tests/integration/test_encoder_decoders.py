@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,62 @@ def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
         expected = model(pixel_values=images, input_ids=tokens, attention_mask=mask).logits
     found = ours(pixel_values=images, decoder_input_ids=tokens, decoder_attention_mask=mask).logits
     torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=0, atol=1e-4)
+
+
+def test_captions_begin_and_end_as_those_of_the_original(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("blip", "image-to-text", tmp_path / "checkpoints")
+    file = checkpoint / "config.json"
+    config = json.loads(file.read_text())
+    model = original(checkpoint)
+    size = model.config.vision_config.image_size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    often = model.generate(pixel_values=images, max_new_tokens=3)[0, -1].item()
+    config["text_config"]["sep_token_id"] = often
+    file.write_text(json.dumps(config))
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=IMAGE, validate="none", stamping=False))
+    model, ours = original(checkpoint), onnxport.load(tmp_path / "out")
+    prompt = {"input_ids": torch.tensor([[5, 7, 9, 3], [5, 8, 10, 3]]), "attention_mask": torch.ones(2, 4).long()}
+    for settings in ({}, prompt, {"num_beams": 2}):
+        calls = [{"pixel_values": images, "max_new_tokens": 8} | copy.deepcopy(settings) for _ in range(2)]
+        expected = model.generate(**calls[0])  # which replaces tokens of the prompt
+        assert ours.generate(**calls[1]).tolist() == expected.tolist()
+    assert model.generate(pixel_values=images, max_new_tokens=8).shape[1] < 9
+
+
+def test_a_translator_takes_the_target_language(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("seamless_m4t", "text2text-generation", tmp_path)
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=TEXT, validate="none", stamping=False))
+    model, ours = original(checkpoint), onnxport.load(tmp_path / "out")
+    for each in (model, ours):
+        each.generation_config.text_decoder_lang_to_code_id = {"eng": 11, "fra": 12}
+    inputs = {"input_ids": torch.tensor([[5, 7, 9, 11, 3], [5, 8, 10, 12, 3]]), "max_new_tokens": 6}
+    for settings in ({"tgt_lang": "fra"}, {"tgt_lang": "__eng__", "num_beams": 2}):
+        expected = model.generate(**inputs, **settings)
+        assert ours.generate(**inputs, **settings).tolist() == expected.tolist()
+    with pytest.raises(OptionError, match=r"tgt_lang 'de' isn't among .*choose one of eng, fra"):
+        ours.generate(**inputs, tgt_lang="de")
+
+
+def test_global_blocks_of_texts_of_any_length(tmp_path: Path) -> None:
+    config = transformers.LongT5Config(
+        vocab_size=99, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1,
+        decoder_start_token_id=0, encoder_attention_type="transient-global",
+    )  # fmt: skip
+    model = transformers.LongT5ForConditionalGeneration(config)
+    randomize(model)
+    model.save_pretrained(tmp_path / "checkpoint")
+    options = ExportOptions(validate="none", stamping=False)
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
+    assert not manifest.components[0].max_sizes
+    model, ours = original(tmp_path / "checkpoint"), onnxport.load(tmp_path / "out")
+    for length in (7, 15, 16, 40, 300):
+        ids = torch.randint(2, 99, (2, length), generator=torch.Generator().manual_seed(0))
+        mask = torch.ones_like(ids)
+        mask[1, length // 2 :] = 0
+        with torch.no_grad():
+            expected = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        found = ours.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_transducer_has_no_cache(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 import onnxport
 from onnxport import ExportOptions
+from tests.integration.test_multimodal import checkpoint, inputs_for
 
 
 def test_an_export_is_arranged(bert: Path, tmp_path: Path) -> None:
@@ -23,3 +26,15 @@ def test_an_export_is_arranged(bert: Path, tmp_path: Path) -> None:
     names = {graph.file for graph in onnxport.inspect(output).graphs}
     assert names == {"onnx/model.onnx", "onnx/model_quantized.onnx"}
     assert "logits" in onnxport.load(output)(input_ids=[[5, 6]], attention_mask=[[1, 1]])
+
+
+def test_inputs_with_a_clients_names_are_validated_and_passed(tmp_path: Path) -> None:
+    model, source = checkpoint("Qwen2VL", tmp_path / "checkpoint")
+    output = tmp_path / "out"
+    options = ExportOptions(layout="transformers.js", dtype="fp32", validate="none", stamping=False)
+    onnxport.export(source, output, options)
+    inputs = {graph.component: [value.name for value in graph.inputs] for graph in onnxport.inspect(output).graphs}
+    assert set(inputs["vision_encoder"]) == {"pixel_values", "grid_thw"}
+    assert onnxport.validate(output, str(source), ExportOptions(validate="quick")).status == "passed"
+    prompt, settings = inputs_for("Qwen2VL", model, 1), {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    assert torch.equal(onnxport.load(output).generate(**prompt, **settings), model.generate(**prompt, **settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxport
 from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDescription, open_manifest
 from onnxport.cli import main
 from onnxport.errors import OptionError, OutputError, UnsupportedError
-from onnxport.layouts._graph_files import split_data
-from onnxport.layouts._layout import Layout
+from onnxport.layouts._arrange import arrange
+from onnxport.layouts._graph_files import leave_out_inputs, split_data
+from onnxport.layouts._layout import Exported, Layout
 from onnxport.layouts._rearrange import rearrange
 from onnxport.layouts._table import MODULES, layout_of
 from onnxport.options import ExportOptions
@@ -182,6 +185,33 @@ def test_inputs_have_the_names_of_the_client(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["num_hidden_layers"]) == (8, 2)
 
 
+def test_inputs_that_a_client_never_passes_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    axes = {"points": ["batch", "prompts", 2], "boxes": ["batch", "prompts", "coordinates"], "masks": ["num_masks", 4]}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in axes.items()]
+    nodes = [helper.make_node("Shape", [name], [f"size_of_{name}"]) for name in ("boxes", "masks")]
+    nodes.append(helper.make_node("Concat", [node.output[0] for node in nodes], ["sizes"], axis=0))
+    outputs = [helper.make_tensor_value_info("sizes", TensorProto.INT64, [5])]
+    graph = helper.make_graph(nodes, "g", values, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    file.write_bytes(model.SerializeToString())
+    leave_out_inputs(file, ["boxes", "masks"])
+    session = onnxruntime.InferenceSession(file)
+    assert [value.name for value in session.get_inputs()] == ["points"]
+    (sizes,) = session.run(None, {"points": np.zeros((3, 7, 2), np.float32)})
+    assert sizes.tolist() == [3, 7, 0, 0, 4]
+
+
+def test_a_directory_without_inputs_of_the_original_is_not_validated(tmp_path: Path) -> None:
+    source = {"model": "m", "model_type": "sam", "architecture": "SamModel"}
+    inputs = ("pixel_values", "input_boxes")
+    manifest = rearrange(exported(tmp_path / "in", source=source, inputs=inputs), "transformers.js", tmp_path / "out")
+    assert manifest.components[0].absent_inputs == ("input_boxes",)
+    assert [value.name for value in manifest.components[0].inputs] == ["pixel_values"]
+    with pytest.raises(OptionError, match="leaves out the original's inputs input_boxes: validate the export in the"):
+        onnxport.validate(tmp_path / "out", str(tmp_path))
+
+
 def test_external_data_is_split(tmp_path: Path) -> None:
     save_graph(tmp_path / "model.onnx", ("x",), external=True)
     before = (tmp_path / "model.onnx_data").stat().st_ino
@@ -195,6 +225,18 @@ def test_external_data_is_split(tmp_path: Path) -> None:
     onnx.checker.check_model(str(tmp_path / "model.onnx"))
     locations = {v.const_value.location for v in ir.load(tmp_path / "model.onnx").graph.initializers.values()}  # type: ignore[union-attr]
     assert locations == {"model.onnx_data", "model.onnx_data_1"}
+
+
+def test_the_files_of_split_data_are_announced(tmp_path: Path) -> None:
+    source = exported(tmp_path / "in", external=True)
+    layout = replace(layout_of("transformers.js"), max_data_bytes=ROWS * 4 * 4)
+    (tmp_path / "out").mkdir()
+    manifest = arrange(Exported(source, open_manifest(source)), layout, tmp_path / "out")
+    assert manifest.components[0].external_data == ("onnx/model.onnx_data", "onnx/model.onnx_data_1")
+    found = settings(tmp_path / "out" / "config.json")["transformers.js_config"]["use_external_data_format"]
+    assert found == {"model.onnx": 2}
+    assert Directory(tmp_path / "out").graph("model")
+    assert (source / "model.onnx_data").stat().st_size == 2 * ROWS * 4 * 4
 
 
 def test_one_precision_is_chosen(tmp_path: Path) -> None:
@@ -235,7 +277,9 @@ def test_linked_weights_stay_where_the_checkpoint_has_them(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, ""),
+        ({"model_type": "bert", "architecture": "BertForMaskedLM"}, ""),
+        ({"model_type": "clip", "architecture": "CLIPModel"}, ""),
+        ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, "the export has no cache"),
         ({"model_type": "cpmant", "architecture": "CpmAntForCausalLM"}, "has no class CpmAntForCausalLM"),
         (
             {"model_type": "t5", "architecture": "T5ForConditionalGeneration"},
@@ -268,9 +312,12 @@ def test_defaults_give_way_to_options() -> None:
         options={"dtype": "q4", "io_dtype": "fp32"},
         type_options={"sam": {"past": False}},
     )
-    assert layout.with_defaults(ExportOptions(), "bert") == ExportOptions(dtype="q4", io_dtype="fp32")
-    assert layout.with_defaults(ExportOptions(dtype="fp32"), "bert") == ExportOptions(dtype="fp32", io_dtype="fp32")
-    assert not layout.with_defaults(ExportOptions(), "sam").past
+    chosen = ExportOptions(layout="x")
+    assert layout.with_defaults(chosen, "bert") == replace(chosen, dtype="q4", io_dtype="fp32")
+    chosen = ExportOptions(layout="x", dtype="fp32")
+    assert layout.with_defaults(chosen, "bert") == replace(chosen, io_dtype="fp32")
+    assert not layout.with_defaults(chosen, "sam").past
+    assert ExportOptions().dtype == "fp32"
 
 
 @pytest.fixture

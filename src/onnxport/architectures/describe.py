@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from onnxport._foreign_errors import translating
-from onnxport._transformers_api import cache_parameter
+from onnxport._transformers_api import cache_parameter, model_class_named
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._recorded import record_of
 from onnxport.architectures._table import architecture_of
@@ -147,17 +147,13 @@ def _can_generate(architecture: str) -> bool:
 
 def _known_class(architecture: str) -> type[PreTrainedModel] | None:
     """Return the Transformers class with a name, or the class of its submodel that generates text; None if unknown."""
-    import transformers
-
-    found = getattr(transformers, architecture, None)
+    found = model_class_named(architecture)
     return None if found is None else cast("type[PreTrainedModel]", generation_class(found))
 
 
 def _takes_cache(architecture: str) -> bool:
     """Return whether forward has a cache or state parameter; GPT's doesn't. Remote code is assumed to have one."""
-    import transformers
-
-    known_class = getattr(transformers, architecture, None)
+    known_class = model_class_named(architecture)
     return known_class is None or takes_cache(known_class)
 
 
@@ -224,10 +220,9 @@ def _unlisted_class(config: PreTrainedConfig) -> type | None:
 
 def class_named(name: str, model_type: str) -> type:
     """Return a Transformers class by name; the top-level package doesn't export every class that Auto classes load."""
-    import transformers
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
-    found = getattr(transformers, name, None)
+    found: type | None = model_class_named(name)
     if found is None:
         module = model_type_to_module_name(model_type)
         found = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), name)

@@ -16,6 +16,8 @@ _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 """Tokenizer class that Transformers 4 and 5, optimum and transformers.js support."""
 _ONLY_TRANSFORMERS_5 = "TokenizersBackend"
 """Class that Transformers 5 writes for a tokenizer without a custom one; Transformers 4 raises ValueError for it."""
+_INPUTS = ("input_ids", "attention_mask")
+"""What a tokenizer of that class returns in Transformers 5; in Transformers 4, it returns `token_type_ids` as well."""
 _EXTRA_TOKENS = "extra_special_tokens"
 """Transformers 5 writes a list; Transformers 4 reads a mapping, and a list as `additional_special_tokens`."""
 _PILLOW = "Pil"
@@ -41,6 +43,7 @@ def portable_tokenizer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     portable = {name: value for name, value in settings.items() if name not in _CALL_ARGUMENTS}
     if portable.get("tokenizer_class") == _ONLY_TRANSFORMERS_5:
         portable["tokenizer_class"] = _TOKENIZER_CLASS
+        portable.setdefault("model_input_names", list(_INPUTS))
     if isinstance(portable.get(_EXTRA_TOKENS), list):
         extra = portable.pop(_EXTRA_TOKENS)
         portable.setdefault("additional_special_tokens", extra)
@@ -57,7 +60,8 @@ def portable_preprocessor_settings(settings: Mapping[str, Any], processor: Mappi
         settings: the content; empty if there is no such file.
         processor: content of processor_config.json; empty if there is none.
     """
-    parts = {} if settings else {name: value for part in _PARTS for name, value in processor.get(part, {}).items()}
+    nested = [part for name in _PARTS if isinstance(part := processor.get(name), Mapping)]
+    parts = {} if settings else {name: value for part in nested for name, value in part.items()}
     portable = {**parts, **settings}
     if portable and "processor_class" in processor:
         portable.setdefault("processor_class", processor["processor_class"])

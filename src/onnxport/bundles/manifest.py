@@ -13,12 +13,11 @@ from onnxport.containment import check_links, inside
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.positions import TOKENS
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.options import DEFAULT_LAYOUT
 
 FILE_NAME = "onnxport.json"
 FORMAT_VERSION = 2
 """2 added `modalities`."""
-DEFAULT_LAYOUT = "default"
-"""The layout of every export that no other layout was chosen for: that of Optimum."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class ComponentDescription:
         adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
         dtype: its precision, a name of `--dtype`; empty in manifests that were written before there were several.
         fused: with `--optimize`, the number of nodes of each fused operator.
+        absent_inputs: inputs that a client's layout leaves out, because the client never passes them.
         model_names: name of an input or output that a client's layout has another name for, to the model's name.
     """
 
@@ -74,6 +74,7 @@ class ComponentDescription:
     dtype: str = ""
     fused: dict[str, int] = field(default_factory=dict)
     model_names: dict[str, str] = field(default_factory=dict)
+    absent_inputs: tuple[str, ...] = ()
 
     def with_model_names(self) -> ComponentDescription:
         """Return the description with the model's names of inputs and outputs."""

@@ -15,7 +15,7 @@ from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest,
 from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
 from onnxport.errors import OutputError, UnsupportedError
-from onnxport.layouts._graph_files import rename_values, split_data
+from onnxport.layouts._graph_files import leave_out_inputs, rename_values, split_data
 from onnxport.layouts._layout import Exported, Layout
 from onnxport.writing.linking import link_or_copy
 
@@ -54,6 +54,7 @@ def arrange(exported: Exported, layout: Layout, target: Path) -> Manifest:
         OSError: a file can't be written.
     """
     components = tuple(_place_component(item, exported, layout, target) for item in exported.manifest.components)
+    exported = replace(exported, placed=components)
     files = [name for name in exported.manifest.files if name not in layout.edits]
     paths = [_place(name, exported, layout, target) for name in files]
     paths += [_edit(name, exported, layout, target) for name in layout.edits]
@@ -141,13 +142,17 @@ def _place_component(
     names = _new_names(component, layout.names.get(exported.model_type, {}))
     if names:
         rename_values(graph, names)
+    absent = [value.name for value in component.inputs if value.name in layout.absent.get(exported.model_type, ())]
+    if absent:
+        leave_out_inputs(graph, absent)
     if layout.max_data_bytes is not None and any(file.stat().st_size > layout.max_data_bytes for file in data):
         data = split_data(graph, data, layout.max_data_bytes)
     return replace(
         component,
         file=graph.relative_to(target).as_posix(),
         external_data=tuple(file.relative_to(target).as_posix() for file in data),
-        inputs=_renamed(component.inputs, names),
+        inputs=_renamed((value for value in component.inputs if value.name not in absent), names),
+        absent_inputs=tuple(absent),
         outputs=_renamed(component.outputs, names),
         model_names={new: old for old, new in names.items()},
     )

@@ -5,9 +5,11 @@ The files may be hard links to those of another export, so they are replaced ins
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from onnxport.writing.planning import PAGE
 
@@ -32,6 +34,45 @@ def rename_values(file: Path, names: Mapping[str, str]) -> None:
         if new_name is not None:
             value.name = new_name
     _replace(file, model)
+
+
+def leave_out_inputs(file: Path, names: Collection[str]) -> None:
+    """Replace inputs of a graph with tensors without elements, which stand for inputs that aren't passed.
+
+        input_boxes [batch_size, prompts, box_coordinates]   →   zeros of [batch_size, prompts, 0]
+
+    Args:
+        file: the graph.
+        names: the inputs; axes that no other input has get the size 0.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    graph = model.graph
+    kept = [value for value in graph.inputs if value.name not in names]
+    for value in [value for value in graph.inputs if value.name in names]:
+        sizes = [_size_node(axis, kept) for axis in value.shape or ()]
+        shape = ir.node("Concat", [node.outputs[0] for node in sizes], {"axis": 0})
+        dtype = value.dtype or ir.DataType.FLOAT
+        zero = ir.tensor(np.zeros(1, dtype.numpy()))
+        empty = ir.node("ConstantOfShape", [shape.outputs[0]], {"value": zero})
+        graph.insert_before(graph[0], [*sizes, shape, empty])
+        empty.outputs[0].name, empty.outputs[0].dtype, empty.outputs[0].shape = value.name, dtype, value.shape
+        ir.convenience.replace_all_uses_with(value, empty.outputs[0])
+        graph.inputs.remove(value)
+    _replace(file, model)
+
+
+def _size_node(axis: int | ir.SymbolicDim, inputs: Sequence[ir.Value]) -> ir.Node:
+    """Return a node whose output [1] is the size of an axis: that of an input that has it as well, otherwise 0."""
+    import onnx_ir as ir
+
+    shared = ((value, value.shape.dims.index(axis)) for value in inputs if value.shape and axis in value.shape.dims)
+    found = None if isinstance(axis, int) else next(shared, None)
+    if found is None:
+        return ir.node("Constant", [], {"value_ints": [axis if isinstance(axis, int) else 0]})
+    value, index = found
+    return ir.node("Shape", [value], {"start": index, "end": index + 1})
 
 
 def split_data(file: Path, data: Sequence[Path], limit: int) -> list[Path]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onnxport.bundles.manifest import Manifest
+from onnxport.bundles.manifest import ComponentDescription, Manifest
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.containment import inside
 from onnxport.options import ExportOptions
@@ -28,10 +28,12 @@ class Exported:
     Attributes:
         directory: its directory.
         manifest: its manifest, with the graphs that are arranged.
+        placed: the same graphs with their files in the layout; empty before they are placed.
     """
 
     directory: Path
     manifest: Manifest
+    placed: tuple[ComponentDescription, ...] = ()
 
     @cached_property
     def config(self) -> Settings:
@@ -92,6 +94,8 @@ class Layout:
         texts: returns further text files, path to content.
         names: model type to the names of inputs and outputs that the client has others for: pattern of a whole name
             (a regular expression) to its replacement.
+        absent: model type to inputs that the client never passes; its graph gets tensors without elements in place of
+            them, as for those that aren't passed to the model.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
             nothing.
         options: field of `ExportOptions` to its default with this layout.
@@ -105,6 +109,7 @@ class Layout:
     edits: Mapping[str, Edit] = field(default_factory=dict)
     texts: Callable[[Exported], Mapping[str, str]] = _no_texts
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)
     type_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

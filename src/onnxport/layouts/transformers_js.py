@@ -7,14 +7,13 @@ It loads the precision that its options name, or that of the device. Caches and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
-from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._transformers_js_classes import SESSIONS
 
-_DECODERS = ("model", "decoder_model_merged")
 _FLAT_TYPES = ("qwen2_vl",)
 """Model types whose text configuration transformers.js looks for at the top level of `config.json`."""
 _FLAT_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -22,6 +21,12 @@ _WASM = ("q8", "int8", "uint8", "q4", "fp32")
 """Precisions for WASM, the preferred one first: its kernels multiply 8-bit integers faster than blocks of 4 bits."""
 _WEBGPU = ("q4", "q4f16", "fp16", "fp32")
 """Precisions of decoders for WebGPU: not every GPU has 16-bit floats."""
+_HALVES = {"text_model", "vision_model", "audio_model"}
+"""Graphs of dual encoders that have classes of their own, such as `CLIPTextModelWithProjection`."""
+_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_OTHER_CACHES = ("olmo_hybrid",)
+"""Model types whose convolutional state is one tensor here, and three in transformers.js."""
+_SAM_TYPES = ("sam", "sam2", "edgetam", "sam3_tracker")
 _DEFAULT, _DEFAULT_OF_WASM = "fp32", "q8"
 """What transformers.js loads unless `config.json` names another precision."""
 _MAX_DATA_BYTES = 2_000_000_000
@@ -34,15 +39,10 @@ def _config(config: Settings, exported: Exported) -> Settings:
     if exported.model_type in _FLAT_TYPES:
         flat = {name: exported.text_config[name] for name in _FLAT_KEYS if name in exported.text_config}
     own = {**config.get("transformers.js_config", {}), **_precisions(exported)}
-    if chunks := {item.file: _chunks(item, exported) for item in exported.manifest.components if item.external_data}:
+    chunks = {PurePosixPath(item.file).name: len(item.external_data) for item in exported.placed if item.external_data}
+    if chunks:
         own["use_external_data_format"] = chunks
     return {**flat, **config, **({"transformers.js_config": own} if own else {})}
-
-
-def _chunks(component: ComponentDescription, exported: Exported) -> int:
-    """Return the number of files of external data after they are split."""
-    sizes = [(exported.directory / name).stat().st_size for name in component.external_data]
-    return max(len(sizes), -(-sum(sizes) // _MAX_DATA_BYTES))
 
 
 def _precisions(exported: Exported) -> dict[str, Any]:
@@ -74,6 +74,8 @@ def _check(exported: Exported) -> Iterator[str]:
     architecture = str(exported.manifest.source.get("architecture", ""))
     components = {item.name for item in exported.manifest.components}
     sessions = SESSIONS.get(architecture)
+    if components <= _HALVES:
+        return
     if sessions is None:
         yield (
             f"transformers.js 4.3 has no class {architecture}: its AutoModel loads model.onnx as an encoder without a "
@@ -83,6 +85,16 @@ def _check(exported: Exported) -> Iterator[str]:
         yield (
             f"transformers.js 4.3 loads {', '.join(sessions)} for {architecture}, and the export has no "
             f"{', '.join(missing)}, only {', '.join(sorted(components))}"
+        )
+    elif architecture.endswith(_GENERATING) and not _generates(exported):
+        yield (
+            f"transformers.js 4.3 passes one token and the cache in each step of {architecture}, and the export has no "
+            "cache: it generates wrong tokens; export with a cache"
+        )
+    elif exported.model_type in _OTHER_CACHES:
+        yield (
+            f"transformers.js 4.3 names the cache of {exported.model_type} otherwise than the graph, and doesn't "
+            "generate with it"
         )
 
 
@@ -95,9 +107,18 @@ LAYOUT = Layout(
         "tokenizer_config.json": with_chat_template,
         "preprocessor_config.json": _preprocessor_config,
     },
-    names={"qwen2_vl": {"image_grid_thw": "grid_thw"}},
+    names={
+        "qwen2_vl": {"image_grid_thw": "grid_thw"},
+        "zaya": {
+            r"past_conv\.(\d+)": r"past_key_values.\1.conv_state",
+            r"past_recurrent\.(\d+)": r"past_key_values.\1.shift_state",
+            r"present_conv\.(\d+)": r"present.\1.conv_state",
+            r"present_recurrent\.(\d+)": r"present.\1.shift_state",
+        },
+    },
+    absent={name: ("input_boxes", "input_masks") for name in _SAM_TYPES},
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
-    type_options={name: {"split_encoders": True} for name in ("sam", "sam2", "edgetam", "sam3_tracker")},
+    type_options={name: {"split_encoders": True} for name in _SAM_TYPES},
     max_data_bytes=_MAX_DATA_BYTES,
 )

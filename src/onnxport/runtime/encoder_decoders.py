@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,80 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 "don't have; pass it, or ones without padding"
             )
         return torch.ones(encoder_outputs[0].shape[:2], dtype=torch.int64)
+
+
+class OnnxCaptioner(OnnxSeq2Seq):
+    """Run a text decoder with cross-attention to a vision model, whose own `generate` prepares its prompt (BLIP)."""
+
+    def generate(self, *arguments: Any, decoder_input_ids: torch.Tensor | None = None, **settings: Any) -> Any:
+        """Describe images; see the original's `generate`.
+
+        Args:
+            *arguments: the images, and further arguments of the original's `generate`.
+            decoder_input_ids: the prompt without special tokens, [batch, tokens], instead of `input_ids`, in which the
+                original replaces the first token and ignores the last one.
+            **settings: see the original's `generate`.
+        """
+        if decoder_input_ids is not None:
+            settings["input_ids"] = torch.nn.functional.pad(decoder_input_ids, (1, 1))
+        text = self.config.text_config
+        parts = SimpleNamespace(
+            vision_model=lambda pixel_values, **_: self.encoder(pixel_values=pixel_values),
+            text_decoder=SimpleNamespace(generate=self._continue),
+            decoder_input_ids=text.bos_token_id,
+            config=self.config,
+        )
+        assert self._original_class is not None
+        return self._original_class.generate(parts, *arguments, **settings)
+
+    def _continue(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor,
+        **settings: Any,
+    ) -> Any:
+        """Generate as the original's text decoder does: after a prompt, with the outputs of its vision model."""
+        settings |= {} if attention_mask is None else {"decoder_attention_mask": attention_mask}
+        settings["decoder_start_token_id"] = int(input_ids[0, 0])  # `generate` inserts another one
+        encoded = model_output({"last_hidden_state": encoder_hidden_states})
+        return super().generate(encoder_outputs=encoded, decoder_input_ids=input_ids, **settings)
+
+
+class OnnxTranslator(OnnxSeq2Seq):
+    """Run a translator whose own `generate` takes the target language (SeamlessM4T)."""
+
+    def generate(self, *arguments: Any, tgt_lang: str | None = None, **settings: Any) -> Any:
+        """Translate; see Transformers' `generate`.
+
+        Args:
+            *arguments: see Transformers' `generate`.
+            tgt_lang: language to translate to, such as `fra`; the decoder's first tokens otherwise decide about it.
+            **settings: see Transformers' `generate`.
+
+        Raises:
+            OptionError: the generation config has no such language.
+        """
+        if tgt_lang is not None:
+            codes: dict[str, int] = getattr(self.generation_config, "text_decoder_lang_to_code_id", {})
+            index = codes.get(tgt_lang.replace("__", ""))
+            if index is None:
+                known = ", ".join(codes) or "none (it has no text_decoder_lang_to_code_id)"
+                raise OptionError(
+                    f"tgt_lang {tgt_lang!r} isn't among the languages of {self.directory.path}/generation_config.json: "
+                    f"choose one of {known}"
+                )
+            passed = (*arguments, *settings.values())
+            batch_size = next(len(value) for value in passed if isinstance(value, torch.Tensor))
+            settings["decoder_input_ids"] = torch.full((batch_size, 1), index)
+        return super().generate(*arguments, **settings)
+
+
+def prompts_decoder(model_class: type) -> bool:
+    """Return whether the `generate` of a Transformers class is that of its text decoder, after a prompt of its own."""
+    generate = inspect.unwrap(getattr(model_class, "generate", GenerationMixin.generate))
+    return {"vision_model", "text_decoder"} <= set(generate.__code__.co_names)
 
 
 def _check_decoder_mask(mask: Tensor | None) -> None:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from onnxport._transformers_api import CACHE_NAMES, cache_name
+from onnxport._transformers_api import CACHE_NAMES, cache_name, model_class_named
 from onnxport.description import positions
 from onnxport.description.image_processing import IMAGES
 from onnxport.description.text_configs import text_config_of
@@ -191,7 +190,7 @@ class GenerativeModel(OnnxModel):
     @property
     def _original_class(self) -> type[PreTrainedModel] | None:
         """Transformers' class of the exported model; None for code of a checkpoint."""
-        return getattr(transformers, self.architecture, None)
+        return model_class_named(self.architecture)
 
     @cached_property
     def _original(self) -> PreTrainedModel:

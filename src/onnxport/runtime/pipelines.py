@@ -10,11 +10,13 @@ import torch
 import transformers
 from transformers import BatchFeature, pipelines
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CTC_MAPPING_NAMES,
     MODEL_FOR_RNNT_MAPPING_NAMES,
     MODEL_FOR_TDT_MAPPING_NAMES,
     MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES,
 )
 
+from onnxport._transformers_api import model_class_named
 from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, canonical_task
 from onnxport.errors import CheckpointNotFoundError, OptionError, UnsupportedError
@@ -70,8 +72,7 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         raise UnsupportedError(f"Transformers has no pipeline for {task!r}; it has {supported}") from error
     _check_task(task, model, entry["pt"])
     pipeline_class = getattr(pipelines, entry["impl"].rpartition(".")[2])
-    generates = pipeline_class._pipeline_calls_generate and model.config.is_encoder_decoder and _can_generate(model)
-    if generates and not model.can_generate():
+    if pipeline_class._pipeline_calls_generate and not model.can_generate() and _can_generate(model):
         raise UnsupportedError(
             f"{model.directory.path} was exported without a cache and doesn't generate, which a pipeline for {task} "
             f"requires; {_remedy(model)}"
@@ -103,13 +104,19 @@ def _remedy(model: OnnxModel) -> str:
     if model.architecture in (*MODEL_FOR_TDT_MAPPING_NAMES.values(), *MODEL_FOR_RNNT_MAPPING_NAMES.values()):
         return "transducers have no export with a cache: run the original in PyTorch"
     exported = model.directory.task
-    return "run its graphs one by one" if exported == _AUDIO else f"export it with --task {exported}{PAST_SUFFIX}"
+    if exported == _AUDIO:
+        return "run its graphs one by one"
+    if not model.config.is_encoder_decoder:
+        return "its single graph takes images and the whole text in each step: run the original in PyTorch"
+    return f"export it with --task {exported}{PAST_SUFFIX}"
 
 
 def _can_generate(model: OnnxModel) -> bool:
-    """Return whether the original generates; FastSpeech 2 is an encoder-decoder that doesn't."""
-    original = getattr(transformers, model.architecture, None)
-    return original is None or bool(original.can_generate())
+    """Return whether a pipeline generates with the original; FastSpeech 2 is an encoder-decoder that doesn't."""
+    original = model_class_named(model.architecture)
+    if original is None:
+        return bool(model.config.is_encoder_decoder)
+    return original.can_generate() and model.architecture not in MODEL_FOR_CTC_MAPPING_NAMES.values()
 
 
 def _vocoder(model: OnnxModel, arguments: dict[str, Any]) -> Any:

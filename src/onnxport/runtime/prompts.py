@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from onnxport._foreign_errors import translating
+from onnxport._transformers_api import model_class_named
 from onnxport.description.encoder_outputs import completed_modalities
 from onnxport.description.image_processing import IMAGES, PIXEL_MASK, PIXEL_VALUES
 from onnxport.errors import CheckpointNotFoundError, OnnxportError, OptionError, UnsupportedError
@@ -220,7 +221,7 @@ class PromptEncoder:
 
     def _accepted(self, made: Mapping[str, Any]) -> Inputs:
         """Return the tensors that the model takes; a decoder's prompt under its name."""
-        original = getattr(transformers, self._directory.manifest.architecture, None)
+        original = model_class_named(self._directory.manifest.architecture)
         known = set(self._names)
         if original is not None and not self._directory.has("model"):
             known |= inspect.signature(original.forward).parameters.keys()

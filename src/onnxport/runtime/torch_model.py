@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import transformers
+import inspect
+from functools import partial
+from pathlib import Path
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
+from onnxport._foreign_errors import translating
+from onnxport._transformers_api import model_class_named
 from onnxport.description.components import PROMPT_DECODER
-from onnxport.errors import UnsupportedError
+from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
 from onnxport.runtime.directory import Directory
-from onnxport.runtime.encoder_decoders import OnnxSeq2Seq, OnnxSpeechSeq2Seq
+from onnxport.runtime.encoder_decoders import (
+    OnnxCaptioner,
+    OnnxSeq2Seq,
+    OnnxSpeechSeq2Seq,
+    OnnxTranslator,
+    prompts_decoder,
+)
 from onnxport.runtime.mask_generation import OnnxMaskGenerator, OnnxPrompts
 from onnxport.runtime.models import (
     OnnxCausalLM,
@@ -30,9 +41,13 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
-        exported = getattr(transformers, directory.manifest.architecture, OnnxModel)
-        if issubclass(exported, WhisperGenerationMixin):
+        exported = model_class_named(directory.manifest.architecture)
+        if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
+        if exported is not None and prompts_decoder(exported):
+            return OnnxCaptioner(directory, config)
+        if "tgt_lang" in inspect.signature(getattr(exported, "generate", OnnxModel)).parameters:
+            return OnnxTranslator(directory, config)
         return OnnxSeq2Seq(directory, config)
     if directory.has("text_model"):
         return OnnxSplitEncoders(directory, config)
@@ -47,8 +62,19 @@ def torch_model(directory: Directory) -> OnnxModel:
 
 
 def _load_config(directory: Directory) -> PreTrainedConfig:
-    """Load the configuration; without a class in Transformers, load its values alone."""
+    """Load the configuration; without a class in Transformers, load its values alone.
+
+    Raises:
+        CorruptCheckpointError: Transformers refuses a value.
+    """
     model_type = str(directory.config.get("model_type"))
-    if model_type not in CONFIG_MAPPING_NAMES:
-        return PreTrainedConfig.from_dict(directory.config)
-    return AutoConfig.from_pretrained(directory.path, trust_remote_code=False, local_files_only=True)
+    with translating(partial(_refused, directory.path / "config.json")):
+        if model_type not in CONFIG_MAPPING_NAMES:
+            return PreTrainedConfig.from_dict(directory.config)
+        return AutoConfig.from_pretrained(directory.path, trust_remote_code=False, local_files_only=True)
+
+
+def _refused(file: Path, error: Exception) -> CorruptCheckpointError:
+    return CorruptCheckpointError(
+        f"{file}: {type(error).__name__} while reading it: {brief(str(error))}; correct that value, or export again"
+    )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.bundles.calibration_file import read_importance
-from onnxport.bundles.manifest import Manifest, open_manifest
+from onnxport.bundles.manifest import ComponentDescription, Manifest, open_manifest
 from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
-from onnxport.errors import CorruptCheckpointError, ValidationError
+from onnxport.errors import CorruptCheckpointError, OptionError, ValidationError
 from onnxport.options import Dtype, ExportOptions, Progress, float_dtype_of
 from onnxport.passes.quantize import QuantizedMatrix, from_values, with_importance
 from onnxport.patching.scope import exclusive
@@ -50,12 +50,19 @@ def validate(
         CheckpointError: the reference can't be read.
         UntrustedCodeError: the comparison would run code that the caller didn't name.
         ValidationError: a graph can't be loaded or run.
+        OptionError: the directory has a layout that leaves out inputs of the original.
     """
     from onnxport.checkpoint.checkpoint import open_checkpoint
 
     directory = Path(directory)
     manifest = open_manifest(directory)
     requested = _requested(directory, manifest, options or ExportOptions())
+    absent = [name for item in manifest.components for name in item.absent_inputs]
+    if absent:
+        raise OptionError(
+            f"{directory} has the layout {manifest.layout}, which leaves out the original's inputs "
+            f"{', '.join(dict.fromkeys(absent))}: validate the export in the default layout"
+        )
     original = choose_reference(directory, manifest, reference, requested)
     options = original.options
     checkpoint = open_checkpoint(original.model, options.checkpoint)
@@ -99,9 +106,15 @@ def _validate_precision(
         processing = find_image_processing(subject, described) if options.image_processing else None
         results = () if processing is None else processing.results
         for graph in (described if processing is None else taking_images(described, processing)).graphs:
-            file = inside(directory, _file_of(manifest, graph.name, dtype, directory))
-            request = request_for(graph, model, directory, strategy)
-            request = replace(request, file=file, cast_outputs=casts, export=export, results=results)
+            component = _component(manifest, graph.name, dtype, directory)
+            request = replace(
+                request_for(graph, model, directory, strategy),
+                file=inside(directory, component.file),
+                cast_outputs=casts,
+                export=export,
+                results=results,
+                model_names=component.model_names,
+            )
             proved = prove(request, options.validate, tolerance_of(graph, options.validation), progress)
             yield with_note(of_precision(proved, dtype if plan else ""), note)
         if processing is not None:
@@ -163,15 +176,15 @@ def _quantization(manifest: Manifest, dtype: str, directory: Path) -> dict[str, 
         raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: {error}; export again") from error
 
 
-def _file_of(manifest: Manifest, component: str, dtype: str, directory: Path) -> str:
-    """Return the file of a component.
+def _component(manifest: Manifest, component: str, dtype: str, directory: Path) -> ComponentDescription:
+    """Return the description of a component.
 
     Raises:
         ValidationError: the directory has no such component.
     """
     for described in manifest.components:
         if described.name == component and described.dtype in (dtype, ""):
-            return described.file
+            return described
     raise ValidationError(
         f"{directory} has no component {component}, which the reference model has; export it again, or name the "
         "exported checkpoint with --reference"

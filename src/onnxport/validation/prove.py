@@ -21,10 +21,9 @@ from onnxport.tracing.originals import RefusedSizesError, to_array, try_sizes
 from onnxport.validation.compare import compare, like
 from onnxport.validation.mapped import open_mapped
 from onnxport.validation.report import Case, ValidationReport
-from onnxport.validation.sessions import AdaptedSession, open_session, run_graph
+from onnxport.validation.sessions import AdaptedSession, RenamedSession, Session, open_session, run_graph
 
 if TYPE_CHECKING:
-    import onnxruntime
     from transformers import PreTrainedModel
 
     from onnxport.runtime.directory import Directory
@@ -46,6 +45,7 @@ class ProofRequest:
         export: the export, whose session of the graph is used; None to open one.
         adapter: file of the adapter that the graph runs with, and that is merged into the original; None without one.
         results: names of outputs that the original doesn't have, which are computed of its outputs.
+        model_names: name in the graph to the model's name, of inputs and outputs that a layout names otherwise.
     """
 
     name: str
@@ -59,6 +59,7 @@ class ProofRequest:
     export: Directory | None = None
     adapter: Path | None = None
     results: tuple[str, ...] = ()
+    model_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def prove(
@@ -94,14 +95,16 @@ def prove(
     return ValidationReport(status, level, tolerance.atol, tolerance.rtol, tuple(cases))
 
 
-def _session(request: ProofRequest) -> onnxruntime.InferenceSession | AdaptedSession:
+def _session(request: ProofRequest) -> Session:
     if request.export is not None:
-        return request.export.graph(request.name).session
-    session = open_mapped(request.file) if request.mapped else open_session(request.file)
-    return session if request.adapter is None else AdaptedSession(session, request.adapter)
+        session: Session = request.export.graph(request.name).session
+    else:
+        opened = open_mapped(request.file) if request.mapped else open_session(request.file)
+        session = opened if request.adapter is None else AdaptedSession(opened, request.adapter)
+    return RenamedSession(session, request.model_names) if request.model_names else session
 
 
-def dynamic_symbols(session: onnxruntime.InferenceSession | AdaptedSession) -> set[str]:
+def dynamic_symbols(session: Session) -> set[str]:
     """Return the symbols of the dynamic axes of a graph's inputs."""
     labels = [dim for value in session.get_inputs() for dim in value.shape if isinstance(dim, str)]
     return {symbol for label in labels for symbol in symbols_of(label)}
@@ -126,7 +129,7 @@ class _PlannedCase:
         return replace(self, sizes={**self.sizes, **{name: self.sizes[other] for name, other in symbols.items()}})
 
 
-def _equal_axes(session: onnxruntime.InferenceSession | AdaptedSession, request: ProofRequest) -> dict[str, str]:
+def _equal_axes(session: Session, request: ProofRequest) -> dict[str, str]:
     """Map symbols to those that their axes have in the graph: the height, if a graph takes square images only."""
     labels = request.examples.signature.inputs
     pairs = (
@@ -155,7 +158,7 @@ class _CaseRule:
     requires: str = ""
 
 
-def _plan(session: onnxruntime.InferenceSession | AdaptedSession, request: ProofRequest) -> Iterator[_PlannedCase]:
+def _plan(session: Session, request: ProofRequest) -> Iterator[_PlannedCase]:
     """Yield the cases: the traced sizes, batch 1, odd lengths, padding, an empty past, image sizes, a long input."""
     dynamic = dynamic_symbols(session)
     inputs = [value.name for value in session.get_inputs()]
@@ -286,7 +289,7 @@ _CASES = (
 
 def _run_case(
     request: ProofRequest,
-    session: onnxruntime.InferenceSession | AdaptedSession,
+    session: Session,
     planned: _PlannedCase,
     tolerance: Tolerance,
 ) -> Case:

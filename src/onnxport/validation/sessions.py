@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
@@ -85,7 +87,55 @@ class AdaptedSession:
         return list(self._session.run(names, feed, options))
 
 
-def run_graph(session: onnxruntime.InferenceSession | AdaptedSession, layout: Layout) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True)
+class NamedTensor:
+    """Describe an input or output as ONNX Runtime does, with another name.
+
+    Attributes:
+        name: the model's name.
+        type: element type, such as `tensor(float)`.
+        shape: its axes; the symbol of a dynamic one.
+    """
+
+    name: str
+    type: str
+    shape: list[int | str]
+
+
+class RenamedSession:
+    """A session of a graph whose inputs or outputs a client's layout calls otherwise, with the model's names.
+
+    Args:
+        session: the session.
+        model_names: name in the graph to the model's name, where they differ.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession | AdaptedSession, model_names: Mapping[str, str]) -> None:
+        self._session, self._model_names = session, model_names
+        self._graph_names = {name: graph_name for graph_name, name in model_names.items()}
+
+    def get_inputs(self) -> list[NamedTensor]:
+        """Return the inputs."""
+        return [self._named(value) for value in self._session.get_inputs()]
+
+    def get_outputs(self) -> list[NamedTensor]:
+        """Return the outputs."""
+        return [self._named(value) for value in self._session.get_outputs()]
+
+    def run(self, names: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph, and return the outputs of these names."""
+        feed = {self._graph_names.get(name, name): value for name, value in feed.items()}
+        return list(self._session.run([self._graph_names.get(name, name) for name in names], feed))
+
+    def _named(self, value: onnxruntime.NodeArg) -> NamedTensor:
+        return NamedTensor(self._model_names.get(value.name, value.name), value.type, list(value.shape))
+
+
+Session: TypeAlias = "onnxruntime.InferenceSession | AdaptedSession | RenamedSession"
+"""What runs a graph."""
+
+
+def run_graph(session: Session, layout: Layout) -> dict[str, NDArray[Any]]:
     """Run a graph on flat inputs and return its outputs by name; names that the graph lacks are ignored.
 
     Raises:

@@ -1,0 +1,46 @@
+"""Environments of the clients, in `.clients/`: their packages, beside PyTorch and ONNX Runtime of `.venv`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from clients.models import ROOT
+
+PACKAGES = {
+    "optimum": (
+        *("transformers==4.57.6", "optimum==2.1.0", "optimum-onnx==0.1.0", "huggingface_hub==0.36.2"),
+        *("tokenizers==0.22.2", "sentence-transformers==6.2.0"),
+        *("scikit-learn", "joblib", "threadpoolctl", "cloudpickle", "narwhals", "httpx", "httpcore", "h11", "anyio"),
+    ),
+    "openvino": ("openvino==2026.4.1", "openvino-telemetry"),
+    "fastembed": ("fastembed==0.9.1", "mmh3", "py_rust_stemmers", "loguru"),
+    "genai": ("onnxruntime-genai==0.18.0",),
+    "triton": ("tritonclient==2.73.0", "grpcio"),
+}
+"""Environment to its packages; those that they need and `.venv` has, PyTorch among them, aren't installed again."""
+NODE_PACKAGES = ("@huggingface/transformers@4.3.2",)
+_READY = "installed"
+
+
+def environment(name: str) -> dict[str, str]:
+    """Install the packages of an environment once, and return the variables with which Python finds them first."""
+    folder = ROOT / "environments" / name
+    if not (folder / _READY).exists():
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(folder)]
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, *PACKAGES[name]], check=True)
+        (folder / _READY).touch()
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
+
+
+def node_modules() -> Path:
+    """Install the packages for Node once, without their scripts, and return the folder that has them."""
+    folder = ROOT / "environments" / "node"
+    if not (folder / _READY).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), *NODE_PACKAGES]
+        subprocess.run(install, check=True)
+        (folder / _READY).touch()
+    return folder
