@@ -20,7 +20,7 @@ from onnxport.blueprints.blueprint import Blueprint, Trace
 from onnxport.blueprints.find import BlueprintSource
 from onnxport.blueprints.original import Original
 from onnxport.bundles.components import Outcome, make_manifest
-from onnxport.bundles.manifest import DEFAULT_LAYOUT, FILE_NAME, Manifest
+from onnxport.bundles.manifest import FILE_NAME, Manifest
 from onnxport.bundles.output import check_output, staged
 from onnxport.bundles.written import (
     BoundGraphs,
@@ -43,7 +43,7 @@ from onnxport.errors import OptionError, ValidationError
 from onnxport.layouts._arrange import arrange, check
 from onnxport.layouts._layout import Exported, Layout
 from onnxport.layouts._table import layout_of
-from onnxport.options import ExportOptions, OutputOptions, Progress
+from onnxport.options import DEFAULT_LAYOUT, ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged
 from onnxport.weights.expressions import Array

@@ -21,6 +21,10 @@ Optimize = Literal["none", "cpu", "cuda", "webgpu", "dml"]
 Progress = Callable[[str, float | None], None]
 """Callback that receives a stage of the export and its completed fraction, None if unknown."""
 
+DEFAULT_LAYOUT = "default"
+"""The layout of every export that no other layout was chosen for: that of Optimum."""
+_DEFAULT_DTYPE = "fp32"
+
 MIN_OPSET = 18
 """Lowest ONNX opset that the engine (`torch.onnx`, exported-program path) produces."""
 MAX_OPSET = 23
@@ -284,7 +288,7 @@ class ExportOptions:
         metadata={"help": "memory limit of validation, in bytes (default: 60 % of the available memory)"},
     )
     layout: str = field(
-        default="default",
+        default=DEFAULT_LAYOUT,
         metadata={
             "help": "arrange the files for a client: transformers.js, genai, triton, or a layout of another package; "
             "default: optimum, sentence-transformers, ONNX Runtime and others"
@@ -315,6 +319,8 @@ class ExportOptions:
     keep_invalid: bool = field(default=False, metadata={"help": "keep the output although validation failed"})
 
     def __post_init__(self) -> None:
+        if self.dtype is None and self.layout == DEFAULT_LAYOUT:
+            object.__setattr__(self, "dtype", _DEFAULT_DTYPE)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -342,7 +348,7 @@ class ExportOptions:
     @property
     def dtypes(self) -> tuple[Dtype, ...]:
         """The precisions, in the order of `dtype`."""
-        return tuple(cast("Dtype", name.strip()) for name in (self.dtype or "fp32").split(","))
+        return tuple(cast("Dtype", name.strip()) for name in (self.dtype or _DEFAULT_DTYPE).split(","))
 
     @property
     def float_dtypes(self) -> tuple[FloatDtype, ...]:

@@ -50,6 +50,7 @@ CHOSEN: dict[str, tuple[list[str], Any]] = {
     "trust_remote_code": (["--trust-remote-code"], True),
     "validate": (["--validate", "quick"], "quick"),
     "memory": (["--memory", "8GiB"], 8 << 30),
+    "layout": (["--layout", "genai"], "genai"),
     "external_data": (["--external-data", "always"], "always"),
     "weights": (["--weights", "link"], "link"),
     "cache": (["--no-cache"], False),
@@ -94,7 +95,7 @@ def test_help_uses_the_names_of_the_command_line(capsys: pytest.CaptureFixture[s
         assert f"{words[0]} " in text
     assert "None" not in text
     assert "_OPSET" not in text
-    assert "(default: fp32)" in text
+    assert "(default: cpu)" in text
 
 
 @pytest.mark.parametrize(

@@ -312,9 +312,12 @@ def test_defaults_give_way_to_options() -> None:
         options={"dtype": "q4", "io_dtype": "fp32"},
         type_options={"sam": {"past": False}},
     )
-    assert layout.with_defaults(ExportOptions(), "bert") == ExportOptions(dtype="q4", io_dtype="fp32")
-    assert layout.with_defaults(ExportOptions(dtype="fp32"), "bert") == ExportOptions(dtype="fp32", io_dtype="fp32")
-    assert not layout.with_defaults(ExportOptions(), "sam").past
+    chosen = ExportOptions(layout="x")
+    assert layout.with_defaults(chosen, "bert") == replace(chosen, dtype="q4", io_dtype="fp32")
+    chosen = ExportOptions(layout="x", dtype="fp32")
+    assert layout.with_defaults(chosen, "bert") == replace(chosen, io_dtype="fp32")
+    assert not layout.with_defaults(chosen, "sam").past
+    assert ExportOptions().dtype == "fp32"
 
 
 @pytest.fixture

@@ -13,12 +13,11 @@ from onnxport.containment import check_links, inside
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.positions import TOKENS
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.options import DEFAULT_LAYOUT
 
 FILE_NAME = "onnxport.json"
 FORMAT_VERSION = 2
 """2 added `modalities`."""
-DEFAULT_LAYOUT = "default"
-"""The layout of every export that no other layout was chosen for: that of Optimum."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxport.bundles.manifest import DEFAULT_LAYOUT, Manifest, open_manifest
+from onnxport.bundles.manifest import Manifest, open_manifest
 from onnxport.bundles.output import check_output, staged
 from onnxport.errors import OptionError
 from onnxport.layouts._arrange import arrange, check
 from onnxport.layouts._layout import Exported
 from onnxport.layouts._table import layout_of
+from onnxport.options import DEFAULT_LAYOUT
 
 
 def rearrange(
