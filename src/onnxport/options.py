@@ -348,7 +348,8 @@ class ExportOptions:
     @property
     def dtypes(self) -> tuple[Dtype, ...]:
         """The precisions, in the order of `dtype`."""
-        return tuple(cast("Dtype", name.strip()) for name in (self.dtype or _DEFAULT_DTYPE).split(","))
+        dtype = _DEFAULT_DTYPE if self.dtype is None else self.dtype
+        return tuple(cast("Dtype", name.strip()) for name in dtype.split(","))
 
     @property
     def float_dtypes(self) -> tuple[FloatDtype, ...]:

@@ -198,3 +198,11 @@ def test_the_engines_patches_are_applied_and_restored() -> None:
         assert [vars(owner).get(name) for owner, name in before] != originals
     for (owner, name), value in zip(before, originals, strict=True):
         assert vars(owner).get(name) is value
+
+
+def test_a_condition_on_sizes_may_simplify_to_a_truth_value() -> None:
+    (patch,) = (one for one in ENGINE_PATCHES if one.target.endswith("_canonicalize_bool_expr_impl"))
+    canonicalize = patch.resolve().value
+    size = sympy.Symbol("size", integer=True, positive=True)
+    assert canonicalize(sympy.true) is sympy.true  # type: ignore[operator]
+    assert canonicalize(size > 3) == sympy.Lt(3, size)  # type: ignore[operator]

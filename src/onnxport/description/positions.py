@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ MASK = "attention_mask"
 """The tokens that aren't masked."""
 INPUT_IDS = "input_ids"
 """The tokens that aren't the padding token, beginning after its id (RoBERTa)."""
+
+_ADDS_TOKENS = re.compile(r"\binput_ids = torch\.cat\(")
 
 
 def counted_positions(model: torch.nn.Module) -> str:
@@ -52,7 +56,7 @@ def adds_tokens(model: PreTrainedModel) -> bool:
         model: the model.
     """
     prepare = getattr(type(model), "prepare_inputs_for_generation", None)
-    return prepare is not None and "cat" in prepare.__code__.co_names
+    return prepare is not None and _ADDS_TOKENS.search(inspect.getsource(prepare)) is not None
 
 
 _COUNT_MASK = ("OPTLearnedPositionalEmbedding",)

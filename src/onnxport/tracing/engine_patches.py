@@ -210,6 +210,15 @@ _SYMBOLIC = ("add", "mul", "eq", "ne", "lt", "le", "gt", "ge", "sym_or", "sym_an
 """Operations on symbolic sizes that contiguity and broadcasting checks consist of."""
 
 
+def _keeping_truth_values(original: Callable[[sympy.Basic], sympy.Basic]) -> Callable[[sympy.Basic], sympy.Basic]:
+    import sympy
+
+    def canonicalize(condition: sympy.Basic) -> sympy.Basic:
+        return condition if condition in (sympy.true, sympy.false) else original(condition)
+
+    return canonicalize
+
+
 def _solving_what_can_be(solve: Callable[[Any], None]) -> Callable[[Any], None]:
     """Leave out the equations that sympy can't solve for their symbol; the solutions are for error messages only."""
 
@@ -244,6 +253,14 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "axis has to be static (Moonshine's mask)",
         EAGER,
         "torch.export reports only constraints that it can solve",
+    ),
+    Patch(
+        "torch.fx.experimental.symbolic_shapes:_canonicalize_bool_expr_impl",
+        _keeping_truth_values,
+        "a condition on sizes that becomes true or false when it is brought to conjunctive normal form ends the "
+        "decomposition (Mask2Former with a Swin backbone)",
+        "none: an assertion of torch 2.13 that its own simplification violates",
+        "torch canonicalizes true and false",
     ),
     Patch(
         "transformers.exporters.utils:precompute_export_inputs",
