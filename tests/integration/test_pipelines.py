@@ -274,6 +274,7 @@ def test_questions_about_documents(model_type: str, parent: Path, monkeypatch: p
     assert_same(ours(**settings), expected)
 
 
+@pytest.mark.wide
 def test_spectrograms_need_a_vocoder(parent: Path) -> None:
     checkpoint, _ = checkpoint_of("fastspeech2_conformer", "text-to-audio", parent)
     config = transformers.AutoConfig.from_pretrained(checkpoint)

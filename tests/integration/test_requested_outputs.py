@@ -102,6 +102,7 @@ def test_logits_of_routers_with_a_cache(tmp_path: Path) -> None:
     assert_equal(second.router_logits, tuple(tokens))
 
 
+@pytest.mark.wide
 def test_logits_of_routers_of_an_encoder_decoder(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("switch_transformers", "text2text-generation", tmp_path)
     outputs = ("encoder_router_logits", "decoder_router_logits")

@@ -169,7 +169,7 @@ def message(images: list[Image.Image], text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 
-@pytest.mark.parametrize("name", sampled(("Llava", "LlavaNext", "Idefics3"), ("Llava", "Idefics3")))
+@pytest.mark.parametrize("name", sampled(("Llava", "LlavaNext", "Idefics3"), ("Idefics3",)))
 def test_images_and_a_prompt(name: str, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = tiny_models.image_text_model(tmp_path, name)
     directory = tiny_models.exported(checkpoint, "image-text-to-text-with-past")
@@ -217,8 +217,8 @@ def test_images_are_turned_as_exif_says(media: Path, tmp_path: Path, capsys: pyt
     ("task", "model_type", "labels"),
     [
         ("zero-shot-image-classification", "clip", ("a cat", "a dog")),
-        ("semantic-segmentation", "segformer", ()),
-        ("object-detection", "yolos", ()),
+        pytest.param("semantic-segmentation", "segformer", (), marks=pytest.mark.wide),
+        pytest.param("object-detection", "yolos", (), marks=pytest.mark.wide),
     ],
 )
 def test_image_tasks_print_what_the_pipeline_returns(
