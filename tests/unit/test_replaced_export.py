@@ -47,7 +47,7 @@ def test_while_another_thread_replaces_it(tmp_path: Path) -> None:
     ended = threading.Event()
 
     def replace() -> None:
-        while not ended.wait(0.002):
+        while not ended.wait(0.03):  # longer than opening takes, so that some succeed
             exchange(first, second)
 
     thread = threading.Thread(target=replace)
