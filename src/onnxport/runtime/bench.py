@@ -116,15 +116,15 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
     for _ in range(2):  # the first pass is the warm-up
         cache = decoder.empty_cache(workload.batch_size)
         prefill = _seconds(lambda: step(prompt, cache))  # noqa: B023
-        steps, session_seconds = [], []
+        steps, in_sessions = [], []
         for count in range(1, workload.new_tokens + 1):
-            before = _session_seconds(directory)
+            before = session_seconds(directory)
             if decoder.has_cache:
                 steps.append(_seconds(lambda: step(prompt[:, :1], cache)))  # noqa: B023
             else:  # the whole sequence is recomputed in every step
                 whole = np.ones((workload.batch_size, prompt_tokens + count), dtype=np.int64)
                 steps.append(_seconds(lambda: step(whole, decoder.empty_cache(workload.batch_size))))  # noqa: B023
-            session_seconds.append(_session_seconds(directory) - before)
+            in_sessions.append(session_seconds(directory) - before)
     latency_ms = _percentiles(steps)
     return Measurements(
         load_seconds=load_seconds,
@@ -132,12 +132,12 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
         prefill_tokens_per_second=workload.batch_size * prompt_tokens / prefill,
         decode_tokens_per_second=1000 * workload.batch_size / latency_ms["p50"],
         latency_ms=latency_ms,
-        session_share=sum(session_seconds) / sum(steps),
+        session_share=sum(in_sessions) / sum(steps),
         peak_memory_bytes=_peak_memory(),
     )
 
 
-def _session_seconds(directory: Directory) -> float:
+def session_seconds(directory: Directory) -> float:
     """Return the time spent inside ONNX Runtime so far, in seconds."""
     return sum(directory.graph(name).seconds for name in directory.component_names)
 
