@@ -72,3 +72,13 @@ def test_sizes_are_divided_by_the_smallest_divisor() -> None:
         assert FloorDiv(2 * size + 13, 14) == FloorDiv(size + 6, 7)
         assert FloorDiv(6 * size - 4 * other - 3, 8) == FloorDiv(3 * size - 2 * other - 2, 4)
         assert FloorDiv(size + 13, 14).args[1] == 14
+
+
+def test_equal_sizes_are_equal_expressions() -> None:
+    size, other = sympy.symbols("size other", integer=True, positive=True)
+    with patching(*DIVISIONS):
+        assert FloorDiv(size + 3, 4) - FloorDiv(size - 1, 4) == 1
+        assert FloorDiv(6 * (size + 1) * (other + 2), 4 * (other + 2)) == FloorDiv(6 * (size + 1), 4)
+        assert FloorDiv(size * other, 2 * other + 2).args == (size * other, 2 * other + 2)
+        for number in range(1, 30):
+            assert FloorDiv(size - 9, 4).subs(size, number) == (number - 9) // 4
