@@ -117,6 +117,18 @@ def test_an_image_is_encoded_once_for_several_prompts(model_type: str, class_nam
         ours(**points)
 
 
+def test_the_masks_of_a_fixed_batch_are_fixed_with_it(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of("sam", "mask-generation", tmp_path)
+    options = onnxport.ExportOptions(split_encoders=True, fix={"batch_size": 1})
+    with pytest.raises(OptionError, match="num_masks follows from what is fixed: add num_masks=1"):
+        onnxport.export(checkpoint, tmp_path / "out", options)
+    options = onnxport.ExportOptions(split_encoders=True, fix={"batch_size": 1, "num_masks": 1})
+    manifest = onnxport.export(checkpoint, tmp_path / "out", options).manifest
+    axes = {spec.name: spec.axes for spec in manifest.components[1].inputs}
+    assert axes["input_masks"][:2] == (1, 1)
+    assert manifest.validation["status"] == "passed"
+
+
 def test_a_model_that_is_no_dual_encoder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = transformers.BertModel(transformers.BertConfig(**TEXT))
     model.save_pretrained(tmp_path / "checkpoint")

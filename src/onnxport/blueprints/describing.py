@@ -26,6 +26,7 @@ from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
 from onnxport.description.positions import adds_tokens, counted_positions, reread_length
+from onnxport.description.signature import solve
 from onnxport.description.tolerances import default_tolerance
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
@@ -228,10 +229,15 @@ def _at_fixed_sizes(
         sizes: symbol to size.
 
     Raises:
-        OptionError: the model runs at other sizes, and not at these.
+        OptionError: the model runs at other sizes, and not at these, or these make another size 1.
     """
     examples = runnable.examples
     layout = runnable.layout(sizes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in layout.flat.items()}
+    made = solve(examples.signature.for_inputs(layout.flat), shapes)
+    for symbol in sizes:
+        if made.get(symbol) == 1 < sizes[symbol]:  # the trace would fix it
+            raise OptionError(f"--fix: {symbol} follows from what is fixed: add {symbol}=1")
     try:
         try_sizes(component.model, examples, layout)
     except RefusedSizesError as error:
