@@ -79,6 +79,8 @@ def test_equal_sizes_are_equal_expressions() -> None:
     with patching(*DIVISIONS):
         assert FloorDiv(size + 3, 4) - FloorDiv(size - 1, 4) == 1
         assert FloorDiv(6 * (size + 1) * (other + 2), 4 * (other + 2)) == FloorDiv(6 * (size + 1), 4)
+        assert FloorDiv(2 * size * other * (size + 1), size * (size + 1)) == 2 * other
+        assert FloorDiv(2 * size * (other + 1), size * (other + 1)) == 2
         assert FloorDiv(size * other, 2 * other + 2).args == (size * other, 2 * other + 2)
         for number in range(1, 30):
             assert FloorDiv(size - 9, 4).subs(size, number) == (number - 9) // 4

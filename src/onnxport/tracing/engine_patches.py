@@ -133,9 +133,13 @@ def _flattened_division(original: Callable[..., sympy.Basic | None]) -> classmet
 
     def divide(cls: type[sympy.Function], base: sympy.Basic, divisor: sympy.Basic) -> sympy.Basic | None:
         if base.is_Mul:
-            common_factors = [factor for factor in sympy.Mul.make_args(divisor) if factor in base.args]
+            factors, divisors = list(base.args), list(sympy.Mul.make_args(divisor))
+            common_factors = [factor for factor in divisors if factor in factors]
+            for factor in common_factors:
+                factors.remove(factor)
+                divisors.remove(factor)
             if common_factors:
-                return cls(_without(base, common_factors), _without(divisor, common_factors))
+                return cls(sympy.Mul(*factors), sympy.Mul(*divisors))
         if base.is_Add and divisor.is_Integer and divisor > 0:
             constant, rest = base.as_coeff_Add()
             if isinstance(rest, cls) and constant.is_Integer and rest.args[1].is_Integer and rest.args[1] > 0:
@@ -148,13 +152,6 @@ def _flattened_division(original: Callable[..., sympy.Basic | None]) -> classmet
         return original(base, divisor)
 
     return classmethod(divide)
-
-
-def _without(product: sympy.Basic, factors: Sequence[sympy.Basic]) -> sympy.Basic:
-    """Return a product without factors that it has."""
-    for factor in factors:
-        product = product / factor
-    return product
 
 
 def _common_divisor(rest: sympy.Expr, divisor: sympy.Integer) -> int:
