@@ -662,6 +662,7 @@ def t5_adapter(directory: Path, source: Path, parts: tuple[str, ...]) -> Path:
     return adapter(directory, str(source), tensors)
 
 
+@pytest.mark.wide
 def test_each_graph_of_an_encoder_decoder_has_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = base(tmp_path / "base", "T5ForConditionalGeneration", T5)
     first = t5_adapter(tmp_path / "first", source, ("encoder", "decoder"))

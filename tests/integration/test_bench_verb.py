@@ -78,7 +78,7 @@ def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measured(capsys, exported("vit", "image-classification", tmp_path))
 
 
-@pytest.mark.parametrize("past", [True, False])
+@pytest.mark.parametrize("past", [True, pytest.param(False, marks=pytest.mark.wide)])
 def test_a_decoder_with_images(past: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = tiny_models.image_text_model(tmp_path, "Llava")
     directory = tiny_models.exported(checkpoint, "image-text-to-text" + "-with-past" * past)
@@ -89,12 +89,14 @@ def test_a_decoder_with_images(past: bool, tmp_path: Path, capsys: pytest.Captur
     assert 0 < found["session_share"] < 1
 
 
+@pytest.mark.wide
 def test_a_decoder_with_multimodal_rotary_positions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, checkpoint = multimodal_checkpoint("Qwen2_5_VL", tmp_path / "checkpoint")
     onnxport.export(checkpoint, tmp_path / "out", ExportOptions(validate="none"))
     assert measured(capsys, tmp_path / "out", "--batch", "2")["decode_tokens_per_second"] > 0
 
 
+@pytest.mark.wide
 def test_split_encoders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = make_checkpoint("clip", "default", tmp_path / "checkpoints")
     onnxport.export(checkpoint, tmp_path / "out", ExportOptions(split_encoders=True, validate="none"))

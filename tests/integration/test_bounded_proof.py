@@ -181,6 +181,7 @@ def test_a_partial_validation_exits_with_0_and_a_note(
     assert "Not validated: the outputs of the full model" in text
 
 
+@pytest.mark.wide
 @pytest.mark.usefixtures("stream_tiny_tensors")
 def test_without_stamping_no_layer_is_omitted(six_layers: Path, tmp_path: Path) -> None:
     result = onnxport.export(six_layers, tmp_path / "out", ExportOptions(memory=1000, stamping=False))

@@ -45,7 +45,7 @@ def sentences(directory: Path) -> Path:
         ("bert", "masked-lm", {}),
         ("bert", "masked-lm", {"dtype": "fp16", "opset": 18, "atol": 0.5}),
         ("gpt2", "causal-lm", {}),
-        ("t5", "seq2seq-lm", {}),
+        pytest.param("t5", "seq2seq-lm", {}, marks=pytest.mark.wide),
         ("vit", "image-classification", {}),
         ("clip", "default", {"split_encoders": True}),
         ("bert", "sentences", {}),

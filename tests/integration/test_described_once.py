@@ -72,6 +72,7 @@ def test_a_model_is_described_once(
     assert len(described) == 3
 
 
+@pytest.mark.wide
 def test_a_model_is_described_once_if_more_layers_are_traced(
     six_layers: Path, tmp_path: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_bug_is_not_hidden_by_a_slower_export(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.wide
 def test_outputs_of_each_layer_are_those_of_all_layers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = SamHQVisionConfig(

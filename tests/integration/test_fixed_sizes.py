@@ -41,6 +41,7 @@ def test_an_encoder_of_one_size(bert: Path, tmp_path: Path) -> None:
         ours(input_ids=ids[:1, :9])
 
 
+@pytest.mark.wide
 def test_other_sizes_are_another_entry_of_the_cache(bert: Path, tmp_path: Path) -> None:
     shapes = []
     for index, fix in enumerate(({"sequence_length": 9}, {"sequence_length": 12}, None)):
@@ -78,6 +79,7 @@ def test_the_prompt_alone(gpt2: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(onnxport.load(tmp_path / "out")(input_ids=ids).logits, expected, atol=1e-4)
 
 
+@pytest.mark.wide
 def test_each_graph_of_an_encoder_decoder_that_has_the_axis(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("t5", "seq2seq-lm-with-past", tmp_path)
     fix = {"sequence_length": 16, "encoder_sequence_length": 16}

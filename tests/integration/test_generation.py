@@ -152,6 +152,11 @@ WIDE = {
     "keys and a recurrent state in every layer",
     "Mamba 2",
     "recurrent states in modules",
+    "ALiBi",
+    "different key and value sizes",
+    "rotary positions scaled by the length",
+    "sliding window in every layer",
+    "sliding window longer than the traced sequence",
 }
 """Cases that only `make conformance` runs: others cover their mechanisms."""
 _RECURRENT = ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
@@ -377,6 +382,7 @@ def test_unsupported_recurrent_states_are_an_error(tmp_path: Path) -> None:
         exported(source)
 
 
+@pytest.mark.wide
 def test_an_inferred_task_is_exported_without_an_unsupported_cache(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def test_graphs_that_dont_encode_images_alone_are_refused(bert: Path, tmp_path: 
         export(image_text_model(tmp_path, "Llava"), "image-to-text-with-past")
 
 
+@pytest.mark.wide
 def test_the_encoder_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = captioner(tmp_path)
     output = export(checkpoint, "image-to-text-with-past", validate="quick")

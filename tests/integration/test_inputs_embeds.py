@@ -142,6 +142,7 @@ def test_embeddings_need_a_cache_to_generate(gpt2: Path, tmp_path: Path) -> None
         light.generate({"inputs_embeds": embeds.numpy()}, max_new_tokens=2)
 
 
+@pytest.mark.wide
 def test_the_encoder_of_an_encoder_decoder(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("t5", "seq2seq-lm-with-past", tmp_path)
     manifest = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(inputs_embeds=True)).manifest
@@ -172,6 +173,7 @@ def test_embeddings_that_forward_scales(tmp_path: Path) -> None:
     np.testing.assert_allclose(embeds.embed(IDS.numpy()), expected, rtol=1e-5)
 
 
+@pytest.mark.wide
 def test_a_multimodal_decoder_takes_them_as_it_is(tmp_path: Path) -> None:
     checkpoint = image_text_model(tmp_path, "Llava")
     original = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint).eval()

@@ -246,9 +246,9 @@ def gguf(path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "dtype", "scheme"),
     [
-        ("Q4_0", "q4", (4, 32, "none")),
+        pytest.param("Q4_0", "q4", (4, 32, "none"), marks=pytest.mark.wide),
         ("Q4_1", "q4", (4, 32, "float")),
-        ("Q8_0", "q8", (8, 32, "none")),
+        pytest.param("Q8_0", "q8", (8, 32, "none"), marks=pytest.mark.wide),
     ],
 )
 def test_a_quantized_checkpoint_is_carried_over_without_loss(

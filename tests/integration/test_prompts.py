@@ -12,12 +12,13 @@ import onnxport
 from conformance.checkpoints import randomize
 from conformance.matrix.shrink import tiny_config
 from onnxport import ExportOptions
+from tests.breadth import sampled
 
 PROMPTS = ("input_points", "input_boxes", "input_masks")
 COMBINATIONS = [[name for bit, name in enumerate(PROMPTS) if number >> bit & 1] for number in range(8)]
 
 
-@pytest.fixture(scope="module", params=["SamModel", "Sam2Model"])
+@pytest.fixture(scope="module", params=sampled(("SamModel", "Sam2Model"), ("SamModel",)))
 def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Return a model, and its export as it is loaded."""
     model_class, root = getattr(transformers, request.param), tmp_path_factory.mktemp(request.param)

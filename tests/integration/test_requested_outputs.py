@@ -88,6 +88,7 @@ def test_hidden_states_of_a_decoder_with_a_cache(gpt2: Path, tmp_path: Path) -> 
     assert_equal(second.hidden_states, tuple(state[:, 4:] for state in expected))
 
 
+@pytest.mark.wide
 def test_logits_of_routers_with_a_cache(tmp_path: Path) -> None:
     sizes = {**SIZES, "num_hidden_layers": 3, "num_key_value_heads": 2, "intermediate_size": 64}
     config = transformers.MixtralConfig(**sizes)
@@ -116,6 +117,7 @@ def test_logits_of_routers_of_an_encoder_decoder(tmp_path: Path) -> None:
         assert_equal(ours[name], expected[name])
 
 
+@pytest.mark.wide
 def test_each_graph_of_an_encoder_decoder(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("t5", "seq2seq-lm-with-past", tmp_path)
     options = ExportOptions(outputs=("encoder_attentions", "decoder_attentions", "cross_attentions"))

@@ -281,6 +281,7 @@ def test_a_prompt_beside_an_image(media: Path, tmp_path: Path, capsys: pytest.Ca
     assert "the encoder takes no text: pass --image" in capsys.readouterr().err
 
 
+@pytest.mark.wide
 def test_audio_and_a_prompt(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = tiny_models.audio_text_model(tmp_path)
     directory = tiny_models.exported(checkpoint, "audio-text-to-text-with-past")
@@ -337,6 +338,7 @@ def test_speech_with_ctc(media: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--language, --top-k can't be used with an export for automatic-speech-rec" in capsys.readouterr().err
 
 
+@pytest.mark.wide
 def test_a_translator_is_told_its_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -77,7 +77,9 @@ SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("make", list(SAMPLES))
+@pytest.mark.parametrize(
+    "make", [bert, *(pytest.param(make, marks=pytest.mark.wide) for make in (llava, whisper)), wav2vec2]
+)
 def test_samples_go_through_the_preprocessor_and_the_loaded_export(make: Any, tmp_path: Path) -> None:
     manifest = onnxport.export(make(tmp_path), tmp_path / "out").manifest
     cases = [case for case in manifest.validation["cases"] if case["component"] == "load"]
@@ -118,6 +120,7 @@ def test_the_image_is_neither_square_nor_of_one_colour() -> None:
     assert len(image.getcolors(maxcolors=320 * 240)) > 1000
 
 
+@pytest.mark.wide
 def test_a_sample_of_another_size_than_the_graph_fixes_is_not_compared(tmp_path: Path) -> None:
     checkpoint = save("MimiModel", tmp_path)
     transformers.EncodecFeatureExtractor(feature_size=1, sampling_rate=24_000).save_pretrained(checkpoint)

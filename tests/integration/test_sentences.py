@@ -219,6 +219,7 @@ def test_a_model_without_last_hidden_state(tmp_path: Path) -> None:
         onnxport.export(root, tmp_path / "out")
 
 
+@pytest.mark.wide
 def test_the_encoder_of_t5(tmp_path: Path) -> None:
     root = tmp_path / "t5"
     sizes = {"d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 4, "num_heads": 4, "vocab_size": 64}

@@ -91,15 +91,16 @@ def test_each_encoder_returns_the_embeddings_of_the_whole_model(name: str, tmp_p
     assert onnxport.validate(tmp_path / "out").status == "passed"
 
 
-@pytest.mark.parametrize(("model_type", "class_name"), [("sam", "SamModel"), ("sam2", "Sam2Model")])
-def test_an_image_is_encoded_once_for_several_prompts(model_type: str, class_name: str, tmp_path: Path) -> None:
-    checkpoint, _ = checkpoint_of(model_type, "mask-generation", tmp_path)
+@pytest.mark.parametrize("class_name", sampled(("SamModel", "Sam2Model"), ("SamModel",)))
+def test_an_image_is_encoded_once_for_several_prompts(class_name: str, tmp_path: Path) -> None:
+    model_class = getattr(transformers, class_name)
+    checkpoint, _ = checkpoint_of(model_class.config_class.model_type, "mask-generation", tmp_path)
     options = onnxport.ExportOptions(split_encoders=True)
     manifest = onnxport.export(checkpoint, tmp_path / "out", options).manifest
     assert [one.name for one in manifest.components] == ["vision_encoder", "prompt_encoder_mask_decoder"]
     assert {case["name"] for case in manifest.validation["cases"]} == {"traced", "batch 1", "odd lengths", "image"}
     assert all(case["outputs"] for case in manifest.validation["cases"])
-    original = getattr(transformers, class_name).from_pretrained(checkpoint).eval()
+    original = model_class.from_pretrained(checkpoint).eval()
     ours = onnxport.load(tmp_path / "out")
     pixel_values = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     embeddings = ours.get_image_embeddings(pixel_values)
