@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch.export import ExportedProgram
     from torch.fx import Graph, Node
     from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -99,11 +100,18 @@ def _mutates(target: object) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def _may_share(target: object) -> bool:
-    """Return whether the results of an operator may alias its arguments."""
-    schema = getattr(target, "_schema", None)
-    aliased = schema is not None and any(result.alias_info is not None for result in schema.returns)
-    return aliased or _is_view_or_copy(target)
+def _may_share(node: Node) -> bool:
+    """Return whether the results of a node may alias its arguments."""
+    source: Any = node.args[0] if node.target is operator.getitem else node
+    if _is_view_or_copy(source.target):
+        dtype = _dtype(source)  # None for several results
+        return dtype is None or dtype == _dtype(source.args[0])
+    schema = getattr(source.target, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
+
+
+def _dtype(node: Node) -> torch.dtype | None:
+    return getattr(node.meta.get("val"), "dtype", None)
 
 
 def _is_view_or_copy(target: object) -> bool:
@@ -115,41 +123,99 @@ def _is_view_or_copy(target: object) -> bool:
 
 
 def _functionalize(graph: Graph) -> bool:
-    """Replace in-place operators with functional ones; return False if another node may read the mutated tensor."""
+    """Replace in-place operators with functional ones; return False if another node may read the mutated tensor.
+
+    A mutated slice or element, `whole[..., :8] = part`, is scattered into its tensor.
+    """
     import torch
 
+    aten = torch.ops.aten
+    scatters = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
     earlier: set[Node] = set()
+    scattered: set[Node] = set()  # changes of their memory would have to be scattered again
     node: Any
     for node in list(graph.nodes):
         if _mutates(node.target):
             changed: Any = node.args[0]
-            name = node.target._opname.removesuffix("_")
-            packet = getattr(torch.ops.aten, name, None) if name != node.target._opname else None
-            functional = getattr(packet, node.target._overloadname, None)
-            if (
-                functional is None
-                or _mutates(functional)
-                or not _is_unshared(changed, earlier)
-                or not _same_dtypes(node)
-            ):
+            views = _views(changed, scatters)
+            whole = views[-1].args[0] if views else changed
+            functional = _functional(node)
+            if functional is None or whole in scattered or not _is_alone(whole, [changed, *views], earlier):
                 return False
             node.target = functional
-            changed.replace_all_uses_with(node, lambda user, node=node: user is not node and user not in earlier)
+            _replace_later(changed, node, earlier)
+            part = node
+            for view in views:
+                scattered.add(part)
+                with graph.inserting_after(part):
+                    part = graph.call_function(scatters[view.target], (view.args[0], part, *view.args[1:]))
+                part.meta = dict(view.args[0].meta)
+                earlier.add(part)
+                _replace_later(view.args[0], part, earlier)
         earlier.add(node)
     return True
 
 
-def _is_unshared(changed: Node, earlier: set[Node]) -> bool:
-    """Return whether a tensor was allocated by its node and has no views."""
-    is_fresh = changed.op == "call_function" and not _may_share(changed.target)
-    return is_fresh and not any(_may_share(user.target) for user in changed.users if user in earlier)
+def _views(node: Node, scatters: Mapping[Any, Any]) -> list[Any]:
+    """Return the slices and elements of each other that a node is, the smallest first."""
+    views = []
+    while node.target in scatters:
+        views.append(node)
+        node = node.args[0]  # type: ignore[assignment]
+    return views
 
 
-def _same_dtypes(node: Node) -> bool:
+def _replace_later(node: Node, replacement: Node, earlier: set[Node]) -> None:
+    """Let the nodes after a replacement read it."""
+    node.replace_all_uses_with(replacement, lambda user: user is not replacement and user not in earlier)
+
+
+def _functional(node: Node) -> Any:
+    """Return the functional overload of an in-place operator; None if there is none with the same result dtype."""
     import torch
 
-    values = [argument.meta.get("val") for argument in node.all_input_nodes]
-    return len({value.dtype for value in values if isinstance(value, torch.Tensor)}) == 1
+    target: Any = node.target
+    name = target._opname.removesuffix("_")
+    packet = getattr(torch.ops.aten, name, None) if name != target._opname else None
+    functional = getattr(packet, target._overloadname, None)
+    if functional is None or _mutates(functional):
+        return None
+    if len({dtype for source in node.all_input_nodes if (dtype := _dtype(source)) is not None}) > 1:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+        if functional(*args, **kwargs).dtype != _dtype(node):
+            return None
+    return functional
+
+
+def _is_fresh(node: Node) -> bool:
+    """Return whether only a node's users can read the memory of its result."""
+    if node.op != "call_function" or (node.target is operator.getitem and _may_share(node)):
+        return False
+    if not _may_share(node):
+        return True
+    source: Any = node.args[0]
+    return len(source.users) == 1 and _is_fresh(source)
+
+
+def _is_alone(whole: Node, changed: Collection[Node], earlier: set[Node]) -> bool:
+    """Return whether no other node that reads the memory of a tensor comes later than the one that changes it.
+
+    Args:
+        whole: the tensor.
+        changed: its views that are changed.
+        earlier: the nodes before the change.
+    """
+    return _is_fresh(whole) and not any(
+        _is_read_later(user, earlier)
+        for node in (whole, *changed)
+        for user in node.users
+        if user in earlier and user not in changed and _may_share(user)
+    )
+
+
+def _is_read_later(view: Node, earlier: set[Node]) -> bool:
+    users = [(user, user in earlier) for user in view.users]
+    return any(not before or (_may_share(user) and _is_read_later(user, earlier)) for user, before in users)
 
 
 def _decompose_nodes(graph: Graph, registry: ONNXRegistry) -> bool:
