@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxport._export import ExportResult, export
+    from onnxport._export_all import export_all
     from onnxport.bundles.inspection import inspect
     from onnxport.bundles.manifest import Manifest
     from onnxport.errors import OnnxportError
@@ -24,6 +25,7 @@ __all__ = [
     "ValidationReport",
     "__version__",
     "export",
+    "export_all",
     "inspect",
     "load",
     "pipeline",
@@ -38,6 +40,7 @@ _LAZY = {
     "OnnxportError": "onnxport.errors",
     "ValidationReport": "onnxport.validation",
     "export": "onnxport._export",
+    "export_all": "onnxport._export_all",
     "inspect": "onnxport.bundles.inspection",
     "load": "onnxport.runtime.load",
     "pipeline": "onnxport.runtime.load",

@@ -118,6 +118,21 @@ def one_line(text: object) -> str:
     return _cut(" ".join(_cut(word, _MAX_WORD) for word in shown.split(" ")), MAX_LINE)
 
 
+def message_of(error: Exception) -> str:
+    """Return an error's message in one line; unexpected errors are reported as bugs."""
+    if isinstance(error, OnnxportError):
+        return one_line(error)
+    if isinstance(error, OSError) and error.strerror:
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return one_line(f"{file}{error.strerror}")
+    if isinstance(error, OSError):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs, or use a machine with more"
+    first = (str(error).strip().split("\n")[0] + " ").lstrip()
+    return one_line(f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)")
+
+
 def printable(text: str) -> str:
     """Return a text with escapes for its control characters and halves of surrogate pairs, as a terminal shows it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

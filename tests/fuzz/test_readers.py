@@ -37,8 +37,7 @@ from onnxport.bundles.manifest import FILE_NAME
 from onnxport.checkpoint.adapters import open_adapter
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.checkpoint.patterns import compile_pattern
-from onnxport.cli._outcome import message_of
-from onnxport.errors import MAX_LINE, OnnxportError
+from onnxport.errors import MAX_LINE, OnnxportError, message_of
 from onnxport.layouts._rearrange import rearrange
 from onnxport.layouts._table import MODULES
 from onnxport.loading.load import load_config

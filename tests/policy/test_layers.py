@@ -35,6 +35,7 @@ LAYERS = (
     ("runtime",),
     ("validation",),
     ("_export", "_describe"),
+    ("_export_all",),
     ("onnx", "cli", "compat"),
     ("_command",),
     ("__init__",),

@@ -15,6 +15,7 @@ NAMES = {
     "ValidationReport",
     "__version__",
     "export",
+    "export_all",
     "inspect",
     "load",
     "pipeline",

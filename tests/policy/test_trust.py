@@ -122,6 +122,7 @@ def test_the_rule_about_loaders_finds_every_form() -> None:
 
 
 PARSERS = {
+    "_export_all.py": "requests and answers of its own processes",
     "checkpoint/json_files.py": "the parser; values are checked by checkpoint/typed_values.py",
     "checkpoint/sentence_transformers.py": "a list, whose entries are checked there",
     "checkpoint/keras_file.py": "names of shards, which are checked there",

@@ -12,8 +12,8 @@ import warnings
 
 import pytest
 
-from onnxport.cli._outcome import exit_code, message_of
-from onnxport.errors import OptionError, OutputError, UnsupportedError
+from onnxport.cli._outcome import exit_code
+from onnxport.errors import OptionError, OutputError, UnsupportedError, message_of
 
 
 def failing(error: BaseException) -> int:

@@ -15,8 +15,7 @@ import onnxport
 from onnxport.bundles.manifest import FILE_NAME
 from onnxport.checkpoint.json_files import parse_json_object
 from onnxport.checkpoint.typed_values import typed
-from onnxport.cli._outcome import message_of
-from onnxport.errors import MAX_LINE, CorruptCheckpointError, OnnxportError, OptionError, one_line
+from onnxport.errors import MAX_LINE, CorruptCheckpointError, OnnxportError, OptionError, message_of, one_line
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.sampling import GenerationSettings
 from tests.unit.test_containment import write_export

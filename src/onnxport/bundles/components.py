@@ -64,7 +64,7 @@ def make_manifest(
     return Manifest(
         task=blueprint.description.task,
         source=_source(checkpoint, blueprint, outcome.digests),
-        options=_recorded(options),
+        options=recorded(options),
         versions={name: metadata.version(name) for name in VERSIONS},
         components=components,
         validation=dict(outcome.validation),
@@ -80,7 +80,7 @@ def make_manifest(
     )
 
 
-def _recorded(options: ExportOptions) -> dict[str, Any]:
+def recorded(options: ExportOptions) -> dict[str, Any]:
     """Return the options as JSON values, without those that nobody else may see."""
     values = {name: value for name, value in asdict(options).items() if name not in _PRIVATE_OPTIONS}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from onnxport import __version__
 from onnxport._garbage import fewer_collections, without_exit_collections
@@ -17,6 +18,7 @@ __all__ = ["main", "process"]
 
 VERBS = {
     "export": "export a checkpoint to a directory with ONNX graphs, validated against the original",
+    "export-all": "export several checkpoints, each in a process of its own",
     "layout": "arrange an exported directory for another client",
     "adapter": "write a LoRA adapter as a file for an exported directory that keeps adapters apart",
     "describe": "show the inputs and outputs of an export, without weights",
@@ -29,7 +31,7 @@ VERBS = {
     "chat": "chat with an exported model",
     "bench": "measure throughput, latency and memory of an exported model",
 }
-"""Verb to its help text; each is a module of this package."""
+"""Verb to its help text; each is a module of this package, with `_` for `-`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +59,12 @@ def process() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     with fewer_collections():
-        code: int = import_module(f"onnxport.cli.{arguments.verb}").run(arguments)
+        code: int = _module(arguments.verb).run(arguments)
     return code
+
+
+def _module(verb: str) -> ModuleType:
+    return import_module(f"onnxport.cli.{verb.replace('-', '_')}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        import_module(f"onnxport.cli.{name}").add_arguments(verb)
+        _module(name).add_arguments(verb)
         verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
     return parser

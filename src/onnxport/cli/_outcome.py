@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from onnxport._process import INTERRUPTED, UnwritableOutputError, discard_output, write_error, writing_output
-from onnxport.errors import OnnxportError, OptionError, one_line
+from onnxport.errors import OptionError, message_of, one_line
 
 DONE, FAILED, MISUSE = 0, 1, 2
 
@@ -49,21 +49,6 @@ def interrupted() -> int:
     """Report that Ctrl-C ended the command; return the exit code."""
     write_error("onnxport: interrupted\n")
     return INTERRUPTED
-
-
-def message_of(error: Exception) -> str:
-    """Return an error's message in one line; unexpected errors are reported as bugs."""
-    if isinstance(error, OnnxportError):
-        return one_line(error)
-    if isinstance(error, OSError) and error.strerror:
-        file = f"{error.filename}: " if error.filename is not None else ""
-        return one_line(f"{file}{error.strerror}")
-    if isinstance(error, OSError):
-        return one_line(error)
-    if isinstance(error, MemoryError):
-        return "not enough memory; close other programs, or use a machine with more"
-    first = (str(error).strip().split("\n")[0] + " ").lstrip()
-    return one_line(f"{type(error).__name__}: {first}(this is a bug, run with --debug for the traceback)")
 
 
 def print_error(text: str) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport._process import write_error
 from onnxport.cli._options import add_dtype
-from onnxport.cli._outcome import DONE, message_of, print_error
+from onnxport.cli._outcome import DONE, print_error
 from onnxport.cli._sampling import add_sampling, positive_int, sampling_from, with_length
+from onnxport.errors import message_of
 
 if TYPE_CHECKING:
     from onnxport.runtime.directory import Directory
