@@ -148,7 +148,8 @@ def test_a_decoder_mask_that_the_graph_lacks_is_an_error(export: Any) -> None:
         ours(input_ids=ids, decoder_input_ids=ids, decoder_attention_mask=torch.tensor([[1, 1, 1], [1, 0, 1]]))
 
 
-@pytest.mark.parametrize("case", sampled(OTHERS, ()))
+@pytest.mark.wide
+@pytest.mark.parametrize("case", OTHERS)
 def test_other_architectures_generate_pytorchs_tokens(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     torch.manual_seed(0)
@@ -169,7 +170,8 @@ def test_other_architectures_generate_pytorchs_tokens(case: str, tmp_path: Path)
         assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
 
 
-@pytest.mark.parametrize("case", sampled(OTHERS, (EXPERTS,)))
+@pytest.mark.wide
+@pytest.mark.parametrize("case", OTHERS)
 def test_other_models_are_exported_as_one_graph(case: str, tmp_path: Path) -> None:
     name, arguments = OTHERS[case]
     initial = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**arguments))
@@ -193,7 +195,8 @@ def test_half_precision_is_clamped_in_the_graph(case: str, tmp_path: Path) -> No
     assert not any("in memory" in note for component in result.manifest.components for note in component.notes)
 
 
-@pytest.mark.parametrize("name", sampled(("florence2", "t5gemma2"), ()))
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ("florence2", "t5gemma2"))
 def test_an_encoder_of_a_prompt_takes_its_image(name: str, tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of(name, IMAGE, tmp_path / "checkpoints")
     model = original(checkpoint)
@@ -232,6 +235,7 @@ def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
     torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.wide
 def test_captions_begin_and_end_as_those_of_the_original(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("blip", "image-to-text", tmp_path / "checkpoints")
     file = checkpoint / "config.json"
@@ -252,6 +256,7 @@ def test_captions_begin_and_end_as_those_of_the_original(tmp_path: Path) -> None
     assert model.generate(pixel_values=images, max_new_tokens=8).shape[1] < 9
 
 
+@pytest.mark.wide
 def test_a_translator_takes_the_target_language(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("seamless_m4t", "text2text-generation", tmp_path)
     onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=TEXT, validate="none", stamping=False))

@@ -122,8 +122,8 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
 }
-EVERY_TIME = ("Llava", "Qwen3VL", "Voxtral")
-"""One model for each strategy of merging embeddings and counting positions."""
+EVERY_TIME = ("Llava", "Voxtral")
+"""One model with images and one with audio; `test_videos.py` has one that counts positions in three axes."""
 WITH_AUDIO = ("Voxtral", "Qwen2Audio")
 
 
@@ -242,7 +242,8 @@ def test_without_past_the_graphs_take_images_or_audio_too(name: str, tmp_path: P
         assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
 
 
-@pytest.mark.parametrize("name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "Idefics3"), ("Llava",)))
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ("Llava", "Qwen2VL", "Qwen3VL", "Idefics3"))
 def test_a_base_model_takes_images_too(name: str, tmp_path: Path) -> None:
     whole, source = checkpoint(name, tmp_path / "checkpoint")
     model = whole.model

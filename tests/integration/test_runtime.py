@@ -139,6 +139,7 @@ def test_an_image_size_that_the_graph_fixes_is_an_error_with_both_sizes(tmp_path
         loaded(pixel_values=torch.ones(1, 4, 9, 9))
 
 
+@pytest.mark.wide
 def test_prompts_and_flags_of_sam(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("sam", "mask-generation", tmp_path / "checkpoints")
     onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task="mask-generation", validate="none"))
@@ -158,6 +159,7 @@ def test_prompts_and_flags_of_sam(tmp_path: Path) -> None:
         loaded(**inputs, multimask_output=False)
 
 
+@pytest.mark.wide
 def test_speech_without_a_mask_is_speech_without_padding(tmp_path: Path) -> None:
     config = transformers.SpeechT5Config(
         **{"vocab_size": 81, "hidden_size": 32, "encoder_layers": 1, "decoder_layers": 1},

@@ -83,6 +83,7 @@ def test_the_graph_computes_what_the_library_computes(name: str, tmp_path: Path)
     assert compared & {"sentence_embedding", "scores", "document_mask"}
 
 
+@pytest.mark.wide
 def test_the_hidden_states_of_more_layers_than_are_traced(tmp_path: Path) -> None:
     root = shutil.copytree(FIXTURES / "layer_pooling", tmp_path / "deep")
     config = transformers.BertConfig.from_pretrained(root, num_hidden_layers=5)
