@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from onnxport._process import python_command
 from onnxport.bundles.components import recorded
 from onnxport.bundles.manifest import read_manifest
 from onnxport.errors import CorruptCheckpointError, OptionError, message_of, one_line
@@ -94,7 +95,7 @@ def _directories(models: Sequence[str], output: Path) -> dict[str, Path]:
     directories: dict[str, Path] = {}
     names: dict[str, str] = {}
     for model in dict.fromkeys(models):
-        name = Path(model).resolve().name if Path(model).exists() else model.split("/")[-1]
+        name = Path(model).resolve().name if Path(model).exists() else model.rstrip("/").split("/")[-1]
         name = name.removesuffix(".gguf")
         if (other := names.setdefault(name, model)) != model:
             raise OptionError(f"{other} and {model} would both be exported to {output / name}: leave one out")
@@ -111,9 +112,9 @@ def _export_one(
     except (CorruptCheckpointError, OSError) as error:
         return ExportRecord(model, str(directory), "failed", error=message_of(error))
     if kept is not None:
-        return ExportRecord(model, str(directory), "kept", task=kept.task, validation=kept.validation["status"])
+        return ExportRecord(model, str(directory), "kept", task=kept.task, validation=kept.validation.get("status", ""))
     request = {"model": model, "output": str(directory), "options": asdict(options)}
-    command = [sys.executable, "-c", "from onnxport._export_all import serve; serve()"]
+    command = python_command("-c", "from onnxport._export_all import serve; serve()")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         running.append(process)
         answer, _ = process.communicate(json.dumps(request).encode())

@@ -44,6 +44,14 @@ def run_process(load: Callable[[], Callable[[], int]]) -> int:
     return code
 
 
+def python_command(*arguments: str) -> list[str]:
+    """Return a command that runs this Python and imports nothing from the current directory.
+
+    That may be a stranger's: with `-m` and `-c`, Python looks there first, and would run a `json.py`.
+    """
+    return [sys.executable, "-P", *arguments]
+
+
 def _end(_: int, frame: FrameType | None) -> None:
     write_error("onnxport: interrupted\n")
     os._exit(INTERRUPTED)

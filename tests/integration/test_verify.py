@@ -187,6 +187,19 @@ def test_a_graph_that_is_hostile(tmp_path: Path, name: str, monkeypatch: pytest.
     assert any(part in problems[0] for part in message.split("|")), problems
 
 
+def test_modules_in_the_directory_are_not_imported(copy: Path, tmp_path: Path) -> None:
+    manifest = json.loads((copy / FILE_NAME).read_text())
+    for name in ("json.py", "numpy.py", "onnxruntime.py"):
+        (copy / name).write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+        manifest["digests"][name] = hashlib.sha256((copy / name).read_bytes()).hexdigest()
+        manifest["files"].append(name)
+    (copy / FILE_NAME).write_text(json.dumps(manifest))
+    command = [sys.executable, "-P", "-m", "onnxport", "verify", "."]  # as the script `onnxport` is run
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_directory_that_is_no_export(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such directory"):
         verify(tmp_path / "none")

@@ -147,3 +147,8 @@ def test_json_is_parsed_where_it_is_checked() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.load", "json.loads", "loads")
     }
     assert found == set(PARSERS)
+
+
+def test_processes_import_nothing_from_the_current_directory() -> None:
+    found = {label(path) for path in FILES if "sys.executable" in path.read_text(encoding="utf-8")}
+    assert found == {"_process.py"}, "python_command passes -P"

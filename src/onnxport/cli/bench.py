@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport._process import python_command
 from onnxport.cli._options import add_dtype
 from onnxport.cli._outcome import DONE
 from onnxport.cli._sampling import positive_int
@@ -73,7 +73,7 @@ def _measure_apart(arguments: argparse.Namespace, dtype: str) -> Measurements:
     """Measure one precision in a process of its own, whose peak memory isn't that of another."""
     from onnxport.runtime.bench import Measurements
 
-    command = [sys.executable, "-m", "onnxport", "bench", arguments.directory, "--dtype", dtype, "--json"]
+    command = python_command("-m", "onnxport", "bench", arguments.directory, "--dtype", dtype, "--json")
     for name in ("prompt_tokens", "new_tokens", "batch", "threads", "device"):
         value = getattr(arguments, name)
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]

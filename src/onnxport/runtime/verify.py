@@ -7,12 +7,12 @@ damaged one may crash it.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from onnxport._process import python_command
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, open_manifest
 from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.checkpoint.json_files import parse_json_object
@@ -166,7 +166,7 @@ def _run_apart(directory: Path, dtype: str) -> tuple[str, str]:
     """Load and run the graphs of a precision in another process; return the status, and the reason of a failure."""
     size = sum(path.stat().st_size for path in all_files_inside(directory))
     limit = _MEMORY + 4 * size
-    command = [sys.executable, "-m", "onnxport.runtime._one_step", str(directory), dtype, str(limit)]
+    command = python_command("-m", "onnxport.runtime._one_step", str(directory), dtype, str(limit))
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
