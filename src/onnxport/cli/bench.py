@@ -79,7 +79,8 @@ def _measure_apart(arguments: argparse.Namespace, dtype: str) -> Measurements:
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValidationError(f"{dtype} can't be measured: {done.stderr.strip() or f'exit status {done.returncode}'}")
+        reason = done.stderr.strip().removeprefix("onnxport: error: ") or f"exit status {done.returncode}"
+        raise ValidationError(f"{dtype} can't be measured: {reason}")
     return Measurements(**json.loads(done.stdout))
 
 

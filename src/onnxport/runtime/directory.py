@@ -51,9 +51,11 @@ class Directory:
             manifest = open_manifest(self.path)
         dtype = self.settings.dtype or manifest.dtypes[0]
         if dtype not in manifest.dtypes:
+            found, wanted = list(filter(None, manifest.dtypes)), dtype.split(",")
+            all_of_them = f"export it with --dtype {','.join(dict.fromkeys((*found, *wanted)))}"
             raise OptionError(
-                f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(filter(None, manifest.dtypes))}; "
-                f"export it with --dtype {','.join((*filter(None, manifest.dtypes), dtype))}"
+                f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(found)}; "
+                f"{'name one of them' if set(wanted) <= set(found) else all_of_them}"
             )
         self._model_names = {item.name: item.model_names for item in manifest.of_dtype(dtype).components}
         self.manifest = manifest.of_dtype(dtype).with_model_names()
