@@ -87,7 +87,7 @@ def test_each_precision_generates(exported: Path, decoder: Path, dtype: str) -> 
 def test_a_precision_that_a_directory_lacks_is_an_error(exported: Path) -> None:
     with pytest.raises(OptionError, match="no graphs of dtype 'int8', only of fp32, q4, q8, q4f16; export it with"):
         onnxport.load(exported, dtype="int8")
-    with pytest.raises(OptionError, match="no graphs of dtype 'q4,q8', only of .*; name one of them"):
+    with pytest.raises(OptionError, match=r"no graphs of dtype 'q4,q8', only of .*; name one of them"):
         onnxport.load(exported, dtype="q4,q8")  # type: ignore[arg-type]  # from a command line
 
 
