@@ -41,8 +41,8 @@ from onnxport.description.description import Description
 from onnxport.description.tolerances import tolerance_of
 from onnxport.errors import OptionError, ValidationError
 from onnxport.layouts._arrange import arrange, check
-from onnxport.layouts._layout import Exported, Layout
-from onnxport.layouts._table import layout_of
+from onnxport.layouts._layout import Exported
+from onnxport.layouts._table import completed, layout_of
 from onnxport.options import DEFAULT_LAYOUT, ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged
@@ -102,7 +102,7 @@ def export(
     report("read the checkpoint", None)
     layout = layout_of(options.layout) if options.layout != DEFAULT_LAYOUT else None
     checkpoint: Checkpoint = open_checkpoint(model, options.checkpoint)
-    options = _completed(options, layout, checkpoint)
+    options = completed(options, checkpoint.model_type)
     checkpoint, adapter = _without_adapter(checkpoint) if options.adapter_inputs else (checkpoint, None)
     with ExitStack() as readers:
         parts = [
@@ -138,13 +138,6 @@ def export(
 
 _DEFAULT_FILES = ".default"
 """Directory inside of the staging directory for the files in the default layout, before they are arranged."""
-
-
-def _completed(options: ExportOptions, layout: Layout | None, checkpoint: Checkpoint) -> ExportOptions:
-    """Return options with a precision, and with the defaults of the layout."""
-    if layout is not None:
-        options = layout.with_defaults(options, checkpoint.model_type)
-    return replace(options, dtype=",".join(options.dtypes))
 
 
 @dataclass(frozen=True)

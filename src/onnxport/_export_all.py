@@ -15,15 +15,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from onnxport._process import python_command
 from onnxport.bundles.components import recorded
-from onnxport.bundles.manifest import read_manifest
+from onnxport.bundles.manifest import Manifest, read_manifest
+from onnxport.checkpoint.typed_values import typed
 from onnxport.errors import CorruptCheckpointError, OptionError, message_of, one_line
+from onnxport.layouts._table import completed
 from onnxport.options import ExportOptions
 
 Status = Literal["exported", "kept", "failed"]
@@ -79,7 +81,7 @@ def export_all(
     running: list[subprocess.Popen[bytes]] = []
     pool = ThreadPoolExecutor(jobs)
     try:
-        tasks = [pool.submit(_export_one, model, path, options, running) for model, path in directories.items()]
+        tasks = [pool.submit(_export_one, model, path, options, running) for path, model in directories.items()]
         for task in as_completed(tasks):
             yield task.result()
     finally:
@@ -90,16 +92,14 @@ def export_all(
         pool.shutdown()
 
 
-def _directories(models: Sequence[str], output: Path) -> dict[str, Path]:
-    """Return the directory of each checkpoint."""
-    directories: dict[str, Path] = {}
-    names: dict[str, str] = {}
-    for model in dict.fromkeys(models):
+def _directories(models: Sequence[str], output: Path) -> dict[Path, str]:
+    """Return the checkpoint of each directory."""
+    directories: dict[Path, str] = {}
+    for model in models:
         name = Path(model).resolve().name if Path(model).exists() else model.rstrip("/").split("/")[-1]
-        name = name.removesuffix(".gguf")
-        if (other := names.setdefault(name, model)) != model:
-            raise OptionError(f"{other} and {model} would both be exported to {output / name}: leave one out")
-        directories[model] = output / name
+        directory = output / name.removesuffix(".gguf")
+        if (other := directories.setdefault(directory, model)) != model:
+            raise OptionError(f"{other} and {model} would both be exported to {directory}: leave one out")
     return directories
 
 
@@ -108,7 +108,7 @@ def _export_one(
 ) -> ExportRecord:
     start = time.monotonic()
     try:
-        kept = _has_export(directory, options)
+        kept = _earlier_export(directory, options)
     except (CorruptCheckpointError, OSError) as error:
         return ExportRecord(model, str(directory), "failed", error=message_of(error))
     if kept is not None:
@@ -125,12 +125,12 @@ def _export_one(
     return ExportRecord(model, str(directory), status, seconds=seconds, **values)
 
 
-def _has_export(directory: Path, options: ExportOptions) -> Any:
+def _earlier_export(directory: Path, options: ExportOptions) -> Manifest | None:
     """Return the manifest of a directory that was exported with the same options; None otherwise, or to replace it."""
     manifest = read_manifest(directory) if directory.is_dir() and not options.force else None
     if manifest is None:
         return None
-    wanted = recorded(replace(options, dtype=",".join(options.dtypes)))
+    wanted = recorded(completed(options, str(manifest.source.get("model_type"))))
     return manifest if all(manifest.options.get(name, value) == value for name, value in wanted.items()) else None
 
 
@@ -159,7 +159,8 @@ def serve() -> None:
     logging.getLogger("onnxport").addHandler(warnings)
     from onnxport._export import export
 
-    manifest = export(request["model"], request["output"], ExportOptions(**request["options"])).manifest
+    options = typed(request["options"], ExportOptions, "options")
+    manifest = export(request["model"], request["output"], options).manifest
     answer(task=manifest.task, validation=manifest.validation["status"])
 
 

@@ -53,6 +53,13 @@ def test_a_list_is_exported_and_continued(
     assert "is not empty; use --force" in records_of(capsys)["first"]["error"]
 
 
+def test_a_layouts_defaults_and_further_outputs_are_continued(models: list[str], tmp_path: Path) -> None:
+    options = ExportOptions(layout="transformers.js", outputs=("hidden_states",), validate="none")
+    for status in ("exported", "kept"):
+        (record,) = onnxport.export_all(models[:1], tmp_path / "out", options)
+        assert (record.status, record.error) == (status, "")
+
+
 def test_a_process_that_is_killed_fails_its_checkpoint_alone(
     models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,11 +6,13 @@ in both, the other package's layout takes precedence.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.layouts._layout import Layout
+from onnxport.options import DEFAULT_LAYOUT, ExportOptions
 
 ENTRY_POINTS = "onnxport.layouts"
 """Group of the entry points by which other packages add layouts."""
@@ -49,3 +51,19 @@ def layout_of(name: str) -> Layout:
 def layout_names() -> tuple[str, ...]:
     """Return the names of all layouts, with those of other packages."""
     return tuple(dict.fromkeys((*MODULES, *(point.name for point in entry_points(group=ENTRY_POINTS)))))
+
+
+def completed(options: ExportOptions, model_type: str) -> ExportOptions:
+    """Return the options of an export with its precisions, and with the defaults of its layout.
+
+    Args:
+        options: the options as they were chosen.
+        model_type: the model type.
+
+    Raises:
+        OptionError: there is no such layout.
+        UnsupportedError: an entry point isn't a `Layout`.
+    """
+    if options.layout != DEFAULT_LAYOUT:
+        options = layout_of(options.layout).with_defaults(options, model_type)
+    return replace(options, dtype=",".join(options.dtypes))
