@@ -140,7 +140,7 @@ def _functionalize(graph: Graph) -> bool:
             views = _views(changed, scatters)
             whole = views[-1].args[0] if views else changed
             functional = _functional(node)
-            if functional is None or whole in scattered or not _is_alone(whole, [changed, *views], earlier):
+            if functional is None or whole in scattered or not _is_alone(whole, views, earlier):
                 return False
             node.target = functional
             _replace_later(changed, node, earlier)
@@ -197,19 +197,19 @@ def _is_fresh(node: Node) -> bool:
     return len(source.users) == 1 and _is_fresh(source)
 
 
-def _is_alone(whole: Node, changed: Collection[Node], earlier: set[Node]) -> bool:
+def _is_alone(whole: Node, views: Collection[Node], earlier: set[Node]) -> bool:
     """Return whether no other node that reads the memory of a tensor comes later than the one that changes it.
 
     Args:
         whole: the tensor.
-        changed: its views that are changed.
+        views: its views that are changed.
         earlier: the nodes before the change.
     """
     return _is_fresh(whole) and not any(
         _is_read_later(user, earlier)
-        for node in (whole, *changed)
+        for node in (whole, *views)
         for user in node.users
-        if user in earlier and user not in changed and _may_share(user)
+        if user in earlier and user not in views and _may_share(user)
     )
 
 

@@ -122,7 +122,7 @@ def _without_position_ids(original: Callable[[PreTrainedModel, dict[str, Any]], 
     return precompute_export_inputs
 
 
-def _flattened_division(original: Callable[..., sympy.Basic | None]) -> classmethod[Any, Any, Any]:
+def _normalized_division(original: Callable[..., sympy.Basic | None]) -> classmethod[Any, Any, Any]:
     """Bring floor divisions to one form, so that equal sizes are equal expressions.
 
     (a // b + c) // d is (a + b * c) // (b * d), (g * a + c) // (g * d) is (a + c // g) // d, and (a + c) // d is
@@ -320,7 +320,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "torch.utils._sympy.functions:FloorDiv.eval",
-        _flattened_division,
+        _normalized_division,
         "sizes that are halved repeatedly become nested divisions, which take minutes to compare (Swin, SAM 2)",
         "https://github.com/pytorch/pytorch/issues/134133",
         "torch flattens nested floor divisions of sums",
