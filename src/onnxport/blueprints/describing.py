@@ -26,7 +26,7 @@ from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
 from onnxport.description.positions import adds_tokens, counted_positions, reread_length
-from onnxport.description.signature import solve
+from onnxport.description.signature import sizes_of
 from onnxport.description.tolerances import default_tolerance
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
@@ -233,8 +233,7 @@ def _at_fixed_sizes(
     """
     examples = runnable.examples
     layout = runnable.layout(sizes)
-    shapes = {name: tuple(tensor.shape) for name, tensor in layout.flat.items()}
-    made = solve(examples.signature.for_inputs(layout.flat), shapes)
+    made = sizes_of(examples.signature.for_inputs(layout.flat), layout.flat)
     for symbol in sizes:
         if made.get(symbol) == 1 < sizes[symbol]:  # the trace would fix it
             raise OptionError(f"--fix: {symbol} follows from what is fixed: add {symbol}=1")

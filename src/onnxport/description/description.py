@@ -19,7 +19,7 @@ from onnxport.description.depth import LayerTypes, at_depth
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.examples import Examples
 from onnxport.description.positions import TOKENS
-from onnxport.description.signature import signature_of, solve
+from onnxport.description.signature import signature_of, sizes_of
 from onnxport.description.tasks import Task, canonical_task
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Runnable:
         examples = self.examples
         layout = examples.at()
         signature = examples.signature.for_inputs(layout.flat)
-        default = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+        default = sizes_of(signature, layout.flat)
         changes = {symbol: size for symbol, size in sizes.items() if default.get(symbol) != size}
         return examples.at(changes) if changes else layout
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import PADDING_MASKS, PATCH_AXES
 from onnxport.description.dummy_inputs import PLACEHOLDER_TOKEN_FIELDS, replaced_token_id
-from onnxport.description.signature import Signature, axis_size, solve
+from onnxport.description.signature import Signature, axis_size, sizes_of
 from onnxport.description.text_configs import text_config_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Examples:
         sizes = dict(sizes or {})
         layout = Layout(self.config, self._generate(sizes))
         signature = self.signature.for_inputs(layout.flat)
-        old = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+        old = sizes_of(signature, layout.flat)
         for patches, pixels in PATCH_AXES.items():
             if patches in old and pixels in sizes:
                 sizes[patches] = sizes[pixels] * old[patches] // old[pixels]

@@ -13,6 +13,8 @@ from onnxport.description.axes import PAST_INPUTS, symbols_of, today_label, true
 from onnxport.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    import torch
+
     from onnxport.configs import OnnxConfig
 
 _PER_IMAGE_TENSORS = (
@@ -90,6 +92,11 @@ def signature_of(config: OnnxConfig) -> Signature:
         inputs["attention_mask"][1] = "encoder_sequence"
         corrections["past_encoder_sequence"] = "encoder_sequence"
     return Signature(inputs, outputs).relabelled(lambda label: corrections.get(label, label))
+
+
+def sizes_of(signature: Signature, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Find the size of every symbol from example tensors; see `solve`."""
+    return solve(signature, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 def solve(signature: Signature, shapes: Shapes) -> dict[str, int]:

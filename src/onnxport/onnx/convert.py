@@ -17,7 +17,7 @@ from packaging.version import Version, parse
 from onnxport._transformers_api import PAST, cache_parameter
 from onnxport.description.arguments import Layout
 from onnxport.description.examples import Examples
-from onnxport.description.signature import signature_of, solve
+from onnxport.description.signature import signature_of, sizes_of
 from onnxport.options import MAX_OPSET, MIN_OPSET
 from onnxport.patching.scope import evaluating, exclusive
 
@@ -216,7 +216,7 @@ def larger_inputs(examples: Examples, graph_inputs: dict[str, list[Any]]) -> Lay
     """
     base = examples.at()
     signature = examples.signature.for_inputs(base.flat)
-    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in base.flat.items()})
+    sizes = sizes_of(signature, base.flat)
     dynamic = {dim for shape in graph_inputs.values() for dim in shape if isinstance(dim, str)}
     larger = {symbol: max(size, 2) + 1 for symbol, size in sizes.items() if symbol in dynamic - _IMAGE_AXES}
     return examples.at(larger)

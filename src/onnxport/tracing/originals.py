@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
-from onnxport.description.signature import solve
+from onnxport.description.signature import sizes_of
 from onnxport.patching.module_state import preserving_state
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def trace_examples(model: PreTrainedModel, examples: Examples) -> tuple[Layout, 
     """
     layout = examples.at()
     signature = examples.signature.for_inputs(layout.flat)
-    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+    sizes = sizes_of(signature, layout.flat)
     changes = {symbol: 3 for symbol, size in sizes.items() if size < 2 and "sequence" in symbol}
     changes |= {symbol: 2 for symbol, size in sizes.items() if size < 2 and "batch" in symbol}
     if "height" in sizes and sizes["height"] == sizes.get("width"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import symbols_of, today_label
 from onnxport.description.examples import Examples
-from onnxport.description.signature import solve
+from onnxport.description.signature import sizes_of
 from onnxport.tracing.originals import RefusedSizesError, run_tensors, try_sizes
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def probe(model: PreTrainedModel, examples: Examples, layout: Layout, static: Co
         static: symbols whose sizes aren't varied, with the names that today's clients expect.
     """
     signature = examples.signature.for_inputs(layout.flat)
-    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+    sizes = sizes_of(signature, layout.flat)
     reference = run_tensors(model, examples, layout)
     shapes = {name: tuple(tensor.shape) for name, tensor in reference.items()}
     fixed: dict[str, int] = {}

@@ -13,7 +13,7 @@ from onnxport.description.axes import symbols_of
 from onnxport.description.examples import Examples
 from onnxport.description.image_processing import HEIGHT, WIDTH
 from onnxport.description.lengths import long_length, positions_of
-from onnxport.description.signature import solve
+from onnxport.description.signature import sizes_of
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import ValidationError
 from onnxport.options import Progress, ValidationLevel
@@ -197,7 +197,7 @@ def _dummy_image(request: ProofRequest) -> dict[str, int]:
         return {}
     layout = request.examples.at()
     signature = request.examples.signature.for_inputs(layout.flat)
-    sizes = solve(signature, {name: tuple(tensor.shape) for name, tensor in layout.flat.items()})
+    sizes = sizes_of(signature, layout.flat)
     return {symbol: size for symbol, size in sizes.items() if symbol in ("height", "width")}
 
 
@@ -295,7 +295,7 @@ def _run_case(
 ) -> Case:
     layout = request.examples.at(planned.sizes, padding=planned.padding)
     signature = request.examples.signature.for_inputs(layout.flat)
-    sizes = solve(signature, {key: tuple(tensor.shape) for key, tensor in layout.flat.items()})
+    sizes = sizes_of(signature, layout.flat)
     try:
         tensors = try_sizes(request.model, request.examples, layout)
     except RefusedSizesError as error:
