@@ -35,6 +35,12 @@ def test_example_inputs_stay_random() -> None:
         assert torch.randn(8, generator=generator).std() > 0
 
 
+def test_of_categories_the_first_possible_ones_are_drawn() -> None:
+    weights = torch.tensor([[0.0, 0.2, 0.0, 0.5, 0.3]])
+    with ConstantDraws():
+        assert torch.multinomial(weights, 2).tolist() == [[1, 3]]
+
+
 def test_the_spline_of_vits_is_that_of_transformers_on_both_sides_of_its_bounds() -> None:
     from transformers.models.vits.modeling_vits import _unconstrained_rational_quadratic_spline as original
 

@@ -18,7 +18,11 @@ _DRAWS = frozenset({torch.randn, torch.randn_like, torch.rand, torch.rand_like})
 
 
 class ConstantDraws(TorchFunctionMode):
-    """Let PyTorch's standard normal and uniform numbers be `DRAWN`, except those of a generator (example inputs)."""
+    """Let PyTorch draw constants, except from a generator (example inputs).
+
+    Standard normal and uniform numbers are `DRAWN`; of a multinomial distribution, the first categories that aren't
+    impossible are drawn, each at most once, as the patches of models that select samples take them.
+    """
 
     def __torch_function__(
         self,
@@ -30,4 +34,9 @@ class ConstantDraws(TorchFunctionMode):
         """Call a function of PyTorch, and fill what it draws."""
         named = dict(kwargs or {})
         result = func(*args, **named)
-        return result.fill_(DRAWN) if func in _DRAWS and named.get("generator") is None else result
+        if named.get("generator") is not None:
+            return result
+        if func is torch.multinomial:
+            possible = (args[0] > 0).long().argsort(dim=-1, descending=True, stable=True)
+            return possible[..., : result.shape[-1]]
+        return result.fill_(DRAWN) if func in _DRAWS else result
