@@ -60,12 +60,16 @@ def main() -> int:
 
 
 def _run_classes(arguments: argparse.Namespace) -> int:
+    from conformance.matrix.class_page import publish as publish_classes
     from conformance.matrix.classes import classes
 
     found = list(classes())
     if arguments.sample:
         found = random.Random(arguments.seed).sample(found, arguments.sample)
-    return _summarize(_records(found, arguments, CLASSES))
+    records = _records(found, arguments, CLASSES)
+    if not arguments.sample:
+        publish_classes(records)
+    return _summarize(records)
 
 
 def _run_interfaces(arguments: argparse.Namespace) -> int:

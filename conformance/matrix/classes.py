@@ -17,9 +17,14 @@ from conformance.exports import FAILED, command
 from conformance.matrix.exports import commit, failure_of, success_of
 from conformance.matrix.shrink import tiny_config, tiny_of
 from conformance.matrix.tiny import random_model
-from conformance.matrix.use import misuse
+from conformance.matrix.use import use
 from onnxport.architectures.describe import class_named, infer_task
 from onnxport.description.forward import NOT_DESCRIBED
+
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Fields with a number of tokens beyond which attention changes."""
+_WINDOW = 16
+"""Their value: generated texts go beyond it."""
 
 
 @cache
@@ -61,9 +66,9 @@ def run_class(model_type: str, class_name: str, directory: Path) -> dict[str, An
         directory: directory of checkpoints and outputs, which are removed again.
 
     Returns:
-        As `run_matrix_pair`, with `task`, `open` (parameters that no rule leaves out) and `used` (whether outputs of
-        `onnxport.load` were compared). A class with open parameters fails with the category `interface`, one whose
-        export gives other numbers with `use`.
+        As `run_matrix_pair`, with `task`, `open` (parameters that no rule leaves out), `used` (whether outputs of
+        `onnxport.load` were compared) and `generated` (whether tokens of its `generate` were). A class with open
+        parameters fails with the category `interface`, one whose export gives other numbers or tokens with `use`.
     """
     start = time.perf_counter()
     checkpoint, output = (directory / kind / class_name for kind in ("checkpoints", "outputs"))
@@ -95,12 +100,24 @@ def save_class(model_type: str, class_name: str, directory: Path) -> Any:
     config = tiny_config(model_type)
     config.architectures = [class_name]
     config = tiny_config(model_type, infer_task(config).name)
+    _shorten_windows(config)
     model, _ = random_model(class_named(class_name, model_type), config)
     for name, scale in tiny_of(model_type).scales.items():
         if name in dict(model.named_parameters()):
             model.get_parameter(name).data.mul_(scale)
     model.save_pretrained(directory, save_original_format=class_name not in tiny_of(model_type).original_names)
     return type(model).from_pretrained(directory).eval()  # Youtu's sets the padding token's embedding to zero
+
+
+def _shorten_windows(config: Any) -> None:
+    """Set the windows of a configuration and its sub-configurations to fewer tokens than `use` generates."""
+    for name in _WINDOWS:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > _WINDOW:
+            setattr(config, name, _WINDOW)
+    for name in type(config).sub_configs:
+        if getattr(config, name, None) is not None:
+            _shorten_windows(getattr(config, name))
 
 
 def _export(model: Any, checkpoint: Path, output: Path) -> dict[str, Any]:
@@ -117,7 +134,7 @@ def _export(model: Any, checkpoint: Path, output: Path) -> dict[str, Any]:
     if facts["open"]:
         message = f"not inputs: {', '.join(facts['open'])}"
         return {**found, "status": FAILED, "category": "interface", "message": message}
-    message = misuse(model, checkpoint, output, manifest)
-    if message:
-        return {**found, "status": FAILED, "category": "use", "message": message[:300]}
-    return {**found, "used": message is not None}
+    used = use(model, checkpoint, output, manifest)
+    if used.problem:
+        return {**found, "status": FAILED, "category": "use", "message": used.problem[:300]}
+    return {**found, "used": used.compared, "generated": used.generated}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,28 @@ SIZES = {
 """Label of an axis to the size at which a class is used; a graph with other dynamic axes is at the traced sizes."""
 _TOLERANCE = 2e-3
 """Largest difference, relative to the largest expected value, at least 1."""
-_PROMPT, _PADDING, _NEW_TOKENS = 9, 3, 6
+_PROMPT, _PADDING, _NEW_TOKENS = 9, 3, 24
 _TEXT = (5, 40)
 """Range of the ids of random tokens: neither special tokens nor placeholders."""
 
 
-def misuse(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, Any]) -> str | None:
-    """Return how a loaded export differs from the model; empty if it doesn't, None if they aren't compared.
+@dataclass(frozen=True)
+class Use:
+    """How an export was used.
+
+    Attributes:
+        problem: how it differs from the model; empty if it doesn't.
+        compared: whether its outputs were compared.
+        generated: whether the tokens that it generates were.
+    """
+
+    problem: str = ""
+    compared: bool = True
+    generated: bool = False
+
+
+def use(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, Any]) -> Use:
+    """Call a loaded export as the model, and generate with both.
 
     Args:
         model: as Transformers loads it.
@@ -54,51 +70,53 @@ def misuse(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, An
     try:
         inputs = _inputs(model, checkpoint, loaded, manifest)
     except UnsupportedError as error:  # graphs that `onnxport.load` can't run together
-        return str(error)
+        return Use(str(error))
     if inputs is None:
-        return None
+        return Use(compared=False)
     try:
         with torch.no_grad():
             expected = call_forward(model, inputs)
     except Exception:  # random inputs that the model refuses, such as boxes beyond the page
-        return None
+        return Use(compared=False)
     try:
         found = loaded(**inputs)
     except Exception as error:  # what a user would see
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Use(f"{type(error).__name__}: {' '.join(str(error).split())}")
     mask = inputs.get("attention_mask")
     for name in (name for name, value in expected.items() if isinstance(value, torch.Tensor) and name in found):
         wanted, actual = expected[name].float(), found[name].float()
         if actual.ndim > 1 and loaded.can_generate():
             actual = actual[:, -wanted.shape[1] :]  # an image before the prompt
         if actual.shape != wanted.shape:
-            return f"{name} has the shape {list(actual.shape)} instead of {list(wanted.shape)}"
+            return Use(f"{name} has the shape {list(actual.shape)} instead of {list(wanted.shape)}")
         if loaded.can_generate() and mask is not None and mask.shape == wanted.shape[:2]:
             actual, wanted = actual[mask == 1], wanted[mask == 1]  # what padding computes depends on the mask
         largest = wanted[wanted.isfinite()].abs().max() if wanted.isfinite().any() else 1
         if not torch.allclose(actual, wanted, rtol=0, atol=_TOLERANCE * max(1, float(largest)), equal_nan=True):
-            return f"{name} differs by {float((actual - wanted).abs().max()):.3g}"
-    return _generated_differently(model, loaded, inputs)
+            return Use(f"{name} differs by {float((actual - wanted).abs().max()):.3g}")
+    return _generated(model, loaded, inputs)
 
 
-def _generated_differently(model: Any, loaded: Any, inputs: Inputs) -> str:
-    """Return how generated tokens differ; empty if they don't, or if one of both doesn't generate."""
+def _generated(model: Any, loaded: Any, inputs: Inputs) -> Use:
+    """Compare generated tokens, if both generate."""
     import torch
 
     if not (loaded.can_generate() and model.can_generate()):
-        return ""
+        return Use()
     given = {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
     settings = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
     try:
         with torch.no_grad():
             expected = model.generate(**given, **settings)
     except Exception:  # some models generate with methods or inputs of their own
-        return ""
+        return Use()
     try:
         found = loaded.generate(**given, **settings)
     except Exception as error:  # what a user would see
-        return f"generate: {type(error).__name__}: {' '.join(str(error).split())}"
-    return "" if torch.equal(expected, found) else f"generates {found.tolist()}, not {expected.tolist()}"
+        return Use(f"generate: {type(error).__name__}: {' '.join(str(error).split())}")
+    if not torch.equal(expected, found):
+        return Use(f"generates {found.tolist()}, not {expected.tolist()}")
+    return Use(generated=True)
 
 
 def _inputs(model: Any, checkpoint: Path, loaded: Any, manifest: Mapping[str, Any]) -> Inputs | None:

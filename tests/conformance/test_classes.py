@@ -9,6 +9,7 @@ import pytest
 
 from conformance.exports import PASSED
 from conformance.matrix import classes as module
+from conformance.matrix.class_page import publish
 from conformance.matrix.classes import classes, run_class
 from tests.breadth import sampled
 
@@ -23,6 +24,7 @@ def test_classes_that_no_auto_class_lists_are_included() -> None:
 def test_a_class_is_exported_and_used(tmp_path: Path) -> None:
     record = run_class("electra", "ElectraForPreTraining", tmp_path)
     assert (record["status"], record["task"], record["open"], record["used"]) == (PASSED, "architecture", [], True)
+    assert not record["generated"]
     assert not any((tmp_path / kind / "ElectraForPreTraining").exists() for kind in ("checkpoints", "outputs"))
 
 
@@ -93,3 +95,19 @@ def test_a_class_without_a_whole_interface_fails(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "command", described)
     record = run_class("electra", "ElectraForPreTraining", tmp_path)
     assert (record["category"], record["message"]) == ("interface", "not inputs: labels")
+
+
+def test_a_decoder_generates_beyond_its_window(tmp_path: Path) -> None:
+    record = run_class("mistral", "MistralForCausalLM", tmp_path)
+    assert (record["status"], record.get("message"), record["generated"]) == (PASSED, None, True)
+
+
+def test_the_page_has_figures_and_the_classes_that_fail(tmp_path: Path) -> None:
+    passed = {"class": "AModel", "status": PASSED, "used": True, "generated": True, "commit": "abc"}
+    failed = {"class": "BModel", "status": "failed", "category": "use", "message": "logits differs", "commit": "abc"}
+    late = {"class": "CModel", "status": "timeout", "message": "no result"}
+    publish([passed, failed, late], tmp_path / "classes.md")
+    text = (tmp_path / "classes.md").read_text()
+    assert "At commit abc, 1 of 3 classes pass (33.3%)" in text
+    assert "| use | logits differs | BModel |" in text
+    assert "| timeout | no result | CModel |" in text
