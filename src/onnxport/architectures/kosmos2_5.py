@@ -53,6 +53,11 @@ ARCHITECTURES = (
         ("kosmos-2.5",),
         encoders={"vision_encoder": _vision_encoder},
         left_out=dict.fromkeys(("width", "height"), RETURNED),
-        tiny=Tiny({"vision_config": {"...": 0, "patch_embed_hidden_size": 768}}),
+        tiny=Tiny(
+            {
+                "vision_config": {"...": 0, "patch_embed_hidden_size": 768},
+                "text_config": {"...": 0, "max_position_embeddings": 4096},  # more than the tokens of an image
+            }
+        ),
     ),
 )
