@@ -218,13 +218,16 @@ def _generation_inputs(model: Any, graph: GraphDescription) -> Inputs | None:
         others = inputs.keys() - {"input_ids", "attention_mask", "position_ids"}
         if any(inputs[name].shape != shape or inputs[name].is_floating_point() for name in others):
             return None  # others depend on the tokens
-        mask = torch.ones(batch, _PROMPT, dtype=torch.int64)
+        samples = len(inputs.get("attention_mask", inputs["input_ids"]))  # fewer than sequences, if each has codebooks
+        mask = torch.ones(samples, _PROMPT, dtype=torch.int64)
         mask[1:, :_PADDING] = 0
         if model.config.is_encoder_decoder:
             mask = mask.flip(-1)
         tokens = torch.randint(*_TEXT, (batch, _PROMPT), generator=generator)
         padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
-        inputs = {"input_ids": torch.where(mask == 1, tokens, padding or 0), "attention_mask": mask}
+        if samples == batch:
+            tokens = torch.where(mask == 1, tokens, padding or 0)
+        inputs = {"input_ids": tokens, "attention_mask": mask}
         inputs |= {name: torch.randint(0, 2, tokens.shape, generator=generator) for name in sorted(others)}
     known = inspect.signature(type(model).forward).parameters
     if model.config.is_encoder_decoder and "decoder_input_ids" in known:
