@@ -45,7 +45,7 @@ from onnxport.layouts._layout import Exported
 from onnxport.layouts._table import completed, layout_of
 from onnxport.options import DEFAULT_LAYOUT, ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
-from onnxport.validation.report import ValidationReport, merged
+from onnxport.validation.report import ValidationReport, merged, of_precision
 from onnxport.weights.expressions import Array
 from onnxport.weights.precision import Precision, precisions_of
 
@@ -228,8 +228,16 @@ def _validate(written: Written, part: _Part, options: ExportOptions, report: Pro
     with exclusive():
         from onnxport.validation.exported import losses_of, validate_export
 
-        reports = [validate_export(written, bound, part.original, part.options, report) for bound in part.graphs]
-        validation = merged(reports)
+        several = len(options.dtypes) > 1
+        validation = merged(
+            [
+                of_precision(
+                    validate_export(written, bound, part.original, part.options, report),
+                    bound.precision.name if several or bound.quantized else "",
+                )
+                for bound in part.graphs
+            ]
+        )
         if options.validate == "full" and validation.status == "passed":
             validation = replace(
                 validation, losses=losses_of(written, part.graphs, part.original, part.options, report)

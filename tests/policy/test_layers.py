@@ -34,6 +34,7 @@ LAYERS = (
     ("layouts",),
     ("runtime",),
     ("validation",),
+    ("reports",),
     ("_export", "_describe"),
     ("_export_all",),
     ("onnx", "cli", "compat"),

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from onnxport.cli import main
 from onnxport.cli._progress import progress_bar
-from onnxport.cli._rendering import bytes_text, print_table, print_validation
+from onnxport.cli._rendering import print_table, print_validation
+from onnxport.reports.formats import bytes_text
 from onnxport.validation.report import Case, OutputDifference, ValidationReport
 
 

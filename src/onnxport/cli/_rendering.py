@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from onnxport._process import writing_output
 from onnxport.errors import printable
+from onnxport.reports.formats import axes_text, bytes_text
 
 if TYPE_CHECKING:
     from onnxport._export import ExportResult
@@ -50,23 +51,6 @@ def print_line(text: str) -> None:
 def print_json(values: object) -> None:
     """Print values as JSON."""
     print_line(json.dumps(values, indent=2))
-
-
-def bytes_text(count: int | None) -> str:
-    """Format a size in bytes with a decimal unit."""
-    if count is None:
-        return "?"
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def axes_text(axes: Iterable[int | str]) -> str:
-    """Format a shape."""
-    return "[" + ", ".join(str(axis) for axis in axes) + "]"
 
 
 @dataclass

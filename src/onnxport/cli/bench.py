@@ -89,7 +89,7 @@ def _plain(results: dict[str, Measurements]) -> dict[str, object]:
 
 
 def _rows(results: Measurements) -> list[tuple[str, str]]:
-    from onnxport.cli._rendering import bytes_text
+    from onnxport.reports.formats import bytes_text
 
     rows = [("load", f"{results.load_seconds:.2f} s")]
     if results.prefill_tokens_per_second is not None:

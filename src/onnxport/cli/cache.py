@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(*, json: bool) -> int:
-    from onnxport.cli._rendering import bytes_text, print_json, print_line, print_table
+    from onnxport.cli._rendering import print_json, print_line, print_table
+    from onnxport.reports.formats import bytes_text
 
     store = Store()
     entries = store.entries()
@@ -52,7 +53,8 @@ def _list(*, json: bool) -> int:
 
 
 def _clear(older_than: float | None, *, json: bool) -> int:
-    from onnxport.cli._rendering import bytes_text, print_json, print_line
+    from onnxport.cli._rendering import print_json, print_line
+    from onnxport.reports.formats import bytes_text
 
     store = Store()
     cleared = store.clear(older_than=None if older_than is None else older_than * _DAY)

@@ -116,7 +116,8 @@ def _validate_precision(
                 model_names=component.model_names,
             )
             proved = prove(request, options.validate, tolerance_of(graph, options.validation), progress)
-            yield with_note(of_precision(proved, dtype if plan else ""), note)
+            named = dtype if plan or len(manifest.dtypes) > 1 else ""
+            yield with_note(of_precision(proved, named), note)
         if processing is not None:
             yield compare_image_processing(subject, processing, described.graphs[0].opset, proved)
 

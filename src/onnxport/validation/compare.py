@@ -41,7 +41,7 @@ def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: T
     max_rel = float((difference[above_atol] / magnitude[above_atol]).max(initial=0.0))
     allowed = tolerance.atol + tolerance.rtol * float(magnitude.max(initial=0.0))
     problem = "" if max_abs <= allowed else f"differs by {max_abs:.3g}, allowed is {allowed:.3g}"
-    return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem)
+    return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem, allowed)
 
 
 def like(original: NDArray[Any], graph: NDArray[Any]) -> NDArray[Any]:

@@ -31,7 +31,7 @@ from onnxport.validation.original import original_model
 from onnxport.validation.prove import ProofRequest, prove
 from onnxport.validation.quantized_original import quantized_binding
 from onnxport.validation.reduced import ReducedProof, at_reduced_depth, prove_reduced, select_layers
-from onnxport.validation.report import Case, Loss, ValidationReport, merged, of_precision, with_note
+from onnxport.validation.report import Case, Loss, ValidationReport, merged, with_note
 from onnxport.validation.samples import compare_samples
 from onnxport.validation.sessions import few_runs
 from onnxport.validation.tokens import compare_tokens
@@ -101,7 +101,7 @@ def validate_export(
             reports.append(_use(export, described, model, original, options, report))
     if original.adapter is not None and merged(reports).status != "skipped":
         reports += _with_adapter(written, bound, original, options, strategy, report)
-    return of_precision(with_note(merged(reports), note), bound.precision.name if bound.quantized else "")
+    return with_note(merged(reports), note)
 
 
 def losses_of(

@@ -21,6 +21,7 @@ class OutputDifference:
             absolute tolerance.
         passed: whether shape, dtype and values agree.
         problem: the difference; empty if it passed.
+        allowed: largest absolute difference that passes; None if the values can't be compared.
     """
 
     name: str
@@ -30,6 +31,7 @@ class OutputDifference:
     max_rel: float | None
     passed: bool
     problem: str = ""
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)

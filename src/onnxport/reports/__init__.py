@@ -1,0 +1,1 @@
+"""Show an exported directory as a page of HTML."""
