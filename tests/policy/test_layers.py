@@ -34,7 +34,7 @@ LAYERS = (
     ("layouts",),
     ("runtime",),
     ("validation",),
-    ("reports",),
+    ("reports", "demo"),
     ("_export", "_describe"),
     ("_export_all",),
     ("onnx", "cli", "compat"),

@@ -26,6 +26,7 @@ VERBS = {
     "verify": "check an exported directory from elsewhere, without torch and without the original",
     "inspect": "show the inputs, outputs and operators of ONNX graphs",
     "report": "write a page of HTML that shows an exported directory",
+    "demo": "try an exported model in a browser on this machine, through transformers.js",
     "list": "list model types and their validated tasks",
     "cache": "list or clear the cache of graphs",
     "run": "run an exported directory on text, an image or audio",

@@ -1,0 +1,1 @@
+"""Try an exported model in a browser on this machine, through transformers.js."""
