@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxport
-from clients.environments import environment, node_modules
+from clients.environments import browser, environment, node_modules
 from clients.models import CASES, ROOT, Case, reference
 from clients.table import write_page
 from onnxport.layouts import rearrange
@@ -32,7 +32,7 @@ class Client:
         script: file of this folder.
         layout: the layout that it loads.
         cases: the models that it has a class for.
-        environment: where its packages are; `node` for Node.
+        environment: where its packages are; `node` for Node, `browser` for Node that drives Chromium.
     """
 
     name: str
@@ -55,6 +55,13 @@ CLIENTS = (
         (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
         "node",
     ),
+    Client(
+        "transformers.js 4.3.2, Chromium",
+        "try_chromium.mjs",
+        "transformers.js",
+        (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
+        "browser",
+    ),
     Client("onnxruntime-genai 0.18.0", "try_genai.py", "genai", ("smollm2",), "genai"),
     Client("Triton (configuration)", "try_triton.py", "triton", (*EVERY, "sam", "qwen2_vl"), "triton"),
 )
@@ -76,9 +83,11 @@ def run(client: Client, cases: list[Case]) -> dict[str, dict[str, object]]:
     arguments = [
         f"{case.name}={directory(case, client.layout)}={ROOT / 'cases' / case.name / 'case.json'}" for case in cases
     ]
-    if client.environment == "node":
+    if client.environment in ("node", "browser"):
         command = ["node", str(HERE / client.script), *arguments]
         variables = {**os.environ, "CLIENT_MODULES": str(node_modules())}
+        if client.environment == "browser":
+            variables["CLIENT_CHROMIUM"] = browser()
     else:
         command, variables = [sys.executable, str(HERE / client.script), *arguments], environment(client.environment)
     done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, timeout=60 * MINUTES, check=False)

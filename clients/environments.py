@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ PACKAGES = {
     "triton": ("tritonclient==2.73.0", "grpcio"),
 }
 """Environment to its packages; those that they need and `.venv` has, PyTorch among them, aren't installed again."""
-NODE_PACKAGES = ("@huggingface/transformers@4.3.2",)
+NODE_PACKAGES = ("@huggingface/transformers@4.3.2", "playwright-core@1.64.1")
 _READY = "installed"
 
 
@@ -44,3 +45,15 @@ def node_modules() -> Path:
         subprocess.run(install, check=True)
         (folder / _READY).touch()
     return folder
+
+
+def browser() -> str:
+    """Return the path of Chromium, which isn't an npm package: Debian's is `chromium`.
+
+    Raises:
+        FileNotFoundError: it isn't installed.
+    """
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if (path := shutil.which(name)) is not None:
+            return path
+    raise FileNotFoundError("Chromium isn't installed: apt-get install chromium, or leave it out with --client")
