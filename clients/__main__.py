@@ -62,6 +62,7 @@ CLIENTS = (
         (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
         "browser",
     ),
+    Client("onnxruntime-web 1.31, Chromium", "try_chromium.mjs", "default", ("vit", "clip"), "browser"),
     Client("onnxruntime-genai 0.18.0", "try_genai.py", "genai", ("smollm2",), "genai"),
     Client("Triton (configuration)", "try_triton.py", "triton", (*EVERY, "sam", "qwen2_vl"), "triton"),
 )
@@ -87,7 +88,7 @@ def run(client: Client, cases: list[Case]) -> dict[str, dict[str, object]]:
         command = ["node", str(HERE / client.script), *arguments]
         variables = {**os.environ, "CLIENT_MODULES": str(node_modules())}
         if client.environment == "browser":
-            variables["CLIENT_CHROMIUM"] = browser()
+            variables |= {"CLIENT_CHROMIUM": browser(), "CLIENT_NAME": client.name}
     else:
         command, variables = [sys.executable, str(HERE / client.script), *arguments], environment(client.environment)
     done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, timeout=60 * MINUTES, check=False)

@@ -1,4 +1,5 @@
-// transformers.js in headless Chromium, on WASM with several threads: a page from localhost with cross-origin isolation.
+// transformers.js and onnxruntime-web in headless Chromium, on WASM with several threads: a page from localhost with
+// cross-origin isolation.
 import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
@@ -17,7 +18,7 @@ const folders = {
     clients: path.dirname(fileURLToPath(import.meta.url)),
 };
 const TYPES = { '.mjs': 'text/javascript', '.js': 'text/javascript', '.wasm': 'application/wasm', '.json': 'application/json' };
-const PAGE = `<!doctype html><link rel="icon" href="data:,"><script type="module">
+const TRANSFORMERS = `
 import * as T from '/library/transformers.min.js';
 import { cases } from '/clients/transformers_js_cases.mjs';
 T.env.allowRemoteModels = false;
@@ -26,6 +27,15 @@ T.env.localModelPath = '/exports/';
 T.env.useBrowserCache = false;
 T.env.backends.onnx.wasm.wasmPaths = location.origin + '/kernels/';
 const clients = cases(T, { dtype: '${process.env.CLIENT_DTYPE ?? 'fp32'}', device: 'wasm' });
+`;
+const ONNXRUNTIME = `
+import * as ort from '/kernels/ort.wasm.min.mjs';
+import { cases } from '/clients/onnxruntime_web_cases.mjs';
+ort.env.wasm.wasmPaths = location.origin + '/kernels/';
+const clients = cases(ort);
+`;
+const CODE = process.env.CLIENT_NAME.startsWith('onnxruntime-web') ? ONNXRUNTIME : TRANSFORMERS;
+const PAGE = `<!doctype html><link rel="icon" href="data:,"><script type="module">${CODE}
 window.run = (name, data) => clients[name](name, data);
 </script>`;
 const OPTIONS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
