@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
+import onnxport
 from conformance.preprocessors import make_tokenizer
 from onnxport.description.default_preprocessor import complete_preprocessor
 from onnxport.description.preprocessor import Preprocessors
@@ -28,3 +31,41 @@ def test_the_feature_extractor_beside_an_image_processor() -> None:
     assert found.tokenizer is tokenizer
     assert found.image_processor is images
     assert isinstance(found.feature_extractor, transformers.FeatureExtractionMixin)
+
+
+def _words() -> dict[str, int]:
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, *(f"Ġ{letter}" for letter in letters)]
+    return {name: index for index, name in enumerate(names)}
+
+
+TAGS = {"html": 0, "body": 1, "p": 2}
+MORE_THAN_TEXTS = {
+    "MarkupLMModel": lambda: transformers.MarkupLMTokenizer(tags_dict=TAGS, vocab=_words(), merges=[]),
+    "LayoutLMv3Model": lambda: transformers.LayoutLMv3Tokenizer(vocab=_words(), merges=[]),
+    "UdopModel": transformers.UdopTokenizer,
+}
+
+
+@pytest.mark.parametrize("name", MORE_THAN_TEXTS)
+def test_a_tokenizer_that_takes_more_than_texts_makes_no_dummy_inputs(name: str) -> None:
+    tokenizer = MORE_THAN_TEXTS[name]()
+    with torch.device("meta"):
+        model = getattr(transformers, name)(getattr(transformers, name).config_class())
+    alone: Any = complete_preprocessor(model, tokenizer)
+    processor: Any = SimpleNamespace(tokenizer=tokenizer, image_processor=SimpleNamespace())
+    together: Any = complete_preprocessor(model, processor)
+    for found in (getattr(alone, "tokenizer", alone), together.tokenizer):
+        assert found(["3 4"])["input_ids"]
+    assert together.image_processor is processor.image_processor
+
+
+def test_a_checkpoint_with_such_a_tokenizer_is_exported(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.MarkupLMConfig(vocab_size=60, **sizes, max_depth=4, xpath_unit_hidden_size=4)
+    transformers.MarkupLMForTokenClassification(config).save_pretrained(tmp_path / "model")
+    MORE_THAN_TEXTS["MarkupLMModel"]().save_pretrained(tmp_path / "model")
+    manifest = onnxport.export(tmp_path / "model", tmp_path / "out").manifest
+    assert manifest.validation["status"] == "passed"
+    names = {tensor.name for tensor in manifest.components[0].inputs}
+    assert names == {"input_ids", "attention_mask", "token_type_ids", "xpath_tags_seq", "xpath_subs_seq"}

@@ -47,6 +47,8 @@ _MEL_BINS = (
 )
 """Configuration fields with the number of mel bins of an audio frame."""
 _PLACEHOLDER = re.compile(r"(image|video|audio)_token_(id|index)$")
+_MORE_THAN_TEXTS = {"table", "boxes", "xpaths"}
+"""Parameters of tokenizers that don't encode texts alone."""
 _IMAGE_SIZE = (224, 224)
 _SAMPLES = 24000
 _TIME_FIRST = "SeamlessM4TFeatureExtractor"
@@ -79,6 +81,7 @@ def complete_preprocessor(
         preprocessor: the checkpoint's, None if it has none.
         images: what neither the configuration nor Transformers' mapping says about images.
     """
+    preprocessor = _taking_texts(model, preprocessor)
     names = inspect.signature(type(model).forward).parameters
     has_images, has_audio = (any(name in names for name in kind) for kind in (_IMAGE_INPUTS, _AUDIO_INPUTS))
     known = preprocessor if isinstance(preprocessor, Preprocessors) else None
@@ -102,6 +105,15 @@ def complete_preprocessor(
     return cast("Preprocessor", Preprocessors(cast("Any", tokenizer), **found)) if found else tokenizer
 
 
+def _taking_texts(model: PreTrainedModel, preprocessor: Preprocessor | None) -> Preprocessor | None:
+    """Replace a tokenizer that takes more than texts: TAPAS's takes a table, others words with boxes, or markup."""
+    tokenizer = preprocessor if _is_tokenizer(preprocessor) else getattr(preprocessor, "tokenizer", None)
+    if tokenizer is None or _MORE_THAN_TEXTS.isdisjoint(inspect.signature(type(tokenizer).__call__).parameters):
+        return preprocessor
+    plain, images = _tokenizer_of(model), getattr(preprocessor, "image_processor", None)
+    return plain if images is None else cast("Preprocessor", Preprocessors(cast("Any", plain), images))
+
+
 def _tokenizer_of(model: PreTrainedModel) -> Preprocessor:
     config = model.config if hasattr(model.config, "vocab_size") else text_config_of(model.config)
     placeholders = _placeholder_tokens(model.config)
@@ -115,7 +127,7 @@ def _placeholder_tokens(config: PreTrainedConfig) -> set[int]:
     return {value for name, value in fields if _PLACEHOLDER.search(name) and isinstance(value, int)}
 
 
-def _is_tokenizer(preprocessor: Preprocessor) -> bool:
+def _is_tokenizer(preprocessor: Preprocessor | None) -> bool:
     from transformers import PreTrainedTokenizerBase
 
     return isinstance(preprocessor, PreTrainedTokenizerBase)

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxport.description.arguments import Layout
-from onnxport.description.axes import is_fixed, today_label, with_sizes
+from onnxport.description.axes import is_cached, is_fixed, today_label, with_sizes
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
 from onnxport.description.delegating import DelegatingOnnxConfig
-from onnxport.description.depth import LayerTypes, at_depth
+from onnxport.description.depth import LayerTypes, NotExtendableError, at_depth
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.examples import Examples
 from onnxport.description.positions import TOKENS
@@ -170,7 +170,15 @@ class GraphDescription:
         return model.get_submodule(self.prefix.removesuffix("."))  # type: ignore[return-value]
 
     def at_depth(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> Self:
-        """Return the description of the same graph of a deeper model; see `description.depth`."""
+        """Return the description of the same graph of a deeper model; see `description.depth`.
+
+        Raises:
+            NotExtendableError: see `description.depth`; or an axis of an input is as long as a stack that is deeper.
+        """
+        lengths = {len(stack.shallow) for stack in stacks if stack.shallow != stack.deep}
+        for spec in self.inputs:  # as MarkupLM's, with the tags of a token up to `max_depth`
+            if not is_cached(spec.name) and not lengths.isdisjoint(spec.axes):
+                raise NotExtendableError(f"{spec.name} may have an element for each layer")
         runnable = replace(self.code, config=at_depth(self.code.config, shallow, deep, stacks))
         dtype = next(iter(spec.dtype for spec in self.inputs if spec.dtype.startswith(("float", "bfloat"))), "float32")
         inputs = input_specs(runnable, runnable.layout(self.sizes), dtype, self.fixed_sizes)
