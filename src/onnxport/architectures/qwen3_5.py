@@ -14,7 +14,7 @@ ARCHITECTURES = (
         ("qwen3_5_text",),
         tiny=Tiny(
             scales={
-                f"{model}layers.{layer}.linear_attn.conv1d.weight": 3.0
+                f"{model}layers.{layer}.linear_attn.conv1d.weight": 10.0
                 for layer in range(_LINEAR_LAYERS)
                 for model in ("", "model.")
             }
