@@ -19,7 +19,7 @@ PACKAGES = {
     "openvino": ("openvino==2026.4.1", "openvino-telemetry"),
     "fastembed": ("fastembed==0.9.1", "mmh3", "py_rust_stemmers", "loguru"),
     "genai": ("onnxruntime-genai==0.18.0",),
-    "triton": ("tritonclient==2.73.0", "grpcio"),
+    "triton": ("tritonclient==2.73.0", "grpcio", "protobuf", "python-rapidjson"),
 }
 """Environment to its packages; those that they need and `.venv` has, PyTorch among them, aren't installed again."""
 NODE_PACKAGES = ("@huggingface/transformers@4.3.2", "playwright-core@1.64.1")

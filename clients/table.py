@@ -28,7 +28,8 @@ clients, exports the models, compares, and writes this page.
 
 A number is the largest difference; "tokens =", "label =" and "answer =" mean that they are PyTorch's (12 tokens, and up
 to 32 of the chat); "words" that each word has times. A cell is empty where the client has no class for the model, or
-wasn't tried. Tiny models have random weights.
+wasn't tried. Tiny models have random weights. OpenVINO is told to compute in float32, which isn't its default on
+processors with bfloat16.
 
 """
 
