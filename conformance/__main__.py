@@ -44,7 +44,9 @@ def main() -> int:
     if arguments.verb == "coverage":
         known = set(all_pairs())
         publish(
-            [record for pair, record in read(arguments.results, MATRIX.key).items() if pair in known], arguments.page
+            [record for pair, record in read(arguments.results, MATRIX.key).items() if pair in known],
+            arguments.page,
+            arguments.note,
         )
         return 0
     if arguments.verb == "classes":
@@ -152,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     coverage = verbs.add_parser("coverage", help="write docs/coverage.md from a results file of the matrix")
     coverage.add_argument("--results", type=Path, default=_MATRIX / "results.jsonl")
     coverage.add_argument("--page", type=Path, default=COVERAGE)
+    coverage.add_argument("--note", default="", help="a sentence about the run, for the page")
     return parser
 
 

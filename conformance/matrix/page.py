@@ -41,27 +41,29 @@ aren't supported yet; *bind*, parameters and tensors don't match; *trace*, `torc
 """
 
 
-def publish(records: list[Record], page: Path) -> None:
+def publish(records: list[Record], page: Path, note: str = "") -> None:
     """Write the page with its JSON and, if it is the documentation's page, the data of `onnxport list`.
 
     Args:
         records: results of pairs.
         page: the Markdown file.
+        note: a sentence about the run.
     """
-    write_page(records, page)
+    write_page(records, page, note)
     if page == COVERAGE:
         write_validated(records)
 
 
-def write_page(records: Iterable[Record], page: Path) -> None:
+def write_page(records: Iterable[Record], page: Path, note: str = "") -> None:
     """Write the page, and the records as JSON next to it.
 
     Args:
         records: results of pairs.
         page: the Markdown file; the JSON file has the same name with the suffix `.json`.
+        note: a sentence about the run.
     """
     found = sorted(records, key=lambda record: (record["model_type"], record["task"]))
-    page.write_text(text_of(found, _today(), _versions()), encoding="utf-8")
+    page.write_text(text_of(found, _today(), _versions(), note), encoding="utf-8")
     lines = [json.dumps(_plain(record), sort_keys=True) for record in found]
     _write_lines(page.with_suffix(".json"), '"records": [', lines, "]")
 
@@ -100,12 +102,12 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES}
 
 
-def text_of(records: list[Record], date: str, versions: dict[str, str]) -> str:
+def text_of(records: list[Record], date: str, versions: dict[str, str], note: str = "") -> str:
     """Return the Markdown text of the page."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     commits = ", ".join(sorted({record["commit"] for record in records if "commit" in record}))  # a crash has none
     run = f"Run at commit {commits}, {date}, with {named}: {len(records)} of {len(pairs())} pairs."
-    lines = [_HEAD, run, "", "## Figures", "", *_figures(records)]
+    lines = [_HEAD, f"{run} {note}".strip(), "", "## Figures", "", *_figures(records)]
     lines += ["", "## By predecessor", "", *_predecessors(records)]
     lines += ["", "## By family", "", *_table(records, "family of tasks", lambda r: family(r["task"]), [*FAMILIES])]
     tasks = list(dict.fromkeys(task for _, task in pairs()))
