@@ -53,6 +53,7 @@ def test_a_list_is_exported_and_continued(
     assert "is not empty; use --force" in records_of(capsys)["first"]["error"]
 
 
+@pytest.mark.wide
 def test_a_layouts_defaults_and_further_outputs_are_continued(models: list[str], tmp_path: Path) -> None:
     options = ExportOptions(layout="transformers.js", outputs=("hidden_states",), validate="none")
     for status in ("exported", "kept"):

@@ -268,9 +268,7 @@ def test_a_decoder_takes_audio_under_any_task(task: str, tmp_path: Path) -> None
         assert [graph.name for graph in graphs] == ["audio_encoder", "embed_tokens", "decoder_model_merged"]
 
 
-@pytest.mark.parametrize(
-    "name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"), ("Llava", "Qwen3VL", "LlavaNext"))
-)
+@pytest.mark.parametrize("name", sampled(("Llava", "Qwen2VL", "Qwen3VL", "LlavaNext"), ("Llava", "LlavaNext")))
 def test_beams_share_the_images_of_their_prompt(name: str, tmp_path: Path) -> None:
     model, source = checkpoint(name, tmp_path / "checkpoint")
     options = ExportOptions(task="image-text-to-text-with-past", validate="none")

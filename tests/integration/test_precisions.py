@@ -58,7 +58,7 @@ def test_each_precision_is_a_file_with_the_suffix_of_transformers_js(exported: P
 def test_each_precision_is_proved_against_its_own_weights(exported: Path) -> None:
     report = open_manifest(exported).validation
     assert report["status"] == "passed"
-    assert {case["component"] for case in report["cases"]} >= {"model", "model q4", "model q8", "model q4f16"}
+    assert {case["component"] for case in report["cases"]} >= {"model fp32", "model q4", "model q8", "model q4f16"}
 
 
 def test_every_matrix_of_a_decoder_is_quantized(exported: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_precision_that_a_directory_lacks_is_an_error(exported: Path) -> None:
 def test_validate_repeats_the_proof_of_every_precision(exported: Path, tmp_path: Path) -> None:
     report = validate(exported)
     assert report.status == "passed"
-    assert {case.component for case in report.cases} == {"model", "model q4", "model q8", "model q4f16"}
+    assert {case.component for case in report.cases} == {"model fp32", "model q4", "model q8", "model q4f16"}
     file = exported / "model_q4.onnx"
     content = file.read_bytes()
     try:
