@@ -112,8 +112,8 @@ def save_class(model_type: str, class_name: str, directory: Path) -> Any:
 def _shorten_windows(config: Any) -> None:
     """Set the windows of a configuration and its sub-configurations to fewer tokens than `use` generates."""
     for name in _WINDOWS:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > _WINDOW:
+        value = vars(config).get(name)
+        if isinstance(value, int) and value > _WINDOW and not getattr(config, "per_layer_config", None):
             setattr(config, name, _WINDOW)
     for name in type(config).sub_configs:
         if getattr(config, name, None) is not None:
