@@ -21,6 +21,7 @@ ENTRY_POINTS = "onnxport.architectures"
 """Group of the entry points by which other packages add records."""
 MODULES: dict[str, str] = {
     "aimv2": "aimv2",
+    "aimv2_text_model": "aimv2",
     "align": "efficientnet",
     "align_vision_model": "efficientnet",
     "aria": "aria",

@@ -16,4 +16,4 @@ class Aimv2OnnxConfig(DerivedOnnxConfig):
     attn_implementation = "eager"
 
 
-ARCHITECTURES = (Architecture(("aimv2",), model=always(Aimv2OnnxConfig)),)
+ARCHITECTURES = (Architecture(("aimv2", "aimv2_text_model"), model=always(Aimv2OnnxConfig)),)
