@@ -41,7 +41,7 @@ fuzz: $(READY) ## read files that differ from valid ones, FUZZ of each kind (an 
 bench: $(READY) ## measure time and memory of exports, beside other exporters (hours; BENCH="--rows a,b")
 	$(BIN)/python -m benchmarks measure $(BENCH)
 
-clients: $(READY) real-models ## try other software with exported directories, and write docs/clients.md (half an hour; needs Node and Chromium)
+clients: $(READY) real-models ## try other software with exported directories, and write docs/clients.md (5 minutes; needs Node and Chromium)
 	@$(TIMED) $(BIN)/python -m clients
 
 conformance: $(READY) ## compare all stamped graphs, export all 265 pairs of 4.37.2 and all of today's (hours)
