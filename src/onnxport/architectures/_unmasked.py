@@ -1,7 +1,8 @@
-"""Describe models whose mask the graph doesn't take."""
+"""Describe models whose mask the graph doesn't take, and make no mask where none is passed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from onnxport.description.derived import DerivedOnnxConfig
@@ -13,3 +14,12 @@ class UnmaskedOnnxConfig(DerivedOnnxConfig):
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
         """Remove the mask."""
         inputs.pop("attention_mask", None)
+
+
+def no_mask_without_padding(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make no mask if nothing is masked, as Transformers does unless it is exported."""
+
+    def mask(*arguments: Any, attention_mask: Any = None, **named: Any) -> Any:
+        return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
+
+    return mask

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.architectures._unmasked import no_mask_without_padding
 from onnxport.patching.patch import EAGER, Patch
-
-if TYPE_CHECKING:
-    import torch
-
-
-def _no_mask(original: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
-    """Return None instead of a mask that masks nothing."""
-
-    def create(*arguments: Any, attention_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor | None:
-        return None if attention_mask is None else original(*arguments, attention_mask=attention_mask, **named)
-
-    return create
-
 
 _SERIES = {"prediction_length": 4, "num_time_features": 1, "context_length": 12, "lags_sequence": [1, 2, 3]}
 _TINY = Tiny(fields=_SERIES, base=_SERIES)
 _WITHOUT_MASK = tuple(
     Patch(
         f"transformers.models.{package}.modeling_{package}:create_bidirectional_mask",
-        _no_mask,
+        no_mask_without_padding,
         "for an export, Transformers creates a mask that masks nothing, whose shape differs from that of the "
         "autocorrelations that it is added to, or of the encoder's layers that halve the length",
         EAGER,

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from onnxport.architectures._architecture import Architecture, Tiny, always
-from onnxport.architectures._unmasked import UnmaskedOnnxConfig
+from onnxport.architectures._unmasked import UnmaskedOnnxConfig, no_mask_without_padding
 from onnxport.patching.patch import EAGER, Patch
-
-
-def _none_without_padding(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return no mask if nothing is masked, as Transformers does unless it is exported."""
-
-    def mask(*, attention_mask: Any = None, **named: Any) -> Any:
-        return None if attention_mask is None else original(attention_mask=attention_mask, **named)
-
-    return mask
-
 
 _MASKS = ("create_bidirectional_mask", "create_bidirectional_sliding_window_mask")
 
@@ -30,7 +17,7 @@ ARCHITECTURES = (
         patches=tuple(
             Patch(
                 f"transformers.models.muse_glimmer_assistant.modeling_muse_glimmer_assistant:{name}",
-                _none_without_padding,
+                no_mask_without_padding,
                 "the mask that is made while exporting lacks the keys of the context",
                 EAGER,
                 "Transformers makes a mask for the context and the noise",

@@ -38,16 +38,16 @@ _HEADERS = {
 _HOSTS = ("127.0.0.1", "localhost")
 """Names of this machine; a page elsewhere whose name leads here has another."""
 _PIPELINES = {
-    **dict.fromkeys(("feature-extraction", "sentence-similarity"), ("feature-extraction", "text")),
-    **{name: (name, "text") for name in ("text-classification", "token-classification", "fill-mask")},
-    **{name: (name, "text") for name in ("text-generation", "text2text-generation")},
-    "question-answering": ("question-answering", "text, context"),
-    "zero-shot-classification": ("zero-shot-classification", "text, labels"),
-    "zero-shot-image-classification": ("zero-shot-image-classification", "image, labels"),
-    **{name: (name, "image") for name in ("image-classification", "object-detection", "depth-estimation")},
-    **{name: ("image-segmentation", "image") for name in ("image-segmentation", "semantic-segmentation")},
-    "image-to-text": ("image-to-text", "image"),
-    **{name: (name, "audio") for name in ("automatic-speech-recognition", "audio-classification")},
+    **dict.fromkeys(("feature-extraction", "sentence-similarity"), ("feature-extraction", ("text",))),
+    **{name: (name, ("text",)) for name in ("text-classification", "token-classification", "fill-mask")},
+    **{name: (name, ("text",)) for name in ("text-generation", "text2text-generation")},
+    "question-answering": ("question-answering", ("text", "context")),
+    "zero-shot-classification": ("zero-shot-classification", ("text", "labels")),
+    "zero-shot-image-classification": ("zero-shot-image-classification", ("image", "labels")),
+    **{name: (name, ("image",)) for name in ("image-classification", "object-detection", "depth-estimation")},
+    **{name: ("image-segmentation", ("image",)) for name in ("image-segmentation", "semantic-segmentation")},
+    "image-to-text": ("image-to-text", ("image",)),
+    **{name: (name, ("audio",)) for name in ("automatic-speech-recognition", "audio-classification")},
 }
 """Task to transformers.js's pipeline and its inputs."""
 
@@ -151,7 +151,7 @@ def _settings(manifest: Manifest) -> dict[str, object]:
         "name": manifest.source.get("model") or "ONNX export",
         "task": task,
         "pipeline": pipeline,
-        "inputs": inputs.split(", "),
+        "inputs": list(inputs),
         "dtypes": list(manifest.dtypes),
     }
 
