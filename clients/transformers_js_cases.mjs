@@ -1,16 +1,11 @@
 // What transformers.js is tried with, in Node and in a browser: name of a case to a function of a directory and its data.
-const TOLERANCE = 1e-4;
+import { same } from './same.mjs';
+
 const GREEDY = { max_new_tokens: 12, min_new_tokens: 12, do_sample: false };
 
 export function cases(T, options) {
     const tensor = ({ type, shape, data }) => new T.Tensor(type, type === 'int64' ? data.map(BigInt) : data, shape);
     const inputsOf = (c) => Object.fromEntries(Object.entries(c.inputs).map(([name, value]) => [name, tensor(value)]));
-
-    function same(found, expected) {
-        const largest = Math.max(...expected.map((value, index) => Math.abs(Number(found[index]) - value)));
-        if (!(largest <= TOLERANCE)) throw new Error(`differs by ${largest}`);
-        return largest.toExponential(0);
-    }
 
     const tokens = (name) => async (directory, c) => {
         const model = await T[name].from_pretrained(directory, options);
