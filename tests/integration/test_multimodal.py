@@ -68,6 +68,14 @@ MODELS: dict[str, dict[str, Any]] = {
             **{"resampler_head_dim": 8, "num_key_value_heads": 2},
         },
     },
+    "PerceptionLM": {
+        "text_config": TEXT,
+        "vision_config": {
+            **{**VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+            "model_args": {"embed_dim": 32},
+        },
+        "vision_use_cls_token": False,
+    },
     "Qwen2VL": {
         "text_config": {**QWEN, "model_type": "qwen2_vl_text"},
         "vision_config": {**GRID, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
@@ -177,8 +185,9 @@ def inputs_for(name: str, model: Any, batch: int) -> dict[str, torch.Tensor]:
         modality["pixel_attention_mask"][0, 0, 16:] = False
         return {**padded_prompts([4, 8, 4][:batch]), **modality}
     else:
-        modality = {"pixel_values": torch.randn(batch, 3, 32, 32)}
-        features = model.get_image_features(**modality).pooler_output
+        tiles = (2,) if name == "PerceptionLM" else ()
+        modality = {"pixel_values": torch.randn(batch, *tiles, 3, 32, 32)}
+        features = model.base_model.get_image_features(**modality).pooler_output
     count = sum(embeddings.numel() for embeddings in features) // 32 // batch
     ids = torch.randint(5, 80, (batch, 9 + count))
     ids[:, 4 : 4 + count] = PLACEHOLDER

@@ -11,6 +11,8 @@ from transformers.models.canine.modeling_canine import CanineAttention
 from transformers.models.encodec.configuration_encodec import EncodecConfig
 from transformers.models.encodec.modeling_encodec import EncodecConv1d
 from transformers.models.fastspeech2_conformer import modeling_fastspeech2_conformer
+from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+from transformers.models.florence2.modeling_florence2 import Florence2VisionChannelAttention
 from transformers.models.higgs_audio_v2.configuration_higgs_audio_v2 import HiggsAudioV2Config
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
 from transformers.models.mimi.configuration_mimi import MimiConfig
@@ -80,6 +82,17 @@ def test_the_padding_of_a_codec_is_computed_with_integers(
         torch.testing.assert_close(layer(audio), expected)
         longer = torch.randn(1, 2, length + 3)
         torch.testing.assert_close(exported.module()(longer), layer(longer))
+
+
+def test_a_scale_that_depends_on_a_size_stays_dynamic() -> None:
+    config = Florence2VisionConfig(embed_dim=[8], num_groups=[2], depths=[1])
+    config._attn_implementation = "sdpa"
+    attention = Florence2VisionChannelAttention(config, 0).eval()
+    with torch.no_grad(), patching(*ENGINE_PATCHES):
+        length = {1: torch.export.Dim.DYNAMIC}
+        exported = torch.export.export(attention, (torch.randn(2, 6, 8),), dynamic_shapes=(length,))
+    longer = torch.randn(2, 25, 8)
+    torch.testing.assert_close(exported.module()(longer), attention(longer))
 
 
 def test_tokens_of_text_and_audio_are_computed_without_a_loop() -> None:

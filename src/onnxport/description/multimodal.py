@@ -48,9 +48,9 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         self._method, self._output = part.method, part.output
         self._parameters = inspect.signature(self.method_of(model)).parameters
         self._input = _main_input_of(self._parameters, component)
+        self._frame_multiple, self._takes_tiles = 1, False
         self._axes: dict[str, Mapping[int, str]] = {self._input: self._image_axes}
         self._output_format = _ONE_TENSOR
-        self._frame_multiple = 1
         self._inspect_forward(model, preprocessor)
 
     @property
@@ -66,6 +66,8 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
     @property
     def _image_axes(self) -> Mapping[int, str]:
         """Return the known dynamic axes of the pixel values or audio features; tracing finds the others."""
+        if self._takes_tiles:
+            return {0: "batch", 1: "num_tiles"}
         return _axes_of(self._input) if self._input in _ALTERNATIVE_INPUTS[1:] else {0: "batch"}
 
     def generate_dummy_inputs(  # type: ignore[override]
@@ -121,6 +123,8 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         frames = dummy_input(self._input)
         if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
             inputs[self._input] = frames.make(InputContext(self._config, len(inputs[self._input]), {}))
+        if self._takes_tiles and getattr(inputs.get(self._input), "ndim", 0) == _IMAGES_RANK:
+            inputs[self._input] = inputs[self._input][:, None].repeat_interleave(2, 1)
         self.fit_inputs(inputs)
         if self._input in inputs and self._frame_multiple > 1:
             length = max(inputs[self._input].shape[1:])
@@ -143,7 +147,10 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         return tensor
 
     def _inspect_forward(self, model: PreTrainedModel, preprocessor: Any) -> None:
-        """Run the encoder on its required inputs and, if that fails, on all inputs that have dummies."""
+        """Run the encoder on its required inputs and, if that fails, on all inputs that have dummies.
+
+        Images are tried as [batch, channels, height, width], then with an axis of tiles after the batch.
+        """
         from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
         available = self._preprocessed(preprocessor)
@@ -151,8 +158,9 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         known = [name for name in known if name not in _SAMPLE_MASKS or self._input in _ALTERNATIVE_INPUTS]
         required = [name for name in known if self._parameters[name].default is inspect.Parameter.empty]
         every = [name for name in known if name not in _EXCLUDED_PARAMETERS]
-        multiples = (1, _FRAME_MULTIPLE) if self._method == MODALITY_ENCODERS["audio_encoder"].method else (1,)
-        for names, self._frame_multiple in product((required, every), multiples):
+        is_audio = self._method == MODALITY_ENCODERS["audio_encoder"].method
+        formats = ((1, False), (_FRAME_MULTIPLE, False)) if is_audio else ((1, False), (1, True))
+        for names, (self._frame_multiple, self._takes_tiles) in product((required, every), formats):
             others = {name: self._mask_axes(name, available) for name in names if name != self._input}
             patches = {1: "patches"} if any(axes.get(1) == "patches" for axes in others.values()) else {}
             self._axes = {self._input: {**self._image_axes, **patches, **self._time_axis(available)}, **others}
@@ -227,6 +235,8 @@ _ONE_TENSOR, _PROJECTOR_OUTPUT, _CONCATENATED = "tensor", "projected", "concaten
 _FRAME_MULTIPLE = 64
 """Dummy audio is truncated to a multiple of this many frames for models that merge frames: a power of two, at least as
 many as models merge."""
+_IMAGES_RANK = 4
+"""Rank of a batch of images: [batch, channels, height, width]."""
 _ALTERNATIVE_INPUTS = ("input_values", "audio_input_ids", "flattened_patches")
 _EXCLUDED_PARAMETERS = ("input_ids", "inputs_embeds", *CACHE_NAMES)
 """Parameters of a method that aren't image or audio inputs, or that replace other inputs."""

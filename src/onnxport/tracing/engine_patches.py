@@ -184,6 +184,20 @@ def _first(size: int | Sequence[int]) -> int:
     return size if isinstance(size, int) else size[0]
 
 
+def _scaled_by_size(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Multiply the query by a scale that depends on a symbolic size; the operator takes a constant."""
+
+    def scaled_dot_product_attention(query: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        import torch
+
+        scale = named.get("scale")
+        if isinstance(scale, torch.SymFloat):
+            return original(query * scale, *others, **{**named, "scale": 1.0})
+        return original(query, *others, **named)
+
+    return scaled_dot_product_attention
+
+
 def _grouped_experts(original: Callable[..., Any]) -> Callable[..., Any]:
     """Use grouped matrix multiplication where a model's configuration selects the loop over experts."""
 
@@ -303,6 +317,14 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "max_pool1d specializes the pooled axis to the example's size (CANINE)",
         EAGER,
         "torch.export preserves pools of symbolic sizes as operators",
+    ),
+    Patch(
+        "torch.nn.functional:scaled_dot_product_attention",
+        _scaled_by_size,
+        "a scale that depends on a symbolic size is specialized to the example's (DaViT's attention over channels, the "
+        "vision encoder of Florence-2)",
+        "none: the operator's schema has a constant scale",
+        "the operator takes a symbolic scale",
     ),
     Patch(
         "torch:as_tensor",
