@@ -8,11 +8,14 @@ const T = await import(pathToFileURL(require.resolve('@huggingface/transformers'
 T.env.allowRemoteModels = false;
 T.env.localModelPath = '/';
 
+// Transformers' RfDetrModel is RFDetrModel here.
+const classes = Object.fromEntries(Object.keys(T).map((name) => [name.toLowerCase(), T[name]]));
+
 for (const argument of process.argv.slice(2)) {
     const [name, directory] = argument.split('=');
     let error = '';
     try {
-        const model = await T[name].from_pretrained(directory, { dtype: 'fp32', device: 'cpu' });
+        const model = await classes[name.toLowerCase()].from_pretrained(directory, { dtype: 'fp32', device: 'cpu' });
         await model.dispose();
     } catch (problem) {
         error = String(problem).slice(0, 300) || 'failed';

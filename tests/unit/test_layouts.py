@@ -239,6 +239,20 @@ def test_the_files_of_split_data_are_announced(tmp_path: Path) -> None:
     assert (source / "model.onnx_data").stat().st_size == 2 * ROWS * 4 * 4
 
 
+def test_a_part_of_a_model_has_the_name_that_its_class_loads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = {"model": "m", "model_type": "clip_text_model", "architecture": "CLIPTextModelWithProjection"}
+    source = exported(tmp_path / "in", source=text, external=True, dtypes=("fp32", "q8"))
+    manifest = rearrange(source, "transformers.js", tmp_path / "out")
+    files = {file for item in manifest.components for file in (item.file, *item.external_data)}
+    assert files == {f"onnx/text_model{end}.onnx{data}" for end in ("", "_quantized") for data in ("", "_data")}
+    chunks = settings(tmp_path / "out" / "config.json")["transformers.js_config"]["use_external_data_format"]
+    assert chunks == {"text_model.onnx": 1, "text_model_quantized.onnx": 1}
+    zeros = np.zeros((ROWS, 4), np.float32)
+    assert (Directory(tmp_path / "out").graph("model").run({"input_ids": zeros})["logits"].numpy() == 3).all()
+    assert not caplog.text
+    assert {"model.onnx", "model.onnx_data"} <= files_of(source)
+
+
 def test_one_precision_is_chosen(tmp_path: Path) -> None:
     source = exported(tmp_path / "in", dtypes=("fp32", "q4"))
     manifest = rearrange(source, "transformers.js", tmp_path / "out", dtypes=("q4",))

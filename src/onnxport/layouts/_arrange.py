@@ -15,7 +15,7 @@ from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest,
 from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
 from onnxport.errors import OutputError, UnsupportedError
-from onnxport.layouts._graph_files import leave_out_inputs, rename_values, split_data
+from onnxport.layouts._graph_files import leave_out_inputs, rename_data, rename_values, split_data
 from onnxport.layouts._layout import Exported, Layout
 from onnxport.writing.linking import link_or_copy
 
@@ -85,10 +85,19 @@ def _digests(exported: Exported, names: Iterable[str], target: Path) -> dict[str
     return found
 
 
-def _path_of(name: str, layout: Layout) -> str | None:
+def _path_of(name: str, exported: Exported, layout: Layout) -> str | None:
     """Return the path of a file in a layout; None if it is left out."""
+    name = _new_file_name(name, exported, layout)
     path = next((path for pattern, path in layout.files.items() if fnmatchcase(name, pattern)), None)
     return None if path is None else path.format(name=name, stem=PurePosixPath(name).name.split(".onnx")[0])
+
+
+def _new_file_name(name: str, exported: Exported, layout: Layout) -> str:
+    """Return the name of a file that follows the client's name of its graph, as `model_q8.onnx` follows `model`."""
+    renamed = layout.graphs.get(exported.architecture, {})
+    files = {file: item.name for item in exported.manifest.components for file in (item.file, *item.external_data)}
+    graph = files.get(name, "")
+    return renamed[graph] + name.removeprefix(graph) if graph in renamed and name.startswith(graph) else name
 
 
 def _check_placement(exported: Exported, layout: Layout) -> None:
@@ -99,10 +108,11 @@ def _check_placement(exported: Exported, layout: Layout) -> None:
         OutputError: two files would have one path.
     """
     names = [name for item in exported.manifest.components for name in (item.file, *item.external_data)]
-    paths = [path for name in (*names, *exported.manifest.files) if (path := _path_of(name, layout)) is not None]
+    places = {name: _path_of(name, exported, layout) for name in (*names, *exported.manifest.files)}
+    paths = [path for path in places.values() if path is not None]
     if twice := sorted({path for path in paths if paths.count(path) > 1}):
         raise OutputError(f"the layout {layout.name} has several files for {', '.join(twice)}; choose one with --dtype")
-    moved = [name for name in names if PurePosixPath(_path_of(name, layout) or "").parent != PurePosixPath(".")]
+    moved = [name for name in names if PurePosixPath(places[name] or "").parent != PurePosixPath(".")]
     if moved and exported.manifest.options.get("weights") == "link":
         raise UnsupportedError(
             f"the layout {layout.name} moves {moved[0]}, whose weights are the checkpoint's linked files; export with "
@@ -112,7 +122,7 @@ def _check_placement(exported: Exported, layout: Layout) -> None:
 
 def _place(name: str, exported: Exported, layout: Layout, target: Path, *, linked: bool = False) -> Path | None:
     """Copy or link a file to its path in a layout; return None if it is left out."""
-    path = _path_of(name, layout)
+    path = _path_of(name, exported, layout)
     if path is None:
         return None
     source, placed = inside(exported.directory, name, exported.directory / FILE_NAME), _new_file(path, target)
@@ -139,6 +149,9 @@ def _place_component(
         raise UnsupportedError(f"the layout {layout.name} has no path for the graph {component.file}")
     placed = [_place(name, exported, layout, target, linked=True) for name in component.external_data]
     data = [file for file in placed if file is not None]
+    named = zip(component.external_data, placed, strict=True)
+    if renamed := {name: file.name for name, file in named if file is not None and file.name != name}:
+        rename_data(graph, renamed)
     names = _new_names(component, layout.names.get(exported.model_type, {}))
     if names:
         rename_values(graph, names)

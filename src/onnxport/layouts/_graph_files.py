@@ -36,6 +36,27 @@ def rename_values(file: Path, names: Mapping[str, str]) -> None:
     _replace(file, model)
 
 
+def rename_data(file: Path, names: Mapping[str, str]) -> None:
+    """Refer to files of external data by other names; the files aren't renamed.
+
+    Args:
+        file: the graph.
+        names: the old names, to the new ones.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.location in names:
+                value.const_value = ir.ExternalTensor(
+                    names[str(tensor.location)], tensor.offset, tensor.length, tensor.dtype,
+                    shape=tensor.shape, name=tensor.name, base_dir=file.parent,
+                )  # fmt: skip
+    _replace(file, model)
+
+
 def leave_out_inputs(file: Path, names: Collection[str]) -> None:
     """Replace inputs of a graph with tensors without elements, which stand for inputs that aren't passed.
 

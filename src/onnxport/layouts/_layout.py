@@ -51,6 +51,11 @@ class Exported:
         """The model type."""
         return str(self.manifest.source.get("model_type", ""))
 
+    @property
+    def architecture(self) -> str:
+        """The name of the model class."""
+        return str(self.manifest.source.get("architecture", ""))
+
     def has(self, name: str) -> bool:
         """Return whether a file exists."""
         return inside(self.directory, name, self.directory).is_file()
@@ -94,6 +99,7 @@ class Layout:
         texts: returns further text files, path to content.
         names: model type to the names of inputs and outputs that the client has others for: pattern of a whole name
             (a regular expression) to its replacement.
+        graphs: class to the names of its graphs that the client has others for: name in the default layout to its own.
         absent: model type to inputs that the client never passes; its graph gets tensors without elements in place of
             them, as for those that aren't passed to the model.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
@@ -109,6 +115,7 @@ class Layout:
     edits: Mapping[str, Edit] = field(default_factory=dict)
     texts: Callable[[Exported], Mapping[str, str]] = _no_texts
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    graphs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -12,14 +12,13 @@ _CLASSES = {
         ArceeForCausalLM ArceeModel BartForSequenceClassification BeitForImageClassification BeitModel
         BertForMaskedLM BertForQuestionAnswering BertForSequenceClassification BertForTokenClassification
         BertModel BloomForCausalLM BloomModel CHMv2ForDepthEstimation CLIPModel CLIPSegForImageSegmentation
-        CLIPSegModel CLIPTextModelWithProjection CLIPVisionModelWithProjection CamembertForMaskedLM
-        CamembertForQuestionAnswering CamembertForSequenceClassification CamembertForTokenClassification
-        CamembertModel ChineseCLIPModel ClapAudioModelWithProjection ClapModel ClapTextModelWithProjection
-        CodeGenForCausalLM CodeGenModel Cohere2ForCausalLM Cohere2Model CohereForCausalLM CohereModel
-        ConvBertForMaskedLM ConvBertForQuestionAnswering ConvBertForSequenceClassification
-        ConvBertForTokenClassification ConvBertModel ConvNextForImageClassification ConvNextModel
-        ConvNextV2ForImageClassification ConvNextV2Model DFineForObjectDetection DFineModel DINOv3ConvNextModel
-        DINOv3ViTModel DPTForDepthEstimation DPTModel DebertaForMaskedLM DebertaForQuestionAnswering
+        CLIPSegModel CamembertForMaskedLM CamembertForQuestionAnswering CamembertForSequenceClassification
+        CamembertForTokenClassification CamembertModel ChineseCLIPModel ClapModel CodeGenForCausalLM
+        CodeGenModel Cohere2ForCausalLM Cohere2Model CohereForCausalLM CohereModel ConvBertForMaskedLM
+        ConvBertForQuestionAnswering ConvBertForSequenceClassification ConvBertForTokenClassification
+        ConvBertModel ConvNextForImageClassification ConvNextModel ConvNextV2ForImageClassification
+        ConvNextV2Model DFineForObjectDetection DFineModel DINOv3ConvNextModel DINOv3ViTModel
+        DPTForDepthEstimation DPTModel DebertaForMaskedLM DebertaForQuestionAnswering
         DebertaForSequenceClassification DebertaForTokenClassification DebertaModel DebertaV2ForMaskedLM
         DebertaV2ForQuestionAnswering DebertaV2ForSequenceClassification DebertaV2ForTokenClassification
         DebertaV2Model DecisionTransformerModel DeepseekV3ForCausalLM DeepseekV3Model DeepseekV4ForCausalLM
@@ -44,10 +43,10 @@ _CLASSES = {
         Lfm2Model Lfm2MoeForCausalLM Lfm2MoeModel Lfm3ForCausalLM Lfm3Model Llama4ForCausalLM LlamaForCausalLM
         LlamaModel MBartForCausalLM MBartForSequenceClassification MPNetForMaskedLM MPNetForQuestionAnswering
         MPNetForSequenceClassification MPNetForTokenClassification MPNetModel MaskFormerForInstanceSegmentation
-        MaskFormerModel MgpstrForSceneTextRecognition MimiDecoderModel MimiEncoderModel Ministral3ForCausalLM
-        Ministral3Model MinistralForCausalLM MinistralModel Mistral4ForCausalLM Mistral4Model MistralForCausalLM
-        MistralModel MobileBertForMaskedLM MobileBertForQuestionAnswering MobileBertForSequenceClassification
-        MobileBertModel MobileNetV1ForImageClassification MobileNetV1Model MobileNetV2ForImageClassification
+        MaskFormerModel MgpstrForSceneTextRecognition Ministral3ForCausalLM Ministral3Model MinistralForCausalLM
+        MinistralModel Mistral4ForCausalLM Mistral4Model MistralForCausalLM MistralModel MobileBertForMaskedLM
+        MobileBertForQuestionAnswering MobileBertForSequenceClassification MobileBertModel
+        MobileNetV1ForImageClassification MobileNetV1Model MobileNetV2ForImageClassification
         MobileNetV2ForSemanticSegmentation MobileNetV2Model MobileViTForImageClassification MobileViTModel
         MobileViTV2ForImageClassification MobileViTV2Model ModernBertDecoderForCausalLM ModernBertDecoderModel
         ModernBertForMaskedLM ModernBertForSequenceClassification ModernBertForTokenClassification
@@ -64,23 +63,37 @@ _CLASSES = {
         RoFormerForMaskedLM RoFormerForQuestionAnswering RoFormerForSequenceClassification
         RoFormerForTokenClassification RoFormerModel RobertaForMaskedLM RobertaForQuestionAnswering
         RobertaForSequenceClassification RobertaForTokenClassification RobertaModel
-        SegformerForImageClassification SegformerForSemanticSegmentation SiglipModel SiglipTextModel
-        SiglipVisionModel SmolLM3ForCausalLM SmolLM3Model SolarOpenForCausalLM SolarOpenModel SpeechT5HifiGan
-        SqueezeBertForMaskedLM SqueezeBertForQuestionAnswering SqueezeBertForSequenceClassification
-        SqueezeBertModel StableLmForCausalLM StableLmModel Starcoder2ForCausalLM Starcoder2Model
-        Swin2SRForImageSuperResolution Swin2SRModel SwinForImageClassification SwinModel
-        TableTransformerForObjectDetection TableTransformerModel TrOCRForCausalLM UniSpeechForCTC
-        UniSpeechForSequenceClassification UniSpeechModel UniSpeechSatForAudioFrameClassification
-        UniSpeechSatForCTC UniSpeechSatForSequenceClassification UniSpeechSatModel VaultGemmaForCausalLM
-        VaultGemmaModel ViTForImageClassification ViTMAEModel ViTMSNForImageClassification ViTMSNModel ViTModel
-        VitMatteForImageMatting VitPoseForPoseEstimation VitsModel Wav2Vec2BertForCTC
-        Wav2Vec2BertForSequenceClassification Wav2Vec2BertModel Wav2Vec2ForAudioFrameClassification
-        Wav2Vec2ForCTC Wav2Vec2ForSequenceClassification Wav2Vec2Model WavLMForAudioFrameClassification
-        WavLMForCTC WavLMForSequenceClassification WavLMForXVector WavLMModel XLMForQuestionAnswering
-        XLMForSequenceClassification XLMForTokenClassification XLMModel XLMRobertaForMaskedLM
-        XLMRobertaForQuestionAnswering XLMRobertaForSequenceClassification XLMRobertaForTokenClassification
-        XLMRobertaModel XLMWithLMHeadModel YolosForObjectDetection YolosModel YoutuForCausalLM YoutuModel
-        ZayaForCausalLM ZayaModel
+        SegformerForImageClassification SegformerForSemanticSegmentation SiglipModel SmolLM3ForCausalLM
+        SmolLM3Model SolarOpenForCausalLM SolarOpenModel SpeechT5HifiGan SqueezeBertForMaskedLM
+        SqueezeBertForQuestionAnswering SqueezeBertForSequenceClassification SqueezeBertModel
+        StableLmForCausalLM StableLmModel Starcoder2ForCausalLM Starcoder2Model Swin2SRForImageSuperResolution
+        Swin2SRModel SwinForImageClassification SwinModel TableTransformerForObjectDetection
+        TableTransformerModel TrOCRForCausalLM UniSpeechForCTC UniSpeechForSequenceClassification UniSpeechModel
+        UniSpeechSatForAudioFrameClassification UniSpeechSatForCTC UniSpeechSatForSequenceClassification
+        UniSpeechSatModel VaultGemmaForCausalLM VaultGemmaModel ViTForImageClassification ViTMAEModel
+        ViTMSNForImageClassification ViTMSNModel ViTModel VitMatteForImageMatting VitPoseForPoseEstimation
+        VitsModel Wav2Vec2BertForCTC Wav2Vec2BertForSequenceClassification Wav2Vec2BertModel
+        Wav2Vec2ForAudioFrameClassification Wav2Vec2ForCTC Wav2Vec2ForSequenceClassification Wav2Vec2Model
+        WavLMForAudioFrameClassification WavLMForCTC WavLMForSequenceClassification WavLMForXVector WavLMModel
+        XLMForQuestionAnswering XLMForSequenceClassification XLMForTokenClassification XLMModel
+        XLMRobertaForMaskedLM XLMRobertaForQuestionAnswering XLMRobertaForSequenceClassification
+        XLMRobertaForTokenClassification XLMRobertaModel XLMWithLMHeadModel YolosForObjectDetection YolosModel
+        YoutuForCausalLM YoutuModel ZayaForCausalLM ZayaModel
+    """,
+    "text_model": """
+        CLIPTextModel CLIPTextModelWithProjection ClapTextModelWithProjection SiglipTextModel
+    """,
+    "vision_model": """
+        CLIPVisionModel CLIPVisionModelWithProjection SiglipVisionModel
+    """,
+    "audio_model": """
+        ClapAudioModelWithProjection
+    """,
+    "encoder_model": """
+        MimiEncoderModel
+    """,
+    "decoder_model": """
+        MimiDecoderModel
     """,
     "encoder_model decoder_model_merged": """
         BartForConditionalGeneration BartModel BlenderbotForConditionalGeneration BlenderbotModel

@@ -23,6 +23,8 @@ _WEBGPU = ("q4", "q4f16", "fp16", "fp32")
 """Precisions of decoders for WebGPU: not every GPU has 16-bit floats."""
 _HALVES = {"text_model", "vision_model", "audio_model"}
 """Graphs of dual encoders that have classes of their own, such as `CLIPTextModelWithProjection`."""
+_GRAPHS = {name: {"model": graphs[0]} for name, graphs in SESSIONS.items() if len(graphs) == 1 and graphs != ("model",)}
+"""Class of a part of a model to the name of its graph: that of the same part beside the others."""
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _OTHER_CACHES = ("olmo_hybrid",)
 """Model types whose convolutional state is one tensor here, and three in transformers.js."""
@@ -71,9 +73,9 @@ def _preprocessor_config(settings: Settings, exported: Exported) -> Settings:
 
 def _check(exported: Exported) -> Iterator[str]:
     """Yield what transformers.js can't load."""
-    architecture = str(exported.manifest.source.get("architecture", ""))
-    components = {item.name for item in exported.manifest.components}
-    sessions = SESSIONS.get(architecture)
+    architecture, sessions = exported.architecture, SESSIONS.get(exported.architecture)
+    renamed = _GRAPHS.get(architecture, {})
+    components = {renamed.get(item.name, item.name) for item in exported.manifest.components}
     if components <= _HALVES:
         return
     if sessions is None:
@@ -116,6 +118,7 @@ LAYOUT = Layout(
             r"present_recurrent\.(\d+)": r"present.\1.shift_state",
         },
     },
+    graphs=_GRAPHS,
     absent={name: ("input_boxes", "input_masks") for name in _SAM_TYPES},
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
