@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from onnxport.tracing.layer_indices import watched_layer_indices
+from onnxport.tracing.fake import build_fake, is_fake
+from onnxport.tracing.layer_indices import LayerIndexError, watched_layer_indices
 from onnxport.tracing.layers import find_stacks
 from onnxport.tracing.reduction import TracedStack, reduce
 
@@ -119,6 +120,47 @@ def test_a_branch_on_the_layer_index_stops_the_trace(rule: Any) -> None:
         model.decide(rule)
     assert seen.stacks == {"layers"}
     assert model.config.widths == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "is_whole"),
+    [
+        ((None,), True),
+        ((0, 2), True),
+        ((0, 5), True),
+        ((0, 1), False),
+        ((1, None), False),
+        ((-1, None), False),
+        ((3,), False),
+    ],
+)
+def test_a_slice_of_some_layers_stops_the_trace(bounds: tuple[int | None, ...], is_whole: bool) -> None:
+    model = Model(Config(num_hidden_layers=2))
+    with watched_layer_indices(model, (TracedStack("layers", (0, 0), (0,) * 5),)) as seen:
+        try:
+            assert len(model.layers[slice(*bounds)]) == 2
+        except LayerIndexError:
+            assert not is_whole
+    assert bool(seen.locations) is not is_whole
+    assert len(model.layers[:1]) == 1
+
+
+class Converting(PreTrainedModel):
+    config_class = Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.product = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).to(torch.float32)
+        self.post_init()
+
+
+def test_a_constructor_that_converts_a_module_makes_fake_parameters() -> None:
+    model = build_fake(Converting, Config(), torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(map(is_fake, model.parameters()))
+    assert {name for name, _ in model.named_parameters()} == {
+        f"product.{index}.{name}" for index in range(2) for name in ("weight", "bias")
+    }
 
 
 class WithHead(Model):

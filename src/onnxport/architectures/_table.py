@@ -67,6 +67,7 @@ MODULES: dict[str, str] = {
     "detr": "detr",
     "diffusion_gemma": "diffusion_gemma",
     "donut-swin": "swin",
+    "dory": "dory",
     "dots1": "dots1",
     "dots3_note": "dots3_note",
     "dots3_note_audio_encoder": "dots3_note",

@@ -192,7 +192,8 @@ def _scaled_by_size(original: Callable[..., torch.Tensor]) -> Callable[..., torc
 
         scale = named.get("scale")
         if isinstance(scale, torch.SymFloat):
-            return original(query * scale, *others, **{**named, "scale": 1.0})
+            scaled = query * scale  # type: ignore[operator]  # the stubs have no symbolic scalars
+            return original(scaled, *others, **{**named, "scale": 1.0})
         return original(query, *others, **named)
 
     return scaled_dot_product_attention

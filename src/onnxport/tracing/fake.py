@@ -33,7 +33,7 @@ def build_fake(model_class: type[PreTrainedModel], config: PreTrainedConfig, dty
     from transformers.initialization import no_init_weights
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with patching(_fake_parameters(mode)), no_init_weights(), _LargeAreFake(mode):
+    with patching(_fake_parameters(mode), _converted_parameters()), no_init_weights(), _LargeAreFake(mode):
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
     model.tie_weights()
     for module in model.modules():
@@ -137,3 +137,22 @@ def _fake_parameters(mode: FakeTensorMode) -> Replacement:
             self._parameters[name] = torch.nn.Parameter(fake_like(param.data, mode), requires_grad=False)
 
     return Replacement(torch.nn.Module, "register_parameter", register_parameter)
+
+
+def _converted_parameters() -> Replacement:
+    """Return a replacement that lets constructors convert their modules to a dtype (Inkling 2, Hunyuan v4).
+
+    torch 2.13 exchanges a fake parameter with the converted one in place, which fails since both are weakly referenced.
+    """
+
+    def apply(self: torch.nn.Module, convert: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> object:
+        for module in self.modules() if recurse else (self,):
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = torch.nn.Parameter(convert(parameter), requires_grad=False)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = convert(buffer)
+        return self
+
+    return Replacement(torch.nn.Module, "_apply", apply)

@@ -4,7 +4,8 @@ Layers are compared by their settings, which don't reveal a branch on the index 
 traced, the indices that layers store, and those that a loop over layers enumerates, are therefore integers that carry
 the indices of the full model's layers that they represent. A comparison with the same result for all of these is
 allowed; any other comparison, and any arithmetic, is a decision. Iterating over a configuration list with one entry per
-layer is a decision too, because the list has only the entries of the traced layers.
+layer is a decision too, because the list has only the entries of the traced layers; so is taking some layers of a stack
+by a slice, because its bounds count the layers of the full model.
 """
 
 from __future__ import annotations
@@ -150,10 +151,13 @@ def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...
     """
     decisions = Decisions()
     watches: dict[int, tuple[int, _Watch]] = {}
+    sliced: dict[int, tuple[int, _Watch]] = {}
     changes: list[Replacement] = []  # for an attribute that two stacks share, the first change counts
     files = frozenset(str(getattr(module, "__file__", "")) for module in _sources(model))
     for stack in stacks:
-        layers = list(model.get_submodule(stack.path)._modules.values())
+        module_list = model.get_submodule(stack.path)
+        sliced[id(module_list)] = (len(stack.full), _Watch(stack.path, files, (), decisions))
+        layers = list(module_list._modules.values())
         for position, layer in enumerate(layers[: len(stack.traced)]):
             if layer is None:
                 continue
@@ -163,6 +167,7 @@ def watched_layer_indices(model: torch.nn.Module, stacks: tuple[TracedStack, ...
         changes += _watch_lists(model.config, _Watch(stack.path, files, (), decisions), len(stack.traced))
     sources = [module for module in _sources(model) if not hasattr(module, "enumerate")] if watches else []
     changes += [Replacement(module, "enumerate", _watched_enumerate(watches)) for module in sources]
+    changes.append(_watched_slices(sliced))
     first = {(id(change.owner), change.name): change for change in reversed(changes)}
     with patching(*first.values()):
         yield decisions
@@ -203,6 +208,24 @@ def _watch_attributes(layer: torch.nn.Module, position: int, watch: _Watch) -> l
             if type(value) is int and is_index(name):
                 changes.append(Replacement(module, name, _watch_index(value, _shifted(watch, value - position))))
     return changes
+
+
+def _watched_slices(stacks: dict[int, tuple[int, _Watch]]) -> Replacement:
+    """Return a replacement that watches slices of stacks, given with the number of their layers in the full model."""
+    import torch
+
+    original = torch.nn.ModuleList.__getitem__
+
+    def getitem(self: torch.nn.ModuleList, key: Any) -> Any:
+        count, watch = stacks.get(id(self), (0, None))
+        if watch is not None and isinstance(key, slice):
+            is_whole = not key.start and key.step is None and (key.stop in (None, len(self)) or key.stop >= count)
+            caller = sys._getframe(1)
+            if not is_whole and caller.f_code.co_filename in watch.files:
+                watch.decisions.note(watch.stack, caller)
+        return original(self, key)
+
+    return Replacement(torch.nn.ModuleList, "__getitem__", getitem)
 
 
 def _shifted(watch: _Watch, offset: int) -> _Watch:
