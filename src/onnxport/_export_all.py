@@ -57,7 +57,12 @@ class ExportRecord:
 
 
 def export_all(
-    models: Sequence[str], output: str | Path, options: ExportOptions | None = None, *, jobs: int = 1
+    models: Sequence[str],
+    output: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    jobs: int = 1,
+    ray: str | None = None,
 ) -> Iterator[ExportRecord]:
     """Export checkpoints to directories that are named after them, several at a time.
 
@@ -66,18 +71,29 @@ def export_all(
         output: directory of the exports; each gets the last part of its checkpoint's name, without `.gguf`.
         options: options of every export.
         jobs: number of processes at a time.
+        ray: address of a Ray cluster that exports them instead, as `ray.init` takes it: each checkpoint is a task of
+            one CPU. All machines find the checkpoints and the output under the same paths. An export whose machine is
+            lost is repeated.
 
     Yields:
         One record for each checkpoint, in the order in which they end. A checkpoint that can't be exported is a record
         with an error, not an exception.
 
     Raises:
-        OptionError: two checkpoints would get the same directory, or `jobs` isn't positive.
+        OptionError: two checkpoints would get the same directory, `jobs` isn't positive, or the cluster can't be
+            reached.
+        MissingDependencyError: Ray isn't installed.
     """
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: it is a number of processes, from 1")
     options = options or ExportOptions()
     directories = _directories(models, Path(output))
+    if ray is not None:
+        from onnxport.ray import run_tasks
+
+        calls = [(_absolute(model), path.absolute(), options) for path, model in directories.items()]
+        yield from run_tasks(_export_one, calls, ray)
+        return
     running: list[subprocess.Popen[bytes]] = []
     pool = ThreadPoolExecutor(jobs)
     try:
@@ -103,8 +119,12 @@ def _directories(models: Sequence[str], output: Path) -> dict[Path, str]:
     return directories
 
 
+def _absolute(model: str) -> str:
+    return str(Path(model).absolute()) if Path(model).exists() else model
+
+
 def _export_one(
-    model: str, directory: Path, options: ExportOptions, running: list[subprocess.Popen[bytes]]
+    model: str, directory: Path, options: ExportOptions, running: list[subprocess.Popen[bytes]] | None = None
 ) -> ExportRecord:
     start = time.monotonic()
     try:
@@ -116,7 +136,8 @@ def _export_one(
     request = {"model": model, "output": str(directory), "options": asdict(options)}
     command = python_command("-c", "from onnxport._export_all import serve; serve()")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        running.append(process)
+        if running is not None:
+            running.append(process)
         answer, _ = process.communicate(json.dumps(request).encode())
     values: dict[str, Any] = json.loads(answer) if answer else {"error": _end_of(process.returncode)}
     values["warnings"] = tuple(values.get("warnings", ()))

@@ -36,6 +36,7 @@ LAYERS = (
     ("validation",),
     ("reports", "demo"),
     ("_export", "_describe"),
+    ("ray",),
     ("_export_all",),
     ("onnx", "cli", "compat"),
     ("_command",),

@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("list", metavar="LIST", help=text)
     parser.add_argument("output", metavar="OUTPUT", help="directory of the exports, which are named after the models")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes at a time (default: 1)")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="export on a Ray cluster: auto, local or ray://HOST:PORT, instead of --jobs"
+    )
     add_options(parser, {field.name for field in fields(ExportOptions)} - {"dry_run"})
 
 
@@ -29,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     from onnxport.cli._rendering import print_line
 
     failed = False
-    for record in export_all(_models(arguments.list), arguments.output, options, jobs=arguments.jobs):
+    for record in export_all(
+        _models(arguments.list), arguments.output, options, jobs=arguments.jobs, ray=arguments.ray
+    ):
         print_line(json.dumps(asdict(record)))
         sys.stdout.flush()
         failed = failed or record.status == "failed"

@@ -17,6 +17,7 @@ from onnxport.runtime.template_limits import limited_rendering
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from tokenizers import Encoding
 
 Message = dict[str, str]
 """One message of a conversation: `role` (system, user or assistant) and `content`."""
@@ -42,6 +43,7 @@ class DirectoryTokenizer:
         # tokenizers (as of 0.23) raises bare Exception for a bad file
         with translating(lambda error: CorruptCheckpointError(f"{file}: {error}; export the model again")):
             self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.no_padding()  # `pad` does it
         self._directory = directory
         self._config = directory.read("tokenizer_config.json")
         self._chat_template = self._find_chat_template()
@@ -66,14 +68,49 @@ class DirectoryTokenizer:
         Returns:
             `input_ids` and `attention_mask`, [batch, length] each, padded on the left.
         """
-        with translating(self._failed):
-            rows = [self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids for text in texts]
-        length = max(map(len, rows))
+        padded = self.pad(self._encodings(texts, add_special_tokens), side="left")
+        return {name: padded[name] for name in ("input_ids", "attention_mask")}
+
+    def encode_each(self, texts: Sequence[str], max_length: int | None = None) -> list[Encoding]:
+        """Tokenize texts with special tokens, each by itself.
+
+        Args:
+            texts: the texts.
+            max_length: number of tokens to truncate longer texts to; None for what `tokenizer.json` says.
+        """
+        if max_length is not None:
+            self._tokenizer.enable_truncation(max_length)
+        return self._encodings(texts, True)
+
+    def pad(self, rows: Sequence[Encoding], side: str = "") -> dict[str, NDArray[np.int64]]:
+        """Make a batch of tokenized texts.
+
+        Args:
+            rows: the texts.
+            side: `left` or `right`; that of `tokenizer_config.json` if it is empty.
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids`, [batch, length] each.
+        """
+        length, side = max(len(row.ids) for row in rows), side or str(self._config.get("padding_side", "right"))
         found = (self._special_token_id("pad_token"), self.eos_token_id)
         pad = next((index for index in found if index is not None), 0)
-        ids = np.array([[pad] * (length - len(row)) + row for row in rows], dtype=np.int64)
-        mask = np.array([[0] * (length - len(row)) + [1] * len(row) for row in rows], dtype=np.int64)
-        return {"input_ids": ids, "attention_mask": mask}
+        fills = {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0}
+        batch = {name: np.full((len(rows), length), fill, dtype=np.int64) for name, fill in fills.items()}
+        for index, row in enumerate(rows):
+            size = len(row.ids)
+            tokens = slice(length - size, None) if side == "left" else slice(0, size)
+            batch["input_ids"][index, tokens] = row.ids
+            batch["attention_mask"][index, tokens] = 1
+            batch["token_type_ids"][index, tokens] = row.type_ids
+        return batch
+
+    def _encodings(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoding]:
+        with translating(self._failed):
+            found: list[Encoding] = self._tokenizer.encode_batch_fast(
+                list(texts), add_special_tokens=add_special_tokens
+            )
+            return found
 
     def decode(self, token_ids: Sequence[int] | NDArray[Any]) -> str:
         """Return the text of tokens, without special tokens."""
