@@ -12,7 +12,7 @@ import transformers
 
 import onnxport
 from conformance.preprocessors import make_tokenizer
-from onnxport.description.default_preprocessor import complete_preprocessor
+from onnxport.description.default_preprocessor import complete_preprocessor, sub_configs
 from onnxport.description.preprocessor import Preprocessors
 
 
@@ -69,3 +69,19 @@ def test_a_checkpoint_with_such_a_tokenizer_is_exported(tmp_path: Path) -> None:
     assert manifest.validation["status"] == "passed"
     names = {tensor.name for tensor in manifest.components[0].inputs}
     assert names == {"input_ids", "attention_mask", "token_type_ids", "xpath_tags_seq", "xpath_subs_seq"}
+
+
+class Codec(transformers.PreTrainedConfig):
+    """As WavTokenizer's: each configuration has one of its encoder, which has the same fields."""
+
+    @property
+    def encoder_config(self) -> Codec:
+        return CodecEncoder()
+
+
+class CodecEncoder(Codec):
+    """The encoder's configuration, which has one of an encoder, too."""
+
+
+def test_a_configuration_that_contains_itself_is_one() -> None:
+    assert [type(part) for part in sub_configs(Codec(), ("encoder_config",))] == [CodecEncoder]

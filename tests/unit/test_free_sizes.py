@@ -76,7 +76,7 @@ def test_the_padding_of_a_codec_is_computed_with_integers(
     audio = torch.randn(1, 2, length)
     with torch.no_grad():
         expected = layer(audio)
-        with patching(*patches_in(config.model_type)):
+        with patching(*size_patches([layer_class.__module__])):
             torch.testing.assert_close(layer(audio), expected)
             exported = torch.export.export(layer, (audio,), dynamic_shapes=({2: torch.export.Dim.AUTO},))
         torch.testing.assert_close(layer(audio), expected)

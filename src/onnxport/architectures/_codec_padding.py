@@ -1,4 +1,4 @@
-"""Compute the padding of audio codecs' convolutions, for the patches of EnCodec, Mimi and Pocket TTS's tokenizer.
+"""Compute the padding of audio codecs' convolutions: EnCodec's, and its copies in Mimi, Pocket TTS and WavTokenizer.
 
 Transformers 5.23 computes it with tensors (`extra_padding = ideal_length - length`), which makes the length of the
 padded audio data-dependent. The input length alone determines it.
@@ -6,6 +6,7 @@ padded audio data-dependent. The input length alone determines it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,19 +19,27 @@ if TYPE_CHECKING:
     from transformers.models.mimi.modeling_mimi import MimiConv1d
 
 
-def padding_patch(target: str) -> Patch:
-    """Return the patch of a convolution class.
+def padding_patches(module: str) -> tuple[Patch, ...]:
+    """Return patches of the convolutions in a modeling file.
 
     Args:
-        target: `module:Class` of the convolution.
+        module: name of an imported module.
     """
-    return Patch(
-        f"{target}.forward",
-        _pad_by_sizes,
-        "the padding is computed with tensors, so that the padded length is data-dependent",
-        EAGER,
-        "Transformers computes the padding from sizes",
+    classes = [name for name, value in vars(sys.modules[module]).items() if set(dir(value)) >= _METHODS]
+    return tuple(
+        Patch(
+            f"{module}:{name}.forward",
+            _pad_by_sizes,
+            "the padding is computed with tensors, so that the padded length is data-dependent",
+            EAGER,
+            "Transformers computes the padding from sizes",
+        )
+        for name in classes
     )
+
+
+_METHODS = {"_get_extra_padding_for_conv1d", "_pad1d"}
+"""Methods of such a convolution."""
 
 
 def _pad_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from onnxport._transformers_api import cache_argument
 from onnxport.architectures._architecture import Architecture, always
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dummy_inputs import DummyInput, InputContext
@@ -47,20 +48,21 @@ def _mask_always(original: Callable[..., Masks]) -> Callable[..., Masks]:
     def masks(
         config: PreTrainedConfig,
         inputs_embeds: torch.Tensor,
-        past_key_values: Cache,
         decoder_attention_mask: torch.Tensor | Masks | None = None,
+        **caches: Cache,
     ) -> Masks:
         import torch
 
         if decoder_attention_mask is None or isinstance(decoder_attention_mask, dict):
-            return original(config, inputs_embeds, past_key_values, decoder_attention_mask)
+            return original(config, inputs_embeds, decoder_attention_mask=decoder_attention_mask, **caches)
+        cache = cache_argument(caches)
         text, length = text_config_of(config), inputs_embeds.shape[1]
         mask, found = decoder_attention_mask.bool(), {}
         first = mask.shape[1] - length - text.sliding_window + 1  # of the prompt's tokens that a sliding layer caches
         in_window = mask & (torch.arange(mask.shape[1], device=mask.device) >= first)
         for layer_type in set(text.layer_types):
             is_sliding = layer_type == "sliding_attention"
-            layer = past_key_values.layers[past_key_values.is_sliding.index(is_sliding)]
+            layer = cache.layers[cache.is_sliding.index(is_sliding)]
             start = mask.shape[1] - length - layer.keys.shape[-2]
             keys = (in_window if is_sliding else mask)[:, start:]
             found[layer_type] = keys[:, None, None].expand(-1, -1, length, -1)

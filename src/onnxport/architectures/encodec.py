@@ -1,11 +1,10 @@
-"""EnCodec: padding computed from sizes, and audio encoded as a single chunk."""
+"""EnCodec: audio encoded as a single chunk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from onnxport.architectures._architecture import Architecture
-from onnxport.architectures._codec_padding import padding_patch
 from onnxport.patching.patch import EAGER, Patch
 
 _MODULE = "transformers.models.encodec.modeling_encodec"
@@ -26,7 +25,6 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         ("encodec",),
         patches=(
-            padding_patch(f"{_MODULE}:EncodecConv1d"),
             Patch(
                 f"{_MODULE}:range",
                 _one_step,

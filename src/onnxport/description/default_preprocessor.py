@@ -281,13 +281,15 @@ def _audio_arguments(extractor_class: Any, audio_input: str, bins: int | None) -
 def sub_configs(config: PreTrainedConfig, names: tuple[str, ...]) -> Iterator[PreTrainedConfig]:
     """Yield the sub-configurations in fields of these names, each followed by its own.
 
+    One of the same class is the configuration itself under another name: WavTokenizer's encoder has an encoder.
+
     Args:
         config: a configuration; it isn't among them.
         names: names of fields.
     """
     for name in names:
         part = getattr(config, name, None)
-        if part is not None and hasattr(part, "to_dict"):
+        if hasattr(part, "to_dict") and type(part) is not type(config):
             yield part
             yield from sub_configs(part, names)
 

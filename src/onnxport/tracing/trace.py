@@ -18,6 +18,7 @@ from onnxport.description.axes import is_fixed, symbols_of, today_label
 from onnxport.description.signature import Signature, solve
 from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
+from onnxport.passes.logic import ChooseByLogicPass
 from onnxport.passes.rounding import RoundAfterwardsPass
 from onnxport.passes.sizes import ReadSizesFromFirstInputPass
 from onnxport.patching.patch import Replacement
@@ -99,6 +100,7 @@ def trace(
     ReadSizesFromFirstInputPass()(graph_model)
     CleanUpPass()(graph_model)
     RoundAfterwardsPass()(graph_model)
+    ChooseByLogicPass()(graph_model)
     clone = graph_model.clone()  # the engine's values overload ==; their copies are plain `ir.Value`s
     upper, lower = (
         {(aliases[alias], axis): size for (alias, axis), size in sizes.items()}
