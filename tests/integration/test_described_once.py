@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from transformers import GPT2Config, GPT2LMHeadModel, SamHQVisionConfig, SamHQVisionModel
+from transformers import BartConfig, BartModel, GPT2Config, GPT2LMHeadModel, SamHQVisionConfig, SamHQVisionModel
 
 import onnxport
 from conformance.checkpoints import make_checkpoint
@@ -20,7 +20,9 @@ from onnxport.blueprints.describing import Described, describe_model
 from onnxport.blueprints.draft import make_draft
 from onnxport.blueprints.find import BlueprintSource
 from onnxport.checkpoint.checkpoint import open_checkpoint
-from onnxport.description.description import GraphDescription
+from onnxport.description.depth import NotExtendableError
+from onnxport.description.description import Description, GraphDescription
+from onnxport.errors import UnsupportedError
 from onnxport.options import ExportOptions
 from onnxport.tracing.fake import is_fake
 from onnxport.tracing.scope import without_values
@@ -90,6 +92,38 @@ def test_a_model_is_described_once_if_more_layers_are_traced(
     assert (traced, described) == ([2, 6], ["GPT2LMHeadModel"])
     assert result.manifest.validation["status"] == "passed"
     assert "code decides by a layer's index" in result.manifest.components[0].notes[0]
+
+
+def test_all_layers_are_traced_if_stacks_of_different_lengths_do_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 99}
+    layers = {"encoder_layers": 4, "decoder_layers": 4, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    model = BartModel(BartConfig(**sizes, **layers, max_position_embeddings=64))
+    model.save_pretrained(tmp_path / "model")
+    traced: list[tuple[int, int]] = []
+    trace_graph, describe_model = tracing.trace_graph, describing.describe_model
+
+    def need_decoder_layers(graph: GraphDescription, reduction: Any, options: ExportOptions) -> Any:
+        traced.append((len(reduction.model.encoder.layers), len(reduction.model.decoder.layers)))
+        if reduction.stacks:
+            raise MoreLayersNeededError("code decides by a layer's index", frozenset({"decoder.layers"}))
+        return trace_graph(graph, reduction, options)
+
+    def refuse_different_lengths(model: Any, *arguments: Any, **named: Any) -> Any:
+        if len(model.encoder.layers) != len(model.decoder.layers):
+            raise UnsupportedError("list index out of range")
+        return describe_model(model, *arguments, **named)
+
+    def at_depth(*_: Any) -> Any:
+        raise NotExtendableError("the layers share a cache")
+
+    monkeypatch.setattr(tracing, "trace_graph", need_decoder_layers)
+    monkeypatch.setattr(describing, "describe_model", refuse_different_lengths)
+    monkeypatch.setattr(Description, "at_depth", at_depth)
+    result = onnxport.export(tmp_path / "model", tmp_path / "out", ExportOptions(cache=False, validate="quick"))
+    assert traced == [(2, 2), (4, 4)]
+    assert result.manifest.validation["status"] == "passed"
 
 
 @pytest.mark.parametrize("place", [draft, describing])

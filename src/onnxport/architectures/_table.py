@@ -119,6 +119,8 @@ MODULES: dict[str, str] = {
     "hiera": "hiera",
     "higgs_audio_v2": "higgs_audio_v2",
     "higgs_audio_v2_tokenizer": "higgs_audio_v2",
+    "hy_v4_vl": "hy_v4_vl",
+    "hy_v4_vl_text": "hy_v4_vl",
     "idefics2": "idefics2",
     "idefics3": "idefics3",
     "informer": "autoformer",

@@ -19,7 +19,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.axes import is_fixed, today_label
 from onnxport.description.description import GraphDescription
 from onnxport.description.lengths import long_length, positions_of
-from onnxport.errors import TraceError
+from onnxport.errors import TraceError, UnsupportedError
 from onnxport.options import ExportOptions, GraphOptions, Progress
 from onnxport.stamping import Layers, interleaved
 from onnxport.tracing import Traced, trace
@@ -145,6 +145,8 @@ def trace_with_more_layers(
             full = stamp_to_full_depth(trace_with_few_layers(graph, draft, options), draft)
         except MoreLayersNeededError as other:
             error = other
+        except UnsupportedError:  # its stacks must be of equal length: PI0's layers share a cache with another stack's
+            break
         else:
             return replace(full, depth=replace(full.depth, note=f"traced at full depth: {error}", as_drafted=False))
     deep = described.extended(described.draft.at_full_depth(str(error)), options)

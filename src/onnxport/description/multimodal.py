@@ -122,7 +122,9 @@ class ModalityEncoderOnnxConfig(OnnxConfig):
         inputs = dict(super().generate_dummy_inputs(preprocessor, batch_size, framework="pt", **sizes))
         frames = dummy_input(self._input)
         if self._input == "pixel_values" and takes_videos(self._config) and frames is not None:
-            inputs[self._input] = frames.make(InputContext(self._config, len(inputs[self._input]), {}))
+            batch = compute_effective_axis_dimension(batch_size, self.default_batch_size)
+            count = len(inputs.get(self._input, range(batch)))  # without an image processor, the batch
+            inputs[self._input] = frames.make(InputContext(self._config, count, {}))
         if self._takes_tiles and getattr(inputs.get(self._input), "ndim", 0) == _IMAGES_RANK:
             inputs[self._input] = inputs[self._input][:, None].repeat_interleave(2, 1)
         self.fit_inputs(inputs)
