@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ class Client:
         layout: the layout that it loads.
         cases: the models that it has a class for.
         environment: where its packages are; `node` for Node, `browser` for Node that drives Chromium.
+        snippet: file of `snippets/` that shows how it is used; empty if another client's does.
     """
 
     name: str
@@ -40,20 +43,36 @@ class Client:
     layout: str
     cases: tuple[str, ...]
     environment: str
+    snippet: str = ""
 
 
 EVERY = ("minilm", "classifier", "smollm2", "t5", "whisper", "vit", "clip")
 CLIENTS = (
-    Client("optimum-onnx 0.1.0", "try_optimum.py", "default", EVERY, "optimum"),
-    Client("sentence-transformers 6.2.0", "try_sentence_transformers.py", "default", ("minilm",), "optimum"),
-    Client("fastembed 0.9.1", "try_fastembed.py", "default", ("minilm",), "fastembed"),
-    Client("OpenVINO 2026.4.1", "try_openvino.py", "default", ("minilm", "classifier", "vit", "clip"), "openvino"),
+    Client("optimum-onnx 0.1.0", "try_optimum.py", "default", EVERY, "optimum", "optimum.py"),
+    Client(
+        "sentence-transformers 6.2.0",
+        "try_sentence_transformers.py",
+        "default",
+        ("minilm",),
+        "optimum",
+        "sentence_transformers.py",
+    ),
+    Client("fastembed 0.9.1", "try_fastembed.py", "default", ("minilm",), "fastembed", "fastembed.py"),
+    Client(
+        "OpenVINO 2026.4.1",
+        "try_openvino.py",
+        "default",
+        ("minilm", "classifier", "vit", "clip"),
+        "openvino",
+        "openvino.py",
+    ),
     Client(
         "transformers.js 4.3.2, Node",
         "try_transformers_js.mjs",
         "transformers.js",
         (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
         "node",
+        "transformers_js.mjs",
     ),
     Client(
         "transformers.js 4.3.2, Chromium",
@@ -62,8 +81,15 @@ CLIENTS = (
         (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
         "browser",
     ),
-    Client("onnxruntime-web 1.31, Chromium", "try_chromium.mjs", "default", ("vit", "clip"), "browser"),
-    Client("onnxruntime-genai 0.18.0", "try_genai.py", "genai", ("smollm2",), "genai"),
+    Client(
+        "onnxruntime-web 1.31, Chromium",
+        "try_chromium.mjs",
+        "default",
+        ("vit", "clip"),
+        "browser",
+        "onnxruntime_web.mjs",
+    ),
+    Client("onnxruntime-genai 0.18.0", "try_genai.py", "genai", ("smollm2",), "genai", "genai.py"),
     Client("Triton (configuration)", "try_triton.py", "triton", (*EVERY, "sam", "qwen2_vl"), "triton"),
 )
 
@@ -98,13 +124,44 @@ def run(client: Client, cases: list[Case]) -> dict[str, dict[str, object]]:
     return {str(item["case"]): item for item in found}
 
 
+def run_snippet(client: Client) -> str:
+    """Run a client's snippet beside the directories that it names; return its error, empty if it ran."""
+    folder, source = ROOT / "snippets", HERE / "snippets" / client.snippet
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    text, by_name = source.read_text(encoding="utf-8"), {case.name: case for case in CASES}
+    for name, (case, layout) in DIRECTORIES.items():
+        if re.search(rf"['\"]{name}['\"/]", text):
+            (folder / name).symlink_to(directory(by_name[case], layout).absolute())
+    shutil.copyfile(source, folder / f"snippet{source.suffix}")
+    if source.suffix == ".mjs":
+        (folder / "node_modules").symlink_to((node_modules() / "node_modules").absolute())
+        command, variables = ["node", "snippet.mjs"], dict(os.environ)
+    else:
+        command, variables = [sys.executable, "snippet.py"], environment(client.environment)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60 * MINUTES)
+    shutil.rmtree(folder)
+    if done.returncode:
+        return done.stderr[-300:] or f"exit code {done.returncode}"
+    return "" if done.stdout.strip() else "it printed nothing"
+
+
+DIRECTORIES = {
+    "minilm": ("minilm", "default"),
+    "minilm-js": ("minilm", "transformers.js"),
+    "smollm2": ("smollm2", "default"),
+    "smollm2-genai": ("smollm2", "genai"),
+}
+"""Directories in snippets: the model and its layout."""
+
+
 def main() -> int:
     """Return 1 if a client failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--client", nargs="*", default=[client.name for client in CLIENTS])
     parser.add_argument("--case", nargs="*", default=[case.name for case in CASES])
     chosen = parser.parse_args()
-    results = {}
+    results, errors = {}, []
     for client in CLIENTS:
         cases = [case for case in CASES if case.name in client.cases and case.name in chosen.case]
         if not cases or not any(name.lower() in client.name.lower() for name in chosen.client):
@@ -114,12 +171,17 @@ def main() -> int:
             print(
                 f"{client.name}: {name}: {'passed' if result['passed'] else 'FAILED'}: {result['result']}", flush=True
             )
+        error = run_snippet(client) if client.snippet else ""
+        if error:
+            errors.append(error)
+            print(f"{client.name}: {client.snippet}: FAILED: {error}", flush=True)
     file = ROOT / "results.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     merged = {client.name: {**known.get(client.name, {}), **results.get(client.name, {})} for client in CLIENTS}
     file.write_text(json.dumps(merged, indent=2))
-    write_page(merged, [case.name for case in CASES])
-    return int(any(not result["passed"] for found in results.values() for result in found.values()))
+    snippets = {client.name: HERE / "snippets" / client.snippet for client in CLIENTS if client.snippet}
+    write_page(merged, [case.name for case in CASES], snippets)
+    return int(bool(errors) or any(not result["passed"] for found in results.values() for result in found.values()))
 
 
 if __name__ == "__main__":

@@ -34,12 +34,22 @@ processors with bfloat16.
 """
 
 
-def write_page(results: dict[str, dict[str, Any]], cases: list[str]) -> None:
+CODE = """
+
+## Code
+
+`make clients` runs each of these. `minilm` and `smollm2` are directories in the default layout; `minilm-js` has the
+layout `transformers.js` (`onnxport layout minilm minilm-js --to transformers.js`), and `smollm2-genai` has `genai`.
+"""
+
+
+def write_page(results: dict[str, dict[str, Any]], cases: list[str], snippets: dict[str, Path]) -> None:
     """Write the page.
 
     Args:
         results: client to case to its result.
         cases: the cases, in the order of the rows.
+        snippets: client to the file of its snippet.
     """
     clients = list(results)
     rows = [["model", *clients], ["---"] * (len(clients) + 1)]
@@ -52,7 +62,13 @@ def write_page(results: dict[str, dict[str, Any]], cases: list[str]) -> None:
         if not result["passed"]
     ]
     notes = "\n\n## Failures\n\n" + "\n".join(failures) if failures else ""
-    PAGE.write_text(HEAD + table + notes + "\n", encoding="utf-8")
+    code = "".join(f"\n### {client}\n\n{_block(file)}" for client, file in snippets.items())
+    PAGE.write_text(HEAD + table + notes + CODE + code, encoding="utf-8")
+
+
+def _block(file: Path) -> str:
+    language = {".py": "python", ".mjs": "js"}[file.suffix]
+    return f"```{language}\n{file.read_text(encoding='utf-8')}```\n"
 
 
 def _cell(result: dict[str, Any] | None) -> str:
