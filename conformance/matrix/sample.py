@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
 from conformance.matrix.pairs import Pair
 
 _FEW = {
@@ -22,6 +24,13 @@ _FEW = {
     "zero-shot-object-detection": "owlvit",
 }
 """Task to model type: one pair for each type of inputs that no other test of `make test` exports."""
+
+_OF_5_24 = {
+    "feature-extraction": "wavtokenizer_encoder",
+    "image-to-text": "hy_v4_vl",
+    "text-generation-with-past": "dory inkling2_text",
+}
+"""The same for model types that are new in Transformers 5.24, if it is installed."""
 
 _MANY = {
     "audio-classification": "audio-spectrogram-transformer hubert wav2vec2-bert wavlm",
@@ -79,7 +88,7 @@ def _pairs(types: dict[str, str]) -> tuple[Pair, ...]:
     return tuple((model_type, task) for task, names in types.items() for model_type in names.split())
 
 
-SAMPLE = _pairs(_FEW)
+SAMPLE = (*_pairs(_FEW), *(pair for pair in _pairs(_OF_5_24) if pair[0] in CONFIG_MAPPING_NAMES))
 """What `make test` exports."""
 WIDE = tuple(dict.fromkeys((*SAMPLE, *_pairs(_MANY))))
 """What `python -m conformance matrix --sample` exports, in about half an hour."""

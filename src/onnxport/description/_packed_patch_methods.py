@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxport.description._patch_positions import PatchPositions, interpolated, resize_weights
@@ -114,14 +115,14 @@ def _resized_positions(_: Any, positions: PatchPositions) -> _Method:
     return resize_positional_embeddings
 
 
-def _patch_embedding(module: Any, positions: PatchPositions) -> _Method:
+def _patch_embedding(module: Any, positions: PatchPositions, added: float = 0.0) -> _Method:
     """Add interpolated position embeddings to the patch embeddings of all images at once."""
 
     def forward(pixel_values: Any, grid_thw: Any) -> Any:
         side, mode = module.position_edge, module.config.interpolate_mode
         images = pixel_values.reshape(-1, module.config.num_channels, module.patch_size, module.patch_size)
         embeddings = module.patch_embedding(images).flatten(1)
-        indices, weights = interpolated(positions, 1, (side, mode, False, "border"))
+        indices, weights = interpolated(positions, 1, (side, mode, False, "border"), added)
         table = module.position_embedding.weight[1:]
         return (embeddings + (table[indices] * weights[:, :, None]).sum(1).to(embeddings.dtype))[None]
 
@@ -159,6 +160,26 @@ def _patch_merger(module: Any, positions: PatchPositions) -> _Method:
     return forward
 
 
+def _newline_merger(module: Any, positions: PatchPositions) -> _Method:
+    """Merge blocks of patches of all images at once, and add a newline embedding to each row of blocks."""
+    import torch
+
+    def forward(hidden_states: Any, size: Any) -> Any:
+        side = module.spatial_merge_size
+        states = module.before_rms(hidden_states)[0][positions.block_order(side)]
+        images = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
+        blocks = module.proj_out(module.proj_act(module.proj_conv(images))).flatten(1)
+        column = positions.row_and_column(side)[1][:: side**2] // side
+        ends = column == positions.columns[:: side**2] // side - 1
+        index = torch.arange(ends.shape[0], device=ends.device) + ends.long().cumsum(0) - ends.long()
+        rows = ends.nonzero()[:, 0]
+        newlines = module.image_newline.expand(rows.shape[0], -1)
+        order = torch.cat([index, index[rows] + 1]).argsort()
+        return torch.cat([blocks, newlines])[order][None]
+
+    return forward
+
+
 def _preceding_rows(down: Any, first: Any) -> Any:
     """Return for each block the number of rows of blocks in the preceding images."""
     return (down * first).cumsum(0) - down
@@ -186,8 +207,10 @@ _METHODS: dict[tuple[str, str, str], Callable[[Any, PatchPositions], _Method]] =
     ("Projector", "forward", "image_grid_thw"): _block_projector,  # PaddleOCR
     ("VisionModel", "pixel_unshuffle", "merge_sizes"): _pixel_unshuffle,  # VideoLLaMA 3
     ("VisionEmbeddings", "resize_positional_embeddings", "grid_thw"): _resized_positions,  # Cosmos 3 Edge
-    ("HunYuanVLVisionPatchEmbed", "forward", "grid_thw"): _patch_embedding,  # Hunyuan
-    ("VisionPatchMerger", "forward", "size"): _patch_merger,  # Hunyuan
+    ("HunYuanVLVisionPatchEmbed", "forward", "grid_thw"): _patch_embedding,
+    ("HYV4VLVisionPatchEmbed", "forward", "grid_thw"): partial(_patch_embedding, added=0.1),
+    ("HunYuanVLVisionPatchMerger", "forward", "size"): _patch_merger,
+    ("HYV4VLVisionPatchMerger", "forward", "size"): _newline_merger,
     ("(?<!Attention)Merger", "forward", "target_sizes"): _repeated_merger,  # MiniCPM
     ("VisionShortConv", "forward", "grid_thw"): _short_convolution,  # LFM 3
 }

@@ -101,19 +101,20 @@ def windows(grids: Any, num_patches: Any, side: int, window_size: int) -> tuple[
     return order, window[order][:, None].expand(-1, side**2).reshape(-1)
 
 
-def interpolated(positions: PatchPositions, side: int, table: tuple[Any, ...]) -> tuple[Any, Any]:
+def interpolated(positions: PatchPositions, side: int, table: tuple[Any, ...], added: float = 0.0) -> tuple[Any, Any]:
     """Return indices and weights to interpolate a square table of position embeddings, each [patches, taps].
 
     Args:
         positions: positions of the patches.
         side: rows and columns of a block in the patches' order.
         table: rows (and columns) of the table, and the arguments of Transformers' function after it.
+        added: what is added to the rows and columns of an image where its scale is computed.
     """
     from transformers.vision_utils import _interpolation_axis_taps_weights as taps_and_weights
 
     row, column = positions.row_and_column(side)
-    rows, row_weights = taps_and_weights(row, positions.rows, *table)
-    columns, column_weights = taps_and_weights(column, positions.columns, *table)
+    rows, row_weights = taps_and_weights(row, positions.rows + added, *table)
+    columns, column_weights = taps_and_weights(column, positions.columns + added, *table)
     indices = rows[:, :, None] * table[0] + columns[:, None]
     return indices.flatten(1), (row_weights[:, :, None] * column_weights[:, None]).flatten(1)
 
