@@ -8,6 +8,7 @@ import torch
 
 import onnxport
 from onnxport import ExportOptions
+from onnxport.layouts import rearrange
 from tests.integration.test_multimodal import checkpoint, inputs_for
 
 
@@ -38,3 +39,19 @@ def test_inputs_with_a_clients_names_are_validated_and_passed(tmp_path: Path) ->
     assert onnxport.validate(output, str(source), ExportOptions(validate="quick")).status == "passed"
     prompt, settings = inputs_for("Qwen2VL", model, 1), {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     assert torch.equal(onnxport.load(output).generate(**prompt, **settings), model.generate(**prompt, **settings))
+
+
+def test_a_decoder_computes_the_last_logits_only_if_the_client_says_so(gpt2: Path, tmp_path: Path) -> None:
+    default, output = tmp_path / "default", tmp_path / "out"
+    onnxport.export(gpt2, default, ExportOptions(dtype="fp32,q8,q4", validate="none"))
+    manifest = rearrange(default, "transformers.js", output)
+    for component in manifest.components:
+        assert component.inputs[-1].name == "num_logits_to_keep"
+        assert [value.axes[1] for value in component.outputs if value.name == "logits"] == ["num_logits"]
+    assert onnxport.validate(output, str(gpt2), ExportOptions(validate="quick")).status == "passed"
+    prompt = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    for dtype in ("fp32", "q8", "q4"):
+        ours, theirs = (onnxport.load(directory, dtype=dtype) for directory in (output, default))
+        assert torch.equal(ours.generate(**prompt, **settings), theirs.generate(**prompt, **settings))
+        torch.testing.assert_close(ours(**prompt).logits, theirs(**prompt).logits)

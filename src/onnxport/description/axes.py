@@ -25,6 +25,9 @@ _CURRENT_SYMBOLS = {
 
 PAST_INPUTS = "past_key_values."
 
+LOGITS_TO_KEEP = "num_logits_to_keep"
+"""Input of decoders in some layouts: of how many last tokens logits are computed, 0 for all; int64, a scalar."""
+
 PADDING_MASKS = ("p_mask", "audio_mel_mask")
 """Masks that are 1 for padding; all others are 1 for what isn't padding, which is the value without padding."""
 

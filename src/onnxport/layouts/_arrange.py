@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest, TensorDescription
 from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
+from onnxport.description.axes import LOGITS_TO_KEEP, is_cached
 from onnxport.errors import OutputError, UnsupportedError
 from onnxport.layouts._graph_files import leave_out_inputs, rename_data, rename_values, split_data
 from onnxport.layouts._layout import Exported, Layout
+from onnxport.layouts._logits import add_logits_to_keep
 from onnxport.writing.linking import link_or_copy
 
 logger = logging.getLogger(__name__)
@@ -158,17 +160,33 @@ def _place_component(
     absent = [value.name for value in component.inputs if value.name in layout.absent.get(exported.model_type, ())]
     if absent:
         leave_out_inputs(graph, absent)
+    inputs = _renamed((value for value in component.inputs if value.name not in absent), names)
+    outputs = _renamed(component.outputs, names)
+    if layout.logits_to_keep and _is_decoder(component) and add_logits_to_keep(graph):
+        inputs = (*inputs, TensorDescription(LOGITS_TO_KEEP, "int64", ()))
+        outputs = tuple(_shortened(value) if value.name == "logits" else value for value in outputs)
     if layout.max_data_bytes is not None and any(file.stat().st_size > layout.max_data_bytes for file in data):
         data = split_data(graph, data, layout.max_data_bytes)
     return replace(
         component,
         file=graph.relative_to(target).as_posix(),
         external_data=tuple(file.relative_to(target).as_posix() for file in data),
-        inputs=_renamed((value for value in component.inputs if value.name not in absent), names),
+        inputs=inputs,
         absent_inputs=tuple(absent),
-        outputs=_renamed(component.outputs, names),
+        outputs=outputs,
         model_names={new: old for old, new in names.items()},
     )
+
+
+def _is_decoder(component: ComponentDescription) -> bool:
+    """Return whether a graph is a decoder with a cache, and not that of an encoder-decoder."""
+    names = [value.name for value in component.inputs]
+    return any(map(is_cached, names)) and "encoder_hidden_states" not in names
+
+
+def _shortened(logits: TensorDescription) -> TensorDescription:
+    batch, _, vocabulary = logits.axes
+    return replace(logits, axes=(batch, "num_logits", vocabulary))
 
 
 def _new_names(component: ComponentDescription, patterns: Mapping[str, str]) -> dict[str, str]:

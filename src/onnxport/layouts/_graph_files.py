@@ -33,7 +33,7 @@ def rename_values(file: Path, names: Mapping[str, str]) -> None:
         new_name = names.get(str(value.name))
         if new_name is not None:
             value.name = new_name
-    _replace(file, model)
+    replace_graph(file, model)
 
 
 def rename_data(file: Path, names: Mapping[str, str]) -> None:
@@ -54,7 +54,7 @@ def rename_data(file: Path, names: Mapping[str, str]) -> None:
                     names[str(tensor.location)], tensor.offset, tensor.length, tensor.dtype,
                     shape=tensor.shape, name=tensor.name, base_dir=file.parent,
                 )  # fmt: skip
-    _replace(file, model)
+    replace_graph(file, model)
 
 
 def leave_out_inputs(file: Path, names: Collection[str]) -> None:
@@ -81,7 +81,7 @@ def leave_out_inputs(file: Path, names: Collection[str]) -> None:
         empty.outputs[0].name, empty.outputs[0].dtype, empty.outputs[0].shape = value.name, dtype, value.shape
         ir.convenience.replace_all_uses_with(value, empty.outputs[0])
         graph.inputs.remove(value)
-    _replace(file, model)
+    replace_graph(file, model)
 
 
 def _size_node(axis: int | ir.SymbolicDim, inputs: Sequence[ir.Value]) -> ir.Node:
@@ -129,7 +129,7 @@ def split_data(file: Path, data: Sequence[Path], limit: int) -> list[Path]:
     for path in data:
         path.unlink()
     files = [chunk.rename(file.with_name(name + (f"_{index}" if index else ""))) for index, chunk in enumerate(chunks)]
-    _replace(file, model)
+    replace_graph(file, model)
     return files
 
 
@@ -149,7 +149,7 @@ def _copy(source: Path, offset: int, nbytes: int, target: Path, start: int) -> N
             nbytes -= len(part)
 
 
-def _replace(file: Path, model: ir.Model) -> None:
+def replace_graph(file: Path, model: ir.Model) -> None:
     """Write a graph under a temporary name, and rename it."""
     import onnx_ir as ir
 

@@ -102,6 +102,7 @@ class Layout:
         graphs: class to the names of its graphs that the client has others for: name in the default layout to its own.
         absent: model type to inputs that the client never passes; its graph gets tensors without elements in place of
             them, as for those that aren't passed to the model.
+        logits_to_keep: whether the client passes decoders with a cache the input `num_logits_to_keep`.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
             nothing.
         options: field of `ExportOptions` to its default with this layout.
@@ -117,6 +118,7 @@ class Layout:
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     graphs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    logits_to_keep: bool = False
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)
     type_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -120,6 +120,7 @@ LAYOUT = Layout(
     },
     graphs=_GRAPHS,
     absent={name: ("input_boxes", "input_masks") for name in _SAM_TYPES},
+    logits_to_keep=True,
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
     type_options={name: {"split_encoders": True} for name in _SAM_TYPES},

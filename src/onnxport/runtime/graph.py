@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
+from onnxport.description.axes import LOGITS_TO_KEEP
 from onnxport.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -155,6 +156,8 @@ class Graph:
         """
         import onnxruntime
 
+        if LOGITS_TO_KEEP in self.inputs and LOGITS_TO_KEEP not in feed:
+            feed = {**feed, LOGITS_TO_KEEP: np.zeros((), np.int64)}
         self._check_sizes(feed)
         batch = self._batch_of_single(feed)
         if batch is not None:

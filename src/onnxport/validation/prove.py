@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._onnxruntime import runtime_errors
-from onnxport.description.axes import symbols_of
+from onnxport.description.axes import LOGITS_TO_KEEP, symbols_of
 from onnxport.description.examples import Examples
 from onnxport.description.image_processing import HEIGHT, WIDTH
 from onnxport.description.lengths import long_length, positions_of
@@ -101,7 +101,8 @@ def _session(request: ProofRequest) -> Session:
     else:
         opened = open_mapped(request.file) if request.mapped else open_session(request.file)
         session = opened if request.adapter is None else AdaptedSession(opened, request.adapter)
-    return RenamedSession(session, request.model_names) if request.model_names else session
+    is_arranged = request.model_names or any(value.name == LOGITS_TO_KEEP for value in session.get_inputs())
+    return RenamedSession(session, request.model_names) if is_arranged else session
 
 
 def dynamic_symbols(session: Session) -> set[str]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from onnxport._onnxruntime import load_error, runtime_errors
 from onnxport.bundles.inspection import check_graph
 from onnxport.description.arguments import Layout
+from onnxport.description.axes import LOGITS_TO_KEEP
 from onnxport.errors import ValidationError
 from onnxport.runtime.exact import comparable_form
 from onnxport.tracing.originals import to_array
@@ -103,7 +106,7 @@ class NamedTensor:
 
 
 class RenamedSession:
-    """A session of a graph whose inputs or outputs a client's layout calls otherwise, with the model's names.
+    """A session of a graph in a client's layout, with the model's names of inputs and outputs, and all logits.
 
     Args:
         session: the session.
@@ -113,10 +116,12 @@ class RenamedSession:
     def __init__(self, session: onnxruntime.InferenceSession | AdaptedSession, model_names: Mapping[str, str]) -> None:
         self._session, self._model_names = session, model_names
         self._graph_names = {name: graph_name for graph_name, name in model_names.items()}
+        names = [value.name for value in session.get_inputs()]
+        self._added = {LOGITS_TO_KEEP: np.zeros((), np.int64)} if LOGITS_TO_KEEP in names else {}
 
     def get_inputs(self) -> list[NamedTensor]:
         """Return the inputs."""
-        return [self._named(value) for value in self._session.get_inputs()]
+        return [self._named(value) for value in self._session.get_inputs() if value.name not in self._added]
 
     def get_outputs(self) -> list[NamedTensor]:
         """Return the outputs."""
@@ -124,7 +129,7 @@ class RenamedSession:
 
     def run(self, names: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run the graph, and return the outputs of these names."""
-        feed = {self._graph_names.get(name, name): value for name, value in feed.items()}
+        feed = {**self._added, **{self._graph_names.get(name, name): value for name, value in feed.items()}}
         return list(self._session.run([self._graph_names.get(name, name) for name in names], feed))
 
     def _named(self, value: onnxruntime.NodeArg) -> NamedTensor:
