@@ -101,7 +101,7 @@ def main() -> int:
     results = _WORK / "results.jsonl"
     results.unlink(missing_ok=True)
     job = Job("clients.registry:export_class", "class")
-    records = run(pairs, directory=_WORK, results=results, jobs=arguments.jobs, seconds=120, job=job)
+    records = run(pairs, directory=_WORK, results=results, jobs=arguments.jobs, seconds=300, job=job)
     failed = load_in_node([record["class"] for record in records if record["status"] == PASSED], _WORK)
     records = [
         {**record, "status": FAILED, "message": failed[record["class"]]} if record["class"] in failed else record
