@@ -91,7 +91,9 @@ def export_all(
     if ray is not None:
         from onnxport.ray import run_tasks
 
-        calls = [(_absolute(model), path.absolute(), options) for path, model in directories.items()]
+        calls: list[tuple[Any, ...]] = [
+            (_absolute(model), path.absolute(), options, []) for path, model in directories.items()
+        ]
         yield from run_tasks(_export_one, calls, ray)
         return
     running: list[subprocess.Popen[bytes]] = []
@@ -124,7 +126,7 @@ def _absolute(model: str) -> str:
 
 
 def _export_one(
-    model: str, directory: Path, options: ExportOptions, running: list[subprocess.Popen[bytes]] | None = None
+    model: str, directory: Path, options: ExportOptions, running: list[subprocess.Popen[bytes]]
 ) -> ExportRecord:
     start = time.monotonic()
     try:
@@ -136,8 +138,7 @@ def _export_one(
     request = {"model": model, "output": str(directory), "options": asdict(options)}
     command = python_command("-c", "from onnxport._export_all import serve; serve()")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        if running is not None:
-            running.append(process)
+        running.append(process)
         answer, _ = process.communicate(json.dumps(request).encode())
     values: dict[str, Any] = json.loads(answer) if answer else {"error": _end_of(process.returncode)}
     values["warnings"] = tuple(values.get("warnings", ()))

@@ -25,7 +25,9 @@ def padding_patches(module: str) -> tuple[Patch, ...]:
     Args:
         module: name of an imported module.
     """
-    classes = [name for name, value in vars(sys.modules[module]).items() if set(dir(value)) >= _METHODS]
+    classes = [
+        name for name, value in vars(sys.modules[module]).items() if all(hasattr(value, one) for one in _METHODS)
+    ]
     return tuple(
         Patch(
             f"{module}:{name}.forward",
@@ -38,7 +40,7 @@ def padding_patches(module: str) -> tuple[Patch, ...]:
     )
 
 
-_METHODS = {"_get_extra_padding_for_conv1d", "_pad1d"}
+_METHODS = ("_get_extra_padding_for_conv1d", "_pad1d")
 """Methods of such a convolution."""
 
 

@@ -11,6 +11,7 @@ from onnxport.cli._request import RunRequest, RunResult
 from onnxport.errors import OptionError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
+from onnxport.runtime.logits import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,17 +46,10 @@ def multiple_choice(directory: Directory, request: RunRequest) -> RunResult:
     """Return the probability of each choice; the graph's inputs are [1, choices, length]."""
     tokenizer = _preprocess.load(directory, "AutoTokenizer")
     feed = {name: array[None] for name, array in _preprocess.token_inputs(tokenizer, request).items()}
-    (scores,) = softmax(LightModel(directory)(**feed)["logits"])
+    (scores,) = softmax(LightModel(directory)(**feed)["logits"].astype(np.float32))
     order = np.argsort(-scores)
     values = [{"label": f"choice {i + 1}", "index": int(i), "score": float(scores[i])} for i in order]
     return RunResult([", ".join(f"{value['label']} {value['score']:.3f}" for value in values)], values)
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Return probabilities over the last axis, in float32."""
-    scores = logits.astype(np.float32)
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 def _context_mask(
@@ -74,7 +68,11 @@ def _context_mask(
 
 
 def _best_span(start: NDArray[Any], end: NDArray[Any], allowed: NDArray[np.bool_]) -> dict[str, Any]:
-    scores = softmax(start)[:, None] * softmax(end)[None, :] * (allowed[:, None] & allowed[None, :])
+    scores = (
+        softmax(start.astype(np.float32))[:, None]
+        * softmax(end.astype(np.float32))[None, :]
+        * (allowed[:, None] & allowed[None, :])
+    )
     spans = np.triu(scores) - np.triu(scores, _MAX_ANSWER_TOKENS)
     first, last = np.unravel_index(spans.argmax(), spans.shape)
     return {"start": int(first), "end": int(last), "score": float(spans[first, last])}

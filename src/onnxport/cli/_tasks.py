@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.cli import _preprocess
-from onnxport.cli._heads import multiple_choice, question_answering, softmax
+from onnxport.cli._heads import multiple_choice, question_answering
 from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores
 from onnxport.cli._preprocess import Arrays
 from onnxport.cli._request import RunRequest, RunResult
@@ -18,6 +18,7 @@ from onnxport.runtime.directory import Directory
 from onnxport.runtime.generators import Prompt, has_transformers
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.load import pipeline
+from onnxport.runtime.logits import softmax
 from onnxport.runtime.tokenizer import DirectoryTokenizer
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _describe_outputs(directory: Directory, outputs: Arrays) -> RunResult:
     if directory.task in _LOGITS_TASKS and "logits" in outputs:
         logits = outputs["logits"].reshape(-1, outputs["logits"].shape[-1])
         labels = (directory.config.get("id2label") or {}) if "classification" in directory.task else {}
-        values["top"] = [_top(row, labels) for row in softmax(logits)]
+        values["top"] = [_top(row, labels) for row in softmax(logits.astype(np.float32))]
         lines += [scores(row) for row in values["top"]]
     return RunResult(lines, values)
 

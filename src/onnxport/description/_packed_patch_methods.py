@@ -137,10 +137,7 @@ def _patch_merger(module: Any, positions: PatchPositions) -> _Method:
     import torch
 
     def forward(hidden_states: Any, size: Any) -> Any:
-        side = module.spatial_merge_size
-        states = module.before_rms(hidden_states)[0][positions.block_order(side)]
-        images = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
-        blocks = module.mlp(module.proj_out(module.proj_act(module.proj_conv(images))).flatten(1))
+        side, blocks = module.spatial_merge_size, module.mlp(_projected_blocks(module, positions, hidden_states))
         row, column = (index[:: side**2] // side for index in positions.row_and_column(side))
         image, across, down = (tensor[:: side**2] for tensor in (positions.image, positions.columns, positions.rows))
         across, down = across // side, down // side
@@ -165,10 +162,7 @@ def _newline_merger(module: Any, positions: PatchPositions) -> _Method:
     import torch
 
     def forward(hidden_states: Any, size: Any) -> Any:
-        side = module.spatial_merge_size
-        states = module.before_rms(hidden_states)[0][positions.block_order(side)]
-        images = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
-        blocks = module.proj_out(module.proj_act(module.proj_conv(images))).flatten(1)
+        side, blocks = module.spatial_merge_size, _projected_blocks(module, positions, hidden_states)
         column = positions.row_and_column(side)[1][:: side**2] // side
         ends = column == positions.columns[:: side**2] // side - 1
         index = torch.arange(ends.shape[0], device=ends.device) + ends.long().cumsum(0) - ends.long()
@@ -178,6 +172,14 @@ def _newline_merger(module: Any, positions: PatchPositions) -> _Method:
         return torch.cat([blocks, newlines])[order][None]
 
     return forward
+
+
+def _projected_blocks(module: Any, positions: PatchPositions, hidden_states: Any) -> Any:
+    """Return the projections of the blocks of patches that a merger merges, [blocks, size]."""
+    side = module.spatial_merge_size
+    states = module.before_rms(hidden_states)[0][positions.block_order(side)]
+    images = states.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)
+    return module.proj_out(module.proj_act(module.proj_conv(images))).flatten(1)
 
 
 def _preceding_rows(down: Any, first: Any) -> Any:

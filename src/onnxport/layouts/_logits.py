@@ -49,9 +49,9 @@ def add_logits_to_keep(file: Path) -> bool:
     new = [last, start, axis, starts, kept]
     kept.outputs[0].type = states.type
     graph.insert_before(node, new)
-    node.replace_input_with(next(i for i, value in enumerate(node.inputs) if value is states), kept.outputs[0])
+    node.replace_input_with(0, kept.outputs[0])
     if node.op_type == "Reshape":
-        _reshape_like(graph, _last_reshape(logits), kept.outputs[0])
+        _reshape_like(graph, _only_user(_only_user(node)), kept.outputs[0])
     graph.inputs.append(count)
     logits.shape = ir.Shape([logits.shape[0], "num_logits", logits.shape[2]])
     replace_graph(file, model)
@@ -65,7 +65,7 @@ def _constant(value: int) -> ir.Node:
 
 
 def _head_of(value: ir.Value) -> tuple[ir.Node, ir.Value] | None:
-    """Return the first node of the head, and the hidden states that it takes; None if there is none.
+    """Return the first node of the head, and its first input, the hidden states; None if there is none.
 
     It is the product with the head's weights, what quantizes its input, or the Reshape before a Gemm.
     """
@@ -89,15 +89,9 @@ def _feeds_one_product(node: ir.Node) -> bool:
     return sum(use.node.op_type in _PRODUCTS for use in node.outputs[0].uses()) == 1
 
 
-def _last_reshape(value: ir.Value) -> ir.Node:
-    """Return the Reshape behind the head's Gemm."""
-    node = value.producer()
-    while node is not None and node.op_type != "Reshape":
-        node = next(
-            one for one in (source.producer() for source in node.inputs if source is not None) if one is not None
-        )
-    assert node is not None
-    return node
+def _only_user(node: ir.Node) -> ir.Node:
+    """Return the node that takes the output: the Gemm, and the Reshape behind it."""
+    return next(use.node for use in node.outputs[0].uses())
 
 
 def _reshape_like(graph: ir.Graph, reshape: ir.Node, states: ir.Value) -> None:

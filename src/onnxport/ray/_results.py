@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.errors import UnsupportedError
+from onnxport.runtime.logits import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +63,7 @@ def labels(logits: NDArray[Any], config: Mapping[str, Any]) -> tuple[NDArray[Any
     elif problem == "regression" or logits.shape[-1] == 1:
         values = logits
     else:
-        values = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        values /= values.sum(axis=-1, keepdims=True)
+        values = softmax(logits)
     names = config.get("id2label") or {}
     found = [str(names.get(str(index), f"LABEL_{index}")) for index in best]
     return np.array(found, dtype=object), np.take_along_axis(values, best[:, None], axis=-1)[:, 0]

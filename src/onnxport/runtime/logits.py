@@ -79,11 +79,16 @@ def probabilities(scores: NDArray[Any], top_k: int, top_p: float, min_p: float) 
     if 0 < top_k < scores.shape[1]:
         threshold = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
         scores = np.where(scores < threshold, -np.inf, scores)
-    found = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    found /= found.sum(axis=-1, keepdims=True)
+    found = softmax(scores)
     if top_p < 1:
         order = np.argsort(-found, axis=-1, kind="stable")
         ranked = np.take_along_axis(found, order, axis=-1)
         before = ranked.cumsum(axis=-1) - ranked
         np.put_along_axis(found, order, np.where(before >= top_p, 0.0, ranked), axis=-1)
     return np.where(found < min_p * found.max(axis=-1, keepdims=True), 0.0, found)
+
+
+def softmax(scores: NDArray[Any]) -> NDArray[Any]:
+    """Return probabilities over the last axis, of the scores' dtype."""
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
