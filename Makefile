@@ -4,15 +4,17 @@ SHELL := bash
 .DELETE_ON_ERROR:
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := .venv/installed
 BENCH ?=
 FUZZ ?= 20000
 JOBS ?= 2
+TOOLS := build/tools
 NEXT := .venv/transformers-5.24
 NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/unit/test_forward.py tests/unit/test_grids.py
 TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
-.PHONY: help demo test lint types format fuzz bench clients conformance real-models
+.PHONY: help demo test lint types format fuzz bench clients conformance real-models lock sbom
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -53,10 +55,22 @@ real-models: $(READY) ## fetch the trained models that tests use
 	$(BIN)/python scripts/fetch_real_models.py
 
 $(NEXT): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ transformers==5.24.0
+	$(PIP) --no-deps --upgrade --target $@ transformers==5.24.0
 	touch $@
 
-$(READY): pyproject.toml constraints.txt
+lock: $(TOOLS) ## write requirements.lock, the digests of the packages in constraints.txt (not torch: it has a build per device)
+	$(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-deps --no-header --no-annotate --no-emit-package torch \
+		constraints.txt --output-file requirements.lock
+
+sbom: $(READY) $(TOOLS) ## write build/sbom.json, a software bill of materials (CycloneDX) of the installed packages
+	$(TOOLS)/bin/cyclonedx-py environment .venv --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+
+$(TOOLS):
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check uv cyclonedx-bom
+
+$(READY): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --require-hashes --no-deps --requirement requirements.lock
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -45,3 +45,14 @@ def test_the_constraints_pin_plain_versions() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert lines
     assert not [line for line in lines if not re.fullmatch(r"[\w.-]+==[\d.]+", line)]
+
+
+def test_the_lock_has_digests_of_all_pinned_packages() -> None:
+    """Of torch there is a build for each device, whose digest depends on the index."""
+    pinned = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").split()
+    entries = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").replace(" \\\n", "").splitlines()
+    found = {name: digests for name, *digests in (entry.split() for entry in entries)}
+    normalized = [line.lower().replace("_", "-") for line in pinned]
+    assert sorted(found) == sorted(line for line in normalized if not line.startswith("torch=="))
+    assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", digest) for digests in found.values() for digest in digests)
+    assert all(found.values())
