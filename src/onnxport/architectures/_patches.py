@@ -20,6 +20,7 @@ PATCHED: dict[str, str] = {
     "clvp": "clvp",
     "cpmant": "cpmant",
     "dbrx": "dbrx",
+    "deepseek_v4": "deepseek_v4",
     "depth_anything": "depth_anything",
     "diffusion_gemma": "diffusion_gemma",
     "donut": "swin",

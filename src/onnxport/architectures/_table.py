@@ -62,6 +62,7 @@ MODULES: dict[str, str] = {
     "deepseek_ocr2_text": "deepseek_ocr2",
     "deepseek_ocr2_vision": "deepseek_ocr2",
     "deepseek_v2": "deepseek_v2",
+    "deepseek_v4": "deepseek_v4",
     "deformable_detr": "detr",
     "depth_anything": "depth_anything",
     "depth_pro": "depth_pro",
