@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -169,11 +170,13 @@ def describe_checkpoint(model: Any, checkpoint: Path) -> Description:
     """Describe a model with the task and the preprocessor of its checkpoint.
 
     Args:
-        model: as Transformers loads it.
+        model: as Transformers loads it. A copy is run: DonutSwin keeps the window of the smallest image that it saw.
         checkpoint: its directory.
     """
     options = ExportOptions()
-    return describe_model(model, subject_of(open_checkpoint(checkpoint, options.checkpoint), options), options.graph)
+    return describe_model(
+        copy.deepcopy(model), subject_of(open_checkpoint(checkpoint, options.checkpoint), options), options.graph
+    )
 
 
 def _random_inputs(manifest: Mapping[str, Any]) -> Inputs | None:
