@@ -122,7 +122,7 @@ class Original:
 def _as_traced(described: Description, traced: Description) -> Description:
     """Return a description with the sizes at which its graphs were traced, and up to which they are valid."""
     graphs = tuple(
-        replace(graph, sizes=known.sizes, max_sizes=known.max_sizes)
+        replace(graph, sizes=known.sizes, max_sizes=known.max_sizes, branch_sizes=known.branch_sizes)
         for graph, known in zip(described.graphs, traced.graphs, strict=True)
     )
     return replace(described, graphs=graphs)

@@ -228,7 +228,8 @@ def trace_graph(graph: GraphDescription, reduction: Reduction, options: GraphOpt
             "leave them out of its inputs"
         )
     outputs = tuple(map(spec_of, traced.graph.graph.outputs))
-    return TracedGraph(replace(graph, outputs=outputs, fixed_axes=fixed, max_sizes=traced.max_sizes), traced.graph)
+    limited = replace(graph, max_sizes=traced.max_sizes, branch_sizes=traced.branch_sizes)
+    return TracedGraph(replace(limited, outputs=outputs, fixed_axes=fixed), traced.graph)
 
 
 def _fixed_batches(graph: GraphDescription, traced: Traced) -> set[str]:

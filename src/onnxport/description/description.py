@@ -129,6 +129,8 @@ class GraphDescription:
         unused: parameters of the module's forward whose values it doesn't use.
         max_sizes: label of an input axis to the largest size that the graph computes as the model, of axes that have
             one.
+        branch_sizes: label of an input axis to a size for which the model's code takes another branch than it took for
+            the trace, of axes that have one; the validation includes it.
         fixed_sizes: symbol to the size that the export fixes its axes to.
         runnable: the code; None in a description that was read from a cache entry.
     """
@@ -146,6 +148,7 @@ class GraphDescription:
     fixed_axes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     max_sizes: Mapping[str, int] = field(default_factory=dict)
+    branch_sizes: Mapping[str, int] = field(default_factory=dict)
     fixed_sizes: Mapping[str, int] = field(default_factory=dict)
     runnable: Runnable | None = field(default=None, repr=False, compare=False)
 
@@ -188,8 +191,8 @@ class GraphDescription:
         """Return everything but the code as JSON values."""
         values = {name: value for name, value in vars(self).items() if name not in ("runnable", "cache")}
         specs = {side: [asdict(spec) for spec in getattr(self, side)] for side in ("inputs", "outputs")}
-        mappings = {"sizes": dict(self.sizes), "max_sizes": dict(self.max_sizes)}
-        mappings["fixed_sizes"] = dict(self.fixed_sizes)
+        names = ("sizes", "max_sizes", "branch_sizes", "fixed_sizes")
+        mappings = {name: dict(getattr(self, name)) for name in names}
         return {**values, **specs, **mappings, "cache": self.cache and self.cache.to_json()}
 
     @classmethod

@@ -102,11 +102,9 @@ def trace(
     RoundAfterwardsPass()(graph_model)
     ChooseByLogicPass()(graph_model)
     clone = graph_model.clone()  # the engine's values overload ==; their copies are plain `ir.Value`s
-    upper, lower = (
-        {(aliases[alias], axis): size for (alias, axis), size in sizes.items()}
-        for sizes in (captured.max_sizes, captured.min_sizes)
-    )
-    return Traced(clone, _by_label(signature, upper, min), _by_label(signature, lower, max))
+    chosen = ((captured.max_sizes, min), (captured.min_sizes, max), (captured.branch_sizes, min))
+    named = (({(aliases[alias], axis): size for (alias, axis), size in sizes.items()}, how) for sizes, how in chosen)
+    return Traced(clone, *(_by_label(signature, sizes, how) for sizes, how in named))
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,14 @@ class Traced:
         max_sizes: label of an input axis to the largest size for which the model's code takes the traced branches, of
             axes that have one.
         min_sizes: label of an input axis to the smallest such size.
+        branch_sizes: label of an input axis to a size between these for which it takes another branch, of axes that
+            have one.
     """
 
     graph: onnx_ir.Model
     max_sizes: Mapping[str, int]
     min_sizes: Mapping[str, int]
+    branch_sizes: Mapping[str, int]
 
 
 def _by_label(

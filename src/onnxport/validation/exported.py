@@ -230,6 +230,7 @@ def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path
         examples,
         graph.sizes,
         graph.max_sizes,
+        graph.branch_sizes,
         mapped=strategy.name != "whole",
     )
 

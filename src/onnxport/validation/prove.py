@@ -40,6 +40,8 @@ class ProofRequest:
         examples: generates the inputs; its signature has the graph's axis labels.
         traced: symbol to size at which the graph was traced.
         max_sizes: label of an input axis to the largest size that the graph is valid for, of axes that have one.
+        branch_sizes: label of an input axis to a size for which the model's code takes another branch than in the
+            trace, of axes that have one.
         cast_outputs: whether the graph casts its floating-point outputs.
         mapped: whether ONNX Runtime memory-maps the graph's weights.
         export: the export, whose session of the graph is used; None to open one.
@@ -54,6 +56,7 @@ class ProofRequest:
     examples: Examples
     traced: Mapping[str, int]
     max_sizes: Mapping[str, int] = field(default_factory=dict)
+    branch_sizes: Mapping[str, int] = field(default_factory=dict)
     cast_outputs: bool = False
     mapped: bool = False
     export: Directory | None = None
@@ -160,7 +163,7 @@ class _CaseRule:
 
 
 def _plan(session: Session, request: ProofRequest) -> Iterator[_PlannedCase]:
-    """Yield the cases: the traced sizes, batch 1, odd lengths, padding, an empty past, image sizes, a long input."""
+    """Yield the cases, as docs/cli.md lists them."""
     dynamic = dynamic_symbols(session)
     inputs = [value.name for value in session.get_inputs()]
     has_mask = any(name.endswith("attention_mask") for name in inputs)
@@ -187,6 +190,9 @@ def _plan(session: Session, request: ProofRequest) -> Iterator[_PlannedCase]:
         if any(size != traced[symbol] for symbol, size in sizes.items()):
             batch = {symbol: 1 for symbol in dynamic if _axis_type(symbol) == "batch"}
             yield _PlannedCase(name, {**traced, **batch, **sizes})
+    branches = {symbol: size for symbol, size in request.branch_sizes.items() if symbol in dynamic}
+    if branches:
+        yield _PlannedCase("another branch", {**traced, **branches})
     long = _long_sizes(request, dynamic)
     if long:
         yield _PlannedCase("long", {**traced, **long})
