@@ -262,6 +262,8 @@ def _multimodal_inputs(model: Any, loaded: OnnxMultimodal, description: Descript
         inputs[POSITION_MASK] = types
     if loaded.directory.graph(modality.component).inputs[modality.input].axes[0] == 1:  # an image without padding
         inputs["image_sizes"] = torch.tensor([encoded[modality.input].shape[-2:]])
+    if "aspect_ratio_mask" in encoded:  # without the mask, Mllama's cross-attention is causal with SDPA only
+        inputs["cross_attention_mask"] = encoded["aspect_ratio_mask"][:, None].expand(-1, tokens.shape[1], -1, -1)
     known = inspect.signature(type(model).forward).parameters
     return {name: value for name, value in inputs.items() if name in known}
 
