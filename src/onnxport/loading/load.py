@@ -260,12 +260,12 @@ def _submodel_state(
 def _loader_of(model_class: type[PreTrainedModel]) -> Callable[..., tuple[PreTrainedModel, dict[str, Any]]]:
     """Return a `from_pretrained` that loads a model from a state dict, without running remote code.
 
-    `TimmBackbone.from_pretrained` (Transformers 5.23) ignores the state dict and downloads timm's weights, so it is
-    bypassed.
+    Two classes of Transformers 5.23 have one that is bypassed: `TimmBackbone`'s ignores the state dict and downloads
+    timm's weights, and `DecisionMixin`'s reads a file beside the weights and fails if loading information is returned.
     """
     from transformers import PreTrainedModel
 
-    if model_class.__name__ == "TimmBackbone":
+    if not {"TimmBackbone", "DecisionMixin"}.isdisjoint(base.__name__ for base in model_class.__mro__):
         return partial(PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False)
     return partial(model_class.from_pretrained, trust_remote_code=False)
 
