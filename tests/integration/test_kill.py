@@ -31,22 +31,60 @@ def checkpoints(directory: Path) -> None:
         save_file(tensors, directory / f"v{version}" / "model.safetensors")
 
 
-MODES = [("SIGKILL", "copy"), ("SIGKILL", "link"), ("timed", "copy"), ("SIGINT", "copy"), ("ENOSPC", "copy")]
-ALL = list(product(("SIGTERM", "SIGINT", "ENOSPC", "EMFILE", "EIO", "timed"), ("copy", "link")))
+MODES = [
+    ("SIGKILL", "copy", 0),
+    ("SIGKILL", "link", 0),
+    ("timed", "copy", 0),
+    ("SIGINT", "copy", 0),
+    ("ENOSPC", "copy", 0),
+]
+ALL = [
+    *product(("SIGKILL", "SIGTERM", "SIGINT", "ENOSPC", "EMFILE", "EIO"), ("copy", "link"), [0]),
+    *product(["timed"], ("copy", "link"), range(20)),
+]
+"""More than 2,000 kills and 300 faults."""
 
 
 @pytest.mark.parametrize(
-    ("mode", "weights"), MODES + [pytest.param(*case, marks=pytest.mark.wide) for case in ALL if case not in MODES]
+    ("mode", "weights", "seed"),
+    MODES + [pytest.param(*case, marks=pytest.mark.wide) for case in ALL if case not in MODES],
 )
-def test_an_export_killed_at_any_time(mode: str, weights: str, tmp_path: Path) -> None:
+def test_an_export_killed_at_any_time(mode: str, weights: str, seed: int, tmp_path: Path) -> None:
     checkpoints(tmp_path)
-    command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), mode, weights, "0"]
+    command = [sys.executable, "-m", "tests.integration.kill_writer", str(tmp_path), mode, weights, str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["deaths"] >= 25
     assert result["kept"] >= 10 and result["changed"] >= 1
     assert result["left"] == ["out", "v0", "v1"]
+
+
+FAULTS = [("EIO", 50, 500, 90), ("ENOSPC", 95, 500, 90)]
+WIDE_FAULTS = [(mode, 1, 500, 1) for mode in ("EIO", "ENOSPC", "EMFILE", "SIGKILL", "SIGINT")]
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    ("mode", "first", "last", "step"),
+    FAULTS + [pytest.param(*case, marks=pytest.mark.wide) for case in WIDE_FAULTS],
+)
+def test_a_fault_in_the_export_of_a_model(mode: str, first: int, last: int, step: int, tmp_path: Path) -> None:
+    """The output is a whole one, and an error is one line that isn't called a bug."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.integration.model_faults",
+        str(tmp_path),
+        mode,
+        *map(str, (first, last, step)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["ended"] >= 3
+    assert not result["unclear"]
+    assert result["left"] == ["log", "out", "v0", "v1"]
 
 
 def names(directory: Path) -> set[str]:
