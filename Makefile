@@ -8,13 +8,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := .venv/installed
 BENCH ?=
 FUZZ ?= 20000
+GUIDED ?= 300
+READERS := configurations configurations_of_transformers side_files safetensors indices pickles gguf hdf5 adapters \
+	patterns settings_for_clients calibrations
 JOBS ?= 2
 TOOLS := build/tools
 NEXT := .venv/transformers-5.24
 NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/unit/test_forward.py tests/unit/test_grids.py
 TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
-.PHONY: help demo test lint types format fuzz bench clients conformance real-models lock sbom
+.PHONY: help demo test lint types format fuzz fuzz-guided bench clients conformance real-models lock sbom
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -39,6 +42,13 @@ format: $(READY) ## fix style and formatting
 
 fuzz: $(READY) ## read files that differ from valid ones, FUZZ of each kind (an hour; FUZZ=100000)
 	@$(TIMED) FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --timeout 0 tests/fuzz
+
+fuzz-guided: $(READY) ## the same, guided by the code that an input reaches (atheris): GUIDED seconds for each reader
+	$(PIP) atheris
+	mkdir -p build
+	@for reader in $(READERS); do \
+		$(BIN)/python -m tests.fuzz.guided test_$$reader -max_total_time=$(GUIDED) -artifact_prefix=build/; \
+	done
 
 bench: $(READY) ## measure time and memory of exports, beside other exporters (hours; BENCH="--rows a,b")
 	$(BIN)/python -m benchmarks measure $(BENCH)
