@@ -17,6 +17,7 @@ from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import (
     OnnxCaptioner,
+    OnnxEncoderDecoder,
     OnnxSeq2Seq,
     OnnxSpeechSeq2Seq,
     OnnxTranslator,
@@ -41,6 +42,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
+        if "logits" not in directory.graph("decoder_model_merged").outputs:
+            return OnnxEncoderDecoder(directory, config)
         exported = model_class_named(directory.manifest.architecture)
         if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
