@@ -1,4 +1,4 @@
-"""`--split-encoders`: the encoders of dual encoders, of SAM, and of encoder-decoders without a head as graphs."""
+"""`--split-encoders`: the encoders of dual encoders, SAM, codecs, and encoder-decoders without a head."""
 
 from __future__ import annotations
 
@@ -184,6 +184,49 @@ def test_without_the_cache_an_encoder_decoder_is_one_graph(tmp_path: Path) -> No
     options = onnxport.ExportOptions(split_encoders=True, past=False, dry_run=True)
     manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
     assert [one.name for one in manifest.components] == ["model"]
+
+
+CODECS: dict[str, dict[str, Any]] = {
+    "Mimi": {
+        **{"num_filters": 2, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8},
+        **{"num_key_value_heads": 2, "intermediate_size": 16, "upsampling_ratios": [4, 2], "upsample_groups": 16},
+        **{"codebook_size": 16, "codebook_dim": 8, "vector_quantization_hidden_dimension": 8, "num_quantizers": 2},
+        **{"sampling_rate": 1600, "frame_rate": 100.0, "num_residual_layers": 1},
+    },
+    "Dac": {
+        **{"encoder_hidden_size": 4, "downsampling_ratios": [2, 4], "decoder_hidden_size": 16, "n_codebooks": 2},
+        **{"codebook_size": 16, "codebook_dim": 4, "upsampling_ratios": [4, 2], "sampling_rate": 1600},
+    },
+}
+
+
+@pytest.mark.parametrize("name", sampled(CODECS, ("Mimi",)))
+def test_a_codec_encodes_and_decodes_audio_of_any_length(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model_class = getattr(transformers, f"{name}Model")
+    model = model_class(model_class.config_class(**CODECS[name])).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    extractor = transformers.EncodecFeatureExtractor(sampling_rate=1600)
+    extractor.save_pretrained(tmp_path / "checkpoint")
+    options = onnxport.ExportOptions(split_encoders=True)
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
+    assert [one.name for one in manifest.components] == ["encoder_model", "decoder_model"]
+    assert manifest.validation["status"] == "passed"
+    audio = torch.randn(1, 1, 485, generator=torch.Generator().manual_seed(0))
+    ours, light = onnxport.load(tmp_path / "out"), LightModel(Directory(tmp_path / "out"))
+    with torch.no_grad():
+        encoded = model.encode(audio, return_dict=True)
+        expected = model.decode(audio_codes=encoded.audio_codes, return_dict=True).audio_values
+    codes = ours.encode(audio).audio_codes
+    assert codes.tolist() == encoded.audio_codes.tolist()
+    torch.testing.assert_close(ours.decode(audio_codes=codes).audio_values, expected, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        whole = model(audio).audio_values
+    torch.testing.assert_close(ours(audio).audio_values, whole, atol=1e-5, rtol=1e-4)
+    alone = light.decode(**light.encode(input_values=audio.numpy()))
+    np.testing.assert_allclose(alone["audio_values"], expected, atol=1e-5)
+    with pytest.raises(MissingInputError, match="input_values"):
+        ours.encode()
 
 
 def test_a_model_that_is_no_dual_encoder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

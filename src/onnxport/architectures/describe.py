@@ -16,6 +16,7 @@ from onnxport.architectures._recorded import record_of
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.description.cache_layout import WITHOUT_PAST
+from onnxport.description.codec import codec, is_codec
 from onnxport.description.completion import completed
 from onnxport.description.component_types import (
     can_be_split,
@@ -408,6 +409,8 @@ def _components_with(
     split = record_of(model).split
     if options.split_encoders and split is not None:
         return split(model, preprocessor)
+    if options.split_encoders and is_codec(type(model)):
+        return codec(model, preprocessor, excluded=record_of(model).left_out)
     is_split = options.split_encoders and has_own_encoder(type(model), task)
     if is_split and task.with_past and not model.can_generate():
         return encoder_decoder(model, preprocessor, excluded=record_of(model).left_out)

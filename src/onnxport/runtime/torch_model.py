@@ -12,8 +12,9 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import model_class_named
-from onnxport.description.components import PROMPT_DECODER
+from onnxport.description.components import CODES_DECODER, PROMPT_DECODER
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
+from onnxport.runtime.codecs import OnnxCodec
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import (
     OnnxCaptioner,
@@ -56,6 +57,8 @@ def torch_model(directory: Directory) -> OnnxModel:
         return OnnxSplitEncoders(directory, config)
     if directory.has(PROMPT_DECODER):
         return OnnxPrompts(directory, config)
+    if directory.has(CODES_DECODER):
+        return OnnxCodec(directory, config)
     if not directory.has("model"):
         names = ", ".join(directory.component_names)
         raise UnsupportedError(f"{directory.path} has the graphs {names}, which onnxport.load can't run together")
