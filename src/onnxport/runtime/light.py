@@ -161,7 +161,8 @@ class LightModel:
     def _settings(self, overrides: Mapping[str, Any]) -> GenerationSettings:
         """Return the directory's settings with overrides; warn once of those that aren't supported."""
         defaults = directory_settings(self.directory.generation_config, self.directory.config)
-        defaults |= {name: self.directory.setting(name) for name in ("eos_token_id", "pad_token_id")}
+        ends = {"eos_token_id": self.directory.manifest.end_token, "pad_token_id": "pad_token_id"}
+        defaults |= {name: self.directory.setting(setting) for name, setting in ends.items()}
         ignored = unsupported({**defaults, **overrides})
         if ignored and not self._has_warned:
             self._has_warned = True
