@@ -293,6 +293,7 @@ def test_linked_weights_stay_where_the_checkpoint_has_them(tmp_path: Path) -> No
     [
         ({"model_type": "bert", "architecture": "BertForMaskedLM"}, ""),
         ({"model_type": "clip", "architecture": "CLIPModel"}, ""),
+        ({"model_type": "gemma3_text", "architecture": "Gemma3TextModel"}, ""),
         ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, "the export has no cache"),
         ({"model_type": "cpmant", "architecture": "CpmAntForCausalLM"}, "has no class CpmAntForCausalLM"),
         (
