@@ -114,6 +114,7 @@ LAYOUT = Layout(
     },
     names={
         "qwen2_vl": {"image_grid_thw": "grid_thw"},
+        "gemma4": {"image_position_ids": "pixel_position_ids"},
         "zaya": {
             r"past_conv\.(\d+)": r"past_key_values.\1.conv_state",
             r"past_recurrent\.(\d+)": r"past_key_values.\1.shift_state",
