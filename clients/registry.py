@@ -23,7 +23,7 @@ from conformance.matrix.classes import classes, save_class
 from conformance.matrix.exports import commit, failure_of
 from conformance.matrix.page import reason
 from conformance.runner import Job, run
-from onnxport.layouts._transformers_js_classes import SESSIONS
+from onnxport.layouts._transformers_js_classes import NAMES, SESSIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "transformers-js.md"
 _WORK = ROOT / "registry"
@@ -67,13 +67,14 @@ def load_in_node(names: list[str], directory: Path) -> dict[str, str]:
     script = Path(__file__).parent / "load_transformers_js.mjs"
     variables = {**os.environ, "CLIENT_MODULES": str(node_modules())}
     failed = dict.fromkeys(names, "Node ended before it was loaded")
+    exported = {NAMES.get(name, name): name for name in names}
     for start in range(0, len(names), 50):  # each session keeps memory
-        arguments = [f"{name}={directory / name}" for name in names[start : start + 50]]
+        arguments = [f"{NAMES.get(name, name)}={directory / name}" for name in names[start : start + 50]]
         done = subprocess.run(["node", str(script), *arguments], env=variables, stdout=subprocess.PIPE, text=True)
         for line in done.stdout.splitlines():
             if line.startswith('{"class"'):
                 found = json.loads(line)
-                failed[found["class"]] = found["error"]
+                failed[exported[found["class"]]] = found["error"]
     return {name: error for name, error in failed.items() if error}
 
 

@@ -102,7 +102,7 @@ def export(
     report("read the checkpoint", None)
     layout = layout_of(options.layout) if options.layout != DEFAULT_LAYOUT else None
     checkpoint: Checkpoint = open_checkpoint(model, options.checkpoint)
-    options = completed(options, checkpoint.model_type)
+    options = _completed(options, checkpoint)
     checkpoint, adapter = _without_adapter(checkpoint) if options.adapter_inputs else (checkpoint, None)
     with ExitStack() as readers:
         parts = [
@@ -138,6 +138,15 @@ def export(
 
 _DEFAULT_FILES = ".default"
 """Directory inside of the staging directory for the files in the default layout, before they are arranged."""
+
+
+def _completed(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
+    """Return the options with the defaults of the layout; log those that change the graphs."""
+    chosen = completed(options, checkpoint.model_type, checkpoint.architectures)
+    if chosen.split_encoders and not options.split_encoders:
+        named = ", ".join(checkpoint.architectures) or checkpoint.model_type
+        logger.warning("%s is exported with --split-encoders, as --layout %s needs it", named, options.layout)
+    return chosen
 
 
 @dataclass(frozen=True)

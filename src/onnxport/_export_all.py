@@ -152,7 +152,8 @@ def _earlier_export(directory: Path, options: ExportOptions) -> Manifest | None:
     manifest = read_manifest(directory) if directory.is_dir() and not options.force else None
     if manifest is None:
         return None
-    wanted = recorded(completed(options, str(manifest.source.get("model_type"))))
+    source = manifest.source
+    wanted = recorded(completed(options, str(source.get("model_type")), (str(source.get("architecture")),)))
     return manifest if all(manifest.options.get(name, value) == value for name, value in wanted.items()) else None
 
 

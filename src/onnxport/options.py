@@ -165,8 +165,9 @@ class ExportOptions:
     split_encoders: bool = field(
         default=False,
         metadata={
-            "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs, or "
-            "SAM's image encoder and its decoder of prompts"
+            "help": "export the text and the image (or audio) encoder of a dual-encoder model as separate graphs, "
+            "SAM's image encoder and its decoder of prompts, or both parts of an encoder-decoder without a head or of "
+            "an audio codec"
         },
     )
     route: str | None = field(

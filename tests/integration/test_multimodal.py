@@ -297,6 +297,25 @@ def test_beams_share_the_images_of_their_prompt(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.wide
+def test_without_types_of_tokens_images_are_counted_like_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, source = checkpoint("Qwen2_5_VL", tmp_path / "checkpoint")
+    options = ExportOptions(task="image-text-to-text-with-past", validate="none")
+    onnxport.export(source, tmp_path / "out", options)
+    ours = onnxport.load(tmp_path / "out", threads=1)
+    inputs = inputs_for("Qwen2_5_VL", model, 2)
+    with torch.no_grad():
+        typed = model(**inputs).logits
+        del inputs["mm_token_type_ids"]
+        expected = model(**inputs).logits
+    assert not torch.allclose(typed, expected, atol=1e-3)
+    last = inputs["attention_mask"].bool()
+    torch.testing.assert_close(ours(**inputs).logits[last], expected[last], atol=1e-4, rtol=1e-3)
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    assert torch.equal(ours.generate(**inputs, **settings), model.generate(**inputs, **settings))
+    assert "mm_token_type_ids is missing" in caplog.text
+
+
+@pytest.mark.wide
 def test_a_model_whose_decoder_generates_counts_positions_as_the_decoder_does(tmp_path: Path) -> None:
     source, _ = checkpoint_of("kosmos-2", "image-to-text", tmp_path)
     options = ExportOptions(task="image-text-to-text-with-past", validate="none")

@@ -1,4 +1,4 @@
-"""`--split-encoders`: one graph for each encoder of a dual encoder, and for the image encoder of SAM."""
+"""`--split-encoders`: the encoders of dual encoders, SAM, codecs, and encoder-decoders without a head."""
 
 from __future__ import annotations
 
@@ -128,6 +128,105 @@ def test_the_masks_of_a_fixed_batch_are_fixed_with_it(tmp_path: Path) -> None:
     axes = {spec.name: spec.axes for spec in manifest.components[1].inputs}
     assert axes["input_masks"][:2] == (1, 1)
     assert manifest.validation["status"] == "passed"
+
+
+BARE = {
+    "Bart": {
+        **{"vocab_size": 64, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4},
+        **{"decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 32},
+    },
+    "T5": {"vocab_size": 64, "d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4},
+}
+
+
+def bare(name: str, directory: Path) -> Any:
+    """Write a tiny encoder-decoder without a head, and return it."""
+    torch.manual_seed(0)
+    model_class = getattr(transformers, f"{name}Model")
+    model = model_class(model_class.config_class(**BARE[name])).eval()
+    randomize(model)
+    model.save_pretrained(directory)
+    make_tokenizer("bart", 60, 0, "<unk>", token_type_ids=False).save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize("name", sampled(BARE, ("Bart",)))
+def test_an_encoder_decoder_without_a_head_is_run_step_by_step(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = bare(name, tmp_path / "checkpoint")
+    options = onnxport.ExportOptions(layout="transformers.js", dtype="fp32")
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
+    assert f"{name}Model is exported with --split-encoders, as --layout transformers.js needs it" in caplog.text
+    assert {one.file for one in manifest.components} == {"onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx"}
+    assert manifest.task == "feature-extraction-with-past"
+    assert manifest.validation["status"] == "passed"
+    texts = {"input_ids": torch.tensor([[5, 6, 7, 8], [9, 8, 1, 1]])}
+    texts["attention_mask"] = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    tokens = torch.tensor([[2, 3, 4], [2, 7, 7]])
+    with torch.no_grad():
+        expected = model(**texts, decoder_input_ids=tokens)
+    ours = onnxport.load(tmp_path / "out")
+    assert not ours.can_generate()
+    found = ours(**texts, decoder_input_ids=tokens)
+    for output in ("last_hidden_state", "encoder_last_hidden_state"):
+        torch.testing.assert_close(found[output], expected[output], atol=1e-5, rtol=1e-4)
+    first = ours(**texts, decoder_input_ids=tokens[:, :2], use_cache=True)
+    states = (first.encoder_last_hidden_state,)
+    cache = first.past_key_values
+    mask = texts["attention_mask"]
+    last = ours(encoder_outputs=states, attention_mask=mask, decoder_input_ids=tokens[:, 2:], past_key_values=cache)
+    torch.testing.assert_close(last.last_hidden_state, expected.last_hidden_state[:, 2:], atol=1e-5, rtol=1e-4)
+
+
+def test_without_the_cache_an_encoder_decoder_is_one_graph(tmp_path: Path) -> None:
+    bare("Bart", tmp_path / "checkpoint")
+    options = onnxport.ExportOptions(split_encoders=True, past=False, dry_run=True)
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
+    assert [one.name for one in manifest.components] == ["model"]
+
+
+CODECS: dict[str, dict[str, Any]] = {
+    "Mimi": {
+        **{"num_filters": 2, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8},
+        **{"num_key_value_heads": 2, "intermediate_size": 16, "upsampling_ratios": [4, 2], "upsample_groups": 16},
+        **{"codebook_size": 16, "codebook_dim": 8, "vector_quantization_hidden_dimension": 8, "num_quantizers": 2},
+        **{"sampling_rate": 1600, "frame_rate": 100.0, "num_residual_layers": 1},
+    },
+    "Dac": {
+        **{"encoder_hidden_size": 4, "downsampling_ratios": [2, 4], "decoder_hidden_size": 16, "n_codebooks": 2},
+        **{"codebook_size": 16, "codebook_dim": 4, "upsampling_ratios": [4, 2], "sampling_rate": 1600},
+    },
+}
+
+
+@pytest.mark.parametrize("name", sampled(CODECS, ("Mimi",)))
+def test_a_codec_encodes_and_decodes_audio_of_any_length(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model_class = getattr(transformers, f"{name}Model")
+    model = model_class(model_class.config_class(**CODECS[name])).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    extractor = transformers.EncodecFeatureExtractor(sampling_rate=1600)
+    extractor.save_pretrained(tmp_path / "checkpoint")
+    options = onnxport.ExportOptions(split_encoders=True)
+    manifest = onnxport.export(tmp_path / "checkpoint", tmp_path / "out", options).manifest
+    assert [one.name for one in manifest.components] == ["encoder_model", "decoder_model"]
+    assert manifest.validation["status"] == "passed"
+    audio = torch.randn(1, 1, 485, generator=torch.Generator().manual_seed(0))
+    ours, light = onnxport.load(tmp_path / "out"), LightModel(Directory(tmp_path / "out"))
+    with torch.no_grad():
+        encoded = model.encode(audio, return_dict=True)
+        expected = model.decode(audio_codes=encoded.audio_codes, return_dict=True).audio_values
+    codes = ours.encode(audio).audio_codes
+    assert codes.tolist() == encoded.audio_codes.tolist()
+    torch.testing.assert_close(ours.decode(audio_codes=codes).audio_values, expected, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        whole = model(audio).audio_values
+    torch.testing.assert_close(ours(audio).audio_values, whole, atol=1e-5, rtol=1e-4)
+    alone = light.decode(**light.encode(input_values=audio.numpy()))
+    np.testing.assert_allclose(alone["audio_values"], expected, atol=1e-5)
+    with pytest.raises(MissingInputError, match="input_values"):
+        ours.encode()
 
 
 def test_a_model_that_is_no_dual_encoder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,6 +293,7 @@ def test_linked_weights_stay_where_the_checkpoint_has_them(tmp_path: Path) -> No
     [
         ({"model_type": "bert", "architecture": "BertForMaskedLM"}, ""),
         ({"model_type": "clip", "architecture": "CLIPModel"}, ""),
+        ({"model_type": "gemma3_text", "architecture": "Gemma3TextModel"}, ""),
         ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, "the export has no cache"),
         ({"model_type": "cpmant", "architecture": "CpmAntForCausalLM"}, "has no class CpmAntForCausalLM"),
         (
@@ -325,12 +326,16 @@ def test_defaults_give_way_to_options() -> None:
         files={},
         options={"dtype": "q4", "io_dtype": "fp32"},
         type_options={"sam": {"past": False}},
+        class_options={"BartModel": {"split_encoders": True}},
     )
     chosen = ExportOptions(layout="x")
     assert layout.with_defaults(chosen, "bert") == replace(chosen, dtype="q4", io_dtype="fp32")
     chosen = ExportOptions(layout="x", dtype="fp32")
     assert layout.with_defaults(chosen, "bert") == replace(chosen, io_dtype="fp32")
     assert not layout.with_defaults(chosen, "sam").past
+    assert layout.with_defaults(chosen, "bart", ["BartModel"]).split_encoders
+    other = replace(chosen, task="text-encoding")  # exports another class, or a part of this one
+    assert not layout.with_defaults(other, "bart", ["BartModel"]).split_encoders
     assert ExportOptions().dtype == "fp32"
 
 

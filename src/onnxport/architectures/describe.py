@@ -16,6 +16,7 @@ from onnxport.architectures._recorded import record_of
 from onnxport.architectures._table import architecture_of
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.description.cache_layout import WITHOUT_PAST
+from onnxport.description.codec import codec, is_codec
 from onnxport.description.completion import completed
 from onnxport.description.component_types import (
     can_be_split,
@@ -24,6 +25,7 @@ from onnxport.description.component_types import (
     encoder_decoder,
     generates_from_encoder,
     multimodal,
+    takes_decoder_tokens,
 )
 from onnxport.description.components import Component
 from onnxport.description.default_preprocessor import ImageDefaults, complete_preprocessor
@@ -407,7 +409,12 @@ def _components_with(
     split = record_of(model).split
     if options.split_encoders and split is not None:
         return split(model, preprocessor)
-    if options.split_encoders:
+    if options.split_encoders and is_codec(type(model)):
+        return codec(model, preprocessor, excluded=record_of(model).left_out)
+    is_split = options.split_encoders and has_own_encoder(type(model), task)
+    if is_split and task.with_past and not model.can_generate():
+        return encoder_decoder(model, preprocessor, excluded=record_of(model).left_out)
+    if options.split_encoders and not is_split:
         return tuple(
             Component(name, model, SplitEncoderOnnxConfig(model, name, preprocessor), preprocessor)
             for name in split_encoders_of(model)
@@ -447,9 +454,19 @@ def _components(
     return multimodal(model, task, preprocessor, last_logits, encoders=record.encoders, decoder=record.decoder)
 
 
+def has_own_encoder(model_class: type, task: Task) -> bool:
+    """Return whether an export with past has the encoder of an encoder-decoder as a graph of its own.
+
+    Args:
+        model_class: a model class; without a head, the export has these graphs for `--split-encoders` alone.
+        task: its task.
+    """
+    return task.name in ("feature-extraction", *_FROM_ENCODERS) and takes_decoder_tokens(model_class)
+
+
 def _is_half(model: PreTrainedModel, task: Task) -> bool:
     """Return whether only the encoder of a model is exported."""
-    return task.name == TEXT_ENCODING and "decoder_input_ids" in inspect.signature(type(model).forward).parameters
+    return task.name == TEXT_ENCODING and takes_decoder_tokens(type(model))
 
 
 def _without_encoder(model: PreTrainedModel, task: Task, preprocessor: Preprocessor) -> str:

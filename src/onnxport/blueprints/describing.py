@@ -25,7 +25,7 @@ from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import NotExtendableError
 from onnxport.description.description import Description, GraphDescription, Runnable, described_by, input_specs
 from onnxport.description.documented_inputs import CompletedOnnxConfig
-from onnxport.description.positions import adds_tokens, counted_positions, reread_length
+from onnxport.description.positions import adds_tokens, counted_positions, end_token, reread_length
 from onnxport.description.signature import sizes_of
 from onnxport.description.tolerances import default_tolerance
 from onnxport.errors import OptionError, UnsupportedError
@@ -183,6 +183,7 @@ def _description(
         defaults=describe_defaults(exported),
         reread_length=reread_length(model),
         adds_tokens=adds_tokens(model),
+        end_token=end_token(model),
     )
 
 

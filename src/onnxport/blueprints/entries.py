@@ -80,7 +80,7 @@ def export_to_bytes(blueprint: Blueprint, traces: str) -> bytes:
     ).encode()
 
 
-_DESCRIPTION_FIELDS = ("model_type", "architecture", "task", "dtype", "positions")
+_DESCRIPTION_FIELDS = ("model_type", "architecture", "task", "dtype", "positions", "end_token")
 """Fields of a description in the entry of an export; the descriptions of its graphs are in the entry of the graphs."""
 
 
@@ -134,6 +134,7 @@ def export_from_bytes(content: bytes, graphs: tuple[TracedGraph, ...], binding: 
         defaults=defaults,
         reread_length=reread_length,
         adds_tokens=adds_tokens,
+        end_token=fields["end_token"],
     )
     return Blueprint(description, Trace(graphs, depths, cached=True), binding)
 

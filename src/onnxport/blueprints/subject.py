@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures.describe import infer_task, model_class, text_only, transformer_task
+from onnxport.architectures.describe import has_own_encoder, infer_task, model_class, text_only, transformer_task
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.sentence_head import with_head
 from onnxport.description.static_embedding import CLASSES
@@ -60,6 +60,8 @@ def subject_of(checkpoint: Checkpoint, options: ExportOptions) -> Subject:
         raise OptionError(f"--last-logits is for text-generation, and this is {task.name}: leave it out")
     loaded_class = _model_class(checkpoint, config, task, code)
     task = text_only(task, loaded_class)
+    if options.split_encoders and options.past and has_own_encoder(loaded_class, task):
+        task = task.past()
     preprocessor = load_preprocessor(checkpoint, options.checkpoint)
     return Subject(task, loaded_class, config, preprocessor, is_inferred=options.task is None)
 

@@ -76,6 +76,7 @@ def make_manifest(
         reread_length=blueprint.description.reread_length,
         image_processing=asdict(blueprint.image_processing) if blueprint.image_processing is not None else {},
         adds_tokens=blueprint.description.adds_tokens,
+        end_token=blueprint.description.end_token,
         quantization={bound.precision.name: to_values(bound.quantized) for bound in graphs if bound.quantized},
     )
 

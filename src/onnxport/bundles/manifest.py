@@ -11,7 +11,7 @@ from onnxport.checkpoint.json_files import parse_json_object
 from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import check_links, inside
 from onnxport.description.encoder_outputs import Modality
-from onnxport.description.positions import TOKENS
+from onnxport.description.positions import END_TOKEN, TOKENS
 from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
 from onnxport.options import DEFAULT_LAYOUT
 
@@ -105,6 +105,7 @@ class Manifest:
         image_processing: with `--image-processing`, the pre- and postprocessing of images in the graph; see
             `description.image_processing.ImageProcessing`.
         adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
+        end_token: the setting with the token that ends a sequence; see `description.positions`.
         digests: SHA-256 of the directory's other files, by name, without those that are linked; empty in manifests that
             were written before there were digests.
         quantization: precision to how its parameters are quantized; see `weights.quantization`.
@@ -126,6 +127,7 @@ class Manifest:
     reread_length: int = 0
     image_processing: dict[str, Any] = field(default_factory=dict)
     adds_tokens: bool = False
+    end_token: str = END_TOKEN
     digests: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     layout: str = DEFAULT_LAYOUT

@@ -58,6 +58,11 @@ def generates_from_encoder(model: PreTrainedModel, task: Task) -> bool:
     return task.with_past and bool(model.config.is_encoder_decoder) and bool(model.can_generate())
 
 
+def takes_decoder_tokens(model_class: type) -> bool:
+    """Return whether a class is an encoder-decoder whose decoder takes token ids (BART), and not queries (DETR)."""
+    return "decoder_input_ids" in inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
+
+
 def encoder_decoder(
     model: PreTrainedModel,
     preprocessor: Preprocessor,
@@ -66,7 +71,7 @@ def encoder_decoder(
     decoder: type[Seq2SeqDecoderOnnxConfig] = Seq2SeqDecoderOnnxConfig,
     excluded: Collection[str] = (),
 ) -> tuple[Component, ...]:
-    """Describe an encoder-decoder for generation.
+    """Describe an encoder-decoder as an encoder and a decoder with a cache, for generation if it has a head.
 
     Args:
         model: the encoder-decoder.

@@ -61,5 +61,7 @@ SPLIT_ENCODERS = {
 
 PROMPT_DECODER = "prompt_encoder_mask_decoder"
 """Name of the graph that decodes the prompts of SAM, from the outputs of `vision_encoder`."""
+CODES_DECODER = "decoder_model"
+"""Name of the graph that decodes the codes of an audio codec, which `encoder_model` returns."""
 IMAGE_EMBEDDINGS = "image_embeddings"
 """Name of the embeddings that it takes, `image_embeddings.0` if there are several."""

@@ -18,7 +18,7 @@ from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import LayerTypes, NotExtendableError, at_depth
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.examples import Examples
-from onnxport.description.positions import TOKENS
+from onnxport.description.positions import END_TOKEN, TOKENS
 from onnxport.description.signature import signature_of, sizes_of
 from onnxport.description.tasks import Task, canonical_task
 
@@ -261,6 +261,7 @@ class Description:
             types and position ids without an entry are those of sequences without padding.
         reread_length: number of tokens beyond which generation reads all tokens again; see `description.positions`.
         adds_tokens: whether generation adds tokens to those of each step; see `description.positions`.
+        end_token: the setting with the token that ends a sequence; see `description.positions`.
         notes: differences from an actual export.
         model: the model id or path that the user passed; empty in a blueprint, which fits all checkpoints of one shape.
     """
@@ -278,6 +279,7 @@ class Description:
     defaults: Mapping[str, str] = field(default_factory=dict)
     reread_length: int = 0
     adds_tokens: bool = False
+    end_token: str = END_TOKEN
 
     @property
     def canonical_task(self) -> Task:

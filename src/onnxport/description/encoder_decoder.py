@@ -1,4 +1,4 @@
-"""Describe the two graphs of an encoder-decoder for generation: its encoder, and one decoder for all steps.
+"""Describe the two graphs of an encoder-decoder: its encoder, and one decoder with a cache for all steps.
 
 The decoder takes the encoder's hidden states and the cross-attention cache. It projects only hidden states whose keys
 and values aren't cached: all in the first step, when the cache is empty, and none later. One graph therefore serves
@@ -107,8 +107,8 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
 
     @property
     def outputs(self) -> Mapping[str, Mapping[int, str]]:
-        """Logits and the cache."""
-        outputs: dict[str, Mapping[int, str]] = {"logits": {0: "batch", 1: "decoder_sequence"}}
+        """Logits, or the hidden states of a model without a head, and the cache."""
+        outputs: dict[str, Mapping[int, str]] = {self._result: {0: "batch", 1: "decoder_sequence"}}
         self.fill_with_past_key_values_(outputs, "outputs")
         return outputs
 
@@ -202,6 +202,7 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             states = self._encoder_arguments(hidden_states, mask)
             with translating(functools.partial(_not_a_decoder, model)):
                 result = call_forward(model, {**states, self._input_ids_name: tokens, "use_cache": True})
+        self._result = "logits" if "logits" in result else "last_hidden_state"
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
         if not past or any(len(layer) != 4 for layer in past):

@@ -59,5 +59,19 @@ def adds_tokens(model: PreTrainedModel) -> bool:
     return prepare is not None and _ADDS_TOKENS.search(inspect.getsource(prepare)) is not None
 
 
+def end_token(model: PreTrainedModel) -> str:
+    """Return the setting with the token that ends a sequence: the separator if the class's own `generate` reads it.
+
+    BLIP's passes `sep_token_id` of its text configuration to that of its text decoder.
+
+    Args:
+        model: the model.
+    """
+    generate = getattr(type(model), "generate", None)
+    names = inspect.unwrap(generate).__code__.co_names if generate is not None else ()
+    return _SEPARATOR if _SEPARATOR in names else END_TOKEN
+
+
+END_TOKEN, _SEPARATOR = "eos_token_id", "sep_token_id"
 _COUNT_MASK = ("OPTLearnedPositionalEmbedding",)
 """Classes of position embeddings whose models compute position ids from the attention mask."""

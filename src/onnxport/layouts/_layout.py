@@ -107,6 +107,7 @@ class Layout:
             nothing.
         options: field of `ExportOptions` to its default with this layout.
         type_options: model type to further ones.
+        class_options: class to further ones, if no task is chosen, which would export another class.
         max_data_bytes: largest file of external data that the client reads, in bytes; None for any.
     """
 
@@ -122,15 +123,21 @@ class Layout:
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)
     type_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    class_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_data_bytes: int | None = None
 
-    def with_defaults(self, options: ExportOptions, model_type: str) -> ExportOptions:
+    def with_defaults(
+        self, options: ExportOptions, model_type: str, architectures: Iterable[str] = ()
+    ) -> ExportOptions:
         """Return options in which those that weren't chosen have this layout's defaults.
 
         Args:
             options: the options of an export.
             model_type: the model type.
+            architectures: the classes that `config.json` names.
         """
         wanted = {**self.options, **self.type_options.get(model_type, {})}
+        for name in architectures if options.task is None else ():
+            wanted |= self.class_options.get(name, {})
         unset = {item.name for item in fields(options) if getattr(options, item.name) == item.default}
         return replace(options, **{name: value for name, value in wanted.items() if name in unset})

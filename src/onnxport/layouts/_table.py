@@ -6,6 +6,7 @@ in both, the other package's layout takes precedence.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -53,17 +54,18 @@ def layout_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*MODULES, *(point.name for point in entry_points(group=ENTRY_POINTS)))))
 
 
-def completed(options: ExportOptions, model_type: str) -> ExportOptions:
+def completed(options: ExportOptions, model_type: str, architectures: Iterable[str] = ()) -> ExportOptions:
     """Return the options of an export with its precisions, and with the defaults of its layout.
 
     Args:
         options: the options as they were chosen.
         model_type: the model type.
+        architectures: the classes that `config.json` names.
 
     Raises:
         OptionError: there is no such layout.
         UnsupportedError: an entry point isn't a `Layout`.
     """
     if options.layout != DEFAULT_LAYOUT:
-        options = layout_of(options.layout).with_defaults(options, model_type)
+        options = layout_of(options.layout).with_defaults(options, model_type, architectures)
     return replace(options, dtype=",".join(options.dtypes))

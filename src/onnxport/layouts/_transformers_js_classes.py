@@ -5,6 +5,8 @@ Read from `models/registry.js` and `models/session_config.js` of its 4.3.2, and 
 
 from __future__ import annotations
 
+NAMES = {"Gemma3TextModel": "Gemma3Model"}
+"""Class of Transformers to its name in transformers.js, where that is another class of Transformers."""
 _CLASSES = {
     "model": """
         ASTForAudioClassification ASTModel AfmoeForCausalLM AfmoeModel AlbertForMaskedLM
@@ -34,7 +36,7 @@ _CLASSES = {
         FalconForCausalLM FalconH1ForCausalLM FalconH1Model FalconModel GLPNForDepthEstimation GLPNModel
         GPT2LMHeadModel GPT2Model GPTBigCodeForCausalLM GPTBigCodeModel GPTJForCausalLM GPTJModel
         GPTNeoForCausalLM GPTNeoModel GPTNeoXForCausalLM GPTNeoXModel Gemma2ForCausalLM Gemma2Model
-        Gemma3ForCausalLM Gemma3Model Gemma3nForCausalLM Gemma4ForCausalLM GemmaForCausalLM GemmaModel
+        Gemma3ForCausalLM Gemma3TextModel Gemma3nForCausalLM Gemma4ForCausalLM GemmaForCausalLM GemmaModel
         GlmForCausalLM GlmModel GlmMoeDsaForCausalLM GlmMoeDsaModel GptOssForCausalLM GptOssModel
         GraniteForCausalLM GraniteModel GraniteMoeHybridForCausalLM GraniteMoeHybridModel
         GroundingDinoForObjectDetection GroupViTModel HeliumForCausalLM HeliumModel HieraForImageClassification

@@ -25,6 +25,8 @@ _HALVES = {"text_model", "vision_model", "audio_model"}
 """Graphs of dual encoders that have classes of their own, such as `CLIPTextModelWithProjection`."""
 _GRAPHS = {name: {"model": graphs[0]} for name, graphs in SESSIONS.items() if len(graphs) == 1 and graphs != ("model",)}
 """Class of a part of a model to the name of its graph: that of the same part beside the others."""
+_SPLIT = {name for name, graphs in SESSIONS.items() if len(graphs) > 1 and name.endswith("Model")}
+"""Classes of models without a head whose encoder is a graph of its own."""
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _OTHER_CACHES = ("olmo_hybrid",)
 """Model types whose convolutional state is one tensor here, and three in transformers.js."""
@@ -87,6 +89,7 @@ def _check(exported: Exported) -> Iterator[str]:
         yield (
             f"transformers.js 4.3 loads {', '.join(sessions)} for {architecture}, and the export has no "
             f"{', '.join(missing)}, only {', '.join(sorted(components))}"
+            + ("; export with --split-encoders" if architecture in _SPLIT else "")
         )
     elif architecture.endswith(_GENERATING) and not _generates(exported):
         yield (
@@ -111,6 +114,7 @@ LAYOUT = Layout(
     },
     names={
         "qwen2_vl": {"image_grid_thw": "grid_thw"},
+        "gemma4": {"image_position_ids": "pixel_position_ids"},
         "zaya": {
             r"past_conv\.(\d+)": r"past_key_values.\1.conv_state",
             r"past_recurrent\.(\d+)": r"past_key_values.\1.shift_state",
@@ -124,5 +128,6 @@ LAYOUT = Layout(
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
     type_options={name: {"split_encoders": True} for name in _SAM_TYPES},
+    class_options={name: {"split_encoders": True} for name in _SPLIT},
     max_data_bytes=_MAX_DATA_BYTES,
 )

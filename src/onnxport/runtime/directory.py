@@ -193,7 +193,7 @@ class Directory:
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """Ids of the tokens that end a sequence."""
-        ids = self.setting("eos_token_id")
+        ids = self.setting(self.manifest.end_token)
         return frozenset(int(index) for index in (ids if isinstance(ids, list) else [ids]) if index is not None)
 
     @property

@@ -74,8 +74,8 @@ _OF_ENCODER = ("encoder_hidden_states", "encoder_attentions", "encoder_router_lo
 """Outputs of an encoder's graph whose names are those of the encoder-decoder's outputs."""
 
 
-class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
-    """Run an encoder-decoder like a Transformers model, with Transformers' `generate`."""
+class OnnxEncoderDecoder(GenerativeModel):
+    """Run an encoder-decoder like a Transformers model, step by step."""
 
     decoder_name = "decoder_model_merged"
     _handled = ("decoder_attention_mask", "decoder_input_ids", "encoder_outputs", "labels")
@@ -133,8 +133,8 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 `flattened_patches` (Pix2Struct) and `bbox` (UDOP).
 
         Returns:
-            `logits` [batch, tokens, vocabulary], the cache, `encoder_last_hidden_state`, and the other outputs of both
-            graphs.
+            `logits` [batch, tokens, vocabulary], or `last_hidden_state` [batch, tokens, hidden size] of a model without
+            a head, the cache, `encoder_last_hidden_state`, and the other outputs of both graphs.
 
         Raises:
             OptionError: `decoder_attention_mask` masks a token before others, `decoder_position_ids` aren't those of
@@ -185,6 +185,10 @@ class OnnxSeq2Seq(GenerativeModel, GenerationMixin):  # type: ignore[misc]
                 "don't have; pass it, or ones without padding"
             )
         return torch.ones(encoder_outputs[0].shape[:2], dtype=torch.int64)
+
+
+class OnnxSeq2Seq(OnnxEncoderDecoder, GenerationMixin):  # type: ignore[misc]
+    """Run an encoder-decoder like a Transformers model, with Transformers' `generate`."""
 
 
 class OnnxCaptioner(OnnxSeq2Seq):

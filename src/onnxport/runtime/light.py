@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.description.axes import PADDING_MASKS, PATCHES, is_cached
-from onnxport.description.components import PROMPT_DECODER, SPLIT_ENCODERS
+from onnxport.description.components import CODES_DECODER, PROMPT_DECODER, SPLIT_ENCODERS
 from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.arguments import check_arguments
@@ -65,12 +65,23 @@ class LightModel:
             return run_split_encoders(self.directory, inputs)
         if self.directory.has(PROMPT_DECODER):
             return run_prompts(self.directory, inputs)
+        if self.directory.has(CODES_DECODER):
+            return run_codec(self.directory, inputs)
         if not self.directory.has(_MODEL):
             names = ", ".join(self.directory.component_names)
             remedy = "call generate" if self.can_generate else "run them one by one in ONNX Runtime"
             raise UnsupportedError(f"{self.directory.path} has several graphs ({names}); {remedy}")
-        graph = self.directory.graph(_MODEL)
-        return {name: to_array(value) for name, value in graph.run(complete_inputs(graph, inputs)).items()}
+        return run_component(self.directory, _MODEL, inputs)
+
+    def encode(self, **inputs: ArrayLike | None) -> Arrays:
+        """Run the encoder of a codec or an encoder-decoder alone; see `__call__`."""
+        check_arguments(self.directory, inputs)
+        return run_component(self.directory, _ENCODER, inputs)
+
+    def decode(self, **inputs: ArrayLike | None) -> Arrays:
+        """Decode the codes of a codec, the outputs of `encode`; see `__call__`."""
+        check_arguments(self.directory, inputs)
+        return run_component(self.directory, CODES_DECODER, inputs)
 
     @property
     def can_generate(self) -> bool:
@@ -150,7 +161,8 @@ class LightModel:
     def _settings(self, overrides: Mapping[str, Any]) -> GenerationSettings:
         """Return the directory's settings with overrides; warn once of those that aren't supported."""
         defaults = directory_settings(self.directory.generation_config, self.directory.config)
-        defaults |= {name: self.directory.setting(name) for name in ("eos_token_id", "pad_token_id")}
+        ends = {"eos_token_id": self.directory.manifest.end_token, "pad_token_id": "pad_token_id"}
+        defaults |= {name: self.directory.setting(setting) for name, setting in ends.items()}
         ignored = unsupported({**defaults, **overrides})
         if ignored and not self._has_warned:
             self._has_warned = True
@@ -224,6 +236,48 @@ def encode_for_decoder(encoder: Graph, inputs: Mapping[str, ArrayLike | None], d
     if _ENCODER_MASK in decoder.inputs:
         decoder_inputs[_ENCODER_MASK] = outputs[_ENCODER_MASK] if _ENCODER_MASK in outputs else feed["attention_mask"]
     return decoder_inputs
+
+
+def run_component(directory: Directory, component: str, inputs: Mapping[str, ArrayLike | None]) -> Arrays:
+    """Run one graph.
+
+    Args:
+        directory: the exported directory.
+        component: the name of the graph.
+        inputs: arrays by name, those of other graphs too.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        CorruptCheckpointError: the directory has no such graph.
+        OptionError: an input is missing or has the wrong shape.
+    """
+    graph = directory.graph(component)
+    return {name: to_array(value) for name, value in graph.run(complete_inputs(graph, inputs)).items()}
+
+
+def run_codec(directory: Directory, inputs: Mapping[str, ArrayLike | None]) -> Arrays:
+    """Encode audio, and decode its codes.
+
+    Args:
+        directory: exported with an encoder and a decoder of codes.
+        inputs: arrays by name: `input_values`, [batch, channels, samples], and other inputs of the encoder.
+
+    Returns:
+        The outputs of both graphs. As the forward of codecs does, audio of discrete codes is cut to the length of the
+        input, at the sampling rate of the output.
+
+    Raises:
+        OptionError: an input is missing or has the wrong shape.
+    """
+    codes = run_component(directory, _ENCODER, inputs)
+    audio = run_component(directory, CODES_DECODER, codes)
+    if "audio_codes" not in codes:
+        return {**codes, **audio}
+    before, after = (int(directory.config.get(f"{name}_sampling_rate", 1)) for name in ("input", "output"))
+    length = np.asarray(inputs["input_values"]).shape[-1] * after // before
+    return {**codes, **{name: value[..., :length] for name, value in audio.items()}}
 
 
 def run_split_encoders(directory: Directory, inputs: Mapping[str, ArrayLike | None]) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from onnxport.runtime.graph import Graph
 
     Tensor = torch.Tensor | NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
@@ -67,13 +70,15 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             return text_positions.expand(3, len(input_ids), -1)
         inputs = {"input_ids": input_ids, **model_kwargs}
         videos.check_types(inputs)
-        if inputs.get("mm_token_type_ids") is None:
-            inputs["mm_token_type_ids"] = (input_ids == self.config.image_token_id).int()
+        known = inspect.signature(get_rope_index).parameters  # they differ by model
+        if inputs.get(_TYPES) is None and _TYPES in known and known[_TYPES].default is inspect.Parameter.empty:
+            logger.warning("%s is missing: images are counted like text, as in Transformers", _TYPES)
+            self._rope_deltas = 0
+            return text_positions.expand(3, len(input_ids), -1)
         if inputs.get("video_second_per_grid") is not None:  # Qwen2.5-Omni
             inputs["second_per_grids"] = inputs["video_second_per_grid"]
         if inputs.get("feature_attention_mask") is not None:
             inputs["audio_seqlens"] = inputs["feature_attention_mask"].sum(-1)
-        known = inspect.signature(get_rope_index).parameters  # they differ by model
         found: torch.Tensor
         found, self._rope_deltas = get_rope_index(**{k: value for k, value in inputs.items() if k in known})
         return found
@@ -88,10 +93,22 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
     @property
     def _get_rope_index(self) -> Callable[..., Any] | None:
         """The method of the original, or of its base model, that counts position ids with images; None without."""
+        return self._original_method(_ROPE_INDEX)
+
+    def _original_method(self, name: str) -> Callable[..., Any] | None:
         if self._original_class is None:
             return None
         owners = (self._original, self._original.base_model)
-        return next((getattr(owner, _ROPE_INDEX) for owner in owners if hasattr(owner, _ROPE_INDEX)), None)
+        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), None)
+
+    def _default_types(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        """Return the types of token ids, [batch, tokens], where the original's forward requires them; None elsewhere.
+
+        Without types, Qwen2.5-VL's forward counts images like text, and those of other models are an error.
+        """
+        compute = self._original_method("compute_3d_position_ids")
+        requires = compute is not None and f"{_TYPES} is None" in inspect.getsource(compute)
+        return (tokens == self.config.image_token_id).int() if requires and tokens.ndim == _IDS_RANK else None
 
     def prepare_inputs_for_generation(
         self,
@@ -205,7 +222,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             token_type_ids: [batch, tokens], 1 for image tokens, for models whose image tokens attend to each other in
                 both directions.
             image_grid_thw: [images, 3], frames, rows and columns of patches, for models with M-RoPE.
-            mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE.
+            mm_token_type_ids: [batch, tokens], 1 for image tokens, for models with M-RoPE. Without them, Qwen2.5-VL and
+                `generate` count images like text, as in Transformers; other calls find image tokens by their id.
             inputs_embeds: embeddings of the tokens, [batch, tokens, hidden size], instead of `input_ids`.
             pixel_values_videos: videos, for models that encode them as images of several frames; they need
                 `video_grid_thw` [videos, 3] and `mm_token_type_ids`, 2 for a video's tokens.
@@ -235,8 +253,9 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if self._uses_mrope and position_ids is not None:
             position_ids = self._mrope_positions(torch.as_tensor(position_ids))
         elif self._uses_mrope:
+            types = self._default_types(torch.as_tensor(tokens)) if mm_token_type_ids is None else mm_token_type_ids
             inputs = {"attention_mask": attention_mask, cache_name(): cache}
-            inputs |= {"image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids, **encoder_inputs}
+            inputs |= {"image_grid_thw": image_grid_thw, _TYPES: types, **encoder_inputs}
             counted = self._prepare_position_ids_for_generation(torch.as_tensor(tokens), inputs)
             position_ids = counted[..., -tokens.shape[1] :]
         elif position_ids is None:
@@ -246,8 +265,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
             features = self._encode(
                 {"input_ids": input_ids, **main, videos.PIXELS: pixel_values_videos, **encoder_inputs}
             )
-        types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
-        token_types = next((value for value in types if value is not None), None)
+        all_types = (token_type_ids, mm_token_type_ids, encoder_inputs.get("moe_mm_token_type_ids"))
+        token_types = next((value for value in all_types if value is not None), None)
         mask = encoder_inputs.get(modalities.POSITION_MASK) if features else None
         arrays = as_arrays({"tokens": tokens, "types": token_types, "mask": mask})
         feed: dict[str, Any] = modalities.embed_and_merge(
@@ -258,6 +277,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         return model_output(kept_logits(self._step(feed, cache, use_cache, prefix), logits_to_keep))
 
 
-_ROPE_INDEX = "get_rope_index"
+_ROPE_INDEX, _TYPES = "get_rope_index", "mm_token_type_ids"
+_IDS_RANK = 2
+"""Number of axes of token ids."""
 _IMAGE_SIZES = ("image_grid_thw", "target_sizes", videos.GRIDS)
 """Inputs with the rows and columns of the patches of an image or a video's frame."""

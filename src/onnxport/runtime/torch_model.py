@@ -12,11 +12,13 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import model_class_named
-from onnxport.description.components import PROMPT_DECODER
+from onnxport.description.components import CODES_DECODER, PROMPT_DECODER
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
+from onnxport.runtime.codecs import OnnxCodec
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import (
     OnnxCaptioner,
+    OnnxEncoderDecoder,
     OnnxSeq2Seq,
     OnnxSpeechSeq2Seq,
     OnnxTranslator,
@@ -41,6 +43,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
+        if "logits" not in directory.graph("decoder_model_merged").outputs:
+            return OnnxEncoderDecoder(directory, config)
         exported = model_class_named(directory.manifest.architecture)
         if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
@@ -53,6 +57,8 @@ def torch_model(directory: Directory) -> OnnxModel:
         return OnnxSplitEncoders(directory, config)
     if directory.has(PROMPT_DECODER):
         return OnnxPrompts(directory, config)
+    if directory.has(CODES_DECODER):
+        return OnnxCodec(directory, config)
     if not directory.has("model"):
         names = ", ".join(directory.component_names)
         raise UnsupportedError(f"{directory.path} has the graphs {names}, which onnxport.load can't run together")
