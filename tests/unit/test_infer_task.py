@@ -70,6 +70,8 @@ def test_generative_models_have_a_generation_task_with_cache(name: str) -> None:
         ("OpenAIGPTLMHeadModel", "text-generation"),
         ("LlamaForCausalLM", "text-generation-with-past"),
         ("MusicgenForConditionalGeneration", "text-to-audio"),
+        ("SpeechT5ForTextToSpeech", "text-to-audio-with-past"),
+        ("FastSpeech2ConformerModel", "text-to-audio"),
     ],
 )
 def test_the_task_of_a_class(name: str, task: str) -> None:

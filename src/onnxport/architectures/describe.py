@@ -132,6 +132,9 @@ def _preferred(config: PreTrainedConfig, candidates: list[Task], architecture: s
 
 def _generates(config: PreTrainedConfig, task: Task, architecture: str) -> bool:
     """Return whether a class generates autoregressively, with a cache."""
+    if task.name == "text-to-audio":
+        record = architecture_of(config.model_type)
+        return record is not None and architecture in record.audio_classes
     if config.is_encoder_decoder:
         return task.name in _FROM_ENCODERS and not TRANSDUCERS.search(architecture)
     if task.name in (*_MULTIMODAL_TASKS, "text2text-generation"):  # Audio Flamingo 3 is only registered for the latter

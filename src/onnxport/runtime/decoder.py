@@ -165,7 +165,6 @@ class Decoder:
         Returns:
             `result` and the further outputs by name.
         """
-        first = cache.length == 0
         tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
         length = cache.length + tokens
         cache.prefix += prefix
@@ -184,13 +183,29 @@ class Decoder:
             inputs.setdefault(name, np.zeros((cache.batch_size, tokens), dtype=self.graph.inputs[name].dtype))
         if cache.prefix:
             inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
-        updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}
-        returned = (self.result, *others)
+        return self.advance(inputs, cache, tokens, (self.result, *others))
+
+    def advance(
+        self, inputs: Feed, cache: DecoderCache, tokens: int, returned: Collection[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Run the graph once and update the cache.
+
+        Args:
+            inputs: all inputs of the graph but the cache.
+            cache: the cache of earlier steps; it is updated in place.
+            tokens: number of positions that this step adds to it.
+            returned: names of the outputs to return.
+
+        Returns:
+            The outputs by name.
+        """
+        is_first = cache.length == 0
+        updated = {name: out for name, out in self.cache_outputs.items() if is_first or _CROSS_ATTENTION not in name}
         outputs = self.graph.run(
             {**inputs, **cache.tensors}, [*returned, *updated.values()], on_device=updated.values()
         )
         cache.tensors.update({name: outputs[output] for name, output in updated.items()})
-        cache.length = length
+        cache.length += tokens
         return {name: to_array(outputs[name]) for name in returned}
 
 

@@ -29,6 +29,7 @@ from onnxport.runtime.models import (
     OnnxSplitEncoders,
 )
 from onnxport.runtime.multimodal import OnnxMultimodal
+from onnxport.runtime.speech import POSTNET, OnnxTextToSpeech
 
 
 def torch_model(directory: Directory) -> OnnxModel:
@@ -41,6 +42,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
+        if directory.has(POSTNET):
+            return OnnxTextToSpeech(directory, config)
         exported = model_class_named(directory.manifest.architecture)
         if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
