@@ -123,3 +123,57 @@ def test_speecht5_as_transformers_js_loads_it(parent: Path) -> None:
     assert_close(loaded.generate_speech(**inputs, threshold=1.2), expected)
     with pytest.raises(OnnxportError, match="attention_mask has padding tokens"):
         loaded.generate_speech(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]))
+
+
+def musicgen(parent: Path, channels: int = 1) -> tuple[Any, Path]:
+    """Return MusicGen, whose text encoder is smaller than its decoder, and the checkpoint."""
+    text = {"model_type": "t5", "vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 3}
+    audio = {"model_type": "encodec", "num_filters": 4, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8}
+    audio |= {"upsampling_ratios": [4, 2], "target_bandwidths": [80.0], "sampling_rate": 32_000, "num_lstm_layers": 1}
+    codes = {"vocab_size": 32, "num_codebooks": 4 * channels, "audio_channels": channels, "pad_token_id": 32}
+    layers = {"hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 37, "num_attention_heads": 4}
+    decoder = {"model_type": "musicgen_decoder", **codes, **layers, "max_position_embeddings": 128}
+    torch.manual_seed(0)
+    config = transformers.MusicgenConfig(text_encoder=text, audio_encoder=audio, decoder=decoder)
+    model = transformers.MusicgenForConditionalGeneration(config)
+    model.generation_config.update(decoder_start_token_id=32, pad_token_id=32, bos_token_id=32, guidance_scale=3.0)
+    checkpoint = saved(parent, f"musicgen-{channels}", model, make_tokenizer("t5", 60, 0, "<unk>"))
+    return transformers.MusicgenForConditionalGeneration.from_pretrained(checkpoint).eval(), checkpoint
+
+
+def assert_same_audio(loaded: Any, model: Any, **inputs: Any) -> None:
+    found, expected = [], []
+    for one, results in ((loaded, found), (model, expected)):
+        torch.manual_seed(0)  # of the tokens that are sampled
+        results.append(one.generate(**{"do_sample": False, **inputs}))
+    assert_close(found, expected)
+
+
+def test_musicgen_generates_audio(parent: Path) -> None:
+    model, checkpoint = musicgen(parent)
+    output = export_of(checkpoint)
+    loaded: Any = onnxport.load(output)
+    input_ids = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(input_ids)
+    mask[1, 5:] = 0
+    prompt = {"input_ids": input_ids, "attention_mask": mask}
+    assert_same_audio(loaded, model, **prompt, max_new_tokens=20)  # with guidance
+    assert_same_audio(loaded, model, **prompt, max_new_tokens=9, guidance_scale=1.0, do_sample=True)  # six frames
+    assert_same_audio(loaded, model, **model.get_unconditional_inputs(num_samples=2), max_new_tokens=20)
+    with pytest.raises(OnnxportError, match=r"input_values: no graph of .* takes it \(the export has no encoder of au"):
+        loaded.generate(**prompt, input_values=torch.zeros(2, 1, 64))
+    names = {graph.component for graph in onnxport.inspect(output).graphs}
+    assert names == {"text_encoder", "decoder_model_merged", "encodec_decode"}  # as transformers.js loads them
+    settings = {"generate_kwargs": {"do_sample": False, "max_new_tokens": 12}}
+    found = onnxport.pipeline("text-to-audio", output)("ab cd", **settings)
+    expected = transformers.pipeline("text-to-audio", model=str(checkpoint), device="cpu")("ab cd", **settings)
+    assert found["sampling_rate"] == expected["sampling_rate"] == 32_000
+    np.testing.assert_allclose(found["audio"], expected["audio"], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.wide
+def test_musicgen_generates_stereo(parent: Path) -> None:
+    model, checkpoint = musicgen(parent, channels=2)
+    loaded: Any = onnxport.load(export_of(checkpoint))
+    input_ids = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
+    assert_same_audio(loaded, model, input_ids=input_ids, max_new_tokens=20)

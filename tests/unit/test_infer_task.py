@@ -69,7 +69,7 @@ def test_generative_models_have_a_generation_task_with_cache(name: str) -> None:
         ("Wav2Vec2ForCTC", "automatic-speech-recognition"),
         ("OpenAIGPTLMHeadModel", "text-generation"),
         ("LlamaForCausalLM", "text-generation-with-past"),
-        ("MusicgenForConditionalGeneration", "text-to-audio"),
+        ("MusicgenForConditionalGeneration", "text-to-audio-with-past"),
         ("SpeechT5ForTextToSpeech", "text-to-audio-with-past"),
         ("FastSpeech2ConformerModel", "text-to-audio"),
     ],

@@ -107,7 +107,7 @@ def _remedy(model: OnnxModel) -> str:
         return "transducers have no export with a cache: run the original in PyTorch"
     exported = model.directory.task
     if exported == _AUDIO:
-        return f"export it with --task {_AUDIO}{PAST_SUFFIX} (SpeechT5), or run its graphs one by one"
+        return f"export it with --task {_AUDIO}{PAST_SUFFIX} (SpeechT5, MusicGen), or run its graphs one by one"
     if not model.config.is_encoder_decoder:
         return "its single graph takes images and the whole text in each step: run the original in PyTorch"
     return f"export it with --task {exported}{PAST_SUFFIX}"

@@ -29,6 +29,7 @@ from onnxport.runtime.models import (
     OnnxSplitEncoders,
 )
 from onnxport.runtime.multimodal import OnnxMultimodal
+from onnxport.runtime.music import CODES_DECODER, musicgen_class
 from onnxport.runtime.speech import POSTNET, OnnxTextToSpeech
 
 
@@ -39,12 +40,14 @@ def torch_model(directory: Directory) -> OnnxModel:
         UnsupportedError: no class runs them.
     """
     config = _load_config(directory)
+    exported = model_class_named(directory.manifest.architecture)
+    if exported is not None and directory.has(CODES_DECODER):
+        return musicgen_class(exported)(directory, config)
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
         if directory.has(POSTNET):
             return OnnxTextToSpeech(directory, config)
-        exported = model_class_named(directory.manifest.architecture)
         if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
         if exported is not None and prompts_decoder(exported):

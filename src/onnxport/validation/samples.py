@@ -23,6 +23,7 @@ from onnxport.description.sentence_modules import HEAD
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
 from onnxport.runtime.models import OnnxSplitEncoders
+from onnxport.runtime.music import OnnxMusicgen
 from onnxport.runtime.speech import OnnxTextToSpeech
 from onnxport.runtime.token_embedding import EMBEDDING
 from onnxport.runtime.torch_model import torch_model
@@ -64,8 +65,8 @@ def compare_samples(
 
     Returns:
         One case for each sample; empty without a preprocessor, or if `onnxport.load` has no class for the graphs, or
-        returns other outputs than the original: separate encoders return embeddings that aren't normalized, and
-        SpeechT5's dropout is random in the original.
+        returns other outputs than the original: separate encoders return embeddings that aren't normalized,
+        SpeechT5's dropout is random in the original, and MusicGen's forward takes codes beside the text.
     """
     if preprocessor is None:
         return []
@@ -109,7 +110,7 @@ def _request_for(
     components = [one for one in directory.manifest.components if not one.name.startswith("decoder")]
     taken = {tensor.name: tensor.axes for component in components for tensor in component.inputs}
     needs_cache = not loaded.can_generate() and any(map(is_cached, taken))
-    if isinstance(loaded, OnnxSplitEncoders | OnnxTextToSpeech) or needs_cache:
+    if isinstance(loaded, OnnxSplitEncoders | OnnxTextToSpeech | OnnxMusicgen) or needs_cache:
         return None
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
