@@ -177,3 +177,55 @@ def test_musicgen_generates_stereo(parent: Path) -> None:
     loaded: Any = onnxport.load(export_of(checkpoint))
     input_ids = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
     assert_same_audio(loaded, model, input_ids=input_ids, max_new_tokens=20)
+
+
+def bark(parent: Path) -> tuple[Any, Path]:
+    """Return Bark with a vocabulary of 20 semantic tokens and 4 codebooks of 16 codes, and the checkpoint."""
+    layers = {"num_layers": 1, "num_heads": 2, "hidden_size": 16, "block_size": 64}
+    fine = {"input_vocab_size": 17, "output_vocab_size": 17, "n_codes_total": 4, "n_codes_given": 1}
+    codec = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16, "codebook_dim": 8, "upsampling_ratios": [4, 2]}
+    torch.manual_seed(0)
+    config = transformers.BarkConfig(
+        semantic_config={**layers, "input_vocab_size": 140, "output_vocab_size": 24},
+        coarse_acoustics_config={**layers, "input_vocab_size": 60, "output_vocab_size": 60},
+        fine_acoustics_config={**layers, **fine},
+        codec_config={"model_type": "encodec", **codec, "target_bandwidths": [48.0], "num_lstm_layers": 1},
+    )
+    model = transformers.BarkModel(config)
+    semantic = {"eos_token_id": 20, "pad_token_id": 20, "semantic_pad_token": 20, "semantic_vocab_size": 20}
+    semantic |= {"text_encoding_offset": 30, "text_pad_token": 130, "semantic_infer_token": 131, "max_new_tokens": 10}
+    coarse = {"coarse_semantic_pad_token": 54, "coarse_infer_token": 55, "pad_token_id": 54, "n_coarse_codebooks": 2}
+    coarse |= {"max_coarse_input_length": 8, "max_coarse_history": 12, "sliding_window_len": 6}
+    model.generation_config = transformers.GenerationConfig(
+        semantic_config={**semantic, "max_input_semantic_length": 8},
+        coarse_acoustics_config=coarse,
+        fine_acoustics_config={"max_fine_history_length": 8, "max_fine_input_length": 16, "n_fine_codebooks": 4},
+        **{"sample_rate": 24_000, "codebook_size": 16},
+    )
+    checkpoint = saved(parent, "bark", model, make_tokenizer("bert", 60, 0, "[UNK]"))
+    return transformers.BarkModel.from_pretrained(checkpoint).eval(), checkpoint
+
+
+def test_bark_generates_audio(parent: Path) -> None:
+    model, checkpoint = bark(parent)
+    output = parent / "bark-onnx"
+    result = onnxport.export(checkpoint, output, ExportOptions(stamping=False))
+    assert result.manifest.validation["status"] == "passed"
+    loaded: Any = onnxport.load(output)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(5, 50, (2, 8), generator=generator)
+    mask = torch.ones_like(input_ids)
+    mask[1, 6:] = 0
+    prompt = {"input_ids": input_ids, "attention_mask": mask}
+    shapes = {"semantic_prompt": (20, (11,)), "coarse_prompt": (16, (2, 15)), "fine_prompt": (16, (4, 15))}
+    voice = {name: torch.randint(0, high, shape, generator=generator) for name, (high, shape) in shapes.items()}
+    assert_same_audio(loaded, model, **prompt)
+    assert_same_audio(loaded, model, **prompt, history_prompt=voice, return_output_lengths=True)
+    assert_same_audio(loaded, model, **prompt, do_sample=True, fine_temperature=0.7)
+    with pytest.raises(OnnxportError, match="with several models: call generate"):
+        loaded(**prompt)
+    settings = {"preprocess_params": {"max_length": 8}}
+    found = onnxport.pipeline("text-to-audio", output)("ab cd", **settings)
+    expected = transformers.pipeline("text-to-audio", model=str(checkpoint), device="cpu")("ab cd", **settings)
+    assert found["sampling_rate"] == expected["sampling_rate"] == 24_000
+    np.testing.assert_allclose(found["audio"], expected["audio"], atol=1e-4, rtol=1e-3)

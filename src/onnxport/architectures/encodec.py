@@ -82,8 +82,8 @@ class CodesDecoderOnnxConfig(OnnxConfig):
         return {"audio_codes": codes.reshape(shape)}
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
-        """Decode without scales, which only normalized audio has."""
-        return model_of(forward).decode(arguments["audio_codes"], [None], return_dict=True)
+        """Decode one chunk without a scale, which only normalized audio has."""
+        return {"audio_values": model_of(forward)._decode_frame(arguments["audio_codes"][0])}
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import OnnxSeq2Seq
 from onnxport.runtime.graph import Graph, to_array
+from onnxport.runtime.original_methods import with_methods
 
 CODES_DECODER = "encodec_decode"
 """Name of the graph that makes audio of codes."""
@@ -76,9 +76,7 @@ def musicgen_class(original: type[PreTrainedModel]) -> type[OnnxMusicgen]:
     Args:
         original: the class.
     """
-    methods = {
-        name: value
-        for name, value in vars(original).items()
-        if inspect.isfunction(value) and (name in _METHODS or name.startswith(_HOOKS))
-    }
-    return type(OnnxMusicgen.__name__, (OnnxMusicgen,), {"__module__": __name__, **methods})
+    found: type[OnnxMusicgen] = with_methods(
+        OnnxMusicgen, original, lambda name: name in _METHODS or name.startswith(_HOOKS)
+    )
+    return found

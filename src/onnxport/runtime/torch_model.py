@@ -14,6 +14,7 @@ from onnxport._foreign_errors import translating
 from onnxport._transformers_api import model_class_named
 from onnxport.description.components import PROMPT_DECODER
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
+from onnxport.runtime.bark import SEMANTIC_MODEL, bark
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import (
     OnnxCaptioner,
@@ -40,6 +41,8 @@ def torch_model(directory: Directory) -> OnnxModel:
         UnsupportedError: no class runs them.
     """
     config = _load_config(directory)
+    if directory.has(SEMANTIC_MODEL):
+        return bark(directory, config)
     exported = model_class_named(directory.manifest.architecture)
     if exported is not None and directory.has(CODES_DECODER):
         return musicgen_class(exported)(directory, config)
