@@ -162,6 +162,8 @@ def test_musicgen_generates_audio(parent: Path) -> None:
     assert_same_audio(loaded, model, **model.get_unconditional_inputs(num_samples=2), max_new_tokens=20)
     with pytest.raises(OnnxportError, match=r"input_values: no graph of .* takes it \(the export has no encoder of au"):
         loaded.generate(**prompt, input_values=torch.zeros(2, 1, 64))
+    with pytest.raises(OnnxportError, match=r"the tokens for .* are missing: pass decoder_input_ids"):
+        loaded(**prompt)
     names = {graph.component for graph in onnxport.inspect(output).graphs}
     assert names == {"text_encoder", "decoder_model_merged", "encodec_decode"}  # as transformers.js loads them
     settings = {"generate_kwargs": {"do_sample": False, "max_new_tokens": 12}}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.errors import MissingInputError
 from onnxport.runtime.cross_attention import cross_attention_inputs
 from onnxport.runtime.graph import Feed, Graph, to_array
 
@@ -164,8 +165,11 @@ class Decoder:
 
         Returns:
             `result` and the further outputs by name.
+
+        Raises:
+            MissingInputError: there are no tokens.
         """
-        tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
+        tokens = self._count(feed)
         length = cache.length + tokens
         cache.prefix += prefix
         inputs: dict[str, Any] = {name: value for name, value in feed.items() if name in self.graph.inputs}
@@ -184,6 +188,20 @@ class Decoder:
         if cache.prefix:
             inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
         return self.advance(inputs, cache, tokens, (self.result, *others))
+
+    def _count(self, feed: Feed) -> int:
+        """Return the number of tokens of a step.
+
+        Raises:
+            MissingInputError: there are none.
+        """
+        for name in ("input_ids", "inputs_embeds"):
+            if name in feed:
+                return int(np.shape(feed[name])[1])
+        raise MissingInputError(
+            f"the tokens for {self.graph.file} are missing: pass decoder_input_ids of an encoder-decoder, input_ids "
+            "otherwise, or call generate"
+        )
 
     def advance(
         self, inputs: Feed, cache: DecoderCache, tokens: int, returned: Collection[str]
