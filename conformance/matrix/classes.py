@@ -18,7 +18,7 @@ from conformance.matrix.exports import commit, failure_of, success_of
 from conformance.matrix.shrink import tiny_config, tiny_of
 from conformance.matrix.tiny import random_model
 from conformance.matrix.use import use
-from onnxport.architectures.describe import class_named, infer_task
+from onnxport.architectures.classes import class_named, infer_task
 from onnxport.description.forward import NOT_DESCRIBED
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from conformance.matrix.predecessors import GONE, predecessors
-from onnxport.architectures.describe import TRANSDUCERS, class_named, takes_cache
+from onnxport.architectures.classes import TRANSDUCERS, class_named, takes_cache
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, TASKS, Task, canonical_task
 
 Pair = tuple[str, str]
@@ -70,12 +70,12 @@ def classes(task: Task) -> dict[str, str]:
     """
     import transformers
 
-    from onnxport.architectures.describe import _class_names
+    from onnxport.architectures.classes import class_names
 
     known = set(dir(transformers))
     found: dict[str, str] = {}
     for auto_class in task.auto_classes:
-        for model_type, names in _class_names(auto_class).items():
+        for model_type, names in class_names(auto_class).items():
             if names[0] in known:
                 found.setdefault(model_type, names[0])
     if task.name == "audio-text-to-text":

@@ -20,7 +20,7 @@ from conformance.matrix.pairs import classes, model_class
 from conformance.matrix.shrink import tiny_config, tiny_of
 from conformance.matrix.sides import save_preprocessors
 from onnxport.architectures._table import MODULES
-from onnxport.architectures.describe import generation_class
+from onnxport.architectures.classes import generation_class
 from onnxport.description.tasks import PAST_SUFFIX, canonical_task
 from onnxport.loading.load import config_for
 

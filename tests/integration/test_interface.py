@@ -14,7 +14,8 @@ from conformance.checkpoints import make_config, randomize
 from conformance.matrix.shrink import tiny_config
 from conformance.matrix.tiny import checkpoint_of
 from onnxport._describe import describe_checkpoint
-from onnxport.architectures.describe import class_named, describe, infer_task
+from onnxport.architectures.classes import class_named, infer_task
+from onnxport.architectures.describe import describe
 from onnxport.options import ExportOptions
 from onnxport.tracing.scope import without_values
 from tests.breadth import sampled

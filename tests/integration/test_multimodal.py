@@ -16,7 +16,7 @@ from conformance.matrix.tiny import checkpoint_of
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport._describe import describe_checkpoint
-from onnxport.architectures.describe import infer_task
+from onnxport.architectures.classes import infer_task
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.light import LightModel
 from tests.breadth import sampled

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import onnxport
 from conformance.checkpoints import make_checkpoint, randomize
 from conformance.preprocessors import make_tokenizer
-from onnxport.architectures.describe import infer_task
+from onnxport.architectures.classes import infer_task
 from onnxport.cli import main
 from onnxport.errors import OnnxportError, UnsupportedError, WeightsMismatchError
 from onnxport.options import ExportOptions

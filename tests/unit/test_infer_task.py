@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from onnxport.architectures.describe import class_named, infer_task, model_class, supported_tasks
+from onnxport.architectures.classes import class_named, infer_task, model_class, supported_tasks
 
 FROM_ENCODERS = {
     "text2text-generation": "AutoModelForSeq2SeqLM",
@@ -69,7 +69,9 @@ def test_generative_models_have_a_generation_task_with_cache(name: str) -> None:
         ("Wav2Vec2ForCTC", "automatic-speech-recognition"),
         ("OpenAIGPTLMHeadModel", "text-generation"),
         ("LlamaForCausalLM", "text-generation-with-past"),
-        ("MusicgenForConditionalGeneration", "text-to-audio"),
+        ("MusicgenForConditionalGeneration", "text-to-audio-with-past"),
+        ("SpeechT5ForTextToSpeech", "text-to-audio-with-past"),
+        ("FastSpeech2ConformerModel", "text-to-audio"),
     ],
 )
 def test_the_task_of_a_class(name: str, task: str) -> None:

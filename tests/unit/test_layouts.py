@@ -21,7 +21,7 @@ from onnxport.bundles.manifest import ComponentDescription, Manifest, TensorDesc
 from onnxport.cli import main
 from onnxport.errors import OptionError, OutputError, UnsupportedError
 from onnxport.layouts._arrange import arrange
-from onnxport.layouts._graph_files import leave_out_inputs, split_data
+from onnxport.layouts._graph_files import MASK, leave_out_inputs, mask_padding, split_data
 from onnxport.layouts._layout import Exported, Layout
 from onnxport.layouts._rearrange import rearrange
 from onnxport.layouts._table import MODULES, layout_of
@@ -200,6 +200,32 @@ def test_inputs_that_a_client_never_passes_are_left_out(tmp_path: Path) -> None:
     assert [value.name for value in session.get_inputs()] == ["points"]
     (sizes,) = session.run(None, {"points": np.zeros((3, 7, 2), np.float32)})
     assert sizes.tolist() == [3, 7, 0, 0, 4]
+
+
+def test_the_mask_of_padding_is_computed(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    values = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "s"]) for name in ("input_ids", MASK)]
+    nodes = [helper.make_node("Mul", ["input_ids", MASK], ["masked"])]
+    nodes.append(helper.make_node("Identity", [MASK], ["returned"]))
+    outputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "s"]) for name in ("masked", "returned")]
+    graph = helper.make_graph(nodes, "g", values, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    file.write_bytes(model.SerializeToString())
+    mask_padding(file, 1)
+    session = onnxruntime.InferenceSession(file)
+    assert [value.name for value in session.get_inputs()] == ["input_ids"]
+    masked, mask = session.run(None, {"input_ids": np.array([[5, 1, 6]])})
+    assert (masked.tolist(), mask.tolist()) == ([[5, 0, 6]], [[1, 0, 1]])
+
+
+def test_an_input_without_the_batch_axis(tmp_path: Path) -> None:
+    source = {"model": "m", "model_type": "hifigan", "architecture": "SpeechT5HifiGan"}
+    directory = exported(tmp_path / "in", source=source, inputs=("spectrogram",))
+    manifest = rearrange(directory, "transformers.js", tmp_path / "out")
+    assert manifest.components[0].inputs[0].axes == (4,)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
+    (found,) = session.run(None, {"spectrogram": np.zeros(4, np.float32)})
+    assert found.shape == (ROWS, 4)
 
 
 def test_a_directory_without_inputs_of_the_original_is_not_validated(tmp_path: Path) -> None:

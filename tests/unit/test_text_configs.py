@@ -7,6 +7,8 @@ import transformers
 
 import onnxport
 from onnxport.architectures.describe import describe
+from onnxport.description.examples import Examples
+from onnxport.description.signature import signature_of
 from onnxport.description.tasks import canonical_task
 from onnxport.description.text_configs import text_config_of
 
@@ -39,7 +41,7 @@ def test_no_other_module_calls_get_text_config() -> None:
 
 def test_a_model_with_two_text_configurations_is_described() -> None:
     sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 32}
+    text = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 99}
     audio = {"num_filters": 2, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8, "upsampling_ratios": [2, 2]}
     config = transformers.MusicgenConfig(
         text_encoder={"model_type": "t5", **text},
@@ -50,3 +52,5 @@ def test_a_model_with_two_text_configurations_is_described() -> None:
     (component,) = describe(model, canonical_task("text-to-audio"), None)
     assert {"input_ids", "attention_mask", "decoder_input_ids"} <= set(component.config.inputs)
     assert "logits" in component.config.outputs
+    examples = Examples(component.config, signature_of(component.config), component.preprocessor).at({"batch": 9})
+    assert examples.flat["input_ids"].max() >= 32 > examples.flat["decoder_input_ids"].max()  # the decoder's codes

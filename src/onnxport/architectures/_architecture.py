@@ -70,6 +70,7 @@ class Architecture:
         model: describes the graph of a model that is exported as a single graph.
         encoders: functions that describe an image or audio encoder of a text decoder, by component name.
         decoder: describes the decoder for such encoders.
+        audio_classes: classes that generate audio step by step, for which text-to-audio has the cache by default.
         generation_classes: class of the submodel that generates text, by model class, if only the submodel has a
             forward.
         patches: patches to apply while a model with modules of this family is traced.
@@ -90,6 +91,7 @@ class Architecture:
     model: DescribeModel | None = None
     encoders: Mapping[str, DescribeEncoder] = field(default_factory=dict)
     decoder: DescribeDecoder | None = None
+    audio_classes: tuple[str, ...] = ()
     generation_classes: Mapping[str, str] = field(default_factory=dict)
     patches: tuple[Patch, ...] = ()
     modalities: DescribeModality | None = None

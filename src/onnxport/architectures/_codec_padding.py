@@ -1,7 +1,8 @@
 """Compute the padding of audio codecs' convolutions: EnCodec's, and its copies in Mimi, Pocket TTS and WavTokenizer.
 
 Transformers 5.23 computes it with tensors (`extra_padding = ideal_length - length`), which makes the length of the
-padded audio data-dependent. The input length alone determines it.
+padded audio data-dependent. The input length alone determines it. It also branches on whether there are fewer samples
+than the padding that reflects them, which would be the least length of the audio in a graph.
 """
 
 from __future__ import annotations
@@ -56,7 +57,24 @@ def _pad_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
         total = (size - 1) * dilation + 1 - stride
         right = 0 if self.causal else total // 2
         extra = -hidden_states.shape[-1] % stride
-        outputs = self.conv(self._pad1d(hidden_states, (total - right, right + extra), mode=self.pad_mode))
+        sizes, reflects = (total - right, right + extra), self.pad_mode == "reflect"
+        padded = _reflected(hidden_states, sizes) if reflects else self._pad1d(hidden_states, sizes, mode=self.pad_mode)
+        outputs = self.conv(padded)
         return self.norm(outputs) if getattr(self, "norm_type", "") == "time_group_norm" else outputs
 
     return forward
+
+
+def _reflected(hidden_states: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
+    """Pad samples with their reflection; if they are too few, zeros follow them before, as in the original."""
+    import torch
+
+    (left, right), length = sizes, hidden_states.shape[-1]
+    largest = max(sizes) if isinstance(right, int) else torch.sym_max(left, right)
+    extended = torch.nn.functional.pad(hidden_states, (0, largest))
+    parts = [extended[..., 1 : left + 1].flip(-1), hidden_states]
+    if not isinstance(right, int) or right > 0:
+        last = torch.sym_max(length, largest + 1) - 1  # type: ignore[no-untyped-call]
+        positions = torch.arange(right, device=hidden_states.device) + length
+        parts.append(extended.index_select(-1, last - (last - positions).abs()))
+    return torch.cat(parts, dim=-1)

@@ -175,6 +175,7 @@ MODULES: dict[str, str] = {
     "muse_glimmer_assistant": "muse",
     "muse_spark": "muse",
     "musicflamingo": "musicflamingo",
+    "musicgen": "musicgen",
     "musicgen_decoder": "musicgen",
     "musicgen_melody": "musicgen",
     "musicgen_melody_decoder": "musicgen",

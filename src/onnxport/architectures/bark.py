@@ -1,6 +1,5 @@
-"""Describe Bark as one graph per submodel that it runs in sequence, from a prompt to audio codes.
+"""Describe Bark as one graph per submodel that it runs in sequence, from a prompt to audio codes and audio.
 
-The codec that decodes codes to audio, EnCodec, isn't exported: in a graph, its LSTM accepts only one sequence length.
 The semantic model takes `inputs_embeds`, the sum of the embeddings of the text and of the voice preset's semantic
 tokens.
 """
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures.encodec import CodesDecoderOnnxConfig
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.plain_tokenizer import plain_tokenizer
@@ -77,12 +77,14 @@ class FineOnnxConfig(OnnxConfig):
 
 def _components(model: PreTrainedModel, _: Task, __: Preprocessor, last_logits: bool) -> tuple[Component, ...]:
     semantic, coarse, fine = model.semantic, model.coarse_acoustics, model.fine_acoustics
+    codec = model.codec_model
     text, codes = plain_tokenizer(semantic.config), plain_tokenizer(coarse.config)
     return (
         Component("semantic_embed_tokens", semantic, EmbeddingOnnxConfig(semantic.config), text),
         Component("semantic_model", semantic, EmbedsDecoderOnnxConfig(semantic, text, last_logits), text),
         Component("coarse_model", coarse, DerivedOnnxConfig(coarse, codes, True, last_logits), codes),
         Component("fine_model", fine, FineOnnxConfig(fine.config), codes),
+        Component("encodec_decode", codec, CodesDecoderOnnxConfig(codec.config, fine.config.n_codes_total), codes),
     )
 
 

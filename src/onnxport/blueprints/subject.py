@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.architectures.describe import has_own_encoder, infer_task, model_class, text_only, transformer_task
+from onnxport.architectures.classes import infer_task, model_class, text_only, transformer_task
+from onnxport.architectures.describe import has_own_encoder
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.sentence_head import with_head
 from onnxport.description.static_embedding import CLASSES

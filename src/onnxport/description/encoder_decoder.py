@@ -167,14 +167,21 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
         is_complete = isinstance(cached, int) and cached == hidden_states.shape[1]
         cache.is_updated = dict.fromkeys(cache.is_updated, is_complete)
         with _skipping_cached_states(model_of(forward), 0 if is_complete else cached, self.is_time_first):
-            named = {self._input_ids_name: arguments["input_ids"], PAST: cache, "use_cache": True}
+            named = {**self._decoder_arguments(arguments), PAST: cache, "use_cache": True}
             mask = arguments.get("encoder_attention_mask")
-            named |= self._further_arguments(arguments)
-            return call_forward(forward, {**self._encoder_arguments(hidden_states, mask), **named})
+            return self._call(forward, {**self._encoder_arguments(hidden_states, mask), **named})
 
-    def _further_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the decoder's other arguments; a hook."""
-        return {}
+    def _call(self, forward: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the model's outputs by name; a hook."""
+        return call_forward(forward, arguments)
+
+    def _decoder_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments for the decoder, of the graph's inputs; a hook."""
+        return {self._input_ids_name: arguments["input_ids"]}
+
+    def _first_arguments(self, batch: int) -> dict[str, Any]:
+        """Return the arguments for the decoder in a step without a cache; a hook."""
+        return {self._input_ids_name: self._decoder_input_ids(batch, 2)}
 
     def _encoder_arguments(self, hidden_states: Any, mask: Any) -> dict[str, Any]:
         """Return the arguments that replace the encoder's inputs: `encoder_outputs` and the mask."""
@@ -198,10 +205,10 @@ class Seq2SeqDecoderOnnxConfig(OnnxSeq2SeqConfigWithPast):
             hidden_states = outputs.pooler_output if self._projects_last else outputs.last_hidden_state
             mask = outputs.get("attention_mask", inputs.get("attention_mask"))
             self._output_class, self._returns_mask = type(outputs), "attention_mask" in outputs
-            tokens = self._decoder_input_ids(hidden_states.shape[0], 2).to(hidden_states.device)
-            states = self._encoder_arguments(hidden_states, mask)
+            arguments = self._encoder_arguments(hidden_states, mask)
+            arguments |= move(self._first_arguments(len(hidden_states)), model)
             with translating(functools.partial(_not_a_decoder, model)):
-                result = call_forward(model, {**states, self._input_ids_name: tokens, "use_cache": True})
+                result = self._call(model, {**arguments, "use_cache": True})
         self._result = "logits" if "logits" in result else "last_hidden_state"
         cache = result.get(PAST)
         past = cache_to_past(cache) if hasattr(cache, "cross_attention_cache") else []
@@ -266,8 +273,8 @@ class CrossAttentionDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
         length = _LENGTHS["past"] + _LENGTHS["decoder"]
         return {**inputs, "attention_mask": torch.ones(len(inputs["input_ids"]), length, dtype=torch.int64)}
 
-    def _further_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {"attention_mask": arguments["attention_mask"]}
+    def _decoder_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._decoder_arguments(arguments), "attention_mask": arguments["attention_mask"]}
 
     def _encoder_of(self, model: PreTrainedModel) -> Any:
         return self._vision_model

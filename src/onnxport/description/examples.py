@@ -91,7 +91,7 @@ class Examples:
         placeholders = self._placeholder_token_ids()
         text = tensor[~torch.isin(tensor, torch.tensor(placeholders, dtype=tensor.dtype))]
         filler = int(text.mode().values) if text.numel() else 0
-        vocabulary = self._ordinary_tokens(filler)
+        vocabulary = self._ordinary_tokens(name, filler)
         sampled = vocabulary[torch.randint(len(vocabulary), tensor.shape, generator=generator)]
         return torch.where(tensor == filler, sampled, tensor)
 
@@ -103,12 +103,12 @@ class Examples:
         replaced = (replaced_token_id(config, name) for name in self.signature.inputs)
         return [token_id for token_id in (*token_ids, *replaced) if isinstance(token_id, int)]
 
-    def _ordinary_tokens(self, filler: int) -> torch.Tensor:
+    def _ordinary_tokens(self, name: str, filler: int) -> torch.Tensor:
         """Return the ids of ordinary tokens: neither special tokens of the tokenizer nor `*_token_id` in the config."""
         import torch
 
         model_config = self.config._config
-        text = text_config_of(model_config, "encoder")
+        text = text_config_of(model_config, "decoder" if name.startswith("decoder_") else "encoder")
         sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
         limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
         special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._placeholder_token_ids()}

@@ -222,6 +222,7 @@ def _reason(parameter: ForwardParameter, model: PreTrainedModel, inputs: Collect
         (_ENCODER_STATES.fullmatch(name), "the export has no encoder that computes it"),
         (has_decoder_graph and name == "decoder_input_ids", "input_ids of the decoder's graph"),
         (has_decoder_graph and name == "decoder_attention_mask", "generated tokens have no padding"),
+        (has_decoder_graph and name in ("input_values", "padding_mask"), "the export has no encoder of audio"),
         (
             _DECODER_TOKENS.fullmatch(name) and "decoder_input_ids" not in inputs,
             "the model makes the decoder's tokens itself",

@@ -11,6 +11,7 @@ from torch import nn
 
 from onnxport._needs import MoreLayersNeededError
 from onnxport.description import sentence_modules as sentence
+from onnxport.description.lstm import scan_lstm
 from onnxport.description.sentence_modules import (
     DOCUMENT_MASK,
     HEAD,
@@ -205,7 +206,7 @@ class _Convolutions(_Transform):
 
 
 class _Lstm(nn.Module):
-    """Run nn.LSTM's recurrence as a scan over tokens; its own operator has one sequence length when it is captured."""
+    """Run nn.LSTM as a scan over tokens."""
 
     def __init__(self, settings: sentence.Lstm) -> None:
         super().__init__()
@@ -234,24 +235,7 @@ class _Lstm(nn.Module):
 
     def _run(self, states: torch.Tensor, suffix: str) -> torch.Tensor:
         """Return the outputs of one layer in one direction, [batch, sequence, hidden_size]."""
-        from torch._higher_order_ops.scan import scan
-
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        weight_ih, weight_hh, bias_ih, bias_hh = (getattr(self.encoder, f"{name}_{suffix}") for name in names)
-        gates = nn.functional.linear(states, weight_ih, bias_ih + bias_hh).transpose(0, 1).contiguous()
-        zeros = torch.zeros_like(gates[0, :, : self.encoder.hidden_size])
-
-        def step(
-            carried: tuple[torch.Tensor, torch.Tensor], inputs: torch.Tensor
-        ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-            hidden, cell = carried
-            write, forget, value, read = (inputs + nn.functional.linear(hidden, weight_hh)).chunk(4, dim=-1)
-            cell = forget.sigmoid() * cell + write.sigmoid() * value.tanh()
-            hidden = read.sigmoid() * cell.tanh()
-            return (hidden, cell), hidden.clone()
-
-        outputs: torch.Tensor = scan(step, (zeros, zeros.clone()), gates)[1]
-        return outputs.transpose(0, 1)
+        return scan_lstm(self.encoder, states.transpose(0, 1), suffix).transpose(0, 1)
 
 
 def _reordered(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,15 @@ from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
 from onnxport.description.axes import LOGITS_TO_KEEP, is_cached
 from onnxport.errors import OutputError, UnsupportedError
-from onnxport.layouts._graph_files import leave_out_inputs, rename_data, rename_values, split_data
+from onnxport.layouts._graph_files import (
+    MASK,
+    leave_out_inputs,
+    mask_padding,
+    rename_data,
+    rename_values,
+    split_data,
+    unbatch_inputs,
+)
 from onnxport.layouts._layout import Exported, Layout
 from onnxport.layouts._logits import add_logits_to_keep
 from onnxport.writing.linking import link_or_copy
@@ -154,13 +162,16 @@ def _place_component(
     named = zip(component.external_data, placed, strict=True)
     if renamed := {name: file.name for name, file in named if file is not None and file.name != name}:
         rename_data(graph, renamed)
-    names = _new_names(component, layout.names.get(exported.model_type, {}))
+    patterns = {**layout.names.get(exported.model_type, {}), **layout.names.get(exported.architecture, {})}
+    names = _new_names(component, patterns)
     if names:
         rename_values(graph, names)
-    absent = [value.name for value in component.inputs if value.name in layout.absent.get(exported.model_type, ())]
-    if absent:
-        leave_out_inputs(graph, absent)
-    inputs = _renamed((value for value in component.inputs if value.name not in absent), names)
+    absent = _leave_out(graph, component, exported, layout)
+    unbatched = [value for value in component.inputs if value.name in layout.unbatched.get(exported.architecture, ())]
+    if unbatched:
+        unbatch_inputs(graph, [value.name for value in unbatched])
+    taken = (value for value in component.inputs if value.name not in absent)
+    inputs = _renamed((replace(one, axes=one.axes[1:]) if one in unbatched else one for one in taken), names)
     outputs = _renamed(component.outputs, names)
     if layout.logits_to_keep and _is_decoder(component) and add_logits_to_keep(graph):
         inputs = (*inputs, TensorDescription(LOGITS_TO_KEEP, "int64", ()))
@@ -176,6 +187,18 @@ def _place_component(
         outputs=outputs,
         model_names={new: old for old, new in names.items()},
     )
+
+
+def _leave_out(graph: Path, component: ComponentDescription, exported: Exported, layout: Layout) -> list[str]:
+    """Remove the inputs from a graph that the client never passes; return their names."""
+    names = layout.absent.get(exported.model_type, ())
+    absent = [value.name for value in component.inputs if value.name in names]
+    if absent:
+        leave_out_inputs(graph, absent)
+    if component.name in layout.token_masks.get(exported.architecture, ()):
+        mask_padding(graph, int(exported.config["pad_token_id"]))
+        absent.append(MASK)
+    return absent
 
 
 def _is_decoder(component: ComponentDescription) -> bool:

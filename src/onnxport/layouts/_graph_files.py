@@ -96,6 +96,66 @@ def _size_node(axis: int | ir.SymbolicDim, inputs: Sequence[ir.Value]) -> ir.Nod
     return ir.node("Shape", [value], {"start": index, "end": index + 1})
 
 
+def mask_padding(file: Path, pad_token_id: int) -> None:
+    """Compute the mask of token ids instead of taking it: 1 for what isn't the padding token.
+
+        attention_mask [batch_size, sequence]   →   Cast(Not(Equal(input_ids, pad_token_id)))
+
+    Args:
+        file: the graph; it has the inputs `input_ids` and `attention_mask`, of the same shape.
+        pad_token_id: id of the padding token.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    tokens, mask = (_input(model.graph, name) for name in ("input_ids", MASK))
+    padding = ir.node("Constant", [], {"value": ir.tensor(np.array(pad_token_id, np.int64))})
+    is_padding = ir.node("Equal", [tokens, padding.outputs[0]])
+    is_token = ir.node("Not", [is_padding.outputs[0]])
+    cast = ir.node("Cast", [is_token.outputs[0]], {"to": ir.DataType.INT64})
+    _replace_input(model.graph, mask, [padding, is_padding, is_token, cast])
+    model.graph.inputs.remove(mask)
+    replace_graph(file, model)
+
+
+def unbatch_inputs(file: Path, names: Collection[str]) -> None:
+    """Take inputs without the batch axis, which is of size 1 in the graph.
+
+        spectrogram [frames, mel_bins]   →   Unsqueeze   →   [1, frames, mel_bins]
+
+    Args:
+        file: the graph.
+        names: the inputs.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    for name in names:
+        value = _input(model.graph, name)
+        axis = ir.node("Constant", [], {"value_ints": [0]})
+        batched = ir.node("Unsqueeze", [value, axis.outputs[0]])
+        _replace_input(model.graph, value, [axis, batched])
+        value.shape = ir.Shape(value.shape.dims[1:]) if value.shape else None
+    replace_graph(file, model)
+
+
+MASK = "attention_mask"
+"""Name of the mask of token ids."""
+
+
+def _input(graph: ir.Graph, name: str) -> ir.Value:
+    return next(value for value in graph.inputs if value.name == name)
+
+
+def _replace_input(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Insert nodes at the start of a graph, and let all others take the last one's output instead of an input."""
+    output = nodes[-1].outputs[0]
+    output.type, output.shape = value.type, value.shape
+    for use in [use for use in value.uses() if use.node not in nodes]:
+        use.node.replace_input_with(use.idx, output)
+    graph.insert_before(graph[0], list(nodes))
+
+
 def split_data(file: Path, data: Sequence[Path], limit: int) -> list[Path]:
     """Split the external data of a graph into files of limited size, by copying it.
 

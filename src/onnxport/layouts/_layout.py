@@ -97,11 +97,14 @@ class Layout:
         edits: JSON file to the function that returns its new content. It gets an empty mapping if the file doesn't
             exist; an empty result isn't written.
         texts: returns further text files, path to content.
-        names: model type to the names of inputs and outputs that the client has others for: pattern of a whole name
-            (a regular expression) to its replacement.
+        names: model type, or class, to the names of inputs and outputs that the client has others for: pattern of a
+            whole name (a regular expression) to its replacement.
         graphs: class to the names of its graphs that the client has others for: name in the default layout to its own.
         absent: model type to inputs that the client never passes; its graph gets tensors without elements in place of
             them, as for those that aren't passed to the model.
+        token_masks: class to the graphs that the client passes token ids without `attention_mask`; the graph masks
+            padding tokens itself.
+        unbatched: class to inputs that the client passes without the batch axis.
         logits_to_keep: whether the client passes decoders with a cache the input `num_logits_to_keep`.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
             nothing.
@@ -119,6 +122,8 @@ class Layout:
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     graphs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    token_masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unbatched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logits_to_keep: bool = False
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)

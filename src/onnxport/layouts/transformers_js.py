@@ -31,6 +31,8 @@ _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _OTHER_CACHES = ("olmo_hybrid",)
 """Model types whose convolutional state is one tensor here, and three in transformers.js."""
 _SAM_TYPES = ("sam", "sam2", "edgetam", "sam3_tracker")
+_TEXT_TO_SPEECH = "SpeechT5ForTextToSpeech"
+"""Class that passes its encoder token ids alone, and its vocoder the frames of all steps as one axis."""
 _DEFAULT, _DEFAULT_OF_WASM = "fp32", "q8"
 """What transformers.js loads unless `config.json` names another precision."""
 _MAX_DATA_BYTES = 2_000_000_000
@@ -115,6 +117,7 @@ LAYOUT = Layout(
     names={
         "qwen2_vl": {"image_grid_thw": "grid_thw"},
         "gemma4": {"image_position_ids": "pixel_position_ids"},
+        _TEXT_TO_SPEECH: {"last_hidden_state": "encoder_outputs"},
         "zaya": {
             r"past_conv\.(\d+)": r"past_key_values.\1.conv_state",
             r"past_recurrent\.(\d+)": r"past_key_values.\1.shift_state",
@@ -124,6 +127,8 @@ LAYOUT = Layout(
     },
     graphs=_GRAPHS,
     absent={name: ("input_boxes", "input_masks") for name in _SAM_TYPES},
+    token_masks={_TEXT_TO_SPEECH: ("encoder_model",)},
+    unbatched={"SpeechT5HifiGan": ("spectrogram",)},
     logits_to_keep=True,
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},

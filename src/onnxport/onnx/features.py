@@ -203,7 +203,7 @@ class FeaturesManager:
         Raises:
             CheckpointError: the checkpoint can't be read, or its weights don't fit the class.
         """
-        from onnxport.architectures.describe import model_class
+        from onnxport.architectures.classes import model_class
         from onnxport.checkpoint.checkpoint import open_checkpoint
         from onnxport.description.tasks import canonical_task
         from onnxport.loading.load import load_config, load_model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.errors import MissingInputError
 from onnxport.runtime.cross_attention import cross_attention_inputs
 from onnxport.runtime.graph import Feed, Graph, to_array
 
@@ -164,9 +165,11 @@ class Decoder:
 
         Returns:
             `result` and the further outputs by name.
+
+        Raises:
+            MissingInputError: there are no tokens.
         """
-        first = cache.length == 0
-        tokens = np.shape(feed["input_ids"] if "input_ids" in feed else feed["inputs_embeds"])[1]
+        tokens = self._count(feed)
         length = cache.length + tokens
         cache.prefix += prefix
         inputs: dict[str, Any] = {name: value for name, value in feed.items() if name in self.graph.inputs}
@@ -184,13 +187,43 @@ class Decoder:
             inputs.setdefault(name, np.zeros((cache.batch_size, tokens), dtype=self.graph.inputs[name].dtype))
         if cache.prefix:
             inputs |= _padded(inputs, "attention_mask", cache.prefix, 1) | _padded(inputs, "position_ids", prefix, 0)
-        updated = {name: out for name, out in self.cache_outputs.items() if first or _CROSS_ATTENTION not in name}
-        returned = (self.result, *others)
+        return self.advance(inputs, cache, tokens, (self.result, *others))
+
+    def _count(self, feed: Feed) -> int:
+        """Return the number of tokens of a step.
+
+        Raises:
+            MissingInputError: there are none.
+        """
+        for name in ("input_ids", "inputs_embeds"):
+            if name in feed:
+                return int(np.shape(feed[name])[1])
+        raise MissingInputError(
+            f"the tokens for {self.graph.file} are missing: pass decoder_input_ids of an encoder-decoder, input_ids "
+            "otherwise, or call generate"
+        )
+
+    def advance(
+        self, inputs: Feed, cache: DecoderCache, tokens: int, returned: Collection[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Run the graph once and update the cache.
+
+        Args:
+            inputs: all inputs of the graph but the cache.
+            cache: the cache of earlier steps; it is updated in place.
+            tokens: number of positions that this step adds to it.
+            returned: names of the outputs to return.
+
+        Returns:
+            The outputs by name.
+        """
+        is_first = cache.length == 0
+        updated = {name: out for name, out in self.cache_outputs.items() if is_first or _CROSS_ATTENTION not in name}
         outputs = self.graph.run(
             {**inputs, **cache.tensors}, [*returned, *updated.values()], on_device=updated.values()
         )
         cache.tensors.update({name: outputs[output] for name, output in updated.items()})
-        cache.length = length
+        cache.length += tokens
         return {name: to_array(outputs[name]) for name in returned}
 
 

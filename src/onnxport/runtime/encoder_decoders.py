@@ -77,12 +77,13 @@ _OF_ENCODER = ("encoder_hidden_states", "encoder_attentions", "encoder_router_lo
 class OnnxEncoderDecoder(GenerativeModel):
     """Run an encoder-decoder like a Transformers model, step by step."""
 
+    encoder_name = "encoder_model"
     decoder_name = "decoder_model_merged"
     _handled = ("decoder_attention_mask", "decoder_input_ids", "encoder_outputs", "labels")
     _optional_outputs = ("decoder_hidden_states", "decoder_attentions", "cross_attentions")
 
     def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
-        self.encoder = OnnxEncoder(directory.graph("encoder_model"))
+        self.encoder = OnnxEncoder(directory.graph(self.encoder_name))
         config = copy.copy(config)  # the caller's config isn't modified
         config.is_encoder_decoder = True  # BLIP's configuration class leaves it False
         super().__init__(directory, config)

@@ -85,7 +85,9 @@ class LightModel:
 
     @property
     def can_generate(self) -> bool:
-        """Whether the directory was exported with a generation task: a decoder returns logits."""
+        """Whether the directory was exported with a task that generates tokens: a decoder returns logits."""
+        if self.directory.task == "text-to-audio":  # logits of codes, which Transformers delays
+            return False
         for component in self.directory.manifest.components:
             if component.name == _DECODER:
                 return any(output.name == "logits" for output in component.outputs)

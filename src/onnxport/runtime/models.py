@@ -306,7 +306,7 @@ class GenerativeModel(OnnxModel):
         if cache is None and use_cache and self._decoder.has_cache:
             cache = OnnxCache(self._decoder)
         arrays = as_arrays(feed)
-        batch_size = len(next(iter(arrays.values())))
+        batch_size = len(arrays.get("encoder_hidden_states", next(iter(arrays.values()))))  # MusicGen has more tokens
         tensors = cache.get_or_create(batch_size) if cache is not None else self._decoder.empty_cache(batch_size)
         outputs = self._decoder.run(arrays, tensors, prefix, self._decoder.others)
         result, *others = ((name, torch.from_numpy(array)) for name, array in outputs.items())

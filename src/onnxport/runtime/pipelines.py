@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from onnxport.errors import CheckpointNotFoundError, OptionError, UnsupportedErr
 from onnxport.loading.preprocessors import UnreadablePreprocessorError, check_audio_tokenizer, read_preprocessor
 from onnxport.runtime.models import OnnxModel
 from onnxport.runtime.raw_images import raw_images
+from onnxport.runtime.speech import vocode
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -43,7 +45,7 @@ _RENAMED_TASKS = {"image-to-text": "image-text-to-text", "audio-text-to-text": "
 
 
 _AUDIO = "text-to-audio"
-"""Task whose models are exported without a cache only."""
+"""Task that few models are exported for with a cache."""
 _FOR_SENTENCES = "feature-extraction"
 """The pipeline of models of sentences, which take text alone; their Auto class also loads models for others."""
 _DONUT = ("document-question-answering", "VisionEncoderDecoderModel")
@@ -95,7 +97,7 @@ def make_pipeline(task: str, model: OnnxModel, arguments: dict[str, Any]) -> Pip
         **arguments,
     )
     if vocoder is not None:  # the pipeline takes one for Transformers' own classes only
-        pipe.vocoder, pipe.sampling_rate = vocoder, vocoder.config.sampling_rate
+        pipe.vocoder, pipe.sampling_rate = partial(vocode, vocoder), vocoder.config.sampling_rate
     return pipe
 
 
@@ -105,7 +107,7 @@ def _remedy(model: OnnxModel) -> str:
         return "transducers have no export with a cache: run the original in PyTorch"
     exported = model.directory.task
     if exported == _AUDIO:
-        return "run its graphs one by one"
+        return f"export it with --task {_AUDIO}{PAST_SUFFIX} (SpeechT5, MusicGen), or run its graphs one by one"
     if not model.config.is_encoder_decoder:
         return "its single graph takes images and the whole text in each step: run the original in PyTorch"
     return f"export it with --task {exported}{PAST_SUFFIX}"

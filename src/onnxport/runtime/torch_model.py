@@ -14,6 +14,7 @@ from onnxport._foreign_errors import translating
 from onnxport._transformers_api import model_class_named
 from onnxport.description.components import CODES_DECODER, PROMPT_DECODER
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
+from onnxport.runtime.bark import SEMANTIC_MODEL, bark
 from onnxport.runtime.codecs import OnnxCodec
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import (
@@ -31,6 +32,8 @@ from onnxport.runtime.models import (
     OnnxSplitEncoders,
 )
 from onnxport.runtime.multimodal import OnnxMultimodal
+from onnxport.runtime.music import AUDIO_DECODER, musicgen_class
+from onnxport.runtime.speech import POSTNET, OnnxTextToSpeech
 
 
 def torch_model(directory: Directory) -> OnnxModel:
@@ -40,12 +43,18 @@ def torch_model(directory: Directory) -> OnnxModel:
         UnsupportedError: no class runs them.
     """
     config = _load_config(directory)
+    if directory.has(SEMANTIC_MODEL):
+        return bark(directory, config)
+    exported = model_class_named(directory.manifest.architecture)
+    if exported is not None and directory.has(AUDIO_DECODER):
+        return musicgen_class(exported)(directory, config)
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
+        if directory.has(POSTNET):
+            return OnnxTextToSpeech(directory, config)
         if "logits" not in directory.graph("decoder_model_merged").outputs:
             return OnnxEncoderDecoder(directory, config)
-        exported = model_class_named(directory.manifest.architecture)
         if exported is not None and issubclass(exported, WhisperGenerationMixin):
             return OnnxSpeechSeq2Seq(directory, config)
         if exported is not None and prompts_decoder(exported):

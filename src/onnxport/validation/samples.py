@@ -22,7 +22,10 @@ from onnxport.description.image_processing import IMAGES, PIXEL_MASK, PIXEL_VALU
 from onnxport.description.sentence_modules import HEAD
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
+from onnxport.runtime.bark import OnnxBark
 from onnxport.runtime.models import OnnxSplitEncoders
+from onnxport.runtime.music import OnnxMusicgen
+from onnxport.runtime.speech import OnnxTextToSpeech
 from onnxport.runtime.token_embedding import EMBEDDING
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
@@ -44,6 +47,8 @@ _AUDIO_INPUTS = ("input_values", "input_features", "audio_input_features")
 _ROUNDED_RTOL = 2e-2
 """Relative tolerance of outputs of images that are resized in the graph: some pixels are rounded to another value."""
 _COMPONENT = "load"
+_OTHER_OUTPUTS = (OnnxSplitEncoders, OnnxTextToSpeech, OnnxMusicgen, OnnxBark)
+"""Classes whose call doesn't return what the original's forward does; see `compare_samples`."""
 _NO_TYPES = (NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS)
 """Reasons for the token types of tokenizers that make some for any model."""
 _PADDING = ("padding", "max_length", "truncation")
@@ -63,7 +68,8 @@ def compare_samples(
 
     Returns:
         One case for each sample; empty without a preprocessor, or if `onnxport.load` has no class for the graphs, or
-        returns other outputs than the original: separate encoders return embeddings that aren't normalized.
+        returns other outputs than the original: separate encoders return embeddings that aren't normalized,
+        SpeechT5's dropout is random in the original, MusicGen's forward takes codes beside the text, and Bark has none.
     """
     if preprocessor is None:
         return []
@@ -107,7 +113,7 @@ def _request_for(
     components = [one for one in directory.manifest.components if not one.name.startswith("decoder")]
     taken = {tensor.name: tensor.axes for component in components for tensor in component.inputs}
     needs_cache = not loaded.can_generate() and any(map(is_cached, taken))
-    if isinstance(loaded, OnnxSplitEncoders) or needs_cache:
+    if isinstance(loaded, _OTHER_OUTPUTS) or needs_cache:
         return None
     ignored = {name for name, reason in directory.manifest.left_out.items() if reason in _NO_TYPES}
     has_decoder = directory.has("decoder_model_merged")
