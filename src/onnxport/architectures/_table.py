@@ -130,6 +130,7 @@ MODULES: dict[str, str] = {
     "instructblipvideo": "instructblipvideo",
     "jamba": "jamba",
     "janus_vqgan": "janus",
+    "jev": "jev",
     "kosmos-2": "kosmos2",
     "kosmos-2.5": "kosmos2_5",
     "kyutai_speech_to_text": "kyutai_speech_to_text",
