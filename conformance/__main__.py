@@ -70,7 +70,7 @@ def _run_classes(arguments: argparse.Namespace) -> int:
         found = random.Random(arguments.seed).sample(found, arguments.sample)
     records = _records(found, arguments, CLASSES)
     if not arguments.sample:
-        publish_classes(records)
+        publish_classes(records, note=arguments.note)
     return _summarize(records)
 
 
@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     class_runs = verbs.add_parser("classes", help="export classes of Transformers without a task or a preprocessor")
     class_runs.add_argument("--sample", type=int, metavar="N", help="N random classes; all by default")
     class_runs.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    class_runs.add_argument("--note", default="", help="a sentence about the run for the page")
     interfaces = verbs.add_parser(
         "interfaces", help="describe all classes of Transformers, and write docs/interfaces.md"
     )

@@ -26,17 +26,18 @@ tensor is missing among the inputs; *use*: what `onnxport.load` returns differs;
 """
 
 
-def publish(records: Iterable[Mapping[str, Any]], page: Path = PAGE) -> None:
+def publish(records: Iterable[Mapping[str, Any]], page: Path = PAGE, note: str = "") -> None:
     """Write the page.
 
     Args:
         records: results of classes.
         page: the Markdown file.
+        note: a sentence about the run, such as packages that it had.
     """
-    page.write_text(text_of(list(records)), encoding="utf-8")
+    page.write_text(text_of(list(records), note), encoding="utf-8")
 
 
-def text_of(records: list[Mapping[str, Any]]) -> str:
+def text_of(records: list[Mapping[str, Any]], note: str) -> str:
     """Return the Markdown text of the page."""
     commits = ", ".join(sorted({record["commit"] for record in records if "commit" in record}))  # a crash has none
     passed = [record for record in records if record["status"] == PASSED]
@@ -48,6 +49,7 @@ def text_of(records: list[Mapping[str, Any]]) -> str:
         f"At commit {commits}, {len(passed)} of {len(records)} classes pass ({len(passed) / len(records):.1%});",
         f"the outputs of {compared} were compared through `onnxport.load`, the generated tokens of {generated}.",
         f"The others: {', '.join(f'{count} {category}' for category, count in counts.most_common()) or 'none'}.",
+        *([note] if note else []),
         "",
         _MEANINGS,
         "| category | reason | classes |",
