@@ -66,15 +66,15 @@ def _pad_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
 
 
 def _reflected(hidden_states: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
-    """Pad samples with their reflection; if they are too few, zeros follow them before, as in the original."""
+    """Pad samples with their reflection; if they are too few, zeros follow them before, as in the original.
+
+    A tensor as long as the padding would be captured for a padding of 0, of 1, or of more samples.
+    """
     import torch
 
     (left, right), length = sizes, hidden_states.shape[-1]
-    largest = max(sizes) if isinstance(right, int) else torch.sym_max(left, right)
+    largest = torch.sym_max(left, right)  # type: ignore[no-untyped-call]
+    last = torch.sym_max(length, largest + 1) - 1  # type: ignore[no-untyped-call]
     extended = torch.nn.functional.pad(hidden_states, (0, largest))
-    parts = [extended[..., 1 : left + 1].flip(-1), hidden_states]
-    if not isinstance(right, int) or right > 0:
-        last = torch.sym_max(length, largest + 1) - 1  # type: ignore[no-untyped-call]
-        positions = torch.arange(right, device=hidden_states.device) + length
-        parts.append(extended.index_select(-1, last - (last - positions).abs()))
-    return torch.cat(parts, dim=-1)
+    positions = (torch.arange(left + length + right, device=hidden_states.device) - left).abs()
+    return extended.index_select(-1, last - (last - positions).abs())

@@ -253,7 +253,9 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         if self._uses_mrope and position_ids is not None:
             position_ids = self._mrope_positions(torch.as_tensor(position_ids))
         elif self._uses_mrope:
-            types = self._default_types(torch.as_tensor(tokens)) if mm_token_type_ids is None else mm_token_type_ids
+            types = mm_token_type_ids
+            if types is None and encoder_inputs.get(videos.GRIDS) is None:
+                types = self._default_types(torch.as_tensor(tokens))
             inputs = {"attention_mask": attention_mask, cache_name(): cache}
             inputs |= {"image_grid_thw": image_grid_thw, _TYPES: types, **encoder_inputs}
             counted = self._prepare_position_ids_for_generation(torch.as_tensor(tokens), inputs)
