@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, cast
 
 from onnxport.architectures._recorded import record_of
 from onnxport.architectures._table import architecture_of
-from onnxport.architectures.classes import ENCODER_SUFFIX, FROM_ENCODERS, MULTIMODAL_TASKS, class_names, supported_tasks
+from onnxport.architectures.classes import (
+    ENCODER_SUFFIX,
+    FROM_ENCODERS,
+    MULTIMODAL_TASKS,
+    class_named,
+    class_names,
+    infer_task,
+    model_class,
+    supported_tasks,
+)
 from onnxport.configs.model_types import MODEL_TYPES, load_config_class
 from onnxport.description.cache_layout import WITHOUT_PAST
 from onnxport.description.codec import codec, is_codec
@@ -53,6 +62,17 @@ if TYPE_CHECKING:
 
     from onnxport.configs import OnnxConfig
     from onnxport.description.preprocessor import Preprocessor
+
+__all__ = [
+    "class_named",
+    "describe",
+    "has_own_encoder",
+    "image_defaults",
+    "infer_task",
+    "model_class",
+    "supported_tasks",
+]
+"""What other rooms use of a model type: its classes and tasks, too, which are in `classes`."""
 
 
 def describe(
