@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 
@@ -14,6 +16,7 @@ import onnxport
 from conformance.checkpoints import randomize
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions, OnnxportError
+from onnxport.cli import main
 from onnxport.layouts import rearrange
 from tests.integration.tiny_models import saved
 
@@ -171,6 +174,30 @@ def test_musicgen_generates_audio(parent: Path) -> None:
     expected = transformers.pipeline("text-to-audio", model=str(checkpoint), device="cpu")("ab cd", **settings)
     assert found["sampling_rate"] == expected["sampling_rate"] == 32_000
     np.testing.assert_allclose(found["audio"], expected["audio"], atol=1e-4, rtol=1e-3)
+
+
+def test_run_writes_audio(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, file = export_of(musicgen(parent)[1]), tmp_path / "a.wav"
+    command = ["run", str(output), "--text", "ab cd", "--max-new-tokens", "12", "--greedy"]
+    capsys.readouterr()
+    assert main([*command, "--save", str(file), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    settings = {"generate_kwargs": {"do_sample": False, "max_new_tokens": 12}}
+    expected = onnxport.pipeline("text-to-audio", output)("ab cd", **settings)["audio"].reshape(-1)
+    samples, rate = soundfile.read(file, dtype="float32")
+    assert (rate, found) == (
+        32_000, {"seconds": len(expected) / 32_000, "channels": 1, "sampling_rate": 32_000}
+    )  # fmt: skip
+    np.testing.assert_allclose(samples, expected.clip(-1, 1), atol=1e-4)
+    assert main(command) == 0
+    assert "--save FILE writes it" in capsys.readouterr().out
+    for more, message in (
+        (["--text", "second"], "takes one text alone"),
+        (["--save", str(tmp_path)], "Is a directory"),
+        (["--language", "en"], "--language can't be used"),
+    ):
+        assert main([*command, *more]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.wide

@@ -1,4 +1,4 @@
-"""Read an audio file with soundfile, and resample it with soxr to the sampling rate of a model."""
+"""Read an audio file with soundfile, and resample it with soxr to the sampling rate of a model; write one."""
 
 from __future__ import annotations
 
@@ -45,3 +45,26 @@ def read_audio(path: str | Path, sampling_rate: int) -> NDArray[np.float32]:
         raise OptionError(f"--audio {path}: the file has no samples; pass another file")
     mono = samples.mean(axis=1)
     return np.asarray(soxr.resample(mono, file_rate, sampling_rate, quality="VHQ"), dtype=np.float32)
+
+
+def write_audio(path: Path, samples: NDArray[np.float32], sampling_rate: int) -> None:
+    """Write a WAV file of 16 bits per sample.
+
+    Args:
+        path: the file, which is replaced if it exists.
+        samples: between -1 and 1, [time, channels].
+        sampling_rate: samples per second, in Hz.
+
+    Raises:
+        OptionError: the file can't be written.
+        MissingDependencyError: soundfile isn't installed.
+    """
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError("--save needs soundfile: pip install 'onnxport[audio]'") from error
+    try:
+        with path.open("wb") as file:
+            soundfile.write(file, samples, sampling_rate, format="WAV", subtype="PCM_16")
+    except OSError as error:
+        raise OptionError(f"--save {path}: {error.strerror or error}") from error

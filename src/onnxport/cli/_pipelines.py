@@ -67,7 +67,7 @@ def run_pipeline(directory: Directory, request: RunRequest, options: Mapping[str
         calls["function_to_apply"] = "none"  # a regression
     values = []
     for inputs in task.inputs(request, pipe):
-        with translating(_refused(name)):
+        with translating(refused(name)):
             values.append(task.plain(pipe(**inputs, **calls) if isinstance(inputs, _Named) else pipe(inputs, **calls)))
     lines = [task.prefix.format(i) + line for i, value in enumerate(values, 1) for line in task.lines(value)]
     return RunResult(lines, values)
@@ -77,7 +77,9 @@ class _Named(dict[str, Any]):
     """Arguments of a pipeline by name."""
 
 
-def _refused(name: str) -> Callable[[Exception], Exception | None]:
+def refused(name: str) -> Callable[[Exception], Exception | None]:
+    """Return a function that makes an OptionError of what a pipeline raises; None for an error of this package."""
+
     def translate(error: Exception) -> Exception | None:
         if isinstance(error, OnnxportError):
             return None

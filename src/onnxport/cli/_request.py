@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import MissingDependencyError, OptionError
@@ -29,6 +30,8 @@ class RunRequest:
         audio_task: what to do with it, transcribe or translate (Whisper).
         source_language: language of the texts, for a multilingual translator.
         target_language: language of the generated text, for a multilingual translator.
+        save: file to write generated audio to.
+        vocoder: export of the model that makes audio of generated spectrograms.
 
     Raises:
         OptionError: options contradict each other.
@@ -44,6 +47,8 @@ class RunRequest:
     audio_task: str | None = None
     source_language: str | None = None
     target_language: str | None = None
+    save: Path | None = None
+    vocoder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.texts and self.input_ids:

@@ -12,6 +12,7 @@ from onnxport.cli._heads import multiple_choice, question_answering
 from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores
 from onnxport.cli._preprocess import Arrays
 from onnxport.cli._request import RunRequest, RunResult
+from onnxport.cli._text_to_audio import TEXT_TO_AUDIO, generate_audio
 from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.runtime.directory import Directory
@@ -298,5 +299,6 @@ RESULTS: dict[str, Callable[[Directory, RunRequest], RunResult]] = {
     "text-ranking": _text_ranking,
     "question-answering": question_answering,
     "multiple-choice": multiple_choice,
+    TEXT_TO_AUDIO: generate_audio,
 }
 """Tasks without a pipeline that have a result of their own; all others show the graph's outputs."""

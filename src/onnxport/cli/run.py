@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", dest="audio_task", choices=("transcribe", "translate"), help=text)
     add("--source-language", metavar="CODE", help="language of the text, as the tokenizer names it (translators)")
     add("--target-language", metavar="CODE", help="language to translate to, as the tokenizer names it (translators)")
+    text = "write generated audio to this WAV file, which is replaced if it exists (text-to-audio)"
+    add("--save", type=Path, metavar="FILE", help=text)
+    text = "export of a vocoder, for models that generate spectrograms (text-to-audio)"
+    add("--vocoder", type=Path, metavar="DIR", help=text)
     add("--adapter", type=Path, metavar="FILE", help="adapter to run with, for an export with --adapter-inputs")
     add_dtype(parser)
     add_sampling(parser)
@@ -61,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         audio_task=arguments.audio_task,
         source_language=arguments.source_language,
         target_language=arguments.target_language,
+        save=arguments.save,
+        vocoder=arguments.vocoder,
     )
     directory = Directory(arguments.directory, RunSettings(adapter=arguments.adapter, dtype=arguments.dtype))
     stream = arguments.stream and not arguments.json
@@ -75,11 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(directory: Directory, request: RunRequest, settings: dict[str, Any], *, stream: bool) -> RunResult:
     from onnxport.cli._generation import generate
     from onnxport.cli._tasks import recognize_speech, run_task
+    from onnxport.cli._text_to_audio import TEXT_TO_AUDIO, generate_audio
     from onnxport.runtime.light import LightModel
 
     generates = LightModel(directory).can_generate
+    is_audio = directory.task == TEXT_TO_AUDIO and not request.input_ids
     is_speech = directory.task == _SPEECH and not request.input_ids
-    _check_options(directory, request, settings, generates=generates, is_speech=is_speech)
+    made = _AUDIO if is_audio else (_TRANSCRIPT if is_speech else _GENERATED) if generates else ""
+    _check_options(directory, request, settings, made)
+    if is_audio:
+        return generate_audio(directory, request, settings)
     if is_speech:
         return recognize_speech(directory, request, settings)
     if generates:
@@ -87,21 +98,25 @@ def _run(directory: Directory, request: RunRequest, settings: dict[str, Any], *,
     return run_task(directory, request)
 
 
-def _check_options(
-    directory: Directory, request: RunRequest, settings: dict[str, Any], *, generates: bool, is_speech: bool
-) -> None:
+_AUDIO, _TRANSCRIPT, _GENERATED = "audio", "transcript", "text"
+"""What is generated; empty for a task that doesn't generate."""
+
+
+def _check_options(directory: Directory, request: RunRequest, settings: dict[str, Any], made: str) -> None:
     """Check that the options apply.
 
     Raises:
         OptionError: one doesn't apply to the directory's task.
     """
-    speech = {"--language": request.language, "--task": request.audio_task}
-    translation = {"--source-language": request.source_language, "--target-language": request.target_language}
-    sampling = {f"--{name.replace('_', '-')}": value for name, value in settings.items() if name != "do_sample"}
-    if "do_sample" in settings and not settings["do_sample"]:
-        sampling["--greedy"] = True
-    unused = {**({} if generates and is_speech else speech), **({} if generates and not is_speech else translation)}
-    unused |= {} if generates else sampling
+    options: dict[str, dict[str, Any]] = {
+        _TRANSCRIPT: {"--language": request.language, "--task": request.audio_task},
+        _GENERATED: {"--source-language": request.source_language, "--target-language": request.target_language},
+        _AUDIO: {"--save": request.save, "--vocoder": request.vocoder},
+    }
+    unused = {name: value for kind, named in options.items() if kind != made for name, value in named.items()}
+    if not made:
+        unused |= {f"--{name.replace('_', '-')}": value for name, value in settings.items() if name != "do_sample"}
+        unused |= {"--greedy": True} if settings.get("do_sample") is False else {}
     names = [name for name, value in unused.items() if value is not None]
     if names:
         raise OptionError(f"{', '.join(names)} can't be used with an export for {directory.task}: leave it out")

@@ -133,7 +133,7 @@ def _vocoder(model: OnnxModel, arguments: dict[str, Any]) -> Any:
     if vocoder is None:
         raise OptionError(
             f"{model.directory.path} returns spectrograms ({model.architecture}), which a vocoder turns into audio: "
-            "pass vocoder=, a model of Transformers such as SpeechT5HifiGan"
+            "pass vocoder=, a model such as SpeechT5HifiGan or an export of one (onnxport run: --vocoder DIR)"
         )
     return vocoder
 
