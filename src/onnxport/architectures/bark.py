@@ -14,7 +14,7 @@ from onnxport.architectures.encodec import CodesDecoderOnnxConfig
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
 from onnxport.configs.plain_tokenizer import plain_tokenizer
-from onnxport.description.components import Component
+from onnxport.description.components import AUDIO_DECODER, Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.multimodal import EmbeddingOnnxConfig, EmbedsDecoderOnnxConfig
 
@@ -84,7 +84,7 @@ def _components(model: PreTrainedModel, _: Task, __: Preprocessor, last_logits: 
         Component("semantic_model", semantic, EmbedsDecoderOnnxConfig(semantic, text, last_logits), text),
         Component("coarse_model", coarse, DerivedOnnxConfig(coarse, codes, True, last_logits), codes),
         Component("fine_model", fine, FineOnnxConfig(fine.config), codes),
-        Component("encodec_decode", codec, CodesDecoderOnnxConfig(codec.config, fine.config.n_codes_total), codes),
+        Component(AUDIO_DECODER, codec, CodesDecoderOnnxConfig(codec.config, fine.config.n_codes_total), codes),
     )
 
 

@@ -13,7 +13,7 @@ from onnxport.architectures._architecture import Architecture, Tiny, always
 from onnxport.architectures.encodec import CodesDecoderOnnxConfig
 from onnxport.configs._past import OnnxConfigWithPast
 from onnxport.description.component_types import encoder_alone
-from onnxport.description.components import Component
+from onnxport.description.components import AUDIO_DECODER, Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.dummy_inputs import DummyInput
 from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
@@ -68,7 +68,7 @@ def _components(
     return (
         encoder,
         Component("decoder_model_merged", model, decoder, preprocessor),
-        Component("encodec_decode", codec, codes, preprocessor),
+        Component(AUDIO_DECODER, codec, codes, preprocessor),
     )
 
 

@@ -15,7 +15,7 @@ from onnxport._transformers_api import PAST, call_forward
 from onnxport.architectures._architecture import Architecture, when_generating
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description.components import Component
+from onnxport.description.components import POSTNET, Component
 from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
 from onnxport.patching.patch import Replacement
@@ -230,7 +230,7 @@ def _components(
     return (
         Component("encoder_model", model, encoder, preprocessor),
         Component("decoder_model_merged", model, decoder, preprocessor),
-        Component("decoder_postnet", model, PostnetOnnxConfig(model.config), preprocessor),
+        Component(POSTNET, model, PostnetOnnxConfig(model.config), preprocessor),
     )
 
 

@@ -78,7 +78,6 @@ class CodecEncoderOnnxConfig(DerivedOnnxConfig):
     """
 
     def __init__(self, model: PreTrainedModel, preprocessor: Preprocessor) -> None:
-        self._is_recurrent = _is_recurrent(model)
         self.constants: dict[str, Any] = {}
         self._ranks: dict[str, int] = {}
         super().__init__(model, preprocessor)
@@ -96,11 +95,6 @@ class CodecEncoderOnnxConfig(DerivedOnnxConfig):
     def outputs(self) -> Axes:
         """The codes, with the axes that the decoder's inputs have."""
         return {name: _axes_of(name, self._ranks[name]) for name in self._outputs}
-
-    @property
-    def static_symbols(self) -> frozenset[str]:
-        """The length of the audio if the encoder is recurrent."""
-        return frozenset(("audio_sequence",) if self._is_recurrent else ())
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Encode audio; see `OnnxConfig`."""
@@ -130,13 +124,6 @@ def _check_constants(model: PreTrainedModel, constants: Mapping[str, Any]) -> No
             )
 
 
-def _is_recurrent(model: PreTrainedModel) -> bool:
-    """Return whether a model has an LSTM (EnCodec), which PyTorch's exporter unrolls for the length of the example."""
-    import torch
-
-    return any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
-
-
 def _axes_of(name: str, rank: int) -> Mapping[int, str]:
     """Return the dynamic axes of codes, latents, or their mask."""
     return _CODE_AXES.get(rank, _FRAMES) if name == _CODES else _FRAMES
@@ -155,7 +142,7 @@ class CodecDecoderOnnxConfig(OnnxConfig):
         import torch
 
         super().__init__(model.config, task="default")
-        self._constants, self._is_recurrent = encoder.constants, _is_recurrent(model)
+        self._constants = encoder.constants
         with torch.no_grad():
             codes = encoder.run(model, move(encoder.generate_dummy_inputs(preprocessor), model))
             self._inputs = {name: (tuple(value.shape), value.dtype) for name, value in codes.items()}
@@ -166,11 +153,6 @@ class CodecDecoderOnnxConfig(OnnxConfig):
     def inputs(self) -> Axes:
         """The codes, and their mask if the encoder returns one."""
         return {name: _axes_of(name, len(shape)) for name, (shape, _) in self._inputs.items()}
-
-    @property
-    def static_symbols(self) -> frozenset[str]:
-        """The number of codes if the decoder is recurrent."""
-        return frozenset(("codes",) if self._is_recurrent else ())
 
     @property
     def outputs(self) -> Axes:

@@ -11,11 +11,12 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.models.bark import modeling_bark
 
 from onnxport._transformers_api import cache_argument
+from onnxport.description.components import AUDIO_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.graph import Graph, to_array
 from onnxport.runtime.models import GenerativeModel, OnnxModel
-from onnxport.runtime.music import AUDIO_DECODER, CodesDecoder
+from onnxport.runtime.music import CodesDecoder
 from onnxport.runtime.original_methods import with_methods
 from onnxport.runtime.outputs import model_output
 from onnxport.runtime.token_embedding import EMBEDS

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from onnxport.description.components import AUDIO_DECODER
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import OnnxSeq2Seq
 from onnxport.runtime.graph import Graph, to_array
 from onnxport.runtime.original_methods import with_methods
 
-AUDIO_DECODER = "encodec_decode"
-"""Name of the graph that makes audio of codes."""
 _METHODS = ("generate", "get_unconditional_inputs")
 _HOOKS = ("_prepare_", "_maybe_initialize_", "_get_decoder_start_")
 """Prefixes of the methods that the `generate` of a class calls, and that differ from those of `GenerationMixin`."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedConfig
 
+from onnxport.description.components import POSTNET
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.directory import Directory
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor | NDArray[Any]
     Vocoder = OnnxModel | Callable[[torch.Tensor], torch.Tensor]
 
-POSTNET = "decoder_postnet"
-"""Name of the graph that refines the spectrogram of all steps."""
 _BATCHED = 3
 """Number of axes of a batch of spectrograms."""
 

@@ -12,7 +12,7 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import model_class_named
-from onnxport.description.components import CODES_DECODER, PROMPT_DECODER
+from onnxport.description.components import AUDIO_DECODER, CODES_DECODER, POSTNET, PROMPT_DECODER
 from onnxport.errors import CorruptCheckpointError, UnsupportedError, brief
 from onnxport.runtime.bark import SEMANTIC_MODEL, bark
 from onnxport.runtime.codecs import OnnxCodec
@@ -32,8 +32,8 @@ from onnxport.runtime.models import (
     OnnxSplitEncoders,
 )
 from onnxport.runtime.multimodal import OnnxMultimodal
-from onnxport.runtime.music import AUDIO_DECODER, musicgen_class
-from onnxport.runtime.speech import POSTNET, OnnxTextToSpeech
+from onnxport.runtime.music import musicgen_class
+from onnxport.runtime.speech import OnnxTextToSpeech
 
 
 def torch_model(directory: Directory) -> OnnxModel:
